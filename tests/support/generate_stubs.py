@@ -58,10 +58,8 @@ def main() -> int:
         dump.flush()
         status = int(protoc.main(["protoc", f"--descriptor_set_in={dump.name}", f"--pyi_out={target}", *wanted]))
     # Namespace packages would hide the stubs behind the untyped modules that are installed.
-    for folder in {path.parent for path in target.rglob("*.pyi")}:
-        while folder != target:
-            (folder / "__init__.pyi").touch()
-            folder = folder.parent
+    for folder in [path for path in target.rglob("*") if path.is_dir()]:
+        (folder / "__init__.pyi").touch()
     return status
 
 

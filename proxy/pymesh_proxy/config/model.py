@@ -1,0 +1,305 @@
+"""What a listener, a filter chain and a cluster are once compiled: plain values, ready for the data path.
+
+Nothing here knows protobuf: the other modules of this package make these from xDS; `connection`, `exchange` and
+`relay` read them. Durations are seconds, sizes are bytes. Everything is immutable; what changes while traffic flows
+(health, pools, counts in flight) lives in `upstream/endpoint.py` and survives a new snapshot.
+"""
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+
+from pymesh_proxy.filters.base import HttpFilter
+from pymesh_proxy.routing import RouteTable
+from pymesh_proxy.upstream.endpoint import Endpoint
+
+
+class Direction(enum.Enum):
+    """Which way a listener's traffic flows, seen from the workload (envoy.config.core.v3.TrafficDirection)."""
+
+    UNSPECIFIED = "unspecified"
+    INBOUND = "inbound"
+    OUTBOUND = "outbound"
+
+
+# --- TLS -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SdsName:
+    """A secret that arrives by name: from citadel (`default`, `ROOTCA`) or another secret service."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class InlineCertificate:
+    """A certificate chain and its key, PEM."""
+
+    chain: bytes
+    key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class InlineRoots:
+    """Trusted roots, PEM."""
+
+    pem: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PeerValidation:
+    """Whom to accept on the other end: a chain to `roots`, and one SAN that one of `san_matchers` accepts.
+
+    No matchers means that any name under these roots will do.
+    """
+
+    roots: SdsName | InlineRoots
+    san_matchers: tuple[Callable[[str], bool], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TlsServer:
+    """Downstream TLS (envoy DownstreamTlsContext)."""
+
+    certificate: SdsName | InlineCertificate
+    validation: PeerValidation | None = None
+    require_client_certificate: bool = False
+    alpn: tuple[str, ...] = ()
+    minimum_version: str = "TLSv1_2"
+    maximum_version: str = "TLSv1_3"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsClient:
+    """Upstream TLS (envoy UpstreamTlsContext)."""
+
+    certificate: SdsName | InlineCertificate | None = None
+    validation: PeerValidation | None = None
+    sni: str = ""
+    alpn: tuple[str, ...] = ()
+    minimum_version: str = "TLSv1_2"
+    maximum_version: str = "TLSv1_3"
+
+
+# --- Listeners -----------------------------------------------------------------------------------------------------
+
+
+class ServerHeader(enum.Enum):
+    """What becomes of the `server` response header (HttpConnectionManager.ServerHeaderTransformation)."""
+
+    OVERWRITE = "overwrite"
+    APPEND_IF_ABSENT = "append_if_absent"
+    PASS_THROUGH = "pass_through"
+
+
+class ForwardClientCert(enum.Enum):
+    """What becomes of `x-forwarded-client-cert` (HttpConnectionManager.ForwardClientCertDetails)."""
+
+    SANITIZE = "sanitize"
+    FORWARD_ONLY = "forward_only"
+    APPEND_FORWARD = "append_forward"
+    SANITIZE_SET = "sanitize_set"
+    ALWAYS_FORWARD_ONLY = "always_forward_only"
+
+
+class EscapedSlashes(enum.Enum):
+    """What to do with %2F and %5C in a path (HttpConnectionManager.PathWithEscapedSlashesAction)."""
+
+    KEEP = "keep"
+    REJECT = "reject"
+    UNESCAPE_REDIRECT = "unescape_redirect"
+    UNESCAPE_FORWARD = "unescape_forward"
+
+
+@dataclass(frozen=True, slots=True)
+class AccessLogFile:
+    """One file access log. `format` is Envoy's text format, or a mapping of keys to formats for JSON lines."""
+
+    path: str
+    format: str | Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HttpManager:
+    """An HTTP connection manager: how requests on a connection are read, routed and logged."""
+
+    stat_prefix: str
+    routes: RouteTable | None  # given inline ...
+    rds: str  # ... or by name, in Snapshot.routes; empty when inline
+    filters: tuple[HttpFilter, ...] = ()
+    server_name: str = "envoy"
+    server_header: ServerHeader = ServerHeader.OVERWRITE
+    use_remote_address: bool = False
+    xff_num_trusted_hops: int = 0
+    skip_xff_append: bool = False
+    generate_request_id: bool = True
+    preserve_external_request_id: bool = False
+    always_set_request_id_in_response: bool = False
+    forward_client_cert: ForwardClientCert = ForwardClientCert.SANITIZE
+    # Which of "subject", "uri", "dns" are added besides By and Hash.
+    client_cert_details: frozenset[str] = frozenset()
+    idle_timeout: float | None = 3600.0
+    stream_idle_timeout: float | None = 300.0
+    request_timeout: float | None = None
+    request_headers_timeout: float | None = None
+    max_connection_duration: float | None = None
+    max_requests_per_connection: int | None = None
+    drain_timeout: float = 5.0
+    max_request_headers_bytes: int = 60 * 1024
+    max_headers_count: int = 100
+    accept_http_10: bool = False
+    default_host_for_http_10: str = ""
+    normalize_path: bool = False
+    merge_slashes: bool = False
+    escaped_slashes: EscapedSlashes = EscapedSlashes.KEEP
+    strip_matching_host_port: bool = False
+    upgrades: frozenset[str] = frozenset()  # lower case: "websocket"
+    access_logs: tuple[AccessLogFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TcpProxy:
+    """A TCP proxy filter: bytes to one of `clusters`, chosen by weight once per connection."""
+
+    stat_prefix: str
+    clusters: tuple[tuple[str, int], ...]
+    idle_timeout: float | None = 3600.0
+    max_connect_attempts: int = 1
+    access_logs: tuple[AccessLogFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FilterChainMatch:
+    """When a filter chain applies. An empty criterion matches anything (envoy FilterChainMatch)."""
+
+    destination_port: int | None = None
+    prefix_ranges: tuple[IPv4Network | IPv6Network, ...] = ()
+    server_names: tuple[str, ...] = ()
+    transport_protocol: str = ""  # "tls" or "raw_buffer"
+    application_protocols: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FilterChain:
+    """What is done with a connection once it is known to belong here."""
+
+    name: str
+    match: FilterChainMatch
+    handler: HttpManager | TcpProxy
+    tls: TlsServer | None = None
+    handshake_timeout: float = 15.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Listener:
+    """A listener. pymesh-proxy may bind it elsewhere than `address`: see `--listen`."""
+
+    name: str
+    address: str
+    port: int
+    direction: Direction
+    bind_to_port: bool
+    use_original_dst: bool
+    inspect_tls: bool
+    inspect_http: bool
+    # None waits for as long as it takes; the detection then never gives up on a silent client.
+    inspect_timeout: float | None
+    inspect_timeout_continues: bool
+    chains: tuple[FilterChain, ...]
+    default_chain: FilterChain | None
+    access_logs: tuple[AccessLogFile, ...] = ()
+
+
+# --- Clusters ------------------------------------------------------------------------------------------------------
+
+
+class Discovery(enum.Enum):
+    """Where a cluster's endpoints come from (envoy Cluster.DiscoveryType)."""
+
+    STATIC = "static"
+    EDS = "eds"
+    STRICT_DNS = "strict_dns"
+    LOGICAL_DNS = "logical_dns"
+    ORIGINAL_DST = "original_dst"
+
+
+class Balancing(enum.Enum):
+    """How an endpoint is picked (envoy Cluster.LbPolicy)."""
+
+    ROUND_ROBIN = "round_robin"
+    LEAST_REQUEST = "least_request"
+    RANDOM = "random"
+    CLUSTER_PROVIDED = "cluster_provided"
+
+
+@dataclass(frozen=True, slots=True)
+class DnsTarget:
+    """A name to resolve, and the port and weight that each of its addresses gets."""
+
+    host: str
+    port: int
+    weight: int = 1
+    priority: int = 0
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TransportMatch:
+    """A transport for the endpoints whose `envoy.transport_socket_match` metadata has all of `metadata`."""
+
+    name: str
+    metadata: Mapping[str, str]
+    tls: TlsClient | None
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitLimits:
+    """Ceilings of one cluster (envoy CircuitBreakers.Thresholds, DEFAULT priority)."""
+
+    max_connections: int = 1024
+    max_pending_requests: int = 1024
+    max_requests: int = 1024
+    max_retries: int = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cluster:
+    """A cluster and the endpoints it had when the snapshot was made.
+
+    `endpoints` holds the priority in use (the lowest with a usable endpoint), in a stable order. For ORIGINAL_DST it is
+    empty: the endpoint is the connection's original destination.
+    """
+
+    name: str
+    discovery: Discovery
+    balancing: Balancing
+    endpoints: tuple[Endpoint, ...] = ()
+    connect_timeout: float = 5.0
+    tls: TlsClient | None = None
+    transport_matches: tuple[TransportMatch, ...] = ()
+    limits: CircuitLimits = CircuitLimits()
+    bind_address: str = ""  # source address of upstream connections; empty lets the kernel choose
+    idle_timeout: float | None = 3600.0
+    max_requests_per_connection: int | None = None
+    least_request_choices: int = 2
+    dns_targets: tuple[DnsTarget, ...] = ()
+    dns_refresh: float = 5.0
+    dns_ipv6: bool = False
+    eds_service_name: str = ""
+    # Set by pilot: the service that the cluster stands for, for metrics and explanations.
+    service: Mapping[str, str] = field(default_factory=dict)
+
+
+# --- The whole -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """All configuration in force at one moment. A request reads one of these from its first byte to its last."""
+
+    version: int
+    listeners: Mapping[str, Listener]
+    routes: Mapping[str, RouteTable]
+    clusters: Mapping[str, Cluster]

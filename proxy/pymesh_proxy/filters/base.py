@@ -1,0 +1,58 @@
+"""The hooks that every concern beside forwarding hangs on: authorization, policy, limits, faults, telemetry.
+
+A filter is a value with up to three functions. The exchange calls them in a flat loop: `on_request` in configuration
+order, `on_response` in reverse, `on_complete` exactly once for each request, whatever became of it.
+
+`on_request` answers None to let the request pass, a `LocalReply` to answer it right here, or an awaitable of either where
+it has to ask somebody; only then does a request cost a task.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from pymesh_proxy.codec.headers import Head
+from pymesh_proxy.errors import Flag
+from pymesh_proxy.telemetry.record import RequestRecord
+
+
+@dataclass(frozen=True, slots=True)
+class LocalReply:
+    """An answer that the proxy gives by itself, and why.
+
+    `details` is Envoy's RESPONSE_CODE_DETAILS form: snake_case words, as in `rbac_access_denied_matched_policy[none]`.
+    """
+
+    status: int
+    flag: Flag
+    details: str
+    body: bytes = b""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class RequestContext(Protocol):
+    """What a filter sees of the exchange it sits in."""
+
+    @property
+    def request(self) -> Head:
+        """The request's head; header changes made here go upstream."""
+
+    @property
+    def record(self) -> RequestRecord:
+        """The one record of this request: read what is known so far, add what the filter learned."""
+
+
+Verdict: TypeAlias = LocalReply | None
+OnRequest: TypeAlias = Callable[[RequestContext], Verdict | Awaitable[Verdict]]
+OnResponse: TypeAlias = Callable[[RequestContext, Head], None]
+OnComplete: TypeAlias = Callable[[RequestRecord], None]
+
+
+@dataclass(frozen=True, slots=True)
+class HttpFilter:
+    """One filter of a chain, compiled from its configuration."""
+
+    name: str
+    on_request: OnRequest | None = None
+    on_response: OnResponse | None = None
+    on_complete: OnComplete | None = None

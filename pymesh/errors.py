@@ -1,0 +1,48 @@
+"""What a person did wrong, where it stands, and what to do about it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in a file people wrote. Lines and columns count from 1; 0 means that the file as a whole is meant."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+
+class MeshError(Exception):
+    """Base of every error whose text is meant for the person at the keyboard."""
+
+
+class ConfigError(MeshError):
+    """Configuration that is refused.
+
+    Attributes:
+        problem: one sentence that says what is wrong and, where it can, what to write instead.
+        path: the field, as in `spec.http[0].route[1].weight` or `static_resources.clusters[0].type`; may be empty.
+        position: file, line and column, where the configuration came from a file.
+        resource: kind and namespace/name of the resource, as in `VirtualService default/reviews`; may be empty.
+    """
+
+    def __init__(self, problem: str, *, path: str = "", position: Position | None = None, resource: str = "") -> None:
+        self.problem = problem
+        self.path = path
+        self.position = position
+        self.resource = resource
+        super().__init__(problem)
+
+    def __str__(self) -> str:
+        where = ": ".join(str(part) for part in (self.position, self.resource, self.path) if part)
+        return f"{where}: {self.problem}" if where else self.problem
+
+    def at(self, prefix: str) -> "ConfigError":
+        """The same error, seen from one level further out: `prefix` is put before its path."""
+        joiner = "" if not self.path or self.path.startswith("[") else "."
+        return ConfigError(
+            self.problem, path=f"{prefix}{joiner}{self.path}", position=self.position, resource=self.resource
+        )

@@ -1,0 +1,112 @@
+"""Names, ports and headers that the parts of the mesh, and the tools around it, agree on.
+
+Istio's name is kept wherever a tool or a person depends on it: metrics, annotations, cluster names, ports.
+"""
+
+from typing import Final, NamedTuple
+
+TRUST_DOMAIN: Final = "cluster.local"
+CLUSTER_DOMAIN: Final = "cluster.local"
+SYSTEM_NAMESPACE: Final = "pymesh-system"
+
+PROXY_UID: Final = 1337
+PORT_ADMIN: Final = 15000
+PORT_OUTBOUND: Final = 15001
+PORT_INBOUND: Final = 15006
+PORT_READINESS: Final = 15021
+PORT_METRICS: Final = 15090
+PORT_XDS_PLAINTEXT: Final = 15010
+PORT_XDS_TLS: Final = 15012
+PORT_PILOT_HTTP: Final = 15014
+
+# Inbound traffic is dialled from here, so that the redirect can tell it from the app calling itself.
+INBOUND_SOURCE_V4: Final = "127.0.0.6"
+INBOUND_SOURCE_V6: Final = "::6"
+
+PASSTHROUGH_CLUSTER: Final = "PassthroughCluster"
+BLACK_HOLE_CLUSTER: Final = "BlackHoleCluster"
+INBOUND_PASSTHROUGH_CLUSTER: Final = "InboundPassthroughCluster"
+
+TOKEN_AUDIENCE: Final = "istio-ca"
+TOKEN_PATH: Final = "/var/run/secrets/tokens/istio-token"
+ROOT_CERT_PATH: Final = "/var/run/secrets/istio/root-cert.pem"
+SDS_SOCKET_PATH: Final = "/var/run/secrets/workload-spiffe-uds/socket"
+POD_LABELS_PATH: Final = "/etc/pymesh/pod/labels"
+SDS_WORKLOAD: Final = "default"
+SDS_ROOT: Final = "ROOTCA"
+
+# ALPN that marks a TLS connection as the mesh's own; any other TLS belongs to the application.
+ALPN_MESH_TCP: Final = ("istio-peer-exchange", "istio")
+ALPN_MESH_HTTP1: Final = ("istio-http/1.1", "istio")
+ALPN_MESH_PREFIX: Final = "istio"
+
+LABEL_TLS_MODE: Final = "security.istio.io/tlsMode"
+LABEL_CANONICAL_NAME: Final = "service.istio.io/canonical-name"
+LABEL_CANONICAL_REVISION: Final = "service.istio.io/canonical-revision"
+
+USER_AGENT: Final = "pymesh-proxy"
+
+
+class ClusterName(NamedTuple):
+    """The parts of `outbound|9080|v1|reviews.default.svc.cluster.local`."""
+
+    direction: str
+    port: int
+    subset: str
+    host: str
+
+    def __str__(self) -> str:
+        return f"{self.direction}|{self.port}|{self.subset}|{self.host}"
+
+    @classmethod
+    def parse(cls, name: str) -> "ClusterName | None":
+        """The parts of `name`, or None if it is not in this form (`PassthroughCluster`, a user's own name)."""
+        parts = name.split("|")
+        if len(parts) != 4 or not parts[1].isdecimal():
+            return None
+        return cls(parts[0], int(parts[1]), parts[2], parts[3])
+
+
+def outbound_cluster(port: int, host: str, subset: str = "") -> str:
+    """Name of the cluster for `host:port`, narrowed to `subset` where one is given."""
+    return f"outbound|{port}|{subset}|{host}"
+
+
+def inbound_cluster(port: int) -> str:
+    """Name of the cluster for the app's own `port`."""
+    return f"inbound|{port}||"
+
+
+def service_sni(cluster: ClusterName) -> str:
+    """SNI that a sidecar sends for `cluster`: `outbound_.9080_.v1_.reviews.default.svc.cluster.local`."""
+    return f"{cluster.direction}_.{cluster.port}_.{cluster.subset or '_'}_.{cluster.host}"
+
+
+def service_host(name: str, namespace: str) -> str:
+    """Fully qualified name of the Kubernetes service `name` in `namespace`."""
+    return f"{name}.{namespace}.svc.{CLUSTER_DOMAIN}"
+
+
+class NodeId(NamedTuple):
+    """The parts of a proxy's node id, `sidecar~10.244.0.7~reviews-v1-0.default~default.svc.cluster.local`."""
+
+    kind: str
+    ip: str
+    pod: str
+    namespace: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}~{self.ip}~{self.pod}.{self.namespace}~{self.namespace}.svc.{CLUSTER_DOMAIN}"
+
+    @classmethod
+    def parse(cls, text: str) -> "NodeId":
+        """The parts of `text`.
+
+        Raises:
+            ValueError: `text` is not in the form of a node id.
+        """
+        parts = text.split("~")
+        if len(parts) != 4 or "." not in parts[2]:
+            raise ValueError(f"node id {text!r} is not of the form type~ip~pod.namespace~domain")
+        pod, _, namespace = parts[2].rpartition(".")
+        return cls(parts[0], parts[1], pod, namespace)
