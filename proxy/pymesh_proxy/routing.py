@@ -12,7 +12,11 @@ from pymesh_proxy.codec.headers import Head
 
 @dataclass(frozen=True, slots=True)
 class HeaderMutation:
-    """Headers to add, set or remove, in Envoy's order: route, virtual host, table (most specific wins)."""
+    """Headers to remove, set, set if absent and add: apply them in that order.
+
+    What table, virtual host and route ask for is folded into one of these when the configuration is compiled, so that
+    this order gives what Envoy's level by level evaluation would.
+    """
 
     add: tuple[tuple[bytes, bytes], ...] = ()
     set: tuple[tuple[bytes, bytes], ...] = ()

@@ -12,6 +12,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from pymesh_proxy.filters.base import HttpFilter
 from pymesh_proxy.routing import RouteTable
+from pymesh_proxy.upstream.balancer import Balancer, RoundRobin
 from pymesh_proxy.upstream.endpoint import Endpoint
 
 
@@ -276,6 +277,8 @@ class Cluster:
     discovery: Discovery
     balancing: Balancing
     endpoints: tuple[Endpoint, ...] = ()
+    # Chooses among `endpoints`; whose turn it is is the one thing in a snapshot that moves.
+    balancer: Balancer = field(default_factory=lambda: RoundRobin((), float))
     connect_timeout: float = 5.0
     tls: TlsClient | None = None
     transport_matches: tuple[TransportMatch, ...] = ()

@@ -27,9 +27,10 @@ class Endpoint:
         active: requests and opaque connections in flight.
         idle: idle upstream connections, the most recently used last.
         healthy: whether the balancer may pick it.
+        retired: no longer in the configuration: its connections are closed, not pooled, once they are idle.
     """
 
-    __slots__ = ("active", "healthy", "host", "hostname", "idle", "labels", "metadata", "port", "weight")
+    __slots__ = ("active", "healthy", "host", "hostname", "idle", "labels", "metadata", "port", "retired", "weight")
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class Endpoint:
         self.labels: Mapping[str, str] = labels or {}
         self.active = 0
         self.healthy = True
+        self.retired = False
         self.idle: list[PooledConnection] = []
 
     @property
@@ -56,6 +58,13 @@ class Endpoint:
         """`10.0.0.1:80` or `[fd00::1]:80`."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    def retire(self) -> None:
+        """Take it out of use: close what is idle now; what is in flight ends by itself and is not pooled."""
+        self.retired = True
+        idle, self.idle = self.idle, []
+        for connection in idle:
+            connection.close()
+
     def __repr__(self) -> str:
-        state = "healthy" if self.healthy else "unhealthy"
+        state = "retired" if self.retired else "healthy" if self.healthy else "unhealthy"
         return f"<Endpoint {self.address} {state}, {self.active} active, {len(self.idle)} idle>"

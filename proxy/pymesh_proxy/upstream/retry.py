@@ -1,0 +1,126 @@
+"""Whether a failed attempt is made again, and after which pause. Pure.
+
+The rule, in this order:
+
+1. No retry policy, no attempts left, no time left, or a request that cannot be replayed: no retry.
+2. Not one byte of the request was written, or the peer said that it did not process it: retry. Nothing was done.
+3. The connection broke after something was written, and the method is idempotent (RFC 9110 section 9.2.2): retry.
+4. Anything else only if `retry_on` names what happened; naming it is the operator's word that repeating is harmless.
+
+Envoy differs in 2 and 3: it does nothing that `retry_on` does not name. See docs/support.md.
+"""
+
+import enum
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from pymesh_proxy.routing import RetryPolicy
+
+# RFC 9110 section 9.2.2: safe methods, PUT and DELETE.
+IDEMPOTENT_METHODS: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
+
+
+class Failure(enum.Enum):
+    """How an attempt ended."""
+
+    CONNECT = "connect"  # no connection: refused, unreachable, timed out, or the TLS handshake failed
+    REFUSED = "refused"  # the peer said that it did not process the request (REFUSED_STREAM, GOAWAY)
+    RESET = "reset"  # the connection broke before the response head was complete
+    TIMEOUT = "timeout"  # the attempt's own time (per_try_timeout) was over before the response head
+    STATUS = "status"  # a response head arrived; its status may be worth another attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one attempt.
+
+    Attributes:
+        failure: how it ended.
+        written: whether a byte of the request may have reached the peer.
+        status: HTTP status, where `failure` is STATUS.
+        grpc_status: value of a `grpc-status` response header (a trailers-only answer); None without one.
+    """
+
+    failure: Failure
+    written: bool = False
+    status: int = 0
+    grpc_status: int | None = None
+
+
+# Name in `retry_on` -> does it cover this outcome? Source: Envoy's router filter documentation, x-envoy-retry-on and
+# x-envoy-retry-grpc-on. A per-try timeout counts as a reset by the upstream there, and a connect failure does too.
+_BROKEN: Final = frozenset({Failure.CONNECT, Failure.REFUSED, Failure.RESET, Failure.TIMEOUT})
+CONDITIONS: Final[dict[str, Callable[[Outcome, RetryPolicy], bool]]] = {
+    "5xx": lambda outcome, _: outcome.failure in _BROKEN or 500 <= outcome.status <= 599,
+    "gateway-error": lambda outcome, _: outcome.failure in _BROKEN or 502 <= outcome.status <= 504,
+    "reset": lambda outcome, _: outcome.failure in _BROKEN,
+    "reset-before-request": lambda outcome, _: outcome.failure is Failure.RESET and not outcome.written,
+    "connect-failure": lambda outcome, _: outcome.failure is Failure.CONNECT,
+    "refused-stream": lambda outcome, _: outcome.failure is Failure.REFUSED,
+    "retriable-4xx": lambda outcome, _: outcome.status == 409,
+    "retriable-status-codes": lambda outcome, policy: outcome.status in policy.status_codes,
+    "cancelled": lambda outcome, _: outcome.grpc_status == 1,
+    "deadline-exceeded": lambda outcome, _: outcome.grpc_status == 4,
+    "resource-exhausted": lambda outcome, _: outcome.grpc_status == 8,
+    "internal": lambda outcome, _: outcome.grpc_status == 13,
+    "unavailable": lambda outcome, _: outcome.grpc_status == 14,
+}
+
+
+def parse_retry_on(text: str) -> frozenset[str]:
+    """The names in a comma-separated `retry_on`.
+
+    Raises:
+        ValueError: a name is not known; the message says which ones are.
+    """
+    names = frozenset(name.strip() for name in text.split(",") if name.strip())
+    unknown = sorted(names - CONDITIONS.keys())
+    if unknown:
+        raise ValueError(f"unknown retry condition {unknown[0]!r}; known are {', '.join(sorted(CONDITIONS))}")
+    return names
+
+
+def should_retry(
+    policy: RetryPolicy | None,
+    outcome: Outcome,
+    attempts_made: int,
+    *,
+    idempotent: bool,
+    replayable: bool,
+    time_left: float | None = None,
+) -> bool:
+    """Whether to try again after `outcome`.
+
+    Args:
+        policy: the route's; None means never.
+        outcome: what became of the attempt just made.
+        attempts_made: attempts so far, this one included, so 1 after the first.
+        idempotent: the method is in IDEMPOTENT_METHODS.
+        replayable: the request can be sent again from its first byte (its body is empty or still held in full), and
+            nothing of a response has gone to the client.
+        time_left: seconds until the request's own deadline; None without one.
+    """
+    if policy is None or attempts_made > policy.attempts or not replayable:
+        return False
+    if time_left is not None and time_left <= 0:
+        return False
+    if outcome.failure in {Failure.CONNECT, Failure.REFUSED}:
+        return True
+    if outcome.failure is Failure.RESET and (idempotent or not outcome.written):
+        return True
+    return _named(policy.on, outcome, policy)
+
+
+def _named(names: Iterable[str], outcome: Outcome, policy: RetryPolicy) -> bool:
+    return any(CONDITIONS[name](outcome, policy) for name in names)
+
+
+def backoff(policy: RetryPolicy, attempts_made: int, random: Callable[[], float]) -> float:
+    """Seconds to wait before the next attempt: full jitter over an exponential window, as Envoy does.
+
+    The window is `base_interval * (2**attempts_made - 1)`, at most `max_interval`; `random` returns [0, 1).
+    """
+    # 2**30 intervals are past any maximum; the cap keeps the power a small number whatever `attempts` says.
+    window = policy.base_interval * ((1 << min(attempts_made, 30)) - 1)
+    return min(window, policy.max_interval) * random()
