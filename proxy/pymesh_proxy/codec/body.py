@@ -1,0 +1,184 @@
+"""Where a message body ends: fixed length, chunked, or the end of the connection. Sans-IO.
+
+A body is not decoded on its way through; the readers only find its end and refuse what is malformed, and the bytes go
+on as they came. `feed` says how many bytes of `data` belong to the body *and are verified*; the rest is to be fed
+again, with more behind it, or is the next message.
+"""
+
+import re
+from typing import Final, Protocol
+
+from pymesh_proxy.codec.http1 import Refusal
+
+# A chunk's size line and a trailer section longer than this carry nothing that a peer needs (nginx: 4 KiB in all).
+MAX_CHUNK_LINE: Final = 4 * 1024
+MAX_TRAILERS: Final = 16 * 1024
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*+"'
+# chunk-size [chunk-ext] CRLF, RFC 9112 7.1; at most 15 digits, so that no peer's integer can overflow.
+_SIZE_LINE: Final = re.compile(
+    rb"([0-9A-Fa-f]{1,15}+)(?:[ \t]*;[ \t]*"
+    + _TOKEN
+    + rb"(?:[ \t]*=[ \t]*(?:"
+    + _TOKEN
+    + rb"|"
+    + _QUOTED
+    + rb"))?)*+\r\n"
+)
+_TRAILERS: Final = re.compile(rb"(?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n")
+# Fields that must not arrive behind the body, since they were acted on before it (RFC 9110 6.5.1).
+_FORBIDDEN_TRAILER: Final = re.compile(
+    rb"(?:^|\n)(?:content-length|transfer-encoding|host|connection|trailer|te|authorization|x-forwarded-client-cert)\s*:",
+    re.IGNORECASE,
+)
+
+
+class BodyReader(Protocol):
+    """Finds the end of one body."""
+
+    done: bool
+
+    def feed(self, data: bytes) -> int:
+        """How many bytes at the start of `data` belong to the body; sets `done` when the last of it was among them.
+
+        Raises:
+            MessageError: the framing is malformed.
+        """
+
+    def end_of_stream(self) -> bool:
+        """Whether the connection may end here: True where that completes the body."""
+
+
+class FixedLength:
+    """A body of Content-Length bytes."""
+
+    __slots__ = ("done", "remaining")
+
+    def __init__(self, length: int) -> None:
+        self.remaining = length
+        self.done = length == 0
+
+    def feed(self, data: bytes) -> int:
+        """See BodyReader."""
+        used = min(len(data), self.remaining)
+        self.remaining -= used
+        self.done = self.remaining == 0
+        return used
+
+    def end_of_stream(self) -> bool:
+        """See BodyReader: a body cut short is not a body."""
+        return self.done
+
+
+class UntilClose:
+    """A response body that ends with the connection (RFC 9112 6.3, rule 8)."""
+
+    __slots__ = ("done",)
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def feed(self, data: bytes) -> int:
+        """See BodyReader."""
+        return len(data)
+
+    def end_of_stream(self) -> bool:
+        """See BodyReader."""
+        self.done = True
+        return True
+
+
+class Chunked:
+    """A chunked body, RFC 9112 7.1.
+
+    `_left` is what the current chunk still has to come, its CRLF included; 0 expects a size line, -1 the trailers.
+    """
+
+    __slots__ = ("_bad", "_left", "done")
+
+    def __init__(self, bad: Refusal) -> None:
+        self._bad = bad
+        self._left = 0
+        self.done = False
+
+    def feed(self, data: bytes) -> int:
+        """See BodyReader."""
+        position, size = 0, len(data)
+        while position < size and not self.done:
+            if self._left > 2:
+                used = min(size - position, self._left - 2)
+                position += used
+                self._left -= used
+            elif self._left > 0:
+                ending = b"\r\n"[2 - self._left :]
+                have = data[position : position + self._left]
+                if not ending.startswith(have):
+                    raise self._bad("chunk_without_crlf")
+                position += len(have)
+                self._left -= len(have)
+            elif self._left == 0:
+                used = self._size_line(data, position)
+                if used == 0:
+                    break
+                position += used
+            else:
+                used = self._trailers(data, position)
+                if used == 0:
+                    break
+                position += used
+        return position
+
+    def _size_line(self, data: bytes, start: int) -> int:
+        """Read a size line at `start`; 0 if it is not complete yet."""
+        match = _SIZE_LINE.match(data, start)
+        if match is None:
+            self._check_partial(data[start:], MAX_CHUNK_LINE, "invalid_chunk_size")
+            return 0
+        length = int(match[1], 16)
+        self._left = length + 2 if length else -1
+        if match.end() - start > MAX_CHUNK_LINE:
+            raise self._bad("chunk_extension_too_large")
+        return match.end() - start
+
+    def _trailers(self, data: bytes, start: int) -> int:
+        """Read the trailer section and the last empty line at `start`; 0 if it is not complete yet."""
+        match = _TRAILERS.match(data, start)
+        if match is None:
+            rest = data[start:]
+            if b"\r\n\r\n" in rest:
+                raise self._bad("invalid_trailers")
+            self._check_partial(
+                rest[rest.rfind(b"\r\n") + 2 if b"\r\n" in rest else 0 :], MAX_TRAILERS, "invalid_trailers"
+            )
+            if len(rest) > MAX_TRAILERS:
+                raise self._bad("trailers_too_large")
+            return 0
+        if match.end() - start > MAX_TRAILERS:
+            raise self._bad("trailers_too_large")
+        if match.end() - start > 2 and _FORBIDDEN_TRAILER.search(data, start, match.end()):
+            raise self._bad("forbidden_trailer")
+        self.done = True
+        return match.end() - start
+
+    def _check_partial(self, partial: bytes, limit: int, details: str) -> None:
+        """Refuse a line that can no longer become a good one; an incomplete one that still may is left alone."""
+        if b"\n" in partial or b"\r" in partial[:-1] or len(partial) > limit:
+            raise self._bad(details)
+        if (
+            details == "invalid_chunk_size"
+            and partial
+            and re.match(rb"[0-9A-Fa-f]{1,15}(?:$|[ \t;\r])", partial) is None
+        ):
+            raise self._bad(details)
+
+    def end_of_stream(self) -> bool:
+        """See BodyReader: only the last chunk ends a chunked body."""
+        return self.done
+
+
+def reader_for(length: int | None, bad: Refusal) -> BodyReader:
+    """The reader for what `response_framing` answered: a length, -1 for chunked, None for until-close."""
+    if length is None:
+        return UntilClose()
+    return Chunked(bad) if length < 0 else FixedLength(length)

@@ -1,0 +1,272 @@
+"""HTTP/1.1 message heads: one strict grammar, RFC 9112, and the framing that follows from a head. Sans-IO.
+
+One pattern recognises the well-formed head. What it does not recognise is refused with a reason, never repaired: no
+bare CR or LF, no folded lines, no space before a colon, no control characters. Message framing is where request
+smuggling lives, so the rules stand in one place (`_frame`, `response_framing`) and no second parser behind them.
+
+Two leniencies: an empty line before a request (RFC 9112 2.2), and no space before an empty reason phrase.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from pymesh_proxy.codec.headers import Head
+from pymesh_proxy.errors import Flag, ProxyError
+
+# Envoy's defaults: 60 KiB of head, 100 fields (HttpProtocolOptions.max_headers_count).
+MAX_HEAD_BYTES: Final = 60 * 1024
+MAX_FIELDS: Final = 100
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+_FIELDS = rb"((?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n"
+# A target without '#': a fragment never travels (RFC 9112 3.2), and proxies disagree about what to do with one.
+_REQUEST: Final = re.compile(rb"(" + _TOKEN + rb"++) ([!\"$-~]++) HTTP/1\.([01])\r\n" + _FIELDS)
+_RESPONSE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?\r\n" + _FIELDS)
+_PAIR: Final = re.compile(rb"([^:]++):[ \t]*+([^\r]*+)\r\n")
+
+_HOST: Final = re.compile(
+    rb"(?:\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]{0,5})?"
+)
+_ABSOLUTE: Final = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?@]*)(/[^?]*)?(\?.*)?")
+_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
+
+# Fields that a Connection header must not take away from a message: framing and routing would change under us.
+_PROTECTED: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
+
+
+class MessageError(ProxyError):
+    """A peer's message breaks the grammar or the framing rules; `details` says how."""
+
+
+Refusal: TypeAlias = Callable[[str], MessageError]
+
+
+def bad_request(details: str) -> MessageError:
+    """A refusal of what the client sent: 400, but 431 and 501 where RFC 6585 and RFC 9112 6.1 have a better word."""
+    status = {"headers_too_large": 431, "unsupported_transfer_encoding": 501}.get(details, 400)
+    return MessageError(status, Flag.DOWNSTREAM_PROTOCOL_ERROR, f"http1.{details}")
+
+
+def bad_response(details: str) -> MessageError:
+    """A refusal of what the upstream sent."""
+    return MessageError(502, Flag.UPSTREAM_PROTOCOL_ERROR, f"http1.{details}")
+
+
+def parse_request(
+    data: bytes, max_bytes: int = MAX_HEAD_BYTES, max_fields: int = MAX_FIELDS
+) -> tuple[Head, int] | None:
+    """The request head at the start of `data` and where its body starts; None if more bytes are needed.
+
+    Raises:
+        MessageError: the bytes cannot become an acceptable request: 400, 431 (too large) or 501 (transfer coding).
+    """
+    start = 2 if data[:2] == b"\r\n" else 0
+    match = _REQUEST.match(data, start)
+    if match is None:
+        _refuse_or_wait(data[start:], _REQUEST_LINE, max_bytes, max_fields, bad_request)
+        return None
+    method, target, minor, raw = match.groups()
+    pairs = _PAIR.findall(raw)
+    index = {name.lower(): value for name, value in pairs}
+    if len(raw) > max_bytes or len(pairs) > max_fields:
+        raise bad_request("headers_too_large")
+    head = Head(raw, pairs, index)
+    if len(index) != len(pairs):
+        _join_repeated(head, index, (b"host", b"content-length"), bad_request)
+    head.method = method
+    head.minor = minor[0] - 48
+    _frame_request(head, index)
+    _locate(head, target, index)
+    return head, match.end()
+
+
+def parse_response(data: bytes, max_bytes: int = MAX_HEAD_BYTES) -> tuple[Head, int] | None:
+    """The response head at the start of `data` and where its body starts; None if more bytes are needed.
+
+    Raises:
+        MessageError: the bytes cannot become an acceptable response (502, flag UPE).
+    """
+    match = _RESPONSE.match(data)
+    if match is None:
+        _refuse_or_wait(data, _STATUS_LINE, max_bytes, MAX_FIELDS, bad_response)
+        return None
+    minor, status, reason, raw = match.groups()
+    pairs = _PAIR.findall(raw)
+    index = {name.lower(): value for name, value in pairs}
+    if len(raw) > max_bytes:
+        raise bad_response("response_headers_too_large")
+    head = Head(raw, pairs, index)
+    if len(index) != len(pairs):
+        _join_repeated(head, index, (b"content-length",), bad_response)
+    head.status = int(status)
+    head.reason = reason or b""
+    head.minor = minor[0] - 48
+    _frame(head, index, bad_response)
+    return head, match.end()
+
+
+def _join_repeated(head: Head, index: dict[bytes, bytes], single: tuple[bytes, ...], bad: Refusal) -> None:
+    """Make `index` hold every value of a repeated field; refuse fields that must not be repeated."""
+    index.clear()
+    for name, value in head.pairs:
+        key = name.lower()
+        if key in index:
+            if key in single:
+                raise bad("repeated_" + key.decode().replace("-", "_"))
+            index[key] = b"%b, %b" % (index[key].rstrip(b" \t"), value)
+        else:
+            index[key] = value
+
+
+# --- Framing: RFC 9112 section 6, and connection persistence: 9.3 -----------------------------------------------------
+
+
+def _frame(head: Head, index: dict[bytes, bytes], bad: Refusal) -> None:
+    """Content-Length, Transfer-Encoding and Connection of a request or a response."""
+    length = index.get(b"content-length")
+    if length is not None:
+        length = length.strip(b" \t")
+        if _LENGTH.fullmatch(length) is None:
+            raise bad("invalid_content_length")
+        head.content_length = int(length)
+    coding = index.get(b"transfer-encoding")
+    if coding is not None:
+        if length is not None:
+            raise bad("content_length_with_transfer_encoding")
+        if head.minor == 0:
+            raise bad("transfer_encoding_in_http_1_0")
+        if coding.strip(b" \t").lower() != b"chunked":
+            raise bad("unsupported_transfer_encoding")
+        head.chunked = True
+    connection = index.get(b"connection")
+    if connection is None:
+        head.persistent = head.minor == 1
+        return
+    options = {token.strip(b" \t") for token in connection.lower().split(b",")}
+    if options & _PROTECTED:
+        raise bad("connection_lists_a_protected_header")
+    head.persistent = b"close" not in options and (head.minor == 1 or b"keep-alive" in options)
+    if b"upgrade" in options:
+        head.upgrade = index.get(b"upgrade", b"").strip(b" \t").lower()
+
+
+def _frame_request(head: Head, index: dict[bytes, bytes]) -> None:
+    if b"content-length" in index or b"transfer-encoding" in index or b"connection" in index or head.minor == 0:
+        _frame(head, index, bad_request)
+
+
+def _locate(head: Head, target: bytes, index: dict[bytes, bytes]) -> None:
+    """Split the request target (RFC 9112 3.2) into `path` and `authority`."""
+    host = index.get(b"host")
+    if host is None:
+        if head.minor == 1:
+            raise bad_request("missing_host_header")
+        host = b""
+    host = host.strip(b" \t")
+    if _HOST.fullmatch(host) is None:
+        raise bad_request("invalid_host_header")
+    head.authority = host
+    head.path = target
+    if target[0] == 0x2F:  # origin-form, "/..."
+        return
+    if head.method == b"CONNECT":
+        if _HOST.fullmatch(target) is None or b":" not in target:
+            raise bad_request("invalid_connect_target")
+        head.authority = target
+        return
+    if target == b"*" and head.method == b"OPTIONS":
+        return
+    absolute = _ABSOLUTE.fullmatch(target)
+    if absolute is None or not absolute[1] or _HOST.fullmatch(absolute[1]) is None:
+        raise bad_request("invalid_request_target")
+    head.path = (absolute[2] or b"/") + (absolute[3] or b"")
+    if absolute[1] != host:
+        # The target wins over Host (RFC 9112 3.2.2), and Host is rewritten so that nobody behind us sees another.
+        head.authority = absolute[1]
+        head.set(b"host", absolute[1])
+
+
+def request_has_body(head: Head) -> bool:
+    """Whether body bytes follow the request head (RFC 9112 6.3: neither framing header means none)."""
+    return head.chunked or bool(head.content_length)
+
+
+def response_framing(head: Head, method: bytes) -> int | None:
+    """How many body bytes follow a response head: a length, -1 for chunked, None for "until the connection closes".
+
+    RFC 9112 6.3, rules 1 to 8, in order.
+    """
+    status = head.status
+    if method == b"HEAD" or status in {204, 304} or status < 200:
+        return 0
+    if method == b"CONNECT" and status < 300:
+        return None
+    if head.chunked:
+        return -1
+    return head.content_length
+
+
+# --- Why a head is refused --------------------------------------------------------------------------------------------
+
+_REQUEST_LINE: Final = re.compile(rb"" + _TOKEN + rb"++ [!\"$-~]++ HTTP/1\.[01]")
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] [1-9][0-9][0-9](?: [\t\x20-\x7e\x80-\xff]*+)?")
+_FIELD_LINE: Final = re.compile(_TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+")
+_FIELD_FAULTS: Final = (
+    (re.compile(rb"[ \t]"), "folded_header_line"),
+    (re.compile(rb"[^:]*[ \t]+:"), "space_before_colon"),
+    (re.compile(rb"[^:]*$"), "header_without_colon"),
+    (re.compile(_TOKEN + rb"*[^!#$%&'*+\-.^_`|~0-9A-Za-z:]"), "invalid_header_name"),
+    (re.compile(rb":"), "empty_header_name"),
+)
+
+
+def _refuse_or_wait(data: bytes, first: re.Pattern[bytes], max_bytes: int, max_fields: int, bad: Refusal) -> None:
+    """Return if `data` may still become a head; raise what is wrong with it otherwise. Never on the common path.
+
+    Every line is looked at as soon as it is complete, so that a peer that sends nonsense hears of it at once.
+    """
+    lines = data.split(b"\r\n")
+    partial = lines.pop()
+    for number, line in enumerate(lines):
+        if number == 0:
+            if first.fullmatch(line) is None:
+                raise bad(_explain_start_line(line, bad))
+        elif line and _FIELD_LINE.fullmatch(line) is None:
+            raise bad(_explain_field(line))
+    if b"\n" in partial:
+        raise bad("bare_line_feed")
+    if b"\r" in partial[:-1]:
+        raise bad("bare_carriage_return")
+    if re.search(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", partial):
+        raise bad("control_character")
+    if len(data) > max_bytes or len(lines) > max_fields + 1:
+        raise bad("headers_too_large")
+
+
+def _explain_start_line(line: bytes, bad: Refusal) -> str:
+    if b"\n" in line:
+        return "bare_line_feed"
+    if b"\r" in line:
+        return "bare_carriage_return"
+    if bad is bad_response:
+        return "invalid_status_line"
+    words = line.split(b" ")
+    if len(words) != 3:
+        return "invalid_request_line"
+    if re.fullmatch(_TOKEN + rb"+", words[0]) is None:
+        return "invalid_method"
+    if re.fullmatch(rb"[!\"$-~]+", words[1]) is None:
+        return "invalid_request_target"
+    return "unsupported_version"
+
+
+def _explain_field(line: bytes) -> str:
+    if b"\n" in line:
+        return "bare_line_feed"
+    if b"\r" in line:
+        return "bare_carriage_return"
+    for fault, words in _FIELD_FAULTS:
+        if fault.match(line):
+            return words
+    return "control_character_in_header"
