@@ -1,0 +1,190 @@
+"""The world as pilot sees it: immutable, whole, and made of plain values.
+
+A `World` is made by `pilot.world.build` out of the resources in force, and read by the pure translation in
+`listeners`, `routes`, `clusters` and `endpoints`. A change of the world is a new `World`.
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pymesh.errors import ConfigError, Position
+from pymesh.identity import Identity
+from pymesh.resources.istio import DestinationRule, Gateway, PeerAuthentication, ServiceEntry, VirtualService
+from pymesh.resources.resource import Key, Resource
+
+
+class Severity(enum.Enum):
+    """How bad a problem is: an error keeps a resource (or its new version) out of force, a warning does not."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something a person should know about what they wrote.
+
+    Attributes:
+        sentence: what is wrong and what to do.
+        path: the field, as in `spec.http[0].route[0].destination.host`; may be empty.
+        position: the place in the file.
+        resource: `VirtualService default/reviews`; empty if the file could not be read that far.
+        consequence: what is in force instead: "the version before it stays in force"; empty for warnings.
+    """
+
+    severity: Severity
+    sentence: str
+    path: str = ""
+    position: Position | None = None
+    resource: str = ""
+    consequence: str = ""
+
+    @classmethod
+    def of(cls, error: ConfigError, severity: Severity = Severity.ERROR, consequence: str = "") -> "Problem":
+        """The problem that `error` tells of."""
+        return cls(severity, error.problem, error.path, error.position, error.resource, consequence)
+
+    def __str__(self) -> str:
+        where = ": ".join(str(part) for part in (self.position, self.resource, self.path) if part)
+        text = (
+            f"{where}: {self.severity.value}: {self.sentence}" if where else f"{self.severity.value}: {self.sentence}"
+        )
+        return f"{text} ({self.consequence})" if self.consequence else text
+
+
+class Protocol(enum.Enum):
+    """What is spoken on a port, as its name or appProtocol says.
+
+    HTTP/2 and gRPC are carried as TCP until the sidecar speaks HTTP/2.
+    """
+
+    HTTP = "http"
+    TCP = "tcp"
+    TLS = "tls"
+    AUTO = "auto"  # not said: found out per connection
+
+    @property
+    def may_be_http(self) -> bool:
+        """Whether requests on the port are routed one by one."""
+        return self in {Protocol.HTTP, Protocol.AUTO}
+
+
+class Resolution(enum.Enum):
+    """Where the endpoints of a service come from."""
+
+    ENDPOINTS = "endpoints"  # known to pilot: EndpointSlices, or the addresses of a service entry
+    DNS = "dns"  # names that the proxy resolves, all addresses used
+    DNS_ROUND_ROBIN = "dns_round_robin"  # names that the proxy resolves, one address at a time
+    ORIGINAL = "original"  # the address that the application dialled: headless services, resolution NONE
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePort:
+    """A port of a service. `target` is the pod's port: a number, or the name of a container's port."""
+
+    name: str
+    port: int
+    target: int | str
+    protocol: Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A pod. `mesh` says that a sidecar of ours is in front of it (label security.istio.io/tlsMode: istio)."""
+
+    name: str
+    namespace: str
+    ip: str
+    service_account: str
+    workload: str  # what made it, as in the Deployment's name
+    labels: Mapping[str, str] = field(hash=False)
+    container_ports: Mapping[str, int] = field(hash=False)  # by name; nameless ones under their number
+    mesh: bool = False
+
+    def identity(self, trust_domain: str) -> Identity:
+        """Who it is in the mesh."""
+        return Identity(trust_domain, self.namespace, self.service_account)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A ready address behind a port of a service.
+
+    `address` is an IP address, or a host name for services with DNS resolution. `workload` is None where no pod has
+    the address.
+    """
+
+    address: str
+    port: int
+    labels: Mapping[str, str] = field(hash=False)
+    workload: Workload | None = None
+    weight: int = 1
+    service_account: str = ""
+
+    @property
+    def mesh(self) -> bool:
+        """Whether a sidecar that speaks mutual TLS is in front of it."""
+        return self.workload is not None and self.workload.mesh
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Service:
+    """A service: of Kubernetes, or of a ServiceEntry (one `Service` per host).
+
+    Attributes:
+        host: `reviews.default.svc.cluster.local`, `api.example.com` or `*.example.com`.
+        addresses: cluster IPs, or the addresses of a service entry (which may be CIDR ranges).
+        accounts: SPIFFE identities that its endpoints may have, sorted.
+        external: outside the mesh (MESH_EXTERNAL).
+        resource: where it was written.
+    """
+
+    host: str
+    name: str
+    namespace: str
+    addresses: tuple[str, ...]
+    ports: tuple[ServicePort, ...]
+    resolution: Resolution
+    selector: Mapping[str, str]
+    accounts: tuple[str, ...]
+    external: bool
+    resource: Resource[object]
+
+    @property
+    def kubernetes(self) -> bool:
+        """Whether short names (`reviews`, `reviews.default`) stand for it."""
+        return self.resource.key.kind == "Service"
+
+    def port(self, number: int) -> ServicePort | None:
+        """The port with this number."""
+        return next((port for port in self.ports if port.port == number), None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class World:
+    """Everything that is known at one moment.
+
+    Attributes:
+        revision: digest of the resources in force; equal for equal content.
+        resources: what is in force, by key.
+        services: by host name, sorted.
+        workloads: pods that have an address, by it.
+        endpoints: ready endpoints by (host, service port), sorted by address.
+        virtual_services ... peer_authentications: in the order of their keys.
+        problems: what was refused or looks wrong, for `pymesh status` and `pymesh apply` to show.
+    """
+
+    revision: str
+    resources: Mapping[Key, Resource[object]]
+    services: Mapping[str, Service]
+    workloads: Mapping[str, Workload]
+    endpoints: Mapping[tuple[str, int], tuple[Endpoint, ...]]
+    virtual_services: tuple[Resource[VirtualService], ...] = ()
+    destination_rules: tuple[Resource[DestinationRule], ...] = ()
+    service_entries: tuple[Resource[ServiceEntry], ...] = ()
+    gateways: tuple[Resource[Gateway], ...] = ()
+    peer_authentications: tuple[Resource[PeerAuthentication], ...] = ()
+    problems: tuple[Problem, ...] = ()
+    trust_domain: str = "cluster.local"
+    root_namespace: str = "pymesh-system"

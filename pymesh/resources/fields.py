@@ -1,0 +1,76 @@
+"""What the fields of the kinds are made of."""
+
+import re
+from typing import Annotated, Final, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+# Marks a field that the kind has, and that pymesh knows of, but cannot honour yet: it is refused by name.
+UNSUPPORTED: Final = "unsupported"
+NotYet: TypeAlias = Annotated[object | None, Meta(extra={UNSUPPORTED: True})]
+
+_DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|us|µs|ns|h|m|s)")
+_SECONDS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+
+Duration: TypeAlias = Annotated[str, Meta(pattern=r"^((\d+(\.\d*)?|\.\d+)(ms|us|µs|ns|h|m|s))+$")]
+Port: TypeAlias = Annotated[int, Meta(ge=1, le=65535)]
+Weight: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+# A name of a Kubernetes object: RFC 1123 subdomain, 253 characters.
+Name: TypeAlias = Annotated[str, Meta(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.:]*[a-z0-9])?$")]
+Namespace: TypeAlias = Annotated[str, Meta(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+
+
+class Block(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """A group of fields of a kind in which a name that nobody knows is an error."""
+
+
+class Loose(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A group of fields of a kind of which the mesh reads only some; the rest is somebody else's and is let pass."""
+
+
+class ObjectMeta(Block, frozen=True):
+    """metadata of any object (k8s.io/apimachinery ObjectMeta)."""
+
+    name: Name
+    namespace: Namespace | None = None
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+    generate_name: str | None = None
+    uid: str | None = None
+    generation: int | None = None
+    resource_version: str | None = None
+    creation_timestamp: object | None = None
+    deletion_timestamp: object | None = None
+    deletion_grace_period_seconds: int | None = None
+    finalizers: list[str] | None = None
+    managed_fields: object | None = None
+    owner_references: "list[OwnerReference] | None" = None
+    self_link: str | None = None
+
+
+class OwnerReference(Loose, frozen=True):
+    """Who made an object (k8s.io/apimachinery OwnerReference)."""
+
+    kind: str
+    name: str
+    controller: bool = False
+
+
+def seconds(text: str) -> float:
+    """The length of a Go duration, as in `1h30m` or `250ms`.
+
+    Raises:
+        ValueError: it is not a duration.
+    """
+    total, end = 0.0, 0
+    while end < len(text):
+        part = _DURATION_PART.match(text, end)
+        if part is None:
+            break
+        total += float(part[1]) * _SECONDS[part[2]]
+        end = part.end()
+    if not text or end != len(text):
+        raise ValueError(f"{text!r} is not a duration: write a number with a unit, as in 250ms, 10s or 1h30m")
+    return total

@@ -1,0 +1,433 @@
+"""Istio's kinds: every public field is known here, and what the mesh cannot honour yet is marked `NotYet`.
+
+Source: istio.io/docs/reference/config/networking and .../security, release 1.27 (v1, v1beta1 and v1alpha3 of these
+kinds have the same fields).
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from pymesh.resources.fields import Block, Count, Duration, NotYet, ObjectMeta, Port, Weight
+
+Labels = dict[str, str]
+
+
+class StringMatch(Block, frozen=True):
+    """One of exact, prefix, regex (RE2, whole value)."""
+
+    exact: str | None = None
+    prefix: str | None = None
+    regex: str | None = None
+
+
+# --- VirtualService ------------------------------------------------------------------------------------------------
+
+
+class HTTPMatchRequest(Block, frozen=True):
+    """Clauses that must all hold for a request."""
+
+    name: str = ""
+    uri: StringMatch | None = None
+    scheme: StringMatch | None = None
+    method: StringMatch | None = None
+    authority: StringMatch | None = None
+    headers: dict[str, StringMatch] = {}
+    without_headers: dict[str, StringMatch] = {}
+    query_params: dict[str, StringMatch] = {}
+    port: Port | None = None
+    source_labels: Labels = {}
+    source_namespace: str = ""
+    gateways: list[str] = []
+    ignore_uri_case: bool = False
+    stat_prefix: NotYet = None
+
+
+class PortSelector(Block, frozen=True):
+    """A port by number."""
+
+    number: Port
+
+
+class Destination(Block, frozen=True):
+    """Where requests go: a service of the registry, perhaps a subset of it."""
+
+    host: str
+    subset: str = ""
+    port: PortSelector | None = None
+
+
+class HeaderOperations(Block, frozen=True):
+    """Headers to set, add and remove."""
+
+    set: dict[str, str] = {}
+    add: dict[str, str] = {}
+    remove: list[str] = []
+
+
+class Headers(Block, frozen=True):
+    """Changes to request and response headers."""
+
+    request: HeaderOperations = HeaderOperations()
+    response: HeaderOperations = HeaderOperations()
+
+
+class HTTPRouteDestination(Block, frozen=True):
+    """One destination and its share."""
+
+    destination: Destination
+    weight: Weight = 0
+    headers: Headers | None = None
+
+
+class HTTPRedirect(Block, frozen=True):
+    """Answer with a redirect."""
+
+    uri: str | None = None
+    authority: str | None = None
+    port: Port | None = None
+    derive_port: Literal["FROM_PROTOCOL_DEFAULT", "FROM_REQUEST_PORT"] | None = None
+    scheme: Literal["http", "https"] | None = None
+    redirect_code: Literal[301, 302, 303, 307, 308] = 301
+
+
+class HTTPBody(Block, frozen=True):
+    """The body of an answer: text, or base64."""
+
+    string: str | None = None
+    bytes: str | None = None
+
+
+class HTTPDirectResponse(Block, frozen=True):
+    """Answer with a fixed response."""
+
+    status: Annotated[int, Meta(ge=200, le=599)]
+    body: HTTPBody | None = None
+
+
+class RegexRewrite(Block, frozen=True):
+    """Replace what `match` (RE2) finds in the path by `rewrite`."""
+
+    match: str
+    rewrite: str
+
+
+class HTTPRewrite(Block, frozen=True):
+    """Change path and authority before the request is sent on."""
+
+    uri: str | None = None
+    authority: str | None = None
+    uri_regex_rewrite: RegexRewrite | None = None
+
+
+class HTTPRetry(Block, frozen=True):
+    """When and how often to try again."""
+
+    attempts: Annotated[int, Meta(ge=0, le=100)]
+    per_try_timeout: Duration | None = None
+    retry_on: str | None = None
+    retry_remote_localities: NotYet = None
+    retry_ignore_previous_hosts: bool | None = None
+    backoff: Duration | None = None
+
+
+class HTTPRoute(Block, frozen=True):
+    """What happens to the requests that one of `match` describes; no match describes all."""
+
+    name: str = ""
+    match: list[HTTPMatchRequest] = []
+    route: list[HTTPRouteDestination] = []
+    redirect: HTTPRedirect | None = None
+    direct_response: HTTPDirectResponse | None = None
+    rewrite: HTTPRewrite | None = None
+    timeout: Duration | None = None
+    retries: HTTPRetry | None = None
+    headers: Headers | None = None
+    delegate: NotYet = None
+    fault: NotYet = None
+    mirror: NotYet = None
+    mirrors: NotYet = None
+    mirror_percent: NotYet = msgspec.field(default=None, name="mirror_percent")
+    mirror_percentage: NotYet = None
+    cors_policy: NotYet = None
+
+
+class VirtualServiceSpec(Block, frozen=True):
+    """networking.istio.io VirtualService."""
+
+    hosts: Annotated[list[str], Meta(min_length=1)]
+    gateways: list[str] = []
+    http: list[HTTPRoute] = []
+    tls: NotYet = None
+    tcp: NotYet = None
+    export_to: list[str] = []
+
+
+class VirtualService(Block, frozen=True):
+    """How requests to a set of hosts are routed."""
+
+    metadata: ObjectMeta
+    api_version: str
+    kind: str
+    spec: VirtualServiceSpec
+    status: object | None = None
+
+
+# --- DestinationRule -----------------------------------------------------------------------------------------------
+
+LoadBalancing = Literal["UNSPECIFIED", "LEAST_REQUEST", "LEAST_CONN", "RANDOM", "PASSTHROUGH", "ROUND_ROBIN"]
+
+
+class LoadBalancerSettings(Block, frozen=True):
+    """How an endpoint is picked."""
+
+    simple: LoadBalancing | None = None
+    consistent_hash: NotYet = None
+    locality_lb_setting: NotYet = None
+    warmup: NotYet = None
+    warmup_duration_secs: NotYet = None
+
+
+class TCPSettings(Block, frozen=True):
+    """Limits of connections of any protocol."""
+
+    max_connections: Count | None = None
+    connect_timeout: Duration | None = None
+    idle_timeout: NotYet = None
+    tcp_keepalive: NotYet = None
+    max_connection_duration: NotYet = None
+
+
+class HTTPSettings(Block, frozen=True):
+    """Limits of HTTP connections."""
+
+    http1_max_pending_requests: Count | None = None
+    http2_max_requests: Count | None = None
+    max_requests_per_connection: Count | None = None
+    max_retries: Count | None = None
+    idle_timeout: Duration | None = None
+    h2_upgrade_policy: NotYet = None
+    use_client_protocol: NotYet = None
+    max_concurrent_streams: NotYet = None
+
+
+class ConnectionPoolSettings(Block, frozen=True):
+    """Limits of connections to a service."""
+
+    tcp: TCPSettings | None = None
+    http: HTTPSettings | None = None
+
+
+class ClientTLSSettings(Block, frozen=True):
+    """How connections to a service are secured; certificates are files of the sidecar's container."""
+
+    mode: Literal["DISABLE", "SIMPLE", "MUTUAL", "ISTIO_MUTUAL"]
+    client_certificate: str | None = None
+    private_key: str | None = None
+    ca_certificates: str | None = None
+    subject_alt_names: list[str] = []
+    sni: str | None = None
+    credential_name: NotYet = None
+    insecure_skip_verify: NotYet = None
+    ca_crl: NotYet = None
+
+
+class PortTrafficPolicy(Block, frozen=True):
+    """Overrides for one port of the service."""
+
+    port: PortSelector
+    load_balancer: LoadBalancerSettings | None = None
+    connection_pool: ConnectionPoolSettings | None = None
+    tls: ClientTLSSettings | None = None
+    outlier_detection: NotYet = None
+
+
+class TrafficPolicy(Block, frozen=True):
+    """What holds for connections to the service."""
+
+    load_balancer: LoadBalancerSettings | None = None
+    connection_pool: ConnectionPoolSettings | None = None
+    tls: ClientTLSSettings | None = None
+    port_level_settings: list[PortTrafficPolicy] = []
+    outlier_detection: NotYet = None
+    tunnel: NotYet = None
+    proxy_protocol: NotYet = None
+    retry_budget: NotYet = None
+
+
+class Subset(Block, frozen=True):
+    """A part of the service's endpoints, by their labels."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")]
+    labels: Labels = {}
+    traffic_policy: TrafficPolicy | None = None
+
+
+class WorkloadSelector(Block, frozen=True):
+    """The workloads that have all of these labels."""
+
+    match_labels: Labels = {}
+
+
+class DestinationRuleSpec(Block, frozen=True):
+    """networking.istio.io DestinationRule."""
+
+    host: str
+    traffic_policy: TrafficPolicy | None = None
+    subsets: list[Subset] = []
+    export_to: list[str] = []
+    workload_selector: NotYet = None
+
+
+class DestinationRule(Block, frozen=True):
+    """What holds for requests once they are routed to a service."""
+
+    metadata: ObjectMeta
+    api_version: str
+    kind: str
+    spec: DestinationRuleSpec
+    status: object | None = None
+
+
+# --- ServiceEntry --------------------------------------------------------------------------------------------------
+
+EntryProtocol = Literal["HTTP", "HTTPS", "GRPC", "GRPC-Web", "HTTP2", "MONGO", "TCP", "TLS"]
+
+
+class EntryPort(Block, frozen=True):
+    """A port of a service entry."""
+
+    number: Port
+    name: str
+    protocol: EntryProtocol | None = None
+    target_port: Port | None = None
+
+
+class WorkloadEntrySpec(Block, frozen=True):
+    """An endpoint of a service entry."""
+
+    address: str | None = None
+    ports: dict[str, Port] = {}
+    labels: Labels = {}
+    weight: Weight | None = None
+    service_account: str = ""
+    network: NotYet = None
+    locality: NotYet = None
+
+
+class ServiceEntrySpec(Block, frozen=True):
+    """networking.istio.io ServiceEntry."""
+
+    hosts: Annotated[list[str], Meta(min_length=1)]
+    addresses: list[str] = []
+    ports: list[EntryPort] = []
+    location: Literal["MESH_EXTERNAL", "MESH_INTERNAL"] = "MESH_EXTERNAL"
+    resolution: Literal["NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"] = "NONE"
+    endpoints: list[WorkloadEntrySpec] = []
+    export_to: list[str] = []
+    subject_alt_names: list[str] = []
+    workload_selector: NotYet = None
+
+
+class ServiceEntry(Block, frozen=True):
+    """A service that Kubernetes does not know of."""
+
+    metadata: ObjectMeta
+    api_version: str
+    kind: str
+    spec: ServiceEntrySpec
+    status: object | None = None
+
+
+# --- Gateway -------------------------------------------------------------------------------------------------------
+
+
+class GatewayPort(Block, frozen=True):
+    """A port that a gateway listens on."""
+
+    number: Port
+    name: str
+    protocol: EntryProtocol
+    target_port: Port | None = None
+
+
+GatewayTLSMode = Literal["PASSTHROUGH", "SIMPLE", "MUTUAL", "AUTO_PASSTHROUGH", "ISTIO_MUTUAL", "OPTIONAL_MUTUAL"]
+
+
+class ServerTLSSettings(Block, frozen=True):
+    """How connections to a gateway are secured."""
+
+    mode: Literal["PASSTHROUGH", "SIMPLE", "MUTUAL", "AUTO_PASSTHROUGH", "ISTIO_MUTUAL", "OPTIONAL_MUTUAL"] | None = (
+        None
+    )
+    https_redirect: bool = False
+    credential_name: str | None = None
+    credential_names: list[str] = []
+    server_certificate: str | None = None
+    private_key: str | None = None
+    ca_certificates: str | None = None
+    ca_crl: str | None = None
+    ca_cert_credential_name: str | None = None
+    tls_certificates: object | None = None
+    subject_alt_names: list[str] = []
+    verify_certificate_spki: list[str] = []
+    verify_certificate_hash: list[str] = []
+    min_protocol_version: str | None = None
+    max_protocol_version: str | None = None
+    cipher_suites: list[str] = []
+
+
+class Server(Block, frozen=True):
+    """A port of a gateway and the hosts that it serves."""
+
+    port: GatewayPort
+    hosts: Annotated[list[str], Meta(min_length=1)]
+    tls: ServerTLSSettings | None = None
+    bind: str | None = None
+    default_endpoint: str | None = None
+    name: str = ""
+
+
+class GatewaySpec(Block, frozen=True):
+    """networking.istio.io Gateway. Accepted and kept; proxies of kind `router`, which read it, come later."""
+
+    servers: list[Server] = []
+    selector: Labels = {}
+
+
+class Gateway(Block, frozen=True):
+    """A load balancer at the edge of the mesh."""
+
+    metadata: ObjectMeta
+    api_version: str
+    kind: str
+    spec: GatewaySpec
+    status: object | None = None
+
+
+# --- PeerAuthentication --------------------------------------------------------------------------------------------
+
+
+class MutualTLS(Block, frozen=True):
+    """Whether the sidecar demands mutual TLS."""
+
+    mode: Literal["UNSET", "DISABLE", "PERMISSIVE", "STRICT"] = "UNSET"
+
+
+class PeerAuthenticationSpec(Block, frozen=True):
+    """security.istio.io PeerAuthentication. The ports are those of the workload, not of its services."""
+
+    selector: WorkloadSelector | None = None
+    mtls: MutualTLS | None = None
+    port_level_mtls: dict[Annotated[int, Meta(ge=1, le=65535)], MutualTLS] = {}
+
+
+class PeerAuthentication(Block, frozen=True):
+    """Which connections a workload accepts."""
+
+    metadata: ObjectMeta
+    api_version: str
+    kind: str
+    spec: PeerAuthenticationSpec = PeerAuthenticationSpec()
+    status: object | None = None

@@ -1,0 +1,85 @@
+"""A resource as it was written: who it is, what it says, and where each of its fields stands."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
+
+from pymesh.errors import ConfigError, Position
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Key(NamedTuple):
+    """What a resource is known by. Cluster-wide kinds have an empty namespace."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Where the fields of one document stand in its file.
+
+    Attributes:
+        file: name of the file, as a person would type it.
+        marks: (line, column), counted from 1, by field path as in `spec.http[0].route`; the path "" is the document.
+    """
+
+    file: str
+    marks: Mapping[str, tuple[int, int]]
+
+    def at(self, path: str) -> Position:
+        """Where `path` stands, or, if it was not written, the nearest field around it that was."""
+        while path not in self.marks and path:
+            path = parent_path(path)
+        line, column = self.marks.get(path, (0, 0))
+        return Position(self.file, line, column)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Resource(Generic[T_co]):
+    """One resource.
+
+    Attributes:
+        key: kind, namespace and name.
+        api_version: as written, `networking.istio.io/v1`.
+        value: the typed content, an instance of the kind's struct.
+        raw: the document as plain values, every field of it.
+        positions: where its fields stand.
+    """
+
+    key: Key
+    api_version: str
+    value: T_co
+    raw: Mapping[str, object] = field(repr=False)
+    positions: Positions = field(repr=False)
+
+    @property
+    def file(self) -> str:
+        """The file that it was read from."""
+        return self.positions.file
+
+    def error(self, sentence: str, path: str = "") -> ConfigError:
+        """An error about the field at `path`, with everything that helps a person to find it."""
+        return ConfigError(sentence, path=path, position=self.positions.at(path), resource=str(self.key))
+
+    def says_the_same_as(self, other: "Resource[object]") -> bool:
+        """Whether both have the same content, wherever it was written."""
+        return self.key == other.key and self.raw == other.raw
+
+
+def parent_path(path: str) -> str:
+    """`spec.http[0]` for `spec.http[0].route`, `spec.http` for `spec.http[0]`, "" for `spec`."""
+    cut = max(path.rfind("."), path.rfind("["))
+    return path[:cut] if cut > 0 else ""
+
+
+def child_path(path: str, name: str | int) -> str:
+    """The path of a field or of a list's item below `path`."""
+    if isinstance(name, int):
+        return f"{path}[{name}]"
+    return f"{path}.{name}" if path else name
