@@ -1,0 +1,128 @@
+"""`pymesh inject -f`: what comes out for what goes in, text for text where nothing was to be done."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pymesh.errors import ConfigError, MeshError
+from pymesh_controlplane.cli import inject as command
+from pymesh_controlplane.injector.containers import InjectionConfig
+from pymesh_controlplane.injector.inject import inject_document
+
+CONFIG = InjectionConfig(inject_by_default=True)
+
+STREAM = """\
+# The books.
+apiVersion: v1
+kind: Service        # a comment that stays
+metadata: {name: reviews}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: reviews
+spec:
+  template:
+    metadata: {labels: {app: reviews, version: "1.10"}}
+    spec:
+      containers:
+      - name: app
+        command: [sh, -c, "echo one\\necho two\\n"]
+        env: [{name: ON, value: "yes"}, {name: OCTAL, value: "0755"}]
+---
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: c}
+data:
+  text: |
+    --- not a separator
+"""
+
+
+def test_documents_without_pods_keep_their_text_and_the_rest_means_the_same() -> None:
+    output = command.inject_text(STREAM, "in.yaml", config=CONFIG)
+    service, deployment, config_map = output.split("\n---\n")
+    first, second, third = (d for d in yaml.safe_load_all(STREAM) if d is not None)
+    assert service == STREAM.split("\n---\n", maxsplit=1)[0]
+    assert "    --- not a separator" in config_map
+    assert yaml.safe_load(config_map) == third
+    assert yaml.safe_load(deployment) == inject_document(second, config=CONFIG)
+    assert "          echo one\n          echo two\n" in deployment
+    assert yaml.safe_load(service) == first
+
+
+def test_what_was_injected_can_be_injected_again() -> None:
+    once = command.inject_text(STREAM, "in.yaml", config=CONFIG)
+    assert command.inject_text(once, "in.yaml", config=CONFIG) == once
+
+
+def test_a_namespace_in_the_input_decides_for_its_pods() -> None:
+    stream = """\
+kind: Pod
+metadata: {name: p, namespace: quiet}
+spec: {containers: [{name: app}]}
+---
+kind: Namespace
+metadata: {name: quiet, labels: {istio-injection: disabled}}
+"""
+    told: list[str] = []
+    output = command.inject_text(
+        stream, "in.yaml", config=CONFIG, report=lambda resource, decision: told.append(f"{resource} {decision.inject}")
+    )
+    assert output == stream
+    assert told == ["Pod quiet/p False"]
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "words"),
+    [
+        ("a: b\n---\n- 1\n", "x.yaml:3:1", "is a mapping"),
+        ("a: [1,\nb: c\n", "x.yaml:3:1", "did not find expected"),
+        ("a: 1\nb: 2\na: 3\n", "x.yaml:3:1", "a is there twice"),
+        ("a: *nowhere\n", "x.yaml:1:4", "undefined alias"),
+        ("a: !!python/object:os.system {}\n", "x.yaml:1:4", "could not determine a constructor"),
+        ("[" * 5000, "x.yaml", ""),
+        (
+            "kind: A\n---\nkind: Pod\nmetadata: {name: p}\nspec: {}\n",
+            "x.yaml:2: Pod default/p",
+            "at least one container",
+        ),
+        ("a: \x00\n", "x.yaml", ""),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_its_place(text: str, where: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        command.inject_text(text, "x.yaml", config=CONFIG)
+    assert str(caught.value).startswith(where)
+    assert words in caught.value.problem
+
+
+def test_files_that_are_missing_too_large_or_not_text_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(MeshError, match="No such file"):
+        command.read_input(str(tmp_path / "none.yaml"))
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"a: \xff\n")
+    with pytest.raises(MeshError, match="not UTF-8 at byte 3"):
+        command.read_input(str(binary))
+    monkeypatch.setattr(command, "MAX_INPUT_BYTES", 4)
+    with pytest.raises(MeshError, match="larger than"):
+        command.read_input(str(binary))
+
+
+def test_the_command_reads_standard_input_and_several_files(tmp_path: Path) -> None:
+    file = tmp_path / "pod.yaml"
+    file.write_text("kind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: app}]}")
+    done = subprocess.run(
+        [Path(sys.executable).with_name("pymesh"), "inject", "-f", str(file), "-f", "-", "--proxy-image", "mine:1"],
+        input=STREAM, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    kinds = [document["kind"] for document in yaml.safe_load_all(done.stdout)]
+    assert kinds == ["Pod", "Service", "Deployment", "ConfigMap"]
+    assert done.stdout.count("image: mine:1") == 4
+    assert "Pod default/p: injected" in done.stderr
