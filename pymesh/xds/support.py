@@ -1,0 +1,285 @@
+"""The one table of the xDS fields that pymesh-proxy supports.
+
+What is not in the table is refused (`check.py`), never ignored. Fields at their default value
+count as not set. docs/support.md is generated from this table.
+
+A note says what a field's support leaves out; an `only` lists the values that a field may have. Further limits, those
+that need more than one field to be stated, are checked where the message is compiled (`pymesh_proxy.config`), and the
+notes name them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """What is supported of one message.
+
+    Attributes:
+        fields: names of the supported fields, separated by white space.
+        notes: field -> what is different or left out.
+        only: enum field -> the values it may have, by name.
+        opaque: fields whose content is not looked at, since it means nothing to pymesh-proxy; each has a note.
+    """
+
+    fields: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    opaque: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The supported fields."""
+        return frozenset(self.fields.split())
+
+
+_BOOTSTRAP: Final = "envoy.config.bootstrap.v3.Bootstrap"
+_CORE: Final = "envoy.config.core.v3."
+_LISTENER: Final = "envoy.config.listener.v3."
+_HCM: Final = "envoy.extensions.filters.network.http_connection_manager.v3."
+_TCP: Final = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
+_ROUTE: Final = "envoy.config.route.v3."
+_CLUSTER: Final = "envoy.config.cluster.v3."
+_ENDPOINT: Final = "envoy.config.endpoint.v3."
+_TLS: Final = "envoy.extensions.transport_sockets.tls.v3."
+_MATCHER: Final = "envoy.type.matcher.v3."
+_UPSTREAM_HTTP: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+_NO_SUBSTITUTION: Final = "plain values: `%` only as `%%`, command operators are refused"
+_MAKE_AND_BREAK: Final = "no effect: nothing waits for a resource; until it is there, requests get 503 or 404"
+
+SUPPORTED: Final[Mapping[str, Support]] = {
+    # --- bootstrap ---
+    _BOOTSTRAP: Support("node static_resources dynamic_resources admin"),
+    f"{_BOOTSTRAP}.StaticResources": Support("listeners clusters"),
+    f"{_BOOTSTRAP}.DynamicResources": Support(
+        "lds_config cds_config ads_config", {"lds_config": "`ads` only", "cds_config": "`ads` only"}
+    ),
+    "envoy.config.bootstrap.v3.Admin": Support("address"),
+    f"{_CORE}Node": Support("id cluster metadata locality user_agent_name user_agent_version"),
+    f"{_CORE}Locality": Support("region zone sub_zone"),
+    f"{_CORE}ConfigSource": Support(
+        "ads initial_fetch_timeout resource_api_version",
+        {"initial_fetch_timeout": _MAKE_AND_BREAK},
+        only={"resource_api_version": ("V3",)},
+    ),
+    f"{_CORE}AggregatedConfigSource": Support(),
+    f"{_CORE}ApiConfigSource": Support(
+        "api_type transport_api_version grpc_services set_node_on_first_message_only",
+        {
+            "grpc_services": "exactly one, `envoy_grpc`",
+            "set_node_on_first_message_only": "no effect: the node is always sent once per stream",
+        },
+        only={"api_type": ("GRPC", "DELTA_GRPC"), "transport_api_version": ("V3",)},
+    ),
+    f"{_CORE}GrpcService": Support("envoy_grpc"),
+    f"{_CORE}GrpcService.EnvoyGrpc": Support("cluster_name"),
+    # --- addresses, data ---
+    f"{_CORE}Address": Support("socket_address"),
+    f"{_CORE}SocketAddress": Support("protocol address port_value", only={"protocol": ("TCP",)}),
+    f"{_CORE}CidrRange": Support("address_prefix prefix_len"),
+    f"{_CORE}BindConfig": Support("source_address", {"source_address": "port 0 only"}),
+    f"{_CORE}DataSource": Support(
+        "filename inline_bytes inline_string", {"filename": "read when the resource is accepted"}
+    ),
+    f"{_CORE}Metadata": Support(
+        "filter_metadata",
+        {
+            "filter_metadata": "read: `pymesh` and `istio` (where a route or service comes from, workload labels) and, "
+            "on endpoints, `envoy.transport_socket_match`; other keys are carried for others and mean nothing here"
+        },
+    ),
+    f"{_CORE}TransportSocket": Support("name typed_config"),
+    f"{_CORE}TypedExtensionConfig": Support("name typed_config"),
+    f"{_CORE}RuntimeFractionalPercent": Support("default_value", {"default_value": "there is no runtime to override"}),
+    "envoy.type.v3.FractionalPercent": Support("numerator denominator"),
+    "envoy.type.v3.Int64Range": Support("start end"),
+    f"{_CORE}HeaderValueOption": Support(
+        "header append_action keep_empty_value",
+        only={"append_action": ("APPEND_IF_EXISTS_OR_ADD", "ADD_IF_ABSENT", "OVERWRITE_IF_EXISTS_OR_ADD")},
+    ),
+    f"{_CORE}HeaderValue": Support(
+        "key value", {"key": "not `:`-prefixed and not `host`, as in Envoy", "value": _NO_SUBSTITUTION}
+    ),
+    # --- listeners ---
+    f"{_LISTENER}Listener": Support(
+        "name address filter_chains default_filter_chain listener_filters listener_filters_timeout "
+        "continue_on_listener_filters_timeout use_original_dst traffic_direction bind_to_port access_log stat_prefix",
+        {
+            "address": "pymesh-proxy may serve it from `--listen` instead; port 15001 and 15006 by direction",
+            "stat_prefix": "no effect: metrics have Istio's names",
+        },
+    ),
+    f"{_LISTENER}ListenerFilter": Support("name typed_config"),
+    "envoy.extensions.filters.listener.original_dst.v3.OriginalDst": Support(),
+    "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector": Support(),
+    "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector": Support(),
+    f"{_LISTENER}FilterChain": Support(
+        "name filter_chain_match filters transport_socket transport_socket_connect_timeout metadata",
+        {"filters": "exactly one: http_connection_manager or tcp_proxy"},
+    ),
+    f"{_LISTENER}FilterChainMatch": Support(
+        "destination_port prefix_ranges server_names transport_protocol application_protocols",
+        {"transport_protocol": "`tls` or `raw_buffer`"},
+    ),
+    f"{_LISTENER}Filter": Support("name typed_config"),
+    # --- network filters ---
+    f"{_HCM}HttpConnectionManager": Support(
+        "codec_type stat_prefix rds route_config http_filters common_http_protocol_options http_protocol_options "
+        "server_name server_header_transformation max_request_headers_kb stream_idle_timeout request_timeout "
+        "request_headers_timeout drain_timeout access_log use_remote_address xff_num_trusted_hops skip_xff_append "
+        "generate_request_id preserve_external_request_id always_set_request_id_in_response "
+        "forward_client_cert_details set_current_client_cert_details upgrade_configs normalize_path merge_slashes "
+        "path_with_escaped_slashes_action strip_matching_host_port",
+        {"http_filters": "`envoy.filters.http.router` last; an unknown filter is left out only if `is_optional`"},
+        only={"codec_type": ("AUTO", "HTTP1")},
+    ),
+    f"{_HCM}Rds": Support("config_source route_config_name", {"config_source": "`ads` only"}),
+    f"{_HCM}HttpFilter": Support("name typed_config is_optional disabled"),
+    f"{_HCM}HttpConnectionManager.UpgradeConfig": Support("upgrade_type enabled"),
+    f"{_HCM}HttpConnectionManager.SetCurrentClientCertDetails": Support("subject dns uri"),
+    "envoy.extensions.filters.http.router.v3.Router": Support(),
+    f"{_CORE}HttpProtocolOptions": Support(
+        "idle_timeout max_connection_duration max_headers_count max_requests_per_connection",
+        {"max_connection_duration": "downstream only", "max_headers_count": "downstream only"},
+    ),
+    f"{_CORE}Http1ProtocolOptions": Support(
+        "accept_http_10 default_host_for_http_10", {"accept_http_10": "downstream"}
+    ),
+    _TCP: Support("stat_prefix cluster weighted_clusters idle_timeout access_log max_connect_attempts"),
+    f"{_TCP}.WeightedCluster": Support("clusters"),
+    f"{_TCP}.WeightedCluster.ClusterWeight": Support("name weight"),
+    # --- access logs ---
+    "envoy.config.accesslog.v3.AccessLog": Support("name typed_config"),
+    "envoy.extensions.access_loggers.file.v3.FileAccessLog": Support("path log_format"),
+    "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog": Support("log_format"),
+    f"{_CORE}SubstitutionFormatString": Support(
+        "text_format text_format_source json_format", {"json_format": "flat: strings only"}
+    ),
+    # --- routes ---
+    f"{_ROUTE}RouteConfiguration": Support(
+        "name virtual_hosts request_headers_to_add request_headers_to_remove response_headers_to_add "
+        "response_headers_to_remove most_specific_header_mutations_wins validate_clusters "
+        "ignore_port_in_host_matching max_direct_response_body_size_bytes metadata"
+    ),
+    f"{_ROUTE}VirtualHost": Support(
+        "name domains routes request_headers_to_add request_headers_to_remove response_headers_to_add "
+        "response_headers_to_remove retry_policy metadata"
+    ),
+    f"{_ROUTE}Route": Support(
+        "name match route redirect direct_response metadata request_headers_to_add request_headers_to_remove "
+        "response_headers_to_add response_headers_to_remove"
+    ),
+    f"{_ROUTE}RouteMatch": Support(
+        "prefix path safe_regex path_separated_prefix case_sensitive runtime_fraction headers query_parameters"
+    ),
+    f"{_ROUTE}HeaderMatcher": Support(
+        "name exact_match prefix_match suffix_match contains_match safe_regex_match range_match present_match "
+        "string_match invert_match treat_missing_header_as_empty"
+    ),
+    f"{_ROUTE}QueryParameterMatcher": Support("name string_match present_match"),
+    f"{_MATCHER}StringMatcher": Support("exact prefix suffix contains safe_regex ignore_case"),
+    f"{_MATCHER}RegexMatcher": Support("regex google_re2", {"google_re2": "no effect: it is always RE2"}),
+    f"{_MATCHER}RegexMatcher.GoogleRE2": Support(),
+    f"{_MATCHER}RegexMatchAndSubstitute": Support("pattern substitution"),
+    f"{_ROUTE}RouteAction": Support(
+        "cluster weighted_clusters prefix_rewrite regex_rewrite host_rewrite_literal auto_host_rewrite timeout "
+        "idle_timeout retry_policy upgrade_configs"
+    ),
+    f"{_ROUTE}RouteAction.UpgradeConfig": Support("upgrade_type enabled"),
+    f"{_ROUTE}WeightedCluster": Support("clusters total_weight"),
+    f"{_ROUTE}WeightedCluster.ClusterWeight": Support("name weight"),
+    f"{_ROUTE}RetryPolicy": Support(
+        "retry_on num_retries per_try_timeout retriable_status_codes retry_back_off retry_host_predicate "
+        "host_selection_retry_max_attempts",
+        {
+            "retry_on": "connection failures are retried, where that is safe, even if it does not name them: "
+            "see pymesh_proxy/upstream/retry.py",
+            "retry_host_predicate": "`previous_hosts`; no effect: a retry always prefers an endpoint not yet tried",
+            "host_selection_retry_max_attempts": "no effect: untried endpoints are chosen from directly",
+        },
+    ),
+    f"{_ROUTE}RetryPolicy.RetryBackOff": Support("base_interval max_interval"),
+    f"{_ROUTE}RetryPolicy.RetryHostPredicate": Support("name typed_config"),
+    "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate": Support(),
+    f"{_ROUTE}RedirectAction": Support(
+        "https_redirect scheme_redirect host_redirect port_redirect path_redirect prefix_rewrite regex_rewrite "
+        "response_code strip_query"
+    ),
+    f"{_ROUTE}DirectResponseAction": Support("status body"),
+    # --- clusters ---
+    f"{_CLUSTER}Cluster": Support(
+        "name alt_stat_name type eds_cluster_config connect_timeout lb_policy load_assignment circuit_breakers "
+        "typed_extension_protocol_options dns_refresh_rate dns_failure_refresh_rate dns_lookup_family "
+        "upstream_bind_config least_request_lb_config common_lb_config transport_socket_matches transport_socket "
+        "metadata",
+        {
+            "alt_stat_name": "no effect: metrics have Istio's names",
+            "dns_refresh_rate": "the record's own time to live is not known to the system's resolver",
+            "lb_policy": "CLUSTER_PROVIDED with ORIGINAL_DST, and only there",
+        },
+        only={"lb_policy": ("ROUND_ROBIN", "LEAST_REQUEST", "RANDOM", "CLUSTER_PROVIDED")},
+    ),
+    f"{_CLUSTER}Cluster.EdsClusterConfig": Support("eds_config service_name", {"eds_config": "`ads` only"}),
+    f"{_CLUSTER}Cluster.RefreshRate": Support("base_interval max_interval"),
+    f"{_CLUSTER}Cluster.LeastRequestLbConfig": Support("choice_count"),
+    f"{_CLUSTER}Cluster.CommonLbConfig": Support("healthy_panic_threshold"),
+    "envoy.type.v3.Percent": Support("value"),
+    f"{_CLUSTER}Cluster.TransportSocketMatch": Support(
+        "name match transport_socket", {"match": "string, number and boolean values"}
+    ),
+    f"{_CLUSTER}CircuitBreakers": Support("thresholds", {"thresholds": "the DEFAULT priority, once"}),
+    f"{_CLUSTER}CircuitBreakers.Thresholds": Support(
+        "priority max_connections max_pending_requests max_requests max_retries", only={"priority": ("DEFAULT",)}
+    ),
+    _UPSTREAM_HTTP: Support("common_http_protocol_options explicit_http_config"),
+    f"{_UPSTREAM_HTTP}.ExplicitHttpConfig": Support(
+        "http_protocol_options http2_protocol_options",
+        {"http2_protocol_options": "only for the cluster of `ads_config`; upstream requests are HTTP/1.1"},
+    ),
+    f"{_CORE}Http2ProtocolOptions": Support(),
+    # --- endpoints ---
+    f"{_ENDPOINT}ClusterLoadAssignment": Support("cluster_name endpoints"),
+    f"{_ENDPOINT}LocalityLbEndpoints": Support(
+        "locality lb_endpoints load_balancing_weight priority",
+        {
+            "locality": "no effect on balancing: localities of a priority are one pool",
+            "load_balancing_weight": "no effect: only an endpoint's own weight counts",
+            "priority": "all traffic goes to the lowest priority with a healthy endpoint; Envoy spills over gradually",
+        },
+    ),
+    f"{_ENDPOINT}LbEndpoint": Support(
+        "endpoint health_status metadata load_balancing_weight",
+        {"health_status": "UNKNOWN, HEALTHY and DEGRADED are usable alike; others only in a panic"},
+    ),
+    f"{_ENDPOINT}Endpoint": Support("address hostname"),
+    # --- TLS ---
+    "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer": Support(),
+    f"{_TLS}DownstreamTlsContext": Support("common_tls_context require_client_certificate"),
+    f"{_TLS}UpstreamTlsContext": Support("common_tls_context sni"),
+    f"{_TLS}CommonTlsContext": Support(
+        "tls_params tls_certificates tls_certificate_sds_secret_configs validation_context "
+        "validation_context_sds_secret_config combined_validation_context alpn_protocols",
+        {"tls_certificates": "at most one", "tls_certificate_sds_secret_configs": "at most one"},
+    ),
+    f"{_TLS}CommonTlsContext.CombinedCertificateValidationContext": Support(
+        "default_validation_context validation_context_sds_secret_config"
+    ),
+    f"{_TLS}TlsParameters": Support(
+        "tls_minimum_protocol_version tls_maximum_protocol_version",
+        only={
+            "tls_minimum_protocol_version": ("TLS_AUTO", "TLSv1_2", "TLSv1_3"),
+            "tls_maximum_protocol_version": ("TLS_AUTO", "TLSv1_2", "TLSv1_3"),
+        },
+    ),
+    f"{_TLS}TlsCertificate": Support("certificate_chain private_key"),
+    f"{_TLS}CertificateValidationContext": Support("trusted_ca match_typed_subject_alt_names match_subject_alt_names"),
+    f"{_TLS}SubjectAltNameMatcher": Support("san_type matcher", only={"san_type": ("DNS", "URI")}),
+    f"{_TLS}SdsSecretConfig": Support(
+        "name sds_config",
+        {"sds_config": "not looked at: the proxy gets its secrets from citadel, whatever stands here"},
+        opaque=("sds_config",),
+    ),
+}
