@@ -13,13 +13,34 @@ NotYet: TypeAlias = Annotated[object | None, Meta(extra={UNSUPPORTED: True})]
 _DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|us|µs|ns|h|m|s)")
 _SECONDS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 
-Duration: TypeAlias = Annotated[str, Meta(pattern=r"^((\d+(\.\d*)?|\.\d+)(ms|us|µs|ns|h|m|s))+$")]
-Port: TypeAlias = Annotated[int, Meta(ge=1, le=65535)]
-Weight: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-# A name of a Kubernetes object: RFC 1123 subdomain, 253 characters.
-Name: TypeAlias = Annotated[str, Meta(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.:]*[a-z0-9])?$")]
-Namespace: TypeAlias = Annotated[str, Meta(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
-Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+# The descriptions become the second half of "... is needed, not ...".
+Duration: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^((\d+(\.\d*)?|\.\d+)(ms|us|µs|ns|h|m|s))+$",
+        max_length=64,
+        description="a duration with its unit, as in 250ms, 10s or 1h30m",
+    ),
+]
+Port: TypeAlias = Annotated[int, Meta(ge=1, le=65535, description="a port number between 1 and 65535")]
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1, description="a whole number, 0 or more")]
+Weight: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1, description="a whole number, 0 or more")]
+Name: TypeAlias = Annotated[
+    str,
+    Meta(
+        max_length=253,  # RFC 1123 subdomain, as Kubernetes has it
+        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
+        description="a name of small letters, digits, '-' and '.', at most 253 characters",
+    ),
+]
+Namespace: TypeAlias = Annotated[
+    str,
+    Meta(
+        max_length=63,  # RFC 1123 label
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+        description="a namespace of small letters, digits and '-', at most 63 characters",
+    ),
+]
 
 
 class Block(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):

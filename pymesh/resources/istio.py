@@ -12,6 +12,7 @@ from msgspec import Meta
 from pymesh.resources.fields import Block, Count, Duration, NotYet, ObjectMeta, Port, Weight
 
 Labels = dict[str, str]
+Hosts = Annotated[list[str], Meta(min_length=1, description="a list with at least one host")]
 
 
 class StringMatch(Block, frozen=True):
@@ -102,7 +103,7 @@ class HTTPBody(Block, frozen=True):
 class HTTPDirectResponse(Block, frozen=True):
     """Answer with a fixed response."""
 
-    status: Annotated[int, Meta(ge=200, le=599)]
+    status: Annotated[int, Meta(ge=200, le=599, description="a status between 200 and 599")]
     body: HTTPBody | None = None
 
 
@@ -124,7 +125,7 @@ class HTTPRewrite(Block, frozen=True):
 class HTTPRetry(Block, frozen=True):
     """When and how often to try again."""
 
-    attempts: Annotated[int, Meta(ge=0, le=100)]
+    attempts: Annotated[int, Meta(ge=0, le=100, description="a number between 0 and 100")]
     per_try_timeout: Duration | None = None
     retry_on: str | None = None
     retry_remote_localities: NotYet = None
@@ -156,7 +157,7 @@ class HTTPRoute(Block, frozen=True):
 class VirtualServiceSpec(Block, frozen=True):
     """networking.istio.io VirtualService."""
 
-    hosts: Annotated[list[str], Meta(min_length=1)]
+    hosts: Hosts
     gateways: list[str] = []
     http: list[HTTPRoute] = []
     tls: NotYet = None
@@ -256,10 +257,20 @@ class TrafficPolicy(Block, frozen=True):
     retry_budget: NotYet = None
 
 
+SubsetName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+        max_length=63,
+        description="a name of letters, digits, '-', '_' and '.'",
+    ),
+]
+
+
 class Subset(Block, frozen=True):
     """A part of the service's endpoints, by their labels."""
 
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")]
+    name: SubsetName
     labels: Labels = {}
     traffic_policy: TrafficPolicy | None = None
 
@@ -319,7 +330,7 @@ class WorkloadEntrySpec(Block, frozen=True):
 class ServiceEntrySpec(Block, frozen=True):
     """networking.istio.io ServiceEntry."""
 
-    hosts: Annotated[list[str], Meta(min_length=1)]
+    hosts: Hosts
     addresses: list[str] = []
     ports: list[EntryPort] = []
     location: Literal["MESH_EXTERNAL", "MESH_INTERNAL"] = "MESH_EXTERNAL"
@@ -382,7 +393,7 @@ class Server(Block, frozen=True):
     """A port of a gateway and the hosts that it serves."""
 
     port: GatewayPort
-    hosts: Annotated[list[str], Meta(min_length=1)]
+    hosts: Hosts
     tls: ServerTLSSettings | None = None
     bind: str | None = None
     default_endpoint: str | None = None
@@ -420,7 +431,7 @@ class PeerAuthenticationSpec(Block, frozen=True):
 
     selector: WorkloadSelector | None = None
     mtls: MutualTLS | None = None
-    port_level_mtls: dict[Annotated[int, Meta(ge=1, le=65535)], MutualTLS] = {}
+    port_level_mtls: dict[Port, MutualTLS] = {}
 
 
 class PeerAuthentication(Block, frozen=True):

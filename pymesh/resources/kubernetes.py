@@ -164,7 +164,7 @@ class Deployment(Opaque, frozen=True):
     """Deployment v1 apps."""
 
 
-class NamespaceObject(Opaque, frozen=True):
+class Namespace(Opaque, frozen=True):
     """Namespace v1 core."""
 
 

@@ -22,22 +22,29 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """Where the fields of one document stand in its file.
+    """Where the fields of one resource stand in its file.
 
     Attributes:
         file: name of the file, as a person would type it.
         marks: (line, column), counted from 1, by field path as in `spec.http[0].route`; the path "" is the document.
+        root: path of the resource in its document: empty, or `items[3]` in a List.
     """
 
     file: str
     marks: Mapping[str, tuple[int, int]]
+    root: str = ""
 
     def at(self, path: str) -> Position:
         """Where `path` stands, or, if it was not written, the nearest field around it that was."""
-        while path not in self.marks and path:
-            path = parent_path(path)
-        line, column = self.marks.get(path, (0, 0))
+        whole = f"{self.root}.{path}" if self.root and path else self.root or path
+        while whole not in self.marks and whole:
+            whole = parent_path(whole)
+        line, column = self.marks.get(whole, (0, 0))
         return Position(self.file, line, column)
+
+    def below(self, root: str) -> "Positions":
+        """The positions of the resource at `root` of this document."""
+        return Positions(self.file, self.marks, root)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

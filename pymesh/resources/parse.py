@@ -1,0 +1,185 @@
+"""Text → resources, and for each document that is not one, everything that is wrong with it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from pymesh.errors import ConfigError
+from pymesh.resources import check, istio, kubernetes
+from pymesh.resources.documents import Document, describe, documents
+from pymesh.resources.resource import Key, Positions, Resource, child_path
+
+DEFAULT_NAMESPACE: Final = "default"
+
+_ISTIO_VERSIONS: Final = ("v1", "v1beta1", "v1alpha3")
+
+
+class _Kind(NamedTuple):
+    group: str
+    versions: tuple[str, ...]
+    struct: type[object]
+    namespaced: bool = True
+
+    @property
+    def api_versions(self) -> tuple[str, ...]:
+        return tuple(f"{self.group}/{version}" if self.group else version for version in self.versions)
+
+
+_KINDS: Final[Mapping[tuple[str, str], _Kind]] = {
+    ("", "Service"): _Kind("", ("v1",), kubernetes.Service),
+    ("", "Pod"): _Kind("", ("v1",), kubernetes.Pod),
+    ("", "ServiceAccount"): _Kind("", ("v1",), kubernetes.ServiceAccount),
+    ("", "Namespace"): _Kind("", ("v1",), kubernetes.Namespace, namespaced=False),
+    ("", "ConfigMap"): _Kind("", ("v1",), kubernetes.ConfigMap),
+    ("discovery.k8s.io", "EndpointSlice"): _Kind("discovery.k8s.io", ("v1",), kubernetes.EndpointSlice),
+    ("apps", "Deployment"): _Kind("apps", ("v1",), kubernetes.Deployment),
+    ("networking.istio.io", "VirtualService"): _Kind("networking.istio.io", _ISTIO_VERSIONS, istio.VirtualService),
+    ("networking.istio.io", "DestinationRule"): _Kind("networking.istio.io", _ISTIO_VERSIONS, istio.DestinationRule),
+    ("networking.istio.io", "ServiceEntry"): _Kind("networking.istio.io", _ISTIO_VERSIONS, istio.ServiceEntry),
+    ("networking.istio.io", "Gateway"): _Kind("networking.istio.io", _ISTIO_VERSIONS, istio.Gateway),
+    ("security.istio.io", "PeerAuthentication"): _Kind(
+        "security.istio.io", ("v1", "v1beta1"), istio.PeerAuthentication
+    ),
+}
+
+# Mesh kinds of others that pymesh does not read yet. They are refused: to accept a policy and not to apply it is worse.
+_NOT_YET: Final = frozenset(
+    {
+        ("networking.istio.io", "Sidecar"),
+        ("networking.istio.io", "EnvoyFilter"),
+        ("networking.istio.io", "WorkloadEntry"),
+        ("networking.istio.io", "WorkloadGroup"),
+        ("networking.istio.io", "ProxyConfig"),
+        ("security.istio.io", "AuthorizationPolicy"),
+        ("security.istio.io", "RequestAuthentication"),
+        ("telemetry.istio.io", "Telemetry"),
+        ("extensions.istio.io", "WasmPlugin"),
+        ("extensions.istio.io", "TrafficExtension"),
+        ("gateway.networking.k8s.io", "GatewayClass"),
+        ("gateway.networking.k8s.io", "Gateway"),
+        ("gateway.networking.k8s.io", "HTTPRoute"),
+        ("gateway.networking.k8s.io", "GRPCRoute"),
+        ("gateway.networking.k8s.io", "ReferenceGrant"),
+        ("gateway.networking.k8s.io", "BackendTLSPolicy"),
+        ("gateway.networking.k8s.io", "TLSRoute"),
+        ("gateway.networking.k8s.io", "TCPRoute"),
+        ("gateway.networking.k8s.io", "ListenerSet"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A document that is no resource. `key` is None if it cannot be said which one it was meant to be."""
+
+    key: Key | None
+    errors: tuple[ConfigError, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What a file holds."""
+
+    resources: tuple[Resource[object], ...] = ()
+    refused: tuple[Refused, ...] = ()
+
+    @property
+    def errors(self) -> tuple[ConfigError, ...]:
+        """Everything that is wrong, in the order of the file."""
+        return tuple(error for refused in self.refused for error in refused.errors)
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether a document is refused of which it cannot be said which resource it was meant to be."""
+        return any(refused.key is None for refused in self.refused)
+
+
+def parse(text: str, file: str, namespace: str = DEFAULT_NAMESPACE) -> Parsed:
+    """All resources in `text`, YAML or JSON; documents of kind List are taken apart.
+
+    Args:
+        text: content of the file.
+        file: its name, for error messages.
+        namespace: where a namespaced resource goes that does not say.
+    """
+    resources: list[Resource[object]] = []
+    refused: list[Refused] = []
+    for found in documents(text, file):
+        results = [Refused(None, (found,))] if isinstance(found, ConfigError) else _resources(found, namespace)
+        for result in results:
+            if isinstance(result, Refused):
+                refused.append(result)
+            else:
+                resources.append(result)
+    return Parsed(tuple(resources), tuple(refused))
+
+
+def _resources(document: Document, namespace: str) -> Iterator[Resource[object] | Refused]:
+    kind, items = document.value.get("kind"), document.value.get("items")
+    if kind != "List" or document.value.get("apiVersion") != "v1":
+        yield _resource(document.value, document.positions, namespace)
+    elif not isinstance(items, list):
+        error = ConfigError("items of a List is a list of resources", position=document.positions.at("items"))
+        yield Refused(None, (error,))
+    else:
+        for index, item in enumerate(items):
+            positions = document.positions.below(child_path("items", index))
+            if isinstance(item, dict):
+                yield _resource(item, positions, namespace)
+            else:
+                sentence = f"a resource is a group of fields (apiVersion, kind, ...), not {describe(item)}"
+                yield Refused(None, (ConfigError(sentence, position=positions.at("")),))
+
+
+def _resource(value: Mapping[str, object], positions: Positions, namespace: str) -> Resource[object] | Refused:
+    try:
+        kind = _kind(value)
+    except ConfigError as error:
+        return Refused(None, (ConfigError(error.problem, path=error.path, position=positions.at(error.path)),))
+    key = _key(value, kind, namespace)
+    struct = check.convert(value, kind.struct)
+    if isinstance(struct, list):
+        name = str(key or value["kind"])
+        errors = (
+            ConfigError(error.problem, path=error.path, position=positions.at(error.path), resource=name)
+            for error in struct
+        )
+        return Refused(key, tuple(errors))
+    assert key is not None, "whatever has been converted has a name"  # noqa: S101  for the type checker
+    return Resource(key, str(value["apiVersion"]), struct, value, positions)
+
+
+def _kind(value: Mapping[str, object]) -> _Kind:
+    api_version, name = value.get("apiVersion"), value.get("kind")
+    for field, found in (("apiVersion", api_version), ("kind", name)):
+        if found is None:
+            raise ConfigError(f"'{field}' is missing: every resource says its apiVersion and its kind")
+        if not isinstance(found, str):
+            raise ConfigError(f"{describe(found)} is not text", path=field)
+    group, _, version = str(api_version).rpartition("/")
+    kind = _KINDS.get((group, str(name)))
+    if kind is not None:
+        if version in kind.versions:
+            return kind
+        raise ConfigError(
+            f"version '{version}' of {name} is unknown: write apiVersion: {kind.api_versions[0]}", path="apiVersion"
+        )
+    if (group, str(name)) in _NOT_YET:
+        raise ConfigError(f"{name} of {group} is not supported yet: remove it, it would not be applied", path="kind")
+    for known_group, known_name in _KINDS:
+        if known_name == name:
+            right = _KINDS[known_group, known_name].api_versions[0]
+            raise ConfigError(f"there is no {name} in '{api_version}': write apiVersion: {right}", path="apiVersion")
+    hint = check.near(str(name), [kind_name for _, kind_name in _KINDS])
+    raise ConfigError(f"the mesh does not read the kind '{name}' of '{api_version}'{hint}", path="kind")
+
+
+def _key(value: Mapping[str, object], kind: _Kind, namespace: str) -> Key | None:
+    """Who the resource is, as far as that can be said before it is known to be right."""
+    metadata = value.get("metadata")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
+        return None
+    own = metadata.get("namespace") or namespace
+    if not isinstance(own, str):
+        return None
+    return Key(str(value["kind"]), own if kind.namespaced else "", metadata["name"])
