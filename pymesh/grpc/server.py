@@ -1,0 +1,156 @@
+"""The server's end of a gRPC connection, sans-IO: see `connection` for how to drive it."""
+
+from collections.abc import Iterable
+
+from pymesh.grpc.connection import CONTENT_TYPE, NO_ERROR, Calls, window_for
+from pymesh.grpc.engine import DataReceived, Engine, EngineEvent, GoAway, HeadersReceived, PingAcknowledged, StreamReset
+from pymesh.grpc.events import Closing, Ended, HalfClosed, Message, Ponged, Request, ServerEvent
+from pymesh.grpc.framing import MAX_MESSAGE_BYTES, FramingError, MessageTooLargeError, encode_frame
+from pymesh.grpc.h2_engine import H2Engine
+from pymesh.grpc.metadata import Headers, MetadataError, decode_metadata, decode_timeout, encode_metadata
+from pymesh.grpc.status import Code, Metadata, Status, encode_message, status_of_reset
+
+_RESPONSE_HEAD: Headers = [
+    (b":status", b"200"),
+    (b"content-type", CONTENT_TYPE),
+    (b"grpc-accept-encoding", b"identity"),
+]
+
+
+class ServerConnection:
+    """The server's end."""
+
+    def __init__(self, *, limit: int = MAX_MESSAGE_BYTES, engine: Engine | None = None) -> None:
+        self._engine = engine or H2Engine(client=False, window=window_for(limit))
+        self._calls = Calls(self._engine, limit)
+        self._newest = 0
+
+    @property
+    def open_calls(self) -> int:
+        """Calls that have not ended."""
+        return len(self._calls.open)
+
+    def bytes_to_send(self) -> bytes:
+        """What has to be written now; empty if nothing."""
+        return self._engine.bytes_to_send()
+
+    def respond(self, stream_id: int, metadata: Metadata = ()) -> None:
+        """Send the head of the response now; `send` does it by itself otherwise. Raises MetadataError."""
+        call = self._calls.open.get(stream_id)
+        if call is not None and not call.started:
+            self._engine.send_headers(stream_id, _RESPONSE_HEAD + encode_metadata(metadata), end=False)
+            call.started = True
+
+    def send(self, stream_id: int, message: bytes) -> None:
+        """Send a message; without effect on a call that has ended."""
+        if stream_id in self._calls.open:
+            self.respond(stream_id)
+            self._engine.send_data(stream_id, encode_frame(message))
+
+    def end(self, stream_id: int, status: Status) -> None:
+        """End the call; without effect if it has ended. Raises MetadataError, and then has not ended it."""
+        call = self._calls.open.get(stream_id)
+        if call is None:
+            return
+        trailers: Headers = [(b"grpc-status", b"%d" % status.code)]
+        if status.message:
+            trailers.append((b"grpc-message", encode_message(status.message)))
+        trailers += encode_metadata(status.metadata)
+        self._calls.drop(stream_id)
+        if call.started:
+            self._engine.send_end(stream_id, trailers, reset=True)
+        else:
+            self._engine.send_headers(stream_id, _RESPONSE_HEAD + trailers, end=True)
+            self._engine.reset(stream_id, NO_ERROR)
+
+    def consumed(self, stream_id: int, size: int) -> None:
+        """A message of `size` bytes has been dealt with: give credit for it."""
+        self._calls.consumed(stream_id, size)
+
+    def unsent(self, stream_id: int) -> int:
+        """Bytes of messages that wait for the client's window to open."""
+        return self._engine.unsent(stream_id)
+
+    def ping(self, payload: bytes) -> None:
+        """Ask for a sign of life (a Ponged event); `payload` is eight bytes."""
+        self._engine.ping(payload)
+
+    def close(self) -> None:
+        """Say goodbye."""
+        self._engine.go_away()
+
+    def abort(self, reason: str) -> list[ServerEvent]:
+        """The connection is lost: the end of every call that was open."""
+        status = Status(Code.CANCELLED, reason)
+        ended: list[ServerEvent] = [Ended(stream_id, status) for stream_id in self._calls.open]
+        self._calls.open.clear()
+        return ended
+
+    def receive(self, data: bytes) -> list[ServerEvent]:
+        """Events behind bytes of the client; raises ConnectionBrokenError."""
+        events: list[ServerEvent] = []
+        for event in self._engine.receive(data):
+            events += self._translate(event)
+        return events
+
+    def _translate(self, event: EngineEvent) -> Iterable[ServerEvent]:
+        match event:
+            case HeadersReceived(stream_id, _, end) if stream_id <= self._newest:
+                return self._half_closed(stream_id) if end else []  # trailers of a request: gRPC defines none
+            case HeadersReceived():
+                return self._on_request(event)
+            case DataReceived():
+                return self._on_data(event)
+            case StreamReset(stream_id, error_code):
+                status = status_of_reset(error_code)
+                return [Ended(stream_id, status)] if self._calls.drop(stream_id) else []
+            case GoAway(_, error_code, reason):
+                return [Closing(error_code, reason.decode("utf-8", "replace"))]
+            case PingAcknowledged(payload):
+                return [Ponged(payload)]
+
+    def _on_request(self, event: HeadersReceived) -> list[ServerEvent]:
+        headers = dict(event.headers)
+        self._newest = event.stream_id
+        self._calls.begin(event.stream_id)
+        if headers.get(b":method") != b"POST" or not headers.get(b"content-type", b"").startswith(CONTENT_TYPE):
+            self._calls.drop(event.stream_id)
+            self._engine.send_headers(event.stream_id, [(b":status", b"415")], end=True)
+            self._engine.reset(event.stream_id, NO_ERROR)
+            return []
+        encoding = headers.get(b"grpc-encoding", b"identity")
+        if encoding != b"identity":
+            text = f"grpc-encoding {encoding.decode('latin-1')} is not supported, only identity"
+            self.end(event.stream_id, Status(Code.UNIMPLEMENTED, text))
+            return []
+        try:
+            metadata = decode_metadata(event.headers)
+            timeout = decode_timeout(headers[b"grpc-timeout"]) if b"grpc-timeout" in headers else None
+        except MetadataError as error:
+            self.end(event.stream_id, Status(Code.INTERNAL, str(error)))
+            return []
+        method, authority = headers[b":path"].decode("latin-1"), headers.get(b":authority", b"").decode("latin-1")
+        events: list[ServerEvent] = [Request(event.stream_id, method, authority, metadata, timeout)]
+        return events + self._half_closed(event.stream_id) if event.end else events
+
+    def _on_data(self, event: DataReceived) -> list[ServerEvent]:
+        try:
+            messages = self._calls.receive(event)
+        except FramingError as error:
+            code = Code.RESOURCE_EXHAUSTED if isinstance(error, MessageTooLargeError) else Code.INTERNAL
+            return self._refuse(event.stream_id, Status(code, str(error)))
+        events: list[ServerEvent] = [Message(event.stream_id, message) for message in messages]
+        return events + self._half_closed(event.stream_id) if event.end else events
+
+    def _refuse(self, stream_id: int, status: Status) -> list[ServerEvent]:
+        """End a call whose client breaks the rules, and tell the handler."""
+        self.end(stream_id, status)
+        return [Ended(stream_id, status)]
+
+    def _half_closed(self, stream_id: int) -> list[ServerEvent]:
+        call = self._calls.open.get(stream_id)
+        if call is None:
+            return []
+        if call.reader.buffered:
+            return self._refuse(stream_id, Status(Code.INTERNAL, "the request ends in the middle of a message"))
+        return [HalfClosed(stream_id)]
