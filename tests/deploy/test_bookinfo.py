@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
-SAMPLE = ROOT / "deploy/samples/bookinfo"
+SAMPLE = Path(__file__).parents[2] / "deploy/samples/bookinfo"
 
 
 class App:
@@ -26,8 +25,8 @@ class App:
 
     def __init__(self, name: str, **env: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, f"deploy/samples/bookinfo/{name}.py", "0"],
-            cwd=ROOT, stdout=subprocess.PIPE, text=True,
+            [sys.executable, f"apps/{name}.py", "0"],
+            cwd=SAMPLE, stdout=subprocess.PIPE, text=True,
             env={"PATH": os.environ["PATH"], "LISTEN_ADDRESS": "127.0.0.1", "SERVICE_NAME": name, **env},
         )  # fmt: skip
         assert self.process.stdout is not None
@@ -237,7 +236,7 @@ def test_sigterm_closes_idle_connections_and_lets_the_request_in_flight_finish(s
 
 
 def test_the_manifests_name_only_what_is_there() -> None:
-    documents = [d for file in sorted(SAMPLE.glob("manifests/*.yaml")) for d in yaml.safe_load_all(file.read_text())]
+    documents = [d for file in sorted(SAMPLE.glob("*.yaml")) for d in yaml.safe_load_all(file.read_text())]
     of_kind = {kind: [d for d in documents if d["kind"] == kind] for kind in {d["kind"] for d in documents}}
     accounts = {d["metadata"]["name"] for d in of_kind["ServiceAccount"]} | {"default"}
     labels = [d["spec"]["template"]["metadata"]["labels"] for d in of_kind["Deployment"]]
@@ -248,7 +247,7 @@ def test_the_manifests_name_only_what_is_there() -> None:
         assert pod.get("serviceAccountName", "default") in accounts
         [container] = pod["containers"]
         if container["command"][0] == "python3":
-            assert (ROOT / container["command"][1]).is_file()
+            assert (SAMPLE / container["command"][1]).is_file()
     for service in of_kind["Service"]:
         assert any(service["spec"]["selector"].items() <= found.items() for found in labels)
     [rule], [virtual_service] = of_kind["DestinationRule"], of_kind["VirtualService"]
