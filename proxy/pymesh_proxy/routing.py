@@ -3,7 +3,7 @@
 Source: envoy.config.route.v3 (VirtualHost.domains search order: exact, suffix wildcard, prefix wildcard, `*`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -85,14 +85,92 @@ class Route:
     per_filter: Mapping[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class VirtualHost:
+    """The routes for some domains: names, `*.suffix`, `prefix.*` or `*`, with a port where it matters; any case."""
+
+    name: str
+    domains: tuple[str, ...]
+    routes: tuple[Route, ...]
+
+
+Routes: TypeAlias = tuple[Route, ...]
+
+
 class RouteTable:
-    """A compiled RouteConfiguration."""
+    """A compiled RouteConfiguration.
 
-    __slots__ = ("name",)
+    Domains are searched as Envoy does, whatever order they were given in: an exact name; the longest `*suffix`; the
+    longest `prefix*`; `*`. A wildcard stands for at least one character. Names are in a dictionary and wildcards in one
+    for each length, so the number of virtual hosts does not matter. Only the first virtual host that matches is looked
+    into: if none of its routes matches, the request has no route.
+    """
 
-    def __init__(self, name: str) -> None:
+    __slots__ = ("_default", "_exact", "_ignore_port", "_prefixes", "_suffixes", "name", "virtual_hosts")
+
+    def __init__(self, name: str, virtual_hosts: Iterable[VirtualHost], *, ignore_port: bool = False) -> None:
+        """`ignore_port`: the port in a request's authority plays no part (ignore_port_in_host_matching).
+
+        Raises:
+            ValueError: a domain is given twice; the message names it.
+        """
         self.name = name
+        self.virtual_hosts = tuple(virtual_hosts)
+        self._ignore_port = ignore_port
+        self._exact: dict[bytes, Routes] = {}
+        self._default: Routes | None = None
+        suffixes: dict[int, dict[bytes, Routes]] = {}
+        prefixes: dict[int, dict[bytes, Routes]] = {}
+        seen: set[str] = set()
+        for host in self.virtual_hosts:
+            for domain in map(str.lower, host.domains):
+                if domain in seen:
+                    raise ValueError(f"the domain {domain!r} is given twice")
+                seen.add(domain)
+                key = domain.strip("*").encode()
+                if domain == "*":
+                    self._default = host.routes
+                elif domain.startswith("*"):
+                    suffixes.setdefault(len(key), {})[key] = host.routes
+                elif domain.endswith("*"):
+                    prefixes.setdefault(len(key), {})[key] = host.routes
+                else:
+                    self._exact[key] = host.routes
+        self._suffixes = sorted(suffixes.items(), reverse=True)
+        self._prefixes = sorted(prefixes.items(), reverse=True)
 
     def find(self, request: Head) -> Route | None:
         """The route for `request`, or None if no virtual host or no route of it matches."""
-        raise NotImplementedError
+        # Names are kept in lower case, so a hit as it came in is a true hit; that is the common case.
+        routes = None if self._ignore_port else self._exact.get(request.authority)
+        if routes is None:
+            routes = self._search(request.authority)
+        for route in routes:
+            if route.matches(request):
+                return route
+        return None
+
+    def _search(self, authority: bytes) -> Routes:
+        host = authority.lower()
+        if self._ignore_port:
+            host = without_port(host)
+        routes = self._exact.get(host)
+        if routes is not None:
+            return routes
+        for length, by_suffix in self._suffixes:
+            if length < len(host):
+                routes = by_suffix.get(host[-length:])
+                if routes is not None:
+                    return routes
+        for length, by_prefix in self._prefixes:
+            if length < len(host):
+                routes = by_prefix.get(host[:length])
+                if routes is not None:
+                    return routes
+        return self._default or ()
+
+
+def without_port(authority: bytes) -> bytes:
+    """`reviews:9080` to `reviews`, `[::1]:80` to `[::1]`; anything else as it is."""
+    host, colon, port = authority.rpartition(b":")
+    return host if colon and port.isdigit() and (b":" not in host or host.endswith(b"]")) else authority

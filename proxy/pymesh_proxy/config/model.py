@@ -12,7 +12,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from pymesh_proxy.filters.base import HttpFilter
 from pymesh_proxy.routing import RouteTable
-from pymesh_proxy.upstream.balancer import Balancer, RoundRobin
+from pymesh_proxy.upstream.balancer import PANIC_THRESHOLD
 from pymesh_proxy.upstream.endpoint import Endpoint
 
 
@@ -235,6 +235,16 @@ class Balancing(enum.Enum):
     CLUSTER_PROVIDED = "cluster_provided"
 
 
+class DnsFamily(enum.Enum):
+    """Which addresses of a name are used (envoy Cluster.DnsLookupFamily)."""
+
+    AUTO = "auto"  # IPv6 where there is any, else IPv4
+    V4_ONLY = "v4_only"
+    V6_ONLY = "v6_only"
+    V4_PREFERRED = "v4_preferred"
+    ALL = "all"
+
+
 @dataclass(frozen=True, slots=True)
 class DnsTarget:
     """A name to resolve, and the port and weight that each of its addresses gets."""
@@ -277,8 +287,6 @@ class Cluster:
     discovery: Discovery
     balancing: Balancing
     endpoints: tuple[Endpoint, ...] = ()
-    # Chooses among `endpoints`; whose turn it is is the one thing in a snapshot that moves.
-    balancer: Balancer = field(default_factory=lambda: RoundRobin((), float))
     connect_timeout: float = 5.0
     tls: TlsClient | None = None
     transport_matches: tuple[TransportMatch, ...] = ()
@@ -287,9 +295,13 @@ class Cluster:
     idle_timeout: float | None = 3600.0
     max_requests_per_connection: int | None = None
     least_request_choices: int = 2
+    # Share of healthy endpoints below which health is not believed; see upstream/balancer.py.
+    panic_threshold: float = PANIC_THRESHOLD
     dns_targets: tuple[DnsTarget, ...] = ()
     dns_refresh: float = 5.0
-    dns_ipv6: bool = False
+    # After a failed lookup: first and longest pause.
+    dns_failure_refresh: tuple[float, float] = (5.0, 5.0)
+    dns_family: DnsFamily = DnsFamily.AUTO
     eds_service_name: str = ""
     # Set by pilot: the service that the cluster stands for, for metrics and explanations.
     service: Mapping[str, str] = field(default_factory=dict)

@@ -1,11 +1,11 @@
 """Which endpoint of a cluster takes the next request. Pure: randomness is an argument.
 
-A balancer is made with the endpoints of one snapshot and lives as long as they do; all it remembers is whose turn it is.
-Health and counts in flight are read from the endpoints at each pick.
+A balancer is made with the endpoints of one snapshot and lives as long as they do; all it remembers is whose turn it
+is. Health and counts in flight are read from the endpoints at each pick.
 
 Unhealthy endpoints are passed over, unless fewer than half of the endpoints are healthy: then health is more likely
-reported wrongly than true of so many, and all of them are used (Envoy's panic threshold, 50 % by default; Envoy
-measures it per priority, as this does, since a cluster's `endpoints` are those of one priority).
+reported wrongly than true of so many, and all of them are used (Envoy's healthy_panic_threshold, 50 % by default and
+never at 0; Envoy measures it per priority, as this does, since a cluster's `endpoints` are those of one priority).
 """
 
 from bisect import bisect_right
@@ -31,13 +31,11 @@ class Balancer(Protocol):
         """
 
 
-def usable(endpoints: Sequence[Endpoint], tried: Collection[Endpoint] = ()) -> Sequence[Endpoint]:
+def usable(endpoints: Sequence[Endpoint], tried: Collection[Endpoint], panic: float) -> Sequence[Endpoint]:
     """The endpoints to choose from: healthy or all in a panic, without `tried` unless nothing would be left."""
     healthy = [endpoint for endpoint in endpoints if endpoint.healthy]
-    if len(healthy) == len(endpoints) or len(healthy) < PANIC_THRESHOLD * len(endpoints):
-        candidates = endpoints
-    else:
-        candidates = healthy
+    all_of_them = len(healthy) == len(endpoints) or len(healthy) < panic * len(endpoints)
+    candidates = endpoints if all_of_them else healthy
     if not tried:
         return candidates
     untried = [endpoint for endpoint in candidates if endpoint not in tried]
@@ -52,10 +50,11 @@ class RoundRobin:
     richest is picked and pays the total.
     """
 
-    __slots__ = ("_credit", "_endpoints", "_equal", "_next")
+    __slots__ = ("_credit", "_endpoints", "_equal", "_next", "_panic")
 
-    def __init__(self, endpoints: Sequence[Endpoint], random: Random) -> None:
+    def __init__(self, endpoints: Sequence[Endpoint], random: Random, panic: float = PANIC_THRESHOLD) -> None:
         self._endpoints = tuple(endpoints)
+        self._panic = panic
         self._equal = len({endpoint.weight for endpoint in endpoints}) <= 1
         self._next = int(random() * len(endpoints)) if endpoints else 0
         # A random start for the weighted order too: the same total, so the proportions are not touched.
@@ -72,11 +71,15 @@ class RoundRobin:
         self._next += 1
         if chosen.healthy and not tried:
             return chosen
-        candidates = usable(endpoints, tried)
+        candidates = usable(endpoints, tried, self._panic)
+        if not candidates:
+            return None
         return chosen if chosen in candidates else candidates[self._next % len(candidates)]
 
     def _pick_weighted(self, tried: Collection[Endpoint]) -> Endpoint | None:
-        candidates = usable(self._endpoints, tried)
+        candidates = usable(self._endpoints, tried, self._panic)
+        if not candidates:
+            return None
         credit = self._credit
         total = 0
         for endpoint in candidates:
@@ -94,10 +97,13 @@ class LeastRequest:
     instead schedules by `weight / (active + 1)` when weights differ; both lean to the large and the idle.
     """
 
-    __slots__ = ("_choices", "_draw", "_endpoints", "_random")
+    __slots__ = ("_choices", "_draw", "_endpoints", "_panic", "_random")
 
-    def __init__(self, endpoints: Sequence[Endpoint], random: Random, choices: int = 2) -> None:
+    def __init__(
+        self, endpoints: Sequence[Endpoint], random: Random, choices: int = 2, panic: float = PANIC_THRESHOLD
+    ) -> None:
         self._endpoints = tuple(endpoints)
+        self._panic = panic
         self._random = random
         self._choices = choices
         self._draw = _Draw(self._endpoints, random)
@@ -106,7 +112,7 @@ class LeastRequest:
         """See `Balancer.pick`."""
         draw = self._draw
         if tried or not draw.all_usable():
-            draw = _Draw(usable(self._endpoints, tried), self._random)
+            draw = _Draw(usable(self._endpoints, tried, self._panic), self._random)
         best = draw.one()
         if best is None or len(draw.endpoints) == 1:
             return best
@@ -120,10 +126,11 @@ class LeastRequest:
 class RandomChoice:
     """Any of them, in proportion to their weights (Envoy RANDOM)."""
 
-    __slots__ = ("_draw", "_endpoints", "_random")
+    __slots__ = ("_draw", "_endpoints", "_panic", "_random")
 
-    def __init__(self, endpoints: Sequence[Endpoint], random: Random) -> None:
+    def __init__(self, endpoints: Sequence[Endpoint], random: Random, panic: float = PANIC_THRESHOLD) -> None:
         self._endpoints = tuple(endpoints)
+        self._panic = panic
         self._random = random
         self._draw = _Draw(self._endpoints, random)
 
@@ -131,7 +138,7 @@ class RandomChoice:
         """See `Balancer.pick`."""
         if not tried and self._draw.all_usable():
             return self._draw.one()
-        return _Draw(usable(self._endpoints, tried), self._random).one()
+        return _Draw(usable(self._endpoints, tried, self._panic), self._random).one()
 
 
 class _Draw:

@@ -26,12 +26,11 @@ class EndpointRegistry:
     def __init__(self) -> None:
         self._clusters: dict[str, dict[tuple[str, int], Endpoint]] = {}
 
-    def update(self, cluster: str, specs: Iterable[EndpointSpec], *, fresh: bool = False) -> tuple[Endpoint, ...]:
+    def update(self, cluster: str, specs: Iterable[EndpointSpec]) -> tuple[Endpoint, ...]:
         """The endpoints of `cluster` from now on, in the order of `specs`; an address given twice counts once.
 
         An address that stays keeps its object, so its counts in flight and idle connections, and takes on the new
-        weight, labels and health. One whose transport may differ (`metadata` changed, or `fresh`: the cluster's TLS
-        changed) gets a new object. Objects no longer in use are retired.
+        weight, labels and health. Addresses that are gone are retired.
         """
         before = self._clusters.get(cluster, {})
         after: dict[tuple[str, int], Endpoint] = {}
@@ -39,14 +38,12 @@ class EndpointRegistry:
             address = (spec.host, spec.port)
             if address in after:
                 continue
-            old = before.get(address)
-            if old is None or fresh or dict(old.metadata) != dict(spec.metadata):
-                old = Endpoint(spec.host, spec.port, metadata=spec.metadata)
-            old.weight, old.hostname, old.labels, old.healthy = spec.weight, spec.hostname, spec.labels, spec.healthy
-            after[address] = old
-        for address, endpoint in before.items():
-            if after.get(address) is not endpoint:
-                endpoint.retire()
+            endpoint = before.get(address) or Endpoint(spec.host, spec.port)
+            endpoint.weight, endpoint.hostname, endpoint.healthy = spec.weight, spec.hostname, spec.healthy
+            endpoint.metadata, endpoint.labels = spec.metadata, spec.labels
+            after[address] = endpoint
+        for address in before.keys() - after.keys():
+            before[address].retire()
         self._clusters[cluster] = after
         return tuple(after.values())
 

@@ -1,0 +1,240 @@
+"""envoy.config.route.v3.RouteConfiguration → RouteTable.
+
+A route's clauses become one function: the path's alone where there is no other, which is the common case, so that
+matching it costs one call.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from envoy.config.core.v3.base_pb2 import Metadata, RuntimeFractionalPercent
+from envoy.config.route.v3.route_components_pb2 import (
+    Route as RouteMessage,
+)
+from envoy.config.route.v3.route_components_pb2 import (
+    RouteMatch,
+)
+from envoy.config.route.v3.route_components_pb2 import (
+    VirtualHost as VirtualHostMessage,
+)
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.type.v3.percent_pb2 import FractionalPercent
+
+from pymesh.errors import ConfigError
+from pymesh.xds.check import join
+from pymesh_proxy.codec.headers import Head
+from pymesh_proxy.config import header_mutations, matchers
+from pymesh_proxy.config.actions import MAX_DIRECT_RESPONSE_BYTES, action, retry_policy
+from pymesh_proxy.config.fields import flag, metadata, number, one_of, required
+from pymesh_proxy.config.patterns import full_match
+from pymesh_proxy.routing import Forward, RetryPolicy, Route, RouteTable, VirtualHost
+
+HeadMatch = Callable[[Head], bool]
+
+_DENOMINATORS: Final = {
+    FractionalPercent.HUNDRED: 100,
+    FractionalPercent.TEN_THOUSAND: 10_000,
+    FractionalPercent.MILLION: 1_000_000,
+}
+# Istio writes the source of a route as the API path of its VirtualService.
+_ISTIO_CONFIG: Final = re.compile(r"/apis/[^/]+/[^/]+/namespaces/([^/]+)/virtual-service/([^/]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """What the routes of a virtual host take from it."""
+
+    name: str
+    source: str
+    retry: RetryPolicy | None
+    request_headers: header_mutations.Level
+    response_headers: header_mutations.Level
+
+
+class RouteCompiler:
+    """Compiles the virtual hosts and routes of one table.
+
+    Args:
+        random: uniform in [0, 1), for routes that take a fraction of the requests.
+    """
+
+    def __init__(self, table: RouteConfiguration, random: Callable[[], float], path: str) -> None:
+        self._table = table
+        self._random = random
+        self._path = path
+        self._request_headers = self._level(table, "request", path)
+        self._response_headers = self._level(table, "response", path)
+        self._max_body = number(table, "max_direct_response_body_size_bytes", MAX_DIRECT_RESPONSE_BYTES)
+
+    def compile(self) -> RouteTable:
+        """The table.
+
+        Raises:
+            ConfigError: with the path of what is wrong.
+        """
+        path = join(self._path, "virtual_hosts")
+        names: set[str] = set()
+        hosts = []
+        for index, message in enumerate(self._table.virtual_hosts):
+            if message.name in names:
+                raise ConfigError(f"the virtual host {message.name!r} is given twice", path=f"{path}[{index}].name")
+            names.add(message.name)
+            hosts.append(self._virtual_host(message, f"{path}[{index}]"))
+        _check_domains(hosts, path)
+        return RouteTable(self._table.name, hosts, ignore_port=self._table.ignore_port_in_host_matching)
+
+    def _virtual_host(self, message: VirtualHostMessage, path: str) -> VirtualHost:
+        required(message.name, join(path, "name"))
+        if not message.domains:
+            raise ConfigError("at least one domain is required", path=join(path, "domains"))
+        for index, domain in enumerate(message.domains):
+            _check_domain(domain, f"{path}.domains[{index}]")
+        here = join(path, "retry_policy")
+        host = _Host(
+            name=message.name,
+            source=_source(message.metadata),
+            retry=retry_policy(message.retry_policy, here) if message.HasField("retry_policy") else None,
+            request_headers=self._level(message, "request", path),
+            response_headers=self._level(message, "response", path),
+        )
+        routes = tuple(
+            self._route(route, host, f"{path}.routes[{index}]") for index, route in enumerate(message.routes)
+        )
+        return VirtualHost(message.name, tuple(message.domains), routes)
+
+    def _route(self, message: RouteMessage, host: "_Host", path: str) -> Route:
+        request_headers = [self._level(message, "request", path), host.request_headers, self._request_headers]
+        response_headers = [self._level(message, "response", path), host.response_headers, self._response_headers]
+        if self._table.most_specific_header_mutations_wins:
+            request_headers.reverse()
+            response_headers.reverse()
+        return Route(
+            name=message.name,
+            virtual_host=host.name,
+            source=_source(message.metadata) or host.source,
+            matches=self._match(message.match, join(path, "match")),
+            action=action(message, host.retry, self._max_body, path),
+            request_headers=header_mutations.fold(request_headers),
+            response_headers=header_mutations.fold(response_headers),
+        )
+
+    @staticmethod
+    def _level(
+        message: RouteConfiguration | VirtualHostMessage | RouteMessage, kind: str, path: str
+    ) -> header_mutations.Level:
+        add, remove = f"{kind}_headers_to_add", f"{kind}_headers_to_remove"
+        return header_mutations.level(
+            getattr(message, add), getattr(message, remove), join(path, add), join(path, remove)
+        )
+
+    def _match(self, match: RouteMatch, path: str) -> HeadMatch:
+        clauses = [_path_clause(match, path)]
+        for index, header in enumerate(match.headers):
+            clauses.append(matchers.header(header, f"{path}.headers[{index}]"))
+        for index, parameter in enumerate(match.query_parameters):
+            clauses.append(matchers.query_parameter(parameter, f"{path}.query_parameters[{index}]"))
+        if match.HasField("runtime_fraction"):
+            clauses.append(_fraction(match.runtime_fraction, self._random, join(path, "runtime_fraction")))
+        return _all(clauses)
+
+
+def compile_routes(table: RouteConfiguration, random: Callable[[], float], path: str = "") -> RouteTable:
+    """The compiled `table`, already checked by `pymesh.xds.check`; `path` is where it stands.
+
+    Raises:
+        ConfigError: with the path of what is wrong.
+    """
+    return RouteCompiler(table, random, path).compile()
+
+
+def clusters_of(table: RouteTable) -> Iterator[tuple[str, str]]:
+    """Every cluster that `table` forwards to, after the path of the action that names it."""
+    for host_index, host in enumerate(table.virtual_hosts):
+        for route_index, route in enumerate(host.routes):
+            if isinstance(route.action, Forward):
+                for cluster, _ in route.action.clusters:
+                    yield f"virtual_hosts[{host_index}].routes[{route_index}].route", cluster
+
+
+def validates_clusters(table: RouteConfiguration, *, inline: bool) -> bool:
+    """Whether clusters that do not exist are an error: by default for inline tables only, as in Envoy."""
+    return flag(table, "validate_clusters", default=inline)
+
+
+def _check_domain(domain: str, path: str) -> None:
+    body = domain.strip("*")
+    if not domain or "*" in body or domain.count("*") > 1:
+        raise ConfigError(f"{domain!r} is not a name, `*.suffix`, `prefix.*` or `*`", path=path)
+
+
+def _check_domains(hosts: Sequence[VirtualHost], path: str) -> None:
+    seen: dict[str, str] = {}
+    for index, host in enumerate(hosts):
+        for number_, domain in enumerate(host.domains):
+            first = seen.setdefault(domain.lower(), host.name)
+            if first != host.name or host.domains.index(domain) != number_:
+                problem = f"the domain {domain!r} is already given in virtual host {first!r}"
+                raise ConfigError(problem, path=f"{path}[{index}].domains[{number_}]")
+
+
+def _path_clause(match: RouteMatch, path: str) -> HeadMatch:
+    """The clause for the path, compared without its query."""
+    which = one_of(match, "path_specifier", path)
+    here = join(path, which)
+    if which == "safe_regex":
+        accepts = full_match(match.safe_regex, here)
+        return lambda head: accepts(head.path.partition(b"?")[0])
+    text: str = getattr(match, which)
+    if "?" in text or "#" in text:
+        raise ConfigError("a path is compared without its query: `?` and `#` cannot match", path=here)
+    ignore_case = not flag(match, "case_sensitive", default=True)
+    wanted = (text.lower() if ignore_case else text).encode()
+    if which == "prefix":
+        return _prefix(wanted, ignore_case=ignore_case)
+    if which == "path":
+        return _exact(wanted, ignore_case=ignore_case)
+    if not text.startswith("/") or text.endswith("/"):
+        raise ConfigError("begins with a slash and does not end with one", path=here)
+    exact, below = _exact(wanted, ignore_case=ignore_case), _prefix(wanted + b"/", ignore_case=ignore_case)
+    return lambda head: exact(head) or below(head)
+
+
+def _prefix(wanted: bytes, *, ignore_case: bool) -> HeadMatch:
+    if ignore_case:
+        return lambda head: head.path.lower().startswith(wanted)
+    return lambda head: head.path.startswith(wanted)
+
+
+def _exact(wanted: bytes, *, ignore_case: bool) -> HeadMatch:
+    if ignore_case:
+        return lambda head: head.path.partition(b"?")[0].lower() == wanted
+    return lambda head: head.path == wanted or head.path.partition(b"?")[0] == wanted
+
+
+def _fraction(fraction: RuntimeFractionalPercent, random: Callable[[], float], path: str) -> HeadMatch:
+    if not fraction.HasField("default_value"):
+        raise ConfigError("is required", path=join(path, "default_value"))
+    share = fraction.default_value.numerator / _DENOMINATORS[fraction.default_value.denominator]
+    return lambda _: random() < share
+
+
+def _all(clauses: Sequence[HeadMatch]) -> HeadMatch:
+    if len(clauses) == 1:
+        return clauses[0]
+    if len(clauses) == 2:
+        first, second = clauses
+        return lambda head: first(head) and second(head)
+    every = tuple(clauses)
+    return lambda head: all(clause(head) for clause in every)
+
+
+def _source(message: Metadata) -> str:
+    """The resource that a route was written in: pilot's own words, or Istio's API path."""
+    own = metadata(message, "pymesh").get("source", "")
+    if own:
+        return own
+    config = metadata(message, "istio").get("config", "")
+    match = _ISTIO_CONFIG.fullmatch(config)
+    return f"VirtualService {match[1]}/{match[2]}" if match else config
