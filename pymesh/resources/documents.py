@@ -39,10 +39,11 @@ _Loader: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document of a file."""
+    """One document of a file; `text` is its own part of it, comments and a leading `---` included."""
 
     value: Mapping[str, Value]
     positions: Positions
+    text: str
 
 
 def documents(text: str, file: str) -> Iterator[Document | ConfigError]:
@@ -118,7 +119,7 @@ class _Reader:
             return None
         if not isinstance(value, dict):
             raise self._error(f"a resource is a group of fields (apiVersion, kind, ...), not {describe(value)}", root)
-        return Document(value, Positions(self._file, self._marks))
+        return Document(value, Positions(self._file, self._marks), self._text)
 
     def _value(self, events: "_Events", path: str, depth: int) -> Value:
         event = events.take()

@@ -1,14 +1,15 @@
 """`pymesh inject -f FILE`: the manifests in FILE as the mesh would run them, on standard output."""
 
 import sys
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 import yaml
 
-from pymesh.errors import ConfigError, MeshError, Position
+from pymesh.errors import ConfigError, MeshError
+from pymesh.resources.documents import documents
 from pymesh_controlplane.injector.containers import DEFAULT_PROXY_IMAGE, InjectionConfig
 from pymesh_controlplane.injector.inject import Decision, inject_document
 from pymesh_controlplane.injector.shape import Manifest, mapping, strings
@@ -33,7 +34,7 @@ def inject(
     config = InjectionConfig(proxy_image=proxy_image, inject_by_default=True)
     texts = [(name, read_input(name)) for name in filename]
     output = [inject_text(text, name, config=config, namespace=namespace, report=_report) for name, text in texts]
-    sys.stdout.write("---\n".join(text if text.endswith("\n") else f"{text}\n" for text in output if text.strip()))
+    sys.stdout.write("---\n".join(text for text in output if text))
 
 
 def read_input(name: str) -> str:
@@ -68,74 +69,31 @@ def inject_text(
     """The YAML stream `text` with its pods injected. Documents that get no sidecar keep their very text.
 
     Raises:
-        ConfigError: a document is not YAML, or a pod cannot be injected; `name` and the document's line are in it.
+        ConfigError: a document is not YAML, or a pod cannot be injected; `name` and the field's line are in it.
     """
-    documents = _split(text, name)
+    parts = []
+    for part in documents(text, name):
+        if isinstance(part, ConfigError):
+            raise part
+        parts.append(part)
     namespaces = {
         str(metadata.get("name")): strings(metadata, "labels")
-        for _, _, document in documents
-        if document.get("kind") == "Namespace" and (metadata := mapping(document, "metadata"))
+        for part in parts
+        if part.value.get("kind") == "Namespace" and (metadata := mapping(dict(part.value), "metadata"))
     }
     result = []
-    for source, line, document in documents:
+    for part in parts:
+        document = dict(part.value)
         try:
             injected = inject_document(
                 document, config=config, namespaces=namespaces, namespace=namespace, report=report
             )
         except ConfigError as error:
-            raise _at(error, name, line) from None
-        result.append(source if injected == document else _dump(injected))
-    return "---\n".join(result)
-
-
-def _split(text: str, name: str) -> list[tuple[str, int, Manifest]]:
-    """The documents of a stream: source text with comments, line of the first key, value. Empty ones are left out."""
-    lines = text.splitlines(keepends=True)
-    try:
-        places = _places(text)
-        values = list(yaml.load_all(text, Loader=_StrictLoader))
-    except yaml.YAMLError as error:
-        raise _yaml_error(error, name) from None
-    except RecursionError:
-        raise ConfigError("nested too deeply", position=Position(name)) from None
-    starts = [0, *(marker for marker, _ in places[1:]), len(lines)]
-    result = []
-    for index, (value, (_, content)) in enumerate(zip(values, places, strict=True)):
-        if value is None:
-            continue
-        if not isinstance(value, dict):
-            raise ConfigError("a Kubernetes object is a mapping", position=Position(name, content + 1, 1))
-        source = "".join(lines[starts[index] : starts[index + 1]])
-        result.append((source.removeprefix("---").lstrip("\r\n"), content + 1, value))
-    return result
-
-
-def _places(text: str) -> list[tuple[int, int]]:
-    """For each document of a stream the line where it starts (its `---`) and that of its first key, both from 0."""
-    places: list[tuple[int, int]] = []
-    start = key = None
-    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-        line = event.start_mark.line if event.start_mark is not None else 0
-        if isinstance(event, yaml.DocumentStartEvent):
-            start, key = line, None
-        elif isinstance(event, yaml.ScalarEvent) and key is None:
-            key = line
-        elif isinstance(event, yaml.DocumentEndEvent) and start is not None:
-            places.append((start, start if key is None else key))
-    return places
-
-
-class _StrictLoader(yaml.CSafeLoader):
-    """Refuses a key that is there twice, where YAML libraries would quietly take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """The mapping behind `node`."""
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen and key.tag == "tag:yaml.org,2002:str":
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
+            position = part.positions.at(error.path)
+            raise ConfigError(error.problem, path=error.path, position=position, resource=error.resource) from None
+        as_written = part.text.removeprefix("---").lstrip("\r\n")
+        result.append(as_written if injected == document else _dump(injected))
+    return "---\n".join(text if text.endswith("\n") else f"{text}\n" for text in result)
 
 
 class _Dumper(yaml.CSafeDumper):
@@ -151,17 +109,6 @@ _Dumper.add_representer(str, _represent_text)
 
 def _dump(document: Manifest) -> str:
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False)
-
-
-def _at(error: ConfigError, name: str, line: int) -> ConfigError:
-    return ConfigError(error.problem, path=error.path, position=Position(name, line, 1), resource=error.resource)
-
-
-def _yaml_error(error: yaml.YAMLError, name: str) -> ConfigError:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        return ConfigError(f"{error.problem}", position=Position(name, mark.line + 1, mark.column + 1))
-    return ConfigError(str(error), position=Position(name))
 
 
 def _report(resource: str, decision: Decision) -> None:
