@@ -31,7 +31,7 @@ class HTTPMatchRequest(Block, frozen=True):
 
     name: str = ""
     uri: StringMatch | None = None
-    scheme: StringMatch | None = None
+    scheme: NotYet = None
     method: StringMatch | None = None
     authority: StringMatch | None = None
     headers: dict[str, StringMatch] = {}
@@ -322,7 +322,7 @@ class WorkloadEntrySpec(Block, frozen=True):
     ports: dict[str, Port] = {}
     labels: Labels = {}
     weight: Weight | None = None
-    service_account: str = ""
+    service_account: NotYet = None
     network: NotYet = None
     locality: NotYet = None
 
@@ -337,7 +337,7 @@ class ServiceEntrySpec(Block, frozen=True):
     resolution: Literal["NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"] = "NONE"
     endpoints: list[WorkloadEntrySpec] = []
     export_to: list[str] = []
-    subject_alt_names: list[str] = []
+    subject_alt_names: NotYet = None
     workload_selector: NotYet = None
 
 

@@ -6,7 +6,7 @@ A `World` is made by `pilot.world.build` out of the resources in force, and read
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pymesh.errors import ConfigError, Position
 from pymesh.identity import Identity
@@ -89,7 +89,7 @@ class ServicePort:
     protocol: Protocol
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Workload:
     """A pod. `mesh` says that a sidecar of ours is in front of it (label security.istio.io/tlsMode: istio)."""
 
@@ -98,34 +98,33 @@ class Workload:
     ip: str
     service_account: str
     workload: str  # what made it, as in the Deployment's name
-    labels: Mapping[str, str] = field(hash=False)
-    container_ports: Mapping[str, int] = field(hash=False)  # by name; nameless ones under their number
-    mesh: bool = False
+    labels: Mapping[str, str]
+    container_ports: Mapping[str, int]  # by name; nameless ones under their number
+    mesh: bool
 
     def identity(self, trust_domain: str) -> Identity:
         """Who it is in the mesh."""
         return Identity(trust_domain, self.namespace, self.service_account)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Endpoint:
     """A ready address behind a port of a service.
 
-    `address` is an IP address, or a host name for services with DNS resolution. `workload` is None where no pod has
-    the address.
+    Attributes:
+        address: an IP address, or a host name for services with DNS resolution.
+        labels: of the pod, or as the service entry says.
+        workload: the pod that has the address; None if none has.
+        mesh: whether a sidecar of ours stands there and accepts mutual TLS on this port.
+        weight: its share of the traffic, relative to the others.
     """
 
     address: str
     port: int
-    labels: Mapping[str, str] = field(hash=False)
+    labels: Mapping[str, str]
     workload: Workload | None = None
+    mesh: bool = False
     weight: int = 1
-    service_account: str = ""
-
-    @property
-    def mesh(self) -> bool:
-        """Whether a sidecar that speaks mutual TLS is in front of it."""
-        return self.workload is not None and self.workload.mesh
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,6 +149,11 @@ class Service:
     accounts: tuple[str, ...]
     external: bool
     resource: Resource[object]
+
+    @property
+    def headless(self) -> bool:
+        """Whether it is a Kubernetes service without a cluster IP: callers dial its pods by address."""
+        return self.kubernetes and self.resolution is Resolution.ORIGINAL
 
     @property
     def kubernetes(self) -> bool:

@@ -1,0 +1,193 @@
+"""World → clusters: every port of every service, every subset of it, and the ones that every proxy has. Pure."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2
+from envoy.config.core.v3 import address_pb2, protocol_pb2
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
+from google.protobuf.wrappers_pb2 import UInt32Value
+
+from pymesh import names
+from pymesh.resources.fields import seconds
+from pymesh.resources.istio import ConnectionPoolSettings, HTTPSettings, Subset, TCPSettings
+from pymesh_controlplane.pilot import endpoints, tls
+from pymesh_controlplane.pilot.messages import ads, duration, metadata, packed, socket_address, struct
+from pymesh_controlplane.pilot.model import Endpoint, Protocol, Resolution, Service, World
+from pymesh_controlplane.pilot.policies import Policy, policy_for, rule_for
+
+CONNECT_TIMEOUT: Final = 10.0  # seconds; Istio's default
+# Limits that nobody asked for are none: Envoy's own 1024 would cap a busy service without anyone having said so.
+UNLIMITED: Final = 2**32 - 1
+HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+_Cluster = cluster_pb2.Cluster
+_BALANCING: Final = {
+    "ROUND_ROBIN": _Cluster.ROUND_ROBIN,
+    "RANDOM": _Cluster.RANDOM,
+    "PASSTHROUGH": _Cluster.CLUSTER_PROVIDED,
+}
+
+
+def opaque_cluster(port: int, host: str, subset: str = "") -> str:
+    """Name of the cluster for opaque connections to a port of which nobody said what is spoken there.
+
+    The far sidecar learns by ALPN whether requests or opaque bytes come. Where both may, there are two clusters with
+    the same endpoints.
+    """
+    return str(names.ClusterName("outbound-tcp", port, subset, host))
+
+
+def everywhere() -> list[_Cluster]:
+    """The clusters that every sidecar has, whatever the world."""
+    passthrough = _original(names.PASSTHROUGH_CLUSTER)
+    inbound = _original(names.INBOUND_PASSTHROUGH_CLUSTER)
+    inbound.upstream_bind_config.CopyFrom(_from_us())
+    black_hole = _Cluster(
+        name=names.BLACK_HOLE_CLUSTER, type=_Cluster.STATIC, connect_timeout=duration(CONNECT_TIMEOUT)
+    )
+    for cluster in (passthrough, inbound):
+        _limits(cluster, None)
+    return [black_hole, inbound, passthrough]
+
+
+def inbound(port: int, protocol: Protocol) -> _Cluster:
+    """The app's own port, dialled at the address that the caller dialled, from an address that the redirect knows."""
+    cluster = _original(names.inbound_cluster(port))
+    cluster.upstream_bind_config.CopyFrom(_from_us())
+    cluster.metadata.CopyFrom(metadata(pymesh={"protocol": protocol.value}))
+    _limits(cluster, None)
+    return cluster
+
+
+def outbound(service: Service, namespace: str, world: World) -> Iterator[_Cluster]:
+    """The clusters for callers in `namespace`: per port, whole and by subset."""
+    rule = rule_for(service, namespace, world)
+    subsets: list[Subset | None] = [None, *(rule.value.spec.subsets if rule else [])]
+    for port in service.ports:
+        for subset in subsets:
+            policy = policy_for(rule, port.port, subset)
+            name = names.ClusterName("outbound", port.port, subset.name if subset else "", service.host)
+            found = endpoints.members(service, port, subset, world)
+            http = port.protocol.may_be_http
+            cluster = _cluster(str(name), name, service, policy, found, http=http)
+            yield cluster
+            if port.protocol is Protocol.AUTO:
+                opaque = opaque_cluster(name.port, name.host, name.subset)
+                yield _cluster(opaque, name, service, policy, found, http=False)
+
+
+def _cluster(
+    name: str,
+    known_as: names.ClusterName,
+    service: Service,
+    policy: Policy,
+    found: Sequence[Endpoint],
+    *,
+    http: bool,
+) -> _Cluster:
+    simple = (policy.load_balancer.simple if policy.load_balancer else None) or "LEAST_REQUEST"
+    resolution = Resolution.ORIGINAL if simple == "PASSTHROUGH" else service.resolution
+    cluster = _Cluster(
+        name=name,
+        connect_timeout=duration(CONNECT_TIMEOUT),
+        lb_policy=_BALANCING.get(simple, _Cluster.LEAST_REQUEST),
+        metadata=metadata(pymesh={"host": service.host, "service": service.name, "namespace": service.namespace}),
+    )
+    if resolution is Resolution.ORIGINAL:
+        cluster.type = _Cluster.ORIGINAL_DST
+        cluster.lb_policy = _Cluster.CLUSTER_PROVIDED
+    elif resolution is Resolution.ENDPOINTS:
+        cluster.type = _Cluster.EDS
+        cluster.eds_cluster_config.eds_config.CopyFrom(ads())
+        cluster.eds_cluster_config.service_name = str(known_as)
+    else:
+        cluster.type = _Cluster.STRICT_DNS if resolution is Resolution.DNS else _Cluster.LOGICAL_DNS
+        cluster.dns_lookup_family = _Cluster.V4_ONLY
+        cluster.load_assignment.CopyFrom(endpoints.assignment(name, found))
+    _limits(cluster, policy.connection_pool)
+    _http_options(cluster, policy.connection_pool)
+    _secure(cluster, known_as, service, policy, found, http=http)
+    return cluster
+
+
+def _secure(
+    cluster: _Cluster,
+    known_as: names.ClusterName,
+    service: Service,
+    policy: Policy,
+    found: Sequence[Endpoint],
+    *,
+    http: bool,
+) -> None:
+    alpn = names.ALPN_MESH_HTTP1 if http else names.ALPN_MESH_TCP
+    settings = policy.tls
+    if settings is not None:
+        if settings.mode == "ISTIO_MUTUAL":
+            sni = settings.sni or names.service_sni(known_as)
+            accounts = settings.subject_alt_names or service.accounts
+            cluster.transport_socket.CopyFrom(tls.mesh_client(sni, accounts, alpn))
+        elif settings.mode != "DISABLE":
+            cluster.transport_socket.CopyFrom(tls.client(settings, service.host))
+        return
+    if service.external:
+        return
+    mesh = tls.mesh_client(names.service_sni(known_as), service.accounts, alpn)
+    if cluster.type == _Cluster.EDS:
+        cluster.transport_socket_matches.add(
+            name="tlsMode-istio", match=struct({"tlsMode": "istio"}), transport_socket=mesh
+        )
+        cluster.transport_socket_matches.add(name="tlsMode-disabled", match=struct({}), transport_socket=tls.raw())
+    elif cluster.type == _Cluster.ORIGINAL_DST and found and all(endpoint.mesh for endpoint in found):
+        # Which pod was dialled is known only per connection, and its metadata is not: all or nothing.
+        cluster.transport_socket.CopyFrom(mesh)
+
+
+def _original(name: str) -> _Cluster:
+    return _Cluster(
+        name=name,
+        type=_Cluster.ORIGINAL_DST,
+        lb_policy=_Cluster.CLUSTER_PROVIDED,
+        connect_timeout=duration(CONNECT_TIMEOUT),
+    )
+
+
+def _from_us() -> address_pb2.BindConfig:
+    return address_pb2.BindConfig(source_address=socket_address(names.INBOUND_SOURCE_V4, 0).socket_address)
+
+
+def _limits(cluster: _Cluster, pool: ConnectionPoolSettings | None) -> None:
+    tcp = (pool.tcp if pool else None) or TCPSettings()
+    http = (pool.http if pool else None) or HTTPSettings()
+    cluster.circuit_breakers.thresholds.append(
+        circuit_breaker_pb2.CircuitBreakers.Thresholds(
+            max_connections=_limit(tcp.max_connections),
+            max_pending_requests=_limit(http.http1_max_pending_requests),
+            max_requests=_limit(http.http2_max_requests),
+            max_retries=_limit(http.max_retries),
+        )
+    )
+    if tcp.connect_timeout is not None:
+        cluster.connect_timeout.CopyFrom(duration(seconds(tcp.connect_timeout)))
+
+
+def _limit(value: int | None) -> UInt32Value:
+    return UInt32Value(value=value or UNLIMITED)  # 0 means "no limit", as in Istio
+
+
+def _http_options(cluster: _Cluster, pool: ConnectionPoolSettings | None) -> None:
+    http = pool.http if pool else None
+    if http is None or (http.idle_timeout is None and not http.max_requests_per_connection):
+        return
+    common = protocol_pb2.HttpProtocolOptions()
+    if http.idle_timeout is not None:
+        common.idle_timeout.CopyFrom(duration(seconds(http.idle_timeout)))
+    if http.max_requests_per_connection:
+        common.max_requests_per_connection.value = http.max_requests_per_connection
+    options = http_protocol_options_pb2.HttpProtocolOptions(
+        common_http_protocol_options=common,
+        explicit_http_config=http_protocol_options_pb2.HttpProtocolOptions.ExplicitHttpConfig(
+            http_protocol_options=protocol_pb2.Http1ProtocolOptions()
+        ),
+    )
+    cluster.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(packed(options))

@@ -1,0 +1,59 @@
+"""World → endpoint assignments: who answers for a cluster. Pure."""
+
+from collections.abc import Iterable, Mapping
+
+from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
+from google.protobuf.wrappers_pb2 import UInt32Value
+
+from pymesh import names
+from pymesh.resources.istio import Subset
+from pymesh_controlplane.pilot.messages import metadata, socket_address
+from pymesh_controlplane.pilot.model import Endpoint, Service, ServicePort, World
+
+
+def members(service: Service, port: ServicePort, subset: Subset | None, world: World) -> list[Endpoint]:
+    """The ready endpoints of a port, narrowed to those with the subset's labels."""
+    wanted: Mapping[str, str] = subset.labels if subset else {}
+    everyone = world.endpoints.get((service.host, port.port), ())
+    return [endpoint for endpoint in everyone if wanted.items() <= endpoint.labels.items()]
+
+
+def assignment(name: str, endpoints: Iterable[Endpoint]) -> endpoint_pb2.ClusterLoadAssignment:
+    """The assignment of the cluster `name`. Without endpoints it is empty, but it is there."""
+    message = endpoint_pb2.ClusterLoadAssignment(cluster_name=name)
+    answering = [_endpoint(endpoint) for endpoint in endpoints]
+    if answering:
+        message.endpoints.add(lb_endpoints=answering)
+    return message
+
+
+def _endpoint(endpoint: Endpoint) -> endpoint_components_pb2.LbEndpoint:
+    message = endpoint_components_pb2.LbEndpoint(
+        endpoint=endpoint_components_pb2.Endpoint(address=socket_address(endpoint.address, endpoint.port)),
+        load_balancing_weight=UInt32Value(value=endpoint.weight),
+    )
+    about = _about(endpoint)
+    if endpoint.mesh:
+        message.metadata.CopyFrom(metadata(envoy__transport_socket_match={"tlsMode": "istio"}, pymesh=about))
+    elif about:
+        message.metadata.CopyFrom(metadata(pymesh=about))
+    return message
+
+
+def _about(endpoint: Endpoint) -> dict[str, str]:
+    """What telemetry says about the far end."""
+    workload, labels = endpoint.workload, endpoint.labels
+    if workload is None:
+        return {}
+    app = labels.get("app", "")
+    about = {
+        "workload": workload.workload,
+        "namespace": workload.namespace,
+        "pod": workload.name,
+        "service_account": workload.service_account,
+        "app": app,
+        "version": labels.get("version", ""),
+        "canonical_service": labels.get(names.LABEL_CANONICAL_NAME) or app or workload.workload,
+        "canonical_revision": labels.get(names.LABEL_CANONICAL_REVISION) or labels.get("version") or "latest",
+    }
+    return {key: value for key, value in about.items() if value}

@@ -1,0 +1,54 @@
+"""The names under which a service is known. Pure.
+
+Source: Kubernetes DNS specification 1.1.0, section 2.3; Istio's rule that a host without a dot belongs to the namespace
+of the resource that mentions it.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from pymesh import names
+from pymesh_controlplane.pilot.model import Service
+
+_SERVICE_DOMAIN = f"svc.{names.CLUSTER_DOMAIN}"
+
+
+def resolve(host: str, namespace: str, services: Mapping[str, Service]) -> str:
+    """The full name that `host`, written in `namespace`, stands for.
+
+    `reviews`, `reviews.default` and `reviews.default.svc` become `reviews.default.svc.cluster.local`; a name that
+    already is a service's, a wildcard, and a name that cannot be shortened from a service's stay as they are.
+    """
+    host = host.lower()
+    if host in services or "*" in host:
+        return host
+    if "." not in host:
+        return names.service_host(host, namespace)
+    for candidate in (f"{host}.{_SERVICE_DOMAIN}", f"{host}.{names.CLUSTER_DOMAIN}"):
+        if candidate in services:
+            return candidate
+    return host
+
+
+def short_names(service: Service, namespace: str) -> list[str]:
+    """All names under which a proxy in `namespace` may be asked for `service`, the full one first."""
+    if not service.kubernetes:
+        return [service.host]
+    found = [service.host, f"{service.name}.{service.namespace}", f"{service.name}.{service.namespace}.svc"]
+    if service.namespace == namespace:
+        found.append(service.name)
+    return found
+
+
+def matching(pattern: str, hosts: Iterable[str]) -> list[str]:
+    """Those of `hosts` that `pattern` covers: itself, or all below it for `*.example.com` and `*`."""
+    if pattern == "*":
+        return list(hosts)
+    if pattern.startswith("*."):
+        return [host for host in hosts if host.endswith(pattern[1:])]
+    return [host for host in hosts if host == pattern]
+
+
+def most_specific(host: str, patterns: Iterable[str]) -> str | None:
+    """The pattern that says most about `host`: itself, else the longest wildcard; None if none covers it."""
+    covering = [pattern for pattern in patterns if matching(pattern, [host])]
+    return max(covering, key=lambda pattern: (not pattern.startswith("*"), len(pattern)), default=None)

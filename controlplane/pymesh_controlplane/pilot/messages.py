@@ -1,0 +1,55 @@
+"""Small pieces that all xDS resources are made of."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from envoy.config.core.v3 import address_pb2, base_pb2, config_source_pb2
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
+
+# Key of our own metadata on routes, clusters and endpoints: where they come from, and what stands behind them.
+METADATA: Final = "pymesh"
+
+
+def packed(message: Message) -> AnyMessage:
+    """`message` in an Any, with the same bytes every time."""
+    box = AnyMessage()
+    box.Pack(message, deterministic=True)
+    return box
+
+
+def duration(seconds: float) -> Duration:
+    """`seconds`, to the nanosecond."""
+    whole = int(seconds)
+    return Duration(seconds=whole, nanos=round((seconds - whole) * 1e9))
+
+
+def socket_address(host: str, port: int) -> address_pb2.Address:
+    """A TCP address."""
+    return address_pb2.Address(socket_address=address_pb2.SocketAddress(address=host, port_value=port))
+
+
+def struct(values: Mapping[str, str]) -> Struct:
+    """A flat Struct of strings."""
+    message = Struct()
+    for key in sorted(values):
+        message.fields[key].string_value = values[key]
+    return message
+
+
+def metadata(**by_filter: Mapping[str, str]) -> base_pb2.Metadata:
+    """Metadata by filter name; dots in a name are written as `__`."""
+    return base_pb2.Metadata(
+        filter_metadata={name.replace("__", "."): struct(values) for name, values in sorted(by_filter.items())}
+    )
+
+
+def ads() -> config_source_pb2.ConfigSource:
+    """From the stream this came on."""
+    return config_source_pb2.ConfigSource(
+        ads=config_source_pb2.AggregatedConfigSource(),
+        resource_api_version=config_source_pb2.ApiVersion.V3,
+        initial_fetch_timeout=Duration(),  # wait as long as it takes: a route without its clusters would give errors
+    )

@@ -1,0 +1,136 @@
+"""Which DestinationRule and which PeerAuthentication holds for whom. Pure.
+
+Source: Istio's rules of precedence, istio.io/docs/ops/best-practices/traffic-management and
+istio.io/docs/reference/config/security/peer_authentication.
+"""
+
+import enum
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pymesh.resources.istio import (
+    ClientTLSSettings,
+    ConnectionPoolSettings,
+    DestinationRule,
+    LoadBalancerSettings,
+    MutualTLS,
+    PeerAuthentication,
+    Subset,
+    TrafficPolicy,
+)
+from pymesh.resources.resource import Resource
+from pymesh_controlplane.pilot import hosts
+from pymesh_controlplane.pilot.model import Service, World
+
+# --- DestinationRule -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What holds for connections to one port of one subset of a service."""
+
+    load_balancer: LoadBalancerSettings | None = None
+    connection_pool: ConnectionPoolSettings | None = None
+    tls: ClientTLSSettings | None = None
+
+
+def rule_for(service: Service, namespace: str, world: World) -> Resource[DestinationRule] | None:
+    """The rule that callers in `namespace` follow: of their own namespace, else the service's, else the mesh's.
+
+    Within a namespace the rule with the most specific host wins, then the first by name.
+    """
+    for place in dict.fromkeys((namespace, service.namespace, world.root_namespace)):
+        rules: dict[str, Resource[DestinationRule]] = {}
+        for rule in world.destination_rules:
+            if rule.key.namespace == place:
+                rules.setdefault(hosts.resolve(rule.value.spec.host, place, world.services), rule)
+        found = hosts.most_specific(service.host, rules)
+        if found is not None:
+            return rules[found]
+    return None
+
+
+def subset_of(rule: Resource[DestinationRule] | None, name: str) -> Subset | None:
+    """The subset with this name."""
+    return next((subset for subset in rule.value.spec.subsets if subset.name == name), None) if rule else None
+
+
+def policy_for(rule: Resource[DestinationRule] | None, port: int, subset: Subset | None) -> Policy:
+    """What `rule` says about `port` of the whole service, or of `subset`, which overrides block by block.
+
+    Settings of a port replace those of the destination as a whole; nothing is inherited into them, as in Istio.
+    """
+    general = _at_port(rule.value.spec.traffic_policy if rule else None, port)
+    special = _at_port(subset.traffic_policy if subset else None, port)
+    return Policy(
+        load_balancer=special.load_balancer or general.load_balancer,
+        connection_pool=special.connection_pool or general.connection_pool,
+        tls=special.tls or general.tls,
+    )
+
+
+def _at_port(policy: TrafficPolicy | None, port: int) -> Policy:
+    if policy is None:
+        return Policy()
+    for settings in policy.port_level_settings:
+        if settings.port.number == port:
+            return Policy(settings.load_balancer, settings.connection_pool, settings.tls)
+    return Policy(policy.load_balancer, policy.connection_pool, policy.tls)
+
+
+# --- PeerAuthentication --------------------------------------------------------------------------------------------
+
+
+class Mtls(enum.Enum):
+    """What a workload's sidecar accepts on a port."""
+
+    DISABLE = "DISABLE"
+    PERMISSIVE = "PERMISSIVE"
+    STRICT = "STRICT"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerModes:
+    """What a workload accepts, and on which of its own ports something else."""
+
+    default: Mtls
+    by_port: Mapping[int, Mtls]
+
+    def at(self, port: int) -> Mtls:
+        """The mode of `port`."""
+        return self.by_port.get(port, self.default)
+
+
+def peer_modes(
+    namespace: str, labels: Mapping[str, str], policies: Sequence[Resource[PeerAuthentication]], root_namespace: str
+) -> PeerModes:
+    """The modes of a workload: its own policy's, else its namespace's, else the mesh's, else PERMISSIVE.
+
+    Where several policies stand on the same level the first by name wins (galley warns of it).
+    """
+    own = [policy for policy in policies if policy.key.namespace == namespace and _selects(policy, labels)]
+    whole_namespace = in_one_place(policies).get(namespace, [])
+    whole_mesh = in_one_place(policies).get(root_namespace, [])
+    default = Mtls.PERMISSIVE
+    for level in (whole_mesh, whole_namespace, own):
+        default = (_mode(level[0].value.spec.mtls) if level else None) or default
+    by_port = own[0].value.spec.port_level_mtls if own else {}
+    return PeerModes(default, {port: _mode(mtls) or default for port, mtls in sorted(by_port.items())})
+
+
+def _selects(policy: Resource[PeerAuthentication], labels: Mapping[str, str]) -> bool:
+    selector = policy.value.spec.selector
+    return selector is not None and selector.match_labels.items() <= labels.items()
+
+
+def _mode(mtls: MutualTLS | None) -> Mtls | None:
+    return None if mtls is None or mtls.mode == "UNSET" else Mtls(mtls.mode)
+
+
+def in_one_place(policies: Iterable[Resource[PeerAuthentication]]) -> dict[str, list[Resource[PeerAuthentication]]]:
+    """Policies that hold for whole namespaces, by namespace."""
+    found: dict[str, list[Resource[PeerAuthentication]]] = {}
+    for policy in policies:
+        if policy.value.spec.selector is None:
+            found.setdefault(policy.key.namespace, []).append(policy)
+    return found

@@ -1,0 +1,95 @@
+"""Transport sockets: the mesh's own mutual TLS, and what a DestinationRule asks for. Pure."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from envoy.config.core.v3 import base_pb2, config_source_pb2, grpc_service_pb2
+from envoy.extensions.transport_sockets.raw_buffer.v3 import raw_buffer_pb2
+from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tls_pb2
+from envoy.type.matcher.v3 import string_pb2
+from google.protobuf.wrappers_pb2 import BoolValue
+
+from pymesh import names
+from pymesh.resources.istio import ClientTLSSettings
+from pymesh_controlplane.pilot.messages import packed
+
+# The cluster of the agent's socket in the bootstrap of a proxy that gets its certificates by SDS.
+SDS_CLUSTER: Final = "sds-grpc"
+TRANSPORT_TLS: Final = "envoy.transport_sockets.tls"
+TRANSPORT_RAW: Final = "envoy.transport_sockets.raw_buffer"
+# Roots for TLS to the outside where the rule names none; the bundle of Debian and its relatives.
+SYSTEM_ROOTS: Final = "/etc/ssl/certs/ca-certificates.crt"
+
+
+def raw() -> base_pb2.TransportSocket:
+    """No TLS."""
+    return base_pb2.TransportSocket(name=TRANSPORT_RAW, typed_config=packed(raw_buffer_pb2.RawBuffer()))
+
+
+def mesh_client(sni: str, accounts: Sequence[str], alpn: Sequence[str]) -> base_pb2.TransportSocket:
+    """Mutual TLS to a sidecar that must prove to be one of `accounts` (SPIFFE URIs)."""
+    context = tls_pb2.UpstreamTlsContext(sni=sni, common_tls_context=_mesh(accounts, alpn))
+    return base_pb2.TransportSocket(name=TRANSPORT_TLS, typed_config=packed(context))
+
+
+def mesh_server(alpn: Sequence[str]) -> base_pb2.TransportSocket:
+    """Mutual TLS from any workload of the mesh: its certificate is required and must lead to the mesh's root."""
+    context = tls_pb2.DownstreamTlsContext(
+        common_tls_context=_mesh((), alpn), require_client_certificate=BoolValue(value=True)
+    )
+    return base_pb2.TransportSocket(name=TRANSPORT_TLS, typed_config=packed(context))
+
+
+def client(settings: ClientTLSSettings, host: str) -> base_pb2.TransportSocket:
+    """TLS as a DestinationRule with mode SIMPLE or MUTUAL asks for; the peer's name is always checked."""
+    sni = settings.sni or ("" if host.startswith("*") else host)
+    accepted = settings.subject_alt_names or ([sni] if sni else [])
+    validation = common_pb2.CertificateValidationContext(
+        trusted_ca=base_pb2.DataSource(filename=settings.ca_certificates or SYSTEM_ROOTS),
+        match_typed_subject_alt_names=[_subject(name) for name in accepted],
+    )
+    context = tls_pb2.CommonTlsContext(validation_context=validation)
+    if settings.mode == "MUTUAL":
+        context.tls_certificates.add(
+            certificate_chain=base_pb2.DataSource(filename=settings.client_certificate),
+            private_key=base_pb2.DataSource(filename=settings.private_key),
+        )
+    return base_pb2.TransportSocket(
+        name=TRANSPORT_TLS, typed_config=packed(tls_pb2.UpstreamTlsContext(sni=sni, common_tls_context=context))
+    )
+
+
+def _mesh(accounts: Sequence[str], alpn: Sequence[str]) -> tls_pb2.CommonTlsContext:
+    return tls_pb2.CommonTlsContext(
+        tls_params=common_pb2.TlsParameters(tls_minimum_protocol_version=common_pb2.TlsParameters.TLSv1_2),
+        tls_certificate_sds_secret_configs=[_sds(names.SDS_WORKLOAD)],
+        combined_validation_context=tls_pb2.CommonTlsContext.CombinedCertificateValidationContext(
+            default_validation_context=common_pb2.CertificateValidationContext(
+                match_typed_subject_alt_names=[_subject(account) for account in accounts]
+            ),
+            validation_context_sds_secret_config=_sds(names.SDS_ROOT),
+        ),
+        alpn_protocols=alpn,
+    )
+
+
+def _sds(name: str) -> secret_pb2.SdsSecretConfig:
+    source = config_source_pb2.ApiConfigSource(
+        api_type=config_source_pb2.ApiConfigSource.GRPC,
+        transport_api_version=config_source_pb2.ApiVersion.V3,
+        grpc_services=[
+            grpc_service_pb2.GrpcService(envoy_grpc=grpc_service_pb2.GrpcService.EnvoyGrpc(cluster_name=SDS_CLUSTER))
+        ],
+        set_node_on_first_message_only=True,
+    )
+    return secret_pb2.SdsSecretConfig(
+        name=name,
+        sds_config=config_source_pb2.ConfigSource(
+            api_config_source=source, resource_api_version=config_source_pb2.ApiVersion.V3
+        ),
+    )
+
+
+def _subject(name: str) -> common_pb2.SubjectAltNameMatcher:
+    kind = common_pb2.SubjectAltNameMatcher.URI if "://" in name else common_pb2.SubjectAltNameMatcher.DNS
+    return common_pb2.SubjectAltNameMatcher(san_type=kind, matcher=string_pb2.StringMatcher(exact=name))

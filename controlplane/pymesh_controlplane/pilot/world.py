@@ -1,0 +1,299 @@
+"""Resources in force → the world. Pure."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, NamedTuple, TypeVar
+
+import msgspec
+
+from pymesh import names
+from pymesh.resources import istio, kubernetes
+from pymesh.resources.fields import ObjectMeta
+from pymesh.resources.resource import Key, Resource
+from pymesh_controlplane.pilot.model import (
+    Endpoint,
+    Problem,
+    Protocol,
+    Resolution,
+    Service,
+    ServicePort,
+    Workload,
+    World,
+)
+from pymesh_controlplane.pilot.policies import Mtls, peer_modes
+
+T = TypeVar("T")
+
+SERVICE_NAME_LABEL: Final = "kubernetes.io/service-name"
+
+_PROTOCOLS: Final[Mapping[str, Protocol]] = {
+    "http": Protocol.HTTP,
+    "grpc-web": Protocol.HTTP,
+    "kubernetes.io/ws": Protocol.HTTP,
+    "https": Protocol.TLS,
+    "tls": Protocol.TLS,
+    "kubernetes.io/wss": Protocol.TLS,
+    "tcp": Protocol.TCP,
+    "mongo": Protocol.TCP,
+    "mysql": Protocol.TCP,
+    "redis": Protocol.TCP,
+    "http2": Protocol.TCP,  # HTTP/2: opaque until the sidecar speaks it
+    "grpc": Protocol.TCP,
+    "kubernetes.io/h2c": Protocol.TCP,
+}
+# Here the server speaks first, so waiting for the client's first bytes to find out the protocol would wait for ever:
+# SMTP, DNS, MySQL, MongoDB (the same ports as Istio).
+_SERVER_SPEAKS_FIRST: Final = frozenset({25, 53, 3306, 27017})
+
+
+def build(
+    resources: Iterable[Resource[object]],
+    problems: Iterable[Problem] = (),
+    trust_domain: str = names.TRUST_DOMAIN,
+    root_namespace: str = names.SYSTEM_NAMESPACE,
+) -> World:
+    """The world that `resources` describe, one resource per key. Their order does not matter."""
+    in_force = {resource.key: resource for resource in sorted(resources, key=lambda resource: resource.key)}
+    workloads = _workloads(_of(in_force, kubernetes.Pod))
+    pods = _Pods(workloads, _of(in_force, istio.PeerAuthentication), root_namespace)
+    slices = _slices(_of(in_force, kubernetes.EndpointSlice))
+    services: dict[str, Service] = {}
+    endpoints: dict[tuple[str, int], tuple[Endpoint, ...]] = {}
+    for resource in _of(in_force, kubernetes.Service):
+        service = _service(resource, workloads, slices, trust_domain)
+        services[service.host] = service
+        endpoints.update(_ready_endpoints(service, resource.value, slices, pods))
+    for entry in _of(in_force, istio.ServiceEntry):
+        for service in _entry_services(entry, workloads, trust_domain):
+            if services.setdefault(service.host, service) is service:
+                endpoints.update(_entry_endpoints(service, entry.value.spec, pods))
+    return World(
+        revision=_revision(in_force),
+        resources=in_force,
+        services=dict(sorted(services.items())),
+        workloads=workloads,
+        endpoints=dict(sorted(endpoints.items())),
+        virtual_services=_of(in_force, istio.VirtualService),
+        destination_rules=_of(in_force, istio.DestinationRule),
+        service_entries=_of(in_force, istio.ServiceEntry),
+        gateways=_of(in_force, istio.Gateway),
+        peer_authentications=tuple(pods.policies),
+        problems=tuple(problems),
+        trust_domain=trust_domain,
+        root_namespace=root_namespace,
+    )
+
+
+def protocol_of(name: str, app_protocol: str | None, port: int) -> Protocol:
+    """What is spoken on a port: by `appProtocol`, else by the name up to its first dash (`http-metrics`)."""
+    if app_protocol is not None:
+        return _PROTOCOLS.get(app_protocol.lower(), Protocol.AUTO)
+    word = name.lower()
+    said = _PROTOCOLS.get(word) or _PROTOCOLS.get(word.partition("-")[0])
+    if said is not None:
+        return said
+    return Protocol.TCP if port in _SERVER_SPEAKS_FIRST else Protocol.AUTO
+
+
+def _of(resources: Mapping[Key, Resource[object]], kind: type[T]) -> tuple[Resource[T], ...]:
+    return tuple(resource for resource in resources.values() if isinstance(resource.value, kind))  # type: ignore[misc]  # narrowed by its value
+
+
+def _revision(resources: Mapping[Key, Resource[object]]) -> str:
+    digest = hashlib.sha256()
+    for resource in resources.values():
+        digest.update(msgspec.json.encode(resource.raw, order="sorted"))
+    return digest.hexdigest()[:16]
+
+
+# --- Pods ----------------------------------------------------------------------------------------------------------
+
+
+def _workloads(pods: Iterable[Resource[kubernetes.Pod]]) -> dict[str, Workload]:
+    found: dict[str, Workload] = {}
+    for resource in pods:
+        pod = resource.value
+        status = pod.status
+        if status is None or not status.pod_ip or status.phase in {"Succeeded", "Failed"} or pod.spec.host_network:
+            continue
+        labels = pod.metadata.labels or {}
+        found[status.pod_ip] = Workload(
+            name=resource.key.name,
+            namespace=resource.key.namespace,
+            ip=status.pod_ip,
+            service_account=pod.spec.service_account_name or "default",
+            workload=_workload_name(pod.metadata),
+            labels=labels,
+            container_ports=_container_ports(pod.spec),
+            mesh=labels.get(names.LABEL_TLS_MODE) == "istio",
+        )
+    return dict(sorted(found.items()))
+
+
+class _Pods(NamedTuple):
+    """The pods, and what decides whether they accept mutual TLS."""
+
+    by_address: Mapping[str, Workload]
+    policies: tuple[Resource[istio.PeerAuthentication], ...]
+    root_namespace: str
+
+    def endpoint(self, address: str, port: int, labels: Mapping[str, str] | None = None, weight: int = 1) -> Endpoint:
+        """The endpoint at `address:port`, with the labels of the pod there if it is given none."""
+        workload = self.by_address.get(address)
+        own = workload.labels if workload is not None else {}
+        mesh = False
+        if workload is not None and workload.mesh:
+            modes = peer_modes(workload.namespace, workload.labels, self.policies, self.root_namespace)
+            mesh = modes.at(port) is not Mtls.DISABLE
+        return Endpoint(address, port, labels or own, workload, mesh, weight)
+
+
+def _workload_name(metadata: ObjectMeta) -> str:
+    """What made the pod: its controller, or, behind a ReplicaSet, the Deployment."""
+    for owner in metadata.owner_references or []:
+        if owner.controller:
+            template = (metadata.labels or {}).get("pod-template-hash")
+            return owner.name.removesuffix(f"-{template}") if owner.kind == "ReplicaSet" and template else owner.name
+    return metadata.name
+
+
+def _container_ports(spec: kubernetes.PodSpec) -> dict[str, int]:
+    ports = [port for container in spec.containers for port in container.ports or [] if port.protocol.upper() == "TCP"]
+    return {port.name or str(port.container_port): port.container_port for port in ports}
+
+
+# --- Services ------------------------------------------------------------------------------------------------------
+
+
+def _service(
+    resource: Resource[kubernetes.Service],
+    workloads: Mapping[str, Workload],
+    slices: Mapping[tuple[str, str], list[kubernetes.EndpointSlice]],
+    trust_domain: str,
+) -> Service:
+    spec, key = resource.value.spec, resource.key
+    addresses = [spec.cluster_ip or "", *(spec.cluster_ips or [])]
+    selector = spec.selector or {}
+    behind = [
+        workload
+        for workload in workloads.values()
+        if selector and workload.namespace == key.namespace and selector.items() <= workload.labels.items()
+    ]
+    for item in slices.get((key.namespace, key.name), []):
+        addressed = [address for endpoint in item.endpoints or [] for address in endpoint.addresses]
+        behind += [workloads[address] for address in addressed if address in workloads]
+    return Service(
+        host=names.service_host(key.name, key.namespace),
+        name=key.name,
+        namespace=key.namespace,
+        addresses=tuple(dict.fromkeys(address for address in addresses if address not in {"", "None"})),
+        ports=tuple(
+            ServicePort(port.name, port.port, port.target_port or port.port, _service_protocol(port))
+            for port in spec.ports
+            if port.protocol == "TCP"
+        ),
+        resolution=Resolution.ORIGINAL if spec.cluster_ip == "None" else Resolution.ENDPOINTS,
+        selector=selector,
+        accounts=_accounts(behind, key.namespace, trust_domain),
+        external=False,
+        resource=resource,
+    )
+
+
+def _service_protocol(port: kubernetes.ServicePort) -> Protocol:
+    return protocol_of(port.name, port.app_protocol, port.port)
+
+
+def _accounts(workloads: Iterable[Workload], namespace: str, trust_domain: str) -> tuple[str, ...]:
+    """Who may answer for a service. A service without pods has the account that its first pod would get unasked.
+
+    Never empty: to a TLS client an empty list of names would mean that anyone will do.
+    """
+    found = sorted({str(workload.identity(trust_domain)) for workload in workloads})
+    return tuple(found) or (f"spiffe://{trust_domain}/ns/{namespace}/sa/default",)
+
+
+def _slices(
+    resources: Iterable[Resource[kubernetes.EndpointSlice]],
+) -> dict[tuple[str, str], list[kubernetes.EndpointSlice]]:
+    found: dict[tuple[str, str], list[kubernetes.EndpointSlice]] = {}
+    for resource in resources:
+        service = (resource.value.metadata.labels or {}).get(SERVICE_NAME_LABEL)
+        if service:
+            found.setdefault((resource.key.namespace, service), []).append(resource.value)
+    return found
+
+
+def _ready_endpoints(
+    service: Service,
+    written: kubernetes.Service,
+    slices: Mapping[tuple[str, str], list[kubernetes.EndpointSlice]],
+    pods: "_Pods",
+) -> Iterator[tuple[tuple[str, int], tuple[Endpoint, ...]]]:
+    for port in service.ports:
+        found: dict[tuple[str, int], Endpoint] = {}
+        for item in slices.get((service.namespace, service.name), []):
+            targets = [target.port for target in item.ports or [] if (target.name or "") == port.name and target.port]
+            for endpoint in item.endpoints or []:
+                conditions = endpoint.conditions
+                ready = conditions is None or conditions.ready is not False
+                if not ready and not written.spec.publish_not_ready_addresses:
+                    continue
+                for address, target in ((a, t) for a in endpoint.addresses for t in targets):
+                    found[address, target] = pods.endpoint(address, target)
+        yield (service.host, port.port), tuple(found[key] for key in sorted(found))
+
+
+# --- Service entries -----------------------------------------------------------------------------------------------
+
+_RESOLUTIONS: Final[Mapping[str, Resolution]] = {
+    "NONE": Resolution.ORIGINAL,
+    "STATIC": Resolution.ENDPOINTS,
+    "DNS": Resolution.DNS,
+    "DNS_ROUND_ROBIN": Resolution.DNS_ROUND_ROBIN,
+}
+
+
+def _entry_services(
+    resource: Resource[istio.ServiceEntry], workloads: Mapping[str, Workload], trust_domain: str
+) -> Iterator[Service]:
+    spec, key = resource.value.spec, resource.key
+    behind = [workloads[item.address] for item in spec.endpoints if item.address and item.address in workloads]
+    ports = tuple(
+        ServicePort(
+            port.name,
+            port.number,
+            port.target_port or port.number,
+            protocol_of(port.name, port.protocol.lower() if port.protocol else None, port.number),
+        )
+        for port in spec.ports
+    )
+    for host in dict.fromkeys(host.lower() for host in spec.hosts):
+        yield Service(
+            host=host,
+            name=key.name,
+            namespace=key.namespace,
+            addresses=tuple(dict.fromkeys(spec.addresses)),
+            ports=ports,
+            resolution=_RESOLUTIONS.get(spec.resolution, Resolution.ORIGINAL),
+            selector={},
+            accounts=_accounts(behind, key.namespace, trust_domain),
+            external=spec.location == "MESH_EXTERNAL",
+            resource=resource,
+        )
+
+
+def _entry_endpoints(
+    service: Service, spec: istio.ServiceEntrySpec, pods: "_Pods"
+) -> Iterator[tuple[tuple[str, int], tuple[Endpoint, ...]]]:
+    for port in service.ports:
+        target = port.target if isinstance(port.target, int) else port.port
+        found = [
+            pods.endpoint(item.address or "", item.ports.get(port.name, target), item.labels, item.weight or 1)
+            for item in spec.endpoints
+            if item.weight != 0
+        ]
+        if not spec.endpoints and service.resolution in {Resolution.DNS, Resolution.DNS_ROUND_ROBIN}:
+            found = [Endpoint(service.host, target, {})]
+        found.sort(key=lambda endpoint: (endpoint.address, endpoint.port))
+        yield (service.host, port.port), tuple(found)
