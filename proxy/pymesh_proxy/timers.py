@@ -1,7 +1,8 @@
 """Deadlines for many things at once: one coarse wheel, one loop timer, no timer object per request.
 
-A request needs a deadline and nearly never meets it. Setting one here is a set insertion; the loop is woken only while
-something is scheduled, and only once a tick.
+A connection needs a deadline for each request and nearly never meets it. Here it writes a new `deadline` into itself
+and stays where it is on the wheel; only when that place comes up is the deadline looked at, and the connection moved
+on. So a deadline costs an attribute and a comparison, and the loop sleeps until the next place that is taken.
 """
 
 import asyncio
@@ -9,63 +10,80 @@ from time import monotonic
 from typing import Final, Protocol
 
 TICK: Final = 0.02  # seconds; a deadline is met at most this much late, and never early
+NEVER: Final = float("inf")
 
 
 class Timed(Protocol):
-    """Something that can be due. `timer_slot` is the wheel's own; start it at 0."""
+    """Something with a deadline, in seconds of the monotonic clock. `timer_slot` is the wheel's own; start it at 0."""
 
+    deadline: float
     timer_slot: int
 
-    def on_timer(self, now: float) -> None:
-        """Called once when the time has come; may schedule itself again."""
+    def on_deadline(self, now: float) -> None:
+        """The deadline has passed. It may set another one and be watched again."""
 
 
 class TimerWheel:
-    """Calls `on_timer` of what was scheduled, when it is due."""
+    """Calls `on_deadline` of what is watched."""
 
-    __slots__ = ("_handle", "_loop", "_slots")
+    __slots__ = ("_handle", "_loop", "_next", "_slots")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._slots: dict[int, set[Timed]] = {}
+        self._next = 0
         self._handle: asyncio.TimerHandle | None = None
 
-    def schedule(self, item: Timed, when: float) -> None:
-        """Call `item.on_timer` at `when` (seconds of the monotonic clock), instead of any earlier schedule of it."""
-        slot = int(when / TICK) + 1
-        if item.timer_slot == slot:
+    def watch(self, item: Timed) -> None:
+        """Call `item.on_deadline` when its deadline has passed, which may move to later without telling."""
+        if item.deadline == NEVER:
             return
+        slot = int(item.deadline / TICK) + 1
         if item.timer_slot:
-            self.cancel(item)
+            if item.timer_slot <= slot:
+                return
+            self.forget(item)
         item.timer_slot = slot
         waiting = self._slots.get(slot)
-        if waiting is None:
-            self._slots[slot] = {item}
-            if self._handle is None:
-                self._handle = self._loop.call_later(TICK, self._turn)
-        else:
+        if waiting is not None:
             waiting.add(item)
+            return
+        self._slots[slot] = {item}
+        if self._handle is None or slot < self._next:
+            self._arm(slot)
 
-    def cancel(self, item: Timed) -> None:
-        """Forget about `item`."""
+    def forget(self, item: Timed) -> None:
+        """Watch `item` no longer."""
         waiting = self._slots.get(item.timer_slot)
         if waiting is not None:
             waiting.discard(item)
         item.timer_slot = 0
 
     def close(self) -> None:
-        """Stop turning; what is scheduled will not be called."""
+        """Forget everything."""
         self._slots.clear()
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
 
+    def _arm(self, slot: int) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        self._next = slot
+        self._handle = self._loop.call_later(max(slot * TICK - monotonic(), 0.001), self._turn)
+
     def _turn(self) -> None:
+        self._handle = None
         now = monotonic()
         current = int(now / TICK)
-        slots = self._slots
-        for slot in [slot for slot in slots if slot <= current]:
-            for item in slots.pop(slot):
+        for slot in [slot for slot in self._slots if slot <= current]:
+            for item in self._slots.pop(slot):
+                if item.timer_slot != slot:
+                    continue  # forgotten, or watched anew, by one called before it
                 item.timer_slot = 0
-                item.on_timer(now)
-        self._handle = self._loop.call_later(TICK, self._turn) if slots else None
+                if item.deadline > now:
+                    self.watch(item)
+                else:
+                    item.on_deadline(now)
+        if self._slots and self._handle is None:
+            self._arm(min(self._slots))

@@ -1,0 +1,143 @@
+"""The ports for people, probes and Prometheus: admin (15000, loopback), metrics (15090), readiness (15021).
+
+Small answers over h11, one task a connection; nothing here is on the path of a request.
+"""
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import parse_qsl, urlsplit
+
+import h11
+
+log = logging.getLogger("pymesh.admin")
+
+# An admin request has no business being larger, or slower; and nobody needs more of them at once.
+MAX_REQUEST_BYTES: Final = 64 * 1024
+REQUEST_TIMEOUT: Final = 30.0
+MAX_CONNECTIONS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an endpoint says."""
+
+    body: bytes
+    status: int = 200
+    content_type: str = "text/plain; charset=utf-8"
+
+
+def text(body: str, status: int = 200) -> Answer:
+    """Lines for people."""
+    return Answer(body.encode() if body.endswith("\n") or not body else f"{body}\n".encode(), status)
+
+
+def as_json(value: object) -> Answer:
+    """A value for programs."""
+    return Answer(json.dumps(value, indent=1).encode() + b"\n", content_type="application/json")
+
+
+Query = Mapping[str, str]
+Endpoint = Callable[[Query], Answer | Awaitable[Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One admin endpoint. What changes something needs POST, as in Envoy."""
+
+    answer: Endpoint
+    help: str
+    changes: bool = False
+
+
+class HttpPort:
+    """Serves `pages` on listening sockets."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, pages: Mapping[str, Page]) -> None:
+        self._loop = loop
+        self._pages = pages
+        self._servers: list[asyncio.Server] = []
+        self._open = 0
+
+    async def listen(self, sock: socket.socket) -> None:
+        """Serve what connects to `sock` until `close`."""
+        self._servers.append(await asyncio.start_server(self._serve, sock=sock))
+
+    def close(self) -> None:
+        """Accept no more."""
+        for server in self._servers:
+            server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open += 1
+        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_REQUEST_BYTES)
+        try:
+            if self._open <= MAX_CONNECTIONS:
+                async with asyncio.timeout(REQUEST_TIMEOUT):
+                    while await self._one(connection, reader, writer):
+                        connection.start_next_cycle()
+        except (h11.RemoteProtocolError, OSError, TimeoutError) as error:
+            log.debug("admin connection ended: %s", error)
+        finally:
+            self._open -= 1
+            writer.close()
+
+    async def _one(
+        self, connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        """Answer one request; whether another may follow on this connection."""
+        request: h11.Request | None = None
+        received = 0
+        while True:
+            event = connection.next_event()
+            if event is h11.NEED_DATA:
+                data = await reader.read(8192)
+                received += len(data)
+                if received > MAX_REQUEST_BYTES:
+                    return False
+                connection.receive_data(data)
+            elif isinstance(event, h11.Request):
+                request = event
+            elif isinstance(event, h11.EndOfMessage):
+                break
+            elif isinstance(event, h11.ConnectionClosed):
+                return False
+        assert request is not None
+        answer = await self._answer(request.method.decode(), request.target.decode("latin-1"))
+        headers = [("content-type", answer.content_type), ("content-length", str(len(answer.body)))]
+        out = connection.send(h11.Response(status_code=answer.status, headers=headers)) or b""
+        if request.method != b"HEAD":
+            out += connection.send(h11.Data(data=answer.body)) or b""
+        writer.write(out + (connection.send(h11.EndOfMessage()) or b""))
+        await writer.drain()
+        return connection.our_state is h11.DONE and connection.their_state is h11.DONE
+
+    async def _answer(self, method: str, target: str) -> Answer:
+        parts = urlsplit(target)
+        page = self._pages.get(parts.path)
+        if page is None:
+            return text(f"no {parts.path} here; the list is at /help", 404)
+        if page.changes and method != "POST":
+            return text(f"{parts.path} changes something: use POST", 405)
+        if method not in {"GET", "HEAD", "POST"}:
+            return text(f"{method} is not answered here", 405)
+        try:
+            found = page.answer(dict(parse_qsl(parts.query, keep_blank_values=True)))
+            return found if isinstance(found, Answer) else await found
+        except ValueError as error:
+            return text(str(error), 400)
+
+
+def help_page(pages: Mapping[str, Page]) -> Page:
+    """`/help`: every endpoint with one line."""
+
+    def answer(_: Query) -> Answer:
+        width = max(len(path) for path in pages)
+        lines = [f"  {path:{width}}  {page.help}{' (POST)' if page.changes else ''}" for path, page in pages.items()]
+        return text("\n".join(lines))
+
+    return Page(answer, "this list")

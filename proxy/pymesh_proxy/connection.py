@@ -1,0 +1,260 @@
+"""One downstream HTTP/1.1 connection: reads requests in order, hands each to an `Exchange`, and writes the answers.
+
+Requests on a connection are answered one after the other (RFC 9112 9.3.2); a pipelined one waits, as bytes, until its
+turn. When the client does not take what is written, the exchange pauses the upstream; when the upstream does not take the
+request's body, reading here is paused. Nothing is buffered beyond the two transports' high-water marks.
+"""
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Final, cast
+
+from pymesh_proxy.codec.body import BodyReader, reader_for
+from pymesh_proxy.codec.http1 import MessageError, bad_request, parse_request, request_has_body
+from pymesh_proxy.config.model import HttpManager
+from pymesh_proxy.errors import Flag
+from pymesh_proxy.exchange import Exchange
+from pymesh_proxy.runtime import Runtime
+from pymesh_proxy.telemetry.metrics import HttpStats
+from pymesh_proxy.timers import NEVER
+from pymesh_proxy.transport.facts import Facts
+from pymesh_proxy.upstream.pool import WRITE_HIGH_WATER
+
+# Pipelined bytes kept while a response is pending; reading pauses beyond. One socket read of uvloop is up to 256 KiB.
+MAX_PIPELINED: Final = 64 * 1024
+# After a refusal the client's remaining bytes are read and dropped for this long, so that closing does not make its
+# kernel throw our answer away (RFC 9112 9.6).
+LINGER_SECONDS: Final = 1.0
+LINGER_BYTES: Final = 1024 * 1024
+
+
+class DownstreamConnection(asyncio.Protocol):
+    """See the module. `identify` tells the facts of the connection once it is made, or None if it is not to be served."""
+
+    __slots__ = (
+        "_body", "_buffer", "_exchange", "_identify", "_linger_left", "_paused", "_reading", "deadline", "facts", "manager",
+        "opened", "requests", "runtime", "stats", "timer_slot", "transport",
+    )  # fmt: skip
+
+    def __init__(
+        self, runtime: Runtime, manager: HttpManager, identify: Callable[[asyncio.BaseTransport], Facts | None]
+    ) -> None:
+        self.runtime = runtime
+        self.manager = manager
+        self._identify = identify
+        self.requests = 0
+        self.stats = runtime.stats.http.setdefault(manager.stat_prefix, HttpStats())
+        self.opened = monotonic()
+        self.deadline = NEVER
+        self.timer_slot = 0
+        self._exchange: Exchange | None = None
+        self._body: BodyReader | None = None
+        self._buffer = b""
+        self._reading = False
+        self._paused = False
+        self._linger_left = -1  # >= 0: the connection is over, this many more bytes are dropped
+
+    # --- asyncio.Protocol ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol."""
+        self.transport = cast("asyncio.Transport", transport)
+        facts = self._identify(transport)
+        if facts is None:
+            self._linger_left = 0  # whatever arrives before the abort takes effect is dropped
+            self.transport.abort()
+            return
+        self.facts = facts
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self.runtime.connections.add(self)
+        self.stats.cx_total += 1
+        self.stats.cx_active += 1
+        self.await_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self.runtime.timers.forget(self)
+        if self in self.runtime.connections:
+            self.runtime.connections.discard(self)
+            self.stats.cx_active -= 1
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.downstream_lost()
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        if self._linger_left >= 0:
+            self._linger_left -= len(data)
+            if self._linger_left < 0:
+                self._linger_left = 0
+                self.transport.abort()
+            return
+        buffered = self._buffer
+        if buffered:
+            data = buffered + data
+            if self._exchange is None and b"\n" not in data[len(buffered) :] and len(data) < MAX_PIPELINED:
+                self._buffer = data  # a head that grows by less than a line cannot have become complete
+                return
+            self._buffer = b""
+        self._read(data)
+
+    def eof_received(self) -> bool:
+        """See asyncio.Protocol. A client may end its side after a request and still wait for the answer."""
+        exchange = self._exchange
+        if exchange is None or self._linger_left >= 0:
+            return False
+        if self._body is None:
+            exchange.downstream_eof()
+            return not self.facts.tls
+        if self._body.end_of_stream():  # an upgraded connection: half-close goes on
+            exchange.downstream_eof()
+            return not self.facts.tls
+        return False
+
+    def pause_writing(self) -> None:
+        """See asyncio.Protocol: the client does not take what is written."""
+        if self._exchange is not None:
+            self._exchange.downstream_pause()
+
+    def resume_writing(self) -> None:
+        """See asyncio.Protocol."""
+        if self._exchange is not None:
+            self._exchange.downstream_resume()
+
+    # --- Reading requests ---
+
+    def _read(self, data: bytes) -> None:
+        """Take requests and their bodies out of `data`, until it is used up or an answer is awaited."""
+        self._reading = True
+        try:
+            while data and self._linger_left < 0:
+                exchange = self._exchange
+                if exchange is None:
+                    data = self._read_head(data)
+                elif self._body is not None:
+                    data = self._read_body(exchange, self._body, data)
+                else:
+                    self._buffer = data
+                    if len(data) > MAX_PIPELINED:
+                        self.pause_reading()
+                    return
+        except MessageError as error:
+            self._refuse(error)
+        finally:
+            self._reading = False
+
+    def _read_head(self, data: bytes) -> bytes:
+        """Start an exchange from the head at the start of `data`; what follows it."""
+        manager = self.manager
+        parsed = parse_request(data, manager.max_request_headers_bytes, manager.max_headers_count)
+        if parsed is None:
+            self._buffer = data
+            if manager.request_headers_timeout is not None and self.deadline > monotonic():
+                self.set_deadline(min(self.deadline, monotonic() + manager.request_headers_timeout))
+            return b""
+        head, end = parsed
+        self.requests += 1
+        has_body = request_has_body(head)
+        self._body = reader_for(-1 if head.chunked else head.content_length, bad_request) if has_body else None
+        exchange = self._exchange = Exchange(self, head, has_body)
+        exchange.start()
+        return data[end:] if end < len(data) else b""
+
+    def _read_body(self, exchange: Exchange, body: BodyReader, data: bytes) -> bytes:
+        used = body.feed(data)
+        if used:
+            exchange.request_body(data if used == len(data) else data[:used])
+        if self._exchange is not exchange:
+            return data[used:]
+        if body.done:
+            self._body = None
+            exchange.request_end()
+            return data[used:]
+        self._buffer = data[used:]
+        return b""
+
+    def _refuse(self, error: MessageError) -> None:
+        """Answer what breaks the protocol, and read no further."""
+        self.stats.protocol_errors += 1
+        exchange = self._exchange
+        if exchange is None:
+            exchange = self._exchange = Exchange.for_bad_request(self)
+        exchange.fail(error)
+
+    # --- For the exchange ---
+
+    def switch_protocols(self) -> None:
+        """From here on the client's bytes are opaque (after a 101)."""
+        self._body = reader_for(None, bad_request)
+        data, self._buffer = self._buffer, b""
+        if data:
+            self._read(data)
+
+    def exchange_done(self, *, keep: bool) -> None:
+        """The answer is written. Read on, or close: after a request that was not read to its end there is no next."""
+        self._exchange = None
+        if not keep or self._body is not None:
+            self.finish()
+            return
+        self._body = None
+        self.await_request()
+        self.resume_reading()
+        if self._buffer and not self._reading:
+            data, self._buffer = self._buffer, b""
+            self._read(data)
+
+    def finish(self) -> None:
+        """Say no more, and close once the client has had the chance to read what was said."""
+        if self._linger_left >= 0 or self.transport.is_closing():
+            return
+        if self._body is None and not self._buffer:
+            self.transport.close()
+            return
+        self._linger_left = LINGER_BYTES
+        self._buffer = b""
+        self.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.set_deadline(monotonic() + LINGER_SECONDS)
+
+    def pause_reading(self) -> None:
+        """Read no more from the client for now."""
+        if not self._paused and not self.transport.is_closing():
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read from the client again."""
+        if self._paused:
+            self._paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def drain(self) -> None:
+        """The proxy is shutting down: close now if nothing is in flight; otherwise the answer will say `close`."""
+        if self._exchange is None and not self._buffer:
+            self.transport.close()
+
+    # --- Deadlines ---
+
+    def await_request(self) -> None:
+        """Nothing is in flight: the idle timeout runs."""
+        idle = self.manager.idle_timeout
+        self.set_deadline(NEVER if idle is None else monotonic() + idle)
+
+    def set_deadline(self, when: float) -> None:
+        """Be told at `when`; replaces the deadline before it."""
+        self.deadline = when
+        self.runtime.timers.watch(self)
+
+    def on_deadline(self, now: float) -> None:
+        """See timers.Timed."""
+        if self._linger_left >= 0:
+            self.transport.abort()
+        elif self._exchange is not None:
+            self._exchange.on_deadline(now)
+        elif self._buffer:
+            self._refuse(MessageError(408, Flag.STREAM_IDLE_TIMEOUT, "request_header_timeout"))
+        else:
+            self.transport.close()

@@ -1,0 +1,566 @@
+"""The life of one request, every phase once, in order. The file to read first.
+
+    start                 pin the snapshot, read the head, give it the headers that every request gets
+      └ _filter           request filters; the first reply wins; one that has to ask somebody suspends the request
+        └ _route          virtual host, route, weighted cluster; redirects and direct responses end here
+          └ _attempt      endpoint, limits, connection
+            └ upstream_ready      send head and body
+    response_head         retry, or pass the head on: response filters in reverse, headers
+    response_body         relay, each side paused when the other does not take more
+    response_end          release the connection
+    _complete             record, counters, log: always, exactly once
+
+Any ProxyError, from any phase, becomes an answer or a reset in one place: `fail`. A retryable failure before the response
+head goes back to `_attempt`. Nothing here waits: what takes time calls back.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from time import monotonic, time
+from typing import Final, Protocol
+
+from pymesh_proxy import forwarding
+from pymesh_proxy.codec.headers import Head
+from pymesh_proxy.codec.http1 import MessageError
+from pymesh_proxy.config.model import Cluster, HttpManager
+from pymesh_proxy.errors import CAUSES, Flag, ProxyError, failure
+from pymesh_proxy.filters.base import LocalReply, Verdict
+from pymesh_proxy.routing import DirectResponse, Forward, Redirect, Route
+from pymesh_proxy.runtime import Runtime
+from pymesh_proxy.telemetry.metrics import HttpStats
+from pymesh_proxy.telemetry.record import RequestRecord
+from pymesh_proxy.transport.facts import Facts
+from pymesh_proxy.upstream.balancer import choose_weighted
+from pymesh_proxy.upstream.connection import UpstreamConnection
+from pymesh_proxy.upstream.endpoint import Endpoint
+from pymesh_proxy.upstream.pool import ClusterState
+from pymesh_proxy.upstream.retry import IDEMPOTENT_METHODS, Failure, Outcome, backoff, should_retry
+
+# A request body up to this size is kept until the response begins, so that it can be sent again (linkerd: 64 KiB).
+MAX_REPLAY_BYTES: Final = 64 * 1024
+
+
+class Downstream(Protocol):
+    """What an exchange needs of the connection it sits on."""
+
+    runtime: Runtime
+    manager: HttpManager
+    facts: Facts
+    stats: HttpStats
+    transport: asyncio.Transport
+
+    def exchange_done(self, *, keep: bool) -> None:
+        """The answer is written; `keep` says whether another request may follow."""
+
+    def switch_protocols(self) -> None:
+        """From here on the client's bytes are opaque."""
+
+    def pause_reading(self) -> None:
+        """Read no more from the client for now."""
+
+    def resume_reading(self) -> None:
+        """Read from the client again."""
+
+    def set_deadline(self, when: float) -> None:
+        """Call `on_deadline` at `when`."""
+
+
+class Exchange:
+    """One request and its answer."""
+
+    __slots__ = (
+        "_cluster", "_deadline", "_done", "_downstream", "_endpoint", "_forward", "_framing_close", "_held",
+        "_held_size", "_holding", "_request_ended", "_response_started", "_route_found", "_snapshot", "_state",
+        "_sent_at", "_task", "_tried", "_try_deadline", "_upgraded", "_upstream", "_wrap", "active_at", "has_body",
+        "record", "request",
+    )  # fmt: skip
+
+    def __init__(self, downstream: Downstream, request: Head, has_body: bool) -> None:
+        self._downstream = downstream
+        self._snapshot = downstream.runtime.snapshot
+        self.request = request
+        self.has_body = has_body
+        self.active_at = monotonic()
+        record = self.record = RequestRecord(downstream.facts, time(), self.active_at)
+        record.method = request.method.decode("latin-1")
+        record.path = request.path.decode("latin-1")
+        record.authority = request.authority.decode("latin-1")
+        record.headers = request
+        self._route_found: Route | None = None
+        self._forward: Forward | None = None
+        self._cluster: Cluster | None = None
+        self._state: ClusterState | None = None
+        self._endpoint: Endpoint | None = None
+        self._upstream: UpstreamConnection | None = None
+        self._tried: list[Endpoint] = []
+        self._held: list[bytes] = []
+        self._held_size = 0
+        self._holding = has_body
+        self._request_ended = not has_body
+        self._response_started = self._upgraded = self._wrap = self._framing_close = self._done = False
+        self._deadline = self._try_deadline = self._sent_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+        downstream.stats.rq_total += 1
+        downstream.stats.rq_active += 1
+
+    @classmethod
+    def for_bad_request(cls, downstream: Downstream) -> "Exchange":
+        """An exchange for bytes that are no request, so that they too are answered, counted and logged in one way."""
+        exchange = cls(downstream, Head(b"", [], {}), has_body=True)
+        exchange._holding = False
+        return exchange
+
+    # --- Request: head, filters, route ---
+
+    def start(self) -> None:
+        """The head is there; the body, if any, follows by `request_body` and `request_end`."""
+        try:
+            self.record.request_id = forwarding.prepare_request(
+                self.request, self._downstream.manager, self._downstream.facts
+            )
+            self._arm(self.active_at)
+            if self._filter(0):
+                self._route()
+        except ProxyError as error:
+            self.fail(error)
+
+    def _filter(self, first: int) -> bool:
+        """Run the request filters from number `first`; False if one answered, or has to wait."""
+        hooks = self._downstream.manager.filters
+        for index in range(first, len(hooks)):
+            hook = hooks[index].on_request
+            if hook is None:
+                continue
+            verdict = hook(self)
+            if verdict is None:
+                continue
+            if isinstance(verdict, LocalReply):
+                self._reply(verdict)
+            else:
+                self._task = self._downstream.runtime.spawn(self._filter_later(verdict, index + 1))
+            return False
+        return True
+
+    async def _filter_later(self, verdict: Awaitable[Verdict], following: int) -> None:
+        """A filter had to ask: go on where it stood."""
+        try:
+            answer = await verdict
+            self._task = None
+            if self._done:
+                return
+            if answer is not None:
+                self._reply(answer)
+            elif self._filter(following):
+                self._route()
+        except ProxyError as error:
+            self.fail(error)
+
+    @property
+    def route(self) -> Route | None:
+        """The route of this request, found when it is first asked for. A filter may ask, too."""
+        if self._route_found is None:
+            manager = self._downstream.manager
+            table = manager.routes or self._snapshot.routes.get(manager.rds)
+            self._route_found = None if table is None else table.find(self.request)
+        return self._route_found
+
+    def _route(self) -> None:
+        record = self.record
+        record.t_filtered = monotonic()
+        route = self.route
+        if route is None:
+            raise failure(Flag.NO_ROUTE, "route_not_found")
+        record.route, record.virtual_host, record.route_source = route.name, route.virtual_host, route.source
+        action = route.action
+        if isinstance(action, Forward):
+            self._to_cluster(route, action)
+            return
+        forwarding.mutate(self.request, route.request_headers)
+        if isinstance(action, Redirect):
+            scheme = self.request.get(b"x-forwarded-proto") or b"http"
+            location = action.location(scheme, self.request.authority, self.request.path)
+            self._reply(LocalReply(action.status, Flag.NONE, "direct_response", headers=((b"location", location),)))
+        else:
+            assert isinstance(action, DirectResponse)
+            self._reply(LocalReply(action.status, Flag.NONE, "direct_response", action.body))
+
+    def _to_cluster(self, route: Route, action: Forward) -> None:
+        downstream = self._downstream
+        name = choose_weighted(action.clusters, downstream.runtime.random)
+        self.record.cluster = name
+        cluster = self._snapshot.clusters.get(name)
+        if cluster is None:
+            raise failure(Flag.NO_CLUSTER, "cluster_not_found", f"no cluster {name}")
+        self._cluster = cluster
+        self._forward = action
+        self._state = downstream.runtime.upstreams.state(cluster)
+        forwarding.apply_route(self.request, route, action)
+        if self._request_ended:
+            self._arm(monotonic())
+        self._attempt()
+
+    # --- Attempts ---
+
+    def _attempt(self) -> None:
+        """Pick an endpoint and get a connection to it."""
+        upstreams, cluster, state = self._downstream.runtime.upstreams, self._cluster, self._state
+        assert cluster is not None
+        assert state is not None
+        endpoint = upstreams.pick(cluster, self._downstream.facts.original_destination, self._tried)
+        if endpoint is None:
+            raise failure(Flag.NO_HEALTHY_UPSTREAM, "no_healthy_upstream", f"cluster {cluster.name} has no endpoint")
+        if state.requests >= cluster.limits.max_requests:
+            state.stats.rq_pending_overflow += 1
+            raise failure(Flag.UPSTREAM_OVERFLOW, "upstream_reset_before_response_started{overflow}")
+        record = self.record
+        record.attempts += 1
+        record.endpoint, record.endpoint_labels = endpoint.address, endpoint.labels
+        state.requests += 1
+        state.stats.rq_total += 1
+        state.stats.rq_active += 1
+        endpoint.active += 1
+        self._endpoint = endpoint
+        connection = upstreams.acquire(cluster, endpoint, self)
+        if connection is not None:
+            self.upstream_ready(connection)
+
+    def upstream_ready(self, connection: UpstreamConnection) -> None:
+        """See pool.Waiter: send what there is of the request."""
+        cluster, forward = self._cluster, self._forward
+        assert cluster is not None
+        assert forward is not None
+        if self._done or self._endpoint is not connection.endpoint:
+            self._downstream.runtime.upstreams.release(cluster, connection)
+            return
+        record = self.record
+        record.t_connected = self._sent_at = monotonic()
+        record.reused = connection.requests > 0
+        record.upstream_local, record.upstream_peer = connection.local, connection.peer
+        self._upstream = connection
+        data = forwarding.request_bytes(self.request, forward, connection.endpoint)
+        if self._held:
+            data += b"".join(self._held)
+            if self._held_size > MAX_REPLAY_BYTES:
+                self._holding = False
+                self._held.clear()
+                self._downstream.resume_reading()
+        connection.begin(self, self.request.method, data)
+        retry = forward.retry
+        if retry is not None and retry.per_try_timeout is not None:
+            self._try_deadline = self._sent_at + retry.per_try_timeout
+            self._arm(self._sent_at)
+
+    def connect_failed(self, error: ProxyError) -> None:
+        """See pool.Waiter."""
+        if not self._done:
+            self._attempt_failed(Outcome(Failure.CONNECT), error)
+
+    def upstream_failed(self, error: Exception) -> None:
+        """See connection.ResponseSink: the connection ended, or what came over it is no response."""
+        if isinstance(error, MessageError):
+            self.fail(error)
+            return
+        self._attempt_failed(
+            Outcome(Failure.RESET, written=True),
+            failure(
+                Flag.UPSTREAM_CONNECTION_TERMINATION,
+                "upstream_reset_before_response_started{connection_termination}",
+                str(error),
+            ),
+        )
+
+    def _attempt_failed(self, outcome: Outcome, error: ProxyError) -> None:
+        """Try again if that can do no harm and the route allows it; fail otherwise."""
+        if self._response_started or not self._retry(outcome):
+            self.fail(error)
+
+    def _retry(self, outcome: Outcome) -> bool:
+        """Begin another attempt if the rule says so (upstream/retry.py)."""
+        forward, state, record = self._forward, self._state, self.record
+        assert forward is not None
+        assert state is not None
+        idempotent = self.request.method in IDEMPOTENT_METHODS
+        replayable = not self.has_body or self._holding
+        # A pooled connection that the peer closed while it was idle: not a failure of the peer, only bad luck in time.
+        stale = outcome.failure is Failure.RESET and record.reused and idempotent and replayable
+        stale = stale and not any(endpoint is self._endpoint for endpoint in self._tried)
+        if not stale and not should_retry(
+            forward.retry,
+            outcome,
+            record.attempts,
+            idempotent=idempotent,
+            replayable=replayable,
+            time_left=self._deadline - monotonic() if self._deadline else None,
+        ):
+            return False
+        if self._endpoint is not None:
+            self._tried.append(self._endpoint)
+        self._leave_upstream(close=True)
+        state.stats.rq_retry += 1
+        runtime = self._downstream.runtime
+        pause = 0.0 if stale or forward.retry is None else backoff(forward.retry, record.attempts, runtime.random)
+        self._task = runtime.spawn(self._attempt_later(pause))
+        return True
+
+    async def _attempt_later(self, pause: float) -> None:
+        await asyncio.sleep(pause)
+        self._task = None
+        if self._done:
+            return
+        try:
+            self._attempt()
+        except ProxyError as error:
+            self.fail(error)
+
+    # --- Request body ---
+
+    def request_body(self, data: bytes) -> None:
+        """More of the request's body, framing included."""
+        self.record.bytes_received += len(data)
+        self.active_at = monotonic()
+        upstream = self._upstream
+        if self._holding:
+            self._held.append(data)
+            self._held_size += len(data)
+            if self._held_size > MAX_REPLAY_BYTES:
+                if upstream is None:
+                    self._downstream.pause_reading()
+                else:
+                    self._holding = False
+                    self._held.clear()
+        if upstream is not None:
+            upstream.send(data)
+
+    def request_end(self) -> None:
+        """The request is complete: from here the route's timeout runs."""
+        self._request_ended = True
+        self._arm(monotonic())
+
+    def downstream_eof(self) -> None:
+        """The client has said its last. On an upgraded connection so do we; otherwise it may still read."""
+        if self._upgraded and self._upstream is not None:
+            self._upstream.send_eof()
+
+    # --- Response ---
+
+    def informational(self, head: Head) -> None:
+        """See connection.ResponseSink: 100 (Continue), 103 (Early Hints) go through as they are (RFC 9110 15.2)."""
+        if not self._response_started and self.request.minor == 1:
+            head.remove_hop_by_hop()
+            self._downstream.transport.write(forwarding.status_line(head) + head.fields() + b"\r\n")
+
+    def response_head(self, head: Head, framing: int | None) -> bool:
+        """See connection.ResponseSink."""
+        forward, record = self._forward, self.record
+        assert forward is not None
+        if head.status >= 400 and forward.retry is not None and self._retry(Outcome(Failure.STATUS, True, head.status)):
+            return False
+        if head.status == 101 and not self.request.upgrade:
+            self.fail(failure(Flag.UPSTREAM_PROTOCOL_ERROR, "http1.unexpected_101"))
+            return False
+        downstream = self._downstream
+        self._response_started = True
+        self._try_deadline = 0.0
+        self._holding = False
+        self._held.clear()
+        record.t_first_byte = monotonic()
+        record.status = head.status
+        record.response_headers = head
+        record.details = "via_upstream"
+        self._upgraded = head.status == 101
+        self._wrap = framing is None and self.request.minor == 1 and not self._upgraded
+        self._framing_close = framing is None and not self._wrap
+        for item in reversed(downstream.manager.filters):
+            if item.on_response is not None:
+                item.on_response(self, head)
+        route = self._route_found
+        assert route is not None
+        forwarding.mutate(head, route.response_headers)
+        data = forwarding.response_bytes(
+            head,
+            downstream.manager,
+            request_id=record.request_id,
+            service_time=record.t_first_byte - self._sent_at,
+            upgraded=self._upgraded,
+            wrap=self._wrap,
+            close=not self._keeps_alive(),
+            minor=self.request.minor,
+        )
+        downstream.transport.write(data)
+        if self._upgraded:
+            self._deadline = 0.0
+            downstream.switch_protocols()
+        return True
+
+    def _keeps_alive(self) -> bool:
+        """Whether the client's connection serves another request after this one."""
+        return self.request.persistent and not self._framing_close and not self._downstream.runtime.draining
+
+    def response_body(self, data: bytes) -> None:
+        """See connection.ResponseSink."""
+        self.record.bytes_sent += len(data)
+        self.active_at = monotonic()
+        if self._wrap:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        self._downstream.transport.write(data)
+
+    def response_end(self) -> None:
+        """See connection.ResponseSink."""
+        if self._wrap:
+            self._downstream.transport.write(b"0\r\n\r\n")
+        if self._upgraded:
+            self._leave_upstream(close=True)
+            self._complete(keep=False)
+            return
+        # A peer that has answered before the request was complete is in the middle of a message: its connection is
+        # of no more use, and neither is the client's.
+        self._leave_upstream(close=not self._request_ended)
+        self._complete(keep=self._request_ended and self._keeps_alive())
+
+    # --- Back-pressure: when one side does not take more, the other is not read ---
+
+    def downstream_pause(self) -> None:
+        """The client does not take what is written."""
+        if self._upstream is not None and not self._upstream.transport.is_closing():
+            self._upstream.transport.pause_reading()
+
+    def downstream_resume(self) -> None:
+        """The client takes more again."""
+        if self._upstream is not None and not self._upstream.transport.is_closing():
+            self._upstream.transport.resume_reading()
+
+    def upstream_pause(self) -> None:
+        """See connection.ResponseSink."""
+        self._downstream.pause_reading()
+
+    def upstream_resume(self) -> None:
+        """See connection.ResponseSink."""
+        self._downstream.resume_reading()
+
+    # --- Deadlines ---
+
+    def _arm(self, now: float) -> None:
+        """Set the next deadline: the route's timeout, the attempt's, or the idle timeout of the stream."""
+        forward = self._forward
+        if self._request_ended and not self._deadline and forward is not None and forward.timeout is not None:
+            self._deadline = now + forward.timeout
+        idle = self._idle_timeout()
+        when = float("inf") if idle is None else self.active_at + idle
+        if self._deadline and self._deadline < when:
+            when = self._deadline
+        if self._try_deadline and self._try_deadline < when:
+            when = self._try_deadline
+        self._downstream.set_deadline(when)
+
+    def _idle_timeout(self) -> float | None:
+        forward = self._forward
+        if forward is not None and forward.idle_timeout is not None:
+            return forward.idle_timeout
+        return self._downstream.manager.stream_idle_timeout
+
+    def on_deadline(self, now: float) -> None:
+        """Whichever deadline has passed; or none, since there was life meanwhile."""
+        if self._deadline and now >= self._deadline:
+            self._count_timeout()
+            self.fail(failure(Flag.UPSTREAM_REQUEST_TIMEOUT, "response_timeout"))
+        elif self._try_deadline and now >= self._try_deadline:
+            self._count_timeout()
+            self._try_deadline = 0.0
+            error = failure(Flag.UPSTREAM_REQUEST_TIMEOUT, "upstream_per_try_timeout")
+            self._attempt_failed(Outcome(Failure.TIMEOUT, written=True), error)
+        elif (idle := self._idle_timeout()) is not None and now >= self.active_at + idle:
+            self.fail(failure(Flag.STREAM_IDLE_TIMEOUT, "stream_idle_timeout"))
+        if not self._done:
+            self._arm(now)
+
+    def _count_timeout(self) -> None:
+        if self._state is not None:
+            self._state.stats.rq_timeout += 1
+
+    # --- The end ---
+
+    def fail(self, error: ProxyError) -> None:
+        """The one place where a failure becomes an answer, or a reset where the answer has already begun."""
+        if self._done:
+            return
+        self._leave_upstream(close=True)
+        if not self._response_started:
+            cause = CAUSES[error.flag]
+            body = cause.body.encode()
+            if error.reason and error.flag is Flag.UPSTREAM_CONNECTION_FAILURE:
+                body += b", transport failure reason: " + error.reason.encode("ascii", "replace")
+            self._reply(LocalReply(error.status, error.flag, error.details, body), error.reason)
+            return
+        self.record.flag, self.record.details = error.flag, error.details
+        # Closing is how the client learns that the message is incomplete; where closing would mean complete, reset.
+        if self._framing_close:
+            self._downstream.transport.abort()
+        self._complete(keep=False)
+
+    def _reply(self, reply: LocalReply, reason: str = "") -> None:
+        """Answer from here."""
+        downstream, record = self._downstream, self.record
+        record.status, record.flag, record.details = reply.status, reply.flag, reply.details
+        if reason:
+            record.notes["reason"] = reason
+        record.t_first_byte = monotonic()
+        keep = self._request_ended and self._keeps_alive() and reply.flag is not Flag.DOWNSTREAM_PROTOCOL_ERROR
+        self._response_started = True
+        data = forwarding.local_reply_bytes(
+            reply,
+            downstream.manager,
+            request_id=record.request_id,
+            reason=reason,
+            head_only=self.request.method == b"HEAD",
+            close=not keep,
+            response_headers=None if self._route_found is None else self._route_found.response_headers,
+        )
+        record.bytes_sent = len(reply.body)
+        downstream.transport.write(data)
+        self._complete(keep=keep)
+
+    def downstream_lost(self) -> None:
+        """The client is gone."""
+        if self._done:
+            return
+        self.record.flag = Flag.DOWNSTREAM_CONNECTION_TERMINATION
+        self.record.details = "downstream_remote_disconnect"
+        self._leave_upstream(close=True)
+        self._complete(keep=False)
+
+    def _leave_upstream(self, *, close: bool) -> None:
+        """End the attempt: give the connection back, or close it, and count the request out."""
+        endpoint, state, cluster = self._endpoint, self._state, self._cluster
+        if endpoint is None or state is None or cluster is None:
+            return
+        self._endpoint = None
+        endpoint.active -= 1
+        state.requests -= 1
+        state.stats.rq_active -= 1
+        connection, self._upstream = self._upstream, None
+        if connection is None:
+            self._downstream.runtime.upstreams.forget(cluster, self)
+        elif close:
+            connection.close()
+        else:
+            self._downstream.runtime.upstreams.release(cluster, connection)
+
+    def _complete(self, *, keep: bool) -> None:
+        """Always, exactly once: the record is finished, counted and shown; the connection goes on or ends."""
+        self._done = True
+        if self._task is not None:
+            self._task.cancel()
+        downstream, record = self._downstream, self.record
+        record.t_end = monotonic()
+        stats, state = downstream.stats, self._state
+        stats.rq_active -= 1
+        stats.completed(record.status, (record.t_end - record.t_start) * 1000)
+        if state is not None:
+            state.stats.classes[record.status // 100] += 1
+            state.stats.bytes_sent += record.bytes_received
+            state.stats.bytes_received += record.bytes_sent
+        for item in downstream.manager.filters:
+            if item.on_complete is not None:
+                item.on_complete(record)
+        downstream.runtime.completed(record)
+        downstream.exchange_done(keep=keep)

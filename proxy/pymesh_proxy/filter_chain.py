@@ -1,0 +1,86 @@
+"""Which filter chain of a listener a connection belongs to. Pure.
+
+The criteria are tried in a fixed order, destination port, destination address, server name, transport protocol,
+application protocol; at each one the most specific match wins and the others are out, without going back.
+
+Source: envoy.config.listener.v3.FilterChainMatch.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import TypeVar
+
+from pymesh_proxy.codec.detect import Detection, Protocol
+from pymesh_proxy.config.model import FilterChain, Listener
+
+T = TypeVar("T")
+
+
+def find_chain(listener: Listener, destination: tuple[str, int], detection: Detection) -> FilterChain | None:
+    """The chain for a connection to `destination` (ip, port) that began as `detection` says; None if there is none."""
+    chains: Sequence[FilterChain] = candidates(listener, *destination)
+    name = detection.server_name
+    chains = _most_specific(chains, lambda chain: _server_name(chain.match.server_names, name))
+    transport = "tls" if detection.protocol is Protocol.TLS else "raw_buffer"
+    chains = _most_specific(chains, lambda chain: _exact(chain.match.transport_protocol, transport))
+    spoken = detection.application_protocols
+    chains = _most_specific(chains, lambda chain: _application(chain.match.application_protocols, spoken))
+    return chains[0] if chains else listener.default_chain
+
+
+# Destinations repeat: services and pods of a mesh, not the whole Internet. The listener is compared by identity, so a
+# new configuration begins with an empty cache of its own.
+@lru_cache(maxsize=4096)
+def candidates(listener: Listener, host: str, port: int) -> tuple[FilterChain, ...]:
+    """The chains that are left when only the destination is known; the default chain is not among them."""
+    chains = _most_specific(listener.chains, lambda chain: _exact(chain.match.destination_port, port))
+    address = ip_address(host)
+
+    def prefix(chain: FilterChain) -> int | None:
+        ranges = chain.match.prefix_ranges
+        if not ranges:
+            return -1
+        return max((net.prefixlen for net in ranges if net.version == address.version and address in net), default=None)
+
+    return tuple(_most_specific(chains, prefix))
+
+
+def _most_specific(chains: Sequence[FilterChain], score: Callable[[FilterChain], int | None]) -> list[FilterChain]:
+    """The chains with the highest score; None is no match. -1 stands for "does not care"."""
+    best: list[FilterChain] = []
+    highest = -2
+    for chain in chains:
+        found = score(chain)
+        if found is None or found < highest:
+            continue
+        if found > highest:
+            highest, best = found, []
+        best.append(chain)
+    return best
+
+
+def _exact(wanted: T | None, have: T) -> int | None:
+    """A criterion that is one value: 0 for equal, -1 for not given."""
+    if wanted is None or wanted == "":
+        return -1
+    return 0 if wanted == have else None
+
+
+def _server_name(wanted: tuple[str, ...], have: str) -> int | None:
+    """An exact name before the longest suffix wildcard (`*.example.com`)."""
+    if not wanted:
+        return -1
+    scores = [
+        len(name) + (1 << 16) if name == have else len(name)
+        for name in wanted
+        if name == have or (name.startswith("*.") and have.endswith(name[1:]))
+    ]
+    return max(scores, default=None)
+
+
+def _application(wanted: tuple[str, ...], have: tuple[str, ...]) -> int | None:
+    """The client's first choice before its second."""
+    if not wanted:
+        return -1
+    return max((len(have) - place for place, name in enumerate(have) if name in wanted), default=None)

@@ -1,0 +1,277 @@
+"""What a proxy changes in the messages that it passes on, and the answers it gives itself. Pure but for the date.
+
+Source: RFC 9110 7.6 (message forwarding), Envoy's HTTP header manipulation page, RFC 9209 (Proxy-Status).
+"""
+
+from email.utils import formatdate
+from functools import lru_cache
+from random import getrandbits
+from time import time
+from typing import Final
+
+from pymesh_proxy.codec.headers import Head
+from pymesh_proxy.config.model import ForwardClientCert, HttpManager, ServerHeader
+from pymesh_proxy.errors import CAUSES, Flag, ProxyError
+from pymesh_proxy.filters.base import LocalReply
+from pymesh_proxy.routing import Forward, HeaderMutation, Route
+from pymesh_proxy.transport.facts import Facts
+from pymesh_proxy.upstream.endpoint import Endpoint
+
+XFCC: Final = b"x-forwarded-client-cert"
+# What only a proxy of ours may say; taken away where a request enters from outside (use_remote_address).
+_INTERNAL_HEADERS: Final = (
+    b"x-envoy-attempt-count",
+    b"x-envoy-decorator-operation",
+    b"x-envoy-downstream-service-cluster",
+    b"x-envoy-downstream-service-node",
+    b"x-envoy-expected-rq-timeout-ms",
+    b"x-envoy-external-address",
+    b"x-envoy-force-trace",
+    b"x-envoy-hedge-on-per-try-timeout",
+    b"x-envoy-internal",
+    b"x-envoy-ip-tags",
+    b"x-envoy-max-retries",
+    b"x-envoy-original-host",
+    b"x-envoy-original-path",
+    b"x-envoy-peer-metadata",
+    b"x-envoy-peer-metadata-id",
+    b"x-envoy-retry-grpc-on",
+    b"x-envoy-retry-on",
+    b"x-envoy-upstream-alt-stat-name",
+    b"x-envoy-upstream-rq-per-try-timeout-ms",
+    b"x-envoy-upstream-rq-timeout-alt-response",
+    b"x-envoy-upstream-rq-timeout-ms",
+    b"x-envoy-upstream-stream-duration-ms",
+)
+_REASONS: Final = {
+    200: b"OK", 301: b"Moved Permanently", 302: b"Found", 303: b"See Other", 307: b"Temporary Redirect",
+    308: b"Permanent Redirect", 400: b"Bad Request", 401: b"Unauthorized", 403: b"Forbidden", 404: b"Not Found",
+    408: b"Request Timeout", 413: b"Payload Too Large", 421: b"Misdirected Request", 426: b"Upgrade Required",
+    429: b"Too Many Requests", 431: b"Request Header Fields Too Large", 500: b"Internal Server Error",
+    501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable", 504: b"Gateway Timeout",
+}  # fmt: skip
+
+
+# --- Requests ------------------------------------------------------------------------------------------------------
+
+
+def prepare_request(request: Head, manager: HttpManager, facts: Facts) -> str:
+    """Give `request` what every request gets before filters and routes see it; its request id.
+
+    Raises:
+        ProxyError: HTTP/1.0 where the manager does not accept it (426).
+    """
+    if request.minor == 0:
+        if not manager.accept_http_10:
+            raise ProxyError(426, Flag.DOWNSTREAM_PROTOCOL_ERROR, "low_version")
+        if not request.authority:
+            request.authority = manager.default_host_for_http_10.encode()
+            request.set(b"host", request.authority)
+    upgrade = request.upgrade
+    request.remove_hop_by_hop()
+    if upgrade:
+        if upgrade.decode("latin-1") in manager.upgrades:
+            request.set(b"connection", b"upgrade")
+            request.set(b"upgrade", upgrade)
+        else:
+            request.upgrade = b""
+    if manager.use_remote_address:
+        _enter_from_outside(request, manager, facts)
+    if not request.has(b"x-forwarded-proto"):
+        request.set(b"x-forwarded-proto", b"https" if facts.tls else b"http")
+    _client_certificate(request, manager, facts)
+    return _request_id(request, manager)
+
+
+def _enter_from_outside(request: Head, manager: HttpManager, facts: Facts) -> None:
+    """An edge proxy believes nothing that the client says of itself."""
+    for name in _INTERNAL_HEADERS:
+        request.remove(name)
+    if manager.xff_num_trusted_hops == 0:
+        request.set(b"x-forwarded-proto", b"https" if facts.tls else b"http")
+    if not manager.skip_xff_append:
+        address = facts.remote.rpartition(":")[0].strip("[]").encode()
+        before = request.get(b"x-forwarded-for")
+        request.set(b"x-forwarded-for", address if before is None else b"%b,%b" % (before, address))
+
+
+def _request_id(request: Head, manager: HttpManager) -> str:
+    given = request.get(b"x-request-id")
+    if given and (manager.preserve_external_request_id or not manager.use_remote_address):
+        return given.decode("latin-1")
+    if not manager.generate_request_id:
+        return (given or b"").decode("latin-1")
+    digits = "%032x" % getrandbits(128)
+    # A UUID of version 4, variant 1 (RFC 9562 5.4).
+    made = (
+        f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{'89ab'[int(digits[16], 16) & 3]}{digits[17:20]}-{digits[20:]}"
+    )
+    request.set(b"x-request-id", made.encode())
+    return made
+
+
+def _client_certificate(request: Head, manager: HttpManager, facts: Facts) -> None:
+    """x-forwarded-client-cert: who called is for us to say, not for the caller."""
+    mode = manager.forward_client_cert
+    if mode is ForwardClientCert.ALWAYS_FORWARD_ONLY or (mode is ForwardClientCert.FORWARD_ONLY and facts.peer):
+        return
+    if mode is ForwardClientCert.APPEND_FORWARD and facts.peer:
+        before = request.get(XFCC)
+        element = client_certificate_element(facts, manager.client_cert_details)
+        request.set(XFCC, element if before is None else b"%b,%b" % (before, element))
+        return
+    request.remove(XFCC)
+    if mode is ForwardClientCert.SANITIZE_SET and facts.peer:
+        request.set(XFCC, client_certificate_element(facts, manager.client_cert_details))
+
+
+@lru_cache(maxsize=1024)
+def client_certificate_element(facts: Facts, details: frozenset[str]) -> bytes:
+    """`By=…;Hash=…;Subject="…";URI=…` for the peer of a connection."""
+    parts = [f"By={facts.own}", f"Hash={facts.peer_certificate_hash}"]
+    if "subject" in details:
+        escaped = facts.peer_subject.replace("\\", "\\\\").replace('"', '\\"')
+        parts.append(f'Subject="{escaped}"')
+    if "uri" in details:
+        parts.append(f"URI={facts.peer}")
+    return ";".join(parts).encode("latin-1", "replace")
+
+
+def mutate(head: Head, changes: HeaderMutation) -> None:
+    """Apply a route's header changes: remove, set, set if absent, add."""
+    for name in changes.remove:
+        head.remove(name)
+    for name, value in changes.set:
+        head.set(name, value)
+    for name, value in changes.set_if_absent:
+        if not head.has(name):
+            head.set(name, value)
+    for name, value in changes.add:
+        head.add(name, value)
+
+
+def apply_route(request: Head, route: Route, action: Forward) -> None:
+    """Header changes and rewrites of the route that was chosen."""
+    mutate(request, route.request_headers)
+    if action.rewrite is not None:
+        path, mark, query = request.path.partition(b"?")
+        rewritten = action.rewrite(path)
+        if rewritten != path:
+            request.set(b"x-envoy-original-path", request.path)
+            request.path = rewritten + mark + query
+    if action.host_rewrite is not None:
+        request.authority = action.host_rewrite
+        request.set(b"host", action.host_rewrite)
+    if action.timeout is not None:
+        request.set(b"x-envoy-expected-rq-timeout-ms", b"%d" % (action.timeout * 1000))
+
+
+def request_bytes(request: Head, action: Forward, endpoint: Endpoint) -> bytes:
+    """The request's head as it goes to `endpoint`."""
+    if action.auto_host_rewrite and endpoint.hostname:
+        request.set(b"host", endpoint.hostname.encode())
+    return b"%b %b HTTP/1.%d\r\n%b\r\n" % (request.method, request.path, request.minor, request.fields())
+
+
+# --- Responses -----------------------------------------------------------------------------------------------------
+
+
+def status_line(head: Head) -> bytes:
+    """The status line of a response that is passed on; always ours in version (RFC 9112 2.3)."""
+    return b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)
+
+
+def response_bytes(
+    head: Head,
+    manager: HttpManager,
+    *,
+    request_id: str,
+    service_time: float,
+    upgraded: bool,
+    wrap: bool,
+    close: bool,
+    minor: int,
+) -> bytes:
+    """The response's head as it goes to the client.
+
+    Args:
+        head: as received, filters' and the route's changes included.
+        manager: whose rules apply.
+        request_id: repeated in the response where the manager says so.
+        service_time: seconds from sending the request to this head.
+        upgraded: a 101; its Connection and Upgrade go through.
+        wrap: the body had no length and becomes chunked.
+        close: the client's connection ends with this response.
+        minor: of the request: HTTP/1.0 clients are told explicitly that the connection stays.
+    """
+    upgrade = head.upgrade
+    head.remove_hop_by_hop()
+    if upgraded:
+        head.set(b"connection", b"upgrade")
+        head.set(b"upgrade", upgrade)
+    elif close:
+        head.set(b"connection", b"close")
+    elif minor == 0:
+        head.set(b"connection", b"keep-alive")
+    if wrap:
+        head.set(b"transfer-encoding", b"chunked")
+    if manager.server_header is ServerHeader.OVERWRITE:
+        head.set(b"server", manager.server_name.encode())
+    elif manager.server_header is ServerHeader.APPEND_IF_ABSENT and not head.has(b"server"):
+        head.set(b"server", manager.server_name.encode())
+    if not head.has(b"date"):
+        head.set(b"date", http_date(int(time())))
+    if manager.always_set_request_id_in_response:
+        head.set(b"x-request-id", request_id.encode("latin-1"))
+    head.set(b"x-envoy-upstream-service-time", b"%d" % (service_time * 1000))
+    return b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.reason, head.fields())
+
+
+def local_reply_bytes(
+    reply: LocalReply,
+    manager: HttpManager,
+    *,
+    request_id: str,
+    reason: str,
+    head_only: bool,
+    close: bool,
+    response_headers: HeaderMutation | None,
+) -> bytes:
+    """An answer of our own, head and body. Why it was given is said in Proxy-Status."""
+    head = Head(b"", [], {})
+    for name, value in reply.headers:
+        head.add(name, value)
+    if reply.body and not head.has(b"content-type"):
+        head.set(b"content-type", b"text/plain")
+    head.set(b"content-length", b"%d" % len(reply.body))
+    if response_headers is not None:
+        mutate(head, response_headers)
+    if reply.flag is not Flag.NONE:
+        head.set(b"proxy-status", proxy_status(reply, reason))
+    if manager.server_header is not ServerHeader.PASS_THROUGH:
+        head.set(b"server", manager.server_name.encode())
+    head.set(b"date", http_date(int(time())))
+    if manager.always_set_request_id_in_response and request_id:
+        head.set(b"x-request-id", request_id.encode("latin-1"))
+    if close:
+        head.set(b"connection", b"close")
+    body = b"" if head_only else reply.body
+    reason_phrase = _REASONS.get(reply.status, b"")
+    return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (reply.status, reason_phrase, head.fields(), body)
+
+
+def proxy_status(reply: LocalReply, reason: str) -> bytes:
+    """Proxy-Status (RFC 9209): who answered, the kind of error, and the details."""
+    cause = CAUSES.get(reply.flag)
+    kind = "proxy_internal_error" if cause is None else cause.error
+    details = f"{reply.flag.value} {reply.details}" + (f": {reason}" if reason else "")
+    # An sf-string is printable ASCII with backslash and quote escaped (RFC 8941 3.3.3).
+    printable = "".join(char if " " <= char <= "~" else "?" for char in details)
+    escaped = printable.replace("\\", "\\\\").replace('"', '\\"')
+    return f'pymesh; error={kind}; details="{escaped}"'.encode()
+
+
+@lru_cache(maxsize=4)
+def http_date(seconds: int) -> bytes:
+    """IMF-fixdate (RFC 9110 5.6.7)."""
+    return formatdate(seconds, usegmt=True).encode()

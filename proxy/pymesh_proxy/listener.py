@@ -1,0 +1,202 @@
+"""What a listener does with a connection, top to bottom: where was it going, which way, which chain, TLS, handler."""
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+
+from pymesh_proxy.codec.detect import OPAQUE, Detection
+from pymesh_proxy.config.model import Direction, FilterChain, HttpManager, Listener
+from pymesh_proxy.connection import DownstreamConnection
+from pymesh_proxy.filter_chain import candidates, find_chain
+from pymesh_proxy.relay import Relay
+from pymesh_proxy.runtime import Runtime
+from pymesh_proxy.telemetry.metrics import ListenerStats
+from pymesh_proxy.transport.direction import Refused, classify
+from pymesh_proxy.transport.facts import Facts
+from pymesh_proxy.transport.original_dst import original_destination
+from pymesh_proxy.transport.peek import peek
+from pymesh_proxy.transport.tls import TlsError, failure_reason, peer_identity, verify_san
+
+log = logging.getLogger("pymesh.listener")
+
+Address = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Interception:
+    """What an intercepting socket has to know to tell directions apart.
+
+    Attributes:
+        own_addresses: the pod's addresses, without loopback, at this moment.
+        ports: the proxy's own ports that accept redirected connections.
+    """
+
+    own_addresses: Callable[[], frozenset[str]]
+    ports: frozenset[int] = field(default_factory=frozenset)
+
+
+class Refusal(Exception):  # noqa: N818 - a decision, not a fault
+    """The connection is closed unserved; `kind` is the word it is counted under."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        self.kind = kind
+        super().__init__(reason)
+
+
+class ListenerServer:
+    """Serves the connections of one listening socket.
+
+    `name` picks the listener out of the snapshot in force for each connection, so a new configuration applies to the
+    next connection. With `interception`, the direction picks it: one socket serves both.
+    """
+
+    def __init__(self, runtime: Runtime, name: str, interception: Interception | None = None) -> None:
+        self._runtime = runtime
+        self._name = name
+        self._interception = interception
+        self._stats = runtime.stats.listeners.setdefault(name, ListenerStats())
+
+    def serve(self, sock: socket.socket) -> None:
+        """Take over an accepted, non-blocking socket."""
+        self._stats.cx_total += 1
+        self._runtime.spawn(self._serve(sock))
+
+    async def _serve(self, sock: socket.socket) -> None:
+        taken = False
+        try:
+            local, remote = _address(sock.getsockname()), _address(sock.getpeername())
+            original, direction = self._destination(sock, local, remote)
+            listener = self._listener(direction)
+            detection = await self._inspect(sock, listener, original or local)
+            chain = find_chain(listener, original or local, detection)
+            if chain is None:
+                self._stats.no_filter_chain += 1
+                raise Refusal("no_filter_chain", f"no filter chain of {listener.name} for {_text(original or local)}")
+            facts = Facts(
+                direction=listener.direction.value,
+                remote=_text(remote),
+                local=_text(local),
+                original=_text(original) if original else "",
+                original_destination=original or local,
+                sni=detection.server_name,
+            )
+            taken = True
+            await self._hand_over(sock, chain, facts)
+        except Refusal as refusal:
+            self._stats.cx_refused += 1
+            self._stats.refusals[refusal.kind] = self._stats.refusals.get(refusal.kind, 0) + 1
+            log.warning("%s: refused: %s", self._name, refusal)
+        except OSError as error:
+            log.debug("%s: connection broke before it was served: %s", self._name, error)
+        finally:
+            if not taken:
+                sock.close()
+
+    def _destination(self, sock: socket.socket, local: Address, remote: Address) -> tuple[Address | None, Direction]:
+        """Where the connection was going before a redirect, and which way that is."""
+        interception = self._interception
+        if interception is None:
+            listener = self._runtime.snapshot.listeners.get(self._name)
+            wanted = listener is not None and listener.use_original_dst
+            return (original_destination(sock) if wanted else None), Direction.UNSPECIFIED
+        original = original_destination(sock)
+        direction = classify(local, remote, original, interception.own_addresses(), interception.ports)
+        if isinstance(direction, Refused):
+            raise Refusal("not_for_this_pod" if original and original != local else "not_redirected", direction.reason)
+        return original, direction
+
+    def _listener(self, direction: Direction) -> Listener:
+        listeners = self._runtime.snapshot.listeners
+        if self._interception is None:
+            found = listeners.get(self._name)
+        else:
+            found = next(
+                (item for item in listeners.values() if item.direction is direction and item.use_original_dst), None
+            )
+        if found is None:
+            raise Refusal(
+                "no_listener", f"no listener for {direction.value} connections: the configuration has none yet"
+            )
+        return found
+
+    async def _inspect(self, sock: socket.socket, listener: Listener, destination: Address) -> Detection:
+        """What the client speaks, where a chain depends on it; the bytes stay in the socket."""
+        chains = candidates(listener, *destination)
+        if not any(
+            chain.match.transport_protocol or chain.match.application_protocols or chain.match.server_names
+            for chain in chains
+        ):
+            return OPAQUE
+        detection = await peek(self._runtime.loop, sock, listener.inspect_timeout)
+        if detection is None:
+            if not listener.inspect_timeout_continues:
+                raise Refusal("silent", f"the client sent nothing within {listener.inspect_timeout:g} s")
+            return OPAQUE
+        return detection
+
+    async def _hand_over(self, sock: socket.socket, chain: FilterChain, facts: Facts) -> None:
+        """Make the transport, with TLS where the chain says so, and the protocol that serves it."""
+        runtime, tls = self._runtime, chain.tls
+
+        def identify(transport: asyncio.BaseTransport) -> Facts | None:
+            if tls is None:
+                return facts
+            ssl_object: ssl.SSLObject = transport.get_extra_info("ssl_object")
+            try:
+                peer = verify_san(ssl_object, tls.validation) if tls.validation else peer_identity(ssl_object)
+            except TlsError as error:
+                self._tls_failed(facts, error)
+                return None
+            return _with_identity(facts, ssl_object, peer, runtime.own_identity(tls.certificate))
+
+        def protocol() -> asyncio.Protocol:
+            handler = chain.handler
+            if isinstance(handler, HttpManager):
+                return DownstreamConnection(runtime, handler, identify)
+            return Relay(runtime, handler, facts).on_accept(identify)
+
+        try:
+            context = None if tls is None else runtime.tls.server(tls)
+            await runtime.loop.connect_accepted_socket(
+                protocol, sock, ssl=context, ssl_handshake_timeout=None if tls is None else chain.handshake_timeout
+            )
+        except (TlsError, OSError, TimeoutError) as error:
+            sock.close()
+            self._tls_failed(facts, error)
+
+    def _tls_failed(self, facts: Facts, error: Exception) -> None:
+        self._stats.cx_tls_error += 1
+        log.info("%s: TLS with %s failed: %s", self._name, facts.remote, failure_reason(error) or error)
+
+
+def _with_identity(facts: Facts, ssl_object: ssl.SSLObject, peer: str, own: str) -> Facts:
+    certificate = ssl_object.getpeercert(binary_form=True)
+    return replace(
+        facts,
+        tls=True,
+        peer=peer,
+        own=own,
+        peer_certificate_hash=sha256(certificate).hexdigest() if certificate else "",
+        peer_subject=_subject(ssl_object) if certificate else "",
+    )
+
+
+def _subject(ssl_object: ssl.SSLObject) -> str:
+    """The peer's subject as RFC 2253 writes it; SPIFFE leaves have an empty one."""
+    subject = (ssl_object.getpeercert() or {}).get("subject", ())
+    names = {"commonName": "CN", "organizationName": "O", "organizationalUnitName": "OU", "countryName": "C"}
+    pairs = [pair for part in reversed(subject) if isinstance(part, tuple) for pair in part]
+    return ",".join(f"{names.get(pair[0], pair[0])}={pair[1]}" for pair in pairs if isinstance(pair, tuple))
+
+
+def _address(name: tuple[str, int] | tuple[str, int, int, int]) -> Address:
+    host = name[0]
+    return (host[7:] if host.startswith("::ffff:") and "." in host else host), name[1]
+
+
+def _text(address: Address) -> str:
+    return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"

@@ -1,0 +1,274 @@
+"""Opaque TCP: two halves, each with back-pressure and half-close, and one record when both are over.
+
+What one side sends is written to the other as it comes. When a side does not take more, the other is not read; when a
+side ends its half, the other is told (`shutdown(SHUT_WR)`), and goes on sending for as long as it likes.
+"""
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic, time
+from typing import Final, cast
+
+from pymesh_proxy.config.model import Cluster, TcpProxy
+from pymesh_proxy.errors import Flag, ProxyError, failure
+from pymesh_proxy.runtime import Runtime
+from pymesh_proxy.telemetry.metrics import TcpStats
+from pymesh_proxy.telemetry.record import RequestRecord
+from pymesh_proxy.timers import NEVER
+from pymesh_proxy.transport.facts import Facts
+from pymesh_proxy.upstream.balancer import choose_weighted
+from pymesh_proxy.upstream.endpoint import Endpoint
+from pymesh_proxy.upstream.pool import WRITE_HIGH_WATER
+
+# Python's TLS cannot end one half of a connection (RFC 8446 6.1 could): when the half towards a TLS peer ends, the
+# connection is kept for what still comes back, and closed once nothing has come for this many seconds.
+TLS_HALF_CLOSE_GRACE: Final = 5.0
+
+
+class Half(asyncio.Protocol):
+    """One side of a relay. `peer` is the other."""
+
+    __slots__ = ("_eof", "_held", "_paused", "_relay", "bytes", "peer", "transport")
+
+    def __init__(self, relay: "Relay") -> None:
+        self._relay = relay
+        self._held: list[bytes] = []
+        self._eof = self._paused = False
+        self.bytes = 0
+        self.peer: Half | None = None
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol."""
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self._relay.half_open(self)
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        self.bytes += len(data)
+        peer = self.peer
+        if peer is None or peer.transport is None:
+            self._held.append(data)
+        else:
+            peer.transport.write(data)
+
+    def eof_received(self) -> bool:
+        """See asyncio.Protocol: this side has said its last; the other may not have."""
+        self._eof = True
+        peer = self.peer
+        if peer is not None:
+            peer.half_close()
+            if peer.over:
+                return False
+        return self._can_half_close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self._eof = True
+        self._relay.half_lost(self, exc)
+
+    def pause_writing(self) -> None:
+        """See asyncio.Protocol: this side does not take more, so the other is not read."""
+        if self.peer is not None:
+            self.peer.pause()
+
+    def resume_writing(self) -> None:
+        """See asyncio.Protocol."""
+        if self.peer is not None:
+            self.peer.resume()
+
+    # --- For the relay and the other half ---
+
+    @property
+    def over(self) -> bool:
+        """This side has ended its half, or is gone."""
+        return self._eof
+
+    def join(self, peer: "Half") -> None:
+        """From now on bytes go to `peer`; what was read before goes first."""
+        self.peer = peer
+        if self._held and peer.transport is not None:
+            peer.transport.writelines(self._held)
+            self._held.clear()
+        if self._eof:
+            peer.half_close()
+
+    def half_close(self) -> None:
+        """The other side will send no more: pass that on once everything before it is written."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        if self._eof:
+            transport.close()
+        elif self._can_half_close():
+            transport.write_eof()
+        else:
+            self._relay.end_soon()
+
+    def pause(self) -> None:
+        """Read no more from this side for now."""
+        if self.transport is not None and not self._paused and not self.transport.is_closing():
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read from this side again."""
+        if self.transport is not None and self._paused:
+            self._paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def _can_half_close(self) -> bool:
+        return self.transport is not None and self.transport.can_write_eof()
+
+
+class Relay:
+    """One opaque connection, downstream and upstream."""
+
+    __slots__ = (
+        "_cluster", "_done", "_endpoint", "_identify", "_idle", "_open", "_proxy", "_runtime", "_seen", "deadline",
+        "downstream", "record", "stats", "timer_slot", "upstream",
+    )  # fmt: skip
+
+    def __init__(self, runtime: Runtime, proxy: TcpProxy, facts: Facts) -> None:
+        self._runtime = runtime
+        self._proxy = proxy
+        self._identify: Callable[[asyncio.BaseTransport], Facts | None] | None = None
+        self.record = RequestRecord(facts, time(), monotonic())
+        self.record.protocol = "TCP"
+        self.stats = runtime.stats.tcp.setdefault(proxy.stat_prefix, TcpStats())
+        self.downstream = Half(self)
+        self.upstream = Half(self)
+        self.deadline = NEVER
+        self.timer_slot = 0
+        self._idle = proxy.idle_timeout
+        self._seen = 0
+        self._open = 0
+        self._cluster: Cluster | None = None
+        self._endpoint: Endpoint | None = None
+        self._done = False
+
+    def on_accept(self, identify: Callable[[asyncio.BaseTransport], Facts | None]) -> asyncio.Protocol:
+        """The downstream protocol; `identify` tells the facts once a TLS handshake is through."""
+        self._identify = identify
+        return self.downstream
+
+    def half_open(self, half: Half) -> None:
+        """A side is connected. The client is not read before there is somebody to give its bytes to."""
+        self._open += 1
+        if half is self.downstream:
+            assert half.transport is not None
+            assert self._identify is not None
+            facts = self._identify(half.transport)
+            self.stats.cx_total += 1
+            self.stats.cx_active += 1
+            half.pause()
+            if facts is None:
+                half.transport.abort()
+                return
+            self.record.facts = facts
+            self._runtime.connections.add(self)
+            self._runtime.spawn(self._connect())
+
+    async def _connect(self) -> None:
+        record, upstreams = self.record, self._runtime.upstreams
+        try:
+            name = choose_weighted(self._proxy.clusters, self._runtime.random)
+            record.cluster = name
+            cluster = self._runtime.snapshot.clusters.get(name)
+            if cluster is None:
+                raise failure(Flag.NO_CLUSTER, "cluster_not_found", f"no cluster {name}")
+            await self._reach(cluster, upstreams.pick(cluster, record.facts.original_destination))
+        except ProxyError as error:
+            self.stats.cx_failed += 1
+            record.flag, record.details = error.flag, error.details
+            if error.reason:
+                record.notes["reason"] = error.reason
+            if self.downstream.transport is not None:
+                self.downstream.transport.abort()
+            return
+        if self._done or self.downstream.transport is None:
+            if self.upstream.transport is not None:
+                self.upstream.transport.abort()
+            return
+        self.downstream.join(self.upstream)
+        self.upstream.join(self.downstream)
+        self.downstream.resume()
+        self.set_idle()
+
+    async def _reach(self, cluster: Cluster, endpoint: Endpoint | None) -> None:
+        upstreams, record = self._runtime.upstreams, self.record
+        if endpoint is None:
+            raise failure(Flag.NO_HEALTHY_UPSTREAM, "no_healthy_upstream", f"cluster {cluster.name} has no endpoint")
+        record.attempts = 1
+        record.endpoint, record.endpoint_labels = endpoint.address, endpoint.labels
+        if not upstreams.reserve(cluster):
+            raise failure(Flag.UPSTREAM_OVERFLOW, "upstream_reset_before_response_started{overflow}")
+        self._cluster = cluster
+        record.upstream_peer = await upstreams.connect(cluster, endpoint, lambda: self.upstream)
+        self._endpoint = endpoint
+        endpoint.active += 1
+        record.t_connected = monotonic()
+
+    def half_lost(self, half: Half, exc: Exception | None) -> None:
+        """A side is gone: the other ends once it has what is on its way, or at once after an error."""
+        self._open -= 1
+        other = self.upstream if half is self.downstream else self.downstream
+        if other.transport is not None:
+            if exc is not None:
+                other.transport.abort()
+            else:
+                other.half_close()
+                if half is self.downstream or other.over:
+                    other.transport.close()
+        if self._cluster is not None and half is self.upstream:
+            self._runtime.upstreams.free(self._runtime.upstreams.state(self._cluster))
+        if self._open == 0:
+            self._complete()
+
+    def set_idle(self) -> None:
+        """Start the idle timeout, or start it anew."""
+        self.deadline = NEVER if self._idle is None else monotonic() + self._idle
+        self._runtime.timers.watch(self)
+
+    def end_soon(self) -> None:
+        """One half has ended and its peer cannot be told: see TLS_HALF_CLOSE_GRACE."""
+        self._idle = TLS_HALF_CLOSE_GRACE
+        self.set_idle()
+
+    def on_deadline(self, now: float) -> None:
+        """See timers.Timed: close if nothing moved since the last look."""
+        moved = self.downstream.bytes + self.upstream.bytes
+        if moved != self._seen:
+            self._seen = moved
+            self.set_idle()
+            return
+        if not (self.downstream.over or self.upstream.over):
+            self.record.flag, self.record.details = Flag.STREAM_IDLE_TIMEOUT, "tcp_session_idle_timeout"
+        for half in (self.downstream, self.upstream):
+            if half.transport is not None:
+                half.transport.close()
+
+    def drain(self) -> None:
+        """See runtime.Drainable: an opaque connection ends when its ends do, or when the drain time is over."""
+
+    def _complete(self) -> None:
+        if self._done:
+            return
+        self._done = True
+        runtime, record = self._runtime, self.record
+        runtime.timers.forget(self)
+        runtime.connections.discard(self)
+        if self._endpoint is not None:
+            self._endpoint.active -= 1
+        record.t_end = monotonic()
+        record.bytes_received, record.bytes_sent = self.downstream.bytes, self.upstream.bytes
+        self.stats.cx_active -= 1
+        self.stats.bytes_received += record.bytes_received
+        self.stats.bytes_sent += record.bytes_sent
+        if self._cluster is not None:
+            state = runtime.upstreams.state(self._cluster)
+            state.stats.bytes_sent += record.bytes_received
+            state.stats.bytes_received += record.bytes_sent
+        runtime.completed(record)

@@ -1,0 +1,151 @@
+"""Counters of the data path, and how Prometheus sees them.
+
+On the path a metric is an integer in a slots object, found once per connection or cluster; Prometheus' own types cost
+ten times as much and are made only when somebody scrapes. Names are Envoy's, so that its dashboards work.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+# Milliseconds; Istio's request duration buckets.
+DURATION_BUCKETS: Final = (0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000)
+
+
+class HttpStats:
+    """Downstream HTTP, one per `stat_prefix`."""
+
+    __slots__ = (
+        "buckets",
+        "classes",
+        "cx_active",
+        "cx_total",
+        "duration_sum",
+        "protocol_errors",
+        "rq_active",
+        "rq_total",
+    )
+
+    def __init__(self) -> None:
+        self.cx_total = self.cx_active = self.rq_total = self.rq_active = self.protocol_errors = 0
+        self.classes = [0] * 6
+        self.buckets = [0] * (len(DURATION_BUCKETS) + 1)
+        self.duration_sum = 0.0
+
+    def completed(self, status: int, milliseconds: float) -> None:
+        """Count one finished request; status 0 is one that the client gave up before it was answered."""
+        self.classes[status // 100] += 1
+        self.buckets[bisect_left(DURATION_BUCKETS, milliseconds)] += 1
+        self.duration_sum += milliseconds
+
+
+class ClusterStats:
+    """Upstream traffic of one cluster."""
+
+    __slots__ = (
+        "bytes_received", "bytes_sent", "classes", "cx_active", "cx_connect_fail", "cx_destroyed", "cx_overflow",
+        "cx_total", "rq_active", "rq_pending_overflow", "rq_retry", "rq_timeout", "rq_total",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.cx_total = self.cx_active = self.cx_connect_fail = self.cx_destroyed = self.cx_overflow = 0
+        self.rq_total = self.rq_active = self.rq_retry = self.rq_timeout = self.rq_pending_overflow = 0
+        self.bytes_sent = self.bytes_received = 0
+        self.classes = [0] * 6
+
+
+class TcpStats:
+    """Opaque TCP, one per `stat_prefix`."""
+
+    __slots__ = ("bytes_received", "bytes_sent", "cx_active", "cx_failed", "cx_total")
+
+    def __init__(self) -> None:
+        self.cx_total = self.cx_active = self.cx_failed = self.bytes_sent = self.bytes_received = 0
+
+
+class ListenerStats:
+    """Connections as they arrive, one per listener."""
+
+    __slots__ = ("cx_active", "cx_overflow", "cx_refused", "cx_tls_error", "cx_total", "no_filter_chain", "refusals")
+
+    def __init__(self) -> None:
+        self.cx_total = self.cx_active = self.cx_refused = self.cx_overflow = self.cx_tls_error = 0
+        self.no_filter_chain = 0
+        self.refusals: dict[str, int] = {}
+
+
+class Stats(Collector):
+    """Every counter of this proxy."""
+
+    def __init__(self) -> None:
+        self.http: dict[str, HttpStats] = {}
+        self.tcp: dict[str, TcpStats] = {}
+        self.clusters: dict[str, ClusterStats] = {}
+        self.listeners: dict[str, ListenerStats] = {}
+        self.gauges: dict[str, tuple[str, float]] = {}  # name: (help, value), set by the composition root
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
+        """For prometheus_client: every family with its current values."""
+        yield from self._counters(
+            "envoy_http_downstream_", "envoy_http_conn_manager_prefix", self.http, HttpStats.__slots__
+        )
+        yield from self._counters(
+            "envoy_cluster_upstream_", "envoy_cluster_name", self.clusters, ClusterStats.__slots__
+        )
+        yield from self._counters("envoy_tcp_downstream_", "envoy_tcp_prefix", self.tcp, TcpStats.__slots__)
+        yield from self._counters(
+            "envoy_listener_downstream_", "envoy_listener_address", self.listeners, ListenerStats.__slots__
+        )
+        yield from self._classes("envoy_http_downstream_rq_xx", "envoy_http_conn_manager_prefix", self.http)
+        yield from self._classes("envoy_cluster_upstream_rq_xx", "envoy_cluster_name", self.clusters)
+        yield self._durations()
+        yield self._refusals()
+        for name, (text, value) in self.gauges.items():
+            yield GaugeMetricFamily(name, text, value=value)
+
+    @staticmethod
+    def _counters(
+        prefix: str, label: str, found: Mapping[str, object], names: Sequence[str]
+    ) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        for name in names:
+            if name in {"buckets", "classes", "duration_sum", "refusals"}:
+                continue
+            family_type = GaugeMetricFamily if name.endswith("_active") else CounterMetricFamily
+            family = family_type(f"{prefix}{name.removesuffix('_total')}", f"Envoy's {name}", labels=[label])
+            for key, stats in found.items():
+                family.add_metric([key], getattr(stats, name))
+            yield family
+
+    @staticmethod
+    def _classes(
+        name: str, label: str, found: dict[str, HttpStats] | dict[str, ClusterStats]
+    ) -> Iterator[CounterMetricFamily]:
+        family = CounterMetricFamily(name, "Responses by class of status", labels=[label, "envoy_response_code_class"])
+        for key, stats in found.items():
+            for digit in range(1, 6):
+                family.add_metric([key, str(digit)], stats.classes[digit])
+        yield family
+
+    def _durations(self) -> HistogramMetricFamily:
+        family = HistogramMetricFamily(
+            "envoy_http_downstream_rq_time",
+            "Time from the request head to the last byte of the response, milliseconds",
+            labels=["envoy_http_conn_manager_prefix"],
+        )
+        bounds = [*(str(float(bound)) for bound in DURATION_BUCKETS), "+Inf"]
+        for key, stats in self.http.items():
+            family.add_metric([key], list(zip(bounds, accumulate(stats.buckets), strict=True)), stats.duration_sum)
+        return family
+
+    def _refusals(self) -> CounterMetricFamily:
+        family = CounterMetricFamily(
+            "pymesh_listener_refused", "Connections refused, by reason", labels=["envoy_listener_address", "reason"]
+        )
+        for key, stats in self.listeners.items():
+            for reason, count in stats.refusals.items():
+                family.add_metric([key, reason], count)
+        return family

@@ -1,0 +1,31 @@
+"""What is known of a downstream connection before its first byte of payload."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A downstream connection, as seen when it was accepted.
+
+    Attributes:
+        direction: "inbound", "outbound" or "gateway".
+        remote, local, original: "ip:port"; `original` is empty where the connection was not redirected.
+        original_destination: (ip, port) for ORIGINAL_DST clusters.
+        tls: the connection is encrypted to us.
+        peer, own: SPIFFE identities; empty on plaintext.
+        peer_certificate_hash: SHA-256 of the peer's certificate, hex, for x-forwarded-client-cert.
+        peer_subject: the peer certificate's subject in RFC 2253 form, for the same.
+        sni: server name asked for.
+    """
+
+    direction: str
+    remote: str
+    local: str
+    original: str = ""
+    original_destination: tuple[str, int] | None = None
+    tls: bool = False
+    peer: str = ""
+    own: str = ""
+    peer_certificate_hash: str = ""
+    peer_subject: str = ""
+    sni: str = ""

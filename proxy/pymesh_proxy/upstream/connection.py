@@ -1,0 +1,212 @@
+"""One upstream HTTP/1.1 connection: writes requests, reads responses in order, and knows whether it may be used again."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from pymesh_proxy.codec.body import BodyReader, reader_for
+from pymesh_proxy.codec.headers import Head
+from pymesh_proxy.codec.http1 import MessageError, bad_response, parse_response, response_framing
+from pymesh_proxy.config.model import TlsClient
+from pymesh_proxy.timers import NEVER
+from pymesh_proxy.upstream.endpoint import Endpoint
+
+
+class ResponseSink(Protocol):
+    """Who is waiting for the response: an exchange."""
+
+    def response_head(self, head: Head, framing: int | None) -> bool:
+        """The final head (or a 101); False if the response is not wanted, the connection is then closed."""
+
+    def informational(self, head: Head) -> None:
+        """A 1xx other than 101."""
+
+    def response_body(self, data: bytes) -> None:
+        """Bytes of the body, framing included."""
+
+    def response_end(self) -> None:
+        """The response is complete."""
+
+    def upstream_failed(self, error: Exception) -> None:
+        """The connection ended, or broke the rules, before the response was complete."""
+
+    def upstream_pause(self) -> None:
+        """The upstream does not take more for now."""
+
+    def upstream_resume(self) -> None:
+        """The upstream takes more again."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """A pooled connection to `endpoint`.
+
+    Attributes:
+        tls: transport settings it was made with; a pool must not hand it out for others.
+        requests: how many it has carried.
+        peer: SPIFFE identity of the other end; empty on plaintext.
+        local: "ip:port" of our end.
+        written: whether a byte of the current request was written.
+    """
+
+    __slots__ = (
+        "_buffer", "_method", "_on_lost", "_reader", "_sink", "_upgraded", "deadline", "endpoint", "local", "peer",
+        "persistent", "requests", "timer_slot", "tls", "transport", "written",
+    )  # fmt: skip
+
+    def __init__(
+        self, endpoint: Endpoint, tls: TlsClient | None, on_lost: Callable[["UpstreamConnection"], None]
+    ) -> None:
+        self.endpoint = endpoint
+        self.tls = tls
+        self.requests = 0
+        self.peer = self.local = ""
+        self.persistent = True
+        self.written = False
+        self.deadline = NEVER
+        self.timer_slot = 0
+        self._on_lost = on_lost
+        self._sink: ResponseSink | None = None
+        self._buffer = b""
+        self._reader: BodyReader | None = None
+        self._method = b""
+        self._upgraded = False
+
+    # --- For the exchange ---
+
+    def begin(self, sink: ResponseSink, method: bytes, data: bytes) -> None:
+        """Send the start of a request (head, and body so far); its response goes to `sink`."""
+        self._sink = sink
+        self._method = method
+        self.persistent = True
+        self.written = True
+        self.requests += 1
+        self.transport.write(data)
+
+    def send(self, data: bytes) -> None:
+        """Send more of the request's body."""
+        self.transport.write(data)
+
+    def send_eof(self) -> None:
+        """Half-close: on an upgraded connection the client has said its last."""
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def detach(self) -> None:
+        """The exchange is over as far as this connection is concerned; nothing more is passed on."""
+        self._sink = None
+        self._reader = None
+        self.written = False
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may be sent: open, in step, and the peer has not said that it will close."""
+        return self.persistent and not self._buffer and not self._upgraded and not self.transport.is_closing()
+
+    def close(self) -> None:
+        """Close now; nothing that is still in flight matters any more."""
+        self.detach()
+        self.transport.abort()
+
+    def on_deadline(self, now: float) -> None:
+        """See timers.Timed: it has been idle for long enough, unless it is at work again."""
+        if self._sink is None:
+            self.close()
+
+    # --- asyncio.Protocol ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol."""
+        self.transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        sink = self._sink
+        self._on_lost(self)
+        if sink is not None:
+            self.detach()
+            sink.upstream_failed(exc or ConnectionResetError("connection closed by the upstream"))
+
+    def pause_writing(self) -> None:
+        """See asyncio.Protocol."""
+        if self._sink is not None:
+            self._sink.upstream_pause()
+
+    def resume_writing(self) -> None:
+        """See asyncio.Protocol."""
+        if self._sink is not None:
+            self._sink.upstream_resume()
+
+    def eof_received(self) -> bool:
+        """See asyncio.Protocol: the end of the stream is the end of a body that has no other."""
+        sink, reader = self._sink, self._reader
+        if sink is not None and reader is not None and reader.end_of_stream():
+            self.persistent = False
+            if self._upgraded:
+                sink.response_end()
+                return True
+            self._complete(sink)
+        return False
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        if self._sink is None:
+            # Bytes that nobody asked for: what would be read as the answer to the next request.
+            self.persistent = False
+            self.transport.abort()
+            return
+        try:
+            self._read(self._buffer + data if self._buffer else data)
+        except MessageError as error:
+            sink = self._sink
+            self.persistent = False
+            if sink is not None:
+                self.detach()
+                sink.upstream_failed(error)
+            self.transport.abort()
+
+    def _read(self, data: bytes) -> None:
+        self._buffer = b""
+        if self._reader is None:
+            data = self._read_head(data)
+        reader, sink = self._reader, self._sink
+        if reader is None or sink is None:
+            return
+        if data:
+            used = reader.feed(data)
+            if used == len(data):
+                sink.response_body(data)
+            else:
+                if used:
+                    sink.response_body(data[:used])
+                self._buffer = data[used:]
+        if reader.done and self._sink is sink:
+            self._complete(sink)
+
+    def _read_head(self, data: bytes) -> bytes:
+        """Read heads up to the final one; what is left behind it. Without a complete one the bytes are kept."""
+        while True:
+            parsed = parse_response(data)
+            if parsed is None:
+                self._buffer = data
+                return b""
+            head, end = parsed
+            data = data[end:]
+            sink = self._sink
+            if sink is None:
+                return b""
+            if head.status >= 200 or head.status == 101:
+                break
+            sink.informational(head)
+        framing = response_framing(head, self._method)
+        if head.status == 101:
+            framing, self._upgraded = None, True
+        self.persistent = head.persistent and framing is not None
+        self._reader = reader_for(framing, bad_response)
+        if not sink.response_head(head, framing):
+            self.close()
+            return b""
+        return data
+
+    def _complete(self, sink: ResponseSink) -> None:
+        self._reader = None
+        sink.response_end()

@@ -1,0 +1,313 @@
+"""Upstream connections of this proxy: which endpoint, within which limits, over a pooled connection or a new one.
+
+An exchange asks with `acquire` and either has a connection at once or is called back. Idle connections hang on their
+endpoint, so they survive a new snapshot; the most recently used goes out first, so that the rest can grow old and close.
+"""
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable, Collection
+from time import monotonic
+from typing import Final, Protocol
+
+from pymesh_proxy.config.model import Balancing, Cluster, Discovery, TlsClient
+from pymesh_proxy.errors import Flag, ProxyError, failure
+from pymesh_proxy.telemetry.metrics import ClusterStats, Stats
+from pymesh_proxy.timers import TimerWheel
+from pymesh_proxy.transport.tls import TlsContexts, TlsError, failure_reason, verify_san
+from pymesh_proxy.upstream.balancer import Balancer, LeastRequest, RandomChoice, RoundRobin
+from pymesh_proxy.upstream.connection import UpstreamConnection
+from pymesh_proxy.upstream.endpoint import Endpoint
+
+# Destinations of ORIGINAL_DST clusters that are remembered with their idle connections; the oldest unused go first.
+MAX_ORIGINAL_DESTINATIONS: Final = 1024
+# Bytes queued towards one peer before the other side is paused; Envoy's per_connection_buffer_limit is 1 MiB, and two
+# of these per request are held, so it is kept nearer to what a socket buffer takes.
+WRITE_HIGH_WATER: Final = 256 * 1024
+
+
+class Waiter(Protocol):
+    """Who asked for a connection that was not there at once."""
+
+    def upstream_ready(self, connection: UpstreamConnection) -> None:
+        """Here it is. The waiter owns it now."""
+
+    def connect_failed(self, error: ProxyError) -> None:
+        """There will be none."""
+
+
+class ClusterState:
+    """What lives on from snapshot to snapshot for one cluster: counts in flight and who waits.
+
+    `balancer` and `transports` belong to `cluster`, the compiled object they were made for.
+    """
+
+    __slots__ = ("balancer", "cluster", "connections", "originals", "requests", "stats", "transports", "waiting")
+
+    def __init__(self, stats: ClusterStats) -> None:
+        self.cluster: Cluster | None = None
+        self.balancer: Balancer | None = None
+        self.transports: dict[Endpoint, TlsClient | None] = {}
+        self.originals: dict[tuple[str, int], Endpoint] = {}
+        self.connections = 0
+        self.requests = 0
+        self.waiting: deque[tuple[Cluster, Endpoint, Waiter]] = deque()
+        self.stats = stats
+
+
+class Upstreams:
+    """All upstream connections of one proxy."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        tls: TlsContexts,
+        stats: Stats,
+        random: Callable[[], float],
+        timers: TimerWheel,
+    ) -> None:
+        self._loop = loop
+        self._tls = tls
+        self._stats = stats
+        self._random = random
+        self._timers = timers
+        self._states: dict[str, ClusterState] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- Choosing ---
+
+    def state(self, cluster: Cluster) -> ClusterState:
+        """The state of `cluster`, its balancer made for exactly this compiled object."""
+        state = self._states.get(cluster.name)
+        if state is None:
+            stats = self._stats.clusters.setdefault(cluster.name, ClusterStats())
+            state = self._states[cluster.name] = ClusterState(stats)
+        if state.cluster is not cluster:
+            state.cluster = cluster
+            state.balancer = _balancer(cluster, self._random)
+            state.transports = {}
+        return state
+
+    def pick(
+        self, cluster: Cluster, original_destination: tuple[str, int] | None, tried: Collection[Endpoint] = ()
+    ) -> Endpoint | None:
+        """The endpoint for the next attempt; None if there is none."""
+        state = self.state(cluster)
+        if cluster.discovery is Discovery.ORIGINAL_DST:
+            return None if original_destination is None else _original(state, original_destination)
+        assert state.balancer is not None
+        return state.balancer.pick(tried)
+
+    def transport(self, cluster: Cluster, endpoint: Endpoint) -> TlsClient | None:
+        """TLS settings for `endpoint`: the first transport match that its metadata satisfies, else the cluster's."""
+        transports = self.state(cluster).transports
+        if endpoint not in transports:
+            transports[endpoint] = _transport(cluster, endpoint)
+        return transports[endpoint]
+
+    # --- Connections for requests ---
+
+    def acquire(self, cluster: Cluster, endpoint: Endpoint, waiter: Waiter) -> UpstreamConnection | None:
+        """A connection to `endpoint`, now; or None, and `waiter` is called when there is one.
+
+        Raises:
+            ProxyError: a limit of the cluster is reached (flag UO).
+        """
+        tls = self.transport(cluster, endpoint)
+        idle = endpoint.idle
+        while idle:
+            connection = idle.pop()
+            assert isinstance(connection, UpstreamConnection)
+            if connection.reusable and connection.tls is tls:
+                return connection
+            connection.close()
+        state = self.state(cluster)
+        if not self.reserve(cluster):
+            if len(state.waiting) >= cluster.limits.max_pending_requests:
+                state.stats.rq_pending_overflow += 1
+                raise failure(Flag.UPSTREAM_OVERFLOW, "upstream_reset_before_response_started{overflow}")
+            state.waiting.append((cluster, endpoint, waiter))
+            return None
+        self._spawn(self._connect_for(cluster, endpoint, waiter))
+        return None
+
+    def release(self, cluster: Cluster, connection: UpstreamConnection) -> None:
+        """Take back a connection whose response is complete; it is kept if it can serve again."""
+        connection.detach()
+        limit = cluster.max_requests_per_connection
+        endpoint = connection.endpoint
+        if not connection.reusable or endpoint.retired or (limit is not None and connection.requests >= limit):
+            connection.close()
+            return
+        state = self.state(cluster)
+        if state.waiting:
+            if state.waiting[0][1] is endpoint:
+                state.waiting.popleft()[2].upstream_ready(connection)
+            else:
+                connection.close()  # makes room for the one that waits: see `_lost`
+            return
+        if cluster.idle_timeout is not None:
+            connection.deadline = monotonic() + cluster.idle_timeout
+            self._timers.watch(connection)
+        endpoint.idle.append(connection)
+
+    def forget(self, cluster: Cluster, waiter: Waiter) -> None:
+        """`waiter` no longer wants a connection of `cluster`."""
+        state = self.state(cluster)
+        state.waiting = deque(entry for entry in state.waiting if entry[2] is not waiter)
+
+    async def _connect_for(self, cluster: Cluster, endpoint: Endpoint, waiter: Waiter) -> None:
+        try:
+            connection = await self.connect_http(cluster, endpoint)
+        except ProxyError as error:
+            waiter.connect_failed(error)
+            return
+        waiter.upstream_ready(connection)
+
+    async def connect_http(self, cluster: Cluster, endpoint: Endpoint) -> UpstreamConnection:
+        """A new connection for requests, whose place is reserved. Raises ProxyError (flag UF) if there can be none."""
+        state = self.state(cluster)
+
+        def lost(connection: UpstreamConnection) -> None:
+            self._timers.forget(connection)
+            if connection in endpoint.idle:
+                endpoint.idle.remove(connection)
+            self.free(state)
+
+        connection = UpstreamConnection(endpoint, self.transport(cluster, endpoint), lost)
+        connection.peer = await self.connect(cluster, endpoint, lambda: connection)
+        connection.local = _address(connection.transport.get_extra_info("sockname"))
+        return connection
+
+    def reserve(self, cluster: Cluster) -> bool:
+        """Take a place for one more connection of `cluster`; False if its limit is reached. `free` gives it back."""
+        state = self.state(cluster)
+        if state.connections >= cluster.limits.max_connections:
+            state.stats.cx_overflow += 1
+            return False
+        state.connections += 1
+        state.stats.cx_active += 1
+        return True
+
+    def free(self, state: ClusterState) -> None:
+        """Give a place back, to the first who waits for one."""
+        state.connections -= 1
+        state.stats.cx_active -= 1
+        state.stats.cx_destroyed += 1
+        if state.waiting:
+            cluster, endpoint, waiter = state.waiting.popleft()
+            if self.reserve(cluster):
+                self._spawn(self._connect_for(cluster, endpoint, waiter))
+            else:
+                state.waiting.appendleft((cluster, endpoint, waiter))
+
+    async def connect(self, cluster: Cluster, endpoint: Endpoint, factory: Callable[[], asyncio.Protocol]) -> str:
+        """Connect `factory`'s protocol to `endpoint` in a reserved place; the peer's identity, empty on plaintext.
+
+        The place is given back here if there will be no connection; otherwise when the protocol is lost, by its maker.
+
+        Raises:
+            ProxyError: refused, unreachable, too slow, or TLS failed (flag UF).
+        """
+        state = self.state(cluster)
+        tls = self.transport(cluster, endpoint)
+        state.stats.cx_total += 1
+        made = False
+        try:
+            context = None if tls is None else self._tls.client(tls, endpoint.address)
+            async with asyncio.timeout(cluster.connect_timeout):
+                transport, _ = await self._loop.create_connection(
+                    factory,
+                    endpoint.host,
+                    endpoint.port,
+                    ssl=context,
+                    server_hostname=None if context is None else "",
+                    local_addr=(cluster.bind_address, 0) if cluster.bind_address else None,
+                )
+            made = True
+            transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+            if tls is None:
+                return ""
+            return verify_san(_ssl_object(transport), tls.validation)
+        except TimeoutError as error:
+            state.stats.cx_connect_fail += 1
+            raise failure(
+                Flag.UPSTREAM_CONNECTION_FAILURE,
+                "upstream_reset_before_response_started{connection_timeout}",
+                f"no connection to {endpoint.address} within {cluster.connect_timeout:g} s",
+            ) from error
+        except (OSError, TlsError) as error:
+            state.stats.cx_connect_fail += 1
+            if made:
+                transport.abort()
+            raise failure(
+                Flag.UPSTREAM_CONNECTION_FAILURE,
+                "upstream_reset_before_response_started{remote_connection_failure}",
+                failure_reason(error) or f"{endpoint.address}: {error}",
+            ) from error
+        finally:
+            if not made:
+                self.free(state)
+
+    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def close(self) -> None:
+        """Close every idle connection; those in use end with their requests."""
+        for task in self._tasks:
+            task.cancel()
+        for state in self._states.values():
+            found = {*state.originals.values(), *(state.cluster.endpoints if state.cluster else ())}
+            for endpoint in found:
+                for connection in tuple(endpoint.idle):
+                    connection.close()
+
+
+def _balancer(cluster: Cluster, random: Callable[[], float]) -> Balancer:
+    match cluster.balancing:
+        case Balancing.LEAST_REQUEST:
+            return LeastRequest(cluster.endpoints, random, cluster.least_request_choices)
+        case Balancing.RANDOM:
+            return RandomChoice(cluster.endpoints, random)
+        case _:
+            return RoundRobin(cluster.endpoints, random)
+
+
+def _transport(cluster: Cluster, endpoint: Endpoint) -> TlsClient | None:
+    for match in cluster.transport_matches:
+        if all(endpoint.metadata.get(key) == value for key, value in match.metadata.items()):
+            return match.tls
+    return cluster.tls
+
+
+def _original(state: ClusterState, address: tuple[str, int]) -> Endpoint:
+    """The endpoint that stands for an original destination; kept, within bounds, so that its connections are."""
+    originals = state.originals
+    endpoint = originals.get(address)
+    if endpoint is None:
+        if len(originals) >= MAX_ORIGINAL_DESTINATIONS:
+            for key, old in list(originals.items()):
+                if not old.active:
+                    for connection in tuple(old.idle):
+                        connection.close()
+                    del originals[key]
+                    break
+        endpoint = originals[address] = Endpoint(*address)
+    return endpoint
+
+
+def _ssl_object(transport: asyncio.BaseTransport) -> ssl.SSLObject:
+    found = transport.get_extra_info("ssl_object")
+    assert isinstance(found, ssl.SSLObject)
+    return found
+
+
+def _address(name: object) -> str:
+    """`ip:port` of a socket name; empty for what has none (a Unix socket)."""
+    if not isinstance(name, tuple):
+        return ""
+    host, port = name[0], name[1]
+    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
