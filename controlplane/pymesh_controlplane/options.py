@@ -49,7 +49,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     """Options from `arguments`, by default the process's own.
 
     Raises:
-        SystemExit: 0 after `--help` or `--version`, 2 with one sentence on standard error if they make no sense.
+        SystemExit: 0 after `--help`, 2 with one sentence on standard error if they make no sense.
     """
     parser = _parser()
     given = parser.parse_args(arguments)

@@ -1,0 +1,181 @@
+"""TLS in front of gRPC: it terminates the connections of port 15012 and remembers whom each belongs to.
+
+grpcio's server either demands a client certificate from everybody or asks nobody for one. This port needs both: a new
+workload has a token and no certificate yet, a running one shows its certificate. So TLS ends here, with the standard
+library, and the bytes go on to a gRPC server that listens on loopback only. Each of those inner connections has a
+source port of its own, under which the gRPC side looks up who is at the other end. A connection to the inner server
+that is not in that table did not come through here and is refused by whoever asks.
+
+Ending TLS here also bounds the handshake in time, and lets the server's certificate change between two of them.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import ssl
+from typing import Final
+
+from pymesh_controlplane.citadel.attestation import TlsPeer
+from pymesh_controlplane.metrics import Metrics
+from pymesh_controlplane.tasks import until_first_ends
+
+log = logging.getLogger("pymesh.citadel")
+
+# Seconds. A handshake takes milliseconds of work and two round trips; who needs longer is stuck or hostile.
+HANDSHAKE_TIMEOUT: Final = 10.0
+# Connections at once. Each takes three descriptors and about 50 kB; a larger mesh has more than one control plane.
+MAX_CONNECTIONS: Final = 4096
+# Bytes read at once, and held for a side that does not take them: the reading of the other side pauses meanwhile.
+CHUNK: Final = 64 * 1024
+# Seconds to wait after the process ran out of descriptors, before the next accept.
+ACCEPT_PAUSE: Final = 0.5
+
+_EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+def server_context(root_pem: str) -> ssl.SSLContext:
+    """A context that asks for a client certificate, takes none for an answer, and verifies one that is sent."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.load_verify_locations(cadata=root_pem)
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+def load_certificate(context: ssl.SSLContext, chain_pem: str, key_pem: str) -> None:
+    """Give `context` a certificate; handshakes from now on show it. The key touches no disk."""
+    descriptor = os.memfd_create("pymesh-serving-certificate", os.MFD_CLOEXEC)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write((key_pem + chain_pem).encode())
+        file.flush()
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+
+
+class TlsFrontend:
+    """Accepts TLS connections on `listener` and relays them to the gRPC server on a loopback port."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        context: ssl.SSLContext,
+        backend_port: int,
+        metrics: Metrics,
+        *,
+        handshake_timeout: float = HANDSHAKE_TIMEOUT,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> None:
+        self._listener = listener
+        self._context = context
+        self._backend = ("127.0.0.1", backend_port)
+        self._metrics = metrics
+        self._handshake_timeout = handshake_timeout
+        self._max_connections = max_connections
+        self._open = 0
+        self._peers: dict[str, TlsPeer] = {}
+
+    def peer_of(self, inner: str) -> TlsPeer | None:
+        """Who is behind the inner connection that gRPC calls `inner` (`ipv4:127.0.0.1:40000`); None: not from here."""
+        return self._peers.get(inner)
+
+    async def serve(self) -> None:
+        """Accept until cancelled; then every connection is closed."""
+        loop = asyncio.get_running_loop()
+        self._listener.setblocking(False)
+        async with asyncio.TaskGroup() as connections:
+            while True:
+                try:
+                    accepted, address = await loop.sock_accept(self._listener)
+                except OSError as error:
+                    if error.errno not in _EXHAUSTED:
+                        continue  # the peer was gone before we took it (ECONNABORTED): accept(2) says to go on
+                    self._metrics.count("controlplane_tls_refused", "descriptors")
+                    log.error("cannot accept on the TLS port: %s", error.strerror)
+                    await asyncio.sleep(ACCEPT_PAUSE)
+                    continue
+                if self._open >= self._max_connections:
+                    self._metrics.count("controlplane_tls_refused", "connections")
+                    accepted.close()
+                    continue
+                self._open += 1
+                self._metrics.set("controlplane_tls_connections", self._open)
+                connections.create_task(self._connection(accepted, _text(address)))
+
+    async def _connection(self, accepted: socket.socket, address: str) -> None:
+        try:
+            outer = await self._handshake(accepted)
+            if outer is not None:
+                await self._relay(*outer, address)
+        finally:
+            self._open -= 1
+            self._metrics.set("controlplane_tls_connections", self._open)
+
+    async def _handshake(self, accepted: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=CHUNK)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        try:
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: protocol, accepted, ssl=self._context, ssl_handshake_timeout=self._handshake_timeout
+            )
+        except (OSError, EOFError) as error:  # ssl.SSLError, ConnectionError and TimeoutError are OSErrors
+            accepted.close()
+            self._metrics.count("controlplane_tls_refused", "handshake")
+            log.debug("TLS handshake failed: %s", error)
+            return None
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str) -> None:
+        peer = TlsPeer(address, _uris(writer))
+        inner = ""
+        try:
+            source = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            source.setblocking(False)
+            try:
+                # The table has the source port before gRPC can see it.
+                source.bind(("127.0.0.1", 0))
+                inner = f"ipv4:127.0.0.1:{source.getsockname()[1]}"
+                self._peers[inner] = peer
+                await asyncio.get_running_loop().sock_connect(source, self._backend)
+                backend_reader, backend_writer = await asyncio.open_connection(sock=source, limit=CHUNK)
+            except BaseException:
+                source.close()
+                raise
+            try:
+                # Half of an HTTP/2 connection is of no use: the end of one direction is the end of both.
+                await until_first_ends(_pump(reader, backend_writer), _pump(backend_reader, writer))
+            finally:
+                backend_writer.transport.abort()
+        except OSError as error:
+            self._metrics.count("controlplane_tls_refused", "backend")
+            log.error("the TLS port cannot reach its own gRPC server: %s", error)
+        finally:
+            self._peers.pop(inner, None)
+            writer.close()
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(1):
+                    await writer.wait_closed()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copy until the end; a side that does not take its bytes stops the reading of the other."""
+    with contextlib.suppress(OSError):
+        while data := await reader.read(CHUNK):
+            writer.write(data)
+            await writer.drain()
+
+
+def _uris(writer: asyncio.StreamWriter) -> tuple[str, ...] | None:
+    """The URI SANs of the client's certificate, None if it sent none."""
+    certificate = writer.get_extra_info("peercert")
+    if not certificate:
+        return None
+    return tuple(value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI")
+
+
+def _text(address: tuple[str, int]) -> str:
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

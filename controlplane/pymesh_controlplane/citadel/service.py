@@ -1,0 +1,83 @@
+"""`istio.v1.auth.IstioCertificateService`: a CSR and a proof of identity in, a certificate chain out.
+
+Every signature, and every refusal, leaves one line in the log `pymesh.citadel.audit`.
+"""
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final, TypeAlias
+
+import grpc
+import grpc.aio
+
+from pymesh import istio_ca
+from pymesh_controlplane.citadel.attestation import Caller, UnauthenticatedError
+from pymesh_controlplane.citadel.authority import LEAF_LIFETIME, MAX_LEAF_LIFETIME, Authority, CsrError, Issued
+from pymesh_controlplane.metrics import Metrics
+
+audit = logging.getLogger("pymesh.citadel.audit")
+
+ServerContext: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+# Who calls; raises UnauthenticatedError for a caller that has proved nothing.
+Authenticate: TypeAlias = Callable[[ServerContext], Caller]
+
+# Seconds; more is refused before it becomes a timedelta, which would overflow.
+_MAX_SECONDS: Final = int(MAX_LEAF_LIFETIME.total_seconds())
+
+
+class CertificateService:
+    """Signs for callers that have proved who they are."""
+
+    def __init__(
+        self, authority: Authority, authenticate: Authenticate, metrics: Metrics, clock: Callable[[], datetime]
+    ) -> None:
+        self._authority = authority
+        self._authenticate = authenticate
+        self._metrics = metrics
+        self._clock = clock
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The gRPC service. Messages stay bytes until they are ours to refuse."""
+        return grpc.method_handlers_generic_handler(
+            istio_ca.SERVICE, {istio_ca.METHOD: grpc.unary_unary_rpc_method_handler(self._create)}
+        )
+
+    async def _create(self, data: bytes, context: ServerContext) -> bytes:
+        self._metrics.count("citadel_server_csr_count")
+        try:
+            caller = self._authenticate(context)
+        except UnauthenticatedError as error:
+            self._metrics.count("citadel_server_authentication_failure_count")
+            audit.warning("refused: caller=%s: %s", error.address or context.peer(), error)
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+        try:
+            issued = self._sign(data, caller)
+        except CsrError as error:
+            self._metrics.count("citadel_server_csr_sign_err_count")
+            audit.warning(
+                "refused: identity=%s caller=%s proof=%s: %s", caller.identity, caller.address, caller.proof, error
+            )
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        self._metrics.count("citadel_server_success_cert_issuance_count")
+        audit.info(
+            "signed: identity=%s serial=%x not_after=%s caller=%s proof=%s",
+            caller.identity,
+            issued.serial,
+            issued.expires.isoformat(),
+            caller.address,
+            caller.proof,
+        )
+        return istio_ca.encode_response(issued.chain)
+
+    def _sign(self, data: bytes, caller: Caller) -> Issued:
+        try:
+            request = istio_ca.decode_request(data)
+        except ValueError as error:
+            raise CsrError(str(error)) from error
+        lifetime = LEAF_LIFETIME
+        if request.validity_duration:
+            lifetime = timedelta(seconds=max(-1, min(request.validity_duration, _MAX_SECONDS + 1)))
+        return self._authority.issue_workload(
+            request.csr.encode(), caller.identity, now=self._clock(), lifetime=lifetime
+        )

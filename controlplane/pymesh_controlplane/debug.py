@@ -1,0 +1,100 @@
+"""Port 15014: whether the control plane is ready, what it counts, and what can be asked of it."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeAlias
+
+import uvicorn
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.process_collector import ProcessCollector
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from pymesh_controlplane.metrics import Metrics
+from pymesh_controlplane.pilot import status
+from pymesh_controlplane.pilot.server import DiscoveryServer
+from pymesh_controlplane.pilot.status import Json, TimeOf
+
+# Connections at once: scrapers, probes and people. One more is answered 503.
+MAX_CONNECTIONS = 128
+# Seconds an idle connection is kept; a Prometheus that scrapes every 15 s keeps its own.
+KEEP_ALIVE = 30
+# Bytes of a request's head.
+MAX_HEAD = 16 * 1024
+# Seconds that requests under way have to end when the process does.
+GRACE = 2
+
+Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
+
+
+def application(pilot: DiscoveryServer | None, metrics: Metrics, time_of: TimeOf) -> Starlette:
+    """The pages. Without `pilot` those that only it can fill are not there."""
+    registry = CollectorRegistry()
+    registry.register(metrics)
+    ProcessCollector(registry=registry)
+
+    async def ready(_: Request) -> Response:
+        if pilot is not None and pilot.world is None:
+            return PlainTextResponse("waiting for the configuration to be read\n", 503)
+        return PlainTextResponse("ready\n")
+
+    async def scrape(_: Request) -> Response:
+        return PlainTextResponse(generate_latest(registry), media_type="text/plain; version=0.0.4")
+
+    routes = [Route("/ready", ready), Route("/metrics", scrape)]
+    if pilot is not None:
+        pages: dict[str, Callable[[], Json]] = {
+            "syncz": lambda: status.syncz(pilot.connections.values(), time_of),
+            "connections": lambda: status.connections_of(pilot.connections.values(), time_of),
+            "configz": lambda: status.configz(pilot.world),
+            "registryz": lambda: status.registryz(pilot.world),
+        }
+        routes += [Route(f"/debug/{name}", _json(page)) for name, page in pages.items()]
+    return Starlette(routes=routes)
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn on a socket of ours; signals stay with the control plane."""
+
+    def __init__(self, app: Starlette, listener: socket.socket) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                limit_concurrency=MAX_CONNECTIONS,
+                timeout_keep_alive=KEEP_ALIVE,
+                timeout_graceful_shutdown=GRACE,
+                h11_max_incomplete_event_size=MAX_HEAD,
+            )
+        )
+        self._listener = listener
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take none: the composition root does."""
+        yield
+
+    async def run_until_cancelled(self) -> None:
+        """Serve; when cancelled, end what is under way within GRACE seconds."""
+        serving = asyncio.get_running_loop().create_task(self.serve(sockets=[self._listener]))
+        try:
+            await asyncio.shield(serving)
+        finally:
+            self.should_exit = True
+            await serving
+
+
+def _json(page: Callable[[], Json]) -> Endpoint:
+    async def answer(_: Request) -> Response:
+        return JSONResponse(page())
+
+    return answer
