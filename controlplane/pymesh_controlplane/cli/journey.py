@@ -1,0 +1,168 @@
+"""The journey of one request: the records that sidecars kept of it, joined into a tree and put into words. Pure.
+
+A sidecar keeps one record for each request that passes it (`pymesh_proxy/telemetry/record.py`), so a request that goes
+through the mesh leaves two for each hop: outbound where it was sent, inbound where it arrived. The two belong together
+because they speak of the same connection: its source address and port as the sender sees them are the ones that the
+receiver saw. What an app asks others for on behalf of a request carries the same x-request-id, and starts after it.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from rich.text import Text
+
+from pymesh import names
+
+# What takes the time up to each of a record's moments, in words.
+_PHASES: Final = (
+    ("t_filtered", "filters and route"),
+    ("t_connected", "connection"),
+    ("t_first_byte", "answer"),
+    ("t_end", "body"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One sidecar's record of a request, with the pod that it is from; field by field what the proxy wrote."""
+
+    pod: str
+    fields: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> str:
+        """The field `name` as text."""
+        return str(self.fields[name])
+
+    @property
+    def inbound(self) -> bool:
+        """Whether the request came to the pod's app; else the app sent it."""
+        return bool(self.fields["direction"] == "inbound")
+
+    @property
+    def wall(self) -> float:
+        """When it started, in Unix time."""
+        return float(self.fields["wall"])
+
+    def phases(self) -> list[tuple[str, float]]:
+        """What took how many milliseconds, in the order of happening; phases that were not reached are left out."""
+        before = float(self.fields["t_start"])
+        result = []
+        for moment, name in sorted((float(self.fields[key]), name) for key, name in _PHASES):
+            if moment:
+                result.append((name, (moment - before) * 1000))
+                before = moment
+        return result
+
+    @property
+    def milliseconds(self) -> float:
+        """From the first byte of the request to the last of the answer."""
+        return sum(duration for _, duration in self.phases())
+
+
+@dataclass(slots=True)
+class Hop:
+    """A record, and what happened because of it: the arrival of what was sent, the calls of the app that was asked."""
+
+    record: Record
+    then: "list[Hop]" = field(default_factory=list)
+
+
+def join(records: Iterable[Record]) -> list[Hop]:
+    """The records of one request as trees, each as deep as one record led to the next; in order of time."""
+    hops = [Hop(record) for record in sorted(records, key=lambda record: record.wall)]
+    roots: list[Hop] = []
+    for hop in hops:
+        cause = next(
+            (other for other in reversed(hops) if other is not hop and _led_to(other.record, hop.record)), None
+        )
+        (roots if cause is None else cause.then).append(hop)
+    return roots
+
+
+def _led_to(cause: Record, effect: Record) -> bool:
+    if cause.inbound:
+        return not effect.inbound and cause.pod == effect.pod and cause.wall < effect.wall
+    return (
+        effect.inbound
+        and cause["upstream_local"] == effect["downstream_remote"] != ""
+        and cause["endpoint"] == effect["original_destination"]
+    )
+
+
+def flatten(hops: Iterable[Hop]) -> Iterator[Record]:
+    """All records below `hops`, in the order in which they are shown."""
+    for hop in hops:
+        yield hop.record
+        yield from flatten(hop.then)
+
+
+def render(hops: Iterable[Hop], pod_of_address: Mapping[str, str], depth: int = 0) -> Iterator[Text]:
+    """The trees as lines.
+
+    Args:
+        hops: what `join` made.
+        pod_of_address: names of pods by IP address.
+        depth: how far to indent.
+    """
+    for hop in hops:
+        margin = "  " * depth
+        yield Text.assemble(margin, *_headline(hop.record, pod_of_address))
+        for label, *words in _details(hop.record, pod_of_address):
+            yield Text.assemble(margin, (f"    {label:<9}", "dim"), *words)
+        yield from render(hop.then, pod_of_address, depth + 1)
+
+
+_Words = tuple[str | tuple[str, str], ...]
+
+
+def _headline(record: Record, pod_of_address: Mapping[str, str]) -> _Words:
+    arrow, other = ("▶", record["authority"])
+    if record.inbound:
+        arrow, other = "◀", _pod_at(record["downstream_remote"], pod_of_address)
+    good = int(record.fields["status"]) < 400
+    return (
+        (record.pod, "bold"), f" {arrow} ", other, f"  {record['method']} {record['path']}  ",
+        (record["status"], "green" if good else "red"), f"  {record.milliseconds:.1f} ms",
+    )  # fmt: skip
+
+
+def _details(record: Record, pod_of_address: Mapping[str, str]) -> Iterator[_Words]:
+    yield "redirect", _redirect(record)
+    if record.inbound:
+        yield "caller", *_identity(record["peer"])
+    else:
+        yield "route", record["route_source"] or "the service itself: no VirtualService speaks of it"
+        yield "endpoint", *_endpoint(record, pod_of_address)
+        yield "peer", *_identity(record["upstream_peer"])
+    if record["flag"] != "-":
+        yield "flag", (f"{record['flag']} {record['details']}", "red")
+    yield "times", " · ".join(f"{name} {duration:.1f}" for name, duration in record.phases()) + " ms"
+
+
+def _redirect(record: Record) -> str:
+    met = f"on its way to {record['original_destination']}, led to port {names.PORT_OUTBOUND}"
+    return f"{met}, then to the app at {record['endpoint']}" if record.inbound else met
+
+
+def _identity(peer: str) -> _Words:
+    if peer:
+        return ("mTLS, ", (peer, "cyan"))
+    return (("plaintext, so nobody in particular", "yellow"),)
+
+
+def _endpoint(record: Record, pod_of_address: Mapping[str, str]) -> _Words:
+    labels = record.fields["endpoint_labels"]
+    version = f", version {labels['version']}" if "version" in labels else ""
+    parts = names.ClusterName.parse(record["cluster"])
+    subset = f", subset {parts.subset}" if parts and parts.subset else ""
+    reused = "pooled connection" if record.fields["reused"] else "new connection"
+    attempts = int(record.fields["attempts"])
+    tries = f", attempt {attempts}" if attempts > 1 else ""
+    pod = _pod_at(record["endpoint"], pod_of_address)
+    return ((pod, "bold"), f" at {record['endpoint']}{version}{subset}, {reused}{tries}")
+
+
+def _pod_at(address: str, pod_of_address: Mapping[str, str]) -> str:
+    host = address.rpartition(":")[0]
+    return pod_of_address.get(host, host or "nowhere")
