@@ -1,28 +1,218 @@
-"""The certificate client: obtains this workload's certificate from citadel and renews it at half of its life."""
+"""The certificate client: obtains this workload's certificate from citadel and renews it at half of its life.
 
+Key and request are made, and the answer is checked, in a short-lived child process (`csr`), so that the sidecar does not
+carry `cryptography`. While no new certificate can be had, the old one stays in use; when it expires, that is said loudly.
+"""
+
+import asyncio
+import json
+import logging
+import random
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from pymesh import istio_ca
+from pymesh.grpc.status import RpcError
+from pymesh.names import SDS_ROOT, SDS_WORKLOAD
+from pymesh_proxy.control.backoff import Backoff
 from pymesh_proxy.control.channel import Channel
 from pymesh_proxy.control.node import Node
-from pymesh_proxy.control.secrets import SecretStore
+from pymesh_proxy.control.secrets import MAX_SECRET_BYTES, Certificate, Roots, SecretStore, read_bounded
+
+log = logging.getLogger(__name__)
+
+# Seconds. Istio's default life of a workload certificate.
+VALIDITY = 24 * 3600
+# The share of its life after which a certificate is renewed, and by how much that varies from proxy to proxy.
+RENEW_AT = 0.5
+RENEW_SPREAD = 0.1
+# Seconds for citadel to sign, and for the child to start, make a key and check a chain on a busy machine.
+SIGN_TIMEOUT = 10.0
+CHILD_TIMEOUT = 30.0
+# Seconds between two looks at the roots file: kubelet takes a minute to project a changed ConfigMap anyway.
+ROOTS_INTERVAL = 30.0
+
+
+class CertificateError(Exception):
+    """No certificate this time, and why."""
+
+
+@dataclass(slots=True)
+class CertificateStats:
+    """Counters for the admin port.
+
+    Attributes:
+        issued: certificates obtained; failures: attempts that failed.
+        last_error: why the last attempt failed; empty after a success.
+        not_after: end of the current certificate's life in Unix seconds, 0 without one.
+    """
+
+    issued: int = 0
+    failures: int = 0
+    last_error: str = ""
+    not_after: float = 0.0
 
 
 class CertificateClient:
-    """Publishes `default` (certificate and key) and `ROOTCA` (the root file's content) in `store` until cancelled."""
+    """Publishes SDS_WORKLOAD (certificate and key) and SDS_ROOT (what the roots file holds) in `store`.
 
-    def __init__(self, channel: Channel, node: Node, store: SecretStore, *, roots_file: Path) -> None:
-        raise NotImplementedError
+    Args:
+        channel: to citadel, with the token in its metadata.
+        roots_file: the mesh's roots; a changed file is taken up without a restart.
+        rng: spreads renewals and retries.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        node: Node,
+        store: SecretStore,
+        *,
+        roots_file: Path,
+        rng: random.Random,
+        clock: Callable[[], float],
+    ) -> None:
+        self.stats = CertificateStats()
+        self._channel = channel
+        self._uri = str(node.identity)
+        self._store = store
+        self._roots_file = roots_file
+        self._rng = rng
+        self._clock = clock
+        self._backoff = Backoff(rng)
 
     @property
     def ready(self) -> bool:
         """Whether there is a certificate that has not expired."""
-        raise NotImplementedError
+        return self._clock() < self.stats.not_after
 
     @property
     def waiting_for(self) -> str:
-        """One sentence on what is still awaited before `ready`; empty when ready."""
-        raise NotImplementedError
+        """One sentence on what is awaited before `ready`, and why it does not come; empty when ready."""
+        if self.ready:
+            return ""
+        what = "a new certificate, the old one has expired," if self.stats.issued else "a certificate"
+        reason = self.stats.last_error.removeprefix(f"{self._channel.target}: ")
+        return f"waiting for {what} from {self._channel.target}" + (f": {reason}" if reason else "")
 
     async def run(self) -> None:
         """Obtain and renew; ends only by cancellation."""
-        raise NotImplementedError
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow_roots(), name="roots file")
+            while True:
+                await asyncio.sleep(await self._attempt())
+
+    async def _attempt(self) -> float:
+        """Try to get a certificate; seconds until the next attempt is due."""
+        try:
+            certificate = await self._obtain()
+        except (CertificateError, RpcError, OSError, TimeoutError) as error:
+            self.stats.failures += 1
+            status = error.status if isinstance(error, RpcError) else None
+            self.stats.last_error = (status.message or str(status)) if status else str(error) or type(error).__name__
+            delay = self._backoff.delay()
+            if self.stats.issued and not self.ready:
+                log.error(
+                    "the certificate of %s has EXPIRED and cannot be renewed: %s", self._uri, self.stats.last_error
+                )
+            else:
+                log.warning("no certificate: %s; trying again in %.1f s", self.stats.last_error, delay)
+            return delay
+        self._backoff.reset()
+        self.stats.issued += 1
+        self.stats.last_error = ""
+        self.stats.not_after = certificate.not_after
+        self._store.put(SDS_WORKLOAD, certificate)
+        delay = renewal_delay(certificate, self._clock(), self._rng)
+        log.info("certificate %s of %s, renewed in %.0f s", certificate.serial, self._uri, delay)
+        return delay
+
+    async def _obtain(self) -> Certificate:
+        """One certificate from beginning to end."""
+        roots = self._read_roots()
+        async with _child() as child:
+            csr = str((await _ask(child, {"uri": self._uri}))["csr"])
+            request = istio_ca.encode_request(istio_ca.CertificateRequest(csr, VALIDITY))
+            answer = await self._channel.unary(istio_ca.PATH, request, within=SIGN_TIMEOUT)
+            try:
+                chain = istio_ca.decode_response(answer)
+            except ValueError as error:
+                raise CertificateError(f"{self._channel.target}: {error}") from error
+            secret = await _ask(child, {"chain": chain, "roots": roots.decode("ascii", "replace")})
+        if "error" in secret:
+            raise CertificateError(f"{self._channel.target}: {secret['error']}")
+        return Certificate(
+            chain=str(secret["chain"]).encode(),
+            key=str(secret["key"]).encode(),
+            not_before=float(str(secret["not_before"])),
+            not_after=float(str(secret["not_after"])),
+            serial=str(secret["serial"]),
+            uri=self._uri,
+        )
+
+    def _read_roots(self) -> bytes:
+        """What the roots file holds now; it is also what the store has from here on."""
+        try:
+            pem = read_bounded(self._roots_file)
+        except OSError as error:
+            raise CertificateError(f"cannot read the mesh's roots: {error}") from error
+        if b"-----BEGIN CERTIFICATE-----" not in pem:
+            raise CertificateError(f"{self._roots_file} holds no certificate")
+        if self._store.put(SDS_ROOT, Roots(pem)) and self._store.generation(SDS_ROOT) > 1:
+            log.info("the mesh's roots have changed")
+        return pem
+
+    async def _follow_roots(self) -> None:
+        """Take up a roots file that changes between two renewals. The last good one stays when it cannot be read."""
+        problem = ""
+        while True:
+            await asyncio.sleep(ROOTS_INTERVAL)
+            try:
+                self._read_roots()
+                problem = ""
+            except CertificateError as error:
+                if str(error) != problem:
+                    log.warning("%s; the last good ones stay in use", error)
+                problem = str(error)
+
+
+def renewal_delay(certificate: Certificate, now: float, rng: random.Random) -> float:
+    """Seconds from `now` until `certificate` should be renewed: half of its life after it began, spread a little."""
+    life = certificate.not_after - certificate.not_before
+    share = RENEW_AT + rng.uniform(-RENEW_SPREAD / 2, RENEW_SPREAD / 2)
+    return max(certificate.not_before + life * share - now, 1.0)
+
+
+@asynccontextmanager
+async def _child() -> AsyncIterator[Process]:
+    """The process that makes the key; it does not outlive the context."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", "pymesh_proxy.control.csr", stdin=PIPE, stdout=PIPE, limit=MAX_SECRET_BYTES
+    )
+    try:
+        yield child
+    finally:
+        if child.returncode is None:
+            child.kill()
+        # Also reads what is left in its pipes, and closes them.
+        await child.communicate()
+
+
+async def _ask(child: Process, message: dict[str, object]) -> dict[str, object]:
+    """Say a line to the child and hear one."""
+    if child.stdin is None or child.stdout is None:
+        raise CertificateError("the process that makes keys has no pipes")
+    child.stdin.write(json.dumps(message).encode() + b"\n")
+    async with asyncio.timeout(CHILD_TIMEOUT):
+        line = await child.stdout.readline()
+    if not line:
+        raise CertificateError("the process that makes keys has failed; its message is above")
+    answer = json.loads(line)
+    if not isinstance(answer, dict):
+        raise CertificateError("the process that makes keys has said something strange")
+    return answer

@@ -1,12 +1,35 @@
-"""A gRPC channel: one HTTP/2 connection to one address, made when it is needed and made anew when it is lost."""
+"""A gRPC channel: one HTTP/2 connection to one address, made when a call needs it and made anew after it was lost.
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+A channel owns no task. A call that finds no connection makes one, and fails with UNAVAILABLE and the reason if it
+cannot; when to try again is up to the caller, who knows best what the failure means (see `backoff`).
+"""
+
+import asyncio
+import os
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
-Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
+from pymesh.grpc.client import ClientConnection
+from pymesh.grpc.engine import ConnectionBrokenError
+from pymesh.grpc.events import Closing, Ended, Message, Ponged, Response
+from pymesh.grpc.metadata import MetadataError
+from pymesh.grpc.status import Code, Metadata, RpcError, Status
+from pymesh_proxy.control.call import Call
+from pymesh_proxy.control.secrets import read_bounded
+
+# Seconds for name resolution, connect and TLS handshake together.
+CONNECT_TIMEOUT = 10.0
+# Seconds between HTTP/2 pings while calls are open. gRPC servers tolerate one in five minutes (gRPC proposal A8) and
+# cut off who asks more often. A peer that vanished is noticed earlier, by TCP's keep-alive.
+PING_INTERVAL = 310.0
+PING_TIMEOUT = 20.0
+_PING = b"pymesh\0\0"
+# Seconds: a silent peer is probed after 30 and given up after 60.
+_TCP_KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,45 +42,281 @@ class ServerTls:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a channel leads: host and port, or `unix_path`. `tls` None is plaintext."""
+    """Where a channel leads: `host` and `port`, or `unix_path`. `tls` None is plaintext."""
 
     host: str = ""
     port: int = 0
     unix_path: str = ""
     tls: ServerTls | None = None
 
+    def __str__(self) -> str:
+        if self.unix_path:
+            return f"unix:{self.unix_path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
-class Stream:
-    """One call with messages both ways."""
 
-    async def send(self, message: bytes) -> None:
-        """Send one message; waits while the peer does not take what was sent before."""
-        raise NotImplementedError
+class Stream(Call):
+    """One call of ours, with messages both ways."""
 
-    async def receive(self) -> bytes | None:
-        """The next message, None at the end with status OK; raises RpcError for any other end."""
-        raise NotImplementedError
+    def __init__(self, stream_id: int, connection: ClientConnection, link: "_Link") -> None:
+        super().__init__(stream_id, connection, link)
+        self._client = connection
+        self._client_link = link
+
+    def finish(self) -> None:
+        """Say that no more messages will be sent."""
+        self._client.finish(self.stream_id)
+        self._client_link.flush()
+
+    def cancel(self) -> None:
+        """Give the call up, if it has not ended."""
+        self._client_link.forget(self.stream_id)
+        self._client.cancel(self.stream_id)
+        self._client_link.flush()
+
+
+class _Link(asyncio.Protocol):
+    """One connection: the transport on one side, the calls on the other."""
+
+    def __init__(self, target: Target) -> None:
+        authority = target.tls.server_name if target.tls else target.host or "localhost"
+        self.connection = ClientConnection(authority, scheme="https" if target.tls else "http")
+        self.paused = False
+        self._target = target
+        self._streams: dict[int, Stream] = {}
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether a new call may be made on it."""
+        return self._transport is not None and self.connection.accepts_calls
+
+    def open(self, method: str, metadata: Metadata, timeout: float | None) -> Stream:
+        """Begin a call."""
+        stream_id = self.connection.open(method, metadata, timeout)
+        stream = self._streams[stream_id] = Stream(stream_id, self.connection, self)
+        self.flush()
+        return stream
+
+    def forget(self, stream_id: int) -> None:
+        """The user of a call has left."""
+        self._streams.pop(stream_id, None)
+
+    def flush(self) -> None:
+        """Write what the connection has to send."""
+        if self._transport is not None and (data := self.connection.bytes_to_send()):
+            self._transport.write(data)
+
+    def close(self, reason: str) -> None:
+        """End the calls and the connection."""
+        self._abort(reason)
+        if self._transport is not None:
+            self.connection.close()
+            self.flush()
+            self._transport.close()
+            self._transport = None
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection stands; with TLS, the handshake is done."""
+        # uvloop's transports are no asyncio.Transport to isinstance, but have all of its methods.
+        self._transport = transport  # type: ignore[assignment]
+        sock = transport.get_extra_info("socket")
+        if sock is not None and not self._target.unix_path:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in _TCP_KEEPALIVE:
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        self._timer = asyncio.get_running_loop().call_later(PING_INTERVAL, self._ping)
+        self.flush()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the server."""
+        try:
+            events = self.connection.receive(data)
+        except ConnectionBrokenError as error:
+            self.close(f"{self._target} breaks HTTP/2: {error}")
+            return
+        for event in events:
+            match event:
+                case Message(stream_id, message):
+                    if stream_id in self._streams:
+                        self._streams[stream_id].deliver(message)
+                case Ended(stream_id, status):
+                    if stream_id in self._streams:
+                        self._streams.pop(stream_id).end(status)
+                case Ponged():
+                    self._schedule(PING_INTERVAL, self._ping)
+                case Response() | Closing():
+                    pass  # heads carry nothing that the control plane uses; a closing link is no longer `usable`
+        self.flush()
+        self._wake()
+        if not self.connection.accepts_calls and not self._streams:
+            self.close("the server goes away")
+
+    def pause_writing(self) -> None:
+        """The transport's buffer is full."""
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        """The transport's buffer has room again."""
+        self.paused = False
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._transport = None
+        self._abort(f"{self._target}: connection lost" + (f": {describe(exc)}" if exc else ""))
+
+    def _wake(self) -> None:
+        for stream in self._streams.values():
+            stream.wake()
+
+    def _abort(self, reason: str) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.paused = False
+        for event in self.connection.abort(reason):
+            if isinstance(event, Ended) and event.stream_id in self._streams:
+                self._streams.pop(event.stream_id).end(event.status)
+
+    def _schedule(self, delay: float, action: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_later(delay, action)
+
+    def _ping(self) -> None:
+        """Ask for a sign of life; without calls nobody needs the connection."""
+        if not self._streams:
+            self.close("idle")
+            return
+        self.connection.ping(_PING)
+        self.flush()
+        self._schedule(PING_TIMEOUT, lambda: self.close(f"{self._target} does not answer: no pong in {PING_TIMEOUT} s"))
 
 
 class Channel:
-    """A channel to `target`. `metadata` is asked for each call, so that a rotated token is read afresh."""
+    """A channel to `target`.
+
+    `metadata` is asked for each call, so that a rotated token is read afresh. Over plaintext TCP it is not asked at
+    all: a bearer token must not travel where anybody can read it.
+    """
 
     def __init__(self, target: Target, *, metadata: Callable[[], Metadata] = tuple) -> None:
-        raise NotImplementedError
+        self.target = target
+        self._metadata = metadata if target.tls or target.unix_path else tuple
+        self._link: _Link | None = None
+        self._connecting = asyncio.Lock()
 
-    async def unary(self, method: str, request: bytes, *, timeout: float) -> bytes:
-        """One request, one response. `method` is "/package.Service/Method", `timeout` seconds; raises RpcError."""
-        raise NotImplementedError
+    async def unary(self, method: str, request: bytes, *, within: float) -> bytes:
+        """The answer to `request`. `method` is "/package.Service/Method".
 
-    def stream(self, method: str) -> AbstractAsyncContextManager[Stream]:
-        """Open a stream; leaving the context cancels it if it has not ended."""
-        raise NotImplementedError
+        Raises:
+            RpcError: no connection, any status but OK, no answer `within` seconds (DEADLINE_EXCEEDED), or none at all.
+        """
+        try:
+            async with asyncio.timeout(within), self.stream(method, within=within) as stream:
+                await stream.send(request)
+                stream.finish()
+                answer = await stream.receive()
+                if answer is None or await stream.receive() is not None:
+                    raise RpcError(Status(Code.INTERNAL, f"{method} did not answer with exactly one message"))
+                return answer
+        except TimeoutError:
+            text = f"{self.target}: {method} did not answer within {within:g} s"
+            raise RpcError(Status(Code.DEADLINE_EXCEEDED, text)) from None
+
+    @asynccontextmanager
+    async def stream(self, method: str, *, within: float | None = None) -> AsyncIterator[Stream]:
+        """A call with messages both ways; leaving the context cancels it if it has not ended.
+
+        Raises:
+            RpcError: there is no connection to be had, or no metadata (an unreadable token).
+        """
+        link = await self._connected()
+        try:
+            stream = link.open(method, self._metadata(), within)
+        except (OSError, MetadataError) as error:
+            raise RpcError(Status(Code.UNAUTHENTICATED, f"cannot say who we are: {error}")) from error
+        try:
+            yield stream
+        finally:
+            stream.cancel()
 
     async def close(self) -> None:
         """End every call and the connection."""
-        raise NotImplementedError
+        async with self._connecting:
+            if self._link is not None:
+                self._link.close("the channel was closed")
+                self._link = None
+
+    async def _connected(self) -> _Link:
+        """The connection, made if there is none that takes calls."""
+        async with self._connecting:
+            if self._link is None or not self._link.usable:
+                try:
+                    async with asyncio.timeout(CONNECT_TIMEOUT):
+                        self._link = await self._connect()
+                except TimeoutError:
+                    text = f"{self.target}: no connection within {CONNECT_TIMEOUT:g} s"
+                    raise RpcError(Status(Code.UNAVAILABLE, text)) from None
+                except OSError as error:
+                    raise RpcError(Status(Code.UNAVAILABLE, f"{self.target}: {describe(error)}")) from error
+            return self._link
+
+    async def _connect(self) -> _Link:
+        loop = asyncio.get_running_loop()
+        target = self.target
+        link = _Link(target)
+        if target.unix_path:
+            await loop.create_unix_connection(lambda: link, target.unix_path)
+        elif target.tls is None:
+            await loop.create_connection(lambda: link, target.host, target.port)
+        else:
+            context = _client_context(target.tls)
+            name = target.tls.server_name
+            transport, _ = await loop.create_connection(
+                lambda: link, target.host, target.port, ssl=context, server_hostname=name
+            )
+            if transport.get_extra_info("ssl_object").selected_alpn_protocol() != "h2":
+                link.close("no HTTP/2")
+                raise OSError("the server does not speak HTTP/2 (ALPN h2)")
+        return link
+
+
+def _client_context(tls: ServerTls) -> ssl.SSLContext:
+    """Trust in what is in the roots file now; raises OSError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    try:
+        context.load_verify_locations(cadata=read_bounded(tls.roots_file).decode("ascii"))
+    except (UnicodeDecodeError, ssl.SSLError) as error:
+        raise OSError(f"{tls.roots_file} holds no certificates: {error}") from error
+    return context
+
+
+def describe(error: BaseException) -> str:
+    """One line on why there is no connection."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not accepted: {error.verify_message}"
+    if isinstance(error, socket.gaierror):
+        return f"the name cannot be resolved: {error.strerror}"
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):
+        text = os.strerror(error.errno).lower()
+        return f"{text}: {error.filename}" if error.filename else text
+    return str(error) or type(error).__name__
 
 
 def bearer_token(path: Path) -> Callable[[], Metadata]:
-    """A provider of `authorization: Bearer …` that reads the token file for each call."""
-    raise NotImplementedError
+    """A provider of `authorization: Bearer …` that reads the token file for each call: projected tokens rotate."""
+
+    def metadata() -> Metadata:
+        token = read_bounded(path).decode("ascii", "replace").strip()
+        if not token:
+            raise OSError(f"{path} is empty")
+        return [("authorization", f"Bearer {token}")]
+
+    return metadata

@@ -85,8 +85,8 @@ def node_from_environment(
     missing = [name for name in _REQUIRED if not environ.get(name)]
     if missing:
         raise ConfigError(
-            f"{', '.join(missing)} not set: the injector gives the sidecar container its pod's name, namespace, address "
-            "and service account by the downward API; outside a pod, set them by hand",
+            f"{', '.join(missing)} not set: the injector gives the sidecar container its pod's name, namespace, "
+            "address and service account by the downward API; outside a pod, set them by hand",
             path="environment",
         )
     node = Node(

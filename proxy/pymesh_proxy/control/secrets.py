@@ -1,7 +1,7 @@
 """Certificates and trusted roots by name, and who wants to hear of a new one.
 
-The store is the meeting point of those who obtain secrets (the certificate client, files) and those who use them (TLS
-contexts, the SDS server). It holds the current secret of each name and nothing older; everything runs on one event loop.
+The store is where those who obtain secrets (the certificate client) meet those who use them (TLS contexts, the SDS
+server). It holds the current secret of each name and nothing older; everything runs on one event loop.
 """
 
 from collections.abc import Callable

@@ -1,54 +1,100 @@
 """The ADS client: keeps a stream to pilot, and the configuration up to date."""
 
+import asyncio
+import logging
 import random
-from dataclasses import dataclass
-from typing import Protocol
 
-from google.protobuf.message import Message
+from envoy.config.core.v3.base_pb2 import Node as NodeMessage
 
+from pymesh.errors import ConfigError
+from pymesh.grpc.status import RpcError
+from pymesh_proxy.control.ads import Ads, Consumer, XdsStats
+from pymesh_proxy.control.backoff import Backoff
 from pymesh_proxy.control.channel import Channel
 from pymesh_proxy.control.node import Node
+from pymesh_proxy.control.subscription import Delta, StateOfTheWorld
 
-
-class Consumer(Protocol):
-    """Who takes the resources: the proxy's configuration."""
-
-    def check(self, type_url: str, added: dict[str, Message]) -> None:
-        """Compile `added` and throw the result away; raises ConfigError for what `apply` would refuse."""
-
-    def apply(self, type_url: str, added: dict[str, Message], removed: set[str], version: str) -> None:
-        """Put `added` in force and `removed` out of it, all or nothing; raises ConfigError and leaves all as it was."""
-
-
-@dataclass(slots=True)
-class XdsStats:
-    """Counters for the admin port."""
-
-    connected: bool = False
-    connects: int = 0
-    disconnects: int = 0
-    updates: int = 0
-    rejected: int = 0
-    last_error: str = ""
+log = logging.getLogger(__name__)
 
 
 class XdsClient:
-    """Follows pilot until cancelled. `delta` is the bootstrap's api_type DELTA_GRPC."""
+    """Follows pilot over `channel` and feeds `consumer`.
+
+    Args:
+        delta: the bootstrap's `api_type` is DELTA_GRPC (only changes travel); otherwise the state of the world.
+        rng: spreads the reconnects.
+    """
 
     def __init__(self, channel: Channel, node: Node, consumer: Consumer, *, delta: bool, rng: random.Random) -> None:
         self.stats = XdsStats()
-        raise NotImplementedError
+        self._channel = channel
+        self._backoff = Backoff(rng)
+        self._ads = Ads(Delta() if delta else StateOfTheWorld(), node_message(node), consumer, self.stats)
 
     @property
     def ready(self) -> bool:
-        """Whether the first complete configuration is in force."""
-        raise NotImplementedError
+        """Whether the first complete configuration is in force. Stays true when pilot is lost later."""
+        return self._ads.ready
 
     @property
     def waiting_for(self) -> str:
-        """One sentence on what is still awaited before `ready`; empty when ready."""
-        raise NotImplementedError
+        """One sentence on what is awaited before `ready`, and why it does not come; empty when ready."""
+        if self.ready:
+            return ""
+        reason = f": {self.stats.last_error}" if self.stats.last_error else ""
+        # The reason usually begins with the address that was tried.
+        return f"waiting for {self._ads.missing()} from {self._channel.target}" + reason.replace(
+            f": {self._channel.target}: ", ": ", 1
+        )
 
     async def run(self) -> None:
         """Keep a stream to pilot; ends only by cancellation."""
-        raise NotImplementedError
+        while True:
+            try:
+                await self._follow()
+                problem = "pilot has ended the stream"
+            except RpcError as error:
+                problem = error.status.message or str(error)
+            except ConfigError as error:
+                problem = f"{self._channel.target}: {error}"
+            self.stats.disconnects += self.stats.connected
+            self.stats.connected = False
+            self.stats.last_error = problem
+            delay = self._backoff.delay()
+            log.warning("xDS: %s; trying again in %.1f s", problem, delay)
+            await asyncio.sleep(delay)
+
+    async def _follow(self) -> None:
+        """One stream, to its end; raises RpcError, ConfigError."""
+        clock = asyncio.get_running_loop().time
+        async with self._channel.stream(self._ads.method) as stream:
+            for request in self._ads.open(clock()):
+                await stream.send(request)
+            while True:
+                try:
+                    async with asyncio.timeout_at(self._ads.next_deadline()):
+                        data = await stream.receive()
+                except TimeoutError:
+                    self._ads.tick(clock())
+                    continue
+                if data is None:
+                    return
+                self._connected()
+                for request in self._ads.receive(data, clock()):
+                    await stream.send(request)
+
+    def _connected(self) -> None:
+        """There is an answer: the stream works."""
+        if not self.stats.connected:
+            self.stats.connected = True
+            self.stats.connects += 1
+            self.stats.last_error = ""
+            self._backoff.reset()
+            log.info("xDS: following %s", self._channel.target)
+
+
+def node_message(node: Node) -> NodeMessage:
+    """How the proxy introduces itself."""
+    message = NodeMessage(id=node.id, cluster=node.cluster, user_agent_name=node.user_agent)
+    message.metadata.update(node.metadata)
+    return message

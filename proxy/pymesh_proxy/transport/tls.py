@@ -1,44 +1,234 @@
-"""TLS contexts from compiled configuration and the secrets of the moment."""
+"""TLS contexts from compiled configuration and the secrets of the moment.
 
+Contexts are asked for anew for each connection, which is a dictionary lookup. A rotated secret drops the contexts made
+from it: later handshakes use the new certificate and the new roots, connections that stand are not touched. Session
+tickets belong to a context, so they die with it, and nobody resumes past a rotation.
+
+Contexts are shared by all clusters that differ only in server name and accepted identities: an SSL context with its roots
+weighs some 100 kB, and a mesh has hundreds of clusters but one certificate.
+"""
+
+import os
 import ssl
+from collections import OrderedDict
+from typing import Final, TypeAlias, cast
 
-from pymesh_proxy.config.model import PeerValidation, TlsClient, TlsServer
-from pymesh_proxy.control.secrets import SecretStore
+from pymesh_proxy.config.model import InlineCertificate, InlineRoots, PeerValidation, SdsName, TlsClient, TlsServer
+from pymesh_proxy.control.secrets import Certificate, Roots, SecretStore
+
+# Contexts kept: one or two for the mesh's own certificate, the rest for certificates given in the configuration.
+MAX_CONTEXTS: Final = 64
+# Sessions kept for resumption, over all endpoints: 2 to 4 kB each.
+MAX_SESSIONS: Final = 1024
+# ASN.1 strings in getpeercert() that name a workload.
+_SAN_KINDS: Final = ("URI", "DNS", "IP Address", "email")
+
+CertificateSource: TypeAlias = SdsName | InlineCertificate
+RootsSource: TypeAlias = SdsName | InlineRoots
+# What a context depends on. Server contexts and client contexts never share one.
+_Key: TypeAlias = tuple[bool, CertificateSource | None, RootsSource | None, ssl.VerifyMode, tuple[str, ...], str, str]
 
 
 class TlsError(Exception):
-    """A connection that TLS refuses; the text is what UPSTREAM_TRANSPORT_FAILURE_REASON shows."""
+    """A connection that TLS refuses; the text is what UPSTREAM_TRANSPORT_FAILURE_REASON shows, in Envoy's words."""
+
+
+class _Context:
+    """An SSL context, and the client sessions that it can resume, by (endpoint, server name)."""
+
+    __slots__ = ("sessions", "ssl")
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.ssl = context
+        self.sessions: OrderedDict[tuple[str, str], ssl.SSLSession] = OrderedDict()
+
+
+class _EndpointContext:
+    """What an event loop needs of an SSL context, for one connection: the server name and the session are put in here,
+    where the loop has no parameter for them (the session) or would need the right one from every caller (the name).
+    """
+
+    __slots__ = ("_context", "_key")
+
+    def __init__(self, context: _Context, key: tuple[str, str]) -> None:
+        self._context = context
+        self._key = key
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | None = None,  # noqa: ARG002  the loop's idea of it; ours is in the key
+    ) -> ssl.SSLObject:
+        """The TLS machine of the connection; the loop calls this."""
+        return self._context.ssl.wrap_bio(
+            incoming,
+            outgoing,
+            server_side=server_side,
+            server_hostname=self._key[1] or None,
+            session=self._context.sessions.get(self._key),
+        )
 
 
 class TlsContexts:
-    """SSL contexts by what they are made from. Ask anew for each connection: a rotated secret makes a new context."""
+    """The contexts in use, made from what `store` holds."""
 
     def __init__(self, store: SecretStore) -> None:
-        raise NotImplementedError
+        self._store = store
+        self._contexts: OrderedDict[_Key, _Context] = OrderedDict()
+        store.subscribe(self._rotated)
 
     def server(self, tls: TlsServer) -> ssl.SSLContext:
-        """The context for one connection to accept; raises TlsError while a secret has not arrived."""
-        raise NotImplementedError
+        """The context to accept one connection with.
+
+        Raises:
+            TlsError: a secret has not arrived yet, or is no usable certificate.
+        """
+        verify = ssl.CERT_NONE
+        if tls.validation is not None:
+            verify = ssl.CERT_REQUIRED if tls.require_client_certificate else ssl.CERT_OPTIONAL
+        elif tls.require_client_certificate:
+            raise TlsError("TLS_error: a client certificate is required, but no validation context says which to trust")
+        roots = tls.validation.roots if tls.validation else None
+        key = (True, tls.certificate, roots, verify, tls.alpn, tls.minimum_version, tls.maximum_version)
+        return self._get(key).ssl
 
     def client(self, tls: TlsClient, endpoint_key: str) -> ssl.SSLContext:
-        """What to give `loop.create_connection(ssl=…, server_hostname="")` for one connection to the endpoint."""
-        raise NotImplementedError
+        """What to pass as `ssl` to `create_connection` for one connection to the endpoint; `server_hostname` is "".
+
+        The server's chain is verified in the handshake; call `verify_san` after it.
+
+        Raises:
+            TlsError: a secret has not arrived yet, or is no usable certificate.
+        """
+        context = self._get(_client_key(tls))
+        # Both event loops only ever call wrap_bio (proved by the tests on both); see _EndpointContext.
+        return cast("ssl.SSLContext", _EndpointContext(context, (endpoint_key, tls.sni)))
 
     def keep_session(self, tls: TlsClient, endpoint_key: str, ssl_object: ssl.SSLObject) -> None:
-        """Remember the session of a connection that has carried its first response, to resume it next time."""
-        raise NotImplementedError
+        """Remember the session of a connection, to resume it at the next one to the same endpoint.
+
+        Call it after the first bytes of the server: in TLS 1.3 its tickets come with them.
+        """
+        context = self._contexts.get(_client_key(tls))
+        session = ssl_object.session
+        if context is None or session is None or ssl_object.context is not context.ssl:
+            return  # rotated meanwhile
+        context.sessions[endpoint_key, tls.sni] = session
+        context.sessions.move_to_end((endpoint_key, tls.sni))
+        if len(context.sessions) > MAX_SESSIONS:
+            context.sessions.popitem(last=False)
+
+    def _get(self, key: _Key) -> _Context:
+        context = self._contexts.get(key)
+        if context is None:
+            context = self._contexts[key] = _Context(self._make(key))
+            if len(self._contexts) > MAX_CONTEXTS:
+                self._contexts.popitem(last=False)
+        return context
+
+    def _rotated(self, name: str) -> None:
+        """The secret `name` has changed: what was made from it is of no use any more."""
+        for key in [key for key in self._contexts if SdsName(name) in key[1:3]]:
+            del self._contexts[key]
+
+    def _make(self, key: _Key) -> ssl.SSLContext:
+        server, certificate, roots, verify, alpn, minimum, maximum = key
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = verify
+        context.minimum_version = ssl.TLSVersion[minimum]
+        context.maximum_version = ssl.TLSVersion[maximum]
+        if alpn:
+            context.set_alpn_protocols(list(alpn))
+        try:
+            if roots is not None:
+                context.load_verify_locations(cadata=self._roots(roots).decode("ascii"))
+            if certificate is not None:
+                _load_certificate(context, self._certificate(certificate))
+        except (ssl.SSLError, UnicodeDecodeError) as error:
+            raise TlsError(f"TLS_error: a certificate, its key or the roots cannot be used: {error}") from error
+        return context
+
+    def _certificate(self, source: CertificateSource) -> Certificate | InlineCertificate:
+        if isinstance(source, InlineCertificate):
+            return source
+        secret = self._store.get(source.name)
+        if not isinstance(secret, Certificate):
+            raise TlsError("TLS error: Secret is not supplied by SDS")
+        return secret
+
+    def _roots(self, source: RootsSource) -> bytes:
+        if isinstance(source, InlineRoots):
+            return source.pem
+        secret = self._store.get(source.name)
+        if not isinstance(secret, Roots):
+            raise TlsError("TLS error: Secret is not supplied by SDS")
+        return secret.pem
+
+
+def _client_key(tls: TlsClient) -> _Key:
+    """Neither the server name nor the accepted identities are in it: those are matters of the single connection."""
+    roots = tls.validation.roots if tls.validation else None
+    verify = ssl.CERT_REQUIRED if tls.validation else ssl.CERT_NONE
+    return (False, tls.certificate, roots, verify, tls.alpn, tls.minimum_version, tls.maximum_version)
+
+
+def _load_certificate(context: ssl.SSLContext, certificate: Certificate | InlineCertificate) -> None:
+    """Load chain and key. The ssl module reads them from files only: a nameless file in memory keeps the key off disks."""
+    descriptor = os.memfd_create("certificate")
+    try:
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.write(certificate.chain + b"\n" + certificate.key)
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
 
 
 def peer_identity(ssl_object: ssl.SSLObject) -> str:
-    """The URI SAN of the peer's certificate, empty if it has none or showed no certificate. Read once a connection."""
-    raise NotImplementedError
+    """The URI SAN of the peer's certificate; empty if it has none or showed no certificate. Read it once a connection.
+
+    A SPIFFE certificate has exactly one (X509-SVID, section 2); with more than one nobody can say who it is.
+    """
+    uris = [value for kind, value in _names(ssl_object) if kind == "URI"]
+    return uris[0] if len(uris) == 1 else ""
 
 
 def verify_san(ssl_object: ssl.SSLObject, validation: PeerValidation | None) -> str:
-    """The peer's identity, once its names satisfy `validation`; raises TlsError otherwise."""
-    raise NotImplementedError
+    """The peer's identity (as `peer_identity`), once one of its names satisfies `validation`.
+
+    Raises:
+        TlsError: none does.
+    """
+    if validation is not None and validation.san_matchers:
+        names = [value for kind, value in _names(ssl_object) if kind in _SAN_KINDS]
+        if not any(matches(name) for name in names for matches in validation.san_matchers):
+            raise TlsError(
+                "TLS_error:|268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:"
+                "verify cert failed: SAN matcher:TLS_error_end"
+            )
+    return peer_identity(ssl_object)
+
+
+def _names(ssl_object: ssl.SSLObject) -> list[tuple[str, str]]:
+    certificate = ssl_object.getpeercert()
+    if not certificate:
+        return []
+    return [(kind, value) for kind, value in certificate.get("subjectAltName", ()) if isinstance(value, str)]
+
+
+# Reasons whose BoringSSL numbers people know from Envoy's logs.
+_NUMBERS: Final = {"CERTIFICATE_VERIFY_FAILED": 268435581, "WRONG_VERSION_NUMBER": 268435703}
 
 
 def failure_reason(error: BaseException) -> str:
     """What UPSTREAM_TRANSPORT_FAILURE_REASON shows for an exception of a handshake; empty if it is none of TLS's."""
-    raise NotImplementedError
+    if isinstance(error, TlsError):
+        return str(error)
+    if not isinstance(error, ssl.SSLError):
+        return ""
+    reason = error.reason or "UNKNOWN"
+    number = _NUMBERS.get(reason, error.errno or 0)
+    detail = f":{error.verify_message}" if isinstance(error, ssl.SSLCertVerificationError) else ""
+    return f"TLS_error:|{number}:SSL routines:OPENSSL_internal:{reason}{detail}:TLS_error_end"

@@ -1,0 +1,28 @@
+"""How long to wait before the next attempt."""
+
+import random
+
+# Seconds. The first retry is quick, since most losses are a restart behind the same address; later ones double from
+# FIRST to LONGEST, which is Envoy's and gRPC's order of magnitude. Each is spread, so that the proxies of a mesh do not
+# all come back in the same instant.
+QUICK = 0.2
+FIRST = 1.0
+LONGEST = 30.0
+
+
+class Backoff:
+    """The waits of one series of attempts; `rng` decides on the spread."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._failures = 0
+
+    def reset(self) -> None:
+        """An attempt succeeded."""
+        self._failures = 0
+
+    def delay(self) -> float:
+        """Seconds to wait after one more failure."""
+        longest = QUICK if self._failures == 0 else min(FIRST * 2 ** (self._failures - 1), LONGEST)
+        self._failures = min(self._failures + 1, 16)
+        return longest * self._rng.uniform(0.5, 1.0)
