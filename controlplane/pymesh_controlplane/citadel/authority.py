@@ -30,6 +30,15 @@ MAX_CSR_BYTES: Final = 16 * 1024
 MIN_RSA_BITS: Final = 2048
 MAX_RSA_BITS: Final = 8192
 
+# What cryptography raises for damaged input, beside ValueError.
+_UNREADABLE: Final = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+
 CaKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 LeafKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
@@ -189,7 +198,7 @@ def _key_of(pem: bytes, identity: Identity) -> LeafKey:
         # The signature is checked after the key's size, so that nobody can make us compute with a giant one.
         signed = not problem and csr.is_signature_valid
         asked = _uris(csr)
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except _UNREADABLE as error:
         raise CsrError(f"the CSR cannot be read: {error}") from error
     if problem:
         raise CsrError(problem)

@@ -138,7 +138,7 @@ def _private_key(path: Path, content: bytes) -> CaKey:
 def _certificates(path: Path, content: bytes) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(content)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise _refuse(path, "holds no certificate that can be read (PEM): restore it from a backup") from error
 
 
@@ -155,7 +155,7 @@ def _check_authority(path: Path, certificate: x509.Certificate) -> None:
     try:
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-    except (x509.ExtensionNotFound, ValueError) as error:
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError) as error:
         raise _refuse(path, f"is not a CA's certificate ({error}): it needs CA:TRUE and keyCertSign") from error
     if not constraints.ca or not usage.key_cert_sign:
         raise _refuse(path, "is not a CA's certificate: it needs CA:TRUE and keyCertSign")
