@@ -6,6 +6,7 @@ Rules are written the way iptables-save prints them, so that what is in force ca
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from pymesh.names import INBOUND_SOURCE_V6
 from pymesh_proxy.redirect.rules import CHAIN_NAMES, Chain, Family, Owner, Rule, RuleSet
 
 # Seconds that iptables-legacy waits for another program to release its lock; the nft variant has no lock.
@@ -13,8 +14,8 @@ LOCK_WAIT_SECONDS = 10
 
 RESTORE_ARGUMENTS = ("--noflush", f"--wait={LOCK_WAIT_SECONDS}")
 # The IPv6 address that the sidecar dials the app from. Its IPv4 sibling needs no line: all of 127.0.0.0/8 is local.
-ADD_INBOUND_SOURCE = ("ip", "-6", "address", "replace", "::6/128", "dev", "lo")
-REMOVE_INBOUND_SOURCE = ("ip", "-6", "address", "delete", "::6/128", "dev", "lo")
+ADD_INBOUND_SOURCE = ("ip", "-6", "address", "replace", f"{INBOUND_SOURCE_V6}/128", "dev", "lo")
+REMOVE_INBOUND_SOURCE = ("ip", "-6", "address", "delete", f"{INBOUND_SOURCE_V6}/128", "dev", "lo")
 
 
 def restore_program(family: Family) -> str:

@@ -3,13 +3,16 @@
 Whichever variant `iptables-restore` on the PATH is, nft or legacy, is the one used.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from ipaddress import IPv6Address
 from pathlib import Path
 
 from pymesh.errors import MeshError
+from pymesh.names import INBOUND_SOURCE_V6
 from pymesh_proxy.redirect.restore import (
     ADD_INBOUND_SOURCE,
     LOCK_WAIT_SECONDS,
@@ -30,7 +33,8 @@ PROGRAM_TIMEOUT_SECONDS = 2 * LOCK_WAIT_SECONDS
 MAX_COMPLAINT_CHARS = 1000
 
 CAP_NET_ADMIN = 12  # linux/capability.h
-INBOUND_SOURCE_IN_PROC = f"{6:032x}"
+# As /proc/net/if_inet6 writes it.
+INBOUND_SOURCE_IN_PROC = IPv6Address(INBOUND_SOURCE_V6).packed.hex()
 
 PACKAGES = {"ip": "iproute2 (Debian, Ubuntu, Alpine) or iproute (Fedora)"}
 IPTABLES_PACKAGE = "iptables (Debian, Ubuntu, Alpine) or iptables-nft (Fedora)"
@@ -90,8 +94,13 @@ def clean() -> list[str]:
 
 def ipv6_is_on() -> bool:
     """Whether any interface of this network namespace may have an IPv6 address."""
-    switches = Path("/proc/sys/net/ipv6/conf").glob("*/disable_ipv6")
-    return any(path.read_text().strip() == "0" for path in switches if path.parent.name not in {"all", "default"})
+    for switch in Path("/proc/sys/net/ipv6/conf").glob("*/disable_ipv6"):
+        if switch.parent.name in {"all", "default"}:  # what interfaces get, not what they have
+            continue
+        with contextlib.suppress(FileNotFoundError):  # an interface that went away meanwhile
+            if switch.read_text().strip() == "0":
+                return True
+    return False
 
 
 def explain(program: str, complaint: str) -> str:
@@ -161,7 +170,9 @@ def _restore(family: Family, text: str) -> None:
 
 
 def _find(program: str) -> str | None:
-    return shutil.which(program, path=os.pathsep.join((os.environ.get("PATH", os.defpath), *SYSTEM_DIRECTORIES)))
+    """Where `program` is. An empty entry in the PATH, the current directory, is no place for root to look."""
+    directories = [*os.environ.get("PATH", os.defpath).split(os.pathsep), *SYSTEM_DIRECTORIES]
+    return shutil.which(program, path=os.pathsep.join(filter(None, directories)))
 
 
 def _run(argv: Sequence[str], text: str = "") -> str:

@@ -190,9 +190,23 @@ def test_without_iptables_the_package_to_install_is_named(pod: Pod) -> None:
     assert without_programs(pod, "--clean")[0] == 1
 
 
-def test_the_programs_are_found_where_the_path_does_not_lead(pod: Pod) -> None:
-    pod.run(["env", "PATH=/nowhere", *PYMESH_INIT])
+@pytest.mark.parametrize("path", ["/nowhere", ""])
+def test_the_programs_are_found_where_the_path_does_not_lead_and_never_in_the_current_directory(
+    pod: Pod, tmp_path: Path, path: str
+) -> None:
+    for program in PROGRAMS:
+        (tmp_path / program).symlink_to("/bin/false")
+    pod.run(["env", f"--chdir={tmp_path}", f"PATH={path}", *PYMESH_INIT])
     assert saved(pod, Family.IPV4)
+
+
+def test_without_ip_its_package_is_named(pod: Pod, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(runner, "SYSTEM_DIRECTORIES", (str(tmp_path),))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for program in PROGRAMS:
+        (tmp_path / program).symlink_to(f"/usr/sbin/{program}")
+    with pod.entered(), pytest.raises(runner.RedirectError, match="ip was not found: install the package iproute2"):
+        runner.install(RedirectOptions())
 
 
 @pytest.mark.parametrize(
