@@ -24,7 +24,7 @@ from envoy.extensions.transport_sockets.raw_buffer.v3.raw_buffer_pb2 import RawB
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext, UpstreamTlsContext
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from pymesh.errors import ConfigError
@@ -113,8 +113,8 @@ def _walk_fields(message: Message, path: str, depth: int) -> Iterator[ConfigErro
         here = join(path, descriptor.name)
         if descriptor.name not in names:
             yield ConfigError("this field is not supported; see docs/support.md", path=here)
-        elif descriptor.name in support.only:
-            yield from _check_enum(descriptor, value, support.only[descriptor.name], here)
+        elif descriptor.enum_type is not None:
+            yield from _check_enum(descriptor.enum_type, value, support.only.get(descriptor.name, ()), here)
         elif descriptor.message_type is not None and descriptor.name not in support.opaque:
             for inner_path, inner in _messages(value, here):
                 yield from _walk(inner, inner_path, depth - 1)
@@ -125,11 +125,13 @@ def _may_be_left_out(message: Message) -> bool:
     return isinstance(message, HttpFilter) and message.is_optional and message.typed_config.TypeName() not in MESSAGES
 
 
-def _check_enum(descriptor: FieldDescriptor, value: int, allowed: tuple[str, ...], path: str) -> Iterator[ConfigError]:
-    known = descriptor.enum_type.values_by_number.get(value) if descriptor.enum_type is not None else None
-    name = known.name if known is not None else str(value)
-    if name not in allowed:
-        yield ConfigError(f"{name} is not supported; supported: {', '.join(allowed)}", path=path)
+def _check_enum(enum: EnumDescriptor, value: int, allowed: tuple[str, ...], path: str) -> Iterator[ConfigError]:
+    """An enum's value has to be a known one, and one of `allowed` unless that is empty."""
+    known = enum.values_by_number.get(value)
+    if known is None:
+        yield ConfigError(f"{value} is not a value of {enum.name}", path=path)
+    elif allowed and known.name not in allowed:
+        yield ConfigError(f"{known.name} is not supported; supported: {', '.join(allowed)}", path=path)
 
 
 def _messages(value: object, path: str) -> Iterator[tuple[str, Message]]:

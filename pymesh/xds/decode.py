@@ -155,7 +155,7 @@ def _descriptor(message: Message) -> Descriptor:
 
 
 def _new(descriptor: Descriptor | None) -> Message:
-    assert descriptor is not None  # noqa: S101  None only for extensions, of which these schemas have none
+    assert descriptor is not None
     message: Message = GetMessageClass(descriptor)()
     return message
 

@@ -1,18 +1,73 @@
 """From xDS resources to the snapshot in force: decoded, checked, compiled, swapped; or refused as a whole.
 
-Pure apart from reading the certificate files that a resource names.
+Pure apart from reading the files that a resource names. What did not change, byte for byte, is not compiled again: its
+compiled object is the same one as in the snapshot before, and so are the objects of endpoints that stay.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, Generic, TypeVar, cast
 
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from envoy.config.cluster.v3.cluster_pb2 import Cluster as ClusterMessage
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener as ListenerMessage
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+)
+from google.protobuf.message import Message
 
-from pymesh_proxy.config.model import Snapshot
-from pymesh_proxy.upstream.registry import EndpointRegistry
+from pymesh.errors import ConfigError
+from pymesh.xds import types
+from pymesh.xds.check import check
+from pymesh_proxy.config.clusters import CompiledCluster, compile_cluster, compile_endpoints, in_force, resolved
+from pymesh_proxy.config.listeners import compile_listener
+from pymesh_proxy.config.model import (
+    Cluster,
+    Discovery,
+    FilterChain,
+    HttpManager,
+    Listener,
+    PeerValidation,
+    SdsName,
+    Snapshot,
+    TlsClient,
+    TlsServer,
+)
+from pymesh_proxy.config.routes import clusters_of, compile_routes, validates_clusters
+from pymesh_proxy.routing import RouteTable
+from pymesh_proxy.upstream.registry import EndpointRegistry, EndpointSpec
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True, slots=True)
+class Resource(Generic[C]):
+    """One resource in force: the message as it came, and what it was compiled to."""
+
+    message: Message
+    encoded: bytes
+    compiled: C
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """All resources in force, by name. Replaced, never changed."""
+
+    listeners: Mapping[str, Resource[Listener]] = field(default_factory=dict)
+    routes: Mapping[str, Resource[RouteTable]] = field(default_factory=dict)
+    clusters: Mapping[str, Resource[CompiledCluster]] = field(default_factory=dict)
+    endpoints: Mapping[str, Resource[tuple[EndpointSpec, ...]]] = field(default_factory=dict)
+    addresses: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+
+
+_KINDS: Final = {
+    types.LISTENER: "Listener",
+    types.ROUTE: "RouteConfiguration",
+    types.CLUSTER: "Cluster",
+    types.ENDPOINT: "ClusterLoadAssignment",
+}
 
 
 class Configuration:
@@ -23,42 +78,308 @@ class Configuration:
     """
 
     def __init__(self, endpoints: EndpointRegistry, random: Callable[[], float]) -> None:
+        """`endpoints` outlives every snapshot; `random` is uniform in [0, 1), for routes that take a fraction."""
         self.endpoints = endpoints
         self.snapshot = Snapshot(version=0, listeners={}, routes={}, clusters={})
-        raise NotImplementedError
+        self._random = random
+        self._state = _State()
+        self._static: frozenset[tuple[str, str]] = frozenset()
+
+    # --- Applying ---
 
     def apply_bootstrap(self, bootstrap: Bootstrap) -> Snapshot:
-        """Put the static resources of `bootstrap` (already checked by `load_bootstrap`) in force."""
-        raise NotImplementedError
+        """Put the static resources of `bootstrap` (already checked by `load_bootstrap`) in force.
+
+        Raises:
+            ConfigError: with the path from the top of the file.
+        """
+        control = control_clusters(bootstrap)
+        clusters: dict[str, Resource[CompiledCluster]] = {}
+        for path, cluster in _static("clusters", bootstrap.static_resources.clusters):
+            compiled = compile_cluster(cluster, path, http2=cluster.name in control)
+            if compiled.cluster.discovery is Discovery.EDS and not bootstrap.dynamic_resources.HasField("ads_config"):
+                raise ConfigError("EDS needs dynamic_resources.ads_config", path=f"{path}.type")
+            clusters[cluster.name] = Resource(cluster, _encode(cluster), compiled)
+        missing = control - clusters.keys()
+        if missing:
+            path = "dynamic_resources.ads_config.grpc_services[0].envoy_grpc.cluster_name"
+            raise ConfigError(f"there is no static cluster {min(missing)!r}", path=path)
+        state = replace(self._state, clusters={**self._state.clusters, **clusters})
+        listeners: dict[str, Resource[Listener]] = {}
+        for path, listener in _static("listeners", bootstrap.static_resources.listeners):
+            compiled_listener = compile_listener(listener, self._random, path)
+            _check_listener_clusters(listener, compiled_listener, state, path)
+            listeners[listener.name] = Resource(listener, _encode(listener), compiled_listener)
+        state = replace(state, listeners={**state.listeners, **listeners})
+        self._static = frozenset(
+            {(types.CLUSTER, name) for name in clusters} | {(types.LISTENER, name) for name in listeners}
+        )
+        return self._commit(state, changed=clusters)
+
+    def apply(self, type_url: str, added: Mapping[str, Message], removed: Iterable[str] = ()) -> Snapshot:
+        """What a discovery response of this type says: see `apply_listeners` and its neighbours."""
+        match type_url:
+            case types.LISTENER:
+                return self.apply_listeners(cast("Mapping[str, ListenerMessage]", added), removed)
+            case types.ROUTE:
+                return self.apply_routes(cast("Mapping[str, RouteConfiguration]", added), removed)
+            case types.CLUSTER:
+                return self.apply_clusters(cast("Mapping[str, ClusterMessage]", added), removed)
+            case types.ENDPOINT:
+                return self.apply_endpoints(cast("Mapping[str, ClusterLoadAssignment]", added), removed)
+            case _:
+                raise ConfigError(f"resources of type {type_url!r} are not supported")
+
+    def check(self, type_url: str, added: Mapping[str, Message]) -> None:
+        """Refuse what `apply` would refuse, and change nothing."""
+        match type_url:
+            case types.LISTENER:
+                self._compile_listeners(cast("Mapping[str, ListenerMessage]", added))
+            case types.ROUTE:
+                self._compile_routes(cast("Mapping[str, RouteConfiguration]", added))
+            case types.CLUSTER:
+                self._compile_clusters(cast("Mapping[str, ClusterMessage]", added))
+            case types.ENDPOINT:
+                self._compile_endpoints(cast("Mapping[str, ClusterLoadAssignment]", added))
+            case _:
+                raise ConfigError(f"resources of type {type_url!r} are not supported")
 
     def apply_listeners(self, added: Mapping[str, ListenerMessage], removed: Iterable[str] = ()) -> Snapshot:
         """LDS."""
-        raise NotImplementedError
+        compiled = self._compile_listeners(added)
+        return self._commit(replace(self._state, listeners=self._merge(types.LISTENER, compiled, removed)))
 
     def apply_routes(self, added: Mapping[str, RouteConfiguration], removed: Iterable[str] = ()) -> Snapshot:
         """RDS."""
-        raise NotImplementedError
+        compiled = self._compile_routes(added)
+        return self._commit(replace(self._state, routes=self._merge(types.ROUTE, compiled, removed)))
 
     def apply_clusters(self, added: Mapping[str, ClusterMessage], removed: Iterable[str] = ()) -> Snapshot:
-        """CDS."""
-        raise NotImplementedError
+        """CDS. A cluster that is gone takes its endpoints with it."""
+        compiled = self._compile_clusters(added)
+        changed = {name for name, resource in compiled.items() if resource is not self._state.clusters.get(name)}
+        clusters = self._merge(types.CLUSTER, compiled, removed)
+        addresses = {name: found for name, found in self._state.addresses.items() if name in clusters}
+        return self._commit(replace(self._state, clusters=clusters, addresses=addresses), changed=changed)
 
     def apply_endpoints(self, added: Mapping[str, ClusterLoadAssignment], removed: Iterable[str] = ()) -> Snapshot:
         """EDS; names are those of the EDS resources (`eds_service_name`, else the cluster's name)."""
-        raise NotImplementedError
+        removed = set(removed)
+        compiled = self._compile_endpoints(added)
+        names = {name for name, resource in compiled.items() if resource is not self._state.endpoints.get(name)}
+        endpoints = self._merge(types.ENDPOINT, compiled, removed)
+        changed = {
+            name
+            for name, resource in self._state.clusters.items()
+            if resource.compiled.cluster.eds_service_name in names | removed
+        }
+        return self._commit(replace(self._state, endpoints=endpoints), changed=changed)
 
     def apply_addresses(self, cluster: str, addresses: Mapping[str, tuple[str, ...]]) -> Snapshot:
-        """DNS: the addresses of every resolved name of `cluster`."""
-        raise NotImplementedError
+        """DNS: the addresses of every resolved name of `cluster`; of a cluster that is gone meanwhile, nothing."""
+        if cluster not in self._state.clusters:
+            return self.snapshot
+        state = replace(self._state, addresses={**self._state.addresses, cluster: addresses})
+        return self._commit(state, changed={cluster})
+
+    # --- What the resources in force refer to ---
 
     def wanted_routes(self) -> frozenset[str]:
         """RDS names that the listeners in force refer to."""
-        raise NotImplementedError
+        return frozenset(
+            chain.handler.rds
+            for listener in self.snapshot.listeners.values()
+            for chain in _chains(listener)
+            if isinstance(chain.handler, HttpManager) and chain.handler.rds
+        )
 
     def wanted_endpoints(self) -> frozenset[str]:
         """EDS names that the clusters in force refer to."""
-        raise NotImplementedError
+        return frozenset(
+            cluster.eds_service_name
+            for cluster in self.snapshot.clusters.values()
+            if cluster.discovery is Discovery.EDS
+        )
 
     def wanted_secrets(self) -> frozenset[str]:
         """SDS names that listeners and clusters in force refer to."""
-        raise NotImplementedError
+        contexts: list[TlsServer | TlsClient | None] = []
+        for listener in self.snapshot.listeners.values():
+            contexts.extend(chain.tls for chain in _chains(listener))
+        for cluster in self.snapshot.clusters.values():
+            contexts.append(cluster.tls)
+            contexts.extend(match.tls for match in cluster.transport_matches)
+        return frozenset(name for context in contexts if context is not None for name in _secrets(context))
+
+    def messages(self, type_url: str) -> Mapping[str, Message]:
+        """The resources of one type in force, as they came: for `/config_dump`."""
+        return {name: resource.message for name, resource in self._resources(type_url).items()}
+
+    # --- Compiling ---
+
+    def _compile_listeners(self, added: Mapping[str, ListenerMessage]) -> dict[str, Resource[Listener]]:
+        def compile_one(message: ListenerMessage) -> Listener:
+            listener = compile_listener(message, self._random)
+            _check_listener_clusters(message, listener, self._state, "")
+            return listener
+
+        return _compile(types.LISTENER, added, self._state.listeners, compile_one)
+
+    def _compile_routes(self, added: Mapping[str, RouteConfiguration]) -> dict[str, Resource[RouteTable]]:
+        def compile_one(message: RouteConfiguration) -> RouteTable:
+            table = compile_routes(message, self._random)
+            if validates_clusters(message, inline=False):
+                _check_clusters(table, self._state, "")
+            return table
+
+        return _compile(types.ROUTE, added, self._state.routes, compile_one)
+
+    def _compile_clusters(self, added: Mapping[str, ClusterMessage]) -> dict[str, Resource[CompiledCluster]]:
+        return _compile(types.CLUSTER, added, self._state.clusters, compile_cluster)
+
+    def _compile_endpoints(
+        self, added: Mapping[str, ClusterLoadAssignment]
+    ) -> dict[str, Resource[tuple[EndpointSpec, ...]]]:
+        return _compile(types.ENDPOINT, added, self._state.endpoints, compile_endpoints)
+
+    def _resources(self, type_url: str) -> Mapping[str, Resource[object]]:
+        resources = {
+            types.LISTENER: self._state.listeners,
+            types.ROUTE: self._state.routes,
+            types.CLUSTER: self._state.clusters,
+            types.ENDPOINT: self._state.endpoints,
+        }[type_url]
+        return cast("Mapping[str, Resource[object]]", resources)
+
+    def _merge(
+        self, type_url: str, compiled: Mapping[str, Resource[C]], removed: Iterable[str]
+    ) -> dict[str, Resource[C]]:
+        before = cast("Mapping[str, Resource[C]]", self._resources(type_url))
+        removed = set(removed)
+        for name in sorted({*compiled, *removed}):
+            if (type_url, name) in self._static:
+                raise ConfigError(
+                    "is given in the bootstrap file; it cannot be changed", resource=_label(type_url, name)
+                )
+        return {name: resource for name, resource in before.items() if name not in removed} | dict(compiled)
+
+    # --- The new snapshot ---
+
+    def _commit(self, state: _State, changed: Iterable[str] = ()) -> Snapshot:
+        """Put `state` in force. Nothing here can fail, so that it happens whole or not at all."""
+        clusters: dict[str, Cluster] = {}
+        changed = set(changed)
+        for name, resource in state.clusters.items():
+            if name in changed or name not in self.snapshot.clusters:
+                clusters[name] = self._with_endpoints(resource.compiled, state)
+            else:
+                clusters[name] = self.snapshot.clusters[name]
+        for name in self.snapshot.clusters.keys() - clusters.keys():
+            self.endpoints.forget(name)
+        self._state = state
+        self.snapshot = Snapshot(
+            version=self.snapshot.version + 1,
+            listeners={name: resource.compiled for name, resource in state.listeners.items()},
+            routes={name: resource.compiled for name, resource in state.routes.items()},
+            clusters=clusters,
+        )
+        return self.snapshot
+
+    def _with_endpoints(self, compiled: CompiledCluster, state: _State) -> Cluster:
+        cluster = compiled.cluster
+        match cluster.discovery:
+            case Discovery.STATIC:
+                specs = compiled.static
+            case Discovery.EDS:
+                assignment = state.endpoints.get(cluster.eds_service_name)
+                specs = assignment.compiled if assignment is not None else ()
+            case Discovery.STRICT_DNS | Discovery.LOGICAL_DNS:
+                specs = resolved(cluster, state.addresses.get(cluster.name, {}))
+            case Discovery.ORIGINAL_DST:
+                specs = ()
+        priority = in_force(specs)
+        chosen = {(spec.host, spec.port) for spec in specs if spec.priority == priority}
+        endpoints = self.endpoints.update(cluster.name, specs)
+        return replace(cluster, endpoints=tuple(one for one in endpoints if (one.host, one.port) in chosen))
+
+
+def control_clusters(bootstrap: Bootstrap) -> set[str]:
+    """Names of the static clusters that lead to the control plane."""
+    return {service.envoy_grpc.cluster_name for service in bootstrap.dynamic_resources.ads_config.grpc_services}
+
+
+M = TypeVar("M", bound=Message)
+N = TypeVar("N", ListenerMessage, ClusterMessage)
+
+
+def _compile(
+    type_url: str, added: Mapping[str, M], before: Mapping[str, Resource[C]], compile_one: Callable[[M], C]
+) -> dict[str, Resource[C]]:
+    """Each of `added`, checked and compiled; the resource in force where its bytes are the same."""
+    found: dict[str, Resource[C]] = {}
+    for name, message in added.items():
+        encoded = _encode(message)
+        old = before.get(name)
+        if old is not None and old.encoded == encoded:
+            found[name] = old
+            continue
+        try:
+            check(message)
+            found[name] = Resource(message, encoded, compile_one(message))
+        except ConfigError as error:
+            raise ConfigError(error.problem, path=error.path, resource=_label(type_url, name)) from error
+    return found
+
+
+def _static(kind: str, messages: Iterable[N]) -> Iterator[tuple[str, N]]:
+    """Each static resource with its path; a name may be given once."""
+    seen: set[str] = set()
+    for index, message in enumerate(messages):
+        path = f"static_resources.{kind}[{index}]"
+        if message.name in seen:
+            raise ConfigError(f"the name {message.name!r} is given twice", path=f"{path}.name")
+        seen.add(message.name)
+        yield path, message
+
+
+def _check_listener_clusters(message: ListenerMessage, listener: Listener, state: _State, path: str) -> None:
+    """Refuse an inline route table that leads to a cluster which does not exist."""
+    inline = [(f"filter_chains[{index}]", chain) for index, chain in enumerate(listener.chains)]
+    if listener.default_chain is not None:
+        inline.append(("default_filter_chain", listener.default_chain))
+    messages = [*message.filter_chains, *([message.default_filter_chain] if listener.default_chain else [])]
+    for (where, chain), source in zip(inline, messages, strict=True):
+        handler = chain.handler
+        if not isinstance(handler, HttpManager) or handler.routes is None:
+            continue
+        here = f"{path}.{where}" if path else where
+        manager = HttpConnectionManager.FromString(source.filters[0].typed_config.value)
+        if validates_clusters(manager.route_config, inline=True):
+            _check_clusters(handler.routes, state, f"{here}.filters[0].typed_config.route_config.")
+
+
+def _check_clusters(table: RouteTable, state: _State, prefix: str) -> None:
+    for where, cluster in clusters_of(table):
+        if cluster not in state.clusters:
+            raise ConfigError(f"there is no cluster {cluster!r}", path=prefix + where)
+
+
+def _chains(listener: Listener) -> Iterator[FilterChain]:
+    yield from listener.chains
+    if listener.default_chain is not None:
+        yield listener.default_chain
+
+
+def _secrets(context: TlsServer | TlsClient) -> Iterator[str]:
+    if isinstance(context.certificate, SdsName):
+        yield context.certificate.name
+    if isinstance(context.validation, PeerValidation) and isinstance(context.validation.roots, SdsName):
+        yield context.validation.roots.name
+
+
+def _encode(message: Message) -> bytes:
+    return message.SerializeToString(deterministic=True)
+
+
+def _label(type_url: str, name: str) -> str:
+    return f"{_KINDS[type_url]} {name}"

@@ -1,0 +1,290 @@
+"""envoy Cluster and ClusterLoadAssignment → Cluster and the specs of its endpoints."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from envoy.config.cluster.v3.cluster_pb2 import Cluster as ClusterMessage
+from envoy.config.core.v3.base_pb2 import Metadata
+from envoy.config.core.v3.health_check_pb2 import HealthStatus
+from envoy.config.endpoint.v3.endpoint_components_pb2 import LbEndpoint
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
+
+from pymesh.errors import ConfigError
+from pymesh.xds.check import join, unpack
+from pymesh_proxy.config import tls
+from pymesh_proxy.config.fields import (
+    ip,
+    metadata,
+    number,
+    positive,
+    required,
+    scalars,
+    socket_address,
+    timeout,
+)
+from pymesh_proxy.config.model import Balancing, CircuitLimits, Cluster, Discovery, DnsFamily, DnsTarget, TransportMatch
+from pymesh_proxy.upstream.balancer import PANIC_THRESHOLD
+from pymesh_proxy.upstream.registry import EndpointSpec
+
+_DISCOVERY: Final = {
+    ClusterMessage.STATIC: Discovery.STATIC,
+    ClusterMessage.EDS: Discovery.EDS,
+    ClusterMessage.STRICT_DNS: Discovery.STRICT_DNS,
+    ClusterMessage.LOGICAL_DNS: Discovery.LOGICAL_DNS,
+    ClusterMessage.ORIGINAL_DST: Discovery.ORIGINAL_DST,
+}
+_BALANCING: Final = {
+    ClusterMessage.ROUND_ROBIN: Balancing.ROUND_ROBIN,
+    ClusterMessage.LEAST_REQUEST: Balancing.LEAST_REQUEST,
+    ClusterMessage.RANDOM: Balancing.RANDOM,
+    ClusterMessage.CLUSTER_PROVIDED: Balancing.CLUSTER_PROVIDED,
+}
+_DNS_FAMILY: Final = {
+    ClusterMessage.AUTO: DnsFamily.AUTO,
+    ClusterMessage.V4_ONLY: DnsFamily.V4_ONLY,
+    ClusterMessage.V6_ONLY: DnsFamily.V6_ONLY,
+    ClusterMessage.V4_PREFERRED: DnsFamily.V4_PREFERRED,
+    ClusterMessage.ALL: DnsFamily.ALL,
+}
+_USABLE: Final = {HealthStatus.UNKNOWN, HealthStatus.HEALTHY, HealthStatus.DEGRADED}
+
+HTTP_OPTIONS_KEY: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_TRANSPORT_MATCH: Final = "envoy.transport_socket_match"
+# What Istio packs into one string of an endpoint's metadata, separated by `;`.
+_ISTIO_WORKLOAD: Final = ("workload", "namespace", "canonical_name", "canonical_revision", "cluster")
+_DNS: Final = (Discovery.STRICT_DNS, Discovery.LOGICAL_DNS)
+# Envoy's limit for priorities.
+MAX_PRIORITY: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledCluster:
+    """A cluster without its endpoints, and those that stand in the cluster itself (type STATIC)."""
+
+    cluster: Cluster
+    static: tuple[EndpointSpec, ...] = ()
+
+
+def compile_cluster(message: ClusterMessage, path: str = "", *, http2: bool = False) -> CompiledCluster:
+    """The cluster at `path`; `http2` for the one that leads to the control plane, which speaks gRPC.
+
+    Raises:
+        ConfigError: with the path of what is wrong.
+    """
+    name = required(message.name, join(path, "name"))
+    discovery = _DISCOVERY[message.type]
+    balancing = _balancing(message, discovery, path)
+    here = join(path, "load_assignment")
+    if message.HasField("load_assignment") and discovery in {Discovery.EDS, Discovery.ORIGINAL_DST}:
+        raise ConfigError(f"a cluster of type {discovery.name} gets its endpoints elsewhere", path=here)
+    specs = compile_endpoints(message.load_assignment, here, names=discovery in _DNS)
+    if discovery is Discovery.LOGICAL_DNS and len(specs) != 1:
+        raise ConfigError("LOGICAL_DNS takes exactly one endpoint", path=here)
+    idle_timeout, max_requests = _http_options(message, path, http2=http2)
+    refresh = positive(message, "dns_refresh_rate", 5.0, path)
+    base = positive(message.dns_failure_refresh_rate, "base_interval", refresh, join(path, "dns_failure_refresh_rate"))
+    longest = positive(
+        message.dns_failure_refresh_rate, "max_interval", max(base, refresh), join(path, "dns_failure_refresh_rate")
+    )
+    cluster = Cluster(
+        name=name,
+        discovery=discovery,
+        balancing=balancing,
+        connect_timeout=positive(message, "connect_timeout", 5.0, path),
+        tls=tls.client(message.transport_socket, join(path, "transport_socket"))
+        if message.HasField("transport_socket")
+        else None,
+        transport_matches=_transport_matches(message, path),
+        limits=_limits(message),
+        bind_address=_bind_address(message, path),
+        idle_timeout=idle_timeout,
+        max_requests_per_connection=max_requests,
+        least_request_choices=_choices(message, path),
+        panic_threshold=_panic_threshold(message, path),
+        dns_targets=tuple(_dns_target(spec) for spec in specs) if discovery in _DNS else (),
+        dns_refresh=refresh,
+        dns_failure_refresh=(base, max(base, longest)),
+        dns_family=_DNS_FAMILY[message.dns_lookup_family],
+        eds_service_name=_eds_name(message, path) if discovery is Discovery.EDS else "",
+        service=_service(message.metadata),
+    )
+    return CompiledCluster(cluster, specs if discovery is Discovery.STATIC else ())
+
+
+def compile_endpoints(
+    message: ClusterLoadAssignment, path: str = "", *, names: bool = False
+) -> tuple[EndpointSpec, ...]:
+    """The endpoints of an assignment; `names` where their addresses are names to resolve.
+
+    Raises:
+        ConfigError: with the path of what is wrong.
+    """
+    found = []
+    for index, group in enumerate(message.endpoints):
+        here = f"{path}.endpoints[{index}]" if path else f"endpoints[{index}]"
+        if group.priority > MAX_PRIORITY:
+            raise ConfigError(f"priorities go from 0 to {MAX_PRIORITY}", path=join(here, "priority"))
+        for number_, endpoint in enumerate(group.lb_endpoints):
+            found.append(_endpoint(endpoint, group.priority, f"{here}.lb_endpoints[{number_}]", names=names))
+    return tuple(found)
+
+
+def in_force(specs: Iterable[EndpointSpec]) -> int:
+    """The priority in use: the lowest number with a healthy endpoint; the lowest of all if there is none."""
+    specs = tuple(specs)
+    return min(
+        (spec.priority for spec in specs if spec.healthy), default=min((spec.priority for spec in specs), default=0)
+    )
+
+
+def resolved(cluster: Cluster, addresses: Mapping[str, tuple[str, ...]]) -> tuple[EndpointSpec, ...]:
+    """The endpoints of a DNS cluster: every address of every name, or the first one for LOGICAL_DNS."""
+    most = 1 if cluster.discovery is Discovery.LOGICAL_DNS else None
+    return tuple(
+        EndpointSpec(
+            host,
+            target.port,
+            weight=target.weight,
+            hostname=target.host,
+            metadata=target.metadata,
+            priority=target.priority,
+        )
+        for target in cluster.dns_targets
+        for host in addresses.get(target.host, ())[:most]
+    )
+
+
+def _endpoint(message: LbEndpoint, priority: int, path: str, *, names: bool) -> EndpointSpec:
+    here = f"{path}.endpoint.address"
+    host, port = socket_address(message.endpoint.address, here)
+    if not port:
+        raise ConfigError("an endpoint needs a port", path=f"{here}.socket_address.port_value")
+    weight = number(message, "load_balancing_weight", 1)
+    if not weight:
+        raise ConfigError("must be at least 1", path=join(path, "load_balancing_weight"))
+    return EndpointSpec(
+        host=host if names else ip(host, f"{here}.socket_address.address"),
+        port=port,
+        weight=weight,
+        hostname=message.endpoint.hostname,
+        metadata=metadata(message.metadata, _TRANSPORT_MATCH),
+        labels=_labels(message.metadata),
+        healthy=message.health_status in _USABLE,
+        priority=priority,
+    )
+
+
+def _dns_target(spec: EndpointSpec) -> DnsTarget:
+    return DnsTarget(spec.host, spec.port, spec.weight, spec.priority, spec.metadata)
+
+
+def _labels(message: Metadata) -> Mapping[str, str]:
+    labels = dict(metadata(message, "istio"))
+    workload = labels.pop("workload", "")
+    labels.update((key, value) for key, value in zip(_ISTIO_WORKLOAD, workload.split(";"), strict=False) if value)
+    return labels | metadata(message, "pymesh")
+
+
+def _service(message: Metadata) -> Mapping[str, str]:
+    """The service behind a cluster: `pymesh` metadata, or the first of Istio's `services`."""
+    own = metadata(message, "pymesh")
+    if own or "istio" not in message.filter_metadata:
+        return own
+    services = message.filter_metadata["istio"].fields["services"].list_value.values
+    return scalars(services[0].struct_value) if services else {}
+
+
+def _balancing(message: ClusterMessage, discovery: Discovery, path: str) -> Balancing:
+    balancing = _BALANCING[message.lb_policy]
+    if (balancing is Balancing.CLUSTER_PROVIDED) is not (discovery is Discovery.ORIGINAL_DST):
+        raise ConfigError(
+            "CLUSTER_PROVIDED goes with type ORIGINAL_DST, and only with it", path=join(path, "lb_policy")
+        )
+    return balancing
+
+
+def _choices(message: ClusterMessage, path: str) -> int:
+    choices = number(message.least_request_lb_config, "choice_count", 2)
+    if choices < 2:
+        raise ConfigError("must be at least 2", path=join(path, "least_request_lb_config.choice_count"))
+    return choices
+
+
+def _panic_threshold(message: ClusterMessage, path: str) -> float:
+    if not message.common_lb_config.HasField("healthy_panic_threshold"):
+        return PANIC_THRESHOLD
+    percent = message.common_lb_config.healthy_panic_threshold.value
+    if not 0 <= percent <= 100:
+        raise ConfigError("must be 0 to 100", path=join(path, "common_lb_config.healthy_panic_threshold.value"))
+    return percent / 100
+
+
+def _eds_name(message: ClusterMessage, path: str) -> str:
+    here = join(path, "eds_cluster_config")
+    if not message.eds_cluster_config.eds_config.HasField("ads"):
+        raise ConfigError("`ads: {}` is required", path=join(here, "eds_config"))
+    return message.eds_cluster_config.service_name or message.name
+
+
+def _limits(message: ClusterMessage) -> CircuitLimits:
+    for thresholds in message.circuit_breakers.thresholds[:1]:
+        return CircuitLimits(
+            number(thresholds, "max_connections", 1024),
+            number(thresholds, "max_pending_requests", 1024),
+            number(thresholds, "max_requests", 1024),
+            number(thresholds, "max_retries", 3),
+        )
+    return CircuitLimits()
+
+
+def _bind_address(message: ClusterMessage, path: str) -> str:
+    if not message.HasField("upstream_bind_config"):
+        return ""
+    here = join(path, "upstream_bind_config.source_address")
+    source = message.upstream_bind_config.source_address
+    if source.port_value:
+        raise ConfigError("a fixed source port is not supported; use 0", path=join(here, "port_value"))
+    return ip(source.address, join(here, "address"))
+
+
+def _transport_matches(message: ClusterMessage, path: str) -> tuple[TransportMatch, ...]:
+    found = []
+    names: set[str] = set()
+    for index, match in enumerate(message.transport_socket_matches):
+        here = f"{path}.transport_socket_matches[{index}]" if path else f"transport_socket_matches[{index}]"
+        if required(match.name, join(here, "name")) in names:
+            raise ConfigError(f"the match {match.name!r} is given twice", path=join(here, "name"))
+        names.add(match.name)
+        wanted = scalars(match.match)
+        if len(wanted) != len(match.match.fields):
+            raise ConfigError("only strings, numbers and booleans can be matched", path=join(here, "match"))
+        found.append(
+            TransportMatch(match.name, wanted, tls.client(match.transport_socket, join(here, "transport_socket")))
+        )
+    return tuple(found)
+
+
+def _http_options(message: ClusterMessage, path: str, *, http2: bool) -> tuple[float | None, int | None]:
+    """Idle timeout and greatest number of requests of an upstream connection."""
+    idle_timeout: float | None = 3600.0
+    max_requests: int | None = None
+    for key, packed in message.typed_extension_protocol_options.items():
+        here = f'{join(path, "typed_extension_protocol_options")}["{key}"]'
+        options = unpack(packed, here)
+        if key != HTTP_OPTIONS_KEY or not isinstance(options, HttpProtocolOptions):
+            raise ConfigError(f"only {HTTP_OPTIONS_KEY} is supported", path=here)
+        if options.explicit_http_config.HasField("http2_protocol_options") and not http2:
+            raise ConfigError(
+                "HTTP/2 upstreams are not supported, the control plane's excepted",
+                path=join(here, "explicit_http_config.http2_protocol_options"),
+            )
+        common = options.common_http_protocol_options
+        common_path = join(here, "common_http_protocol_options")
+        idle_timeout = timeout(common, "idle_timeout", idle_timeout, common_path)
+        max_requests = number(common, "max_requests_per_connection", 0) or None
+        for name in ("max_connection_duration", "max_headers_count"):
+            if common.HasField(name):
+                raise ConfigError("is supported downstream only", path=join(common_path, name))
+    return idle_timeout, max_requests

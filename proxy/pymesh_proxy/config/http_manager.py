@@ -1,0 +1,152 @@
+"""envoy HttpConnectionManager → HttpManager."""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from envoy.config.core.v3.protocol_pb2 import HttpProtocolOptions
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+)
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpFilter as HttpFilterMessage,
+)
+from google.protobuf.message import Message
+
+from pymesh.errors import ConfigError
+from pymesh.xds import types
+from pymesh.xds.check import join, unpack
+from pymesh_proxy.config.access_logs import access_logs
+from pymesh_proxy.config.fields import flag, number, one_of, required, timeout
+from pymesh_proxy.config.model import EscapedSlashes, ForwardClientCert, HttpManager, ServerHeader
+from pymesh_proxy.config.routes import compile_routes
+from pymesh_proxy.filters.base import HttpFilter
+
+# Type of a filter's configuration -> what compiles it, given the message and its path. A new filter is a line here, one
+# in pymesh/xds/support.py and one in pymesh/xds/check.py. The router is the end of every chain and not a hook.
+HTTP_FILTERS: Final[Mapping[str, Callable[[Message, str], HttpFilter]]] = {}
+
+_SERVER_HEADER: Final = {
+    HttpConnectionManager.OVERWRITE: ServerHeader.OVERWRITE,
+    HttpConnectionManager.APPEND_IF_ABSENT: ServerHeader.APPEND_IF_ABSENT,
+    HttpConnectionManager.PASS_THROUGH: ServerHeader.PASS_THROUGH,
+}
+_CLIENT_CERT: Final = {
+    HttpConnectionManager.SANITIZE: ForwardClientCert.SANITIZE,
+    HttpConnectionManager.FORWARD_ONLY: ForwardClientCert.FORWARD_ONLY,
+    HttpConnectionManager.APPEND_FORWARD: ForwardClientCert.APPEND_FORWARD,
+    HttpConnectionManager.SANITIZE_SET: ForwardClientCert.SANITIZE_SET,
+    HttpConnectionManager.ALWAYS_FORWARD_ONLY: ForwardClientCert.ALWAYS_FORWARD_ONLY,
+}
+_ESCAPED_SLASHES: Final = {
+    HttpConnectionManager.IMPLEMENTATION_SPECIFIC_DEFAULT: EscapedSlashes.KEEP,
+    HttpConnectionManager.KEEP_UNCHANGED: EscapedSlashes.KEEP,
+    HttpConnectionManager.REJECT_REQUEST: EscapedSlashes.REJECT,
+    HttpConnectionManager.UNESCAPE_AND_REDIRECT: EscapedSlashes.UNESCAPE_REDIRECT,
+    HttpConnectionManager.UNESCAPE_AND_FORWARD: EscapedSlashes.UNESCAPE_FORWARD,
+}
+
+# Envoy's bounds for max_request_headers_kb.
+_DEFAULT_HEADERS_KB: Final = 60
+_MAX_HEADERS_KB: Final = 8192
+
+
+def http_manager(message: HttpConnectionManager, random: Callable[[], float], path: str) -> HttpManager:
+    """The connection manager.
+
+    Raises:
+        ConfigError: with the path of what is wrong.
+    """
+    routes, rds = None, ""
+    which = one_of(message, "route_specifier", path)
+    if which == "rds":
+        rds = required(message.rds.route_config_name, join(path, "rds.route_config_name"))
+    else:
+        routes = compile_routes(message.route_config, random, join(path, "route_config"))
+    common = message.common_http_protocol_options
+    common_path = join(path, "common_http_protocol_options")
+    details = message.set_current_client_cert_details
+    return HttpManager(
+        stat_prefix=required(message.stat_prefix, join(path, "stat_prefix")),
+        routes=routes,
+        rds=rds,
+        filters=_filters(message, path),
+        server_name=message.server_name or "envoy",
+        server_header=_SERVER_HEADER[message.server_header_transformation],
+        use_remote_address=flag(message, "use_remote_address", default=False),
+        xff_num_trusted_hops=message.xff_num_trusted_hops,
+        skip_xff_append=message.skip_xff_append,
+        generate_request_id=flag(message, "generate_request_id", default=True),
+        preserve_external_request_id=message.preserve_external_request_id,
+        always_set_request_id_in_response=message.always_set_request_id_in_response,
+        forward_client_cert=_CLIENT_CERT[message.forward_client_cert_details],
+        client_cert_details=frozenset(
+            name
+            for name, wanted in (("subject", details.subject.value), ("dns", details.dns), ("uri", details.uri))
+            if wanted
+        ),
+        idle_timeout=timeout(common, "idle_timeout", 3600.0, common_path),
+        stream_idle_timeout=timeout(message, "stream_idle_timeout", 300.0, path),
+        request_timeout=timeout(message, "request_timeout", None, path),
+        request_headers_timeout=timeout(message, "request_headers_timeout", None, path),
+        max_connection_duration=timeout(common, "max_connection_duration", None, common_path),
+        max_requests_per_connection=number(common, "max_requests_per_connection", 0) or None,
+        drain_timeout=timeout(message, "drain_timeout", 5.0, path) or 0.0,
+        max_request_headers_bytes=_headers_kb(message, path) * 1024,
+        max_headers_count=_headers_count(common, common_path),
+        accept_http_10=message.http_protocol_options.accept_http_10,
+        default_host_for_http_10=message.http_protocol_options.default_host_for_http_10,
+        normalize_path=flag(message, "normalize_path", default=False),
+        merge_slashes=message.merge_slashes,
+        escaped_slashes=_ESCAPED_SLASHES[message.path_with_escaped_slashes_action],
+        strip_matching_host_port=message.strip_matching_host_port,
+        upgrades=frozenset(
+            config.upgrade_type.lower() for config in message.upgrade_configs if flag(config, "enabled", default=True)
+        ),
+        access_logs=access_logs(message.access_log, join(path, "access_log")),
+    )
+
+
+def _filters(message: HttpConnectionManager, path: str) -> tuple[HttpFilter, ...]:
+    """The filters before the router, which has to be the last."""
+    path = join(path, "http_filters")
+    names: set[str] = set()
+    found: list[HttpFilter] = []
+    last = len(message.http_filters) - 1
+    if last < 0:
+        raise ConfigError("the router, envoy.filters.http.router, is required as the last filter", path=path)
+    for index, entry in enumerate(message.http_filters):
+        here = f"{path}[{index}]"
+        if required(entry.name, join(here, "name")) in names:
+            raise ConfigError(f"the filter {entry.name!r} is given twice", path=join(here, "name"))
+        names.add(entry.name)
+        is_router = entry.typed_config.type_url == types.HTTP_ROUTER
+        if is_router is not (index == last):
+            raise ConfigError("the router, envoy.filters.http.router, must be the last filter", path=here)
+        if not is_router:
+            found.extend(_filter(entry, here))
+    return tuple(found)
+
+
+def _filter(entry: HttpFilterMessage, path: str) -> tuple[HttpFilter, ...]:
+    compile_filter = HTTP_FILTERS.get(entry.typed_config.type_url)
+    if compile_filter is None:
+        if entry.is_optional:
+            return ()
+        raise ConfigError(f"the HTTP filter {entry.name!r} is not supported; see docs/support.md", path=path)
+    here = join(path, "typed_config")
+    compiled = compile_filter(unpack(entry.typed_config, here), here)
+    return () if entry.disabled else (compiled,)
+
+
+def _headers_kb(message: HttpConnectionManager, path: str) -> int:
+    kilobytes = number(message, "max_request_headers_kb", _DEFAULT_HEADERS_KB)
+    if not 0 < kilobytes <= _MAX_HEADERS_KB:
+        raise ConfigError(f"must be 1 to {_MAX_HEADERS_KB}", path=join(path, "max_request_headers_kb"))
+    return kilobytes
+
+
+def _headers_count(common: HttpProtocolOptions, path: str) -> int:
+    count = number(common, "max_headers_count", 100)
+    if not count:
+        raise ConfigError("must be at least 1", path=join(path, "max_headers_count"))
+    return count
