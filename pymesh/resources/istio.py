@@ -88,7 +88,7 @@ class HTTPRedirect(Block, frozen=True):
     uri: str | None = None
     authority: str | None = None
     port: Port | None = None
-    derive_port: Literal["FROM_PROTOCOL_DEFAULT", "FROM_REQUEST_PORT"] | None = None
+    derive_port: NotYet = None
     scheme: Literal["http", "https"] | None = None
     redirect_code: Literal[301, 302, 303, 307, 308] = 301
 

@@ -4,7 +4,7 @@ Source: Kubernetes DNS specification 1.1.0, section 2.3; Istio's rule that a hos
 of the resource that mentions it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping
 
 from pymesh import names
 from pymesh_controlplane.pilot.model import Service
@@ -39,16 +39,13 @@ def short_names(service: Service, namespace: str) -> list[str]:
     return found
 
 
-def matching(pattern: str, hosts: Iterable[str]) -> list[str]:
-    """Those of `hosts` that `pattern` covers: itself, or all below it for `*.example.com` and `*`."""
-    if pattern == "*":
-        return list(hosts)
-    if pattern.startswith("*."):
-        return [host for host in hosts if host.endswith(pattern[1:])]
-    return [host for host in hosts if host == pattern]
-
-
-def most_specific(host: str, patterns: Iterable[str]) -> str | None:
+def most_specific(host: str, patterns: Container[str]) -> str | None:
     """The pattern that says most about `host`: itself, else the longest wildcard; None if none covers it."""
-    covering = [pattern for pattern in patterns if matching(pattern, [host])]
-    return max(covering, key=lambda pattern: (not pattern.startswith("*"), len(pattern)), default=None)
+    if host in patterns:
+        return host
+    rest = host.removeprefix("*.")
+    while "." in rest:
+        rest = rest.partition(".")[2]
+        if f"*.{rest}" in patterns:
+            return f"*.{rest}"
+    return "*" if "*" in patterns else None

@@ -6,7 +6,7 @@ A `World` is made by `pilot.world.build` out of the resources in force, and read
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pymesh.errors import ConfigError, Position
 from pymesh.identity import Identity
@@ -176,6 +176,8 @@ class World:
         workloads: pods that have an address, by it.
         endpoints: ready endpoints by (host, service port), sorted by address.
         virtual_services ... peer_authentications: in the order of their keys.
+        rules: destination rules by namespace and resolved host; the first by name where there are several.
+        routing: the virtual service for requests inside the mesh, by resolved host; the first by name.
         problems: what was refused or looks wrong, for `pymesh status` and `pymesh apply` to show.
     """
 
@@ -189,6 +191,8 @@ class World:
     service_entries: tuple[Resource[ServiceEntry], ...] = ()
     gateways: tuple[Resource[Gateway], ...] = ()
     peer_authentications: tuple[Resource[PeerAuthentication], ...] = ()
+    rules: Mapping[str, Mapping[str, Resource[DestinationRule]]] = field(default_factory=dict)
+    routing: Mapping[str, Resource[VirtualService]] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
     trust_domain: str = "cluster.local"
     root_namespace: str = "pymesh-system"

@@ -40,10 +40,7 @@ def rule_for(service: Service, namespace: str, world: World) -> Resource[Destina
     Within a namespace the rule with the most specific host wins, then the first by name.
     """
     for place in dict.fromkeys((namespace, service.namespace, world.root_namespace)):
-        rules: dict[str, Resource[DestinationRule]] = {}
-        for rule in world.destination_rules:
-            if rule.key.namespace == place:
-                rules.setdefault(hosts.resolve(rule.value.spec.host, place, world.services), rule)
+        rules = world.rules.get(place, {})
         found = hosts.most_specific(service.host, rules)
         if found is not None:
             return rules[found]

@@ -10,6 +10,7 @@ from pymesh import names
 from pymesh.resources import istio, kubernetes
 from pymesh.resources.fields import ObjectMeta
 from pymesh.resources.resource import Key, Resource
+from pymesh_controlplane.pilot import hosts
 from pymesh_controlplane.pilot.model import (
     Endpoint,
     Problem,
@@ -67,10 +68,11 @@ def build(
         for service in _entry_services(entry, workloads, trust_domain):
             if services.setdefault(service.host, service) is service:
                 endpoints.update(_entry_endpoints(service, entry.value.spec, pods))
+    services = dict(sorted(services.items()))
     return World(
         revision=_revision(in_force),
         resources=in_force,
-        services=dict(sorted(services.items())),
+        services=services,
         workloads=workloads,
         endpoints=dict(sorted(endpoints.items())),
         virtual_services=_of(in_force, istio.VirtualService),
@@ -78,6 +80,8 @@ def build(
         service_entries=_of(in_force, istio.ServiceEntry),
         gateways=_of(in_force, istio.Gateway),
         peer_authentications=tuple(pods.policies),
+        rules=_rules(_of(in_force, istio.DestinationRule), services),
+        routing=_routing(_of(in_force, istio.VirtualService), services),
         problems=tuple(problems),
         trust_domain=trust_domain,
         root_namespace=root_namespace,
@@ -104,6 +108,29 @@ def _revision(resources: Mapping[Key, Resource[object]]) -> str:
     for resource in resources.values():
         digest.update(msgspec.json.encode(resource.raw, order="sorted"))
     return digest.hexdigest()[:16]
+
+
+def _rules(
+    resources: Iterable[Resource[istio.DestinationRule]], services: Mapping[str, Service]
+) -> dict[str, dict[str, Resource[istio.DestinationRule]]]:
+    found: dict[str, dict[str, Resource[istio.DestinationRule]]] = {}
+    for resource in resources:
+        namespace = resource.key.namespace
+        host = hosts.resolve(resource.value.spec.host, namespace, services)
+        found.setdefault(namespace, {}).setdefault(host, resource)
+    return found
+
+
+def _routing(
+    resources: Iterable[Resource[istio.VirtualService]], services: Mapping[str, Service]
+) -> dict[str, Resource[istio.VirtualService]]:
+    found: dict[str, Resource[istio.VirtualService]] = {}
+    for resource in resources:
+        spec = resource.value.spec
+        if not spec.gateways or "mesh" in spec.gateways:
+            for host in spec.hosts:
+                found.setdefault(hosts.resolve(host, resource.key.namespace, services), resource)
+    return found
 
 
 # --- Pods ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,244 @@
+"""World → the two listeners of a sidecar. Pure.
+
+Outbound and inbound are one listener each; which filter chain serves a connection is decided by the port and address
+that it was meant for and by what its first bytes look like. Envoy looks at these one after the other (port, address,
+server name, TLS or not, ALPN) and never goes back: whoever has a chain for a port must have one for everything that
+may come there, or leave it to the default chain.
+"""
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from envoy.config.core.v3 import address_pb2, base_pb2
+from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
+from envoy.extensions.filters.listener.http_inspector.v3 import http_inspector_pb2
+from envoy.extensions.filters.listener.original_dst.v3 import original_dst_pb2
+from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
+
+from pymesh import names
+from pymesh_controlplane.pilot import endpoints, tls
+from pymesh_controlplane.pilot.clusters import opaque_cluster
+from pymesh_controlplane.pilot.filters import Where, inbound_http, outbound_http, tcp
+from pymesh_controlplane.pilot.messages import duration, packed, socket_address
+from pymesh_controlplane.pilot.model import Protocol, Service, ServicePort, World
+from pymesh_controlplane.pilot.node import Node
+from pymesh_controlplane.pilot.policies import Mtls, PeerModes, peer_modes
+
+VIRTUAL_OUTBOUND: Final = "virtualOutbound"
+VIRTUAL_INBOUND: Final = "virtualInbound"
+
+# Seconds that a connection may stay silent before it is taken for one where the server speaks first. Long enough for a
+# slow client's first request, short enough for a person who waits for MySQL's greeting on a port that nobody declared.
+DETECTION_TIMEOUT: Final = 5.0
+
+# What http_inspector says of HTTP/1. HTTP/2 without TLS ("h2c") is not among them: it is carried as opaque bytes.
+HTTP1: Final = ("http/1.0", "http/1.1")
+# What a sidecar offers when it is about to send requests, and what it offers in every case.
+MESH_HTTP: Final = ("istio-http/1.0", "istio-http/1.1", "istio-h2")
+MESH: Final = (*MESH_HTTP, "istio-peer-exchange", "istio")
+
+# Ports of the proxy itself: nothing that comes in for them is passed on to the application.
+RESERVED_PORTS: Final = (15000, 15001, 15004, 15006, 15008, 15020, 15021, 15090)
+
+_Chain = listener_components_pb2.FilterChain
+_Match = listener_components_pb2.FilterChainMatch
+
+
+# --- Outbound ------------------------------------------------------------------------------------------------------
+
+
+def virtual_outbound(world: World) -> listener_pb2.Listener:
+    """What the pod's applications dial."""
+    listener = _listener(VIRTUAL_OUTBOUND, names.PORT_OUTBOUND, base_pb2.OUTBOUND)
+    listener.filter_chains.append(
+        _chain("blackhole", _match(names.PORT_OUTBOUND), tcp(names.BLACK_HOLE_CLUSTER, names.BLACK_HOLE_CLUSTER))
+    )
+    listener.filter_chains.extend(_outbound_chains(world))
+    listener.default_filter_chain.CopyFrom(
+        _chain("passthrough", None, tcp(names.PASSTHROUGH_CLUSTER, names.PASSTHROUGH_CLUSTER))
+    )
+    return listener
+
+
+def _outbound_chains(world: World) -> Iterator[_Chain]:
+    """By port: requests to whatever address; then, per service with addresses of its own, what is or may be opaque."""
+    by_port: dict[int, list[tuple[Service, ServicePort]]] = {}
+    for service in world.services.values():
+        for port in service.ports:
+            if port.port != names.PORT_OUTBOUND:
+                by_port.setdefault(port.port, []).append((service, port))
+    for number, speakers in sorted(by_port.items()):
+        if any(port.protocol.may_be_http for _, port in speakers):
+            yield _chain(f"{number}_http", _match(number, "raw_buffer", HTTP1), outbound_http(number))
+        taken: set[str] = set()
+        for service, port in speakers:
+            if port.protocol is Protocol.TLS and service.external:
+                yield from _by_server_name(service, port, taken)
+            elif port.protocol is not Protocol.HTTP:
+                yield from _by_address(service, port, world, taken)
+
+
+def _by_address(service: Service, port: ServicePort, world: World, taken: set[str]) -> Iterator[_Chain]:
+    """The chains of a service that speaks TCP, or may do so, at its own addresses.
+
+    Two chains with the same match make Envoy refuse the listener, so that an address goes to the service that has it
+    first (galley warns of the other).
+    """
+    ranges = [address for address in _addresses(service, port, world) if address not in taken]
+    taken.update(ranges)
+    if not ranges:
+        return
+    name = f"{port.port}_{service.host}"
+    opaque = names.outbound_cluster(port.port, service.host)
+    if port.protocol is Protocol.AUTO:
+        yield _chain(f"{name}_http", _match(port.port, "raw_buffer", HTTP1, ranges), outbound_http(port.port))
+        opaque = opaque_cluster(port.port, service.host)
+    yield _chain(name, _match(port.port, ranges=ranges), tcp(opaque, opaque))
+
+
+def _addresses(service: Service, port: ServicePort, world: World) -> list[str]:
+    """Where a service is dialled: its virtual addresses, or, where it has none, its pods."""
+    if service.headless:
+        return sorted({endpoint.address for endpoint in endpoints.members(service, port, None, world)})
+    return list(service.addresses)
+
+
+def _by_server_name(service: Service, port: ServicePort, taken: set[str]) -> Iterator[_Chain]:
+    """TLS to an outside host is told by its server name, since its addresses are nobody's to know."""
+    if service.host in taken or service.host == "*":
+        return
+    taken.add(service.host)
+    match = _match(port.port, "tls")
+    match.server_names.append(service.host)
+    cluster = names.outbound_cluster(port.port, service.host)
+    yield _chain(f"{port.port}_{service.host}", match, tcp(cluster, cluster))
+
+
+# --- Inbound -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class InboundPort:
+    """A port of the pod, and what is spoken there."""
+
+    number: int
+    protocol: Protocol
+
+
+def inbound_ports(node: Node, world: World) -> list[InboundPort]:
+    """The pod's ports: the targets of the services that select it, its containers' and those with an mTLS mode.
+
+    Where services disagree about a protocol, the first service by name says what it is.
+    """
+    workload = next((world.workloads[ip] for ip in node.addresses if ip in world.workloads), None)
+    container_ports = workload.container_ports if workload is not None else {}
+    found: dict[int, Protocol] = {}
+    for service in world.services.values():
+        if not service.selector or service.namespace != node.namespace:
+            continue
+        if service.selector.items() <= node.labels.items():
+            for port in service.ports:
+                number = port.target if isinstance(port.target, int) else container_ports.get(port.target)
+                if number is not None:
+                    found.setdefault(number, port.protocol)
+    undeclared = [*container_ports.values(), *_modes(node, world).by_port]
+    for number in undeclared:
+        found.setdefault(number, Protocol.AUTO)
+    return [InboundPort(number, found[number]) for number in sorted(found) if number not in RESERVED_PORTS]
+
+
+def _modes(node: Node, world: World) -> PeerModes:
+    return peer_modes(node.namespace, node.labels, world.peer_authentications, world.root_namespace)
+
+
+def virtual_inbound(node: Node, world: World) -> listener_pb2.Listener:
+    """What reaches the pod from outside."""
+    modes = _modes(node, world)
+    listener = _listener(VIRTUAL_INBOUND, names.PORT_INBOUND, base_pb2.INBOUND)
+    for number in RESERVED_PORTS:
+        black_hole = tcp(names.BLACK_HOLE_CLUSTER, names.BLACK_HOLE_CLUSTER)
+        listener.filter_chains.append(_chain(f"{number}_reserved", _match(number), black_hole))
+    for port in inbound_ports(node, world):
+        where = Where(port.number, names.inbound_cluster(port.number))
+        listener.filter_chains.extend(_inbound_chains(where, port.protocol, modes.at(port.number)))
+    # A port that nobody declared is treated as one of which nobody said what is spoken there. Its last chain takes all
+    # that is left, so it is the default; under STRICT that one demands mutual TLS too.
+    where = Where(None, names.INBOUND_PASSTHROUGH_CLUSTER)
+    *special, default = _inbound_chains(where, Protocol.AUTO, modes.default)
+    listener.filter_chains.extend(special)
+    default.ClearField("filter_chain_match")
+    listener.default_filter_chain.CopyFrom(default)
+    return listener
+
+
+def _inbound_chains(where: Where, protocol: Protocol, mode: Mtls) -> list[_Chain]:
+    """All that may come to a port under a mode; whatever the earlier chains leave is for the last."""
+    http = inbound_http(where)
+    opaque = tcp(where.cluster, where.cluster)
+    whole = http if protocol is Protocol.HTTP else opaque
+    name = where.name
+    if mode is Mtls.STRICT:
+        chains = [_mutual(f"{name}_strict", _match(where.port), whole, MESH)]
+        if protocol is Protocol.AUTO:
+            chains.insert(0, _mutual(f"{name}_strict_http", _match(where.port, "tls", MESH_HTTP), http, MESH_HTTP))
+        return chains
+    chains = []
+    if mode is Mtls.PERMISSIVE and protocol is Protocol.AUTO:
+        chains = [
+            _mutual(f"{name}_mtls_http", _match(where.port, "tls", MESH_HTTP), http, MESH_HTTP),
+            _mutual(f"{name}_mtls", _match(where.port, "tls", names.ALPN_MESH_TCP), opaque, names.ALPN_MESH_TCP),
+        ]
+    elif mode is Mtls.PERMISSIVE:
+        chains = [_mutual(f"{name}_mtls", _match(where.port, "tls", MESH), whole, MESH)]
+    if protocol is Protocol.HTTP:
+        chains.append(_chain(f"{name}_http", _match(where.port, "raw_buffer"), http))
+    elif protocol is Protocol.AUTO:
+        chains.append(_chain(f"{name}_http", _match(where.port, "raw_buffer", HTTP1), http))
+    chains.append(_chain(name, _match(where.port), opaque))
+    return chains
+
+
+# --- Pieces --------------------------------------------------------------------------------------------------------
+
+
+def _listener(name: str, port: int, direction: base_pb2.TrafficDirection) -> listener_pb2.Listener:
+    listener = listener_pb2.Listener(
+        name=name,
+        address=socket_address("0.0.0.0", port),  # noqa: S104  the redirect leads here from every address of the pod
+        traffic_direction=direction,
+        listener_filters_timeout=duration(DETECTION_TIMEOUT),
+        continue_on_listener_filters_timeout=True,
+    )
+    for filter_name, config in (
+        ("envoy.filters.listener.original_dst", original_dst_pb2.OriginalDst()),
+        ("envoy.filters.listener.tls_inspector", tls_inspector_pb2.TlsInspector()),
+        ("envoy.filters.listener.http_inspector", http_inspector_pb2.HttpInspector()),
+    ):
+        listener.listener_filters.add(name=filter_name, typed_config=packed(config))
+    return listener
+
+
+def _match(
+    port: int | None = None, transport: str = "", alpn: Sequence[str] = (), ranges: Iterable[str] = ()
+) -> _Match:
+    match = _Match(transport_protocol=transport, application_protocols=alpn)
+    if port is not None:
+        match.destination_port.value = port
+    for text in ranges:
+        network = ipaddress.ip_network(text, strict=False)
+        item = address_pb2.CidrRange(address_prefix=str(network.network_address))
+        item.prefix_len.value = network.prefixlen
+        match.prefix_ranges.append(item)
+    return match
+
+
+def _chain(name: str, match: _Match | None, handler: listener_components_pb2.Filter) -> _Chain:
+    return _Chain(name=name, filter_chain_match=match, filters=[handler])
+
+
+def _mutual(name: str, match: _Match, handler: listener_components_pb2.Filter, alpn: Sequence[str]) -> _Chain:
+    chain = _chain(name, match, handler)
+    chain.transport_socket.CopyFrom(tls.mesh_server(alpn))
+    return chain

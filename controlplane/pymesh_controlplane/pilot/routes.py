@@ -1,0 +1,280 @@
+"""World → route configurations: one per port on which HTTP services listen. Pure.
+
+A request on a port is routed by its authority: to the service of that name by the VirtualService for it, or, to a host
+that nobody knows, on to where the application wanted it to go.
+"""
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from envoy.config.core.v3 import base_pb2
+from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
+
+from pymesh import names
+from pymesh.resources.fields import seconds
+from pymesh.resources.istio import (
+    Destination,
+    HeaderOperations,
+    Headers,
+    HTTPDirectResponse,
+    HTTPMatchRequest,
+    HTTPRedirect,
+    HTTPRetry,
+    HTTPRewrite,
+    HTTPRoute,
+    HTTPRouteDestination,
+    VirtualService,
+)
+from pymesh.resources.resource import Resource
+from pymesh_controlplane.pilot import hosts
+from pymesh_controlplane.pilot.matching import ANYTHING, applies, route_match
+from pymesh_controlplane.pilot.messages import duration, metadata, packed
+from pymesh_controlplane.pilot.model import Service, World
+from pymesh_controlplane.pilot.node import Node
+
+# What is retried where nobody says anything: failures before the upstream can have acted on the request (Istio's set).
+DEFAULT_RETRY_ON: Final = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
+DEFAULT_RETRIES: Final = 2
+RETRY_HOST_ATTEMPTS: Final = 5  # how often to look for an endpoint that was not tried yet
+MAX_DIRECT_BODY: Final = 1024 * 1024  # bytes; Envoy's default of 4 KiB is less than an error page, this is Istio's
+
+_REDIRECTS: Final = {
+    301: route_components_pb2.RedirectAction.MOVED_PERMANENTLY,
+    302: route_components_pb2.RedirectAction.FOUND,
+    303: route_components_pb2.RedirectAction.SEE_OTHER,
+    307: route_components_pb2.RedirectAction.TEMPORARY_REDIRECT,
+    308: route_components_pb2.RedirectAction.PERMANENT_REDIRECT,
+}
+_Append = base_pb2.HeaderValueOption.HeaderAppendAction
+
+
+def http_ports(world: World) -> list[int]:
+    """Ports on which some service speaks, or may speak, HTTP."""
+    return sorted(
+        {port.port for service in world.services.values() for port in service.ports if port.protocol.may_be_http}
+    )
+
+
+def configuration(port: int, node: Node, world: World) -> route_pb2.RouteConfiguration:
+    """The route configuration for connections to `port`, as seen by `node`."""
+    virtual = world.routing
+    taken: set[str] = set()
+    message = route_pb2.RouteConfiguration(name=str(port))
+    message.max_direct_response_body_size_bytes.value = MAX_DIRECT_BODY
+    for host in sorted({*world.services, *_hosts_of_their_own(virtual)}):
+        service = world.services.get(host)
+        if service is not None and not any(p.port == port and p.protocol.may_be_http for p in service.ports):
+            continue
+        domains = [domain for domain in _domains(host, service, node.namespace, port) if domain not in taken]
+        if not domains:
+            continue
+        taken.update(domains)
+        written = virtual.get(hosts.most_specific(host, virtual) or "")
+        routes = list(virtual_service_routes(written, port, node, world)) if written else []
+        if written is None and service is not None:
+            routes = [_default_route(names.outbound_cluster(port, host), f"Service {service.namespace}/{service.name}")]
+        message.virtual_hosts.add(name=f"{host}:{port}", domains=domains, routes=routes)
+    message.virtual_hosts.append(_allow_any())
+    return message
+
+
+def _hosts_of_their_own(virtual: Mapping[str, Resource[VirtualService]]) -> Iterator[str]:
+    """Hosts that exist only because a VirtualService names them; `*` would swallow what is meant to pass through."""
+    return (host for host in virtual if host != "*")
+
+
+def _domains(host: str, service: Service | None, namespace: str, port: int) -> list[str]:
+    """What the Host header may say: every name of the service and its addresses, each with and without the port."""
+    known = hosts.short_names(service, namespace) if service is not None else [host]
+    addresses = [address for address in service.addresses if "/" not in address] if service is not None else []
+    return [domain for name in [*known, *addresses] for domain in (name, f"{name}:{port}")]
+
+
+# --- Routes --------------------------------------------------------------------------------------------------------
+
+
+def virtual_service_routes(
+    resource: Resource[VirtualService], port: int, node: Node, world: World
+) -> Iterator[route_components_pb2.Route]:
+    """The routes of a VirtualService for what `node` sends to `port`; the first that matches wins."""
+    for index, http in enumerate(resource.value.spec.http):
+        for match in http.match or [ANYTHING]:
+            if applies(match, port, node.namespace, node.labels):
+                route = _route(resource, index, match)
+                _act(route, resource, http, port, world)
+                yield route
+
+
+def _route(resource: Resource[VirtualService], index: int, match: HTTPMatchRequest) -> route_components_pb2.Route:
+    """A route that says for whom it is and where it was written, and not yet what it does."""
+    own = resource.value.spec.http[index].name or f"{resource.key.namespace}/{resource.key.name}.http[{index}]"
+    return route_components_pb2.Route(
+        name=f"{own}.{match.name}" if match.name else own,
+        match=route_match(match),
+        metadata=metadata(pymesh={"source": f"{resource.key} http[{index}]"}),
+    )
+
+
+def _act(
+    route: route_components_pb2.Route, resource: Resource[VirtualService], http: HTTPRoute, port: int, world: World
+) -> None:
+    if http.redirect is not None:
+        route.redirect.CopyFrom(_redirect(http.redirect))
+    elif http.direct_response is not None:
+        route.direct_response.CopyFrom(_direct_response(http.direct_response))
+    else:
+        route.route.CopyFrom(_forward(resource, http, port, world))
+    _apply_headers(route, http.headers)
+    if len(http.route) == 1:
+        _apply_headers(route, http.route[0].headers)
+
+
+def _forward(
+    resource: Resource[VirtualService], http: HTTPRoute, port: int, world: World
+) -> route_components_pb2.RouteAction:
+    action = route_components_pb2.RouteAction(timeout=duration(seconds(http.timeout) if http.timeout else 0))
+    if len(http.route) == 1:
+        action.cluster = cluster_of(http.route[0].destination, resource, port, world)
+    else:
+        for item in http.route:
+            if item.weight:
+                action.weighted_clusters.clusters.append(_weighted(item, resource, port, world))
+    policy = _retry(http.retries)
+    if policy is not None:
+        action.retry_policy.CopyFrom(policy)
+    _rewrite(action, http.rewrite)
+    for headers in (http.headers, http.route[0].headers if len(http.route) == 1 else None):
+        host = _host_header(headers)
+        if host is not None:
+            action.host_rewrite_literal = host
+    return action
+
+
+def cluster_of(destination: Destination, resource: Resource[VirtualService], port: int, world: World) -> str:
+    """Name of the cluster that a destination means. Without a port it is the service's only one, or the caller's."""
+    host = hosts.resolve(destination.host, resource.key.namespace, world.services)
+    service = world.services.get(host)
+    if destination.port is not None:
+        port = destination.port.number
+    elif service is not None and len(service.ports) == 1:
+        port = service.ports[0].port
+    return names.outbound_cluster(port, host, destination.subset)
+
+
+def _weighted(
+    item: HTTPRouteDestination, resource: Resource[VirtualService], port: int, world: World
+) -> route_components_pb2.WeightedCluster.ClusterWeight:
+    cluster = route_components_pb2.WeightedCluster.ClusterWeight(
+        name=cluster_of(item.destination, resource, port, world)
+    )
+    cluster.weight.value = item.weight
+    _apply_headers(cluster, item.headers)
+    return cluster
+
+
+def _default_route(cluster: str, source: str) -> route_components_pb2.Route:
+    action = route_components_pb2.RouteAction(cluster=cluster, timeout=duration(0), retry_policy=_retry(None))
+    return route_components_pb2.Route(
+        name="default", match=route_match(ANYTHING), route=action, metadata=metadata(pymesh={"source": source})
+    )
+
+
+def _allow_any() -> route_components_pb2.VirtualHost:
+    action = route_components_pb2.RouteAction(cluster=names.PASSTHROUGH_CLUSTER, timeout=duration(0))
+    route = route_components_pb2.Route(name="allow_any", match=route_match(ANYTHING), route=action)
+    return route_components_pb2.VirtualHost(name="allow_any", domains=["*"], routes=[route])
+
+
+# --- What a route does ---------------------------------------------------------------------------------------------
+
+
+def _retry(retries: HTTPRetry | None) -> route_components_pb2.RetryPolicy | None:
+    if retries is not None and retries.attempts == 0:
+        return None
+    policy = route_components_pb2.RetryPolicy(retry_on=DEFAULT_RETRY_ON)
+    policy.num_retries.value = DEFAULT_RETRIES
+    if retries is not None:
+        policy.num_retries.value = retries.attempts
+        words = [word.strip() for word in (retries.retry_on or DEFAULT_RETRY_ON).split(",") if word.strip()]
+        codes = [int(word) for word in words if word.isdecimal()]
+        words = [word for word in words if not word.isdecimal()]
+        if codes and "retriable-status-codes" not in words:
+            words.append("retriable-status-codes")
+        policy.retry_on = ",".join(words)
+        policy.retriable_status_codes.extend(codes)
+        if retries.per_try_timeout is not None:
+            policy.per_try_timeout.CopyFrom(duration(seconds(retries.per_try_timeout)))
+        if retries.backoff is not None:
+            policy.retry_back_off.base_interval.CopyFrom(duration(seconds(retries.backoff)))
+    if retries is None or retries.retry_ignore_previous_hosts is not False:
+        policy.host_selection_retry_max_attempts = RETRY_HOST_ATTEMPTS
+        policy.retry_host_predicate.add(
+            name="envoy.retry_host_predicates.previous_hosts",
+            typed_config=packed(previous_hosts_pb2.PreviousHostsPredicate()),
+        )
+    return policy
+
+
+def _rewrite(action: route_components_pb2.RouteAction, rewrite: HTTPRewrite | None) -> None:
+    if rewrite is None:
+        return
+    if rewrite.uri_regex_rewrite is not None:
+        action.regex_rewrite.pattern.regex = rewrite.uri_regex_rewrite.match
+        action.regex_rewrite.substitution = rewrite.uri_regex_rewrite.rewrite
+    elif rewrite.uri is not None:
+        action.prefix_rewrite = rewrite.uri
+    if rewrite.authority is not None:
+        action.host_rewrite_literal = rewrite.authority
+
+
+def _redirect(redirect: HTTPRedirect) -> route_components_pb2.RedirectAction:
+    action = route_components_pb2.RedirectAction(response_code=_REDIRECTS[redirect.redirect_code])
+    if redirect.uri is not None:
+        action.path_redirect = redirect.uri
+    if redirect.authority is not None:
+        action.host_redirect = redirect.authority
+    if redirect.port is not None:
+        action.port_redirect = redirect.port
+    if redirect.scheme is not None:
+        action.scheme_redirect = redirect.scheme
+    return action
+
+
+def _direct_response(response: HTTPDirectResponse) -> route_components_pb2.DirectResponseAction:
+    action = route_components_pb2.DirectResponseAction(status=response.status)
+    if response.body is not None and response.body.string is not None:
+        action.body.inline_string = response.body.string
+    elif response.body is not None and response.body.bytes is not None:
+        action.body.inline_bytes = base64.b64decode(response.body.bytes)
+    return action
+
+
+def _host_header(headers: Headers | None) -> str | None:
+    """The value that `host` is to be set to: for Envoy that is not a header but a property of the route."""
+    changed = headers.request.set if headers is not None else {}
+    return next((value for name, value in changed.items() if name.lower() in {"host", ":authority"}), None)
+
+
+def _apply_headers(
+    target: route_components_pb2.Route | route_components_pb2.WeightedCluster.ClusterWeight, headers: Headers | None
+) -> None:
+    if headers is None:
+        return
+    target.request_headers_to_add.extend(_additions(headers.request))
+    target.request_headers_to_remove.extend(name.lower() for name in headers.request.remove)
+    target.response_headers_to_add.extend(_additions(headers.response))
+    target.response_headers_to_remove.extend(name.lower() for name in headers.response.remove)
+
+
+def _additions(operations: HeaderOperations) -> Sequence[base_pb2.HeaderValueOption]:
+    return [
+        base_pb2.HeaderValueOption(header=base_pb2.HeaderValue(key=name.lower(), value=value), append_action=action)
+        for values, action in (
+            (operations.set, _Append.OVERWRITE_IF_EXISTS_OR_ADD),
+            (operations.add, _Append.APPEND_IF_EXISTS_OR_ADD),
+        )
+        for name, value in sorted(values.items())
+        if name.lower() not in {"host", ":authority"}
+    ]
