@@ -1,6 +1,7 @@
 """What a route does with a request: forward, redirect or answer. Compiled from envoy.config.route.v3."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from envoy.config.route.v3.route_components_pb2 import (
@@ -43,18 +44,37 @@ _REDIRECT_STATUS: Final = {
 }
 
 
-def action(route: RouteMessage, default_retry: RetryPolicy | None, max_body: int, path: str) -> Action:
-    """The action of `route`; `default_retry` is its virtual host's, `max_body` bounds direct responses, in bytes."""
+@dataclass(frozen=True, slots=True)
+class ActionContext:
+    """What an action is compiled against.
+
+    Attributes:
+        default_retry: the virtual host's policy, for routes without their own.
+        max_body: bytes that a direct response may have.
+        cluster_exists: whether a request may be sent to this cluster.
+    """
+
+    default_retry: RetryPolicy | None
+    max_body: int
+    cluster_exists: Callable[[str], bool]
+
+
+def action(route: RouteMessage, context: ActionContext, path: str) -> Action:
+    """The action of `route`.
+
+    Raises:
+        ConfigError: with the path of what is wrong.
+    """
     which = one_of(route, "action", path)
     here = join(path, which)
     if which == "redirect":
         return redirect(route.redirect, route.match, here)
     if which == "direct_response":
-        return direct_response(route.direct_response, max_body, here)
-    return forward(route.route, route.match, default_retry, here)
+        return direct_response(route.direct_response, context.max_body, here)
+    return forward(route.route, route.match, context, here)
 
 
-def forward(message: RouteAction, match: RouteMatch, default_retry: RetryPolicy | None, path: str) -> Forward:
+def forward(message: RouteAction, match: RouteMatch, context: ActionContext, path: str) -> Forward:
     """envoy RouteAction."""
     rewrites = [name for name in ("prefix_rewrite", "regex_rewrite") if _is_set(message, name)]
     if len(rewrites) == 2:
@@ -69,11 +89,11 @@ def forward(message: RouteAction, match: RouteMatch, default_retry: RetryPolicy 
         config.upgrade_type.lower(): not config.HasField("enabled") or config.enabled.value
         for config in message.upgrade_configs
     }
-    retry = default_retry
+    retry = context.default_retry
     if message.HasField("retry_policy"):
         retry = retry_policy(message.retry_policy, join(path, "retry_policy"))
     return Forward(
-        clusters=_clusters(message, path),
+        clusters=_clusters(message, context.cluster_exists, path),
         timeout=timeout(message, "timeout", DEFAULT_ROUTE_TIMEOUT, path),
         idle_timeout=timeout(message, "idle_timeout", None, path),
         retry=retry,
@@ -84,14 +104,15 @@ def forward(message: RouteAction, match: RouteMatch, default_retry: RetryPolicy 
     )
 
 
-def _clusters(message: RouteAction, path: str) -> tuple[tuple[str, int], ...]:
+def _clusters(message: RouteAction, exists: Callable[[str], bool], path: str) -> tuple[tuple[str, int], ...]:
     which = one_of(message, "cluster_specifier", path)
     if which == "cluster":
-        return ((required(message.cluster, join(path, "cluster")), 1),)
+        return ((_cluster(message.cluster, exists, join(path, "cluster")), 1),)
     here = join(path, "weighted_clusters.clusters")
-    weights = []
-    for index, choice in enumerate(message.weighted_clusters.clusters):
-        weights.append((required(choice.name, f"{here}[{index}].name"), choice.weight.value))
+    weights = [
+        (_cluster(choice.name, exists, f"{here}[{index}].name"), choice.weight.value)
+        for index, choice in enumerate(message.weighted_clusters.clusters)
+    ]
     total = sum(weight for _, weight in weights)
     if not 0 < total <= _MAX_WEIGHT_SUM:
         raise ConfigError(f"the sum of the weights is {total}; it must be between 1 and {_MAX_WEIGHT_SUM}", path=here)
@@ -101,6 +122,12 @@ def _clusters(message: RouteAction, path: str) -> tuple[tuple[str, int], ...]:
             f"the weights add up to {total}, not {stated}", path=join(path, "weighted_clusters.total_weight")
         )
     return tuple(choice for choice in weights if choice[1])
+
+
+def _cluster(name: str, exists: Callable[[str], bool], path: str) -> str:
+    if not exists(required(name, path)):
+        raise ConfigError(f"there is no cluster {name!r}", path=path)
+    return name
 
 
 def retry_policy(message: RetryPolicyMessage, path: str) -> RetryPolicy:

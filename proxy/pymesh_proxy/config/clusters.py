@@ -184,7 +184,8 @@ def _labels(message: Metadata) -> Mapping[str, str]:
     labels = dict(metadata(message, "istio"))
     workload = labels.pop("workload", "")
     labels.update((key, value) for key, value in zip(_ISTIO_WORKLOAD, workload.split(";"), strict=False) if value)
-    return labels | metadata(message, "pymesh")
+    labels.update(metadata(message, "pymesh"))
+    return labels
 
 
 def _service(message: Metadata) -> Mapping[str, str]:

@@ -18,7 +18,7 @@ from pymesh.xds.check import join, unpack
 from pymesh_proxy.config.access_logs import access_logs
 from pymesh_proxy.config.fields import flag, number, one_of, required, timeout
 from pymesh_proxy.config.model import EscapedSlashes, ForwardClientCert, HttpManager, ServerHeader
-from pymesh_proxy.config.routes import compile_routes
+from pymesh_proxy.config.routes import Context, compile_routes
 from pymesh_proxy.filters.base import HttpFilter
 
 # Type of a filter's configuration -> what compiles it, given the message and its path. A new filter is a line here, one
@@ -50,7 +50,7 @@ _DEFAULT_HEADERS_KB: Final = 60
 _MAX_HEADERS_KB: Final = 8192
 
 
-def http_manager(message: HttpConnectionManager, random: Callable[[], float], path: str) -> HttpManager:
+def http_manager(message: HttpConnectionManager, context: Context, path: str) -> HttpManager:
     """The connection manager.
 
     Raises:
@@ -61,7 +61,7 @@ def http_manager(message: HttpConnectionManager, random: Callable[[], float], pa
     if which == "rds":
         rds = required(message.rds.route_config_name, join(path, "rds.route_config_name"))
     else:
-        routes = compile_routes(message.route_config, random, join(path, "route_config"))
+        routes = compile_routes(message.route_config, context, join(path, "route_config"), inline=True)
     common = message.common_http_protocol_options
     common_path = join(path, "common_http_protocol_options")
     details = message.set_current_client_cert_details

@@ -1,6 +1,5 @@
 """envoy Listener → Listener: listener filters, filter chains and the network filter at the end of each."""
 
-from collections.abc import Callable
 from typing import Final
 
 from envoy.config.core.v3.base_pb2 import TrafficDirection
@@ -24,6 +23,7 @@ from pymesh_proxy.config.access_logs import access_logs
 from pymesh_proxy.config.fields import flag, ip, network, number, one_of, positive, required, socket_address, timeout
 from pymesh_proxy.config.http_manager import http_manager
 from pymesh_proxy.config.model import Direction, FilterChain, FilterChainMatch, HttpManager, Listener, TcpProxy
+from pymesh_proxy.config.routes import Context
 
 _DIRECTION: Final = {
     TrafficDirection.UNSPECIFIED: Direction.UNSPECIFIED,
@@ -33,8 +33,8 @@ _DIRECTION: Final = {
 _TRANSPORTS: Final = ("", "tls", "raw_buffer")
 
 
-def compile_listener(message: ListenerMessage, random: Callable[[], float], path: str = "") -> Listener:
-    """The listener at `path`; `random` as in `compile_routes`.
+def compile_listener(message: ListenerMessage, context: Context, path: str = "") -> Listener:
+    """The listener at `path`; `context` is for its inline routes.
 
     Raises:
         ConfigError: with the path of what is wrong.
@@ -44,13 +44,13 @@ def compile_listener(message: ListenerMessage, random: Callable[[], float], path
     host, port = socket_address(message.address, here)
     filters = _listener_filters(message, path)
     chains = tuple(
-        _filter_chain(chain, random, f"{join(path, 'filter_chains')}[{index}]")
+        _filter_chain(chain, context, f"{join(path, 'filter_chains')}[{index}]")
         for index, chain in enumerate(message.filter_chains)
     )
     _check_chains(chains, join(path, "filter_chains"))
     default = None
     if message.HasField("default_filter_chain"):
-        default = _filter_chain(message.default_filter_chain, random, join(path, "default_filter_chain"))
+        default = _filter_chain(message.default_filter_chain, context, join(path, "default_filter_chain"))
     if not chains and default is None:
         raise ConfigError("at least one filter chain is required", path=join(path, "filter_chains"))
     needs_tls = any(chain.match.transport_protocol or chain.match.server_names for chain in chains)
@@ -101,7 +101,7 @@ def _check_chains(chains: tuple[FilterChain, ...], path: str) -> None:
         matches.add(chain.match)
 
 
-def _filter_chain(message: FilterChainMessage, random: Callable[[], float], path: str) -> FilterChain:
+def _filter_chain(message: FilterChainMessage, context: Context, path: str) -> FilterChain:
     here = join(path, "filters")
     if len(message.filters) != 1:
         problem = "exactly one network filter is supported: http_connection_manager or tcp_proxy"
@@ -110,7 +110,7 @@ def _filter_chain(message: FilterChainMessage, random: Callable[[], float], path
     filter_ = unpack(message.filters[0].typed_config, here)
     handler: HttpManager | TcpProxy
     if isinstance(filter_, HttpConnectionManager):
-        handler = http_manager(filter_, random, here)
+        handler = http_manager(filter_, context, here)
     elif isinstance(filter_, TcpProxyMessage):
         handler = _tcp_proxy(filter_, here)
     else:

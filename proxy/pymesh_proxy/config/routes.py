@@ -5,7 +5,7 @@ matching it costs one call.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,10 +26,10 @@ from pymesh.errors import ConfigError
 from pymesh.xds.check import join
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.config import header_mutations, matchers
-from pymesh_proxy.config.actions import MAX_DIRECT_RESPONSE_BYTES, action, retry_policy
+from pymesh_proxy.config.actions import MAX_DIRECT_RESPONSE_BYTES, ActionContext, action, retry_policy
 from pymesh_proxy.config.fields import flag, metadata, number, one_of, required
 from pymesh_proxy.config.patterns import full_match
-from pymesh_proxy.routing import Forward, RetryPolicy, Route, RouteTable, VirtualHost
+from pymesh_proxy.routing import RetryPolicy, Route, RouteTable, VirtualHost
 
 HeadMatch = Callable[[Head], bool]
 
@@ -40,6 +40,23 @@ _DENOMINATORS: Final = {
 }
 # Istio writes the source of a route as the API path of its VirtualService.
 _ISTIO_CONFIG: Final = re.compile(r"/apis/[^/]+/[^/]+/namespaces/([^/]+)/virtual-service/([^/]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What routes are compiled against.
+
+    Attributes:
+        random: uniform in [0, 1), for routes that take a fraction of the requests.
+        cluster_exists: whether there is a cluster of this name.
+    """
+
+    random: Callable[[], float]
+    cluster_exists: Callable[[str], bool]
+
+
+def _any_cluster(_: str) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +71,14 @@ class _Host:
 
 
 class RouteCompiler:
-    """Compiles the virtual hosts and routes of one table.
+    """Compiles the virtual hosts and routes of one table."""
 
-    Args:
-        random: uniform in [0, 1), for routes that take a fraction of the requests.
-    """
-
-    def __init__(self, table: RouteConfiguration, random: Callable[[], float], path: str) -> None:
+    def __init__(self, table: RouteConfiguration, context: Context, path: str, *, inline: bool) -> None:
         self._table = table
-        self._random = random
+        self._random = context.random
         self._path = path
+        check_clusters = flag(table, "validate_clusters", default=inline)
+        self._cluster_exists = context.cluster_exists if check_clusters else _any_cluster
         self._request_headers = self._level(table, "request", path)
         self._response_headers = self._level(table, "response", path)
         self._max_body = number(table, "max_direct_response_body_size_bytes", MAX_DIRECT_RESPONSE_BYTES)
@@ -115,7 +130,7 @@ class RouteCompiler:
             virtual_host=host.name,
             source=_source(message.metadata) or host.source,
             matches=self._match(message.match, join(path, "match")),
-            action=action(message, host.retry, self._max_body, path),
+            action=action(message, ActionContext(host.retry, self._max_body, self._cluster_exists), path),
             request_headers=header_mutations.fold(request_headers),
             response_headers=header_mutations.fold(response_headers),
         )
@@ -140,27 +155,16 @@ class RouteCompiler:
         return _all(clauses)
 
 
-def compile_routes(table: RouteConfiguration, random: Callable[[], float], path: str = "") -> RouteTable:
+def compile_routes(table: RouteConfiguration, context: Context, path: str = "", *, inline: bool = False) -> RouteTable:
     """The compiled `table`, already checked by `pymesh.xds.check`; `path` is where it stands.
+
+    Clusters that do not exist are an error if `validate_clusters` says so; by default, as in Envoy, in tables that are
+    `inline` in a connection manager.
 
     Raises:
         ConfigError: with the path of what is wrong.
     """
-    return RouteCompiler(table, random, path).compile()
-
-
-def clusters_of(table: RouteTable) -> Iterator[tuple[str, str]]:
-    """Every cluster that `table` forwards to, after the path of the action that names it."""
-    for host_index, host in enumerate(table.virtual_hosts):
-        for route_index, route in enumerate(host.routes):
-            if isinstance(route.action, Forward):
-                for cluster, _ in route.action.clusters:
-                    yield f"virtual_hosts[{host_index}].routes[{route_index}].route", cluster
-
-
-def validates_clusters(table: RouteConfiguration, *, inline: bool) -> bool:
-    """Whether clusters that do not exist are an error: by default for inline tables only, as in Envoy."""
-    return flag(table, "validate_clusters", default=inline)
+    return RouteCompiler(table, context, path, inline=inline).compile()
 
 
 def _check_domain(domain: str, path: str) -> None:

@@ -13,9 +13,6 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster as ClusterMessage
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener as ListenerMessage
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
-from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
-    HttpConnectionManager,
-)
 from google.protobuf.message import Message
 
 from pymesh.errors import ConfigError
@@ -35,7 +32,7 @@ from pymesh_proxy.config.model import (
     TlsClient,
     TlsServer,
 )
-from pymesh_proxy.config.routes import clusters_of, compile_routes, validates_clusters
+from pymesh_proxy.config.routes import Context, compile_routes
 from pymesh_proxy.routing import RouteTable
 from pymesh_proxy.upstream.registry import EndpointRegistry, EndpointSpec
 
@@ -88,7 +85,7 @@ class Configuration:
     # --- Applying ---
 
     def apply_bootstrap(self, bootstrap: Bootstrap) -> Snapshot:
-        """Put the static resources of `bootstrap` (already checked by `load_bootstrap`) in force.
+        """Put the static resources of `bootstrap` (already checked by `load_bootstrap`) in force, before any others.
 
         Raises:
             ConfigError: with the path from the top of the file.
@@ -104,13 +101,12 @@ class Configuration:
         if missing:
             path = "dynamic_resources.ads_config.grpc_services[0].envoy_grpc.cluster_name"
             raise ConfigError(f"there is no static cluster {min(missing)!r}", path=path)
-        state = replace(self._state, clusters={**self._state.clusters, **clusters})
-        listeners: dict[str, Resource[Listener]] = {}
-        for path, listener in _static("listeners", bootstrap.static_resources.listeners):
-            compiled_listener = compile_listener(listener, self._random, path)
-            _check_listener_clusters(listener, compiled_listener, state, path)
-            listeners[listener.name] = Resource(listener, _encode(listener), compiled_listener)
-        state = replace(state, listeners={**state.listeners, **listeners})
+        context = Context(self._random, clusters.__contains__)
+        listeners = {
+            listener.name: Resource(listener, _encode(listener), compile_listener(listener, context, path))
+            for path, listener in _static("listeners", bootstrap.static_resources.listeners)
+        }
+        state = replace(self._state, clusters=clusters, listeners=listeners)
         self._static = frozenset(
             {(types.CLUSTER, name) for name in clusters} | {(types.LISTENER, name) for name in listeners}
         )
@@ -217,22 +213,16 @@ class Configuration:
 
     # --- Compiling ---
 
-    def _compile_listeners(self, added: Mapping[str, ListenerMessage]) -> dict[str, Resource[Listener]]:
-        def compile_one(message: ListenerMessage) -> Listener:
-            listener = compile_listener(message, self._random)
-            _check_listener_clusters(message, listener, self._state, "")
-            return listener
+    def _context(self) -> Context:
+        return Context(self._random, self._state.clusters.__contains__)
 
-        return _compile(types.LISTENER, added, self._state.listeners, compile_one)
+    def _compile_listeners(self, added: Mapping[str, ListenerMessage]) -> dict[str, Resource[Listener]]:
+        context = self._context()
+        return _compile(types.LISTENER, added, self._state.listeners, lambda one: compile_listener(one, context))
 
     def _compile_routes(self, added: Mapping[str, RouteConfiguration]) -> dict[str, Resource[RouteTable]]:
-        def compile_one(message: RouteConfiguration) -> RouteTable:
-            table = compile_routes(message, self._random)
-            if validates_clusters(message, inline=False):
-                _check_clusters(table, self._state, "")
-            return table
-
-        return _compile(types.ROUTE, added, self._state.routes, compile_one)
+        context = self._context()
+        return _compile(types.ROUTE, added, self._state.routes, lambda one: compile_routes(one, context))
 
     def _compile_clusters(self, added: Mapping[str, ClusterMessage]) -> dict[str, Resource[CompiledCluster]]:
         return _compile(types.CLUSTER, added, self._state.clusters, compile_cluster)
@@ -258,9 +248,7 @@ class Configuration:
         removed = set(removed)
         for name in sorted({*compiled, *removed}):
             if (type_url, name) in self._static:
-                raise ConfigError(
-                    "is given in the bootstrap file; it cannot be changed", resource=_label(type_url, name)
-                )
+                raise ConfigError("is a static resource and cannot be changed", resource=_label(type_url, name))
         return {name: resource for name, resource in before.items() if name not in removed} | dict(compiled)
 
     # --- The new snapshot ---
@@ -340,28 +328,6 @@ def _static(kind: str, messages: Iterable[N]) -> Iterator[tuple[str, N]]:
             raise ConfigError(f"the name {message.name!r} is given twice", path=f"{path}.name")
         seen.add(message.name)
         yield path, message
-
-
-def _check_listener_clusters(message: ListenerMessage, listener: Listener, state: _State, path: str) -> None:
-    """Refuse an inline route table that leads to a cluster which does not exist."""
-    inline = [(f"filter_chains[{index}]", chain) for index, chain in enumerate(listener.chains)]
-    if listener.default_chain is not None:
-        inline.append(("default_filter_chain", listener.default_chain))
-    messages = [*message.filter_chains, *([message.default_filter_chain] if listener.default_chain else [])]
-    for (where, chain), source in zip(inline, messages, strict=True):
-        handler = chain.handler
-        if not isinstance(handler, HttpManager) or handler.routes is None:
-            continue
-        here = f"{path}.{where}" if path else where
-        manager = HttpConnectionManager.FromString(source.filters[0].typed_config.value)
-        if validates_clusters(manager.route_config, inline=True):
-            _check_clusters(handler.routes, state, f"{here}.filters[0].typed_config.route_config.")
-
-
-def _check_clusters(table: RouteTable, state: _State, prefix: str) -> None:
-    for where, cluster in clusters_of(table):
-        if cluster not in state.clusters:
-            raise ConfigError(f"there is no cluster {cluster!r}", path=prefix + where)
 
 
 def _chains(listener: Listener) -> Iterator[FilterChain]:
