@@ -1,7 +1,8 @@
 """The certificate client: obtains this workload's certificate from citadel and renews it at half of its life.
 
-Key and request are made, and the answer is checked, in a short-lived child process (`csr`), so that the sidecar does not
-carry `cryptography`. While no new certificate can be had, the old one stays in use; when it expires, that is said loudly.
+Key and request are made, and the answer is checked, in a short-lived child process (`csr`), so that the sidecar does
+not carry `cryptography`. While no new certificate can be had, the old one stays in use; when it expires, that is said
+loudly.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 # Seconds. Istio's default life of a workload certificate.
 VALIDITY = 24 * 3600
-# The share of its life after which a certificate is renewed, and by how much that varies from proxy to proxy.
+# The share of its life after which a certificate is renewed, and how wide that is spread over the proxies.
 RENEW_AT = 0.5
 RENEW_SPREAD = 0.1
 # Seconds for citadel to sign, and for the child to start, make a key and check a chain on a busy machine.
@@ -85,6 +86,7 @@ class CertificateClient:
         self._rng = rng
         self._clock = clock
         self._backoff = Backoff(rng)
+        self._roots_problem = ""
 
     @property
     def ready(self) -> bool:
@@ -102,10 +104,12 @@ class CertificateClient:
 
     async def run(self) -> None:
         """Obtain and renew; ends only by cancellation."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow_roots(), name="roots file")
-            while True:
-                await asyncio.sleep(await self._attempt())
+        while True:
+            due = self._clock() + await self._attempt()
+            # By short steps, since the wall clock may jump, and a machine may sleep, past the end of the certificate.
+            while (left := due - self._clock()) > 0:
+                await asyncio.sleep(min(left, ROOTS_INTERVAL))
+                self._look_at_roots()
 
     async def _attempt(self) -> float:
         """Try to get a certificate; seconds until the next attempt is due."""
@@ -136,7 +140,7 @@ class CertificateClient:
         """One certificate from beginning to end."""
         roots = self._read_roots()
         async with _child() as child:
-            csr = str((await _ask(child, {"uri": self._uri}))["csr"])
+            csr = (await _ask(child, {"uri": self._uri}))["csr"]
             request = istio_ca.encode_request(istio_ca.CertificateRequest(csr, VALIDITY))
             answer = await self._channel.unary(istio_ca.PATH, request, within=SIGN_TIMEOUT)
             try:
@@ -147,11 +151,11 @@ class CertificateClient:
         if "error" in secret:
             raise CertificateError(f"{self._channel.target}: {secret['error']}")
         return Certificate(
-            chain=str(secret["chain"]).encode(),
-            key=str(secret["key"]).encode(),
-            not_before=float(str(secret["not_before"])),
-            not_after=float(str(secret["not_after"])),
-            serial=str(secret["serial"]),
+            chain=secret["chain"].encode(),
+            key=secret["key"].encode(),
+            not_before=float(secret["not_before"]),
+            not_after=float(secret["not_after"]),
+            serial=secret["serial"],
             uri=self._uri,
         )
 
@@ -167,18 +171,16 @@ class CertificateClient:
             log.info("the mesh's roots have changed")
         return pem
 
-    async def _follow_roots(self) -> None:
+    def _look_at_roots(self) -> None:
         """Take up a roots file that changes between two renewals. The last good one stays when it cannot be read."""
         problem = ""
-        while True:
-            await asyncio.sleep(ROOTS_INTERVAL)
-            try:
-                self._read_roots()
-                problem = ""
-            except CertificateError as error:
-                if str(error) != problem:
-                    log.warning("%s; the last good ones stay in use", error)
-                problem = str(error)
+        try:
+            self._read_roots()
+        except CertificateError as error:
+            problem = f"{error}; the last good roots stay in use"
+            if problem != self._roots_problem:
+                log.warning("%s", problem)
+        self._roots_problem = problem
 
 
 def renewal_delay(certificate: Certificate, now: float, rng: random.Random) -> float:
@@ -203,16 +205,14 @@ async def _child() -> AsyncIterator[Process]:
         await child.communicate()
 
 
-async def _ask(child: Process, message: dict[str, object]) -> dict[str, object]:
-    """Say a line to the child and hear one."""
+async def _ask(child: Process, message: dict[str, object]) -> dict[str, str]:
+    """Say a line to the child and hear one, an object of strings; see `csr`."""
     if child.stdin is None or child.stdout is None:
         raise CertificateError("the process that makes keys has no pipes")
     child.stdin.write(json.dumps(message).encode() + b"\n")
     async with asyncio.timeout(CHILD_TIMEOUT):
         line = await child.stdout.readline()
-    if not line:
-        raise CertificateError("the process that makes keys has failed; its message is above")
-    answer = json.loads(line)
-    if not isinstance(answer, dict):
-        raise CertificateError("the process that makes keys has said something strange")
-    return answer
+    try:
+        return {str(key): str(value) for key, value in json.loads(line).items()}
+    except (ValueError, AttributeError):
+        raise CertificateError("the process that makes keys has failed; what it said is on stderr") from None

@@ -1,7 +1,7 @@
 """Make a key and a certificate signing request, and check the certificate that comes back: a process of its own.
 
-`cryptography` weighs 13 MB, and a sidecar needs it for a moment once in twelve hours. So this runs as a short-lived child,
-`python -m pymesh_proxy.control.csr`, which speaks one JSON object a line over its pipes:
+`cryptography` weighs 13 MB, and a sidecar needs it for a moment once in twelve hours. So this runs as a short-lived
+child, `python -m pymesh_proxy.control.csr`, which speaks one JSON object a line over its pipes:
 
     ← {"uri": "spiffe://…"}                        who the certificate is for
     → {"csr": "PEM"}
@@ -11,6 +11,7 @@
 The key is in no file, argument or environment, and leaves the child only once its certificate has been checked.
 """
 
+import itertools
 import json
 import sys
 from datetime import datetime
@@ -65,7 +66,7 @@ def check_chain(
         raise RefusedError(
             f"the certificate is valid from {leaf.not_valid_before_utc} to {leaf.not_valid_after_utc}; it is {now} here"
         )
-    for certificate, issuer in zip(chain, chain[1:], strict=False):
+    for certificate, issuer in itertools.pairwise(chain):
         if not _issued(certificate, issuer):
             raise RefusedError(f"the chain is broken: {issuer.subject} did not issue {certificate.subject or uri}")
     if not any(chain[-1] == root or _issued(chain[-1], root) for root in roots):

@@ -4,8 +4,8 @@ Contexts are asked for anew for each connection, which is a dictionary lookup. A
 from it: later handshakes use the new certificate and the new roots, connections that stand are not touched. Session
 tickets belong to a context, so they die with it, and nobody resumes past a rotation.
 
-Contexts are shared by all clusters that differ only in server name and accepted identities: an SSL context with its roots
-weighs some 100 kB, and a mesh has hundreds of clusters but one certificate.
+Contexts are shared by all clusters that differ only in server name and accepted identities: an SSL context weighs tens
+of kilobytes, and a mesh has hundreds of clusters but one certificate.
 """
 
 import os
@@ -176,7 +176,7 @@ def _client_key(tls: TlsClient) -> _Key:
 
 
 def _load_certificate(context: ssl.SSLContext, certificate: Certificate | InlineCertificate) -> None:
-    """Load chain and key. The ssl module reads them from files only: a nameless file in memory keeps the key off disks."""
+    """Load chain and key. The ssl module reads files only: a nameless one in memory keeps the key off the disk."""
     descriptor = os.memfd_create("certificate")
     try:
         with os.fdopen(descriptor, "wb", closefd=False) as file:
@@ -215,7 +215,8 @@ def _names(ssl_object: ssl.SSLObject) -> list[tuple[str, str]]:
     certificate = ssl_object.getpeercert()
     if not certificate:
         return []
-    return [(kind, value) for kind, value in certificate.get("subjectAltName", ()) if isinstance(value, str)]
+    names = certificate.get("subjectAltName", ())
+    return [(entry[0], entry[1]) for entry in names if isinstance(entry[0], str) and isinstance(entry[1], str)]
 
 
 # Reasons whose BoringSSL numbers people know from Envoy's logs.
