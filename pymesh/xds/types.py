@@ -28,3 +28,8 @@ FILE_ACCESS_LOG: Final = PREFIX + "envoy.extensions.access_loggers.file.v3.FileA
 STDOUT_ACCESS_LOG: Final = PREFIX + "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog"
 HTTP_PROTOCOL_OPTIONS: Final = PREFIX + "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 TYPED_STRUCT: Final = PREFIX + "xds.type.v3.TypedStruct"
+
+
+def short(type_url: str) -> str:
+    """The last part of a type URL, for people: `Listener`, `ClusterLoadAssignment`."""
+    return type_url.rpartition(".")[2]

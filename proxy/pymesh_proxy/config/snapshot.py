@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from pymesh.errors import ConfigError
 from pymesh.xds import types
 from pymesh.xds.check import check
+from pymesh_proxy.config import dump
 from pymesh_proxy.config.clusters import CompiledCluster, compile_cluster, compile_endpoints, in_force, resolved
 from pymesh_proxy.config.listeners import compile_listener
 from pymesh_proxy.config.model import (
@@ -97,6 +98,9 @@ class Configuration:
             if compiled.cluster.discovery is Discovery.EDS and not bootstrap.dynamic_resources.HasField("ads_config"):
                 raise ConfigError("EDS needs dynamic_resources.ads_config", path=f"{path}.type")
             clusters[cluster.name] = Resource(cluster, _encode(cluster), compiled)
+            if cluster.name in control and cluster.HasField("transport_socket"):
+                problem = "ADS over TLS is not supported from a bootstrap; --discovery HOST:PORT speaks TLS"
+                raise ConfigError(problem, path=f"{path}.transport_socket")
         missing = control - clusters.keys()
         if missing:
             path = "dynamic_resources.ads_config.grpc_services[0].envoy_grpc.cluster_name"
@@ -208,8 +212,16 @@ class Configuration:
         return frozenset(name for context in contexts if context is not None for name in _secrets(context))
 
     def messages(self, type_url: str) -> Mapping[str, Message]:
-        """The resources of one type in force, as they came: for `/config_dump`."""
+        """The resources of one type in force, as they came."""
         return {name: resource.message for name, resource in self._resources(type_url).items()}
+
+    def dump(self) -> dict[str, object]:
+        """Every resource in force, as plain data, for `/config_dump`; see config/dump.py."""
+        return dump.dump(self.messages, self.is_static)
+
+    def is_static(self, type_url: str, name: str) -> bool:
+        """Whether the resource comes from the bootstrap file."""
+        return (type_url, name) in self._static
 
     # --- Compiling ---
 
