@@ -1,8 +1,8 @@
 """The names of a local mesh: the answers, as a pure table, and the server that gives them over UDP and TCP.
 
 What Kubernetes' DNS specification (1.1.0) says for Services: `<service>.<namespace>.svc.cluster.local` is the cluster
-IP, or the addresses of all ready pods for a headless Service; `<pod>.<service>.<namespace>.svc.cluster.local` is one pod.
-There is nothing beyond the mesh: every other name does not exist.
+IP, or the addresses of all ready pods for a headless Service; `<pod>.<service>.<namespace>.svc.cluster.local` is one of
+those pods. There is nothing beyond the mesh: every other name does not exist.
 """
 
 import asyncio
@@ -147,7 +147,7 @@ class _Udp(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)  # noqa: S101  create_datagram_endpoint makes no other
+        assert isinstance(transport, asyncio.DatagramTransport)
         self._transport = transport
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:

@@ -63,6 +63,27 @@ def owned_namespaces(mesh: str) -> list[str]:
     return sorted(entry.name for entry in NAMESPACES.iterdir() if entry.name.startswith(f"pymesh-{mesh}-"))
 
 
+class AddressPool:
+    """Hands out pod addresses one after the other, so that one is reused as late as possible."""
+
+    def __init__(self) -> None:
+        self._last = int(ipaddress.IPv4Address(GATEWAY))
+
+    def take(self, used: set[str]) -> str:
+        """An address that is not in `used`.
+
+        Raises:
+            MeshError: there is none.
+        """
+        first, last = int(ipaddress.IPv4Address(GATEWAY)) + 1, int(POD_NETWORK.broadcast_address) - 1
+        for _ in range(first, last + 1):
+            self._last = self._last + 1 if self._last < last else first
+            address = str(ipaddress.IPv4Address(self._last))
+            if address not in used:
+                return address
+        raise MeshError(f"all addresses of {POD_NETWORK} are taken")
+
+
 def mesh_commands() -> list[str]:
     """What makes the mesh namespace a switch and a router, as lines for `ip -batch`."""
     return [

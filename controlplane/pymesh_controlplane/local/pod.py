@@ -165,6 +165,29 @@ class PodRunner:
             changed=self._changed,
         )
 
+    def _connect(self) -> socket.socket:
+        return self._around.network.socket(socket.SOCK_STREAM, self._netns)
+
+    def _launch(self, container: Container) -> Launch:
+        hostname = self.spec.hostname or self.facts.name
+        base = {"PATH": self._around.path, "HOME": "/tmp", "HOSTNAME": hostname, "LANG": "C.UTF-8"}  # noqa: S108  private
+        env = environment.variables(container, self.facts, self._config_map, base)
+        uid, gid = environment.user(container, self.spec.security_context)
+        files = [Mount(str(self._home / name), f"/etc/{name}", True) for name in ("resolv.conf", "hosts", "hostname")]
+        return Launch(
+            argv=environment.command(container, env),
+            env=env,
+            cwd=container.working_dir or str(self._directory),
+            uid=uid,
+            gid=gid,
+            capabilities=environment.capabilities(container),
+            hostname=hostname,
+            netns=str(self._netns),
+            staging=str(self._around.staging),
+            required=(*self._around.required, str(self._directory)),
+            mounts=(*files, *volumes.mounts(container, self._volumes, self._home / "volumes")),
+        )
+
     def _config_map(self, name: str) -> Mapping[str, str] | None:
         return self._around.config_map(self.facts.namespace, name)
 

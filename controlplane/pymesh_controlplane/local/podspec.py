@@ -13,16 +13,28 @@ import msgspec
 from msgspec import Meta
 
 from pymesh.errors import ConfigError
+from pymesh.resources.check import convert
 from pymesh.resources.fields import Block, Count, Name, ObjectMeta, Port
 
 Unused: TypeAlias = object | None
-Seconds: TypeAlias = Annotated[int, Meta(ge=0, le=86_400)]
-Positive: TypeAlias = Annotated[int, Meta(ge=1, le=86_400)]
-UserId: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-Path: TypeAlias = Annotated[str, Meta(pattern="^/", max_length=4096)]
+Seconds: TypeAlias = Annotated[int, Meta(ge=0, le=86_400, description="a number of seconds, at most a day")]
+Positive: TypeAlias = Annotated[int, Meta(ge=1, le=86_400, description="a whole number from 1 to 86400")]
+UserId: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1, description="the number of a user or group")]
+Path: TypeAlias = Annotated[str, Meta(pattern="^/", max_length=4096, description="an absolute path")]
 # A volume's file, below its directory: no way out of it.
-Inside: TypeAlias = Annotated[str, Meta(pattern=r"^(?!/)(?!(.*/)?\.\.(/|$)).+$", max_length=1024)]
-Label: TypeAlias = Annotated[str, Meta(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+Inside: TypeAlias = Annotated[
+    str,
+    Meta(pattern=r"^(?!/)(?!(.*/)?\.\.(/|$)).+$", max_length=1024, description="a relative path without .."),
+]
+Label: TypeAlias = Annotated[
+    str,
+    Meta(
+        max_length=63,
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+        description="a name of at most 63 lower case letters, digits and dashes",
+    ),
+]
+Words: TypeAlias = Annotated[list[str], Meta(min_length=1, description="a command")]
 
 
 class ObjectFieldSelector(Block, frozen=True):
@@ -89,7 +101,7 @@ class TcpSocket(Block, frozen=True):
 class Exec(Block, frozen=True):
     """Exit code 0 is success."""
 
-    command: Annotated[list[str], Meta(min_length=1)]
+    command: Words
 
 
 class Sleep(Block, frozen=True):
@@ -139,8 +151,8 @@ class SecurityContext(Block, frozen=True):
     run_as_group: UserId | None = None
     run_as_non_root: bool | None = None
     capabilities: Capabilities | None = None
-    privileged: Literal[False] = False
-    allow_privilege_escalation: Literal[False] | None = None
+    privileged: bool = False
+    allow_privilege_escalation: bool = False
     read_only_root_filesystem: Unused = None
     seccomp_profile: Unused = None
 
@@ -186,8 +198,8 @@ class Container(Block, frozen=True):
     resources: Unused = None
     termination_message_path: Unused = None
     termination_message_policy: Unused = None
-    stdin: Literal[False] = False
-    tty: Literal[False] = False
+    stdin: bool = False
+    tty: bool = False
 
 
 class KeyToPath(Block, frozen=True):
@@ -364,26 +376,27 @@ class Pod(Block, frozen=True):
 T = TypeVar("T", bound=Block)
 
 
-def read(kind: type[T], document: Mapping[str, object]) -> T:
-    """`document` as `kind`, checked beyond what its types say.
-
-    Raises:
-        ConfigError: the first thing that is wrong, with its path.
-    """
+def read(kind: type[T], document: Mapping[str, object]) -> T | list[ConfigError]:
+    """`document` as `kind`, or everything that is wrong with it, each with its path."""
+    value = convert(document, kind)
+    if isinstance(value, list):
+        return value
     try:
-        value = msgspec.convert(document, kind)
-    except msgspec.ValidationError as error:
-        problem, _, path = str(error).partition(" - at `$")
-        raise ConfigError(problem, path=path.rstrip("`").lstrip(".")) from None
-    if isinstance(value, Pod):
-        check_pod(value.spec)
-    elif isinstance(value, Deployment):
-        try:
-            check_pod(value.spec.template.spec)
-        except ConfigError as error:
-            raise error.at("spec.template") from None
-        _check_selector(value.spec)
+        if isinstance(value, Pod):
+            check_pod(value.spec)
+        elif isinstance(value, Deployment):
+            _check_selector(value.spec)
+            _check_template(value.spec.template)
+    except ConfigError as error:
+        return [error]
     return value
+
+
+def _check_template(template: PodTemplate) -> None:
+    try:
+        check_pod(template.spec)
+    except ConfigError as error:
+        raise error.at("spec.template") from None
 
 
 def _check_selector(spec: DeploymentSpec) -> None:
@@ -444,10 +457,23 @@ def _check_container(container: Container, path: str, volumes: Mapping[str, str]
             raise ConfigError(f"no port of the name {target.port}", path=f"{path}.{field}")
     if container.lifecycle and container.lifecycle.pre_stop:
         one_of(container.lifecycle.pre_stop, ("exec", "sleep"), f"{path}.lifecycle.preStop")
+    _refuse_true(container, path)
     security = container.security_context
     user = security.run_as_user if security.run_as_user is not None else spec.security_context.run_as_user
     if user == 0 and (security.run_as_non_root or spec.security_context.run_as_non_root):
         raise ConfigError("runAsNonRoot and uid 0 contradict each other", path=f"{path}.securityContext.runAsUser")
+
+
+def _refuse_true(container: Container, path: str) -> None:
+    security = container.security_context
+    for value, field, why in (
+        (container.stdin, "stdin", "nobody could write to it"),
+        (container.tty, "tty", "there is no terminal"),
+        (security.privileged, "securityContext.privileged", "name the capabilities that are needed instead"),
+        (security.allow_privilege_escalation, "securityContext.allowPrivilegeEscalation", "privileges never grow"),
+    ):
+        if value:
+            raise ConfigError(f"true is not possible here: {why}", path=f"{path}.{field}")
 
 
 def one_of(block: Block, fields: tuple[str, ...], path: str) -> None:

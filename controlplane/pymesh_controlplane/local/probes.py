@@ -90,7 +90,7 @@ async def _ask(probe: Probe, container: Container, target: Target, run: Run) -> 
             return Outcome(True)
         text = " ".join(body.decode(errors="replace").split())
         return Outcome(False, (text or f"HTTP status {status}")[:MAX_MESSAGE])
-    assert probe.tcp_socket is not None  # noqa: S101  checked when the pod was read
+    assert probe.tcp_socket is not None
     sock = target.connect()
     try:
         await asyncio.get_running_loop().sock_connect(sock, (target.ip, _port(probe.tcp_socket.port, container)))

@@ -78,26 +78,8 @@ async def start(launch: Launch, output: int) -> Process:
     Raises:
         StartError: the command could not be started.
     """
-    spec_read, spec_write = os.pipe()
-    error_read, error_write = os.pipe()
-    try:
-        # The kernel ties the child to the thread that started it, so this must not move to another thread.
-        popen = subprocess.Popen(  # noqa: ASYNC220  it blocks for the two milliseconds until the launcher is there
-            [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(spec_read), str(error_write), str(os.getpid())],
-            pass_fds=(spec_read, error_write),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            env={},
-        )
-    except BaseException:
-        os.close(spec_write)
-        os.close(error_read)
-        raise
-    finally:
-        os.close(spec_read)
-        os.close(error_write)
+    # The kernel ties the child to the thread that started it, so this must not move to another thread.
+    popen, spec_write, error_read = _spawn(output, output)
     process = Process(popen)
     try:
         complaint = await asyncio.to_thread(_converse, launch.to_json(), spec_write, error_read)
@@ -108,6 +90,45 @@ async def start(launch: Launch, output: int) -> Process:
         await process.wait()
         raise StartError(complaint)
     return process
+
+
+def run(launch: Launch) -> "subprocess.CompletedProcess[bytes]":
+    """Run `launch` to its end, with its output captured.
+
+    Raises:
+        StartError: the command could not be started.
+    """
+    popen, spec_write, error_read = _spawn(subprocess.PIPE, subprocess.PIPE)
+    with popen:
+        complaint = _converse(launch.to_json(), spec_write, error_read)
+        output, errors = popen.communicate()
+    if complaint:
+        raise StartError(complaint)
+    return subprocess.CompletedProcess(launch.argv, popen.returncode, output, errors)
+
+
+def _spawn(stdout: int, stderr: int) -> "tuple[subprocess.Popen[bytes], int, int]":
+    """A launcher, the descriptor to write its launch to, and the one to read its complaint from."""
+    spec_read, spec_write = os.pipe()
+    error_read, error_write = os.pipe()
+    try:
+        popen = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(spec_read), str(error_write), str(os.getpid())],
+            pass_fds=(spec_read, error_write),
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+            env={},
+        )
+    except BaseException:
+        os.close(spec_write)
+        os.close(error_read)
+        raise
+    finally:
+        os.close(spec_read)
+        os.close(error_write)
+    return popen, spec_write, error_read
 
 
 def _converse(spec: bytes, spec_write: int, error_read: int) -> str:

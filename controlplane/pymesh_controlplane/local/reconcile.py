@@ -29,7 +29,7 @@ class Wanted:
     name: str
     replicas: int
     template_hash: str
-    strategy: Strategy = Strategy()
+    strategy: Strategy
     pod_name: str = ""
 
 

@@ -160,7 +160,7 @@ class _Planner:
             self.require_directory(parent)
         node: Node = self.tree
         for name in _parts(at)[:-1]:
-            assert isinstance(node, Directory)  # noqa: S101  require_directory has just made it so
+            assert isinstance(node, Directory)
             node = node.entries[name]
         if isinstance(node, Directory):
             node.entries[_parts(at)[-1]] = Link(target)

@@ -75,8 +75,8 @@ class ClusterIps:
     def __init__(self) -> None:
         self._by_service: dict[tuple[str, str], str] = {}
 
-    def address(self, service: Service) -> str:
-        """The address of `service`, `None` if it is headless.
+    def address(self, namespace: str, service: Service) -> str:
+        """The address of `service` in `namespace`; the text `None` if it is headless.
 
         Raises:
             MeshError: the wished address is taken, or all are.
@@ -84,7 +84,7 @@ class ClusterIps:
         wish = service.spec.cluster_ip or ""
         if wish == HEADLESS:
             return HEADLESS
-        key = (service.metadata.namespace or "default", service.metadata.name)
+        key = (namespace, service.metadata.name)
         current = self._by_service.get(key)
         if current and wish in {"", current}:
             return current
@@ -108,12 +108,11 @@ class ClusterIps:
         self._by_service = {key: address for key, address in self._by_service.items() if key in wanted}
 
 
-def groups(service: Service, members: Iterable[Member]) -> list[PortGroup]:
+def groups(namespace: str, service: Service, members: Iterable[Member]) -> list[PortGroup]:
     """The pods behind `service`, grouped by the ports that they answer on; a pod without an address has none."""
     selector = service.spec.selector
     if not selector:
         return []
-    namespace = service.metadata.namespace or "default"
     found: dict[tuple[int, ...], tuple[list[tuple[ServicePort, int]], list[Endpoint]]] = {}
     for member in sorted(members, key=lambda member: member.name):
         if member.namespace != namespace or any(member.labels.get(k) != v for k, v in selector.items()):
@@ -136,13 +135,12 @@ def _target(port: ServicePort, spec: PodSpec) -> int | None:
     return next((known.container_port for known in candidates if known.name == port.target_port), None)
 
 
-def groups_of_slices(service: Service, slices: Iterable[EndpointSlice]) -> list[PortGroup]:
-    """What the operator's own EndpointSlices say, for a Service without a selector."""
-    namespace, name = service.metadata.namespace or "default", service.metadata.name
+def groups_of_slices(namespace: str, service: Service, slices: Iterable[tuple[str, EndpointSlice]]) -> list[PortGroup]:
+    """What the operator's own EndpointSlices, each with its namespace, say for a Service without a selector."""
     result = []
-    for piece in slices:
+    for own_namespace, piece in slices:
         labels = piece.metadata.labels or {}
-        same = (piece.metadata.namespace or "default") == namespace and labels.get(SLICE_LABEL) == name
+        same = own_namespace == namespace and labels.get(SLICE_LABEL) == service.metadata.name
         if not same or piece.address_type != "IPv4":
             continue
         by_name = {port.name or "": port.port for port in piece.ports or [] if port.port is not None}
@@ -175,11 +173,13 @@ def frontends(service: Service, address: str, found: Sequence[PortGroup]) -> lis
     return result
 
 
-def dns_names(service: Service, address: str, found: Sequence[PortGroup]) -> dict[str, tuple[str, ...]]:
+def dns_names(namespace: str, service: Service, address: str, found: Sequence[PortGroup]) -> dict[str, tuple[str, ...]]:
     """The names of `service` and their addresses."""
-    host = names.service_host(service.metadata.name, service.metadata.namespace or "default")
+    host = names.service_host(service.metadata.name, namespace)
     ready = [endpoint for group in found for endpoint in group.endpoints if endpoint.ready]
-    result = {f"{endpoint.pod}.{host}": (endpoint.ip,) for endpoint in ready if endpoint.pod}
+    result: dict[str, tuple[str, ...]] = {
+        f"{endpoint.pod}.{host}": (endpoint.ip,) for endpoint in ready if endpoint.pod
+    }
     result[host] = tuple(endpoint.ip for endpoint in ready) if address == HEADLESS else (address,)
     return result
 
@@ -189,9 +189,9 @@ def service_object(raw: Mapping[str, Any], address: str) -> Object:
     return {**raw, "spec": {**raw.get("spec", {}), "clusterIP": address}}
 
 
-def slice_objects(service: Service, found: Sequence[PortGroup]) -> list[Object]:
+def slice_objects(namespace: str, service: Service, found: Sequence[PortGroup]) -> list[Object]:
     """The EndpointSlices of `service`; one without endpoints if there are none, so that it is known to have none."""
-    namespace, name = service.metadata.namespace or "default", service.metadata.name
+    name = service.metadata.name
     return [
         {
             "apiVersion": "discovery.k8s.io/v1",

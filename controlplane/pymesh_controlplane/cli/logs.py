@@ -1,0 +1,56 @@
+"""Reading a container's log: a file that another process appends to and, when it is full, renames."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from pymesh.errors import MeshError
+
+# Seconds between two looks at a file that is followed.
+POLL: Final = 0.1
+_CHUNK: Final = 64 * 1024
+
+
+def tail(path: Path, lines: int | None) -> bytes:
+    """The last `lines` lines of a log, or all of it: what was renamed, and what is there.
+
+    Raises:
+        MeshError: there is no log.
+    """
+    try:
+        now = path.read_bytes()
+    except FileNotFoundError:
+        raise MeshError(f"there is no log at {path}: the container has not been made yet") from None
+    before = path.with_name(f"{path.name}.1")
+    text = (before.read_bytes() if before.exists() else b"") + now
+    if lines is None:
+        return text
+    return b"".join(text.splitlines(keepends=True)[-lines:]) if lines else b""
+
+
+def follow(path: Path) -> Iterator[bytes]:
+    """What is appended from now on, until the pod is gone; over renamings."""
+    file = path.open("rb")
+    file.seek(0, 2)
+    try:
+        while True:
+            data = file.read(_CHUNK)
+            if data:
+                yield data
+                continue
+            if not path.exists():
+                return
+            if path.stat().st_ino != _inode(file.fileno()):
+                file.close()
+                file = path.open("rb")
+                continue
+            time.sleep(POLL)
+    finally:
+        file.close()
+
+
+def _inode(fd: int) -> int:
+    import os
+
+    return os.fstat(fd).st_ino

@@ -1,0 +1,235 @@
+"""`pymesh`: the operator's command."""
+
+import os
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pymesh.errors import MeshError
+from pymesh.resources.parse import parse
+from pymesh_controlplane.cli import logs as log_files
+from pymesh_controlplane.cli import manifests, output
+from pymesh_controlplane.cli.inject import inject
+from pymesh_controlplane.cli.kinds import kind_of
+from pymesh_controlplane.cli.mesh import READY_TIMEOUT, LocalMesh, check_machine, container_of, title
+from pymesh_controlplane.cli.output import Format
+from pymesh_controlplane.cli.progress import step
+from pymesh_controlplane.local import launch as launcher
+from pymesh_controlplane.local.store import Text
+
+app = typer.Typer(
+    name="pymesh",
+    help="A service mesh on this machine: pods as network namespaces, with sidecars and a control plane.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Mesh = Annotated[str, typer.Option("--mesh", envvar="PYMESH_MESH", help="Name of the mesh.")]
+Files = Annotated[list[str], typer.Option("-f", "--filename", help="A file or directory with manifests; - is stdin.")]
+Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Namespace of what names none.")]
+OnlyNamespace = Annotated[str, typer.Option("-n", "--namespace", help="Only this namespace.")]
+Output = Annotated[Format, typer.Option("-o", "--output", help="How to print.")]
+Container = Annotated[str, typer.Option("-c", "--container", help="By default the app's.")]
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+@app.command()
+def up(  # noqa: PLR0917  a command has as many options as it has
+    filename: Files = [],  # noqa: B006  typer reads it and never changes it
+    without: Annotated[str, typer.Option(help="Components to leave out, separated by commas.")] = "",
+    mesh: Mesh = "default",
+    namespace: Namespace = "default",
+    timeout: Annotated[float, typer.Option(help="Seconds to wait until everything is ready.")] = READY_TIMEOUT,
+    foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and end the mesh on Ctrl-C.")] = False,
+) -> None:
+    """Start a mesh, run the manifests in it, and wait until everything is ready."""
+    check_machine()
+    texts = manifests.read(filename)
+    local = LocalMesh(mesh)
+    try:
+        with step(err, f"starting mesh {mesh}"):
+            pid = local.start(texts, namespace=namespace, without=[part for part in without.split(",") if part])
+        with step(err, "waiting until everything is ready") as update:
+            local.wait(update, timeout)
+        err.print(f"mesh {mesh} is ready: pymesh ps shows its pods, pymesh down ends it")
+        if foreground:
+            err.print("Ctrl-C ends it")
+            _until_ended(pid)
+    except KeyboardInterrupt:
+        err.print(f"ending mesh {mesh}")
+        local.down()
+        raise typer.Exit(130) from None
+
+
+def _until_ended(pid: int) -> None:
+    pidfd = os.pidfd_open(pid)
+    try:
+        import select
+
+        select.select([pidfd], [], [])
+    finally:
+        os.close(pidfd)
+
+
+@app.command()
+def down(mesh: Mesh = "default") -> None:
+    """End a mesh and remove everything of it, whatever state it is in."""
+    check_machine()
+    if LocalMesh(mesh).down():
+        err.print(f"mesh {mesh} is gone, and nothing of it is left")
+    else:
+        err.print(f"there is no mesh {mesh}: nothing to do")
+
+
+@app.command()
+def ps(mesh: Mesh = "default", namespace: OnlyNamespace = "", output_format: Output = Format.table) -> None:
+    """List the pods, and say of each that is not ready what it waits for."""
+    check_machine()
+    rows = [row for row in LocalMesh(mesh).rows() if namespace in {"", row["namespace"]}]
+    output.show(out, output_format, rows, output.POD_HEADER, output.pod_rows(rows, time.time()))
+
+
+@app.command()
+def apply(filename: Files, mesh: Mesh = "default", namespace: Namespace = "default") -> None:
+    """Put manifests in force: all of them or, if one is wrong, none."""
+    check_machine()
+    for name, outcome in LocalMesh(mesh).apply(manifests.read(filename), namespace):
+        out.print(f"{name} {outcome}")
+
+
+@app.command()
+def delete(
+    kind: Annotated[str, typer.Argument(help="Kind of what to delete.")] = "",
+    name: Annotated[str, typer.Argument(help="Its name.")] = "",
+    filename: Files = [],  # noqa: B006  as above
+    mesh: Mesh = "default",
+    namespace: Namespace = "default",
+) -> None:
+    """Take resources out of force: one by KIND and NAME, or what is in files."""
+    check_machine()
+    if bool(filename) == bool(kind and name):
+        raise typer.BadParameter("name either KIND and NAME, or files with -f")
+    keys = [(kind_of(kind), "" if kind_of(kind) == "Namespace" else namespace, name)]
+    if filename:
+        keys = [tuple(resource.key) for text in manifests.read(filename) for resource in _parsed(text, namespace)]
+    results = LocalMesh(mesh).delete(keys)
+    for resource, outcome in results:
+        out.print(f"{resource} {outcome}")
+    if any(outcome == "not found" for _, outcome in results):
+        raise typer.Exit(1)
+
+
+def _parsed(text: Text, namespace: str) -> list[Any]:
+    parsed = parse(text.text, text.name, namespace)
+    if parsed.errors:
+        raise MeshError("\n".join(str(error) for error in parsed.errors))
+    return list(parsed.resources)
+
+
+@app.command()
+def get(
+    kind: Annotated[str, typer.Argument(help="Kind, as in pods, svc or virtualservice; `all` is every kind.")],
+    name: Annotated[str, typer.Argument(help="Only the one of this name.")] = "",
+    mesh: Mesh = "default",
+    namespace: OnlyNamespace = "",
+    output_format: Output = Format.table,
+) -> None:
+    """Show resources, as they were applied and with what is observed of them."""
+    check_machine()
+    wanted = "" if kind == "all" else kind_of(kind)
+    found = [
+        document
+        for document in LocalMesh(mesh).client.get("/objects")["items"]
+        if wanted in {"", document["kind"]}
+        and name in {"", document["metadata"]["name"]}
+        and namespace in {"", document["metadata"].get("namespace", "")}
+    ]
+    if name and not found:
+        raise MeshError(f"there is no {title(wanted, namespace, name)}")
+    found.sort(key=lambda item: (item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"]))
+    rows = [[item["kind"], item["metadata"].get("namespace", "-"), item["metadata"]["name"]] for item in found]
+    one_or_list = found[0] if name and len(found) == 1 else {"apiVersion": "v1", "kind": "List", "items": found}
+    output.show(out, output_format, one_or_list, ("KIND", "NAMESPACE", "NAME"), rows)
+
+
+@app.command(name="exec", context_settings={"ignore_unknown_options": True})
+def exec_(
+    pod: Annotated[str, typer.Argument(help="A pod, or a Deployment of which one is taken.")],
+    command: Annotated[list[str], typer.Argument(help="What to run, after --.")],
+    container: Container = "",
+    mesh: Mesh = "default",
+    namespace: OnlyNamespace = "",
+) -> None:
+    """Run a command in a container, as its user. The exit status is the command's."""
+    check_machine()
+    local = LocalMesh(mesh)
+    launch = local.launch(local.find_pod(pod, namespace), container, command)
+    try:
+        launcher.enter(launch)
+        launcher.become(launch)
+    except OSError as error:
+        raise MeshError(f"cannot enter {pod}: {error}") from None
+    try:
+        launcher.execute(launch)
+    except FileNotFoundError:
+        err.print(f"pymesh: {command[0]} is not in the container; PATH is {launch.env.get('PATH')}", soft_wrap=True)
+        raise typer.Exit(launcher.EXIT_NOT_FOUND) from None
+    except OSError as error:
+        err.print(f"pymesh: {command[0]}: {error.strerror}", soft_wrap=True)
+        raise typer.Exit(launcher.EXIT_NOT_EXECUTABLE) from None
+
+
+@app.command()
+def logs(  # noqa: PLR0917  as above
+    pod: Annotated[str, typer.Argument(help="A pod, or a Deployment of which one is taken.")],
+    container: Container = "",
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what comes.")] = False,
+    tail: Annotated[int | None, typer.Option(min=0, help="Only the last lines.")] = None,
+    mesh: Mesh = "default",
+    namespace: OnlyNamespace = "",
+) -> None:
+    """Print what a container wrote."""
+    check_machine()
+    local = LocalMesh(mesh)
+    row = local.find_pod(pod, namespace)
+    path = local.place.pods / row["namespace"] / row["name"] / "logs" / f"{container_of(row, container)}.log"
+    try:
+        sys.stdout.buffer.write(log_files.tail(path, tail))
+        sys.stdout.flush()
+        for data in log_files.follow(path) if follow else ():
+            sys.stdout.buffer.write(data)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def status(mesh: Mesh = "default", output_format: Output = Format.table) -> None:
+    """Say of each proxy whether it has taken the configuration that pilot has for it."""
+    check_machine()
+    proxies = LocalMesh(mesh).client.get("/syncz")
+    output.show(
+        out, output_format, proxies, ("PROXY", "KIND", *output.STATUS_TYPES, "ERROR"), output.status_rows(proxies)
+    )
+
+
+app.command()(inject)
+
+
+def main() -> None:
+    """The command. Errors of the person's making are one sentence on standard error, and exit status 1."""
+    try:
+        app()
+    except MeshError as error:
+        err.print(f"pymesh: {error}", soft_wrap=True, markup=False)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

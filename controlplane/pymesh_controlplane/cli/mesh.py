@@ -1,0 +1,212 @@
+"""A local mesh from the outside: started, asked, ended."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from pymesh.errors import MeshError
+from pymesh_controlplane.cli.client import Client
+from pymesh_controlplane.local import network, processes, state, system
+from pymesh_controlplane.local.launch import Launch
+from pymesh_controlplane.local.store import Text
+
+# Seconds until the supervisor answers; making the network takes a tenth of one.
+SUPERVISOR_TIMEOUT: Final = 15.0
+# Seconds until everything that was applied is ready, unless the person says otherwise.
+READY_TIMEOUT: Final = 120.0
+_POLL: Final = 0.05
+
+Update = Callable[[str], None]
+
+
+def check_machine() -> None:
+    """Whether a local mesh can run here at all.
+
+    Raises:
+        MeshError: not root, not Linux, or a program is missing; the text says what to do.
+    """
+    if sys.platform != "linux":
+        raise MeshError("a local mesh needs Linux: its pods are network namespaces")
+    if os.geteuid() != 0:
+        raise MeshError("root is needed: pods are network namespaces; try again with sudo")
+    network.check_programs(os.environ.get("PATH", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class LocalMesh:
+    """The mesh of a name, whether it runs or not."""
+
+    name: str
+
+    @property
+    def place(self) -> state.State:
+        """Where its state is."""
+        return state.named(self.name)
+
+    @property
+    def client(self) -> Client:
+        """For its supervisor."""
+        return Client(self.place)
+
+    def start(self, texts: Sequence[Text], *, namespace: str = "default", without: Iterable[str] = ()) -> int:
+        """Start the supervisor and apply `texts`; the supervisor's process number. What cannot start leaves nothing.
+
+        Raises:
+            MeshError: the mesh runs already, cannot run here, or `texts` are refused.
+        """
+        check_machine()
+        components = system.components(without)
+        place = self.place
+        if state.supervisor(place) is not None:
+            raise MeshError(f"mesh {self.name} runs: pymesh apply -f changes it, pymesh down ends it")
+        if state.exists(place):
+            state.destroy(place)  # what a killed supervisor has left
+        state.create(place)
+        try:
+            pid = self._spawn(components)
+            self.apply(texts, namespace)
+        except BaseException:
+            state.destroy(place)
+            raise
+        return pid
+
+    def _spawn(self, components: Sequence[str]) -> int:
+        command = [sys.executable, "-m", "pymesh_controlplane.local", "--mesh", self.name]
+        with self.place.log.open("wb") as log:
+            process = subprocess.Popen(
+                [*command, "--components", ",".join(components)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the command, which then ends the supervisor in good order
+                cwd="/",
+            )
+        deadline = time.monotonic() + SUPERVISOR_TIMEOUT
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                lines = self.place.log.read_text(errors="replace").strip().splitlines()
+                raise MeshError(f"the supervisor ended: {lines[-1] if lines else 'without a word'}")
+            if self.place.socket.exists():
+                # A child that outlives this process: nobody here will wait for it.
+                process.returncode = 0
+                return process.pid
+            time.sleep(_POLL)
+        raise MeshError(f"the supervisor does not answer within {SUPERVISOR_TIMEOUT:g} s; see {self.place.log}")
+
+    def wait(self, update: Update, timeout: float = READY_TIMEOUT) -> None:
+        """Wait until everything that was applied runs and is ready; `update` is told what is waited for.
+
+        Raises:
+            MeshError: it is not within `timeout` seconds, or the supervisor has ended.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            answer = self.client.get("/readyz")
+            if answer["ready"]:
+                return
+            update(_summary(answer["waiting"]))
+            if time.monotonic() >= deadline:
+                waiting = "\n  ".join(answer["waiting"])
+                raise MeshError(
+                    f"not ready within {timeout:g} s; it keeps running, and waits for:\n  {waiting}\n"
+                    "pymesh ps and pymesh logs POD show more, pymesh down ends it"
+                )
+            time.sleep(_POLL)
+
+    def apply(self, texts: Sequence[Text], namespace: str = "default") -> list[tuple[str, str]]:
+        """Put manifests in force: what was done to which resource.
+
+        Raises:
+            MeshError: they are refused, all of them; the text has every reason.
+        """
+        documents = [{"name": text.name, "directory": text.directory, "text": text.text} for text in texts]
+        answer = self.client.post("/apply", {"namespace": namespace, "texts": documents})
+        return [(title(*key), outcome) for key, outcome in answer["results"]]
+
+    def delete(self, keys: Iterable[tuple[str, str, str]]) -> list[tuple[str, str]]:
+        """Take resources out of force, by kind, namespace and name; what was done to which."""
+        answer = self.client.post("/delete", {"keys": list(keys)})
+        return [(title(*key), outcome) for key, outcome in answer["results"]]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The lines of `pymesh ps`."""
+        items: list[dict[str, Any]] = self.client.get("/pods")["items"]
+        return items
+
+    def find_pod(self, name: str, namespace: str) -> dict[str, Any]:
+        """The row of a pod, by its own name or by that of its Deployment; an empty `namespace` is any.
+
+        Raises:
+            MeshError: there is none.
+        """
+        rows = [row for row in self.rows() if namespace in {"", row["namespace"]}]
+        for wanted in ("name", "owner"):
+            found = [row for row in rows if row[wanted] == name]
+            if len({row["namespace"] for row in found}) > 1:
+                raise MeshError(f"{name} is in several namespaces; say which with -n")
+            if found:
+                return max(found, key=lambda row: bool(row["is_ready"]))
+        there = ", ".join(f"{row['namespace']}/{row['name']}" for row in rows) or "none"
+        raise MeshError(f"no pod {name}; there are: {there}")
+
+    def launch(self, row: Mapping[str, Any], container: str, command: Sequence[str]) -> Launch:
+        """How to run `command` in a container, by default the pod's first.
+
+        Raises:
+            MeshError: there is no such container, or it does not run.
+        """
+        container = container_of(row, container)
+        path = f"/pods/{row['namespace']}/{row['name']}/containers/{container}"
+        launch = Launch.from_json(json.dumps(self.client.get(path)).encode())
+        return replace(launch, argv=list(command))
+
+    def run(self, pod: str, namespace: str, command: Sequence[str], container: str = "") -> str:
+        """What `command` prints in a pod.
+
+        Raises:
+            MeshError: it fails; the text has what it wrote to standard error.
+        """
+        done = processes.run(self.launch(self.find_pod(pod, namespace), container, command))
+        if done.returncode:
+            raise MeshError(f"{' '.join(command)} in {pod}: {done.stderr.decode(errors='replace').strip()}")
+        return done.stdout.decode(errors="replace")
+
+    def down(self) -> bool:
+        """End the mesh and remove all that is of it; whether there was anything.
+
+        Raises:
+            MeshError: something could not be removed.
+        """
+        there = state.exists(self.place)
+        if there:
+            state.destroy(self.place)
+        return there
+
+
+def container_of(row: Mapping[str, Any], name: str) -> str:
+    """The container called `name` of a pod, by default its first: the app, not its sidecar.
+
+    Raises:
+        MeshError: there is no such container.
+    """
+    known = [*row["container_names"], *row["init_container_names"]]
+    if not name and row["container_names"]:
+        return str(row["container_names"][0])
+    if name not in known:
+        raise MeshError(f"pod {row['name']} has no container {name}; there are: {', '.join(known) or 'none'}")
+    return name
+
+
+def title(kind: str, namespace: str, name: str) -> str:
+    """How a person is told of a resource: `deployment/reviews-v1 (bookinfo)`."""
+    return f"{kind.lower()}/{name} ({namespace})" if namespace else f"{kind.lower()}/{name}"
+
+
+def _summary(waiting: Sequence[str]) -> str:
+    more = f" (and {len(waiting) - 1} more)" if len(waiting) > 1 else ""
+    return f"{waiting[0]}{more}" if waiting else ""

@@ -1,0 +1,98 @@
+"""What commands print: tables for people, JSON and YAML for programs."""
+
+import enum
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import yaml
+from rich.console import Console
+from rich.text import Text
+
+# Styles of words that tell how something is; everything else is plain.
+_STYLES: Final = {
+    **dict.fromkeys(("Running", "Completed", "SYNCED", "created", "configured"), "green"),
+    **dict.fromkeys(("Pending", "ContainerCreating", "Terminating", "STALE", "deleted"), "yellow"),
+    **dict.fromkeys(("Error", "CrashLoopBackOff", "NACKED", "Failed", "not found"), "red"),
+}
+
+
+class Format(enum.StrEnum):
+    """How a command prints what it found."""
+
+    table = "table"
+    json = "json"
+    yaml = "yaml"
+
+
+def show(console: Console, output: Format, document: Any, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print `document` for programs, or `rows` for people."""
+    if output is Format.json:
+        console.out(json.dumps(document, indent=2), highlight=False)
+    elif output is Format.yaml:
+        console.out(yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False).rstrip(), highlight=False)
+    else:
+        table(console, header, rows)
+
+
+def table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as their content; never cut, since what is cut in a pipe is lost."""
+    widths = [max(len(row[index]) for row in (header, *rows)) for index in range(len(header))]
+    console.print(_line(header, widths, "bold"), soft_wrap=True)
+    for row in rows:
+        console.print(_line(row, widths), soft_wrap=True)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], style: str = "") -> Text:
+    parts = []
+    for index, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+        last = index == len(cells) - 1
+        word = cell.removeprefix("Init:")
+        parts.append((cell if last else f"{cell:<{width + 2}}", style or _STYLES.get(word, "")))
+    return Text.assemble(*parts)
+
+
+def age(seconds: float) -> str:
+    """A length of time as kubectl prints it: `42s`, `3m7s`, `5h`, `2d`."""
+    whole = max(0, int(seconds))
+    if whole < 120:
+        return f"{whole}s"
+    if whole < 600:
+        return f"{whole // 60}m{whole % 60}s"
+    if whole < 7200:
+        return f"{whole // 60}m"
+    return f"{whole // 3600}h" if whole < 172_800 else f"{whole // 86_400}d"
+
+
+def pod_rows(rows: Sequence[Mapping[str, Any]], now: float) -> list[list[str]]:
+    """The table of `pymesh ps`."""
+    return [
+        [
+            row["namespace"],
+            row["name"],
+            f"{row['ready']}/{row['containers']}",
+            row["status"],
+            str(row["restarts"]),
+            age(now - row["created"]) if row["created"] else "-",
+            row["ip"] or "-",
+            " ".join(str(row["message"]).split()),
+        ]
+        for row in rows
+    ]
+
+
+POD_HEADER: Final = ("NAMESPACE", "POD", "READY", "STATUS", "RESTARTS", "AGE", "IP", "REASON")
+STATUS_TYPES: Final = ("LDS", "RDS", "CDS", "EDS")
+
+
+def status_rows(proxies: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The table of `pymesh status`."""
+    return [
+        [
+            str(proxy["proxy"]),
+            str(proxy["user_agent"]),
+            *(str(proxy["types"].get(kind, {}).get("status", "-")) for kind in STATUS_TYPES),
+            "; ".join(str(state["error"]) for state in proxy["types"].values() if state.get("error")),
+        ]
+        for proxy in sorted(proxies, key=lambda proxy: str(proxy["proxy"]))
+    ]

@@ -1,0 +1,78 @@
+"""The supervisor's process. `pymesh up` starts it; nobody else needs to.
+
+It runs until SIGTERM or SIGINT, then removes everything that it made, its state directory included. When it fails to
+start, it leaves the directory, and in it the log that says why, to whoever started it.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+
+from pymesh import names
+from pymesh.errors import MeshError
+from pymesh_controlplane.injector.containers import InjectionConfig
+from pymesh_controlplane.local import api, network, programs, state, system
+from pymesh_controlplane.local.network import Network
+from pymesh_controlplane.local.state import State
+from pymesh_controlplane.local.store import Text
+from pymesh_controlplane.local.supervisor import Supervisor
+from pymesh_controlplane.local.tokens import TokenSigner
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the supervisor of one mesh; the exit status of the process."""
+    parser = argparse.ArgumentParser(prog="python -m pymesh_controlplane.local", description=__doc__)
+    parser.add_argument("--mesh", required=True, help="name of the mesh; its state directory exists")
+    parser.add_argument("--components", required=True, help="components of the control plane, separated by commas")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    os.umask(0o022)
+    try:
+        asyncio.run(_run(state.named(given.mesh), given.components.split(",")))
+    except (MeshError, OSError) as error:
+        sys.stderr.write(f"pymesh: {error}\n")
+        return 1
+    finally:
+        network.remove_namespaces(given.mesh)
+    shutil.rmtree(state.named(given.mesh).root, ignore_errors=True)
+    return 0
+
+
+async def _run(place: State, components: list[str]) -> None:
+    state.claim(place)
+    # The control plane runs as the sidecars' user, and these two directories are its own.
+    for path in (place.citadel, place.shared):
+        os.chown(path, names.PROXY_UID, names.PROXY_UID)
+    place.citadel.chmod(0o700)
+    signer = TokenSigner.load_or_create(place.tokens)
+    supervisor = Supervisor(place, Network(place.mesh), signer, programs.find(), InjectionConfig())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, supervisor.stop.set)
+    own = Text("the control plane's manifests", "/", json.dumps(_list(system.manifests(place, components))))
+    supervisor.apply(supervisor.store.read([own], names.SYSTEM_NAMESPACE))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(place.socket))
+        listener.listen()
+        server = api.Server(api.application(supervisor), listener)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(server.serve_until_told())
+            try:
+                await supervisor.serve()
+            finally:
+                server.should_exit = True
+
+
+def _list(items: list[system.Document]) -> system.Document:
+    return {"apiVersion": "v1", "kind": "List", "items": items}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

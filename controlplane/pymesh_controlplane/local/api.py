@@ -1,0 +1,130 @@
+"""The supervisor's HTTP API, over a Unix socket that only root can reach.
+
+Objects are Kubernetes objects; the paths are of our own, since one verb here often means many objects. An answer that
+is not a success has `{"error": "…"}`, and `errors` where there are several.
+
+    GET  /readyz                          {"ready": bool, "waiting": [sentence, …]}
+    GET  /pods                            {"items": [row of `pymesh ps`, …]}
+    GET  /objects                         {"items": [object, …]}
+    GET  /pods/{namespace}/{pod}/containers/{container}    a Launch that joins the container
+    GET  /syncz                           what pilot says of its proxies
+    POST /apply   {"namespace", "texts": [{"name", "directory", "text"}, …]}    {"results": [[key, outcome], …]}
+    POST /delete  {"keys": [[kind, namespace, name], …]}                        {"results": [[key, outcome], …]}
+"""
+
+import contextlib
+import json
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from pymesh.errors import MeshError
+from pymesh.resources.resource import Key
+from pymesh_controlplane.local.store import MAX_APPLY, RefusedError, Text
+from pymesh_controlplane.local.supervisor import Supervisor
+
+# Seconds that requests under way have to end when the supervisor does.
+GRACE = 2
+
+
+def application(supervisor: Supervisor) -> Starlette:
+    """The API of `supervisor`."""
+
+    async def readyz(_: Request) -> Response:
+        waiting = supervisor.waiting()
+        return JSONResponse({"ready": not waiting, "waiting": waiting})
+
+    async def pods(_: Request) -> Response:
+        return JSONResponse({"items": supervisor.rows()})
+
+    async def objects(_: Request) -> Response:
+        return JSONResponse({"items": supervisor.objects()})
+
+    async def container(request: Request) -> Response:
+        names = request.path_params
+        pod = supervisor.pod(names["namespace"], names["pod"])
+        runners = (*pod.containers, *pod.init_containers) if pod else ()
+        launch = next((runner.running_launch for runner in runners if runner.spec.name == names["container"]), None)
+        if launch is None:
+            raise MeshError(f"container {names['container']} of {names['namespace']}/{names['pod']} does not run")
+        return Response(launch.to_json(), media_type="application/json")
+
+    async def syncz(_: Request) -> Response:
+        return Response(await supervisor.ask_pilot("/debug/syncz"), media_type="application/json")
+
+    async def apply(request: Request) -> Response:
+        body = await _body(request)
+        texts = [Text(**text) for text in body["texts"]]
+        results = supervisor.apply(supervisor.store.read(texts, body["namespace"]))
+        return JSONResponse({"results": results})
+
+    async def delete(request: Request) -> Response:
+        keys = [Key(*key) for key in (await _body(request))["keys"]]
+        results = []
+        for key in keys:
+            try:
+                supervisor.delete(key)
+            except KeyError:
+                results.append((key, "not found"))
+            else:
+                results.append((key, "deleted"))
+        return JSONResponse({"results": results})
+
+    routes = [
+        Route("/readyz", readyz),
+        Route("/pods", pods),
+        Route("/objects", objects),
+        Route("/pods/{namespace}/{pod}/containers/{container}", container),
+        Route("/syncz", syncz),
+        Route("/apply", apply, methods=["POST"]),
+        Route("/delete", delete, methods=["POST"]),
+    ]
+    return Starlette(routes=routes, exception_handlers={RefusedError: _refused, MeshError: _failed})
+
+
+async def _body(request: Request) -> Any:
+    if int(request.headers.get("content-length", 0)) > MAX_APPLY:
+        raise MeshError(f"more than {MAX_APPLY // 2**20} MiB at once; apply the files in parts")
+    return json.loads(await request.body())
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 409)
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)
+    return JSONResponse({"error": "refused", "errors": [str(each) for each in error.errors]}, 422)
+
+
+class Server(uvicorn.Server):
+    """uvicorn on a socket of ours; signals stay with the composition root."""
+
+    def __init__(self, app: Starlette, listener: socket.socket) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                timeout_graceful_shutdown=GRACE,
+            )
+        )
+        self._listener = listener
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take none."""
+        yield
+
+    async def serve_until_told(self) -> None:
+        """Serve until `should_exit` is set."""
+        await self.serve(sockets=[self._listener])

@@ -1,0 +1,95 @@
+"""What is observed of pods, as Kubernetes objects for pilot and as rows for `pymesh ps`. Pure."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from pymesh_controlplane.local.containers import ContainerStatus
+from pymesh_controlplane.local.status import PodStatus
+
+Object = dict[str, Any]
+
+
+def pod_object(manifest: Mapping[str, Any], status: PodStatus, ip: str, created: float) -> Object:
+    """The Pod `manifest` with its status."""
+    conditions = {
+        "PodScheduled": True,
+        "Initialized": status.initialised,
+        "ContainersReady": status.ready,
+        "Ready": status.ready,
+    }
+    ready: Object = {"reason": status.reason, "message": status.message} if status.message else {}
+    return {
+        **manifest,
+        "status": {
+            "phase": status.phase,
+            "podIP": ip,
+            "podIPs": [{"ip": ip}],
+            "startTime": _time(created),
+            "conditions": [
+                {"type": name, "status": str(holds)} | (ready if name == "Ready" and not holds else {})
+                for name, holds in conditions.items()
+            ],
+            "initContainerStatuses": [_container_object(container) for container in status.init_containers],
+            "containerStatuses": [_container_object(container) for container in status.containers],
+        },
+    }
+
+
+def _container_object(status: ContainerStatus) -> Object:
+    details: dict[str, Object] = {
+        "waiting": {"reason": status.reason, "message": status.message},
+        "running": {"startedAt": _time(status.since)},
+        "terminated": {"reason": status.reason, "message": status.message, "exitCode": status.exit_code},
+    }
+    return {
+        "name": status.name,
+        "ready": status.ready,
+        "started": status.started,
+        "restartCount": status.restarts,
+        "state": {status.state: details[status.state]},
+    }
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def row(namespace: str, name: str, owner: str, status: PodStatus, *, ip: str, created: float) -> Object:
+    """One line of `pymesh ps`."""
+    return {
+        "namespace": namespace,
+        "name": name,
+        "owner": owner,
+        "ready": sum(container.ready for container in status.containers),
+        "containers": len(status.containers),
+        "status": status.reason,
+        "message": status.message,
+        "restarts": status.restarts,
+        "created": created,
+        "ip": ip,
+        "is_ready": status.ready or status.phase == "Succeeded",
+        "container_names": [container.name for container in status.containers],
+        "init_container_names": [container.name for container in status.init_containers],
+        "pids": {container.name: container.pid for container in status.containers if container.pid},
+    }
+
+
+def blocked_row(namespace: str, name: str, owner: str, why: str) -> Object:
+    """The line of a pod that cannot be made."""
+    return {
+        "namespace": namespace,
+        "name": name,
+        "owner": owner,
+        "ready": 0,
+        "containers": 0,
+        "status": "Pending",
+        "message": why,
+        "restarts": 0,
+        "created": 0.0,
+        "ip": "",
+        "is_ready": False,
+        "container_names": [],
+        "init_container_names": [],
+        "pids": {},
+    }

@@ -1,0 +1,377 @@
+"""The supervisor: what was applied, the pods that run it, and the loop that keeps the two together.
+
+Every change, whether a person applies something or a probe answers differently, sets one event; the loop then compares
+what is wanted with what there is (`reconcile.plan`), acts, and tells pilot, DNS and the address translation of it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pymesh import names
+from pymesh.errors import ConfigError, MeshError
+from pymesh.resources.kubernetes import EndpointSlice, Service
+from pymesh.resources.resource import Key
+from pymesh_controlplane.injector.containers import InjectionConfig
+from pymesh_controlplane.injector.inject import inject
+from pymesh_controlplane.local import dns, http, observe, podspec, reconcile, services
+from pymesh_controlplane.local.downward import PodFacts
+from pymesh_controlplane.local.network import DNS_ADDRESS, AddressPool, Frontend, Network
+from pymesh_controlplane.local.pod import PodRunner, Surroundings
+from pymesh_controlplane.local.programs import Programs
+from pymesh_controlplane.local.state import State
+from pymesh_controlplane.local.store import Applied, Outcome, Store, file_name, write_json
+from pymesh_controlplane.local.system import CONTROL_PLANE, ROOT_CONFIG_MAP, ROOT_FILE
+from pymesh_controlplane.local.tokens import TokenSigner
+
+log = logging.getLogger("pymesh.local")
+
+# Seconds between two rounds of the loop: what changes within is answered at once, by one round.
+ROUND: Final = 0.02
+# Seconds that pods have to finish when the whole mesh ends; nobody is left to be served.
+MESH_GRACE: Final = 3.0
+# Seconds before a pod is made anew after something in here, not in the pod, went wrong with it.
+MISHAP_PAUSE: Final = 5.0
+# Bytes of pilot's answer about its proxies: some hundred bytes each.
+MAX_SYNCZ: Final = 16 * 1024 * 1024
+
+PodId = tuple[str, str]
+
+
+@dataclass(slots=True)
+class Running:
+    """A pod, what it was made of, and the task that runs it."""
+
+    runner: PodRunner
+    owner: str
+    template_hash: str
+    manifest: dict[str, Any]
+    task: "asyncio.Task[None]"
+
+
+class Supervisor:
+    """One mesh. `serve` runs it; the other methods are what the API does."""
+
+    def __init__(
+        self, state: State, network: Network, signer: TokenSigner, programs: Programs, injection: InjectionConfig
+    ) -> None:
+        self.state = state
+        self.store = Store(state.applied, state.temporary, injection)
+        self.stop = asyncio.Event()
+        self.root = ""
+        self._around = Surroundings(
+            mesh=state.mesh,
+            pods_dir=state.pods,
+            staging=state.staging,
+            network=network,
+            signer=signer,
+            config_map=self.config_map,
+            required=programs.required,
+            path=programs.path,
+        )
+        self._network = network
+        self._injection = injection
+        self._pods: dict[PodId, Running] = {}
+        self._blocked: dict[PodId, tuple[str, str]] = {}
+        self._addresses = AddressPool()
+        self._cluster_ips = services.ClusterIps()
+        self._dns = dns.Server(dns.Zone({}))
+        self._observed: dict[str, Mapping[str, Any]] = {}
+        self._changed = asyncio.Event()
+        self._tasks: asyncio.TaskGroup | None = None
+
+    # --- what the API does ---------------------------------------------------------------------------------------
+
+    def apply(self, items: Iterable[Applied]) -> list[tuple[Key, Outcome]]:
+        """Put checked resources in force; the loop does the rest."""
+        self._changed.set()
+        return self.store.apply(items)
+
+    def delete(self, key: Key) -> None:
+        """Take a resource out of force. A pod of a Deployment is ended, and made anew.
+
+        Raises:
+            KeyError: there is no such resource.
+        """
+        pod = self._pods.get((key.namespace, key.name)) if key.kind == "Pod" else None
+        if key in self.store.items or pod is None:
+            self.store.delete(key)
+        else:
+            self._end(pod)
+        self._changed.set()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The lines of `pymesh ps`."""
+        rows = [
+            observe.row(*pod_id, pod.owner, pod.runner.status(), ip=pod.runner.facts.ip, created=pod.runner.created)
+            for pod_id, pod in self._pods.items()
+        ]
+        rows += [observe.blocked_row(*pod_id, owner, why) for pod_id, (owner, why) in self._blocked.items()]
+        return sorted(rows, key=lambda row: (row["namespace"], row["name"]))
+
+    def waiting(self) -> list[str]:
+        """What the mesh still waits for, a sentence each; empty when everything that was applied runs and is ready."""
+        wanted = {(want.namespace, want.name): want.replicas for want in self._wanted()}
+        ready = dict.fromkeys(wanted, 0)
+        result = []
+        for row in self.rows():
+            owner = (row["namespace"], row["owner"])
+            if row["is_ready"] and owner in ready:
+                ready[owner] += 1
+            elif not row["is_ready"]:
+                message = f": {row['message']}" if row["message"] else ""
+                result.append(f"{row['namespace']}/{row['name']} {row['status']}{message}")
+        for (namespace, name), replicas in wanted.items():
+            if not result and ready[namespace, name] < replicas:
+                result.append(f"{namespace}/{name}: {ready[namespace, name]} of {replicas} pods are there")
+        return result
+
+    def objects(self) -> list[Mapping[str, Any]]:
+        """Everything that was applied and everything that is observed, as Kubernetes objects."""
+        observed = list(self._observed.values())
+        seen = {_identity(document) for document in observed}
+        applied = [item.raw for item in self.store.items.values()]
+        return [*(document for document in applied if _identity(document) not in seen), *observed]
+
+    def pod(self, namespace: str, name: str) -> PodRunner | None:
+        """A pod that there is."""
+        running = self._pods.get((namespace, name))
+        return running.runner if running else None
+
+    async def ask_pilot(self, path: str) -> bytes:
+        """What pilot answers on its HTTP port.
+
+        Raises:
+            MeshError: it does not answer.
+        """
+        pod = self.pod(names.SYSTEM_NAMESPACE, CONTROL_PLANE)
+        if pod is None:
+            raise MeshError("there is no control plane")
+        try:
+            async with asyncio.timeout(5):
+                sock = self._network.socket(socket.SOCK_STREAM)
+                status, body = await http.get(sock, (pod.facts.ip, names.PORT_PILOT_HTTP), path, limit=MAX_SYNCZ)
+        except (OSError, TimeoutError) as error:
+            raise MeshError(f"the control plane does not answer: {error or 'no answer within 5 s'}") from None
+        if status != 200:
+            raise MeshError(f"the control plane answers {status} to {path}")
+        return body
+
+    # --- the loop ------------------------------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Run the mesh until `stop` is set, then end its pods. The network and the files are the caller's to remove."""
+        await self._network.create()
+        udp, tcp = self._network.socket(socket.SOCK_DGRAM), self._network.socket(socket.SOCK_STREAM)
+        udp.bind((DNS_ADDRESS, 53))
+        tcp.bind((DNS_ADDRESS, 53))
+        tcp.listen()
+        await self._dns.start(udp, tcp)
+        async with asyncio.TaskGroup() as group:
+            self._tasks = group
+            loop = group.create_task(self._keep_up())
+            await self.stop.wait()
+            loop.cancel()
+            await asyncio.gather(*(pod.runner.stop(MESH_GRACE) for pod in self._pods.values()))
+            for pod in self._pods.values():
+                pod.task.cancel()
+        await self._dns.stop()
+
+    async def _keep_up(self) -> None:
+        while True:
+            self._changed.clear()
+            try:
+                self._publish_root()
+                self._act()
+                await self._tell()
+            except MeshError as error:
+                log.error("%s", error)
+                self._changed.set()
+                await asyncio.sleep(1)
+            await asyncio.sleep(ROUND)
+            # The root certificate is a file that the control plane writes; it announces itself to nobody.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if self._root_file().exists() else 0.2):
+                    await self._changed.wait()
+
+    def _act(self) -> None:
+        existing = [
+            reconcile.Existing(*pod_id, pod.owner, pod.template_hash, pod.runner.status().ready, pod.runner.terminating)
+            for pod_id, pod in self._pods.items()
+        ]
+        wanted = self._wanted()
+        hashes = {(want.namespace, want.name): want.template_hash for want in wanted}
+        self._blocked.clear()
+        for action in reconcile.plan(wanted, existing):
+            if isinstance(action, reconcile.Delete):
+                self._end(self._pods[action.namespace, action.name])
+                continue
+            try:
+                self._begin(action, hashes[action.namespace, action.owner])
+            except ConfigError as error:
+                self._blocked[action.namespace, action.name] = (action.owner, str(error))
+
+    def _wanted(self) -> list[reconcile.Wanted]:
+        result = []
+        for applied in (*self.store.of_kind("Deployment"), *self.store.of_kind("Pod")):
+            key, workload = applied.resource.key, applied.workload
+            if isinstance(workload, podspec.Deployment):
+                spec = workload.spec
+                digest = reconcile.template_hash(applied.raw["spec"]["template"], str(applied.directory))
+                result.append(reconcile.Wanted(key.namespace, key.name, spec.replicas, digest, spec.strategy))
+            else:
+                digest = reconcile.template_hash(applied.raw, str(applied.directory))
+                result.append(
+                    reconcile.Wanted(key.namespace, key.name, 1, digest, podspec.Strategy(), pod_name=key.name)
+                )
+        return result
+
+    def _begin(self, action: reconcile.Create, template_hash: str) -> None:
+        """Make a pod and have it run.
+
+        Raises:
+            ConfigError: something that it needs does not exist.
+        """
+        applied = self.store.items.get(Key("Deployment", action.namespace, action.owner))
+        is_deployment = applied is not None
+        if applied is None:
+            applied = self.store.items[Key("Pod", action.namespace, action.owner)]
+        source = applied.raw["spec"]["template"] if is_deployment else applied.raw
+        metadata = {**source.get("metadata", {}), "name": action.name, "namespace": action.namespace}
+        if is_deployment:
+            metadata["labels"] = {**metadata.get("labels", {}), "pod-template-hash": template_hash}
+        manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": source["spec"]}
+        manifest = inject(
+            manifest,
+            config=self._injection,
+            namespace_labels=self.store.namespace_labels().get(action.namespace, {}),
+            workload=action.owner,
+        )
+        pod = podspec.read(podspec.Pod, manifest)
+        if isinstance(pod, list):
+            raise pod[0]
+        account = pod.spec.service_account_name
+        if account != "default" and Key("ServiceAccount", action.namespace, account) not in self.store.items:
+            raise ConfigError(f"ServiceAccount {action.namespace}/{account} does not exist: apply it")
+        facts = PodFacts(
+            name=action.name,
+            namespace=action.namespace,
+            uid=str(uuid.uuid4()),
+            service_account=account,
+            ip=self._addresses.take({running.runner.facts.ip for running in self._pods.values()}),
+            labels=manifest["metadata"].get("labels") or {},
+            annotations=manifest["metadata"].get("annotations") or {},
+        )
+        manifest["metadata"]["uid"] = facts.uid
+        runner = PodRunner(facts, pod.spec, applied.directory, self._around, self._changed.set)
+        assert self._tasks is not None
+        task = self._tasks.create_task(self._run(runner))
+        self._pods[action.namespace, action.name] = Running(runner, action.owner, template_hash, manifest, task)
+
+    async def _run(self, runner: PodRunner) -> None:
+        try:
+            await runner.run()
+            # One that has done its work stays to be seen, until it is deleted.
+            await asyncio.Event().wait()
+        except Exception:  # one pod's trouble must not be the whole mesh's
+            log.exception("pod %s/%s cannot be run", runner.facts.namespace, runner.facts.name)
+            await asyncio.sleep(MISHAP_PAUSE)
+        finally:
+            await runner.clean()
+            del self._pods[runner.facts.namespace, runner.facts.name]
+            self._changed.set()
+
+    def _end(self, pod: Running) -> None:
+        if pod.runner.terminating:
+            return
+        pod.runner.terminating = True
+        assert self._tasks is not None
+
+        async def end() -> None:
+            await pod.runner.stop()
+            pod.task.cancel()
+
+        self._tasks.create_task(end())
+        self._changed.set()
+
+    # --- telling others ------------------------------------------------------------------------------------------
+
+    async def _tell(self) -> None:
+        """Bring DNS, the address translation and pilot's files up to date."""
+        pods = {pod_id: (pod, pod.runner.status()) for pod_id, pod in self._pods.items()}
+        members = [
+            services.Member(
+                *pod_id, pod.runner.facts.ip, pod.runner.facts.labels, status.ready, status.terminating, pod.runner.spec
+            )
+            for pod_id, (pod, status) in pods.items()
+        ]
+        documents: list[dict[str, Any]] = [
+            observe.pod_object(pod.manifest, status, pod.runner.facts.ip, pod.runner.created)
+            for pod, status in pods.values()
+        ]
+        applied = self.store.of_kind("Service")
+        self._cluster_ips.keep_only((item.resource.key.namespace, item.resource.key.name) for item in applied)
+        own_slices = [
+            (item.resource.key.namespace, item.resource.value)
+            for item in self.store.of_kind("EndpointSlice")
+            if isinstance(item.resource.value, EndpointSlice)
+        ]
+        fronts: list[Frontend] = []
+        zone: dict[str, tuple[str, ...]] = {}
+        for item in applied:
+            service = item.resource.value
+            assert isinstance(service, Service)
+            try:
+                address = self._cluster_ips.address(item.resource.key.namespace, service)
+            except MeshError as error:
+                log.error("%s", error)
+                continue
+            namespace = item.resource.key.namespace
+            found = services.groups(namespace, service, members)
+            if not service.spec.selector:
+                found = services.groups_of_slices(namespace, service, own_slices)
+            else:
+                documents += services.slice_objects(namespace, service, found)
+            documents.append(services.service_object(item.raw, address))
+            fronts += services.frontends(service, address, found)
+            zone |= services.dns_names(namespace, service, address, found)
+        self._dns.zone = dns.Zone(zone)
+        await self._network.serve(fronts, [member.ip for member in members])
+        self._write_observed(documents)
+
+    def _write_observed(self, documents: list[dict[str, Any]]) -> None:
+        current: dict[str, Mapping[str, Any]] = {}
+        for document in documents:
+            metadata = document["metadata"]
+            name = file_name(Key(document["kind"], metadata.get("namespace", ""), metadata["name"]))
+            current[name] = document
+            if self._observed.get(name) != document:
+                write_json(self.state.observed / name, document, self.state.temporary)
+        for name in self._observed.keys() - current.keys():
+            (self.state.observed / name).unlink(missing_ok=True)
+        self._observed = current
+
+    def _root_file(self) -> Path:
+        return self.state.shared / ROOT_FILE
+
+    def _publish_root(self) -> None:
+        """Read the root certificate that citadel has written; every namespace has it as a ConfigMap."""
+        with contextlib.suppress(FileNotFoundError):
+            self.root = self._root_file().read_text()
+
+    def config_map(self, namespace: str, name: str) -> Mapping[str, str] | None:
+        """The data of a ConfigMap; the mesh's root certificate is in every namespace."""
+        if name == ROOT_CONFIG_MAP:
+            return {ROOT_FILE: self.root} if self.root else None
+        return self.store.config_map(namespace, name)
+
+
+def _identity(document: Mapping[str, Any]) -> tuple[str, str, str]:
+    metadata = document["metadata"]
+    return document["kind"], metadata.get("namespace", ""), metadata["name"]
