@@ -1,26 +1,24 @@
 """`pymesh inject -f FILE`: the manifests in FILE as the mesh would run them, on standard output."""
 
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated
 
 import typer
 import yaml
 
-from pymesh.errors import ConfigError, MeshError
-from pymesh.resources.documents import documents
+from pymesh.errors import ConfigError
+from pymesh.resources.documents import Document, documents
+from pymesh_controlplane.cli import manifests
 from pymesh_controlplane.injector.containers import DEFAULT_PROXY_IMAGE, InjectionConfig
 from pymesh_controlplane.injector.inject import Decision, inject_document
 from pymesh_controlplane.injector.shape import Manifest, mapping, strings
-
-# Manifests of a whole system are a few MB; what is larger was not meant for us.
-MAX_INPUT_BYTES: Final = 32 * 1024 * 1024
+from pymesh_controlplane.local.store import Text
 
 
 def inject(
     filename: Annotated[
-        list[str], typer.Option("-f", "--filename", help="A YAML file with manifests; - is standard input.")
+        list[str], typer.Option("-f", "--filename", help="A file or directory of manifests; - is standard input.")
     ],
     namespace: Annotated[
         str, typer.Option("-n", "--namespace", help="Namespace of documents that name none.")
@@ -32,50 +30,23 @@ def inject(
     Pods are injected unless they, or a Namespace in the same input, say no. What was decided goes to standard error.
     """
     config = InjectionConfig(proxy_image=proxy_image, inject_by_default=True)
-    texts = [(name, read_input(name)) for name in filename]
-    output = [inject_text(text, name, config=config, namespace=namespace, report=_report) for name, text in texts]
-    sys.stdout.write("---\n".join(text for text in output if text))
+    output = inject_texts(manifests.read(filename), config=config, namespace=namespace, report=_report)
+    sys.stdout.write("---\n".join(output))
 
 
-def read_input(name: str) -> str:
-    """The text of a file, or of standard input for `-`.
-
-    Raises:
-        MeshError: it cannot be read, is not UTF-8, or is larger than MAX_INPUT_BYTES.
-    """
-    try:
-        if name == "-":
-            data = sys.stdin.buffer.read(MAX_INPUT_BYTES + 1)
-        else:
-            with Path(name).open("rb") as file:
-                data = file.read(MAX_INPUT_BYTES + 1)
-        if len(data) > MAX_INPUT_BYTES:
-            raise MeshError(f"{name}: larger than {MAX_INPUT_BYTES // 2**20} MiB; give the manifests in parts")
-        return data.decode()
-    except OSError as error:
-        raise MeshError(f"{name}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise MeshError(f"{name}: not UTF-8 at byte {error.start}") from None
-
-
-def inject_text(
-    text: str,
-    name: str,
+def inject_texts(
+    texts: Sequence[Text],
     *,
     config: InjectionConfig,
     namespace: str = "default",
     report: Callable[[str, Decision], None] | None = None,
-) -> str:
-    """The YAML stream `text` with its pods injected. Documents that get no sidecar keep their very text.
+) -> list[str]:
+    """The documents in `texts`, with their pods injected. One that gets no sidecar keeps its very text.
 
     Raises:
-        ConfigError: a document is not YAML, or a pod cannot be injected; `name` and the field's line are in it.
+        ConfigError: a document is not YAML, or a pod cannot be injected; the file and the field's line are in it.
     """
-    parts = []
-    for part in documents(text, name):
-        if isinstance(part, ConfigError):
-            raise part
-        parts.append(part)
+    parts = [part for text in texts for part in _read(text)]
     namespaces = {
         str(metadata.get("name")): strings(metadata, "labels")
         for part in parts
@@ -91,9 +62,16 @@ def inject_text(
         except ConfigError as error:
             position = part.positions.at(error.path)
             raise ConfigError(error.problem, path=error.path, position=position, resource=error.resource) from None
-        as_written = part.text.removeprefix("---").lstrip("\r\n")
-        result.append(as_written if injected == document else _dump(injected))
-    return "---\n".join(text if text.endswith("\n") else f"{text}\n" for text in result)
+        text = part.text.removeprefix("---").lstrip("\r\n") if injected == document else _dump(injected)
+        result.append(text if text.endswith("\n") else f"{text}\n")
+    return result
+
+
+def _read(text: Text) -> Iterator[Document]:
+    for part in documents(text.text, text.name):
+        if isinstance(part, ConfigError):
+            raise part
+        yield part
 
 
 class _Dumper(yaml.CSafeDumper):

@@ -1,6 +1,6 @@
 """The journey of one request: the records that sidecars kept of it, joined into a tree and put into words. Pure.
 
-A sidecar keeps one record for each request that passes it (`pymesh_proxy/telemetry/record.py`), so a request that goes
+A sidecar keeps one record for each request that passes it (admin endpoint `/requests`), so a request that goes
 through the mesh leaves two for each hop: outbound where it was sent, inbound where it arrived. The two belong together
 because they speak of the same connection: its source address and port as the sender sees them are the ones that the
 receiver saw. What an app asks others for on behalf of a request carries the same x-request-id, and starts after it.
@@ -15,12 +15,12 @@ from rich.text import Text
 from pymesh import names
 
 # What takes the time up to each of a record's moments, in words.
-_PHASES: Final = (
-    ("t_filtered", "filters and route"),
-    ("t_connected", "connection"),
-    ("t_first_byte", "answer"),
-    ("t_end", "body"),
-)
+_PHASES: Final = {
+    "filtered": "filters and route",
+    "sent": "connection",
+    "first_byte": "answer",
+    "end": "body",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +40,25 @@ class Record:
         return bool(self.fields["direction"] == "inbound")
 
     @property
-    def wall(self) -> float:
+    def started(self) -> float:
         """When it started, in Unix time."""
-        return float(self.fields["wall"])
+        return float(self.fields["started"])
 
     def phases(self) -> list[tuple[str, float]]:
         """What took how many milliseconds, in the order of happening; phases that were not reached are left out."""
-        before = float(self.fields["t_start"])
+        before = 0.0
         result = []
-        for moment, name in sorted((float(self.fields[key]), name) for key, name in _PHASES):
-            if moment:
-                result.append((name, (moment - before) * 1000))
-                before = moment
+        for moment, name in _PHASES.items():
+            at = self.fields["times_ms"][moment]
+            if at is not None:
+                result.append((name, at - before))
+                before = at
         return result
 
     @property
     def milliseconds(self) -> float:
-        """From the first byte of the request to the last of the answer."""
-        return sum(duration for _, duration in self.phases())
+        """From the head of the request to the last byte of the answer."""
+        return float(self.fields["times_ms"]["end"] or 0.0)
 
 
 @dataclass(slots=True)
@@ -70,7 +71,7 @@ class Hop:
 
 def join(records: Iterable[Record]) -> list[Hop]:
     """The records of one request as trees, each as deep as one record led to the next; in order of time."""
-    hops = [Hop(record) for record in sorted(records, key=lambda record: record.wall)]
+    hops = [Hop(record) for record in sorted(records, key=lambda record: record.started)]
     roots: list[Hop] = []
     for hop in hops:
         cause = next(
@@ -82,7 +83,7 @@ def join(records: Iterable[Record]) -> list[Hop]:
 
 def _led_to(cause: Record, effect: Record) -> bool:
     if cause.inbound:
-        return not effect.inbound and cause.pod == effect.pod and cause.wall < effect.wall
+        return not effect.inbound and cause.pod == effect.pod and cause.started < effect.started
     return (
         effect.inbound
         and cause["upstream_local"] == effect["downstream_remote"] != ""
@@ -92,9 +93,26 @@ def _led_to(cause: Record, effect: Record) -> bool:
 
 def flatten(hops: Iterable[Hop]) -> Iterator[Record]:
     """All records below `hops`, in the order in which they are shown."""
+    return (hop.record for hop in _all(hops))
+
+
+def what_is_missing(hops: list[Hop]) -> str:
+    """What the records of a request that came from outside the mesh do not tell yet, in words; empty if all is there.
+
+    A sidecar writes its record when the last byte has left, so for a moment the answer may be ahead of the records.
+    """
+    if not any(hop.record.inbound for hop in hops):
+        return "no sidecar has a record of the request's arrival"
+    if len(hops) > 1:
+        return f"{len(hops) - 1} of the records do not follow from the first: {hops[-1].record.pod}"
+    sent = [hop for hop in _all(hops) if not hop.record.inbound and hop.record["upstream_peer"] and not hop.then]
+    return f"{sent[0].record.pod} sent a request to {sent[0].record['endpoint']} that did not arrive" if sent else ""
+
+
+def _all(hops: Iterable[Hop]) -> Iterator[Hop]:
     for hop in hops:
-        yield hop.record
-        yield from flatten(hop.then)
+        yield hop
+        yield from _all(hop.then)
 
 
 def render(hops: Iterable[Hop], pod_of_address: Mapping[str, str], depth: int = 0) -> Iterator[Text]:

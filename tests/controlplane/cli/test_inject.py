@@ -3,16 +3,24 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from pymesh.errors import ConfigError, MeshError
+from pymesh.errors import ConfigError
 from pymesh_controlplane.cli import inject as command
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.injector.inject import inject_document
+from pymesh_controlplane.local.store import Text
 
 CONFIG = InjectionConfig(inject_by_default=True)
+
+
+def inject(stream: str, **options: Any) -> str:
+    """The stream with its pods injected."""
+    return "---\n".join(command.inject_texts([Text("x.yaml", "/", stream)], config=CONFIG, **options))
+
 
 STREAM = """\
 # The books.
@@ -55,7 +63,7 @@ spec: {containers: [{name: app}]}
 
 
 def test_documents_without_pods_keep_their_text_and_the_rest_means_the_same() -> None:
-    output = command.inject_text(STREAM, "in.yaml", config=CONFIG)
+    output = inject(STREAM)
     service, deployment, config_map = output.split("\n---\n")
     first, second, third = (d for d in yaml.safe_load_all(STREAM) if d is not None)
     assert service == STREAM.split("\n---\n", maxsplit=1)[0]
@@ -67,24 +75,19 @@ def test_documents_without_pods_keep_their_text_and_the_rest_means_the_same() ->
 
 
 def test_what_was_injected_can_be_injected_again() -> None:
-    once = command.inject_text(STREAM, "in.yaml", config=CONFIG)
-    assert command.inject_text(once, "in.yaml", config=CONFIG) == once
+    once = inject(STREAM)
+    assert inject(once) == once
 
 
-def test_a_namespace_in_the_input_decides_for_its_pods() -> None:
-    stream = """\
-kind: Pod
-metadata: {name: p, namespace: quiet}
-spec: {containers: [{name: app}]}
----
-kind: Namespace
-metadata: {name: quiet, labels: {istio-injection: disabled}}
-"""
+def test_a_namespace_in_the_input_decides_for_its_pods_in_whatever_file() -> None:
+    pod = "kind: Pod\nmetadata: {name: p, namespace: quiet}\nspec: {containers: [{name: app}]}\n"
+    namespace = "kind: Namespace\nmetadata: {name: quiet, labels: {istio-injection: disabled}}\n"
     told: list[str] = []
-    output = command.inject_text(
-        stream, "in.yaml", config=CONFIG, report=lambda resource, decision: told.append(f"{resource} {decision.inject}")
-    )
-    assert output == stream
+    output = command.inject_texts(
+        [Text("pod.yaml", "/", pod), Text("namespace.yaml", "/", namespace)],
+        config=CONFIG, report=lambda resource, decision: told.append(f"{resource} {decision.inject}"),
+    )  # fmt: skip
+    assert output == [pod, namespace]
     assert told == ["Pod quiet/p False"]
 
 
@@ -102,23 +105,9 @@ metadata: {name: quiet, labels: {istio-injection: disabled}}
 )
 def test_what_cannot_be_read_is_refused_with_its_place(text: str, where: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        command.inject_text(text, "x.yaml", config=CONFIG)
+        inject(text)
     assert str(caught.value).startswith(where)
     assert words in caught.value.problem
-
-
-def test_files_that_are_missing_too_large_or_not_text_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(MeshError, match="No such file"):
-        command.read_input(str(tmp_path / "none.yaml"))
-    binary = tmp_path / "binary.yaml"
-    binary.write_bytes(b"a: \xff\n")
-    with pytest.raises(MeshError, match="not UTF-8 at byte 3"):
-        command.read_input(str(binary))
-    monkeypatch.setattr(command, "MAX_INPUT_BYTES", 4)
-    with pytest.raises(MeshError, match="larger than"):
-        command.read_input(str(binary))
 
 
 def test_the_command_reads_standard_input_and_several_files(tmp_path: Path) -> None:

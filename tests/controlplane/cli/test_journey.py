@@ -5,7 +5,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pymesh_controlplane.cli.journey import Record, flatten, join, render
+from pymesh_controlplane.cli.journey import Record, flatten, join, render, what_is_missing
+from pymesh_proxy.admin_pages import record_as_json
 from pymesh_proxy.errors import Flag
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.transport.facts import Facts
@@ -16,7 +17,7 @@ SA = "spiffe://cluster.local/ns/bookinfo/sa/"
 
 
 def record(pod: str, direction: str, wall: float, **fields: Any) -> Record:
-    """A record with the fields that the proxy's class has: a new name there is a failing test here."""
+    """A record as the proxy itself writes it."""
     facts = Facts(
         direction,
         remote=fields.pop("downstream_remote", ""),
@@ -30,7 +31,7 @@ def record(pod: str, direction: str, wall: float, **fields: Any) -> Record:
     made.t_filtered, made.t_connected, made.t_first_byte, made.t_end = 100.0002, 100.0006, 100.0106, 100.0107
     for name, value in fields.items():
         setattr(made, name, value)
-    return Record(pod, as_json(made))
+    return Record(pod, record_as_json(made))
 
 
 def story() -> list[Record]:
@@ -65,15 +66,6 @@ def story() -> list[Record]:
             downstream_remote=f"{REVIEWS}:5004", original_destination=f"{RATINGS}:9080", endpoint=f"{RATINGS}:9080",
         ),
     ]  # fmt: skip
-
-
-def as_json(made: RequestRecord) -> dict[str, Any]:
-    values = {name: getattr(made, name) for name in RequestRecord.__slots__ if name not in {"facts", "flag"}}
-    facts = made.facts
-    return values | {
-        "flag": made.flag.value, "direction": facts.direction, "downstream_remote": facts.remote,
-        "original_destination": facts.original, "peer": facts.peer, "own": facts.own,
-    }  # fmt: skip
 
 
 @given(st.permutations(range(5)))
@@ -126,6 +118,16 @@ def test_the_lines_say_what_the_records_say() -> None:
     assert "times    filters and route 0.2 · connection 0.4 · answer 10.0 · body 0.1 ms" in text
     # Each level is two characters further in.
     assert [len(line) - len(line.lstrip()) for line in lines if "◀" in line or "▶" in line] == [0, 2, 4, 6, 8]
+
+
+def test_it_says_what_is_missing_until_every_request_that_was_sent_has_arrived() -> None:
+    page, call, arrival, *rest = story()
+    call = Record(call.pod, {**call.fields, "upstream_peer": f"{SA}bookinfo-reviews"})
+    assert what_is_missing(join([page, call, arrival, *rest])) == ""
+    assert "no sidecar" in what_is_missing([])
+    assert "no sidecar" in what_is_missing(join([call]))
+    assert "did not arrive" in what_is_missing(join([page, call]))
+    assert "reviews-v2-0" in what_is_missing(join([page, arrival]))
 
 
 def test_failures_are_shown_with_their_flag_and_only_the_phases_that_were_reached() -> None:
