@@ -206,7 +206,7 @@ class Exchange:
         upstreams, cluster, state = self._downstream.runtime.upstreams, self._cluster, self._state
         assert cluster is not None
         assert state is not None
-        endpoint = upstreams.pick(cluster, self._downstream.facts.original_destination, self._tried)
+        endpoint = state.pick(self._downstream.facts.original_destination, self._tried)
         if endpoint is None:
             raise failure(Flag.NO_HEALTHY_UPSTREAM, "no_healthy_upstream", f"cluster {cluster.name} has no endpoint")
         if state.requests >= cluster.limits.max_requests:
@@ -220,17 +220,18 @@ class Exchange:
         state.stats.rq_active += 1
         endpoint.active += 1
         self._endpoint = endpoint
-        connection = upstreams.acquire(cluster, endpoint, self)
+        connection = upstreams.acquire(cluster, state, endpoint, self)
         if connection is not None:
             self.upstream_ready(connection)
 
     def upstream_ready(self, connection: UpstreamConnection) -> None:
         """See pool.Waiter: send what there is of the request."""
-        cluster, forward = self._cluster, self._forward
+        cluster, state, forward = self._cluster, self._state, self._forward
         assert cluster is not None
+        assert state is not None
         assert forward is not None
         if self._done or self._endpoint is not connection.endpoint:
-            self._downstream.runtime.upstreams.release(cluster, connection)
+            self._downstream.runtime.upstreams.release(cluster, state, connection)
             return
         record = self.record
         record.t_connected = self._sent_at = monotonic()
@@ -349,7 +350,7 @@ class Exchange:
             head.remove_hop_by_hop()
             self._downstream.transport.write(forwarding.status_line(head) + head.fields() + b"\r\n")
 
-    def response_head(self, head: Head, framing: int | None) -> bool:
+    def response_head(self, head: Head, framing: int | None, body: bytes) -> bool:
         """See connection.ResponseSink."""
         forward, record = self._forward, self.record
         assert forward is not None
@@ -386,6 +387,9 @@ class Exchange:
             close=not self._keeps_alive(),
             minor=self.request.minor,
         )
+        if body:
+            record.bytes_sent = len(body)
+            data += b"%x\r\n%b\r\n" % (len(body), body) if self._wrap else body
         downstream.transport.write(data)
         if self._upgraded:
             self._deadline = 0.0
@@ -539,11 +543,11 @@ class Exchange:
         state.stats.rq_active -= 1
         connection, self._upstream = self._upstream, None
         if connection is None:
-            self._downstream.runtime.upstreams.forget(cluster, self)
+            self._downstream.runtime.upstreams.forget(state, self)
         elif close:
             connection.close()
         else:
-            self._downstream.runtime.upstreams.release(cluster, connection)
+            self._downstream.runtime.upstreams.release(cluster, state, connection)
 
     def _complete(self, *, keep: bool) -> None:
         """Always, exactly once: the record is finished, counted and shown; the connection goes on or ends."""
@@ -563,4 +567,5 @@ class Exchange:
             if item.on_complete is not None:
                 item.on_complete(record)
         downstream.runtime.completed(record)
+        record.headers = record.response_headers = None  # the record is kept for a while, the heads need not be
         downstream.exchange_done(keep=keep)

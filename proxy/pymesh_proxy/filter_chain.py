@@ -7,14 +7,19 @@ Source: envoy.config.listener.v3.FilterChainMatch.
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from ipaddress import ip_address
-from typing import TypeVar
+from typing import Final, TypeVar
+from weakref import WeakKeyDictionary
 
 from pymesh_proxy.codec.detect import Detection, Protocol
 from pymesh_proxy.config.model import FilterChain, Listener
 
 T = TypeVar("T")
+
+# Destinations repeat: services and pods of a mesh, not the whole Internet. What was found is kept for each, up to this
+# many, for as long as the listener is in force.
+MAX_DESTINATIONS: Final = 4096
+_found: Final[WeakKeyDictionary[Listener, dict[tuple[str, int], tuple[FilterChain, ...]]]] = WeakKeyDictionary()
 
 
 def find_chain(listener: Listener, destination: tuple[str, int], detection: Detection) -> FilterChain | None:
@@ -29,11 +34,18 @@ def find_chain(listener: Listener, destination: tuple[str, int], detection: Dete
     return chains[0] if chains else listener.default_chain
 
 
-# Destinations repeat: services and pods of a mesh, not the whole Internet. The listener is compared by identity, so a
-# new configuration begins with an empty cache of its own.
-@lru_cache(maxsize=4096)
 def candidates(listener: Listener, host: str, port: int) -> tuple[FilterChain, ...]:
     """The chains that are left when only the destination is known; the default chain is not among them."""
+    known = _found.setdefault(listener, {})
+    chains = known.get((host, port))
+    if chains is None:
+        if len(known) >= MAX_DESTINATIONS:
+            known.clear()
+        chains = known[host, port] = _by_destination(listener, host, port)
+    return chains
+
+
+def _by_destination(listener: Listener, host: str, port: int) -> tuple[FilterChain, ...]:
     chains = _most_specific(listener.chains, lambda chain: _exact(chain.match.destination_port, port))
     address = ip_address(host)
 

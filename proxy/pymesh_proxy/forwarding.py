@@ -5,6 +5,7 @@ Source: RFC 9110 7.6 (message forwarding), Envoy's HTTP header manipulation page
 
 from email.utils import formatdate
 from functools import lru_cache
+from http import HTTPStatus
 from random import getrandbits
 from time import time
 from typing import Final
@@ -43,13 +44,9 @@ _INTERNAL_HEADERS: Final = (
     b"x-envoy-upstream-rq-timeout-ms",
     b"x-envoy-upstream-stream-duration-ms",
 )
-_REASONS: Final = {
-    200: b"OK", 301: b"Moved Permanently", 302: b"Found", 303: b"See Other", 307: b"Temporary Redirect",
-    308: b"Permanent Redirect", 400: b"Bad Request", 401: b"Unauthorized", 403: b"Forbidden", 404: b"Not Found",
-    408: b"Request Timeout", 413: b"Payload Too Large", 421: b"Misdirected Request", 426: b"Upgrade Required",
-    429: b"Too Many Requests", 431: b"Request Header Fields Too Large", 500: b"Internal Server Error",
-    501: b"Not Implemented", 502: b"Bad Gateway", 503: b"Service Unavailable", 504: b"Gateway Timeout",
-}  # fmt: skip
+_REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
+# Answers that end with their head (RFC 9110 6.4.1).
+_WITHOUT_BODY: Final = frozenset({204, 304})
 
 
 # --- Requests ------------------------------------------------------------------------------------------------------
@@ -128,13 +125,22 @@ def _client_certificate(request: Head, manager: HttpManager, facts: Facts) -> No
 @lru_cache(maxsize=1024)
 def client_certificate_element(facts: Facts, details: frozenset[str]) -> bytes:
     """`By=…;Hash=…;Subject="…";URI=…` for the peer of a connection."""
-    parts = [f"By={facts.own}", f"Hash={facts.peer_certificate_hash}"]
+    parts = [f"By={facts.own}"] if facts.own else []
+    parts.append(f"Hash={facts.peer_certificate_hash}")
     if "subject" in details:
-        escaped = facts.peer_subject.replace("\\", "\\\\").replace('"', '\\"')
-        parts.append(f'Subject="{escaped}"')
+        parts.append(f'Subject="{_quotable(facts.peer_subject)}"')
     if "uri" in details:
         parts.append(f"URI={facts.peer}")
-    return ";".join(parts).encode("latin-1", "replace")
+    return ";".join(parts).encode("ascii", "replace")
+
+
+def _quotable(text: str) -> str:
+    """`text` for between double quotes in a header: printable ASCII, quote and backslash escaped (RFC 8941 3.3.3).
+
+    A certificate's subject and an operating system's message may hold anything, line breaks included.
+    """
+    printable = "".join(char if " " <= char <= "~" else "?" for char in text)
+    return printable.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def mutate(head: Head, changes: HeaderMutation) -> None:
@@ -163,7 +169,7 @@ def apply_route(request: Head, route: Route, action: Forward) -> None:
         request.authority = action.host_rewrite
         request.set(b"host", action.host_rewrite)
     if action.timeout is not None:
-        request.set(b"x-envoy-expected-rq-timeout-ms", b"%d" % (action.timeout * 1000))
+        request.set(b"x-envoy-expected-rq-timeout-ms", b"%d" % round(action.timeout * 1000))
 
 
 def request_bytes(request: Head, action: Forward, endpoint: Endpoint) -> bytes:
@@ -243,7 +249,9 @@ def local_reply_bytes(
         head.add(name, value)
     if reply.body and not head.has(b"content-type"):
         head.set(b"content-type", b"text/plain")
-    head.set(b"content-length", b"%d" % len(reply.body))
+    without_body = reply.status in _WITHOUT_BODY
+    if not without_body:
+        head.set(b"content-length", b"%d" % len(reply.body))
     if response_headers is not None:
         mutate(head, response_headers)
     if reply.flag is not Flag.NONE:
@@ -255,7 +263,7 @@ def local_reply_bytes(
         head.set(b"x-request-id", request_id.encode("latin-1"))
     if close:
         head.set(b"connection", b"close")
-    body = b"" if head_only else reply.body
+    body = b"" if head_only or without_body else reply.body
     reason_phrase = _REASONS.get(reply.status, b"")
     return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (reply.status, reason_phrase, head.fields(), body)
 
@@ -265,10 +273,7 @@ def proxy_status(reply: LocalReply, reason: str) -> bytes:
     cause = CAUSES.get(reply.flag)
     kind = "proxy_internal_error" if cause is None else cause.error
     details = f"{reply.flag.value} {reply.details}" + (f": {reason}" if reason else "")
-    # An sf-string is printable ASCII with backslash and quote escaped (RFC 8941 3.3.3).
-    printable = "".join(char if " " <= char <= "~" else "?" for char in details)
-    escaped = printable.replace("\\", "\\\\").replace('"', '\\"')
-    return f'pymesh; error={kind}; details="{escaped}"'.encode()
+    return f'pymesh; error={kind}; details="{_quotable(details)}"'.encode()
 
 
 @lru_cache(maxsize=4)

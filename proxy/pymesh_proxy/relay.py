@@ -179,7 +179,7 @@ class Relay:
             cluster = self._runtime.snapshot.clusters.get(name)
             if cluster is None:
                 raise failure(Flag.NO_CLUSTER, "cluster_not_found", f"no cluster {name}")
-            await self._reach(cluster, upstreams.pick(cluster, record.facts.original_destination))
+            await self._reach(cluster, upstreams.state(cluster).pick(record.facts.original_destination))
         except ProxyError as error:
             self.stats.cx_failed += 1
             record.flag, record.details = error.flag, error.details

@@ -57,6 +57,8 @@ class TimerWheel:
         waiting = self._slots.get(item.timer_slot)
         if waiting is not None:
             waiting.discard(item)
+            if not waiting:  # a place an hour ahead must not outlive the many short connections that had it
+                del self._slots[item.timer_slot]
         item.timer_slot = 0
 
     def close(self) -> None:
@@ -77,13 +79,19 @@ class TimerWheel:
         now = monotonic()
         current = int(now / TICK)
         for slot in [slot for slot in self._slots if slot <= current]:
-            for item in self._slots.pop(slot):
+            for item in self._slots.pop(slot, ()):
                 if item.timer_slot != slot:
                     continue  # forgotten, or watched anew, by one called before it
                 item.timer_slot = 0
                 if item.deadline > now:
                     self.watch(item)
                 else:
-                    item.on_deadline(now)
-        if self._slots and self._handle is None:
+                    self._call(item, now)
+        if self._slots:  # whoever was watched anew may have armed a place that is not the next one
             self._arm(min(self._slots))
+
+    def _call(self, item: Timed, now: float) -> None:
+        try:
+            item.on_deadline(now)
+        except Exception as error:  # noqa: BLE001 - as the loop does with its callbacks: one must not stop the others
+            self._loop.call_exception_handler({"message": f"on_deadline of {item!r} failed", "exception": error})

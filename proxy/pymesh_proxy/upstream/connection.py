@@ -15,8 +15,11 @@ from pymesh_proxy.upstream.endpoint import Endpoint
 class ResponseSink(Protocol):
     """Who is waiting for the response: an exchange."""
 
-    def response_head(self, head: Head, framing: int | None) -> bool:
-        """The final head (or a 101); False if the response is not wanted, the connection is then closed."""
+    def response_head(self, head: Head, framing: int | None, body: bytes) -> bool:
+        """The final head (or a 101) and the part of its body that came along.
+
+        False if the response is not wanted: the connection is then no longer the exchange's.
+        """
 
     def informational(self, head: Head) -> None:
         """A 1xx other than 101."""
@@ -155,7 +158,10 @@ class UpstreamConnection(asyncio.Protocol):
             self.transport.abort()
             return
         try:
-            self._read(self._buffer + data if self._buffer else data)
+            if self._reader is None and not self._buffer:
+                self._read_first(data)
+            else:
+                self._read(self._buffer + data if self._buffer else data)
         except MessageError as error:
             sink = self._sink
             self.persistent = False
@@ -164,48 +170,55 @@ class UpstreamConnection(asyncio.Protocol):
                 sink.upstream_failed(error)
             self.transport.abort()
 
-    def _read(self, data: bytes) -> None:
-        self._buffer = b""
-        if self._reader is None:
-            data = self._read_head(data)
-        reader, sink = self._reader, self._sink
-        if reader is None or sink is None:
+    def _read_first(self, data: bytes) -> None:
+        """The first bytes of a response: nearly always its head and all of its body, at once."""
+        parsed = parse_response(data)
+        if parsed is None:
+            self._buffer = data
             return
-        if data:
-            used = reader.feed(data)
-            if used == len(data):
-                sink.response_body(data)
-            else:
-                if used:
-                    sink.response_body(data[:used])
-                self._buffer = data[used:]
+        head, end = parsed
+        sink = self._sink
+        assert sink is not None
+        if head.status >= 200:
+            framing = response_framing(head, self._method)
+            if framing == len(data) - end:
+                self.persistent = head.persistent
+                if sink.response_head(head, framing, data[end:]):
+                    sink.response_end()
+                return
+        self._take_head(sink, head, data[end:])
+
+    def _read(self, data: bytes) -> None:
+        """More bytes of a response that came in parts."""
+        self._buffer = b""
+        reader, sink = self._reader, self._sink
+        assert sink is not None
+        if reader is None:
+            self._read_first(data)
+            return
+        used = reader.feed(data)
+        if used:
+            sink.response_body(data if used == len(data) else data[:used])
+        self._buffer = data[used:]
         if reader.done and self._sink is sink:
             self._complete(sink)
 
-    def _read_head(self, data: bytes) -> bytes:
-        """Read heads up to the final one; what is left behind it. Without a complete one the bytes are kept."""
-        while True:
-            parsed = parse_response(data)
-            if parsed is None:
-                self._buffer = data
-                return b""
-            head, end = parsed
-            data = data[end:]
-            sink = self._sink
-            if sink is None:
-                return b""
-            if head.status >= 200 or head.status == 101:
-                break
+    def _take_head(self, sink: ResponseSink, head: Head, rest: bytes) -> None:
+        """A head whose body is not complete, or that is not the final one."""
+        if head.status < 200 and head.status != 101:
             sink.informational(head)
+            if rest and self._sink is sink:
+                self._read_first(rest)
+            return
         framing = response_framing(head, self._method)
         if head.status == 101:
             framing, self._upgraded = None, True
         self.persistent = head.persistent and framing is not None
-        self._reader = reader_for(framing, bad_response)
-        if not sink.response_head(head, framing):
-            self.close()
-            return b""
-        return data
+        reader = self._reader = reader_for(framing, bad_response)
+        used = reader.feed(rest) if rest else 0
+        self._buffer = rest[used:]
+        if sink.response_head(head, framing, rest[:used]) and reader.done and self._sink is sink:
+            self._complete(sink)
 
     def _complete(self, sink: ResponseSink) -> None:
         self._reader = None

@@ -40,7 +40,8 @@ class Waiter(Protocol):
 class ClusterState:
     """What lives on from snapshot to snapshot for one cluster: counts in flight and who waits.
 
-    `balancer` and `transports` belong to `cluster`, the compiled object they were made for.
+    `balancer` and `transports` belong to `cluster`, the compiled object they were made for; ORIGINAL_DST has no
+    balancer, the connection's original destination is its endpoint.
     """
 
     __slots__ = ("balancer", "cluster", "connections", "originals", "requests", "stats", "transports", "waiting")
@@ -54,6 +55,19 @@ class ClusterState:
         self.requests = 0
         self.waiting: deque[tuple[Cluster, Endpoint, Waiter]] = deque()
         self.stats = stats
+
+    def pick(self, original_destination: tuple[str, int] | None, tried: Collection[Endpoint] = ()) -> Endpoint | None:
+        """The endpoint for the next attempt; None if there is none."""
+        if self.balancer is None:
+            return None if original_destination is None else _original(self, original_destination)
+        return self.balancer.pick(tried)
+
+    def transport(self, cluster: Cluster, endpoint: Endpoint) -> TlsClient | None:
+        """TLS settings for `endpoint`: the first transport match that its metadata satisfies, else the cluster's."""
+        transports = self.transports
+        if endpoint not in transports:
+            transports[endpoint] = _transport(cluster, endpoint)
+        return transports[endpoint]
 
 
 class Upstreams:
@@ -85,44 +99,32 @@ class Upstreams:
             state = self._states[cluster.name] = ClusterState(stats)
         if state.cluster is not cluster:
             state.cluster = cluster
-            state.balancer = _balancer(cluster, self._random)
+            original = cluster.discovery is Discovery.ORIGINAL_DST
+            state.balancer = None if original else _balancer(cluster, self._random)
             state.transports = {}
         return state
 
-    def pick(
-        self, cluster: Cluster, original_destination: tuple[str, int] | None, tried: Collection[Endpoint] = ()
-    ) -> Endpoint | None:
-        """The endpoint for the next attempt; None if there is none."""
-        state = self.state(cluster)
-        if cluster.discovery is Discovery.ORIGINAL_DST:
-            return None if original_destination is None else _original(state, original_destination)
-        assert state.balancer is not None
-        return state.balancer.pick(tried)
-
-    def transport(self, cluster: Cluster, endpoint: Endpoint) -> TlsClient | None:
-        """TLS settings for `endpoint`: the first transport match that its metadata satisfies, else the cluster's."""
-        transports = self.state(cluster).transports
-        if endpoint not in transports:
-            transports[endpoint] = _transport(cluster, endpoint)
-        return transports[endpoint]
+    def endpoints(self, cluster: Cluster) -> tuple[Endpoint, ...]:
+        """The endpoints of `cluster` that are known: configured, or original destinations seen so far."""
+        return (*cluster.endpoints, *self.state(cluster).originals.values())
 
     # --- Connections for requests ---
 
-    def acquire(self, cluster: Cluster, endpoint: Endpoint, waiter: Waiter) -> UpstreamConnection | None:
+    def acquire(
+        self, cluster: Cluster, state: ClusterState, endpoint: Endpoint, waiter: Waiter
+    ) -> UpstreamConnection | None:
         """A connection to `endpoint`, now; or None, and `waiter` is called when there is one.
 
         Raises:
             ProxyError: a limit of the cluster is reached (flag UO).
         """
-        tls = self.transport(cluster, endpoint)
         idle = endpoint.idle
         while idle:
             connection = idle.pop()
             assert isinstance(connection, UpstreamConnection)
-            if connection.reusable and connection.tls is tls:
+            if connection.reusable and connection.tls is state.transport(cluster, endpoint):
                 return connection
             connection.close()
-        state = self.state(cluster)
         if not self.reserve(cluster):
             if len(state.waiting) >= cluster.limits.max_pending_requests:
                 state.stats.rq_pending_overflow += 1
@@ -132,7 +134,7 @@ class Upstreams:
         self._spawn(self._connect_for(cluster, endpoint, waiter))
         return None
 
-    def release(self, cluster: Cluster, connection: UpstreamConnection) -> None:
+    def release(self, cluster: Cluster, state: ClusterState, connection: UpstreamConnection) -> None:
         """Take back a connection whose response is complete; it is kept if it can serve again."""
         connection.detach()
         limit = cluster.max_requests_per_connection
@@ -140,7 +142,6 @@ class Upstreams:
         if not connection.reusable or endpoint.retired or (limit is not None and connection.requests >= limit):
             connection.close()
             return
-        state = self.state(cluster)
         if state.waiting:
             if state.waiting[0][1] is endpoint:
                 state.waiting.popleft()[2].upstream_ready(connection)
@@ -149,12 +150,12 @@ class Upstreams:
             return
         if cluster.idle_timeout is not None:
             connection.deadline = monotonic() + cluster.idle_timeout
-            self._timers.watch(connection)
+            if not connection.timer_slot:
+                self._timers.watch(connection)
         endpoint.idle.append(connection)
 
-    def forget(self, cluster: Cluster, waiter: Waiter) -> None:
-        """`waiter` no longer wants a connection of `cluster`."""
-        state = self.state(cluster)
+    def forget(self, state: ClusterState, waiter: Waiter) -> None:
+        """`waiter` no longer wants a connection."""
         state.waiting = deque(entry for entry in state.waiting if entry[2] is not waiter)
 
     async def _connect_for(self, cluster: Cluster, endpoint: Endpoint, waiter: Waiter) -> None:
@@ -175,7 +176,7 @@ class Upstreams:
                 endpoint.idle.remove(connection)
             self.free(state)
 
-        connection = UpstreamConnection(endpoint, self.transport(cluster, endpoint), lost)
+        connection = UpstreamConnection(endpoint, state.transport(cluster, endpoint), lost)
         connection.peer = await self.connect(cluster, endpoint, lambda: connection)
         connection.local = _address(connection.transport.get_extra_info("sockname"))
         return connection
@@ -211,7 +212,7 @@ class Upstreams:
             ProxyError: refused, unreachable, too slow, or TLS failed (flag UF).
         """
         state = self.state(cluster)
-        tls = self.transport(cluster, endpoint)
+        tls = state.transport(cluster, endpoint)
         state.stats.cx_total += 1
         made = False
         try:

@@ -1,0 +1,96 @@
+"""What one proxied request costs in Python alone: the real connection, exchange and pool, with transports that do nothing.
+
+    python -m benchmarks.micro.request_path [--profile]
+
+Prints microseconds of CPU per request, the best of several rounds. System calls and the event loop come on top; see
+`benchmarks/macro` for the whole, next to other proxies.
+"""
+
+import asyncio
+import cProfile
+import pstats
+import sys
+from time import process_time
+
+import uvloop
+
+from pymesh_proxy.config.model import Balancing, Cluster, Discovery, HttpManager, Snapshot
+from pymesh_proxy.connection import DownstreamConnection
+from pymesh_proxy.control.secrets import SecretStore
+from pymesh_proxy.routing import Forward, Route, RouteTable, VirtualHost
+from pymesh_proxy.runtime import Runtime
+from pymesh_proxy.transport.facts import Facts
+from pymesh_proxy.upstream.connection import UpstreamConnection
+from pymesh_proxy.upstream.endpoint import Endpoint
+
+REQUEST = (
+    b"GET /reviews/1?full=true HTTP/1.1\r\nHost: reviews.default.svc.cluster.local:9080\r\n"
+    b"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36\r\n"
+    b"Accept: text/html,application/xhtml+xml,application/xml;q=0.9\r\nAccept-Encoding: gzip, deflate, br\r\n"
+    b"Accept-Language: en-US,en;q=0.5\r\nX-Forwarded-For: 10.0.0.1\r\nCookie: session=abcdef0123456789; theme=dark\r\n"
+    b"Cache-Control: no-cache\r\nX-Custom-Header: some value here\r\nAuthorization: Bearer abcdefghijklmnopqrstuvwxyz\r\n\r\n"
+)
+RESPONSE = (
+    b"HTTP/1.1 200 OK\r\nServer: nginx\r\nDate: Sun, 22 Nov 2026 20:00:00 GMT\r\nContent-Type: text/plain\r\n"
+    b"Content-Length: 1024\r\nConnection: keep-alive\r\n\r\n" + b"x" * 1024
+)
+
+
+class NullTransport(asyncio.Transport):
+    """A transport that takes everything and does nothing."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """See asyncio.WriteTransport."""
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """See asyncio.WriteTransport."""
+
+    def is_closing(self) -> bool:
+        """See asyncio.BaseTransport."""
+        return False
+
+
+async def prepare() -> tuple[DownstreamConnection, UpstreamConnection]:
+    """A downstream connection, and the pooled upstream connection that its requests will take."""
+    runtime = Runtime(asyncio.get_running_loop(), lambda: 0.5, SecretStore())
+    endpoint = Endpoint("127.0.0.1", 80)
+    cluster = Cluster("service", Discovery.STATIC, Balancing.ROUND_ROBIN, (endpoint,))
+    route = Route("route", "host", "", lambda head: head.path.startswith(b"/"), Forward((("service", 1),)))
+    table = RouteTable("table", [VirtualHost("host", ("*",), (route,))])
+    manager = HttpManager("bench", table, "")
+    runtime.snapshot = Snapshot(1, {}, {}, {"service": cluster})
+    upstream = UpstreamConnection(endpoint, None, lambda _: None)
+    upstream.connection_made(NullTransport())
+    upstream.requests = 1
+    runtime.upstreams.state(cluster)
+    endpoint.idle.append(upstream)
+    downstream = DownstreamConnection(runtime, manager, lambda _: Facts("outbound", "10.0.0.1:1", "10.0.0.2:2"))
+    downstream.connection_made(NullTransport())
+    return downstream, upstream
+
+
+async def main() -> None:
+    """Run the rounds."""
+    downstream, upstream = await prepare()
+
+    def requests(count: int) -> None:
+        for _ in range(count):
+            downstream.data_received(REQUEST)
+            upstream.data_received(RESPONSE)
+
+    requests(2_000)
+    if "--profile" in sys.argv:
+        profile = cProfile.Profile()
+        profile.runcall(requests, 50_000)
+        pstats.Stats(profile).sort_stats("tottime").print_stats(40)
+        return
+    rounds = []
+    for _ in range(7):
+        begun = process_time()
+        requests(20_000)
+        rounds.append((process_time() - begun) / 20_000 * 1e6)
+    print(f"{min(rounds):.1f} us per request (rounds: {', '.join(f'{value:.1f}' for value in rounds)})")
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

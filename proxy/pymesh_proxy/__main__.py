@@ -1,0 +1,46 @@
+"""`pymesh-proxy`."""
+
+import asyncio
+import logging
+import sys
+
+import uvloop
+
+from pymesh.errors import MeshError
+from pymesh_proxy.options import Options, parse
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the proxy, or its agent, until it is told to stop; the exit status."""
+    options = parse(argv)
+    logging.basicConfig(
+        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
+    )
+    try:
+        if options.validate:
+            from pymesh_proxy.app import validate
+
+            validate(options)
+            print(f"{options.config} is valid")
+            return 0
+        return uvloop.run(_run(options))
+    except MeshError as error:
+        print(f"pymesh-proxy: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+async def _run(options: Options) -> int:
+    if options.agent:
+        from pymesh_proxy.control.agent import run_agent
+        from pymesh_proxy.control.plane import agent_options
+
+        return await run_agent(agent_options(options))
+    from pymesh_proxy.app import Proxy
+
+    return await Proxy(options, asyncio.get_running_loop()).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""The composition root: which parts a proxy process has, how they know each other, how it starts and how it ends."""
+
+import asyncio
+import gc
+import logging
+import random
+import signal
+import socket
+from collections.abc import Mapping
+from importlib.resources import files
+from time import monotonic
+from typing import Final
+
+from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
+from google.protobuf.message import Message
+
+from pymesh.errors import MeshError
+from pymesh.xds import types
+from pymesh.xds.decode import load_bootstrap
+from pymesh_proxy.admin import HttpPort
+from pymesh_proxy.admin_pages import admin_pages, metrics_pages, readiness_pages
+from pymesh_proxy.config.model import Listener, Snapshot
+from pymesh_proxy.config.snapshot import Configuration
+from pymesh_proxy.control.plane import ControlPlane, control_plane
+from pymesh_proxy.control.secrets import SecretStore
+from pymesh_proxy.listener import Interception, ListenerServer
+from pymesh_proxy.options import Options, read_text
+from pymesh_proxy.runtime import Runtime
+from pymesh_proxy.transport.accept import Acceptor, listen
+from pymesh_proxy.transport.addresses import cached
+from pymesh_proxy.upstream.dns import DnsResolver
+from pymesh_proxy.upstream.registry import EndpointRegistry
+
+log = logging.getLogger("pymesh.proxy")
+
+# While shutting down: how often to look whether everything in flight is done, and the least time that new connections
+# are still taken, since whoever sends them hears of our end a moment later than we do.
+DRAIN_POLL: Final = 0.1
+DRAIN_LEAST: Final = 0.5
+
+
+class Proxy:
+    """One proxy process."""
+
+    def __init__(self, options: Options, loop: asyncio.AbstractEventLoop) -> None:
+        self.options = options
+        self.secrets = SecretStore()
+        self.runtime = Runtime(loop, random.random, self.secrets)
+        self.configuration = Configuration(EndpointRegistry(), random.random)
+        self.dns = DnsResolver(self._publish_addresses)
+        self.control: ControlPlane | None = None
+        self.started = monotonic()
+        self._acceptors: dict[str, Acceptor] = {}
+        self._ports: list[HttpPort] = []
+        self._stop = asyncio.Event()
+
+    # --- Configuration ---
+
+    def apply(self, type_url: str, added: dict[str, Message], removed: set[str], version: str) -> None:
+        """See control.ads.Consumer: compile resources of one type, all or nothing. Raises ConfigError."""
+        self.configuration.apply(type_url, added, removed)
+        log.info("%s: %d added or changed, %d removed %s", types.short(type_url), len(added), len(removed), version)
+
+    def publish(self) -> None:
+        """See control.ads.Consumer."""
+        self.adopt(self.configuration.snapshot)
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Put a snapshot in force: one assignment for the data path, then sockets and names follow."""
+        self.runtime.snapshot = snapshot
+        self.dns.follow(snapshot.clusters)
+        if self.options.listen is None:
+            self._bind(snapshot.listeners)
+
+    def _publish_addresses(self, cluster: str, addresses: Mapping[str, tuple[str, ...]]) -> None:
+        self.adopt(self.configuration.apply_addresses(cluster, addresses))
+
+    # --- Listeners ---
+
+    def _bind(self, listeners: Mapping[str, Listener]) -> None:
+        """Open the sockets of listeners that are new, close those of listeners that are gone."""
+        for name in self._acceptors.keys() - listeners.keys():
+            self._acceptors.pop(name).close()
+        for name, listener in listeners.items():
+            if name not in self._acceptors and listener.bind_to_port:
+                self._accept(name, listen(listener.address, listener.port), ListenerServer(self.runtime, name))
+
+    def _intercept(self) -> None:
+        """Open the sockets that redirected connections arrive on."""
+        ports = frozenset(port for port in (self.options.listen, self.options.inbound_listen) if port)
+        interception = Interception(cached(), ports)
+        for port in sorted(ports):
+            server = ListenerServer(self.runtime, f"redirected_{port}", interception)
+            self._accept(f"redirected_{port}", listen("", port), server)
+
+    def _accept(self, name: str, sock: socket.socket, server: ListenerServer) -> None:
+        acceptor = self._acceptors[name] = Acceptor(self.runtime.loop, sock, server.serve)
+        acceptor.start()
+
+    async def _open_ports(self) -> None:
+        host, port = self.options.admin
+        wanted = (
+            (host, port, admin_pages(self)),
+            ("", self.options.metrics_port, metrics_pages(self)),
+            ("", self.options.readiness_port, readiness_pages(self)),
+        )
+        for address, number, pages in wanted:
+            if number:
+                opened = HttpPort(self.runtime.loop, pages)
+                await opened.listen(listen(address, number))
+                self._ports.append(opened)
+
+    # --- Life ---
+
+    def waiting_for(self) -> str:
+        """What is missing before traffic should come, as a sentence; empty when ready."""
+        if self.runtime.draining:
+            return "draining: the proxy is shutting down"
+        return "" if self.control is None else self.control.waiting_for
+
+    def addresses(self) -> list[tuple[str, str]]:
+        """Name and address of every socket that accepts traffic."""
+        return [(name, "{}:{}".format(*item.sock.getsockname()[:2])) for name, item in self._acceptors.items()]
+
+    def update_gauges(self) -> None:
+        """Bring what is not counted on the data path into the counters, before somebody reads them."""
+        gauges = self.runtime.stats.gauges
+        gauges["envoy_server_live"] = ("1 when ready", 0.0 if self.waiting_for() else 1.0)
+        gauges["envoy_server_uptime"] = ("Seconds since the start", monotonic() - self.started)
+        gauges["pymesh_listener_exhausted"] = (
+            "Times that no connection could be accepted for want of file descriptors",
+            sum(item.exhausted for item in self._acceptors.values()),
+        )
+        if self.control is not None:
+            stats = self.control.xds.stats
+            gauges["envoy_control_plane_connected_state"] = ("1 while connected to pilot", float(stats.connected))
+            gauges["pymesh_xds_updates"] = ("xDS responses taken over", stats.updates)
+            gauges["pymesh_xds_rejected"] = ("xDS responses refused (NACK)", stats.rejected)
+            if self.control.certificates is not None:
+                not_after = self.control.certificates.stats.not_after
+                gauges["pymesh_certificate_expires"] = ("End of our certificate's life, Unix seconds", not_after)
+
+    def stop(self) -> None:
+        """Begin to shut down."""
+        self._stop.set()
+
+    async def run(self) -> int:
+        """Serve until told to stop, then finish what is in flight; the exit status."""
+        self._handle_signals()
+        bootstrap = self._bootstrap()
+        await self._open_ports()
+        if bootstrap is not None:
+            self.adopt(self.configuration.apply_bootstrap(bootstrap))
+        if self.options.listen is not None:
+            self._intercept()
+        self.control = control_plane(self.options, bootstrap, self.secrets, self)
+        gc.collect()
+        gc.freeze()  # what exists now lives as long as the process: no collection needs to look at it again
+        async with asyncio.TaskGroup() as group:
+            background = [group.create_task(self.dns.run())]
+            if self.control is not None:
+                background.append(group.create_task(self.control.run()))
+            log.info("listening on %s", ", ".join(str(item.sock.getsockname()[1]) for item in self._acceptors.values()))
+            await self._stop.wait()
+            await self._drain()
+            for task in background:
+                task.cancel()
+        await self._close()
+        return 0
+
+    def _bootstrap(self) -> Bootstrap | None:
+        """The bootstrap to run: the one named, the transparent one, or none where the control plane gives it all."""
+        if self.options.config is not None:
+            return load_bootstrap(read_text(self.options.config), str(self.options.config))
+        if self.options.discovery is not None:
+            return None
+        return load_bootstrap(files(__package__).joinpath("transparent.yaml").read_text(), "transparent.yaml")
+
+    def _handle_signals(self) -> None:
+        loop = self.runtime.loop
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+
+    async def _drain(self) -> None:
+        """Answers say `connection: close`; leave when nothing is in flight, or when the drain time is over."""
+        self.runtime.drain()
+        begun = monotonic()
+        while (spent := monotonic() - begun) < self.options.drain_seconds:
+            if not self.runtime.connections and spent >= min(DRAIN_LEAST, self.options.drain_seconds):
+                break
+            await asyncio.sleep(DRAIN_POLL)
+        if left := len(self.runtime.connections):
+            log.warning("drain time is over: %d connections are cut", left)
+
+    async def _close(self) -> None:
+        for acceptor in self._acceptors.values():
+            acceptor.close()
+        for port in self._ports:
+            port.close()
+        await self.runtime.close()
+
+
+def validate(options: Options) -> None:
+    """Compile the bootstrap and throw the result away. Raises MeshError."""
+    if options.config is None:
+        raise MeshError("nothing to validate: no --config")
+    bootstrap = load_bootstrap(read_text(options.config), str(options.config))
+    Configuration(EndpointRegistry(), random.random).apply_bootstrap(bootstrap)

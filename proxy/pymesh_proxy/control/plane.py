@@ -1,0 +1,144 @@
+"""The control connection of one proxy, put together: channel, ADS client, certificate client, SDS."""
+
+import asyncio
+import os
+import random
+from pathlib import Path
+from time import time
+from typing import Final
+
+from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.core.v3.config_source_pb2 import ApiConfigSource
+
+from pymesh.errors import ConfigError, MeshError
+from pymesh.names import POD_LABELS_PATH, SDS_SOCKET_PATH, TRUST_DOMAIN, USER_AGENT
+from pymesh_proxy.control.ads import Consumer
+from pymesh_proxy.control.agent import AgentOptions
+from pymesh_proxy.control.certificates import CertificateClient
+from pymesh_proxy.control.channel import Channel, ServerTls, Target, bearer_token
+from pymesh_proxy.control.node import Node, node_from_environment
+from pymesh_proxy.control.sds import SdsServer
+from pymesh_proxy.control.secrets import SecretStore
+from pymesh_proxy.control.xds import XdsClient
+from pymesh_proxy.options import Options
+
+_LABELS_FILE: Final = Path(POD_LABELS_PATH)
+
+
+class ControlPlane:
+    """What keeps a proxy configured and certified. `certificates` and `sds` are None where nobody asked for them."""
+
+    def __init__(
+        self, node: Node, xds: XdsClient, certificates: CertificateClient | None, sds: SdsServer | None
+    ) -> None:
+        self.node = node
+        self.xds = xds
+        self.certificates = certificates
+        self.sds = sds
+
+    @property
+    def waiting_for(self) -> str:
+        """What is missing before the proxy can carry traffic, as sentences; empty when nothing is."""
+        parts = [self.xds.waiting_for, "" if self.certificates is None else self.certificates.waiting_for]
+        return "; ".join(part for part in parts if part)
+
+    async def run(self) -> None:
+        """Keep everything up to date; ends only by cancellation."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.xds.run())
+            if self.certificates is not None:
+                group.create_task(self.certificates.run())
+            if self.sds is not None:
+                group.create_task(self.sds.run())
+
+
+def control_plane(
+    options: Options, bootstrap: Bootstrap | None, secrets: SecretStore, consumer: Consumer
+) -> ControlPlane | None:
+    """The control plane that the options or the bootstrap ask for; None where the configuration is all static.
+
+    Raises:
+        ConfigError: the bootstrap's ADS cannot be reached the way it is written, or the environment lacks the pod.
+    """
+    rng = random.SystemRandom()
+    if options.discovery is not None:
+        node = node_from_environment(os.environ, _LABELS_FILE)
+        channel = Channel(discovery_target(options), metadata=bearer_token(options.token_file))
+        certificates = CertificateClient(channel, node, secrets, roots_file=options.root_cert, rng=rng, clock=time)
+        sds = None if options.sds_socket is None else SdsServer(secrets, options.sds_socket)
+        return ControlPlane(node, XdsClient(channel, node, consumer, delta=True, rng=rng), certificates, sds)
+    if bootstrap is None or not bootstrap.dynamic_resources.HasField("ads_config"):
+        return None
+    ads = bootstrap.dynamic_resources.ads_config
+    channel = Channel(ads_target(bootstrap, ads))
+    delta = ads.api_type == ApiConfigSource.DELTA_GRPC
+    node = _bootstrap_node(bootstrap)
+    return ControlPlane(node, XdsClient(channel, node, consumer, delta=delta, rng=rng), None, None)
+
+
+def discovery_target(options: Options) -> Target:
+    """Where `--discovery` leads: gRPC over TLS, known by the mesh's root."""
+    if options.discovery is None:
+        raise MeshError("no control plane named: --discovery HOST:PORT")
+    host, port = options.discovery
+    return Target(host, port, tls=ServerTls(options.root_cert, host))
+
+
+def agent_options(options: Options) -> AgentOptions:
+    """What `--agent` runs with."""
+    if options.envoy_bootstrap is None:
+        raise MeshError("--agent needs --envoy-bootstrap FILE, the place for what Envoy is to be started with")
+    node = node_from_environment(os.environ, _LABELS_FILE)
+    return AgentOptions(
+        node=node,
+        discovery=discovery_target(options),
+        bootstrap=options.envoy_bootstrap,
+        envoy=options.envoy_command,
+        sds_socket=options.sds_socket or Path(SDS_SOCKET_PATH),
+        token_file=options.token_file,
+        roots_file=options.root_cert,
+        admin_port=options.admin[1],
+    )
+
+
+def ads_target(bootstrap: Bootstrap, ads: ApiConfigSource) -> Target:
+    """The address behind the cluster that `ads_config` names.
+
+    Raises:
+        ConfigError: there is no such cluster, or it has no address of its own.
+    """
+    path = "dynamic_resources.ads_config.grpc_services[0].envoy_grpc.cluster_name"
+    if not ads.grpc_services or not ads.grpc_services[0].envoy_grpc.cluster_name:
+        raise ConfigError("ADS needs one gRPC service that names a static cluster", path=path)
+    name = ads.grpc_services[0].envoy_grpc.cluster_name
+    cluster = next((item for item in bootstrap.static_resources.clusters if item.name == name), None)
+    if cluster is None:
+        raise ConfigError(f"there is no static cluster {name!r}", path=path)
+    return _cluster_target(cluster)
+
+
+def _cluster_target(cluster: Cluster) -> Target:
+    for group in cluster.load_assignment.endpoints:
+        for member in group.lb_endpoints:
+            address = member.endpoint.address
+            if address.HasField("pipe"):
+                return Target(unix_path=address.pipe.path)
+            return Target(address.socket_address.address, address.socket_address.port_value)
+    raise ConfigError("the cluster for ADS has no endpoint", resource=f"cluster {cluster.name}")
+
+
+def _bootstrap_node(bootstrap: Bootstrap) -> Node:
+    """The node as the bootstrap writes it."""
+    node = bootstrap.node
+    metadata = node.metadata.fields
+    pod, _, namespace = node.id.rpartition(".") if "~" not in node.id else node.id.split("~")[2].rpartition(".")
+    return Node(
+        pod=pod or node.id,
+        namespace=namespace or "default",
+        ip=node.id.split("~")[1] if "~" in node.id else "",
+        service_account=metadata["SERVICE_ACCOUNT"].string_value if "SERVICE_ACCOUNT" in metadata else "default",
+        workload=node.cluster.partition(".")[0] or node.id,
+        trust_domain=TRUST_DOMAIN,
+        user_agent=USER_AGENT,
+    )
