@@ -145,7 +145,7 @@ def _resource(value: Mapping[str, object], positions: Positions, namespace: str)
             for error in struct
         )
         return Refused(key, tuple(errors))
-    assert key is not None, "whatever has been converted has a name"  # noqa: S101  for the type checker
+    assert key is not None, "whatever has been converted has a name"
     return Resource(key, str(value["apiVersion"]), struct, value, positions)
 
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeGuard, TypeVar
 
 from pymesh.errors import ConfigError, Position
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -77,6 +78,11 @@ class Resource(Generic[T_co]):
     def says_the_same_as(self, other: "Resource[object]") -> bool:
         """Whether both have the same content, wherever it was written."""
         return self.key == other.key and self.raw == other.raw
+
+
+def holds(resource: Resource[object], kind: type[T]) -> TypeGuard[Resource[T]]:
+    """Whether `resource` is of this kind."""
+    return isinstance(resource.value, kind)
 
 
 def parent_path(path: str) -> str:

@@ -99,10 +99,11 @@ def _by_address(service: Service, port: ServicePort, world: World, taken: set[st
 
 
 def _addresses(service: Service, port: ServicePort, world: World) -> list[str]:
-    """Where a service is dialled: its virtual addresses, or, where it has none, its pods."""
+    """Where a service is dialled: its virtual addresses, or, where it has none, its pods; each as a CIDR range."""
     if service.headless:
-        return sorted({endpoint.address for endpoint in endpoints.members(service, port, None, world)})
-    return list(service.addresses)
+        members = endpoints.members(service, port, None, world)
+        return sorted({f"{endpoint.address}/32" for endpoint in members})
+    return list(dict.fromkeys(str(ipaddress.ip_network(address, strict=False)) for address in service.addresses))
 
 
 def _by_server_name(service: Service, port: ServicePort, taken: set[str]) -> Iterator[_Chain]:
@@ -227,9 +228,9 @@ def _match(
     if port is not None:
         match.destination_port.value = port
     for text in ranges:
-        network = ipaddress.ip_network(text, strict=False)
-        item = address_pb2.CidrRange(address_prefix=str(network.network_address))
-        item.prefix_len.value = network.prefixlen
+        address, _, length = text.partition("/")
+        item = address_pb2.CidrRange(address_prefix=address)
+        item.prefix_len.value = int(length)
         match.prefix_ranges.append(item)
     return match
 

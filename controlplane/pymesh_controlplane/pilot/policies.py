@@ -105,7 +105,13 @@ def peer_modes(
 
     Where several policies stand on the same level the first by name wins (galley warns of it).
     """
-    own = [policy for policy in policies if policy.key.namespace == namespace and _selects(policy, labels)]
+    own = [
+        policy
+        for policy in policies
+        if policy.key.namespace == namespace
+        and (selected := selected_labels(policy.value))
+        and selected.items() <= labels.items()
+    ]
     whole_namespace = in_one_place(policies).get(namespace, [])
     whole_mesh = in_one_place(policies).get(root_namespace, [])
     default = Mtls.PERMISSIVE
@@ -115,9 +121,9 @@ def peer_modes(
     return PeerModes(default, {port: _mode(mtls) or default for port, mtls in sorted(by_port.items())})
 
 
-def _selects(policy: Resource[PeerAuthentication], labels: Mapping[str, str]) -> bool:
-    selector = policy.value.spec.selector
-    return selector is not None and selector.match_labels.items() <= labels.items()
+def selected_labels(policy: PeerAuthentication) -> Mapping[str, str]:
+    """The labels of the workloads that `policy` is for; empty if it is for a whole namespace."""
+    return policy.spec.selector.match_labels if policy.spec.selector is not None else {}
 
 
 def _mode(mtls: MutualTLS | None) -> Mtls | None:
@@ -128,6 +134,6 @@ def in_one_place(policies: Iterable[Resource[PeerAuthentication]]) -> dict[str, 
     """Policies that hold for whole namespaces, by namespace."""
     found: dict[str, list[Resource[PeerAuthentication]]] = {}
     for policy in policies:
-        if policy.value.spec.selector is None:
+        if not selected_labels(policy.value):
             found.setdefault(policy.key.namespace, []).append(policy)
     return found

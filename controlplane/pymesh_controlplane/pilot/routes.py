@@ -102,9 +102,16 @@ def virtual_service_routes(
     for index, http in enumerate(resource.value.spec.http):
         for match in http.match or [ANYTHING]:
             if applies(match, port, node.namespace, node.labels):
-                route = _route(resource, index, match)
-                _act(route, resource, http, port, world)
-                yield route
+                yield route_for(resource, index, match, port, world)
+
+
+def route_for(
+    resource: Resource[VirtualService], index: int, match: HTTPMatchRequest, port: int, world: World
+) -> route_components_pb2.Route:
+    """The route for the requests to `port` that fit one `match` of `http[index]`."""
+    route = _route(resource, index, match)
+    _act(route, resource, resource.value.spec.http[index], port, world)
+    return route
 
 
 def _route(resource: Resource[VirtualService], index: int, match: HTTPMatchRequest) -> route_components_pb2.Route:

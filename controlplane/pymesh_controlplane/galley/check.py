@@ -1,0 +1,108 @@
+"""Everything that is wrong with resources in the world that they make."""
+
+from collections.abc import Iterable, Iterator
+
+from envoy.config.route.v3 import route_components_pb2, route_pb2
+from google.protobuf.message import Message
+
+from pymesh.errors import ConfigError
+from pymesh.resources.istio import DestinationRule, Gateway, PeerAuthentication, ServiceEntry, VirtualService
+from pymesh.resources.kubernetes import EndpointSlice, Pod, Service
+from pymesh.resources.resource import Resource, holds
+from pymesh.xds.check import check as check_supported
+from pymesh_controlplane.galley import destination_rules, services, virtual_services
+from pymesh_controlplane.galley.findings import Findings
+from pymesh_controlplane.pilot import clusters, endpoints
+from pymesh_controlplane.pilot.matching import ANYTHING
+from pymesh_controlplane.pilot.model import Problem, Severity, World
+from pymesh_controlplane.pilot.policies import in_one_place, rule_for, selected_labels
+from pymesh_controlplane.pilot.routes import route_for
+
+# Stands in for the port of the caller where a route does not depend on it.
+_SOME_PORT = 80
+
+
+def check(resources: Iterable[Resource[object]], world: World) -> list[Problem]:
+    """What is wrong with each of `resources`, all of which are in `world`; in their order.
+
+    A resource with an error (`Severity.ERROR`) must not come into force. One without is translated to messages that
+    the proxy supports: that is checked here too.
+    """
+    found: list[Problem] = []
+    for resource in resources:
+        problems = _check(resource, world)
+        if not any(problem.severity is Severity.ERROR for problem in problems):
+            problems += _check_translation(resource, world)
+        found += problems
+    return found
+
+
+def _check(resource: Resource[object], world: World) -> list[Problem]:
+    if holds(resource, VirtualService):
+        return virtual_services.check(resource, world)
+    if holds(resource, DestinationRule):
+        return destination_rules.check(resource, world)
+    if holds(resource, ServiceEntry):
+        return services.check_entry(resource, world)
+    if holds(resource, Service):
+        return services.check_service(resource)
+    if holds(resource, EndpointSlice):
+        return services.check_slice(resource)
+    if holds(resource, Pod):
+        return services.check_pod(resource)
+    if holds(resource, PeerAuthentication):
+        return _check_authentication(resource, world)
+    findings = Findings(resource)
+    if holds(resource, Gateway):
+        findings.warning("spec", "gateways are not served yet: it is kept, and has no effect")
+    return findings.problems
+
+
+def _check_authentication(resource: Resource[PeerAuthentication], world: World) -> list[Problem]:
+    findings = Findings(resource)
+    spec = resource.value.spec
+    if selected_labels(resource.value):
+        return findings.problems
+    if spec.port_level_mtls:
+        findings.error("spec.portLevelMtls", "ports belong to a workload: say which by spec.selector.matchLabels")
+    first = in_one_place(world.peer_authentications).get(resource.key.namespace, [resource])[0]
+    if first.key != resource.key:
+        findings.warning("spec", f"{first.key} already holds for the whole namespace: this one has no effect")
+    return findings.problems
+
+
+# --- What the proxy would say --------------------------------------------------------------------------------------
+
+
+def _check_translation(resource: Resource[object], world: World) -> list[Problem]:
+    """Translate the resource as pilot does, and hold the result against the table of what the proxy supports."""
+    findings = Findings(resource)
+    for path, message in _translations(resource, world):
+        try:
+            check_supported(message)
+        except ConfigError as error:
+            findings.error(path, f"the proxy does not support what this becomes: {error}")
+    return findings.problems
+
+
+def _translations(resource: Resource[object], world: World) -> Iterator[tuple[str, Message]]:
+    if holds(resource, VirtualService):
+        for index, http in enumerate(resource.value.spec.http):
+            for match in http.match or [ANYTHING]:
+                route = route_for(resource, index, match, match.port or _SOME_PORT, world)
+                host = route_components_pb2.VirtualHost(name="check", domains=["*"], routes=[route])
+                yield f"spec.http[{index}]", route_pb2.RouteConfiguration(name="check", virtual_hosts=[host])
+    elif holds(resource, DestinationRule):
+        namespace = resource.key.namespace
+        for service in world.services.values():
+            if rule_for(service, namespace, world) is resource:
+                for cluster in clusters.outbound(service, namespace, world):
+                    yield "spec", cluster
+    elif holds(resource, ServiceEntry) or holds(resource, Service):
+        for service in world.services.values():
+            if service.resource is resource:
+                for cluster in clusters.outbound(service, service.namespace, world):
+                    yield "spec", cluster
+                for port in service.ports:
+                    members = endpoints.members(service, port, None, world)
+                    yield "spec", endpoints.assignment(str(port.port), members)

@@ -1,0 +1,136 @@
+"""VirtualService: which hosts, by which gateways, to which destinations."""
+
+from collections.abc import Iterator
+
+from pymesh.resources.istio import Destination, HTTPRoute, VirtualService
+from pymesh.resources.resource import Key, Resource
+from pymesh_controlplane.galley import http_routes
+from pymesh_controlplane.galley.findings import Findings, listed, near
+from pymesh_controlplane.pilot import hosts, matching
+from pymesh_controlplane.pilot.model import Problem, World
+from pymesh_controlplane.pilot.policies import rule_for, subset_of
+
+_MAX_WEIGHTS = 2**32 - 1  # sum of the weights of a route (envoy.config.route.v3.WeightedCluster)
+
+
+def check(resource: Resource[VirtualService], world: World) -> list[Problem]:
+    """Everything that is wrong with a VirtualService in this world."""
+    findings = Findings(resource)
+    spec = resource.value.spec
+    findings.check_exported("spec.exportTo", spec.export_to)
+    _check_gateways(findings, resource, world)
+    _check_hosts(findings, resource, world)
+    if not spec.http:
+        findings.error("spec.http", "there is no route: write at least one below spec.http")
+    for index, http in enumerate(spec.http):
+        path = f"spec.http[{index}]"
+        http_routes.check(findings, http, path)
+        _check_destinations(findings, resource, http, path, world)
+    _check_reachable(findings, spec.http)
+    return findings.problems
+
+
+def _check_gateways(findings: Findings, resource: Resource[VirtualService], world: World) -> None:
+    known = [str(gateway.key).removeprefix("Gateway ") for gateway in world.gateways]
+    for path, name in _gateways(resource.value):
+        if name == "mesh":
+            continue
+        namespace, _, plain = name.rpartition("/")
+        if Key("Gateway", namespace or resource.key.namespace, plain) not in world.resources:
+            findings.error(path, f"there is no Gateway {name}{near(name, [*known, 'mesh'])}; known: {listed(known)}")
+
+
+def _gateways(virtual: VirtualService) -> Iterator[tuple[str, str]]:
+    for index, name in enumerate(virtual.spec.gateways):
+        yield f"spec.gateways[{index}]", name
+    for route, http in enumerate(virtual.spec.http):
+        for match, clauses in enumerate(http.match):
+            for index, name in enumerate(clauses.gateways):
+                yield f"spec.http[{route}].match[{match}].gateways[{index}]", name
+
+
+def _check_hosts(findings: Findings, resource: Resource[VirtualService], world: World) -> None:
+    spec = resource.value.spec
+    in_mesh = not spec.gateways or "mesh" in spec.gateways
+    for index, host in enumerate(spec.hosts):
+        path = f"spec.hosts[{index}]"
+        findings.check_host(path, host)
+        if not in_mesh:
+            continue
+        if host == "*":
+            findings.error(path, "'*' would route everything that leaves any pod: name the hosts")
+            continue
+        full = hosts.resolve(host, resource.key.namespace, world.services)
+        holder = world.routing.get(full)
+        if holder is not None and holder.key != resource.key:
+            findings.warning(path, f"{host} is already routed by {holder.key}: this one has no effect for it")
+        service = world.services.get(full)
+        if service is None and "*" not in full:
+            findings.warning(
+                path, f"there is no service {full}{near(full, world.services)}; routed only where a caller names it so"
+            )
+        elif service is not None and not any(port.protocol.may_be_http for port in service.ports):
+            findings.warning(
+                path, f"no port of {full} speaks HTTP/1.1, so no route applies: name such a port http or http-something"
+            )
+
+
+def _check_destinations(
+    findings: Findings, resource: Resource[VirtualService], http: HTTPRoute, path: str, world: World
+) -> None:
+    for index, item in enumerate(http.route):
+        _check_destination(findings, resource, item.destination, f"{path}.route[{index}].destination", world)
+    if len(http.route) > 1:
+        total = sum(item.weight for item in http.route)
+        if total == 0:
+            findings.error(
+                f"{path}.route", "the weights add up to 0, so that no destination gets anything: give weights"
+            )
+        if total > _MAX_WEIGHTS:
+            findings.error(f"{path}.route", f"the weights add up to {total}, more than {_MAX_WEIGHTS}")
+
+
+def _check_destination(
+    findings: Findings, resource: Resource[VirtualService], destination: Destination, path: str, world: World
+) -> None:
+    namespace = resource.key.namespace
+    full = hosts.resolve(destination.host, namespace, world.services)
+    service = world.services.get(full)
+    if service is None:
+        known = [name for other in world.services.values() for name in hosts.short_names(other, namespace)]
+        findings.error(f"{path}.host", f"there is no service {full}{near(destination.host, known)}")
+        return
+    numbers = [port.port for port in service.ports]
+    if destination.port is not None and destination.port.number not in numbers:
+        findings.error(f"{path}.port.number", f"{full} has no port {destination.port.number}; it has {listed(numbers)}")
+    elif destination.port is None and len(numbers) > 1:
+        own = [hosts.resolve(host, namespace, world.services) for host in resource.value.spec.hosts]
+        if full not in own:
+            findings.error(f"{path}.port", f"{full} has several ports ({listed(numbers)}): say which")
+    if destination.subset:
+        rule = rule_for(service, namespace, world)
+        if rule is None:
+            findings.error(f"{path}.subset", f"no DestinationRule defines subsets of {full}: write one for this host")
+        elif subset_of(rule, destination.subset) is None:
+            known = [subset.name for subset in rule.value.spec.subsets]
+            findings.error(
+                f"{path}.subset",
+                f"{rule.key} has no subset '{destination.subset}'{near(destination.subset, known)}; "
+                f"it has {listed(known)}",
+            )
+
+
+def _check_reachable(findings: Findings, routes: list[HTTPRoute]) -> None:
+    for index, http in enumerate(routes[:-1]):
+        catches_all = not http.match or any(_takes_everything(http, position) for position in range(len(http.match)))
+        if catches_all:
+            findings.warning(
+                f"spec.http[{index + 1}]", f"no request gets here: spec.http[{index}] takes them all. Put it last"
+            )
+            return
+
+
+def _takes_everything(http: HTTPRoute, position: int) -> bool:
+    match = http.match[position]
+    narrowed = match.port or match.source_labels or match.source_namespace or match.gateways
+    return matching.is_catch_all(match) and not narrowed
