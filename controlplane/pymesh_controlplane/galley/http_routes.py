@@ -33,15 +33,8 @@ RETRY_ON: Final = frozenset(
 
 def check(findings: Findings, http: HTTPRoute, path: str) -> None:
     """Everything that is wrong with a route by itself."""
-    actions = [
-        name
-        for name, given in (
-            ("route", http.route),
-            ("redirect", http.redirect),
-            ("directResponse", http.direct_response),
-        )
-        if given
-    ]
+    possible = {"route": http.route, "redirect": http.redirect, "directResponse": http.direct_response}
+    actions = [name for name, given in possible.items() if given]
     if len(actions) != 1:
         given = f"it has {' and '.join(actions)}" if actions else "it has none"
         findings.error(path, f"a route needs one of route, redirect and directResponse: {given}")

@@ -17,7 +17,7 @@ def trouble(pattern: str) -> str | None:
 
 
 def substitution_trouble(pattern: str, substitution: str) -> str | None:
-    r"""What is wrong with the replacement for a good pattern: `\1` names a group that is not there, a stray backslash."""
+    r"""What is wrong with the replacement for a good pattern: a `\1` without such a group, a stray backslash."""
     found = _compiled(pattern)
     groups = found if isinstance(found, int) else 0
     for reference in _REFERENCE.findall(substitution):

@@ -83,9 +83,7 @@ def _check_destinations(
     if len(http.route) > 1:
         total = sum(item.weight for item in http.route)
         if total == 0:
-            findings.error(
-                f"{path}.route", "the weights add up to 0, so that no destination gets anything: give weights"
-            )
+            findings.error(f"{path}.route", "the weights add up to 0: no destination gets anything")
         if total > _MAX_WEIGHTS:
             findings.error(f"{path}.route", f"the weights add up to {total}, more than {_MAX_WEIGHTS}")
 
