@@ -165,7 +165,6 @@ class Session:
         return (
             self.snapshot is not None
             and subscription.outstanding is None
-            and subscription.rejected is None
             and not subscription.reply
             and not subscription.changes(self.snapshot[type_url], keep_removed=False)
         )

@@ -18,7 +18,7 @@ def syncz(connections: Iterable[Connection], time_of: TimeOf) -> list[Json]:
     """Per proxy, who it is and, per type, whether it has taken what it was sent.
 
     The status of a type is SYNCED, STALE (an update is under way or about to be), NACKED (the proxy refused the last
-    one, and `error` says why) or NOT SENT (it does not ask for the type).
+    one, and `error` says why; one that was since taken back leaves only the text) or NOT SENT (it does not ask for the type).
     """
     return [
         {
@@ -128,9 +128,9 @@ def _type(session: Session, type_url: str, time_of: TimeOf) -> Json:
 
 
 def _status(session: Session, subscription: Subscription) -> str:
-    if subscription.error:
-        return "NACKED"
-    return "SYNCED" if session.synced(subscription.type_url) else "STALE"
+    if session.synced(subscription.type_url):
+        return "SYNCED"
+    return "NACKED" if subscription.error else "STALE"
 
 
 def _iso(seconds: float | None, time_of: TimeOf) -> str | None:

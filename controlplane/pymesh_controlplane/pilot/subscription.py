@@ -202,6 +202,10 @@ class Subscription:
         if self.outstanding is None or self.outstanding.nonce != nonce:
             return False
         self.rejected = self.outstanding.changes
+        # Envoy may have taken the good half of it: whatever is wanted of these names next has to be sent.
+        self.due |= self.rejected.changed.keys() | self.rejected.removed
+        if not self.wildcard:
+            self.due &= self.names
         self.rejected_at = now
         self.error = error
         self.outstanding = None
