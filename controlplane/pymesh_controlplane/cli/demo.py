@@ -291,7 +291,7 @@ def _explain(mesh: LocalMesh, console: Console, error: MeshError) -> None:
     except MeshError:
         return  # there is no supervisor that could tell
     for row in rows:
-        if not row["is_ready"] or row["restarts"]:
+        if (not row["is_ready"] or row["restarts"]) and row["name"] not in str(error):
             console.print(Text(f"  {row['name']}: {row['status']}, {row['restarts']} restarts  {row['message']}"))
 
 
