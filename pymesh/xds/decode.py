@@ -67,8 +67,10 @@ def from_data(data: object, kind: type[M]) -> M:
 
 def _merge(data: object, message: Message) -> Exception | None:
     """Fill `message` from `data`; what protobuf has to say against it, if anything."""
+    if isinstance(data, list):
+        return TypeError("a list")  # which ParseDict would take for an empty message if it were empty
     try:
-        json_format.ParseDict(data, message)  # type: ignore[arg-type]  # a list or a scalar is refused by it, too
+        json_format.ParseDict(data, message)  # type: ignore[arg-type]  # scalars are refused by it
     except (json_format.ParseError, TypeError, ValueError, AttributeError) as error:
         return error
     return None

@@ -1,6 +1,7 @@
 """YAML and JSON text to plain data, strictly, with a way from a field's path back to its line and column.
 
-YAML is read in the core schema of YAML 1.2: `on` and `yes` are strings, `1:30` and `2026-01-01` too.
+YAML is read in the core schema of YAML 1.2: `on` and `yes` are strings, `1:30` and `2026-01-01` too. So is `007`, which
+that schema takes for a number: a leading zero means one thing to some readers and another to others.
 """
 
 import json
@@ -32,7 +33,7 @@ for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?(?:0|[1-9][0-9]*)|0x[0-9a-fA-F]+", list("-+0123456789")),
-    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", list("-+.0123456789")),
+    ("float", r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", list("-+.0123456789")),
     ("merge", r"<<", ["<"]),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first)
@@ -68,7 +69,7 @@ class Document:
 
 
 def parse(text: str, file: str) -> Document:
-    """The one YAML or JSON document in `text`; JSON if it begins with `{`.
+    """The one YAML or JSON document in `text`: JSON if the file's name says so, or if it is JSON.
 
     Raises:
         ConfigError: it is malformed or too large, a key is given twice, or it holds what JSON could not.
@@ -76,7 +77,7 @@ def parse(text: str, file: str) -> Document:
     if len(text) > MAX_TEXT_CHARACTERS:
         raise ConfigError(f"more than {MAX_TEXT_CHARACTERS} characters", position=Position(file))
     try:
-        if text.lstrip("\ufeff \t\r\n").startswith("{"):
+        if file.endswith(".json") or _is_json(text):
             return _parse_json(text, file)
         return _parse_yaml(text, file)
     except RecursionError:
@@ -128,6 +129,13 @@ def _parse_json(text: str, file: str) -> Document:
     finally:
         loader.dispose()
     return Document(data, file, root)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
 
 
 def _refuse_constant(name: str) -> NoReturn:
