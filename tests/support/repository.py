@@ -9,10 +9,10 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 PACKAGES: Final = (ROOT / "pymesh", ROOT / "proxy/pymesh_proxy", ROOT / "controlplane/pymesh_controlplane")
 
 
-def tracked() -> list[Path]:
-    """Every file that git knows of, or would with the next `git add`."""
+def tracked(below: Path = ROOT) -> list[Path]:
+    """Every file below a directory that git knows of, or would with the next `git add`."""
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", str(below)],
         cwd=ROOT, check=True, capture_output=True, text=True,
     )  # fmt: skip
     return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
