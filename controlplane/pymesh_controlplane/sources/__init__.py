@@ -1,0 +1,1 @@
+"""Where the world comes from: a directory of YAML, watched."""

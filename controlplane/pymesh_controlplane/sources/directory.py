@@ -1,0 +1,107 @@
+"""The directory source: what people and runtimes write below a folder, as it changes."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Final
+
+import watchfiles
+
+from pymesh import names
+from pymesh_controlplane.pilot.model import World
+from pymesh_controlplane.sources.files import Files
+from pymesh_controlplane.sources.ledger import Ledger
+
+# Below this folder stands what a runtime observed: its Service, with a cluster IP, wins over the one that was applied.
+OBSERVED: Final = "observed"
+
+# A change is looked at once nothing has changed for so long (an editor's several steps, a file written in pieces) ...
+QUIET_MS: Final = 50
+# ... or, while it goes on and on, after so long.
+PATIENCE_MS: Final = 400
+# How often the watcher's thread comes up to see whether it should stop, and whether the folder itself is still there.
+WAKE_MS: Final = 500
+# How often everything is looked at without any event: for links that lead out of the folder, and network file systems.
+RESCAN_SECONDS: Final = 5.0
+
+
+class DirectorySource:
+    """Watches `root` and everything below it: *.yaml, *.yml and *.json.
+
+    A change is in the next world some 50 ms after the last write. What cannot be read or is wrong is in
+    `World.problems`; what it said before stays in force meanwhile. The folder may come and go.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        trust_domain: str = names.TRUST_DOMAIN,
+        root_namespace: str = names.SYSTEM_NAMESPACE,
+    ) -> None:
+        self._root = root
+        self._files = Files(root)
+        self._ledger = Ledger((f"{root / OBSERVED}{os.sep}",), trust_domain, root_namespace)
+        self._last: World | None = None
+
+    async def watch(self) -> AsyncIterator[World]:
+        """The world as it is now, and a new one after every change that matters. One consumer at a time."""
+        while True:
+            watched = _identity(self._root)
+            if (world := await self._news()) is not None:
+                yield world
+            if watched is None:
+                await asyncio.sleep(WAKE_MS / 1000)
+                continue
+            try:
+                async with aclosing(_wakes(self._root)) as wakes:
+                    async for _ in wakes:
+                        if (world := await self._news()) is not None:
+                            yield world
+                        if _identity(self._root) != watched:
+                            break
+            except FileNotFoundError:
+                continue  # gone since it was looked at
+
+    async def _news(self) -> World | None:
+        """The world, if it is not the one of last time. Parsing and judging are kept off the event loop."""
+        world = await asyncio.to_thread(lambda: self._ledger.update(self._files.read()))
+        last, self._last = self._last, world
+        if last is not None and (last.revision, last.problems) == (world.revision, world.problems):
+            return None
+        return world
+
+
+async def _wakes(root: Path) -> AsyncGenerator[None, None]:
+    """Something below `root` changed, or may have.
+
+    The first wake comes at once, for what changed before the watcher was in place.
+    """
+    loop = asyncio.get_running_loop()
+    due = loop.time()
+    changes = watchfiles.awatch(
+        root,
+        watch_filter=None,
+        debounce=PATIENCE_MS,
+        step=QUIET_MS,
+        rust_timeout=WAKE_MS,
+        yield_on_timeout=True,
+        ignore_permission_denied=True,
+        recursive=True,
+    )
+    async with aclosing(changes) as batches:
+        async for batch in batches:
+            if batch or loop.time() >= due:
+                due = loop.time() + RESCAN_SECONDS
+                yield
+
+
+def _identity(root: Path) -> tuple[int, int] | None:
+    """Which folder it is; None if there is none."""
+    try:
+        status = root.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

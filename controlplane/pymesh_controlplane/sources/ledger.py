@@ -1,0 +1,153 @@
+"""Which version of every resource is in force. Pure.
+
+A resource comes into force if it can be read and if galley finds no error in it, in the world that it makes together
+with all others. Otherwise the version before it stays in force (or none, if there was none), and everything else goes
+its way. What is in force is never taken back because of others: if the service behind a route is deleted, the route
+stays, answers what it can, and a problem says so.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from pymesh import names
+from pymesh.errors import ConfigError
+from pymesh.resources.parse import Parsed
+from pymesh.resources.resource import Key, Resource
+from pymesh_controlplane.galley.check import check
+from pymesh_controlplane.pilot import world
+from pymesh_controlplane.pilot.model import Problem, Severity, World
+
+KEPT: Final = "the version before it stays in force"
+KEPT_FILE: Final = "what it said before stays in force"
+NOTHING: Final = "it is not in force"
+STANDS: Final = "it was right before and stays in force"
+
+Contents = Mapping[str, "Parsed | ConfigError"]
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Remembers what is in force.
+
+    Attributes:
+        overrides: folders, as prefixes of paths, whose resources win over those of the same name elsewhere: what a
+            runtime observed, as against what was applied.
+    """
+
+    overrides: tuple[str, ...] = ()
+    trust_domain: str = names.TRUST_DOMAIN
+    root_namespace: str = names.SYSTEM_NAMESPACE
+    _in_force: dict[Key, Resource[object]] = field(default_factory=dict)
+
+    def update(self, contents: Contents) -> World:
+        """The world after `contents` (all files there are, by path) was read."""
+        problems: list[Problem] = []
+        candidates = self._candidates(contents, problems)
+        result = self._settle(candidates, problems)
+        self._in_force = dict(result.resources)
+        return result
+
+    # --- Reading ---
+
+    def _candidates(self, contents: Contents, problems: list[Problem]) -> dict[Key, Resource[object]]:
+        """The newest readable version of everything."""
+        found: dict[Key, list[Resource[object]]] = {}
+        held: dict[Key, Resource[object]] = {}
+        for path, content in contents.items():
+            earlier = {key: item for key, item in self._in_force.items() if _within(item.file, path)}
+            if isinstance(content, ConfigError):
+                held |= earlier
+                problems.append(Problem.of(content, consequence=KEPT_FILE if earlier else ""))
+                continue
+            for resource in content.resources:
+                found.setdefault(resource.key, []).append(resource)
+            if content.anonymous:
+                held |= earlier
+            held |= self._judge_refused(content, problems)
+        candidates = {key: self._pick(versions, problems) for key, versions in found.items()}
+        return {**held, **candidates}
+
+    def _judge_refused(self, content: Parsed, problems: list[Problem]) -> dict[Key, Resource[object]]:
+        kept: dict[Key, Resource[object]] = {}
+        for refused in content.refused:
+            before = self._in_force.get(refused.key) if refused.key is not None else None
+            if before is not None:
+                kept[before.key] = before
+            consequence = KEPT if before is not None else NOTHING
+            if refused.key is None:
+                consequence = KEPT_FILE
+            problems += [Problem.of(error, consequence=consequence) for error in refused.errors]
+        return kept
+
+    def _pick(self, versions: list[Resource[object]], problems: list[Problem]) -> Resource[object]:
+        """The one of several resources of one name that counts: the one in force, else the first."""
+        top = [resource for resource in versions if resource.file.startswith(self.overrides)] if self.overrides else []
+        rivals = top or versions
+        before = self._in_force.get(rivals[0].key)
+        chosen = next((item for item in rivals if before is not None and item.file == before.file), rivals[0])
+        for item in rivals:
+            if item is not chosen:
+                sentence = f"{item.key} is written twice, here and at {chosen.positions.at('')}: remove one of them"
+                problems.append(Problem.of(item.error(sentence), consequence=f"the one in {chosen.file} counts"))
+        return chosen
+
+    # --- Judging ---
+
+    def _settle(self, candidates: dict[Key, Resource[object]], problems: list[Problem]) -> World:
+        """Take back what is new and wrong until nothing new is; ends because every round takes back something."""
+        while True:
+            result = self._build(candidates.values(), problems)
+            found = list(_by_resource(check(result.resources.values(), result), result))
+            wrong = {item.key for item, issues in found if self._is_new(item) and _has_errors(issues)}
+            if not wrong:
+                break
+            for item, issues in found:
+                if item.key in wrong:
+                    before = self._in_force.get(item.key)
+                    problems += _with_consequence(issues, KEPT if before is not None else NOTHING)
+                    if before is not None:
+                        candidates[item.key] = before
+                    else:
+                        del candidates[item.key]
+        for _, issues in found:
+            problems += _with_consequence(issues, STANDS)
+        return self._build(candidates.values(), sorted(set(problems), key=_place))
+
+    def _build(self, resources: Iterable[Resource[object]], problems: Iterable[Problem]) -> World:
+        return world.build(resources, problems, self.trust_domain, self.root_namespace)
+
+    def _is_new(self, item: Resource[object]) -> bool:
+        before = self._in_force.get(item.key)
+        return before is None or not item.says_the_same_as(before)
+
+
+def _within(file: str, path: str) -> bool:
+    return file == path or file.startswith(f"{path}/")
+
+
+def _by_resource(problems: Iterable[Problem], result: World) -> Iterator[tuple[Resource[object], list[Problem]]]:
+    found: dict[str, list[Problem]] = {}
+    for problem in problems:
+        found.setdefault(problem.resource, []).append(problem)
+    for item in result.resources.values():
+        if issues := found.get(str(item.key)):
+            yield item, issues
+
+
+def _has_errors(problems: Iterable[Problem]) -> bool:
+    return any(problem.severity is Severity.ERROR for problem in problems)
+
+
+def _with_consequence(problems: Iterable[Problem], consequence: str) -> list[Problem]:
+    return [
+        Problem(p.severity, p.sentence, p.path, p.position, p.resource, consequence)
+        if p.severity is Severity.ERROR
+        else p
+        for p in problems
+    ]
+
+
+def _place(problem: Problem) -> tuple[str, int, int, str, str]:
+    at = problem.position
+    return (at.file, at.line, at.column, problem.path, problem.sentence) if at else ("", 0, 0, problem.path, "")
