@@ -33,8 +33,8 @@ class DownstreamConnection(asyncio.Protocol):
     """See the module. `identify` tells the facts of the connection once it is made, or None if it is not to be served."""
 
     __slots__ = (
-        "_body", "_buffer", "_exchange", "_identify", "_linger_left", "_paused", "_reading", "deadline", "facts", "manager",
-        "opened", "requests", "runtime", "stats", "timer_slot", "transport",
+        "_body", "_buffer", "_exchange", "_head_begun", "_identify", "_idle_since", "_linger_left", "_paused", "_reading", "deadline", "facts", "manager",
+        "requests", "runtime", "stats", "timer_slot", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -45,7 +45,8 @@ class DownstreamConnection(asyncio.Protocol):
         self._identify = identify
         self.requests = 0
         self.stats = runtime.stats.http.setdefault(manager.stat_prefix, HttpStats())
-        self.opened = monotonic()
+        self._idle_since = monotonic()
+        self._head_begun = 0.0  # when the first bytes of an incomplete head came
         self.deadline = NEVER
         self.timer_slot = 0
         self._exchange: Exchange | None = None
@@ -70,7 +71,9 @@ class DownstreamConnection(asyncio.Protocol):
         self.runtime.connections.add(self)
         self.stats.cx_total += 1
         self.stats.cx_active += 1
-        self.await_request()
+        idle = self.manager.idle_timeout
+        if idle is not None:
+            self.set_deadline(self._idle_since + idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
@@ -149,11 +152,14 @@ class DownstreamConnection(asyncio.Protocol):
         manager = self.manager
         parsed = parse_request(data, manager.max_request_headers_bytes, manager.max_headers_count)
         if parsed is None:
+            if not self._head_begun:
+                self._head_begun = monotonic()
+                if manager.request_headers_timeout is not None:
+                    self.set_deadline(self._head_begun + manager.request_headers_timeout)
             self._buffer = data
-            if manager.request_headers_timeout is not None and self.deadline > monotonic():
-                self.set_deadline(min(self.deadline, monotonic() + manager.request_headers_timeout))
             return b""
         head, end = parsed
+        self._head_begun = 0.0
         self.requests += 1
         has_body = request_has_body(head)
         self._body = reader_for(-1 if head.chunked else head.content_length, bad_request) if has_body else None
@@ -197,9 +203,9 @@ class DownstreamConnection(asyncio.Protocol):
         if not keep or self._body is not None:
             self.finish()
             return
-        self._body = None
-        self.await_request()
-        self.resume_reading()
+        self._idle_since = monotonic()
+        if self._paused:
+            self.resume_reading()
         if self._buffer and not self._reading:
             data, self._buffer = self._buffer, b""
             self._read(data)
@@ -238,23 +244,33 @@ class DownstreamConnection(asyncio.Protocol):
 
     # --- Deadlines ---
 
-    def await_request(self) -> None:
-        """Nothing is in flight: the idle timeout runs."""
-        idle = self.manager.idle_timeout
-        self.set_deadline(NEVER if idle is None else monotonic() + idle)
-
     def set_deadline(self, when: float) -> None:
-        """Be told at `when`; replaces the deadline before it."""
-        self.deadline = when
-        self.runtime.timers.watch(self)
+        """Be told at `when`, or earlier: a deadline that is already nearer stays, and whoever is told looks again."""
+        if when < self.deadline:
+            self.deadline = when
+            self.runtime.timers.watch(self)
 
     def on_deadline(self, now: float) -> None:
         """See timers.Timed."""
+        self.deadline = NEVER
         if self._linger_left >= 0:
             self.transport.abort()
         elif self._exchange is not None:
             self._exchange.on_deadline(now)
         elif self._buffer:
+            self._head_deadline(now)
+        elif (idle := self.manager.idle_timeout) is not None:
+            if now >= self._idle_since + idle:
+                self.transport.close()
+            else:
+                self.set_deadline(self._idle_since + idle)
+
+    def _head_deadline(self, now: float) -> None:
+        """A request head is still incomplete."""
+        limit = self.manager.request_headers_timeout or self.manager.idle_timeout
+        if limit is None:
+            return
+        if now >= self._head_begun + limit:
             self._refuse(MessageError(408, Flag.STREAM_IDLE_TIMEOUT, "request_header_timeout"))
         else:
-            self.transport.close()
+            self.set_deadline(self._head_begun + limit)

@@ -118,8 +118,9 @@ class Exchange:
             self.record.request_id = forwarding.prepare_request(
                 self.request, self._downstream.manager, self._downstream.facts
             )
-            self._arm(self.active_at)
-            if self._filter(0):
+            if self.has_body:
+                self._arm(self.active_at)
+            if not self._downstream.manager.filters or self._filter(0):
                 self._route()
         except ProxyError as error:
             self.fail(error)
@@ -137,6 +138,7 @@ class Exchange:
             if isinstance(verdict, LocalReply):
                 self._reply(verdict)
             else:
+                self._arm(monotonic())
                 self._task = self._downstream.runtime.spawn(self._filter_later(verdict, index + 1))
             return False
         return True
@@ -166,14 +168,14 @@ class Exchange:
 
     def _route(self) -> None:
         record = self.record
-        record.t_filtered = monotonic()
+        now = record.t_filtered = monotonic()
         route = self.route
         if route is None:
             raise failure(Flag.NO_ROUTE, "route_not_found")
         record.route, record.virtual_host, record.route_source = route.name, route.virtual_host, route.source
         action = route.action
         if isinstance(action, Forward):
-            self._to_cluster(route, action)
+            self._to_cluster(route, action, now)
             return
         forwarding.mutate(self.request, route.request_headers)
         if isinstance(action, Redirect):
@@ -184,7 +186,7 @@ class Exchange:
             assert isinstance(action, DirectResponse)
             self._reply(LocalReply(action.status, Flag.NONE, "direct_response", action.body))
 
-    def _to_cluster(self, route: Route, action: Forward) -> None:
+    def _to_cluster(self, route: Route, action: Forward, now: float) -> None:
         downstream = self._downstream
         name = choose_weighted(action.clusters, downstream.runtime.random)
         self.record.cluster = name
@@ -196,7 +198,7 @@ class Exchange:
         self._state = downstream.runtime.upstreams.state(cluster)
         forwarding.apply_route(self.request, route, action)
         if self._request_ended:
-            self._arm(monotonic())
+            self._arm(now)
         self._attempt()
 
     # --- Attempts ---

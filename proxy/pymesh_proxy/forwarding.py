@@ -98,7 +98,7 @@ def _request_id(request: Head, manager: HttpManager) -> str:
         return given.decode("latin-1")
     if not manager.generate_request_id:
         return (given or b"").decode("latin-1")
-    digits = "%032x" % getrandbits(128)
+    digits = f"{getrandbits(128):032x}"
     # A UUID of version 4, variant 1 (RFC 9562 5.4).
     made = (
         f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{'89ab'[int(digits[16], 16) & 3]}{digits[17:20]}-{digits[20:]}"
@@ -221,9 +221,8 @@ def response_bytes(
         head.set(b"connection", b"keep-alive")
     if wrap:
         head.set(b"transfer-encoding", b"chunked")
-    if manager.server_header is ServerHeader.OVERWRITE:
-        head.set(b"server", manager.server_name.encode())
-    elif manager.server_header is ServerHeader.APPEND_IF_ABSENT and not head.has(b"server"):
+    rule = manager.server_header
+    if rule is ServerHeader.OVERWRITE or (rule is ServerHeader.APPEND_IF_ABSENT and not head.has(b"server")):
         head.set(b"server", manager.server_name.encode())
     if not head.has(b"date"):
         head.set(b"date", http_date(int(time())))

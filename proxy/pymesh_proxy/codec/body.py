@@ -27,9 +27,11 @@ _SIZE_LINE: Final = re.compile(
     + rb"))?)*+\r\n"
 )
 _TRAILERS: Final = re.compile(rb"(?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n")
-# Fields that must not arrive behind the body, since they were acted on before it (RFC 9110 6.5.1).
+# Fields that must not arrive behind the body, since they were acted on before it (RFC 9110 6.5.1), or since only a
+# proxy says them: a server that merges trailers into its headers would believe the client.
 _FORBIDDEN_TRAILER: Final = re.compile(
-    rb"(?:^|\n)(?:content-length|transfer-encoding|host|connection|trailer|te|authorization|x-forwarded-client-cert)\s*:",
+    rb"\n(?:content-(?:length|encoding|type|range)|transfer-encoding|host|connection|keep-alive|proxy-connection|upgrade"
+    rb"|trailer|te|expect|(?:proxy-)?authorization|cookie|x-request-id|x-forwarded-[^:]*|x-envoy-[^:]*):",
     re.IGNORECASE,
 )
 
@@ -156,7 +158,7 @@ class Chunked:
             return 0
         if match.end() - start > MAX_TRAILERS:
             raise self._bad("trailers_too_large")
-        if match.end() - start > 2 and _FORBIDDEN_TRAILER.search(data, start, match.end()):
+        if match.end() - start > 2 and _FORBIDDEN_TRAILER.search(b"\n" + match[0]):
             raise self._bad("forbidden_trailer")
         self.done = True
         return match.end() - start

@@ -11,10 +11,11 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-# A ClientHello with post-quantum key shares and session tickets takes 1.5 to 2.5 KiB; Envoy's tls_inspector reads 16 KiB.
+# A ClientHello with post-quantum key shares and tickets takes 1.5 to 2.5 KiB; Envoy's tls_inspector reads 16 KiB.
 MAX_PEEK: Final = 16 * 1024
-# A request line longer than this is no reason to keep guessing (nginx: large_client_header_buffers 8k).
-MAX_REQUEST_LINE: Final = 8 * 1024
+# A handshake message may span records; nobody needs more of them for a ClientHello than this, and each is looked at
+# anew whenever more bytes arrive.
+MAX_HELLO_RECORDS: Final = 64
 
 HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _METHOD: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}"
@@ -57,8 +58,11 @@ OPAQUE: Final = Detection(Protocol.OPAQUE)
 def detect(data: bytes, *, ended: bool = False) -> Detection | None:
     """What `data`, the start of a connection, is; None while more bytes could tell.
 
-    `ended` says that no more will come (end of stream, or the buffer is full): the answer is then never None.
+    `ended` says that no more will come (end of stream): the answer is then never None, nor is it beyond MAX_PEEK bytes,
+    which are all that is looked at. An answer stands: no further bytes would change it.
     """
+    if len(data) >= MAX_PEEK:
+        data, ended = data[:MAX_PEEK], True
     if not data:
         return OPAQUE if ended else None
     if data[0] == 0x16:
@@ -68,7 +72,7 @@ def detect(data: bytes, *, ended: bool = False) -> Detection | None:
     elif line := _REQUEST_LINE.match(data):
         # A CONNECT is addressed to the proxy behind us: to this one it is a stream of bytes.
         found = OPAQUE if line[1] == b"CONNECT" else Detection(Protocol.HTTP1)
-    elif _REQUEST_START.fullmatch(data) and len(data) < MAX_REQUEST_LINE:
+    elif _REQUEST_START.fullmatch(data):
         found = None
     else:
         found = OPAQUE
@@ -77,6 +81,10 @@ def detect(data: bytes, *, ended: bool = False) -> Detection | None:
 
 class _Short(Exception):  # noqa: N818 - control flow within this module
     """The bytes end before the structure does."""
+
+
+class _Malformed(Exception):  # noqa: N818 - control flow within this module
+    """The structure is complete and wrong."""
 
 
 class _Reader:
@@ -111,7 +119,11 @@ def _client_hello(data: bytes) -> Detection | None:
     handshake = b""
     record = _Reader(data)
     complete = False
+    records = 0
     while record.more() and not complete:
+        records += 1
+        if records > MAX_HELLO_RECORDS:
+            return OPAQUE
         try:
             if record.take(1) != b"\x16" or record.take(1) != b"\x03":
                 return OPAQUE
@@ -133,7 +145,7 @@ def _client_hello(data: bytes) -> Detection | None:
         return OPAQUE if too_long else None
     try:
         return _hello_body(_Reader(handshake, 4, 4 + int.from_bytes(handshake[1:4], "big")))
-    except (_Short, UnicodeDecodeError):
+    except (_Short, _Malformed, UnicodeDecodeError):
         return OPAQUE  # complete by its own length, and yet no ClientHello
 
 
@@ -143,10 +155,14 @@ def _hello_body(hello: _Reader) -> Detection:
     hello.vector(2)
     hello.vector(1)
     server_name, alpn = "", []
+    seen: set[int] = set()
     if hello.more():
         extensions = hello.vector(2)
         while extensions.more():
             kind = extensions.number(2)
+            if kind in seen:
+                raise _Malformed  # RFC 8446 4.2; which of the two would the server believe?
+            seen.add(kind)
             body = extensions.vector(2)
             if kind == 0:
                 names = body.vector(2)

@@ -5,7 +5,7 @@ as one slice, with what was added behind it. Names are looked up in lower case.
 """
 
 # Connection-specific fields (RFC 9110 7.6.1, and Proxy-Connection, which RFC 9112 C.2.2 says never to forward).
-HOP_BY_HOP = (b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade")
+HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade"})
 
 
 class Head:
@@ -26,7 +26,7 @@ class Head:
     """
 
     __slots__ = (
-        "_added", "_index", "_raw", "_removed", "authority", "chunked", "content_length", "method", "minor", "pairs",
+        "_added", "_index", "_raw", "_removed", "_unique", "authority", "chunked", "content_length", "method", "minor", "pairs",
         "path", "persistent", "reason", "status", "upgrade",
     )  # fmt: skip
 
@@ -35,6 +35,7 @@ class Head:
         self._index = index
         self._added: list[tuple[bytes, bytes]] = []
         self._removed: set[bytes] = set()
+        self._unique = len(pairs) == len(index)
         self.pairs = pairs
         self.method = self.path = self.authority = self.reason = self.upgrade = b""
         self.status = 0
@@ -56,7 +57,11 @@ class Head:
         """Append one more field `name` (lower case)."""
         self._added.append((name, value))
         present = self._index.get(name)
-        self._index[name] = value if present is None else b"%b, %b" % (present.strip(b" \t"), value)
+        if present is None:
+            self._index[name] = value
+        else:
+            self._unique = False
+            self._index[name] = b"%b, %b" % (present.strip(b" \t"), value)
 
     def set(self, name: bytes, value: bytes) -> None:
         """Replace every `name` (lower case) by one."""
@@ -75,6 +80,8 @@ class Head:
     def remove_hop_by_hop(self) -> None:
         """Take away what is meant for this connection only, the names that Connection lists included."""
         index = self._index
+        if HOP_BY_HOP.isdisjoint(index):
+            return
         connection = index.get(b"connection")
         if connection is not None:
             for token in connection.lower().split(b","):
@@ -90,9 +97,13 @@ class Head:
         return [*kept, *self._added]
 
     def fields(self) -> bytes:
-        """The field lines, each with its CRLF, without the empty line that ends the head."""
+        """The field lines, each with its CRLF, without the empty line that ends the head.
+
+        Where something was taken away they are written anew, with names in lower case unless a name is repeated.
+        """
         if self._removed:
-            return b"".join([b"%b: %b\r\n" % pair for pair in self.items()])
+            pairs = self._index.items() if self._unique else self.items()
+            return b"".join([b"%b: %b\r\n" % pair for pair in pairs])
         if self._added:
             return self._raw + b"".join([b"%b: %b\r\n" % pair for pair in self._added])
         return self._raw

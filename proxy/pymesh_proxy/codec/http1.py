@@ -29,6 +29,8 @@ _HOST: Final = re.compile(
     rb"(?:\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]{0,5})?"
 )
 _ABSOLUTE: Final = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?@]*)(/[^?]*)?(\?.*)?")
+# CONNECT names a host and a port, both of them (RFC 9110 9.3.6).
+_AUTHORITY_FORM: Final = re.compile(rb"[^:].*:[0-9]{1,5}")
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 
 # Fields that a Connection header must not take away from a message: framing and routing would change under us.
@@ -69,7 +71,7 @@ def parse_request(
     method, target, minor, raw = match.groups()
     pairs = _PAIR.findall(raw)
     index = {name.lower(): value for name, value in pairs}
-    if len(raw) > max_bytes or len(pairs) > max_fields:
+    if match.end() - start > max_bytes or len(pairs) > max_fields:
         raise bad_request("headers_too_large")
     head = Head(raw, pairs, index)
     if len(index) != len(pairs):
@@ -81,7 +83,9 @@ def parse_request(
     return head, match.end()
 
 
-def parse_response(data: bytes, max_bytes: int = MAX_HEAD_BYTES) -> tuple[Head, int] | None:
+def parse_response(
+    data: bytes, max_bytes: int = MAX_HEAD_BYTES, max_fields: int = MAX_FIELDS
+) -> tuple[Head, int] | None:
     """The response head at the start of `data` and where its body starts; None if more bytes are needed.
 
     Raises:
@@ -89,13 +93,13 @@ def parse_response(data: bytes, max_bytes: int = MAX_HEAD_BYTES) -> tuple[Head, 
     """
     match = _RESPONSE.match(data)
     if match is None:
-        _refuse_or_wait(data, _STATUS_LINE, max_bytes, MAX_FIELDS, bad_response)
+        _refuse_or_wait(data, _STATUS_LINE, max_bytes, max_fields, bad_response)
         return None
     minor, status, reason, raw = match.groups()
     pairs = _PAIR.findall(raw)
     index = {name.lower(): value for name, value in pairs}
-    if len(raw) > max_bytes:
-        raise bad_response("response_headers_too_large")
+    if match.end() > max_bytes or len(pairs) > max_fields:
+        raise bad_response("headers_too_large")
     head = Head(raw, pairs, index)
     if len(index) != len(pairs):
         _join_repeated(head, index, (b"content-length",), bad_response)
@@ -103,6 +107,8 @@ def parse_response(data: bytes, max_bytes: int = MAX_HEAD_BYTES) -> tuple[Head, 
     head.reason = reason or b""
     head.minor = minor[0] - 48
     _frame(head, index, bad_response)
+    if head.status < 200 or head.status == 204:
+        _expect_no_body(head)
     return head, match.end()
 
 
@@ -147,13 +153,23 @@ def _frame(head: Head, index: dict[bytes, bytes], bad: Refusal) -> None:
     if options & _PROTECTED:
         raise bad("connection_lists_a_protected_header")
     head.persistent = b"close" not in options and (head.minor == 1 or b"keep-alive" in options)
-    if b"upgrade" in options:
+    if b"upgrade" in options and head.minor == 1:  # RFC 9110 7.8: in HTTP/1.0 it means nothing
         head.upgrade = index.get(b"upgrade", b"").strip(b" \t").lower()
 
 
 def _frame_request(head: Head, index: dict[bytes, bytes]) -> None:
     if b"content-length" in index or b"transfer-encoding" in index or b"connection" in index or head.minor == 0:
         _frame(head, index, bad_request)
+
+
+def _expect_no_body(head: Head) -> None:
+    """A 1xx or 204 has no body and must not announce one (RFC 9110 8.6, RFC 9112 6.1); Envoy's words."""
+    if head.chunked:
+        raise bad_response("transfer_encoding_not_allowed")
+    if head.content_length is not None:
+        if head.content_length:
+            raise bad_response("content_length_not_allowed")
+        head.remove(b"content-length")  # a harmless mistake that is common enough
 
 
 def _locate(head: Head, target: bytes, index: dict[bytes, bytes]) -> None:
@@ -171,16 +187,18 @@ def _locate(head: Head, target: bytes, index: dict[bytes, bytes]) -> None:
     if target[0] == 0x2F:  # origin-form, "/..."
         return
     if head.method == b"CONNECT":
-        if _HOST.fullmatch(target) is None or b":" not in target:
+        if _HOST.fullmatch(target) is None or _AUTHORITY_FORM.fullmatch(target) is None:
             raise bad_request("invalid_connect_target")
         head.authority = target
         return
     if target == b"*" and head.method == b"OPTIONS":
         return
     absolute = _ABSOLUTE.fullmatch(target)
-    if absolute is None or not absolute[1] or _HOST.fullmatch(absolute[1]) is None:
+    if absolute is None or absolute[1][:1] in {b"", b":"} or _HOST.fullmatch(absolute[1]) is None:
         raise bad_request("invalid_request_target")
-    head.path = (absolute[2] or b"/") + (absolute[3] or b"")
+    path, query = absolute[2] or b"", absolute[3] or b""
+    # OPTIONS for the server as a whole is `*` from here on (RFC 9112 3.2.4).
+    head.path = b"*" if head.method == b"OPTIONS" and not path and not query else (path or b"/") + query
     if absolute[1] != host:
         # The target wins over Host (RFC 9112 3.2.2), and Host is rewritten so that nobody behind us sees another.
         head.authority = absolute[1]

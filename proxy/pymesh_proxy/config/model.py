@@ -193,7 +193,7 @@ class FilterChain:
     handshake_timeout: float = 15.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Listener:
     """A listener. pymesh-proxy may bind it elsewhere than `address`: see `--listen`."""
 

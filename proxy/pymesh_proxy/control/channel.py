@@ -292,8 +292,8 @@ def _client_context(tls: ServerTls) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
     try:
-        context.load_verify_locations(cadata=read_bounded(tls.roots_file).decode("ascii"))
-    except (UnicodeDecodeError, ssl.SSLError) as error:
+        context.load_verify_locations(cadata=read_bounded(tls.roots_file).decode("ascii", "ignore"))
+    except (ValueError, ssl.SSLError) as error:
         raise OSError(f"{tls.roots_file} holds no certificates: {error}") from error
     return context
 

@@ -32,7 +32,7 @@ class HttpStats:
 
     def __init__(self) -> None:
         self.cx_total = self.cx_active = self.rq_total = self.rq_active = self.protocol_errors = 0
-        self.classes = [0] * 6
+        self.classes = [0] * 10  # by hundreds; a peer may well answer 999
         self.buckets = [0] * (len(DURATION_BUCKETS) + 1)
         self.duration_sum = 0.0
 
@@ -55,7 +55,7 @@ class ClusterStats:
         self.cx_total = self.cx_active = self.cx_connect_fail = self.cx_destroyed = self.cx_overflow = 0
         self.rq_total = self.rq_active = self.rq_retry = self.rq_timeout = self.rq_pending_overflow = 0
         self.bytes_sent = self.bytes_received = 0
-        self.classes = [0] * 6
+        self.classes = [0] * 10
 
 
 class TcpStats:

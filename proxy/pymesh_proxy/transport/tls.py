@@ -144,10 +144,10 @@ class TlsContexts:
             context.set_alpn_protocols(list(alpn))
         try:
             if roots is not None:
-                context.load_verify_locations(cadata=self._roots(roots).decode("ascii"))
+                context.load_verify_locations(cadata=self._roots(roots).decode("ascii", "ignore"))
             if certificate is not None:
                 _load_certificate(context, self._certificate(certificate))
-        except (ssl.SSLError, UnicodeDecodeError) as error:
+        except (ssl.SSLError, ValueError) as error:
             raise TlsError(f"TLS_error: a certificate, its key or the roots cannot be used: {error}") from error
         return context
 
