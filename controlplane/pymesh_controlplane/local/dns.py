@@ -10,7 +10,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, cast
 
 from dnslib import QTYPE, RCODE, RR, SOA, A, DNSError, DNSHeader, DNSRecord
 
@@ -147,8 +147,7 @@ class _Udp(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         reply = self._server.zone.answer(data, MAX_UDP)

@@ -89,8 +89,12 @@ def plan(required: Iterable[str], mounts: Iterable[Mount], host: str = "/") -> P
         OSError: a required path does not exist, or a directory cannot be read.
     """
     planner = _Planner(host)
+    mounts = list(mounts)
     for path in sorted(set(required), key=lambda path: (path.count("/"), path)):
-        planner.require(path)
+        if any(f"{path}/".startswith(f"{private}/") for private, _ in _PRIVATE):
+            mounts.append(Mount(host.rstrip("/") + path, path, True))
+        else:
+            planner.require(path)
     for path, _ in _PRIVATE:
         planner.make_room(path, directory=True, private=True)
     placed = []
