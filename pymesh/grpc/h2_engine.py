@@ -18,7 +18,7 @@ from pymesh.grpc.engine import (
     PingAcknowledged,
     StreamReset,
 )
-from pymesh.grpc.goaway import GoAwaySplitter
+from pymesh.grpc.frames import FrameGuard
 from pymesh.grpc.metadata import Headers
 
 # Calls that one client may have open here at a time: an Envoy has one or two, and each may hold a window of bytes.
@@ -48,7 +48,7 @@ class H2Engine:
         self._connection = h2.connection.H2Connection(
             h2.config.H2Configuration(client_side=client, header_encoding=None)
         )
-        self._splitter = GoAwaySplitter(preface=0 if client else len(_PREFACE))
+        self._guard = FrameGuard(preface=0 if client else len(_PREFACE))
         self._outgoing: dict[int, _Outgoing] = {}
         self._closed = False
         # Settings given before initiate_connection would not be announced: the peer would stop at 65,535 bytes.
@@ -74,7 +74,7 @@ class H2Engine:
         if self._closed:
             return events
         try:
-            for piece in self._splitter.split(data):
+            for piece in self._guard.pass_through(data):
                 if isinstance(piece, GoAway):
                     events.append(piece)
                 else:

@@ -484,19 +484,29 @@ def test_mutated_conversations(data: st.DataObject) -> None:
     harmless(make, bytes(wire))
 
 
+SETTINGS = b"\0\0\0\x04\0\0\0\0\0"
+
+
 @pytest.mark.parametrize(
-    "wire",
+    ("wire", "text"),
     [
-        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-        PREFACE + b"\0\0\x07\x07\0\0\0\0\0" + b"\0" * 7,
-        PREFACE + b"\0\0\x08\x07\0\0\0\0\x01" + b"\0" * 8,
-        PREFACE + b"\0\x50\0\x07\0\0\0\0\0" + b"\0" * 100,
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "reamble|preface"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 9, "HTTP/2"),
+        (PREFACE + b"\0\0\x08\x06\0\0\0\0\0", "SETTINGS"),
+        (PREFACE + SETTINGS + b"\0\x40\x01\0\0\0\0\0\x01", "16385 bytes"),
+        (PREFACE + SETTINGS + b"\0\0\x07\x07\0\0\0\0\0", "GOAWAY of 7"),
+        (PREFACE + SETTINGS + b"\0\0\x08\x07\0\0\0\0\x01", "GOAWAY on a stream"),
+        (PREFACE + SETTINGS + b"\0\0\x08\0\0\0\0\0\x03" + b"\0" * 8, "."),
     ],
 )
-def test_what_is_not_http2_breaks_the_connection_at_once(wire: bytes) -> None:
-    with pytest.raises(ConnectionBrokenError):
-        ServerConnection().receive(wire + b"\0" * 64)
+def test_what_is_not_http2_breaks_the_connection_at_once(wire: bytes, text: str) -> None:
+    with pytest.raises(ConnectionBrokenError, match=text):
+        ServerConnection().receive(wire)
+
+
+def test_an_answer_in_http1_is_recognised_at_once() -> None:
+    with pytest.raises(ConnectionBrokenError, match="does not speak HTTP/2"):
+        new_client().receive(b"HTTP/1.1 400 Bad Request\r\n")
 
 
 def test_windows_hold_two_messages() -> None:
