@@ -231,7 +231,7 @@ class Ads:
         if not added and not dropped:
             return []
         sub.names = wanted
-        for name in added:
+        for name in sorted(added):
             self._awaited[sub.type_url, name] = now
         for name in dropped:
             self._awaited.pop((sub.type_url, name), None)

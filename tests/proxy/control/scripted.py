@@ -1,0 +1,90 @@
+"""xDS resources and responses by hand, and a consumer that remembers: what the ADS tests are written with."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+)
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryResponse, DiscoveryResponse, Resource
+from google.protobuf.message import Message
+
+from pymesh.errors import ConfigError
+from pymesh.xds import types
+from pymesh_proxy.control.resources import name_of
+
+
+def cluster(name: str, *, eds: bool = True, service: str = "", note: str = "") -> Cluster:
+    result = Cluster(name=name, type=Cluster.EDS if eds else Cluster.STATIC, alt_stat_name=note)
+    if service:
+        result.eds_cluster_config.service_name = service
+    return result
+
+
+def endpoints(name: str) -> ClusterLoadAssignment:
+    return ClusterLoadAssignment(cluster_name=name)
+
+
+def listener(name: str, *routes: str) -> Listener:
+    result = Listener(name=name)
+    for route in routes:
+        manager = HttpConnectionManager()
+        manager.rds.route_config_name = route
+        chain = result.filter_chains.add()
+        chain.filters.add(name="http").typed_config.Pack(manager)
+    return result
+
+
+def routes(name: str) -> RouteConfiguration:
+    return RouteConfiguration(name=name)
+
+
+def delta(
+    type_url: str, nonce: str, *resources: Message, version: str = "1", removed: Iterable[str] = ()
+) -> DeltaDiscoveryResponse:
+    message = DeltaDiscoveryResponse(type_url=type_url, nonce=nonce, removed_resources=removed)
+    for resource in resources:
+        entry = Resource(name=name_of(resource), version=version)
+        entry.resource.Pack(resource)
+        message.resources.append(entry)
+    return message
+
+
+def sotw(type_url: str, version: str, *resources: Message) -> DiscoveryResponse:
+    message = DiscoveryResponse(type_url=type_url, version_info=version, nonce=f"n{version}")
+    for resource in resources:
+        message.resources.add().Pack(resource)
+    return message
+
+
+@dataclass
+class Remembering:
+    """A consumer that keeps what it is given, and refuses the resources named in `refuse`."""
+
+    refuse: set[str] = field(default_factory=set)
+    staged: dict[str, dict[str, Message]] = field(default_factory=lambda: {url: {} for url in _TYPES})
+    in_force: dict[str, dict[str, Message]] = field(default_factory=lambda: {url: {} for url in _TYPES})
+    published: int = 0
+
+    def apply(self, type_url: str, added: dict[str, Message], removed: set[str], version: str) -> None:
+        for name in added:
+            if name in self.refuse:
+                raise ConfigError("is not supported", path="some.field", resource=name)
+        self.staged[type_url] = {
+            name: resource for name, resource in self.staged[type_url].items() if name not in removed
+        } | added
+
+    def publish(self) -> None:
+        self.published += 1
+        self.in_force = {url: dict(resources) for url, resources in self.staged.items()}
+
+    def names(self, type_url: str) -> set[str]:
+        """Names in force."""
+        return set(self.in_force[type_url])
+
+
+_TYPES = (types.CLUSTER, types.ENDPOINT, types.LISTENER, types.ROUTE)
