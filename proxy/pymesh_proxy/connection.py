@@ -1,8 +1,8 @@
 """One downstream HTTP/1.1 connection: reads requests in order, hands each to an `Exchange`, and writes the answers.
 
 Requests on a connection are answered one after the other (RFC 9112 9.3.2); a pipelined one waits, as bytes, until its
-turn. When the client does not take what is written, the exchange pauses the upstream; when the upstream does not take the
-request's body, reading here is paused. Nothing is buffered beyond the two transports' high-water marks.
+turn. When the client does not take what is written, the exchange pauses the upstream; when the upstream does not take
+the request's body, reading here is paused. Nothing is buffered beyond the two transports' high-water marks.
 """
 
 import asyncio
@@ -30,11 +30,11 @@ LINGER_BYTES: Final = 1024 * 1024
 
 
 class DownstreamConnection(asyncio.Protocol):
-    """See the module. `identify` tells the facts of the connection once it is made, or None if it is not to be served."""
+    """See the module. `identify` tells the facts of the connection once it is made; None if it is not to be served."""
 
     __slots__ = (
-        "_body", "_buffer", "_exchange", "_head_begun", "_identify", "_idle_since", "_linger_left", "_paused", "_reading", "deadline", "facts", "manager",
-        "requests", "runtime", "stats", "timer_slot", "transport",
+        "_body", "_buffer", "_exchange", "_head_begun", "_identify", "_idle_since", "_linger_left", "_paused",
+        "_reading", "deadline", "facts", "manager", "requests", "runtime", "stats", "timer_slot", "transport",
     )  # fmt: skip
 
     def __init__(

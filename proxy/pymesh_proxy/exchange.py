@@ -10,8 +10,8 @@
     response_end          release the connection
     _complete             record, counters, log: always, exactly once
 
-Any ProxyError, from any phase, becomes an answer or a reset in one place: `fail`. A retryable failure before the response
-head goes back to `_attempt`. Nothing here waits: what takes time calls back.
+Any ProxyError, from any phase, becomes an answer or a reset in one place: `fail`. A retryable failure before the
+response head goes back to `_attempt`. Nothing here waits: what takes time calls back.
 """
 
 import asyncio
@@ -70,8 +70,8 @@ class Exchange:
 
     __slots__ = (
         "_cluster", "_deadline", "_done", "_downstream", "_endpoint", "_forward", "_framing_close", "_held",
-        "_held_size", "_holding", "_request_ended", "_response_started", "_route_found", "_snapshot", "_state",
-        "_sent_at", "_task", "_tried", "_try_deadline", "_upgraded", "_upstream", "_wrap", "active_at", "has_body",
+        "_held_size", "_holding", "_request_ended", "_response_started", "_route_found", "_sent_at", "_snapshot",
+        "_state", "_task", "_tried", "_try_deadline", "_upgraded", "_upstream", "_wrap", "active_at", "has_body",
         "record", "request",
     )  # fmt: skip
 

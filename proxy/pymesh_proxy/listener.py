@@ -7,9 +7,10 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from typing import Final
 
 from pymesh_proxy.codec.detect import OPAQUE, Detection
-from pymesh_proxy.config.model import Direction, FilterChain, HttpManager, Listener
+from pymesh_proxy.config.model import Direction, FilterChain, HttpManager, Listener, TcpProxy
 from pymesh_proxy.connection import DownstreamConnection
 from pymesh_proxy.filter_chain import candidates, find_chain
 from pymesh_proxy.relay import Relay
@@ -18,12 +19,16 @@ from pymesh_proxy.telemetry.metrics import ListenerStats
 from pymesh_proxy.transport.direction import Refused, classify
 from pymesh_proxy.transport.facts import Facts
 from pymesh_proxy.transport.original_dst import original_destination
-from pymesh_proxy.transport.peek import peek
+from pymesh_proxy.transport.peek import peek, readable
 from pymesh_proxy.transport.tls import TlsError, failure_reason, peer_identity, verify_san
 
 log = logging.getLogger("pymesh.listener")
 
 Address = tuple[str, int]
+
+# How long a client may be silent before its upstream is asked whether it speaks first. Long enough for any client that
+# sends as soon as it is connected, short enough for a person who waits for a greeting.
+SILENT_CLIENT_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +76,30 @@ class ListenerServer:
             local, remote = _address(sock.getsockname()), _address(sock.getpeername())
             original, direction = self._destination(sock, local, remote)
             listener = self._listener(direction)
-            detection = await self._inspect(sock, listener, original or local)
-            chain = find_chain(listener, original or local, detection)
-            if chain is None:
-                self._stats.no_filter_chain += 1
-                raise Refusal("no_filter_chain", f"no filter chain of {listener.name} for {_text(original or local)}")
+            destination = original or local
             facts = Facts(
                 direction=listener.direction.value,
                 remote=_text(remote),
                 local=_text(local),
                 original=_text(original) if original else "",
-                original_destination=original or local,
-                sni=detection.server_name,
+                original_destination=destination,
             )
+            relay: Relay | None = None
+            detection = await self._inspect(sock, listener, destination)
+            if detection is None:
+                opaque = find_chain(listener, destination, OPAQUE)
+                if opaque is not None and opaque.tls is None and isinstance(opaque.handler, TcpProxy):
+                    relay = Relay(self._runtime, opaque.handler, facts)
+                detection = await self._silent_client(sock, listener, relay)
+            chain = find_chain(listener, destination, detection)
+            if relay is not None and (chain is None or chain.handler is not relay.proxy):
+                relay.abandon()
+                relay = None
+            if chain is None:
+                self._stats.no_filter_chain += 1
+                raise Refusal("no_filter_chain", f"no filter chain of {listener.name} for {_text(destination)}")
             taken = True
-            await self._hand_over(sock, chain, facts)
+            await self._hand_over(sock, chain, replace(facts, sni=detection.server_name), relay)
         except Refusal as refusal:
             self._stats.cx_refused += 1
             self._stats.refusals[refusal.kind] = self._stats.refusals.get(refusal.kind, 0) + 1
@@ -123,22 +137,40 @@ class ListenerServer:
             )
         return found
 
-    async def _inspect(self, sock: socket.socket, listener: Listener, destination: Address) -> Detection:
-        """What the client speaks, where a chain depends on it; the bytes stay in the socket."""
+    async def _inspect(self, sock: socket.socket, listener: Listener, destination: Address) -> Detection | None:
+        """What the client speaks, where a chain depends on it; None if it is silent. The bytes stay in the socket."""
         chains = candidates(listener, *destination)
         if not any(
             chain.match.transport_protocol or chain.match.application_protocols or chain.match.server_names
             for chain in chains
         ):
             return OPAQUE
-        detection = await peek(self._runtime.loop, sock, listener.inspect_timeout)
-        if detection is None:
+        return await peek(self._runtime.loop, sock, SILENT_CLIENT_SECONDS)
+
+    async def _silent_client(self, sock: socket.socket, listener: Listener, relay: Relay | None) -> Detection:
+        """Wait for a client that does not begin to speak: perhaps the server does, where that can be found out."""
+        loop = self._runtime.loop
+        try:
+            async with asyncio.timeout(listener.inspect_timeout):
+                if relay is not None and await relay.listen_first(readable(loop, sock)):
+                    return OPAQUE
+                detection = await peek(loop, sock, None)
+        except TimeoutError:
             if not listener.inspect_timeout_continues:
-                raise Refusal("silent", f"the client sent nothing within {listener.inspect_timeout:g} s")
+                if relay is not None:
+                    relay.abandon()
+                raise Refusal("silent", f"nobody said anything within {listener.inspect_timeout:g} s") from None
             return OPAQUE
+        except OSError:
+            if relay is not None:
+                relay.abandon()
+            raise
+        assert detection is not None
         return detection
 
-    async def _hand_over(self, sock: socket.socket, chain: FilterChain, facts: Facts) -> None:
+    async def _hand_over(
+        self, sock: socket.socket, chain: FilterChain, facts: Facts, relay: Relay | None = None
+    ) -> None:
         """Make the transport, with TLS where the chain says so, and the protocol that serves it."""
         runtime, tls = self._runtime, chain.tls
 
@@ -157,7 +189,7 @@ class ListenerServer:
             handler = chain.handler
             if isinstance(handler, HttpManager):
                 return DownstreamConnection(runtime, handler, identify)
-            return Relay(runtime, handler, facts).on_accept(identify)
+            return (relay or Relay(runtime, handler, facts)).on_accept(identify)
 
         try:
             context = None if tls is None else runtime.tls.server(tls)

@@ -5,7 +5,7 @@ side ends its half, the other is told (`shutdown(SHUT_WR)`), and goes on sending
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import monotonic, time
 from typing import Final, cast
 
@@ -50,6 +50,8 @@ class Half(asyncio.Protocol):
         peer = self.peer
         if peer is None or peer.transport is None:
             self._held.append(data)
+            self.pause()
+            self._relay.upstream_spoke()
         else:
             peer.transport.write(data)
 
@@ -57,7 +59,9 @@ class Half(asyncio.Protocol):
         """See asyncio.Protocol: this side has said its last; the other may not have."""
         self._eof = True
         peer = self.peer
-        if peer is not None:
+        if peer is None:
+            self._relay.upstream_spoke()
+        else:
             peer.half_close()
             if peer.over:
                 return False
@@ -91,6 +95,7 @@ class Half(asyncio.Protocol):
         if self._held and peer.transport is not None:
             peer.transport.writelines(self._held)
             self._held.clear()
+            self.resume()
         if self._eof:
             peer.half_close()
 
@@ -127,13 +132,13 @@ class Relay:
     """One opaque connection, downstream and upstream."""
 
     __slots__ = (
-        "_cluster", "_done", "_endpoint", "_identify", "_idle", "_open", "_proxy", "_runtime", "_seen", "deadline",
-        "downstream", "record", "stats", "timer_slot", "upstream",
+        "_cluster", "_done", "_endpoint", "_identify", "_idle", "_open", "_runtime", "_seen", "_spoke",
+        "_upstream_lost", "deadline", "downstream", "proxy", "record", "stats", "timer_slot", "upstream",
     )  # fmt: skip
 
     def __init__(self, runtime: Runtime, proxy: TcpProxy, facts: Facts) -> None:
         self._runtime = runtime
-        self._proxy = proxy
+        self.proxy = proxy
         self._identify: Callable[[asyncio.BaseTransport], Facts | None] | None = None
         self.record = RequestRecord(facts, time(), monotonic())
         self.record.protocol = "TCP"
@@ -142,6 +147,8 @@ class Relay:
         self.upstream = Half(self)
         self.deadline = NEVER
         self.timer_slot = 0
+        self._spoke: asyncio.Event | None = None
+        self._upstream_lost = False
         self._idle = proxy.idle_timeout
         self._seen = 0
         self._open = 0
@@ -169,12 +176,61 @@ class Relay:
                 return
             self.record.facts = facts
             self._runtime.connections.add(self)
-            self._runtime.spawn(self._connect())
+            self._runtime.spawn(self._join())
+
+    async def listen_first(self, client_speaks: Awaitable[None]) -> bool:
+        """Connect upstream while the client is silent, and wait for whoever speaks first; True if it is the upstream.
+
+        For protocols in which the server begins (SMTP, MySQL, SSH). After False the caller either goes on with this
+        relay, or calls `abandon`.
+        """
+        self._spoke = asyncio.Event()
+        client = asyncio.ensure_future(client_speaks)  # noqa: TID251 - awaited or cancelled below
+        server = asyncio.ensure_future(self._spoke.wait())  # noqa: TID251 - awaited or cancelled below
+        try:
+            await self._connect()
+            if self.record.flag is Flag.NONE:
+                await asyncio.wait((client, server), return_when=asyncio.FIRST_COMPLETED)
+            return not client.done()
+        finally:
+            client.cancel()
+            server.cancel()
+            await asyncio.gather(client, server, return_exceptions=True)
+
+    def abandon(self) -> None:
+        """What the client said is for somebody else: the upstream was asked too early."""
+        self._done = True
+        if self._endpoint is not None:
+            self._endpoint.active -= 1
+        if self.upstream.transport is not None:
+            self.upstream.transport.abort()
+
+    def upstream_spoke(self) -> None:
+        """The upstream sent something, or ended, before it was joined to the client."""
+        if self._spoke is not None:
+            self._spoke.set()
+
+    async def _join(self) -> None:
+        """Connect upstream, if that has not happened yet, and let the bytes flow."""
+        if not self.record.attempts:
+            await self._connect()
+        downstream, upstream = self.downstream.transport, self.upstream.transport
+        if self.record.flag is not Flag.NONE or upstream is None or self._upstream_lost:
+            if downstream is not None:
+                downstream.abort()
+            return
+        if self._done or downstream is None:
+            upstream.abort()
+            return
+        self.downstream.join(self.upstream)
+        self.upstream.join(self.downstream)
+        self.downstream.resume()
+        self.set_idle()
 
     async def _connect(self) -> None:
         record, upstreams = self.record, self._runtime.upstreams
         try:
-            name = choose_weighted(self._proxy.clusters, self._runtime.random)
+            name = choose_weighted(self.proxy.clusters, self._runtime.random)
             record.cluster = name
             cluster = self._runtime.snapshot.clusters.get(name)
             if cluster is None:
@@ -185,17 +241,6 @@ class Relay:
             record.flag, record.details = error.flag, error.details
             if error.reason:
                 record.notes["reason"] = error.reason
-            if self.downstream.transport is not None:
-                self.downstream.transport.abort()
-            return
-        if self._done or self.downstream.transport is None:
-            if self.upstream.transport is not None:
-                self.upstream.transport.abort()
-            return
-        self.downstream.join(self.upstream)
-        self.upstream.join(self.downstream)
-        self.downstream.resume()
-        self.set_idle()
 
     async def _reach(self, cluster: Cluster, endpoint: Endpoint | None) -> None:
         upstreams, record = self._runtime.upstreams, self.record
@@ -215,7 +260,10 @@ class Relay:
         """A side is gone: the other ends once it has what is on its way, or at once after an error."""
         self._open -= 1
         other = self.upstream if half is self.downstream else self.downstream
-        if other.transport is not None:
+        if half is self.upstream and half.peer is None:
+            self._upstream_lost = True  # before it was joined: `_join` tells the client
+            self.upstream_spoke()
+        elif other.transport is not None:
             if exc is not None:
                 other.transport.abort()
             else:

@@ -15,8 +15,9 @@ MAX_CHUNK_LINE: Final = 4 * 1024
 MAX_TRAILERS: Final = 16 * 1024
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*+"'
-# chunk-size [chunk-ext] CRLF, RFC 9112 7.1; at most 15 digits, so that no peer's integer can overflow.
+_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
+# chunk-size [chunk-ext] CRLF, RFC 9112 7.1; at most 15 digits, so that no peer's integer can overflow. As in http1.py, no
+# group is possessive.
 _SIZE_LINE: Final = re.compile(
     rb"([0-9A-Fa-f]{1,15}+)(?:[ \t]*;[ \t]*"
     + _TOKEN
@@ -24,9 +25,9 @@ _SIZE_LINE: Final = re.compile(
     + _TOKEN
     + rb"|"
     + _QUOTED
-    + rb"))?)*+\r\n"
+    + rb"))?)*\r\n"
 )
-_TRAILERS: Final = re.compile(rb"(?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n")
+_TRAILERS: Final = re.compile(rb"(?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+\r\n)*\r\n")
 # Fields that must not arrive behind the body, since they were acted on before it (RFC 9110 6.5.1), or since only a
 # proxy says them: a server that merges trailers into its headers would believe the client.
 _FORBIDDEN_TRAILER: Final = re.compile(

@@ -26,8 +26,8 @@ class Head:
     """
 
     __slots__ = (
-        "_added", "_index", "_raw", "_removed", "_unique", "authority", "chunked", "content_length", "method", "minor", "pairs",
-        "path", "persistent", "reason", "status", "upgrade",
+        "_added", "_index", "_raw", "_removed", "_unique", "authority", "chunked", "content_length", "method",
+        "minor", "pairs", "path", "persistent", "reason", "status", "upgrade",
     )  # fmt: skip
 
     def __init__(self, raw: bytes, pairs: list[tuple[bytes, bytes]], index: dict[bytes, bytes]) -> None:

@@ -136,7 +136,7 @@ class _StateOfTheWorld:
         self.sent = {name: generation for name, generation in self.sent.items() if name in self.names}
         return message.error_detail.message
 
-    def response(self, store: SecretStore, fresh: Iterable[str]) -> bytes:  # noqa: ARG002  sends all anew
+    def response(self, store: SecretStore, fresh: Iterable[str]) -> bytes:
         """See _Session."""
         message = DiscoveryResponse(type_url=SECRET, nonce=str(next(self._nonces)))
         present = [name for name in self.names if store.generation(name)]

@@ -138,7 +138,7 @@ class StateOfTheWorld:
         """See Dialect. The server hears the version last accepted."""
         return self._request(sub, node=node)
 
-    def change(self, sub: Subscription, added: Iterable[str], removed: Iterable[str]) -> bytes:  # noqa: ARG002  says all names anew
+    def change(self, sub: Subscription, added: Iterable[str], removed: Iterable[str]) -> bytes:
         """See Dialect."""
         return self._request(sub)
 

@@ -1,7 +1,7 @@
 """The first bytes of an accepted connection, read without taking them.
 
 `MSG_PEEK` before any transport exists: whoever serves the connection then still finds every byte in the socket. While a
-ClientHello is incomplete, SO_RCVLOWAT keeps the socket from being readable until there is more, so the loop does not spin.
+ClientHello is incomplete, SO_RCVLOWAT keeps the socket from being readable until there is more: the loop does not spin.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ async def peek(loop: asyncio.AbstractEventLoop, sock: socket.socket, timeout: fl
     try:
         async with asyncio.timeout(timeout):
             while True:
-                await _readable(loop, sock)
+                await readable(loop, sock)
                 data = sock.recv(MAX_PEEK, socket.MSG_PEEK)
                 ended = len(data) == len(seen) or len(data) == MAX_PEEK
                 detection = detect(data, ended=ended)
@@ -41,7 +41,7 @@ async def peek(loop: asyncio.AbstractEventLoop, sock: socket.socket, timeout: fl
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _NO_LOW_WATER)
 
 
-async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+async def readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
     """Wait until there is something to read: bytes, the end of the stream, or an error."""
     ready: asyncio.Future[None] = loop.create_future()
 

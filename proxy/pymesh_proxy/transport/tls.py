@@ -59,7 +59,7 @@ class _EndpointContext:
         incoming: ssl.MemoryBIO,
         outgoing: ssl.MemoryBIO,
         server_side: bool = False,
-        server_hostname: str | None = None,  # noqa: ARG002  the loop's idea of it; ours is in the key
+        server_hostname: str | None = None,
     ) -> ssl.SSLObject:
         """The TLS machine of the connection; the loop calls this."""
         return self._context.ssl.wrap_bio(
