@@ -82,7 +82,7 @@ def pod_rows(rows: Sequence[Mapping[str, Any]], now: float) -> list[list[str]]:
 
 
 POD_HEADER: Final = ("NAMESPACE", "POD", "READY", "STATUS", "RESTARTS", "AGE", "IP", "REASON")
-STATUS_TYPES: Final = ("LDS", "RDS", "CDS", "EDS")
+STATUS_TYPES: Final = ("CDS", "EDS", "LDS", "RDS")
 
 
 def status_rows(proxies: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -91,7 +91,7 @@ def status_rows(proxies: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         [
             str(proxy["proxy"]),
             str(proxy["user_agent"]),
-            *(str(proxy["types"].get(kind, {}).get("status", "-")) for kind in STATUS_TYPES),
+            *(str(proxy["types"].get(kind.lower(), {}).get("status", "-")) for kind in STATUS_TYPES),
             "; ".join(str(state["error"]) for state in proxy["types"].values() if state.get("error")),
         ]
         for proxy in sorted(proxies, key=lambda proxy: str(proxy["proxy"]))

@@ -168,13 +168,11 @@ class PodSecurityContext(Block, frozen=True):
 
 
 class ContainerPort(Block, frozen=True):
-    """A port, for its name. `hostPort` opens it on the machine, by default on its loopback address only."""
+    """A port, for its name."""
 
     container_port: Port
     name: str = ""
     protocol: Literal["TCP", "UDP"] = "TCP"
-    host_port: Port | None = None
-    host_ip: str = msgspec.field(default="127.0.0.1", name="hostIP")
 
 
 class Container(Block, frozen=True):
