@@ -24,13 +24,12 @@ from rich.text import Text
 from pymesh import names
 from pymesh.errors import MeshError
 from pymesh_controlplane.cli import journey, manifests
-from pymesh_controlplane.cli.mesh import LocalMesh
+from pymesh_controlplane.cli.mesh import LocalMesh, check_machine
 from pymesh_controlplane.cli.progress import Update, step
 from pymesh_controlplane.injector.containers import PROXY
 from pymesh_controlplane.local import state
 
 SAMPLE: Final = Path(__file__).resolve().parents[3] / "deploy/samples/bookinfo"
-MESH: Final = "demo"
 NAMESPACE: Final = "bookinfo"
 VISITOR: Final = "visitor"
 PAGE: Final = "http://productpage:9080"
@@ -47,26 +46,28 @@ RECORDS_TIMEOUT: Final = 5.0
 # Seconds between two looks.
 POLL: Final = 0.1
 
-WHAT_TO_TRY: Final = f"""\
+WHAT_TO_TRY: Final = """\
 The mesh keeps running. Try:
 
-  pymesh ps --mesh {MESH} -n {NAMESPACE}
-  pymesh exec --mesh {MESH} -n {NAMESPACE} {VISITOR} -- curl -s {PAGE}/productpage
-  pymesh exec --mesh {MESH} -n {NAMESPACE} productpage-v1 -- curl -s 127.0.0.1:{names.PORT_ADMIN}/help
-  pymesh status --mesh {MESH}
-  pymesh down --mesh {MESH}
+  pymesh ps --mesh {mesh}
+  pymesh exec --mesh {mesh} -n bookinfo visitor -- curl -s http://productpage:9080/productpage
+  pymesh exec --mesh {mesh} -n bookinfo productpage-v1 -- curl -s 127.0.0.1:15000/help
+  pymesh status --mesh {mesh}
+  pymesh down --mesh {mesh}
 """
 
 
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the mesh running, and say what to try.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="No colours, no lines that change.")] = False,
+    name: Annotated[str, typer.Option("--mesh", help="Name of the mesh.")] = "demo",
 ) -> None:
     """Start a mesh with the bookinfo sample, send traffic through it, show what happened, and remove all of it."""
     console = Console(highlight=False, soft_wrap=True, force_terminal=False if plain else None, no_color=plain or None)
-    mesh = LocalMesh(MESH)
+    mesh = LocalMesh(name)
+    check_machine()
     if state.exists(mesh.place):
-        raise MeshError(f"a mesh called {MESH} is there already: pymesh down --mesh {MESH} removes it")
+        raise MeshError(f"there is a mesh {name} already: pymesh down --mesh {name} removes it")
     began = time.monotonic()
     kept = False
     with _sigterm_is_an_interrupt():
@@ -83,7 +84,7 @@ def demo(
             if not kept:
                 _remove(mesh, console)
     if kept:
-        console.print(WHAT_TO_TRY)
+        console.print(WHAT_TO_TRY.format(mesh=name))
     else:
         console.print(f"Nothing is left of it. All in all {time.monotonic() - began:.0f} s.")
 

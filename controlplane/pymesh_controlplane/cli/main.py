@@ -12,6 +12,7 @@ from pymesh.errors import MeshError
 from pymesh.resources.parse import parse
 from pymesh_controlplane.cli import logs as log_files
 from pymesh_controlplane.cli import manifests, output
+from pymesh_controlplane.cli.demo import demo
 from pymesh_controlplane.cli.inject import inject
 from pymesh_controlplane.cli.kinds import kind_of
 from pymesh_controlplane.cli.mesh import READY_TIMEOUT, LocalMesh, check_machine, container_of, title
@@ -220,6 +221,7 @@ def status(mesh: Mesh = "default", output_format: Output = Format.table) -> None
 
 
 app.command()(inject)
+app.command()(demo)
 
 
 def main() -> None:
