@@ -16,8 +16,8 @@ MAX_TRAILERS: Final = 16 * 1024
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
-# chunk-size [chunk-ext] CRLF, RFC 9112 7.1; at most 15 digits, so that no peer's integer can overflow. As in http1.py, no
-# group is possessive.
+# chunk-size [chunk-ext] CRLF, RFC 9112 7.1; at most 15 digits, so that no peer's integer can overflow. As in
+# http1.py, no group is possessive.
 _SIZE_LINE: Final = re.compile(
     rb"([0-9A-Fa-f]{1,15}+)(?:[ \t]*;[ \t]*"
     + _TOKEN

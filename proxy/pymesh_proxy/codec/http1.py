@@ -19,8 +19,8 @@ MAX_HEAD_BYTES: Final = 60 * 1024
 MAX_FIELDS: Final = 100
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-# Each line can be read in one way only, so nothing is ever tried twice. Possessive quantifiers stand on single characters
-# only: on groups they are wrong in CPython before 3.11.5 (gh-106052), where a group that fails may still consume.
+# Each line can be read in one way only, so nothing is ever tried twice. Possessive quantifiers stand on single
+# characters only: on groups they are wrong before CPython 3.11.5 (gh-106052), where a group that fails may consume.
 _FIELDS = rb"((?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*)\r\n"
 # A target without '#': a fragment never travels (RFC 9112 3.2), and proxies disagree about what to do with one.
 _REQUEST: Final = re.compile(rb"(" + _TOKEN + rb"++) ([!\"$-~]++) HTTP/1\.([01])\r\n" + _FIELDS)

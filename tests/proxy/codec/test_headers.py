@@ -1,0 +1,85 @@
+"""A head as it is changed on the way through: what is looked up, and what is written out."""
+
+from pymesh_proxy.codec.headers import Head
+from pymesh_proxy.codec.http1 import parse_request
+
+
+def head(*lines: bytes) -> Head:
+    parsed = parse_request(b"GET / HTTP/1.1\r\n" + b"".join(line + b"\r\n" for line in (b"Host: a", *lines)) + b"\r\n")
+    assert parsed is not None
+    return parsed[0]
+
+
+def test_an_untouched_head_is_written_as_it_came() -> None:
+    lines = b"Host:a\r\nX-One:  1 \t\r\nx-one: 2\r\n"
+    parsed = parse_request(b"GET / HTTP/1.1\r\n" + lines + b"\r\n")
+    assert parsed is not None
+    assert parsed[0].fields() == lines
+
+
+def test_names_are_looked_up_in_lower_case_and_values_without_white_space() -> None:
+    found = head(b"X-Thing: \t a b\t ")
+    assert found.get(b"x-thing") == b"a b"
+    assert found.has(b"x-thing")
+    assert found.get(b"x-other") is None
+    assert not found.has(b"x-other")
+
+
+def test_repeated_fields_are_joined_for_reading_and_kept_apart_for_writing() -> None:
+    found = head(b"Set-Cookie: a=1 ", b"set-cookie: b=2")
+    assert found.get(b"set-cookie") == b"a=1, b=2"
+    assert found.fields() == b"Host: a\r\nSet-Cookie: a=1 \r\nset-cookie: b=2\r\n"
+
+
+def test_added_fields_come_behind_the_received_bytes() -> None:
+    found = head(b"X-A: 1")
+    found.add(b"x-b", b"2")
+    found.add(b"x-a", b"3")
+    assert found.fields() == b"Host: a\r\nX-A: 1\r\nx-b: 2\r\nx-a: 3\r\n"
+    assert found.get(b"x-a") == b"1, 3"
+    assert found.items() == [(b"Host", b"a"), (b"X-A", b"1"), (b"x-b", b"2"), (b"x-a", b"3")]
+
+
+def test_set_replaces_every_field_of_the_name() -> None:
+    found = head(b"X-A: 1", b"x-a: 2", b"X-B: 3")
+    found.add(b"x-a", b"4")
+    found.set(b"x-a", b"5")
+    assert found.fields() == b"Host: a\r\nX-B: 3\r\nx-a: 5\r\n"
+    found.set(b"x-a", b"6")
+    assert found.fields() == b"Host: a\r\nX-B: 3\r\nx-a: 6\r\n"
+    assert found.get(b"x-a") == b"6"
+
+
+def test_a_removed_field_is_gone_and_can_come_back() -> None:
+    found = head(b"X-A: 1")
+    found.remove(b"x-a")
+    found.remove(b"x-never-there")
+    assert found.get(b"x-a") is None
+    assert found.fields() == b"host: a\r\n"
+    found.add(b"x-a", b"2")
+    assert found.fields() == b"host: a\r\nx-a: 2\r\n"
+
+
+def test_a_repeated_field_survives_the_removal_of_another() -> None:
+    found = head(b"X-A: 1", b"Cookie: a", b"cookie: b")
+    found.remove(b"x-a")
+    assert found.fields() == b"Host: a\r\nCookie: a\r\ncookie: b\r\n"
+    found = head(b"X-A: 1", b"X-B: 2")
+    found.add(b"x-b", b"3")
+    found.remove(b"x-a")
+    assert found.fields() == b"Host: a\r\nX-B: 2\r\nx-b: 3\r\n"
+
+
+def test_hop_by_hop_fields_go_and_so_does_what_connection_lists() -> None:
+    found = head(
+        b"Connection: close, X-Private ,,x-absent",
+        b"connection: Keep-Alive",
+        b"Keep-Alive: timeout=5",
+        b"Proxy-Connection: keep-alive",
+        b"TE: trailers",
+        b"Upgrade: websocket",
+        b"X-Private: 1",
+        b"X-Public: 2",
+    )
+    found.remove_hop_by_hop()
+    assert found.fields() == b"Host: a\r\nX-Public: 2\r\n"
