@@ -1,0 +1,242 @@
+"""Snapshots: what changed is compiled, what did not is kept, what is refused changes nothing."""
+
+from collections.abc import Callable
+
+import pytest
+from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+
+from pymesh.errors import ConfigError
+from pymesh.xds import types
+from pymesh_proxy.config.snapshot import Configuration
+from pymesh_proxy.upstream.registry import EndpointRegistry
+from tests.support.heads import request
+from tests.support.xds import HCM, ROUTER, message
+
+ADS = "{config_source: {ads: {}}, route_config_name: '80'}"
+
+
+def new() -> Configuration:
+    return Configuration(EndpointRegistry(), lambda: 0.0)
+
+
+def eds(name: str, more: str = "") -> Cluster:
+    return message(Cluster, f"{{name: {name}, type: EDS, eds_cluster_config: {{eds_config: {{ads: {{}}}}}} {more}}}")
+
+
+def assignment(name: str, *hosts: str, more: str = "") -> ClusterLoadAssignment:
+    members = ", ".join(
+        f"{{endpoint: {{address: {{socket_address: {{address: {host}, port_value: 80}}}}}} {more}}}" for host in hosts
+    )
+    return message(ClusterLoadAssignment, f"{{cluster_name: {name}, endpoints: [{{lb_endpoints: [{members}]}}]}}")
+
+
+def listener(name: str, routes: str = f"rds: {ADS}") -> Listener:
+    config = f"{{'@type': {HCM}, stat_prefix: s, {routes}, http_filters: [{ROUTER}]}}"
+    return message(
+        Listener,
+        f"{{name: {name}, address: {{socket_address: {{address: 127.0.0.1, port_value: 1}}}}, "
+        f"filter_chains: [{{filters: [{{name: f, typed_config: {config}}}]}}]}}",
+    )
+
+
+def routes(cluster: str, more: str = "") -> RouteConfiguration:
+    host = f"{{name: v, domains: ['*'], routes: [{{match: {{prefix: /}}, route: {{cluster: {cluster}}}}}]}}"
+    return message(RouteConfiguration, f"{{name: '80', virtual_hosts: [{host}] {more}}}")
+
+
+def test_a_configuration_grows_by_type() -> None:
+    config = new()
+    config.apply(types.CLUSTER, {"a": eds("a")})
+    config.apply(types.ENDPOINT, {"a": assignment("a", "10.0.0.1")})
+    config.apply(types.LISTENER, {"l": listener("l")})
+    snapshot = config.apply(types.ROUTE, {"80": routes("a")})
+    assert snapshot.version == 4
+    assert [endpoint.address for endpoint in snapshot.clusters["a"].endpoints] == ["10.0.0.1:80"]
+    assert snapshot.routes["80"].find(request()) is not None
+    assert (config.wanted_routes(), config.wanted_endpoints(), config.wanted_secrets()) == ({"80"}, {"a"}, frozenset())
+
+
+def test_what_did_not_change_is_the_same_object() -> None:
+    config = new()
+    config.apply_clusters({"a": eds("a"), "b": eds("b")})
+    before = config.apply_listeners({"l": listener("l")})
+    config.apply_routes({"80": routes("a")})
+    after = config.apply_clusters({"a": eds("a"), "b": eds("b", ", connect_timeout: 9s")})
+    assert after.clusters["a"] is before.clusters["a"]
+    assert after.clusters["b"] is not before.clusters["b"]
+    assert after.clusters["b"].connect_timeout == 9.0
+    assert after.listeners["l"] is before.listeners["l"]
+    assert config.apply_listeners({"l": listener("l")}).listeners["l"] is before.listeners["l"]
+    assert before.clusters["b"].connect_timeout == 5.0, "a snapshot never changes"
+
+
+def test_endpoints_survive_and_those_that_are_gone_retire() -> None:
+    config = new()
+    config.apply_clusters({"a": eds("a")})
+    stays, goes = config.apply_endpoints({"a": assignment("a", "10.0.0.1", "10.0.0.2")}).clusters["a"].endpoints
+    stays.active = 3
+    weighted = assignment("a", "10.0.0.3", "10.0.0.1", more=", load_balancing_weight: 5")
+    found = config.apply_endpoints({"a": weighted}).clusters["a"].endpoints
+    assert found[1] is stays
+    assert (stays.active, stays.weight, stays.retired, goes.retired) == (3, 5, False, True)
+    config.apply_clusters({}, ["a"])
+    assert stays.retired
+
+
+def test_endpoints_may_come_before_their_cluster_and_after_a_change_of_it() -> None:
+    config = new()
+    config.apply_endpoints({"a": assignment("a", "10.0.0.1")})
+    (first,) = config.apply_clusters({"a": eds("a")}).clusters["a"].endpoints
+    (second,) = config.apply_clusters({"a": eds("a", ", connect_timeout: 1s")}).clusters["a"].endpoints
+    assert second is first
+    assert config.apply_endpoints({}, ["a"]).clusters["a"].endpoints == ()
+
+
+def test_the_lowest_priority_with_a_healthy_endpoint_is_used() -> None:
+    config = new()
+    config.apply_clusters({"a": eds("a")})
+    text = """{cluster_name: a, endpoints: [
+      {lb_endpoints: [{health_status: %s, endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 1}}}}]},
+      {priority: 1, lb_endpoints: [{endpoint: {address: {socket_address: {address: 10.0.0.2, port_value: 1}}}}]}]}"""
+    down = config.apply_endpoints({"a": message(ClusterLoadAssignment, text % "UNHEALTHY")}).clusters["a"].endpoints
+    up = config.apply_endpoints({"a": message(ClusterLoadAssignment, text % "HEALTHY")}).clusters["a"].endpoints
+    assert ([one.host for one in down], [one.host for one in up]) == (["10.0.0.2"], ["10.0.0.1"])
+    assert not down[0].retired, "it is still configured, only not in use"
+
+
+def test_resolved_names_become_endpoints() -> None:
+    config = new()
+    text = """{name: d, type: STRICT_DNS, load_assignment: {cluster_name: d, endpoints: [{lb_endpoints: [
+      {endpoint: {address: {socket_address: {address: reviews, port_value: 80}}}}]}]}}"""
+    assert config.apply_clusters({"d": message(Cluster, text)}).clusters["d"].endpoints == ()
+    (first,) = config.apply_addresses("d", {"reviews": ("10.0.0.1",)}).clusters["d"].endpoints
+    found = config.apply_addresses("d", {"reviews": ("10.0.0.1", "10.0.0.2")}).clusters["d"].endpoints
+    assert found[0] is first
+    assert [(one.address, one.hostname) for one in found] == [("10.0.0.1:80", "reviews"), ("10.0.0.2:80", "reviews")]
+    version = config.snapshot.version
+    config.apply_addresses("gone", {"x": ("10.0.0.9",)})
+    assert config.snapshot.version == version
+
+
+BAD_LISTENER = listener("l")
+BAD_LISTENER.filter_chains[0].filters[0].name = "x"
+BAD_LISTENER.transparent.value = True
+
+
+@pytest.mark.parametrize(
+    ("apply", "resource", "path"),
+    [
+        (lambda config: config.apply_listeners({"ok": listener("ok"), "l": BAD_LISTENER}), "Listener l", "transparent"),
+        (lambda config: config.apply_clusters({"b": eds("b"), "c": Cluster(name="c", lb_policy=Cluster.RING_HASH)}),
+         "Cluster c", "lb_policy"),
+        (lambda config: config.apply_routes({"80": routes("gone", ", validate_clusters: true")}),
+         "RouteConfiguration 80", "virtual_hosts[0].routes[0].route.cluster"),
+        (lambda config: config.apply_endpoints({"a": assignment("a", "nowhere")}), "ClusterLoadAssignment a",
+         "endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address"),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_resource_and_field_and_changes_nothing(
+    apply: Callable[[Configuration], object], resource: str, path: str
+) -> None:
+    config = new()
+    config.apply_clusters({"a": eds("a")})
+    config.apply_endpoints({"a": assignment("a", "10.0.0.1")})
+    before = config.snapshot
+    with pytest.raises(ConfigError) as caught:
+        apply(config)
+    assert (caught.value.resource, caught.value.path) == (resource, path)
+    assert config.snapshot is before
+    assert not before.clusters["a"].endpoints[0].retired
+    assert config.messages(types.CLUSTER).keys() == {"a"}
+
+
+def test_checking_refuses_the_same_and_changes_nothing() -> None:
+    config = new()
+    before = config.snapshot
+    config.check(types.CLUSTER, {"a": eds("a")})
+    with pytest.raises(ConfigError, match="not supported"):
+        config.check(types.LISTENER, {"l": BAD_LISTENER})
+    for url in (types.ROUTE, types.ENDPOINT):
+        config.check(url, {})
+    with pytest.raises(ConfigError, match="resources of type"):
+        config.check(types.SECRET, {})
+    with pytest.raises(ConfigError, match="resources of type"):
+        config.apply(types.SECRET, {})
+    assert config.snapshot is before
+
+
+BOOTSTRAP = """
+dynamic_resources:
+  ads_config: {api_type: DELTA_GRPC, transport_api_version: V3, grpc_services: [{envoy_grpc: {cluster_name: pilot}}]}
+static_resources:
+  clusters:
+  - name: pilot
+    load_assignment: {cluster_name: pilot, endpoints: [{lb_endpoints: [
+      {endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 15010}}}}]}]}
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {http2_protocol_options: {}}
+"""
+
+
+def test_a_bootstrap_and_resources_that_cannot_be_changed_afterwards() -> None:
+    config = new()
+    snapshot = config.apply_bootstrap(message(Bootstrap, BOOTSTRAP))
+    assert [endpoint.port for endpoint in snapshot.clusters["pilot"].endpoints] == [15010]
+    config.apply_clusters({"a": eds("a")})
+    for change in (lambda: config.apply_clusters({"pilot": eds("pilot")}),
+                   lambda: config.apply_clusters({}, ["pilot"])):  # fmt: skip
+        with pytest.raises(ConfigError, match="static resource") as caught:
+            change()
+        assert caught.value.resource == "Cluster pilot"
+    assert {*config.snapshot.clusters} == {"pilot", "a"}
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "problem"),
+    [
+        ("{static_resources: {clusters: [{name: a}, {name: a}]}}", "static_resources.clusters[1].name", "given twice"),
+        ("{static_resources: {clusters: [{name: a}, {}]}}", "static_resources.clusters[1].name", "is required"),
+        ("{static_resources: {listeners: [{name: a}]}}", "static_resources.listeners[0].address", "one of these"),
+        ("{static_resources: {clusters: [{name: a, type: EDS, eds_cluster_config: {eds_config: {ads: {}}}}]}}",
+         "static_resources.clusters[0].type", "EDS needs dynamic_resources.ads_config"),
+        (BOOTSTRAP.replace("cluster_name: pilot}}]", "cluster_name: other}}]"),
+         'static_resources.clusters[0].typed_extension_protocol_options["envoy.extensions.upstreams.http.v3.'
+         'HttpProtocolOptions"].explicit_http_config.http2_protocol_options', "HTTP/2 upstreams are not supported"),
+        ("dynamic_resources: {ads_config: {grpc_services: [{envoy_grpc: {cluster_name: x}}]}}",
+         "dynamic_resources.ads_config.grpc_services[0].envoy_grpc.cluster_name", "there is no static cluster 'x'"),
+    ],
+)  # fmt: skip
+def test_bootstraps_that_are_refused(text: str, path: str, problem: str) -> None:
+    config = new()
+    with pytest.raises(ConfigError, match=problem) as caught:
+        config.apply_bootstrap(message(Bootstrap, text))
+    assert caught.value.path == path
+    assert config.snapshot.version == 0
+
+
+def test_secrets_that_are_wanted() -> None:
+    config = new()
+    context = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+    tls = f"""{{name: tls, typed_config: {{'@type': {context}, common_tls_context: {{
+      tls_certificate_sds_secret_configs: [{{name: default}}], validation_context_sds_secret_config: {{name: ROOTCA}}}}}}}}"""
+    config.apply_clusters({"a": eds("a", f", transport_socket_matches: [{{name: m, transport_socket: {tls}}}]")})
+    assert config.wanted_secrets() == {"default", "ROOTCA"}
+
+
+def test_the_dump_shows_static_and_dynamic_resources_and_no_keys() -> None:
+    config = new()
+    config.apply_bootstrap(message(Bootstrap, BOOTSTRAP))
+    config.apply_routes({"80": routes("a")})
+    dumped = config.dump()
+    sections = dumped["configs"]
+    assert isinstance(sections, list)
+    clusters = next(section for section in sections if section["@type"].endswith("ClustersConfigDump"))
+    assert clusters["static_clusters"][0]["cluster"]["name"] == "pilot"
+    found = next(section for section in sections if section["@type"].endswith("RoutesConfigDump"))
+    assert found["dynamic_route_configs"][0]["route_config"]["virtual_hosts"][0]["domains"] == ["*"]
