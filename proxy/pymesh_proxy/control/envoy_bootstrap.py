@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from pymesh.errors import ConfigError
-from pymesh.names import SDS_ROOT, SDS_WORKLOAD
+from pymesh.names import PORT_METRICS, PORT_READINESS, SDS_ROOT, SDS_WORKLOAD
 from pymesh_proxy.control.channel import Target
 from pymesh_proxy.control.node import Node
 
 # Names that pilot's resources refer to; Istio's agent calls them the same.
 XDS_CLUSTER: Final = "xds-grpc"
 SDS_CLUSTER: Final = "sds-grpc"
+ADMIN_CLUSTER: Final = "admin"
 
 _HTTP2: Final = {
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
@@ -51,7 +52,16 @@ def envoy_bootstrap(node: Node, discovery: Target, sds_socket: Path, admin_port:
             "cds_config": {"ads": {}, "resource_api_version": "V3"},
         },
         "static_resources": {
-            "clusters": [_xds_cluster(discovery, discovery.tls.server_name), _sds_cluster(sds_socket)]
+            "clusters": [
+                _xds_cluster(discovery, discovery.tls.server_name),
+                _sds_cluster(sds_socket),
+                _admin_cluster(admin_port),
+            ],
+            # The admin port is for loopback only: kubelet and Prometheus get exactly one page each.
+            "listeners": [
+                _page_listener("readiness", PORT_READINESS, "/healthz/ready", "/ready"),
+                _page_listener("metrics", PORT_METRICS, "/stats/prometheus", "/stats/prometheus"),
+            ],
         },
     }
     return json.dumps(bootstrap, indent=2) + "\n"
@@ -92,6 +102,31 @@ def _sds_cluster(socket: Path) -> dict[str, Any]:
         "load_assignment": _load_assignment(SDS_CLUSTER, {"pipe": {"path": str(socket)}}),
         "typed_extension_protocol_options": _HTTP2,
     }
+
+
+def _admin_cluster(port: int) -> dict[str, Any]:
+    return {
+        "name": ADMIN_CLUSTER,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": _load_assignment(ADMIN_CLUSTER, _address("127.0.0.1", port)),
+    }
+
+
+def _page_listener(name: str, port: int, path: str, admin_path: str) -> dict[str, Any]:
+    """A listener on all addresses that shows `admin_path` of the admin port as `path`, and nothing else of it."""
+    http = "type.googleapis.com/envoy.extensions.filters."
+    route = {"match": {"path": path}, "route": {"cluster": ADMIN_CLUSTER, "prefix_rewrite": admin_path}}
+    manager = {
+        "@type": http + "network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": name,
+        "route_config": {"virtual_hosts": [{"name": name, "domains": ["*"], "routes": [route]}]},
+        "http_filters": [
+            {"name": "envoy.filters.http.router", "typed_config": {"@type": http + "http.router.v3.Router"}}
+        ],
+    }
+    chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+    return {"name": name, "address": _address("0.0.0.0", port), "filter_chains": [chain]}  # noqa: S104 - kubelet asks the pod's address
 
 
 def sds_secret(name: str) -> dict[str, Any]:
