@@ -129,7 +129,8 @@ def _sizes(pods: Sequence[Pod]) -> str:
         if pod.sidecar:
             found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pod.sidecar}/status").read_text())
             sizes.append(int(found[1]) / 1024 if found else 0.0)
-    return f"    {len(pods)} pods, {len(sizes)} of them with a sidecar of {min(sizes):.0f} to {max(sizes):.0f} MB"
+    size = " to ".join(dict.fromkeys(f"{size:.0f}" for size in (min(sizes), max(sizes))))
+    return f"    {len(pods)} pods, {len(sizes)} of them with a sidecar of {size} MB"
 
 
 # --- one request ---------------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def _headline(record: Record, pod_of_address: Mapping[str, str]) -> _Words:
     good = int(record.fields["status"]) < 400
     return (
         (record.pod, "bold"), f" {arrow} ", other, f"  {record['method']} {record['path']}  ",
-        (record["status"], "green" if good else "red"), f"  {record.milliseconds:.1f} ms",
+        (record["status"], "green" if good else "red"), f"  {_duration(record.milliseconds)} ms",
     )  # fmt: skip
 
 
@@ -155,12 +155,16 @@ def _details(record: Record, pod_of_address: Mapping[str, str]) -> Iterator[_Wor
         yield "peer", *_identity(record["upstream_peer"])
     if record["flag"] != "-":
         yield "flag", (f"{record['flag']} {record['details']}", "red")
-    yield "times", " · ".join(f"{name} {duration:.1f}" for name, duration in record.phases()) + " ms"
+    yield "times", " · ".join(f"{name} {_duration(duration)}" for name, duration in record.phases()) + " ms"
 
 
 def _redirect(record: Record) -> str:
     met = f"on its way to {record['original_destination']}, led to port {names.PORT_OUTBOUND}"
-    return f"{met}, then to the app at {record['endpoint']}" if record.inbound else met
+    return f"{met}, then to the app" if record.inbound else met
+
+
+def _duration(milliseconds: float) -> str:
+    return f"{milliseconds:.2f}" if milliseconds < 1 else f"{milliseconds:.1f}"
 
 
 def _identity(peer: str) -> _Words:

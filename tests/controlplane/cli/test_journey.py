@@ -115,7 +115,7 @@ def test_the_lines_say_what_the_records_say() -> None:
     assert f"peer     mTLS, {SA}bookinfo-reviews" in text
     assert "pooled connection, attempt 2" in text
     assert "route    the service itself" in text
-    assert "times    filters and route 0.2 · connection 0.4 · answer 10.0 · body 0.1 ms" in text
+    assert "times    filters and route 0.20 · connection 0.40 · answer 10.0 · body 0.10 ms" in text
     # Each level is two characters further in.
     assert [len(line) - len(line.lstrip()) for line in lines if "◀" in line or "▶" in line] == [0, 2, 4, 6, 8]
 
