@@ -91,13 +91,13 @@ def converse(lines: IO[str], out: IO[str], now: datetime) -> None:
         return  # the request was refused or is given up
     try:
         _say(out, _secret(json.loads(answer), key, uri, now))
-    except (RefusedError, ValueError) as error:
+    except RefusedError as error:
         _say(out, {"error": str(error)})
 
 
 def _secret(answer: dict[str, Any], key: ec.EllipticCurvePrivateKey, uri: str, now: datetime) -> dict[str, Any]:
-    chain = x509.load_pem_x509_certificates("\n".join(answer["chain"]).encode())
-    check_chain(chain, x509.load_pem_x509_certificates(answer["roots"].encode()), key.public_key(), uri, now)
+    chain = _certificates("\n".join(answer["chain"]), "the answer")
+    check_chain(chain, _certificates(answer["roots"], "the roots file"), key.public_key(), uri, now)
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -108,6 +108,13 @@ def _secret(answer: dict[str, Any], key: ec.EllipticCurvePrivateKey, uri: str, n
         "not_after": chain[0].not_valid_after_utc.timestamp(),
         "serial": f"{chain[0].serial_number:x}",
     }
+
+
+def _certificates(pem: str, where: str) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(pem.encode())
+    except ValueError as error:
+        raise RefusedError(f"{where} holds no certificate that can be read: {error}") from error
 
 
 def _say(out: IO[str], message: dict[str, Any]) -> None:
