@@ -1,5 +1,6 @@
 """Reading a container's log: a file that another process appends to and, when it is full, renames."""
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,16 +42,10 @@ def follow(path: Path) -> Iterator[bytes]:
                 continue
             if not path.exists():
                 return
-            if path.stat().st_ino != _inode(file.fileno()):
+            if path.stat().st_ino != os.fstat(file.fileno()).st_ino:
                 file.close()
                 file = path.open("rb")
                 continue
             time.sleep(POLL)
     finally:
         file.close()
-
-
-def _inode(fd: int) -> int:
-    import os
-
-    return os.fstat(fd).st_ino

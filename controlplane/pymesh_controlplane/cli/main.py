@@ -1,6 +1,8 @@
 """`pymesh`: the operator's command."""
 
 import os
+import select
+import signal
 import sys
 import time
 from typing import Annotated, Any
@@ -53,6 +55,7 @@ def up(  # noqa: PLR0917  a command has as many options as it has
     check_machine()
     texts = manifests.read(filename)
     local = LocalMesh(mesh)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with step(err, f"starting mesh {mesh}"):
             pid = local.start(texts, namespace=namespace, without=[part for part in without.split(",") if part])
@@ -63,6 +66,8 @@ def up(  # noqa: PLR0917  a command has as many options as it has
             err.print("Ctrl-C ends it")
             _until_ended(pid)
     except KeyboardInterrupt:
+        # Nothing interrupts the cleaning up; it is bounded in time.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         err.print(f"ending mesh {mesh}")
         local.down()
         raise typer.Exit(130) from None
@@ -71,8 +76,6 @@ def up(  # noqa: PLR0917  a command has as many options as it has
 def _until_ended(pid: int) -> None:
     pidfd = os.pidfd_open(pid)
     try:
-        import select
-
         select.select([pidfd], [], [])
     finally:
         os.close(pidfd)
