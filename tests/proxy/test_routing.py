@@ -89,7 +89,7 @@ def test_the_first_matching_route_wins() -> None:
 
 
 def test_a_domain_given_twice_is_refused() -> None:
-    with pytest.raises(ValueError, match="'a.com' is given twice"):
+    with pytest.raises(ValueError, match=r"'a\.com' is given twice"):
         table([["a.com"], ["x.com", "A.com"]])
 
 

@@ -67,7 +67,8 @@ def test_options() -> None:
         lb_policy: LEAST_REQUEST
         eds_cluster_config: {{eds_config: {{ads: {{}}}}, service_name: other}}
         connect_timeout: 0.25s
-        circuit_breakers: {{thresholds: [{{max_connections: 1, max_pending_requests: 2, max_requests: 3, max_retries: 4}}]}}
+        circuit_breakers:
+          thresholds: [{{max_connections: 1, max_pending_requests: 2, max_requests: 3, max_retries: 4}}]
         upstream_bind_config: {{source_address: {{address: 127.0.0.6, port_value: 0}}}}
         least_request_lb_config: {{choice_count: 5}}
         common_lb_config: {{healthy_panic_threshold: {{value: 0}}}}
@@ -150,7 +151,13 @@ def test_endpoints_with_everything() -> None:
 
 @pytest.mark.parametrize(
     ("specs", "priority"),
-    [([], 0), ([(0, True), (1, True)], 0), ([(0, False), (1, True)], 1), ([(0, False), (1, False)], 0), ([(2, True)], 2)],
+    [
+        ([], 0),
+        ([(0, True), (1, True)], 0),
+        ([(0, False), (1, True)], 1),
+        ([(0, False), (1, False)], 0),
+        ([(2, True)], 2),
+    ],
 )
 def test_the_priority_in_force(specs: list[tuple[int, bool]], priority: int) -> None:
     made = [EndpointSpec("10.0.0.1", n, priority=level, healthy=ok) for n, (level, ok) in enumerate(specs)]
@@ -171,7 +178,8 @@ def test_the_priority_in_force(specs: list[tuple[int, bool]], priority: int) -> 
         ("{name: a, type: LOGICAL_DNS}", "c.load_assignment", "exactly one"),
         ("{name: a, type: ORIGINAL_DST}", "c.lb_policy", "CLUSTER_PROVIDED goes with"),
         ("{name: a, lb_policy: CLUSTER_PROVIDED}", "c.lb_policy", "CLUSTER_PROVIDED goes with"),
-        ("{name: a, least_request_lb_config: {choice_count: 1}}", "c.least_request_lb_config.choice_count", "at least 2"),
+        ("{name: a, least_request_lb_config: {choice_count: 1}}", "c.least_request_lb_config.choice_count",
+         "at least 2"),
         ("{name: a, common_lb_config: {healthy_panic_threshold: {value: 101}}}",
          "c.common_lb_config.healthy_panic_threshold.value", "0 to 100"),
         ("{name: a, upstream_bind_config: {source_address: {address: x}}}",
@@ -181,8 +189,8 @@ def test_the_priority_in_force(specs: list[tuple[int, bool]], priority: int) -> 
         ("{name: a, transport_socket_matches: [{}]}", "c.transport_socket_matches[0].name", "is required"),
         ("{name: a, transport_socket_matches: [{name: m, match: {a: [1]}}]}", "c.transport_socket_matches[0].match",
          "only strings"),
-        ("{name: a, transport_socket_matches: [{name: m}]}", "c.transport_socket_matches[0].transport_socket.typed_config",
-         "the type '' is not supported"),
+        ("{name: a, transport_socket_matches: [{name: m}]}",
+         "c.transport_socket_matches[0].transport_socket.typed_config", "the type '' is not supported"),
     ],
 )  # fmt: skip
 def test_clusters_that_are_refused(text: str, path: str, problem: str) -> None:

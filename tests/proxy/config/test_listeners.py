@@ -83,7 +83,12 @@ default_filter_chain: {{name: rest, transport_socket_connect_timeout: 2s, filter
 """)
     )
     assert (found.name, found.address, found.port, found.direction) == ("l", "0.0.0.0", 15001, Direction.OUTBOUND)
-    assert (found.bind_to_port, found.use_original_dst, found.inspect_tls, found.inspect_http) == (False, True, False, True)
+    assert (found.bind_to_port, found.use_original_dst, found.inspect_tls, found.inspect_http) == (
+        False,
+        True,
+        False,
+        True,
+    )
     assert (found.inspect_timeout, found.inspect_timeout_continues) == (None, True)
     assert found.chains[0].match == FilterChainMatch(
         destination_port=80, prefix_ranges=(ip_network("10.0.0.0/8"),), application_protocols=("http/1.1",)
@@ -204,7 +209,8 @@ ORIGINAL_DST = f"{{name: o, typed_config: {{'@type': {LISTENER_FILTERS}.original
          f"{CHAIN}.filter_chain_match.transport_protocol", "'quic' is not supported"),
         (listener(f"filter_chains: [{{filters: [{TO_A}], filter_chain_match: {{server_names: ['a.*']}}}}]"),
          f"{CHAIN}.filter_chain_match.server_names[0]", "is not a name"),
-        (listener(f"filter_chains: [{{filters: [{TO_A}], filter_chain_match: {{prefix_ranges: [{{address_prefix: x}}]}}}}]"),
+        (listener(f"filter_chains: [{{filters: [{TO_A}], "
+                  "filter_chain_match: {prefix_ranges: [{address_prefix: x}]}}]"),
          f"{CHAIN}.filter_chain_match.prefix_ranges[0]", "'x/0'"),
         (with_filter(f"{{'@type': {TCP}, cluster: a}}"), f"{FILTER}.stat_prefix", "is required"),
         (with_filter(f"{{'@type': {TCP}, stat_prefix: s}}"), FILTER, "one of these is required: cluster"),

@@ -11,6 +11,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
 from pymesh.errors import ConfigError
 from pymesh.xds import types
+from pymesh_proxy.config.clusters import HTTP_OPTIONS_KEY
 from pymesh_proxy.config.snapshot import Configuration
 from pymesh_proxy.upstream.registry import EndpointRegistry
 from tests.support.heads import request
@@ -206,8 +207,8 @@ def test_a_bootstrap_and_resources_that_cannot_be_changed_afterwards() -> None:
         ("{static_resources: {clusters: [{name: a, type: EDS, eds_cluster_config: {eds_config: {ads: {}}}}]}}",
          "static_resources.clusters[0].type", "EDS needs dynamic_resources.ads_config"),
         (BOOTSTRAP.replace("cluster_name: pilot}}]", "cluster_name: other}}]"),
-         'static_resources.clusters[0].typed_extension_protocol_options["envoy.extensions.upstreams.http.v3.'
-         'HttpProtocolOptions"].explicit_http_config.http2_protocol_options', "HTTP/2 upstreams are not supported"),
+         f'static_resources.clusters[0].typed_extension_protocol_options["{HTTP_OPTIONS_KEY}"].explicit_http_config'
+         ".http2_protocol_options", "HTTP/2 upstreams are not supported"),
         ("dynamic_resources: {ads_config: {grpc_services: [{envoy_grpc: {cluster_name: x}}]}}",
          "dynamic_resources.ads_config.grpc_services[0].envoy_grpc.cluster_name", "there is no static cluster 'x'"),
     ],
@@ -224,7 +225,8 @@ def test_secrets_that_are_wanted() -> None:
     config = new()
     context = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
     tls = f"""{{name: tls, typed_config: {{'@type': {context}, common_tls_context: {{
-      tls_certificate_sds_secret_configs: [{{name: default}}], validation_context_sds_secret_config: {{name: ROOTCA}}}}}}}}"""
+      tls_certificate_sds_secret_configs: [{{name: default}}],
+      validation_context_sds_secret_config: {{name: ROOTCA}}}}}}}}"""
     config.apply_clusters({"a": eds("a", f", transport_socket_matches: [{{name: m, transport_socket: {tls}}}]")})
     assert config.wanted_secrets() == {"default", "ROOTCA"}
 

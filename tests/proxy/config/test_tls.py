@@ -105,6 +105,7 @@ def test_a_raw_buffer_is_no_tls() -> None:
     assert tls.client(socket, "") is None
 
 
+NAMED = f"tls_certificate_sds_secret_configs: [{SDS}]"
 COMMON = "t.typed_config.common_tls_context"
 
 
@@ -139,17 +140,17 @@ def test_broken_roots_are_refused(folder: Path, name: str) -> None:
         (f"tls_certificate_sds_secret_configs: [{SDS}, {SDS}]", "", f"{COMMON}.tls_certificates", "more than one"),
         ("tls_certificate_sds_secret_configs: [{}]", "", f"{COMMON}.tls_certificate_sds_secret_configs[0].name",
          "is required"),
-        (f"tls_certificate_sds_secret_configs: [{SDS}]", ", require_client_certificate: true", COMMON, "trusted roots"),
-        (f"tls_certificate_sds_secret_configs: [{SDS}], alpn_protocols: ['']", "", f"{COMMON}.alpn_protocols[0]",
+        (NAMED, ", require_client_certificate: true", COMMON, "trusted roots"),
+        (f"{NAMED}, alpn_protocols: ['']", "", f"{COMMON}.alpn_protocols[0]",
          "1 to 255 bytes"),
-        (f"tls_certificate_sds_secret_configs: [{SDS}], tls_params: {{tls_minimum_protocol_version: TLSv1_3, "
-         "tls_maximum_protocol_version: TLSv1_2}", "", f"{COMMON}.tls_params", "above the maximum"),
-        (f"tls_certificate_sds_secret_configs: [{SDS}], validation_context: {{match_subject_alt_names: [{{exact: a}}]}}",
+        (f"{NAMED}, tls_params: {{tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_2}}", "",
+         f"{COMMON}.tls_params", "above the maximum"),
+        (f"{NAMED}, validation_context: {{match_subject_alt_names: [{{exact: a}}]}}",
          "", f"{COMMON}.validation_context", "prove nothing"),
-        (f"tls_certificate_sds_secret_configs: [{SDS}], validation_context_sds_secret_config: {{}}", "",
+        (f"{NAMED}, validation_context_sds_secret_config: {{}}", "",
          f"{COMMON}.validation_context_sds_secret_config.name", "is required"),
-        (f"tls_certificate_sds_secret_configs: [{SDS}], combined_validation_context: {{default_validation_context: "
-         "{trusted_ca: {inline_string: x}}, validation_context_sds_secret_config: {name: R}}", "",
+        (f"{NAMED}, combined_validation_context: {{default_validation_context: {{trusted_ca: {{inline_string: x}}}}, "
+         "validation_context_sds_secret_config: {name: R}}", "",
          f"{COMMON}.combined_validation_context.default_validation_context.trusted_ca", "here and by SDS"),
     ],
 )  # fmt: skip

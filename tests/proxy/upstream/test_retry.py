@@ -1,0 +1,100 @@
+"""The retry rule: safe retries always, others only where `retry_on` names them."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pymesh_proxy.routing import RetryPolicy
+from pymesh_proxy.upstream.retry import CONDITIONS, Failure, Outcome, backoff, parse_retry_on, should_retry
+
+CONNECT = Outcome(Failure.CONNECT)
+REFUSED = Outcome(Failure.REFUSED, written=True)
+RESET_EARLY = Outcome(Failure.RESET)
+RESET_LATE = Outcome(Failure.RESET, written=True)
+TIMEOUT = Outcome(Failure.TIMEOUT, written=True)
+
+
+def status(code: int, grpc_status: int | None = None) -> Outcome:
+    return Outcome(Failure.STATUS, written=True, status=code, grpc_status=grpc_status)
+
+
+def retried(outcome: Outcome, *on: str, idempotent: bool = False, codes: tuple[int, ...] = ()) -> bool:
+    policy = RetryPolicy(frozenset(on), attempts=1, status_codes=frozenset(codes))
+    return should_retry(policy, outcome, 1, idempotent=idempotent, replayable=True)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "for_post", "for_get"),
+    [
+        (CONNECT, True, True),
+        (REFUSED, True, True),
+        (RESET_EARLY, True, True),
+        (RESET_LATE, False, True),  # RFC 9110 9.2.2: only an idempotent method may have been carried out twice
+        (TIMEOUT, False, False),  # the peer may still be at it; only the operator can say that this is fine
+        (status(503), False, False),
+    ],
+)
+def test_what_is_retried_without_being_named(outcome: Outcome, for_post: bool, for_get: bool) -> None:
+    assert retried(outcome, "retriable-4xx", idempotent=False) is for_post
+    assert retried(outcome, "retriable-4xx", idempotent=True) is for_get
+
+
+@pytest.mark.parametrize(
+    ("name", "yes", "no"),
+    [
+        ("5xx", [status(500), status(599), RESET_LATE, TIMEOUT], [status(499), status(200)]),
+        ("gateway-error", [status(502), status(504), RESET_LATE, TIMEOUT], [status(500), status(505)]),
+        ("reset", [RESET_LATE, TIMEOUT], [status(503)]),
+        ("reset-before-request", [RESET_EARLY], [RESET_LATE, status(503)]),
+        ("connect-failure", [CONNECT], [RESET_LATE, status(503)]),
+        ("refused-stream", [REFUSED], [RESET_LATE]),
+        ("retriable-4xx", [status(409)], [status(404), status(503)]),
+        ("retriable-status-codes", [status(418)], [status(503)]),
+        ("cancelled", [status(200, 1)], [status(200), status(200, 0)]),
+        ("deadline-exceeded", [status(200, 4)], [status(200, 1)]),
+        ("resource-exhausted", [status(200, 8)], [status(200, 1)]),
+        ("internal", [status(200, 13)], [status(200, 1)]),
+        ("unavailable", [status(200, 14)], [status(503)]),
+    ],
+)
+def test_what_each_name_covers(name: str, yes: list[Outcome], no: list[Outcome]) -> None:
+    assert [outcome for outcome in yes + no if retried(outcome, name, codes=(418,))] == yes
+
+
+def test_every_name_is_tested() -> None:
+    mark = next(mark for mark in test_what_each_name_covers.pytestmark if mark.name == "parametrize")  # type: ignore[attr-defined]  # set by pytest
+    assert {case[0] for case in mark.args[1]} == set(CONDITIONS)
+
+
+def test_limits() -> None:
+    policy = RetryPolicy(frozenset({"5xx"}), attempts=2)
+    every = {"idempotent": True, "replayable": True}
+    assert not should_retry(None, CONNECT, 1, **every)
+    assert [should_retry(policy, CONNECT, made, **every) for made in (1, 2, 3)] == [True, True, False]
+    assert not should_retry(policy, CONNECT, 1, idempotent=True, replayable=False)
+    assert should_retry(policy, CONNECT, 1, time_left=0.1, **every)
+    assert not should_retry(policy, CONNECT, 1, time_left=0.0, **every)
+    assert not should_retry(RetryPolicy(frozenset(), attempts=0), CONNECT, 1, **every)
+
+
+def test_names_are_parsed_and_unknown_ones_refused() -> None:
+    assert parse_retry_on(" 5xx, reset ,,connect-failure") == {"5xx", "reset", "connect-failure"}
+    assert parse_retry_on("") == frozenset()
+    with pytest.raises(ValueError, match="unknown retry condition 'often'; known are 5xx, cancelled"):
+        parse_retry_on("5xx,often")
+
+
+@given(st.integers(1, 10_000), st.floats(0.001, 10), st.floats(1, 100), st.integers(0, 2**32))
+def test_pauses_stay_within_the_window(made: int, base: float, factor: float, seed: int) -> None:
+    policy = RetryPolicy(frozenset(), base_interval=base, max_interval=base * factor)
+    pause = backoff(policy, made, random.Random(seed).random)
+    assert 0 <= pause <= policy.max_interval
+    if made == 1:
+        assert pause <= base
+
+
+def test_the_window_doubles() -> None:
+    policy = RetryPolicy(frozenset(), base_interval=0.1, max_interval=1.0)
+    assert [round(backoff(policy, made, lambda: 1.0), 3) for made in range(1, 6)] == [0.1, 0.3, 0.7, 1.0, 1.0]
