@@ -27,7 +27,7 @@ _SIZE_LINE: Final = re.compile(
     + _QUOTED
     + rb"))?)*\r\n"
 )
-_TRAILERS: Final = re.compile(rb"(?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+\r\n)*\r\n")
+_TRAILER_LINES: Final = re.compile(rb"(?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+\r\n)*")
 # Fields that must not arrive behind the body, since they were acted on before it (RFC 9110 6.5.1), or since only a
 # proxy says them: a server that merges trailers into its headers would believe the client.
 _FORBIDDEN_TRAILER: Final = re.compile(
@@ -146,23 +146,18 @@ class Chunked:
 
     def _trailers(self, data: bytes, start: int) -> int:
         """Read the trailer section and the last empty line at `start`; 0 if it is not complete yet."""
-        match = _TRAILERS.match(data, start)
-        if match is None:
-            rest = data[start:]
-            if b"\r\n\r\n" in rest:
-                raise self._bad("invalid_trailers")
-            self._check_partial(
-                rest[rest.rfind(b"\r\n") + 2 if b"\r\n" in rest else 0 :], MAX_TRAILERS, "invalid_trailers"
-            )
-            if len(rest) > MAX_TRAILERS:
-                raise self._bad("trailers_too_large")
-            return 0
-        if match.end() - start > MAX_TRAILERS:
+        match = _TRAILER_LINES.match(data, start)
+        assert match is not None  # no line is a match, too
+        end = match.end()
+        if end + 2 - start > MAX_TRAILERS:
             raise self._bad("trailers_too_large")
-        if match.end() - start > 2 and _FORBIDDEN_TRAILER.search(b"\n" + match[0]):
+        if data[end : end + 2] != b"\r\n":
+            self._check_partial(data[end:], MAX_TRAILERS, "invalid_trailers")
+            return 0
+        if end > start and _FORBIDDEN_TRAILER.search(b"\n" + match[0]):
             raise self._bad("forbidden_trailer")
         self.done = True
-        return match.end() - start
+        return end + 2 - start
 
     def _check_partial(self, partial: bytes, limit: int, details: str) -> None:
         """Refuse a line that can no longer become a good one; an incomplete one that still may is left alone."""

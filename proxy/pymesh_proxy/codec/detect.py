@@ -135,7 +135,7 @@ def _client_hello(data: bytes) -> Detection | None:
             return None
         available = min(length, record.end - record.position)
         handshake += record.take(available)
-        if handshake[:1] != b"\x01":
+        if handshake[:1] not in {b"", b"\x01"}:
             return OPAQUE
         complete = len(handshake) >= 4 and len(handshake) >= 4 + int.from_bytes(handshake[1:4], "big")
         if available < length:

@@ -1,0 +1,335 @@
+"""The codec against any bytes, against itself in other portions, and against h11.
+
+What we accept, h11 accepts too, and sees the same method, target, framing and fields; so a server behind us that reads
+as h11 does never sees another message than we did. (h11 is the more lenient: it lets pass what `_frame` refuses.)
+"""
+
+import contextlib
+import re
+from collections.abc import Callable
+from itertools import pairwise
+
+import h11
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pymesh_proxy.codec.body import BodyReader, Chunked, FixedLength
+from pymesh_proxy.codec.detect import OPAQUE, detect
+from pymesh_proxy.codec.headers import Head
+from pymesh_proxy.codec.http1 import MessageError, bad_request, parse_request, parse_response, response_framing
+
+FEW = settings(max_examples=250, deadline=None)
+
+# --- Messages, mostly good ones ---------------------------------------------------------------------------------------
+
+VALUES = st.sampled_from(
+    [b"", b"x", b" a b\t", b"5", b"0", b"007", b"5, 5", b"+5", b"chunked", b"Chunked ", b"gzip, chunked", b"close",
+     b"keep-alive", b"upgrade", b"content-length", b"a.b:80", b"[::1]", b"a@b", b"a b", b"\xff\xc3", b"\x00", b"\x0b",
+     b"a\rb", b"a\nb", b"a\r\n b", b"websocket", b"100-continue", b"x" * 300],
+)  # fmt: skip
+NAMES = st.sampled_from(
+    [b"Host", b"host", b"Content-Length", b"content-length", b"Transfer-Encoding", b"Connection", b"Upgrade", b"X-A",
+     b"x-a", b"Expect", b"X!#$%&'*+-.^_`|~9", b"X A", b"X-A ", b" X", b"", b"X\x00", b"X\xff"],
+)  # fmt: skip
+FIELD_LINES = st.builds(
+    lambda name, colon, value: name + colon + value,
+    NAMES, st.sampled_from([b": ", b":", b":\t ", b" :", b""]), VALUES,
+)  # fmt: skip
+GOOD_LINES = st.sampled_from(
+    [b"X-A: b", b"x-a:c", b"Content-Length: 5", b"Transfer-Encoding: chunked", b"Connection: close",
+     b"Connection: keep-alive, X-A", b"Accept: */*", b"Cookie: a=b", b"Upgrade: websocket", b"X: \xe4 \t"],
+)  # fmt: skip
+HOST_LINES = st.sampled_from([b"Host: a", b"host:a.b:80 ", b"HOST: [::1]:1", b"Host:"])
+METHODS = st.sampled_from(
+    [b"GET", b"HEAD", b"POST", b"OPTIONS", b"CONNECT", b"get", b"M-SEARCH", b"G T", b"", b"G\x00"]
+)
+TARGETS = st.sampled_from(
+    [b"/", b"/a?b=c", b"//x", b"*", b"a:80", b"http://a", b"http://a:80/b?c", b"HTTPS://A/", b"http://u@a/", b"/a#b",
+     b"/\xc3\xa4", b"/a b", b"", b"/%00", b"/\\", b'/"<>^`{|}', b"http://", b"[::1]:443"],
+)  # fmt: skip
+VERSIONS = st.sampled_from([b"HTTP/1.1"] * 6 + [b"HTTP/1.0", b"HTTP/1.2", b"HTTP/2.0", b"http/1.1", b"HTTP/1.1 ", b""])
+ENDS = st.sampled_from([b"\r\n"] * 12 + [b"\n", b"\r", b"\r\r\n", b"\n\r"])
+
+
+@st.composite
+def heads(draw: st.DrawFn, first: Callable[[st.DrawFn], bytes]) -> bytes:
+    lines = [first(draw)]
+    if draw(st.integers(0, 9)):
+        lines.append(draw(HOST_LINES))
+    lines += draw(st.lists(GOOD_LINES, max_size=3))
+    if not draw(st.integers(0, 2)):
+        lines += draw(st.lists(FIELD_LINES, max_size=3))
+    end = draw(ENDS)
+    return end.join([*lines, b"", b""])
+
+
+def request_line(draw: st.DrawFn) -> bytes:
+    return b" ".join((draw(METHODS), draw(TARGETS), draw(VERSIONS)))
+
+
+def status_line(draw: st.DrawFn) -> bytes:
+    status = draw(st.sampled_from([b"200", b"204", b"304", b"100", b"101", b"404", b"599", b"999", b"20", b"abc"]))
+    reason = draw(st.sampled_from([b" OK", b"", b" ", b" \xff x", b" \x00", b"  two"]))
+    return draw(VERSIONS) + b" " + status + reason
+
+
+@st.composite
+def mutated(draw: st.DrawFn, messages: st.SearchStrategy[bytes]) -> bytes:
+    """A message with a few bytes changed, lost, doubled or put in."""
+    data = bytearray(draw(messages))
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, max(len(data) - 1, 0)))
+        byte = draw(st.sampled_from([*b"\r\n\t \0:;,#*/0159aZ\x7f\x80\xff"]))
+        match draw(st.integers(0, 3)):
+            case 0:
+                data[at : at + 1] = bytes([byte])
+            case 1:
+                del data[at : at + 1]
+            case 2:
+                data[at:at] = bytes([byte])
+            case _:
+                data[at:at] = data[at : at + 8]
+    return bytes(data)
+
+
+REQUESTS = heads(request_line)
+RESPONSES = heads(status_line)
+
+# --- Any bytes: a head, None, or a refusal ----------------------------------------------------------------------------
+
+
+@FEW
+@given(st.one_of(st.binary(max_size=200), mutated(REQUESTS), mutated(RESPONSES)))
+def test_any_bytes_are_a_head_the_start_of_one_or_refused(data: bytes) -> None:
+    for parse in (parse_request, parse_response):
+        with contextlib.suppress(MessageError):
+            parsed = parse(data)
+            if parsed is not None:
+                head, end = parsed
+                assert 0 < end <= len(data)
+                assert b"\r\n\r\n" not in head.fields()
+                assert head.fields() == b"" or head.fields().endswith(b"\r\n")
+                assert b"\n" not in head.fields().replace(b"\r\n", b"")
+
+
+@FEW
+@given(st.one_of(st.binary(max_size=300), mutated(REQUESTS)), st.booleans())
+def test_any_bytes_are_some_protocol_and_stay_it(data: bytes, ended: bool) -> None:
+    answers = [detect(data[:end]) for end in range(len(data) + 1)]
+    first = next((index for index, answer in enumerate(answers) if answer is not None), len(answers))
+    assert len(set(answers[first:])) <= 1
+    if ended:
+        assert detect(data, ended=True) == (answers[-1] or OPAQUE)
+
+
+@FEW
+@given(st.binary(max_size=400), st.sampled_from([b"\x16\x03\x01", b"\x16\x03\x01\x00\x40\x01\x00\x00\x3c\x03\x03"]))
+def test_any_handshake_is_some_protocol_and_stays_it(data: bytes, start: bytes) -> None:
+    whole = start + data
+    answers = [detect(whole[:end]) for end in range(len(whole) + 1)]
+    first = next((index for index, answer in enumerate(answers) if answer is not None), len(answers))
+    assert len(set(answers[first:])) <= 1
+
+
+# --- Other portions, the same verdict ---------------------------------------------------------------------------------
+
+
+def summary(head: Head) -> tuple[object, ...]:
+    return (
+        head.method, head.path, head.authority, head.status, head.reason, head.minor, head.content_length, head.chunked,
+        head.persistent, head.upgrade, head.fields(),
+    )  # fmt: skip
+
+
+@FEW
+@given(mutated(REQUESTS), st.binary(max_size=20))
+def test_a_request_in_portions_is_the_request_in_one_piece(data: bytes, behind: bytes) -> None:
+    whole: tuple[Head, int] | None = None
+    refused = False
+    try:
+        whole = parse_request(data + behind)
+    except MessageError:
+        refused = True
+    for end in range(len(data) + len(behind) + 1):
+        try:
+            parsed = parse_request((data + behind)[:end])
+        except MessageError:
+            # Refused early or late, but never accepted as a whole.
+            assert whole is None
+            return
+        if parsed is not None:
+            assert whole is not None
+            assert parsed[1] == whole[1] == end
+            assert summary(parsed[0]) == summary(whole[0])
+            return
+    assert whole is None
+    assert not refused
+
+
+CHUNK_PIECES = st.sampled_from(
+    [b"5\r\nhello\r\n", b"1;a=b\r\nx\r\n", b'A ; q="\\""\r\n0123456789\r\n', b"0\r\n\r\n", b"0\r\nX: y\r\n\r\n",
+     b"0\r\n", b"\r\n", b"Host: a\r\n", b"5\r\n", b"fffffffffffffff\r\n", b"\n", b"5;", b'"', b"X: \r\n"],
+)  # fmt: skip
+CHUNKS = mutated(st.lists(CHUNK_PIECES, max_size=6).map(b"".join))
+
+
+def feed(reader: BodyReader, portions: list[bytes]) -> tuple[str, bytes]:
+    """What became of the body, and its bytes."""
+    body, kept = b"", b""
+    try:
+        for portion in portions:
+            kept += portion
+            if not reader.done:
+                used = reader.feed(kept)
+                body, kept = body + kept[:used], kept[used:]
+    except MessageError:
+        return "refused", b""
+    return ("done" if reader.done else "open"), body
+
+
+@FEW
+@given(CHUNKS, st.lists(st.integers(0, 60), max_size=8))
+@example(b"0\r\nHost: a\r\n\r\n", [3])
+@example(b"5;\r\nhello\r\n0\r\n\r\n", [2])
+def test_a_body_in_portions_is_the_body_in_one_piece(data: bytes, cuts: list[int]) -> None:
+    places = sorted({0, *(cut for cut in cuts if cut < len(data)), len(data)})
+    portions = [data[a:b] for a, b in pairwise(places)]
+    outcome = feed(Chunked(bad_request), portions)
+    assert outcome == feed(Chunked(bad_request), [data])
+    assert outcome == feed(Chunked(bad_request), [data[i : i + 1] for i in range(len(data))])
+
+
+@FEW
+@given(st.binary(max_size=60), st.integers(0, 50), st.lists(st.integers(0, 60), max_size=5))
+def test_a_fixed_body_in_portions(data: bytes, length: int, cuts: list[int]) -> None:
+    places = sorted({0, *(cut for cut in cuts if cut < len(data)), len(data)})
+    outcome, body = feed(FixedLength(length), [data[a:b] for a, b in pairwise(places)])
+    assert body == data[:length]
+    assert outcome == ("done" if len(data) >= length else "open")
+
+
+# --- h11 as the judge -------------------------------------------------------------------------------------------------
+
+
+def fields_of(event: h11.Request | h11.Response | h11.InformationalResponse) -> list[tuple[bytes, bytes]]:
+    """As h11 gives them, but for what it does to framing fields: `chunked` in lower case, a length's zeros kept."""
+    return list(event.headers)
+
+
+def ours(head: Head) -> list[tuple[bytes, bytes]]:
+    found = [(name.lower(), value.strip(b" \t")) for name, value in head.pairs]
+    return [(name, value.lower() if name == b"transfer-encoding" else value) for name, value in found]
+
+
+@settings(max_examples=600, deadline=None)
+@given(mutated(REQUESTS))
+def test_what_we_accept_h11_accepts_and_sees_the_same(data: bytes) -> None:
+    try:
+        parsed = parse_request(data)
+    except MessageError:
+        return
+    if parsed is None:
+        return
+    head, end = parsed
+    peer = h11.Connection(h11.SERVER)
+    peer.receive_data(data[:end].removeprefix(b"\r\n"))
+    event = peer.next_event()
+    assert isinstance(event, h11.Request)
+    assert event.method == head.method
+    assert event.http_version == b"1.%d" % head.minor
+    if event.target == b"*" or event.target.startswith(b"/") or head.method == b"CONNECT":
+        assert event.target == head.path
+    else:
+        assert event.target.split(b"?")[0].lower().endswith(head.path.split(b"?")[0].rstrip(b"/*").lower())
+        assert head.authority in event.target
+    assert fields_of(event) == ours(head)
+    body = peer.next_event()
+    if head.method == b"CONNECT":
+        return
+    if head.chunked or head.content_length:
+        assert body is h11.NEED_DATA
+        payload = b"5\r\nhello\r\n0\r\n\r\n" if head.chunked else b"x" * min(head.content_length or 0, 10_000)
+        peer.receive_data(payload)
+        assert isinstance(peer.next_event(), h11.Data)
+        if head.chunked or head.content_length == len(payload):
+            assert isinstance(peer.next_event(), h11.EndOfMessage)
+    else:
+        assert isinstance(body, h11.EndOfMessage)
+
+
+@settings(max_examples=400, deadline=None)
+@given(mutated(RESPONSES), st.sampled_from(["GET", "HEAD"]))
+def test_the_responses_we_accept_h11_frames_in_the_same_way(data: bytes, method: str) -> None:
+    try:
+        parsed = parse_response(data)
+    except MessageError:
+        return
+    if parsed is None or parsed[0].status == 101:  # h11 takes an upgrade only from a client that asked for one
+        return
+    head, end = parsed
+    peer = h11.Connection(h11.CLIENT)
+    peer.send(h11.Request(method=method, target="/", headers=[("host", "a")]))
+    peer.send(h11.EndOfMessage())
+    peer.receive_data(data[:end])
+    event = peer.next_event()
+    assert isinstance(event, h11.Response | h11.InformationalResponse)
+    assert event.status_code == head.status
+    if head.status == 204:
+        assert [pair for pair in fields_of(event) if pair[0] != b"content-length"] == [
+            pair for pair in ours(head) if pair[0] != b"content-length"
+        ]
+    else:
+        assert fields_of(event) == ours(head)
+    if head.status < 200:
+        return
+    framing = response_framing(head, method.encode())
+    body = peer.next_event()
+    if framing == 0:
+        assert isinstance(body, h11.EndOfMessage)
+        return
+    assert body is h11.NEED_DATA
+    if framing is None:
+        peer.receive_data(b"x")
+        assert isinstance(peer.next_event(), h11.Data)
+        peer.receive_data(b"")
+    else:
+        peer.receive_data(b"1\r\nx\r\n0\r\n\r\n" if framing < 0 else b"x" * framing)
+        assert isinstance(peer.next_event(), h11.Data)
+    assert isinstance(peer.next_event(), h11.EndOfMessage)
+
+
+@settings(max_examples=300, deadline=None)
+@given(CHUNKS)
+def test_the_chunks_we_accept_are_the_chunks_of_h11(data: bytes) -> None:
+    reader = Chunked(bad_request)
+    outcome, body = feed(reader, [data])
+    # White space before an extension, which RFC 9112 7.1.1 wants read, h11 refuses.
+    if outcome != "done" or re.search(rb"[0-9A-Fa-f][ \t]+;", data):
+        return
+    peer = h11.Connection(h11.SERVER)
+    peer.receive_data(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+    assert isinstance(peer.next_event(), h11.Request)
+    event = peer.next_event()
+    while isinstance(event, h11.Data):
+        event = peer.next_event()
+    assert isinstance(event, h11.EndOfMessage)
+    assert peer.trailing_data[0] == b""
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET / HTTP/1.1\nHost: a\n\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n z\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5, 5\r\n\r\n",
+    ],
+)
+def test_h11_is_no_fallback(head: bytes) -> None:
+    """These h11 lets pass; were it to read what we refuse, an attacker would choose the parser."""
+    peer = h11.Connection(h11.SERVER)
+    peer.receive_data(head)
+    assert isinstance(peer.next_event(), h11.Request)
+    with pytest.raises(MessageError):
+        parse_request(head)
