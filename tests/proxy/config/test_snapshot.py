@@ -185,6 +185,12 @@ static_resources:
 """
 
 
+HTTP2_PATH = (
+    f'static_resources.clusters[0].typed_extension_protocol_options["{HTTP_OPTIONS_KEY}"]'
+    ".explicit_http_config.http2_protocol_options"
+)
+
+
 def test_a_bootstrap_and_resources_that_cannot_be_changed_afterwards() -> None:
     config = new()
     snapshot = config.apply_bootstrap(message(Bootstrap, BOOTSTRAP))
@@ -207,8 +213,7 @@ def test_a_bootstrap_and_resources_that_cannot_be_changed_afterwards() -> None:
         ("{static_resources: {clusters: [{name: a, type: EDS, eds_cluster_config: {eds_config: {ads: {}}}}]}}",
          "static_resources.clusters[0].type", "EDS needs dynamic_resources.ads_config"),
         (BOOTSTRAP.replace("cluster_name: pilot}}]", "cluster_name: other}}]"),
-         f'static_resources.clusters[0].typed_extension_protocol_options["{HTTP_OPTIONS_KEY}"].explicit_http_config'
-         ".http2_protocol_options", "HTTP/2 upstreams are not supported"),
+         HTTP2_PATH, "HTTP/2 upstreams are not supported"),
         ("dynamic_resources: {ads_config: {grpc_services: [{envoy_grpc: {cluster_name: x}}]}}",
          "dynamic_resources.ads_config.grpc_services[0].envoy_grpc.cluster_name", "there is no static cluster 'x'"),
     ],

@@ -106,6 +106,8 @@ def test_a_raw_buffer_is_no_tls() -> None:
 
 
 NAMED = f"tls_certificate_sds_secret_configs: [{SDS}]"
+ROOTS_TWICE = """{default_validation_context: {trusted_ca: {inline_string: x}},
+                  validation_context_sds_secret_config: {name: R}}"""
 COMMON = "t.typed_config.common_tls_context"
 
 
@@ -149,8 +151,7 @@ def test_broken_roots_are_refused(folder: Path, name: str) -> None:
          "", f"{COMMON}.validation_context", "prove nothing"),
         (f"{NAMED}, validation_context_sds_secret_config: {{}}", "",
          f"{COMMON}.validation_context_sds_secret_config.name", "is required"),
-        (f"{NAMED}, combined_validation_context: {{default_validation_context: {{trusted_ca: {{inline_string: x}}}}, "
-         "validation_context_sds_secret_config: {name: R}}", "",
+        (f"{NAMED}, combined_validation_context: {ROOTS_TWICE}", "",
          f"{COMMON}.combined_validation_context.default_validation_context.trusted_ca", "here and by SDS"),
     ],
 )  # fmt: skip

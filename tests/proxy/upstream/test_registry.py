@@ -34,6 +34,7 @@ def test_what_stays_keeps_its_state_and_takes_on_what_is_new() -> None:
     (before,) = registry.update("a", [spec("10.0.0.1")])
     before.active, connection = 2, Idle()
     before.idle.append(connection)
+    metadata, labels = {"tlsMode": "istio"}, {"a": "b"}
     changed = spec(
         "10.0.0.1", weight=3, hostname="pod", metadata={"tlsMode": "istio"}, labels={"a": "b"}, healthy=False
     )
