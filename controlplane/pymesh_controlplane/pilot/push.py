@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from google.protobuf.message import Message
 
 from pymesh_controlplane.pilot.session import PUSH_ORDER, Snapshot
@@ -83,7 +84,14 @@ def snapshot_of(translated: Mapping[str, Mapping[str, Message]], before: Snapsho
             body = message.SerializeToString(deterministic=True)
             old = held.get(name)
             if old is None or old.body != body:
-                resources[name] = Resource(name, digest_of(body), body)
+                resources[name] = Resource(name, digest_of(body), body, _needs(message))
             else:
                 resources[name] = old
     return snapshot
+
+
+def _needs(message: Message) -> str:
+    """The endpoint assignment that a cluster waits for."""
+    if not isinstance(message, Cluster) or message.type != Cluster.EDS:
+        return ""
+    return message.eds_cluster_config.service_name or message.name

@@ -133,10 +133,11 @@ class Session:
             if subscription is None or subscription.outstanding is not None or self._must_wait(type_url, now):
                 continue
             changes = self._changes(subscription)
+            subscription.reconsider(changes)
             if not subscription.worth_sending(changes):
                 continue
             if type_url == types.CLUSTER:
-                self._endpoints_again(changes, subscription)
+                self._endpoints_again(changes)
             self._nonce += 1
             self._concerned = True
             sent.append(subscription.send(changes, str(self._nonce), now))
@@ -188,14 +189,11 @@ class Session:
         """Whether no listener and no route in force at the proxy can name what is gone."""
         return all(self.synced(subscription.type_url) for subscription in self._of(_MADE_LATER))
 
-    def _endpoints_again(self, changes: Changes, clusters: Subscription) -> None:
-        """A cluster that changes is built anew and waits for its endpoints, even if those are as they were.
-
-        Endpoint assignments bear the names of their clusters here.
-        """
+    def _endpoints_again(self, changes: Changes) -> None:
+        """A cluster that is built anew waits for its endpoints, even if those are as the proxy had them before."""
         endpoints = self.subscriptions.get(types.ENDPOINT)
         if endpoints is not None:
-            endpoints.due |= endpoints.names & changes.changed.keys() & clusters.accepted.keys()
+            endpoints.due |= endpoints.names & {cluster.needs for cluster in changes.changed.values()}
 
     def _of(self, kinds: tuple[str, ...]) -> list[Subscription]:
         return [self.subscriptions[type_url] for type_url in kinds if type_url in self.subscriptions]

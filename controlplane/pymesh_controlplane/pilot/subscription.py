@@ -19,11 +19,15 @@ WILDCARD: Final = "*"
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A resource as it travels: `body` is the serialized message, `version` a digest of it."""
+    """A resource as it travels: `body` is the serialized message, `version` a digest of it.
+
+    `needs` is, for a cluster with endpoints from pilot, the name of its endpoint assignment; empty for all others.
+    """
 
     name: str
     version: str
     body: bytes = b""
+    needs: str = ""
 
 
 Resources = Mapping[str, Resource]
@@ -160,16 +164,21 @@ class Subscription:
             for name, resource in wanted.items()
             if name in self.due or (held := self.accepted.get(name)) is None or held.version != resource.version
         }
-        gone: AbstractSet[str] = self.due - resources.keys() if self.delta else frozenset()
-        if not keep_removed and (self.delta or self.full_state):
-            gone |= self.accepted.keys() - wanted.keys()
+        gone: AbstractSet[str] = frozenset()
+        if self.delta or self.full_state:  # otherwise nothing can be taken away
+            gone = self.due - resources.keys()
+            if not keep_removed:
+                gone |= self.accepted.keys() - wanted.keys()
         return Changes(changed, frozenset(gone))
 
+    def reconsider(self, changes: Changes) -> None:
+        """Once something else is wanted than what was refused, the refusal is history."""
+        if self.rejected is not None and not changes.same_as(self.rejected):
+            self.rejected = None
+
     def worth_sending(self, changes: Changes) -> bool:
-        """Whether `changes` have to be sent: not if they are exactly what the proxy refused."""
-        if self.reply:
-            return True
-        return bool(changes) and (self.rejected is None or not changes.same_as(self.rejected))
+        """Whether `changes`, which were reconsidered, have to be sent: not if they are just what the proxy refused."""
+        return self.reply or (bool(changes) and self.rejected is None)
 
     def send(self, changes: Changes, nonce: str, now: float) -> Response:
         """The response that carries `changes`; from here on it is outstanding."""

@@ -70,3 +70,14 @@ def test_what_did_not_change_is_the_same_object_in_the_next_snapshot() -> None:
     assert second[CLUSTER]["b"].version != first[CLUSTER]["b"].version
     assert set(first) == set(PUSH_ORDER)
     assert first[ENDPOINT] == {}
+
+
+def test_a_cluster_says_which_endpoint_assignment_it_waits_for() -> None:
+    """Its own name, unless it names another; none for a cluster that pilot sends no endpoints for."""
+    other = Cluster(name="b", type=Cluster.EDS)
+    other.eds_cluster_config.service_name = "shared"
+    found = snapshot_of(
+        {CLUSTER: {"a": Cluster(name="a", type=Cluster.EDS), "b": other, "c": Cluster(name="c", type=Cluster.STATIC)}},
+        None,
+    )
+    assert {name: cluster.needs for name, cluster in found[CLUSTER].items()} == {"a": "a", "b": "shared", "c": ""}

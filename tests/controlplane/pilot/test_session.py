@@ -26,7 +26,7 @@ def snapshot(**resources: Mapping[str, str]) -> Snapshot:
     kinds = zip(PUSH_ORDER, ("clusters", "endpoints", "listeners", "routes"), strict=True)
     return {
         type_url: {
-            name: Resource(name, digest_of(text.encode()), text.encode())
+            name: Resource(name, digest_of(text.encode()), text.encode(), name if kind == "clusters" else "")
             for name, text in resources.get(kind, {}).items()
         }
         for type_url, kind in kinds
@@ -83,7 +83,8 @@ class Proxy:
         held = self.held[response.type_url]
         if not self.session.delta and response.type_url in (CLUSTER, LISTENER):
             held.clear()
-        held.update({resource.name: resource.body.decode() for resource in response.resources})
+        wanted = self.asked.get(response.type_url, {resource.name for resource in response.resources})
+        held.update({found.name: found.body.decode() for found in response.resources if found.name in wanted})
         for name in response.removed:
             held.pop(name, None)
 
@@ -422,8 +423,9 @@ def test_no_route_in_force_ever_names_a_cluster_that_is_not(
         else:
             proxy.session.update(step, proxy.now)
         check()
-    # A proxy that refused the very same thing is not asked again; a change makes it be.
-    for final in (snapshot(), last):
+    # A proxy that refused the very same thing is not asked again; anything else in between makes it be.
+    between = snapshot(clusters={"z": "z"}, endpoints={"z": "z"}, listeners={"z": "z"}, routes={"z": "z"})
+    for final in (between, last):
         proxy.session.update(final, proxy.now)
         for _ in range(40):
             deliver(refuse=False)
