@@ -2,8 +2,8 @@
 
 Outbound and inbound are one listener each; which filter chain serves a connection is decided by the port and address
 that it was meant for and by what its first bytes look like. Envoy looks at these one after the other (port, address,
-server name, TLS or not, ALPN) and never goes back: whoever has a chain for a port must have one for everything that
-may come there, or leave it to the default chain.
+server name, TLS or not, ALPN) and never goes back: once one chain for a port asks for TLS and another for plaintext,
+one that asks for neither is never reached. What finds no chain on its way goes to the default chain.
 """
 
 import ipaddress
@@ -33,6 +33,9 @@ VIRTUAL_INBOUND: Final = "virtualInbound"
 # slow client's first request, short enough for a person who waits for MySQL's greeting on a port that nobody declared.
 DETECTION_TIMEOUT: Final = 5.0
 
+# What tls_inspector says of a connection.
+TLS: Final = "tls"
+RAW: Final = "raw_buffer"
 # What http_inspector says of HTTP/1. HTTP/2 without TLS ("h2c") is not among them: it is carried as opaque bytes.
 HTTP1: Final = ("http/1.0", "http/1.1")
 # What a sidecar offers when it is about to send requests, and what it offers in every case.
@@ -71,7 +74,7 @@ def _outbound_chains(world: World) -> Iterator[_Chain]:
                 by_port.setdefault(port.port, []).append((service, port))
     for number, speakers in sorted(by_port.items()):
         if any(port.protocol.may_be_http for _, port in speakers):
-            yield _chain(f"{number}_http", _match(number, "raw_buffer", HTTP1), outbound_http(number))
+            yield _chain(f"{number}_http", _match(number, RAW, HTTP1), outbound_http(number))
         taken: set[str] = set()
         for service, port in speakers:
             if port.protocol is Protocol.TLS and service.external:
@@ -92,10 +95,13 @@ def _by_address(service: Service, port: ServicePort, world: World, taken: set[st
         return
     name = f"{port.port}_{service.host}"
     opaque = names.outbound_cluster(port.port, service.host)
-    if port.protocol is Protocol.AUTO:
-        yield _chain(f"{name}_http", _match(port.port, "raw_buffer", HTTP1, ranges), outbound_http(port.port))
-        opaque = opaque_cluster(port.port, service.host)
-    yield _chain(name, _match(port.port, ranges=ranges), tcp(opaque, opaque))
+    if port.protocol is not Protocol.AUTO:
+        yield _chain(name, _match(port.port, ranges=ranges), tcp(opaque, opaque))
+        return
+    opaque = opaque_cluster(port.port, service.host)
+    yield _chain(f"{name}_http", _match(port.port, RAW, HTTP1, ranges), outbound_http(port.port))
+    yield _chain(name, _match(port.port, RAW, ranges=ranges), tcp(opaque, opaque))
+    yield _chain(f"{name}_tls", _match(port.port, TLS, ranges=ranges), tcp(opaque, opaque))
 
 
 def _addresses(service: Service, port: ServicePort, world: World) -> list[str]:
@@ -111,7 +117,7 @@ def _by_server_name(service: Service, port: ServicePort, taken: set[str]) -> Ite
     if service.host in taken or service.host == "*":
         return
     taken.add(service.host)
-    match = _match(port.port, "tls")
+    match = _match(port.port, TLS)
     match.server_names.append(service.host)
     cluster = names.outbound_cluster(port.port, service.host)
     yield _chain(f"{port.port}_{service.host}", match, tcp(cluster, cluster))
@@ -175,30 +181,33 @@ def virtual_inbound(node: Node, world: World) -> listener_pb2.Listener:
 
 
 def _inbound_chains(where: Where, protocol: Protocol, mode: Mtls) -> list[_Chain]:
-    """All that may come to a port under a mode; whatever the earlier chains leave is for the last."""
+    """A chain for everything that may come to a port; the last one is also right for whatever was not thought of."""
     http = inbound_http(where)
     opaque = tcp(where.cluster, where.cluster)
-    whole = http if protocol is Protocol.HTTP else opaque
-    name = where.name
-    if mode is Mtls.STRICT:
-        chains = [_mutual(f"{name}_strict", _match(where.port), whole, MESH)]
-        if protocol is Protocol.AUTO:
-            chains.insert(0, _mutual(f"{name}_strict_http", _match(where.port, "tls", MESH_HTTP), http, MESH_HTTP))
-        return chains
-    chains = []
-    if mode is Mtls.PERMISSIVE and protocol is Protocol.AUTO:
-        chains = [
-            _mutual(f"{name}_mtls_http", _match(where.port, "tls", MESH_HTTP), http, MESH_HTTP),
-            _mutual(f"{name}_mtls", _match(where.port, "tls", names.ALPN_MESH_TCP), opaque, names.ALPN_MESH_TCP),
+    if protocol is not Protocol.AUTO:
+        whole = http if protocol is Protocol.HTTP else opaque
+        if mode is Mtls.STRICT:
+            return [_mutual(f"{where.name}_mtls", _match(where.port), whole, MESH)]
+        chains = [_mutual(f"{where.name}_mtls", _match(where.port, TLS, MESH), whole, MESH)]
+        plain = [
+            _chain(f"{where.name}_tls", _match(where.port, TLS), opaque),  # the application's own
+            _chain(where.name, _match(where.port, RAW), whole),
         ]
-    elif mode is Mtls.PERMISSIVE:
-        chains = [_mutual(f"{name}_mtls", _match(where.port, "tls", MESH), whole, MESH)]
-    if protocol is Protocol.HTTP:
-        chains.append(_chain(f"{name}_http", _match(where.port, "raw_buffer"), http))
-    elif protocol is Protocol.AUTO:
-        chains.append(_chain(f"{name}_http", _match(where.port, "raw_buffer", HTTP1), http))
-    chains.append(_chain(name, _match(where.port), opaque))
-    return chains
+        return plain if mode is Mtls.DISABLE else chains + plain
+    mutual_http = _mutual(f"{where.name}_mtls_http", _match(where.port, TLS, MESH_HTTP), http, MESH_HTTP)
+    if mode is Mtls.STRICT:
+        return [
+            mutual_http,
+            _mutual(f"{where.name}_mtls", _match(where.port, TLS), opaque, MESH),
+            _mutual(f"{where.name}_refused", _match(where.port, RAW), opaque, MESH),  # no TLS: the handshake fails
+        ]
+    plain = [
+        _chain(f"{where.name}_tls", _match(where.port, TLS), opaque),
+        _chain(f"{where.name}_http", _match(where.port, RAW, HTTP1), http),
+        _chain(where.name, _match(where.port, RAW), opaque),
+    ]
+    mutual_tcp = _mutual(f"{where.name}_mtls", _match(where.port, TLS, names.ALPN_MESH_TCP), opaque, MESH)
+    return plain if mode is Mtls.DISABLE else [mutual_http, mutual_tcp, *plain]
 
 
 # --- Pieces --------------------------------------------------------------------------------------------------------

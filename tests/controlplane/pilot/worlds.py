@@ -1,0 +1,201 @@
+"""Worlds to translate, made of manifests as people and Kubernetes write them."""
+
+from pymesh.resources.parse import parse
+from pymesh_controlplane.pilot import world
+from pymesh_controlplane.pilot.model import World
+from pymesh_controlplane.pilot.node import Node
+
+
+def service(name: str, ports: str = "[{name: http, port: 9080}]", ip: str = "10.96.0.1", selector: str = "") -> str:
+    return f"""
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: default}}
+spec:
+  clusterIP: {ip}
+  selector: {{app: {selector or name}}}
+  ports: {ports}
+"""
+
+
+def pod(name: str, ip: str, app: str, version: str = "v1", *, mesh: bool = True, port: int = 9080) -> str:
+    label = ", security.istio.io/tlsMode: istio" if mesh else ""
+    return f"""
+apiVersion: v1
+kind: Pod
+metadata:
+  name: {name}
+  namespace: default
+  labels: {{app: {app}, version: {version}{label}}}
+spec:
+  serviceAccountName: {app}
+  containers: [{{name: app, ports: [{{containerPort: {port}, name: web}}]}}]
+status: {{podIP: {ip}, phase: Running}}
+"""
+
+
+def slice_of(name: str, *addresses: str, port: int = 9080, port_name: str = "http") -> str:
+    endpoints = "".join(f"\n- addresses: ['{address}']\n  conditions: {{ready: true}}" for address in addresses)
+    return f"""
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {name}-1, namespace: default, labels: {{kubernetes.io/service-name: {name}}}}}
+addressType: IPv4
+ports: [{{name: '{port_name}', port: {port}, protocol: TCP}}]
+endpoints: {endpoints or "[]"}
+"""
+
+
+BOOKINFO = "---".join(
+    [
+        service("productpage", ip="10.96.0.10"),
+        service("reviews", ip="10.96.0.11"),
+        service("ratings", ip="10.96.0.12"),
+        pod("productpage-1", "10.244.0.10", "productpage"),
+        pod("reviews-v1", "10.244.0.11", "reviews"),
+        pod("reviews-v2", "10.244.0.12", "reviews", "v2"),
+        pod("reviews-v3", "10.244.0.13", "reviews", "v3"),
+        pod("ratings-1", "10.244.0.14", "ratings", mesh=False),
+        slice_of("productpage", "10.244.0.10"),
+        slice_of("reviews", "10.244.0.11", "10.244.0.12", "10.244.0.13"),
+        slice_of("ratings", "10.244.0.14"),
+        """
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews, namespace: default}
+spec:
+  host: reviews
+  trafficPolicy:
+    loadBalancer: {simple: ROUND_ROBIN}
+    connectionPool:
+      tcp: {maxConnections: 100, connectTimeout: 2s}
+      http: {idleTimeout: 30s, maxRequestsPerConnection: 9}
+  subsets:
+  - {name: v1, labels: {version: v1}}
+  - {name: v2, labels: {version: v2}, trafficPolicy: {loadBalancer: {simple: RANDOM}}}
+  - {name: v3, labels: {version: v3}}
+""",
+        """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews, namespace: default}
+spec:
+  hosts: [reviews]
+  http:
+  - name: jason
+    match: [{headers: {end-user: {exact: jason}}}]
+    route: [{destination: {host: reviews, subset: v2}}]
+  - route:
+    - {destination: {host: reviews, subset: v1}, weight: 80}
+    - {destination: {host: reviews, subset: v3}, weight: 20}
+    timeout: 3s
+    retries: {attempts: 3, perTryTimeout: 1s, retryOn: "5xx,503"}
+    headers: {request: {set: {x-a: '1'}, add: {x-b: '2'}, remove: [x-c]}, response: {add: {x-d: '3'}}}
+""",
+    ]
+)
+
+EVERYTHING = "---".join(
+    [
+        BOOKINFO,
+        service("db", "[{name: tcp-sql, port: 5432}]", "10.96.0.20"),
+        service("cache", "[{name: cache, port: 9080}, {name: redis, port: 6379}]", "10.96.0.21"),
+        service("peers", "[{name: tcp-peer, port: 7000}]", "None"),
+        pod("db-0", "10.244.0.20", "db", port=5432),
+        pod("peers-0", "10.244.0.21", "peers", port=7000),
+        pod("peers-1", "10.244.0.22", "peers", port=7000),
+        slice_of("db", "10.244.0.20", port=5432, port_name="tcp-sql"),
+        slice_of("peers", "10.244.0.21", "10.244.0.22", port=7000, port_name="tcp-peer"),
+        slice_of("cache", port=9080, port_name="cache"),
+        """
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: api, namespace: default}
+spec:
+  hosts: [api.example.com]
+  ports: [{number: 80, name: http, protocol: HTTP}, {number: 443, name: tls, protocol: TLS}]
+  resolution: DNS
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: wild, namespace: default}
+spec:
+  hosts: ["*.example.org"]
+  ports: [{number: 80, name: http, protocol: HTTP}, {number: 443, name: https, protocol: HTTPS}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: fixed, namespace: default}
+spec:
+  hosts: [fixed.internal]
+  location: MESH_INTERNAL
+  addresses: [192.0.2.0/24]
+  ports: [{number: 9000, name: tcp, protocol: TCP, targetPort: 9001}]
+  resolution: STATIC
+  endpoints: [{address: 192.0.2.7, labels: {version: a}, weight: 3}, {address: 10.244.0.20, ports: {tcp: 5432}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: api, namespace: default}
+spec:
+  host: api.example.com
+  trafficPolicy:
+    portLevelSettings: [{port: {number: 80}, tls: {mode: SIMPLE}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: ratings, namespace: default}
+spec:
+  hosts: [ratings.default.svc.cluster.local]
+  http:
+  - match:
+    - uri: {prefix: /Old}
+      ignoreUriCase: true
+      method: {exact: GET}
+      queryParams: {q: {exact: '1'}, any: {}}
+      withoutHeaders: {x-no: {prefix: a}, x-never: {}}
+    - uri: {regex: '/v[0-9]+/.*'}
+      sourceLabels: {app: reviews}
+    rewrite: {uri: /new, authority: ratings.internal}
+    route: [{destination: {host: ratings, port: {number: 9080}}}]
+  - match: [{uri: {exact: /moved}}]
+    redirect: {uri: /there, authority: elsewhere.example.com, scheme: https, port: 8443, redirectCode: 308}
+  - match: [{uri: {prefix: /teapot}}]
+    directResponse: {status: 418, body: {string: short and stout}}
+  - match: [{uri: {prefix: /digits}, port: 9080}]
+    rewrite: {uriRegexRewrite: {match: '^/digits/([0-9]+)$', rewrite: '/d/\\1'}}
+    route: [{destination: {host: ratings}, headers: {request: {set: {Host: digits.example.com}}}}]
+    retries: {attempts: 0}
+  - route: [{destination: {host: ratings}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: invented, namespace: default}
+spec:
+  hosts: [invented.example.net]
+  http: [{route: [{destination: {host: ratings}}]}]
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: reviews, namespace: default}
+spec:
+  selector: {matchLabels: {app: reviews}}
+  mtls: {mode: STRICT}
+  portLevelMtls: {9999: {mode: DISABLE}, 8888: {mode: PERMISSIVE}}
+""",
+    ]
+)
+
+
+def world_of(text: str) -> World:
+    """The world of the manifests in `text`, which must be right."""
+    parsed = parse(text, "world.yaml")
+    assert not parsed.errors, "\n".join(str(error) for error in parsed.errors)
+    return world.build(parsed.resources)
+
+
+def sidecar(ip: str = "10.244.0.10", pod: str = "productpage-1", **changes: object) -> Node:
+    """The sidecar of a pod."""
+    values = {"id": f"sidecar~{ip}~{pod}.default~default.svc.cluster.local", "kind": "sidecar", "addresses": (ip,)}
+    values |= {"pod": pod, "namespace": "default"} | changes
+    return Node(**values)  # type: ignore[arg-type]  # assembled by the caller
