@@ -34,7 +34,7 @@ from pymesh_proxy.upstream.balancer import choose_weighted
 from pymesh_proxy.upstream.connection import UpstreamConnection
 from pymesh_proxy.upstream.endpoint import Endpoint
 from pymesh_proxy.upstream.pool import ClusterState
-from pymesh_proxy.upstream.retry import IDEMPOTENT_METHODS, Failure, Outcome, backoff, should_retry
+from pymesh_proxy.upstream.retry import IDEMPOTENT_METHODS, Failure, Outcome, backoff, outcome_of_response, should_retry
 
 # A request body up to this size is kept until the response begins, so that it can be sent again (linkerd: 64 KiB).
 MAX_REPLAY_BYTES: Final = 64 * 1024
@@ -356,8 +356,10 @@ class Exchange:
         """See connection.ResponseSink."""
         forward, record = self._forward, self.record
         assert forward is not None
-        if head.status >= 400 and forward.retry is not None and self._retry(Outcome(Failure.STATUS, True, head.status)):
-            return False
+        if head.status >= 400 and forward.retry is not None:
+            status = head.get(b"proxy-status")
+            if self._retry(outcome_of_response(head.status, status, from_mesh=bool(record.upstream_peer))):
+                return False
         if head.status == 101 and not self.request.upgrade:
             self.fail(failure(Flag.UPSTREAM_PROTOCOL_ERROR, "http1.unexpected_101"))
             return False

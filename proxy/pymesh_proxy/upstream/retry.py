@@ -48,6 +48,28 @@ class Outcome:
     grpc_status: int | None = None
 
 
+# What a sidecar says in Proxy-Status when its app could not be reached, or broke off (errors.CAUSES).
+_PEER_FAILURES: Final = {
+    b"pymesh; error=connection_refused;": Outcome(Failure.REFUSED, written=True, status=503),
+    b"pymesh; error=destination_unavailable;": Outcome(Failure.REFUSED, written=True, status=503),
+    b"pymesh; error=connection_limit_reached;": Outcome(Failure.REFUSED, written=True, status=503),
+    b"pymesh; error=connection_terminated;": Outcome(Failure.RESET, written=True, status=503),
+}
+
+
+def outcome_of_response(status: int, proxy_status: bytes | None, *, from_mesh: bool) -> Outcome:
+    """What a response head means for retries.
+
+    A 503 that a sidecar on the other side gave by itself is told apart from one of the app: it says in Proxy-Status
+    (RFC 9209) whether the app ever saw the request. Believed only of a peer that has proved to be of this mesh.
+    """
+    if status == 503 and from_mesh and proxy_status is not None:
+        for beginning, outcome in _PEER_FAILURES.items():
+            if proxy_status.startswith(beginning):
+                return outcome
+    return Outcome(Failure.STATUS, written=True, status=status)
+
+
 # Name in `retry_on` -> does it cover this outcome? Source: Envoy's router filter documentation, x-envoy-retry-on and
 # x-envoy-retry-grpc-on. A per-try timeout counts as a reset by the upstream there, and a connect failure does too.
 _BROKEN: Final = frozenset({Failure.CONNECT, Failure.REFUSED, Failure.RESET, Failure.TIMEOUT})

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pymesh_proxy.routing import RetryPolicy
-from pymesh_proxy.upstream.retry import CONDITIONS, Failure, Outcome, backoff, parse_retry_on, should_retry
+from pymesh_proxy.upstream.retry import (
+    CONDITIONS,
+    Failure,
+    Outcome,
+    backoff,
+    outcome_of_response,
+    parse_retry_on,
+    should_retry,
+)
 
 CONNECT = Outcome(Failure.CONNECT)
 REFUSED = Outcome(Failure.REFUSED, written=True)
@@ -98,3 +106,20 @@ def test_pauses_stay_within_the_window(made: int, base: float, factor: float, se
 def test_the_window_doubles() -> None:
     policy = RetryPolicy(frozenset(), base_interval=0.1, max_interval=1.0)
     assert [round(backoff(policy, made, lambda: 1.0), 3) for made in range(1, 6)] == [0.1, 0.3, 0.7, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("status", "proxy_status", "from_mesh", "expected"),
+    [
+        (503, b'pymesh; error=connection_refused; details="UF"', True, Failure.REFUSED),
+        (503, b'pymesh; error=connection_terminated; details="UC"', True, Failure.RESET),
+        (503, b'pymesh; error=connection_refused; details="UF"', False, Failure.STATUS),
+        (503, b'another; error=connection_refused; details="UF"', True, Failure.STATUS),
+        (503, None, True, Failure.STATUS),
+        (500, b'pymesh; error=connection_refused; details="UF"', True, Failure.STATUS),
+    ],
+)
+def test_a_sidecar_s_own_503_is_told_from_the_app_s(
+    status: int, proxy_status: bytes | None, from_mesh: bool, expected: Failure
+) -> None:
+    assert outcome_of_response(status, proxy_status, from_mesh=from_mesh).failure is expected
