@@ -127,7 +127,7 @@ def render(hops: Iterable[Hop], pod_of_address: Mapping[str, str], depth: int = 
         margin = "  " * depth
         yield Text.assemble(margin, *_headline(hop.record, pod_of_address))
         for label, *words in _details(hop.record, pod_of_address):
-            yield Text.assemble(margin, (f"    {label:<9}", "dim"), *words)
+            yield Text.assemble(margin, (f"    {label:<10}", "dim"), *words)
         yield from render(hop.then, pod_of_address, depth + 1)
 
 

@@ -108,14 +108,14 @@ def test_the_lines_say_what_the_records_say() -> None:
     assert "  redirect" in lines[1]
     assert f"{PRODUCTPAGE}:9080" in lines[1]
     text = "\n".join(lines)
-    assert "caller   plaintext" in text
-    assert f"caller   mTLS, {SA}bookinfo-productpage" in text
-    assert "route    VirtualService bookinfo/reviews http[0]" in text
+    assert "caller    plaintext" in text
+    assert f"caller    mTLS, {SA}bookinfo-productpage" in text
+    assert "route     VirtualService bookinfo/reviews http[0]" in text
     assert f"reviews-v2-0 at {REVIEWS}:9080, version v2, subset v2, new connection" in text
-    assert f"peer     mTLS, {SA}bookinfo-reviews" in text
+    assert f"peer      mTLS, {SA}bookinfo-reviews" in text
     assert "pooled connection, attempt 2" in text
-    assert "route    the service itself" in text
-    assert "times    filters and route 0.20 · connection 0.40 · answer 10.0 · body 0.10 ms" in text
+    assert "route     the service itself" in text
+    assert "times     filters and route 0.20 · connection 0.40 · answer 10.0 · body 0.10 ms" in text
     # Each level is two characters further in.
     assert [len(line) - len(line.lstrip()) for line in lines if "◀" in line or "▶" in line] == [0, 2, 4, 6, 8]
 
