@@ -13,6 +13,7 @@ import uvloop
 from pymesh.errors import ConfigError, MeshError, Position
 from pymesh_controlplane import app, logs, options
 from pymesh_controlplane.sources.base import Source
+from pymesh_controlplane.sources.directory import DirectorySource
 
 log = logging.getLogger("pymesh.controlplane")
 
@@ -39,8 +40,6 @@ def _source(given: options.Options) -> Source | None:
     """
     if "pilot" not in given.components or given.config_dir is None:
         return None
-    from pymesh_controlplane.sources.directory import DirectorySource
-
     _check_readable(given.config_dir)
     return DirectorySource(given.config_dir, trust_domain=given.trust_domain)
 

@@ -124,6 +124,10 @@ class DiscoveryServer:
     async def _follow(self, source: Source) -> None:
         async for world in source.watch():
             self._metrics.count("pilot_push_triggers")
+            known = set() if self.world is None else set(self.world.problems)
+            for problem in world.problems:
+                if problem not in known:
+                    log.warning("%s", problem)
             self.world = world
             self._debounce.changed(self._clock())
             self._changed.set()
