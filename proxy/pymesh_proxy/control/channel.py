@@ -27,6 +27,8 @@ CONNECT_TIMEOUT = 10.0
 # cut off who asks more often. A peer that vanished is noticed earlier, by TCP's keep-alive.
 PING_INTERVAL = 310.0
 PING_TIMEOUT = 20.0
+# Seconds for a peer to answer TLS's goodbye; grpcio does not.
+CLOSE_TIMEOUT = 0.2
 _PING = b"pymesh\0\0"
 # Seconds: a silent peer is probed after 30 and given up after 60.
 _TCP_KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
@@ -86,6 +88,8 @@ class _Link(asyncio.Protocol):
         self._streams: dict[int, Stream] = {}
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._closing: asyncio.Transport | None = None
+        self._gone = asyncio.Event()
 
     @property
     def usable(self) -> bool:
@@ -115,7 +119,17 @@ class _Link(asyncio.Protocol):
             self.connection.close()
             self.flush()
             self._transport.close()
-            self._transport = None
+            self._closing, self._transport = self._transport, None
+
+    async def closed(self) -> None:
+        """Wait for the end of a connection that was closed. A peer that does not say goodbye is cut off."""
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._gone.wait()
+        except TimeoutError:
+            if self._closing is not None:
+                self._closing.abort()
+                await self._gone.wait()
 
     # asyncio.Protocol
 
@@ -167,6 +181,7 @@ class _Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         self._transport = None
+        self._gone.set()
         self._abort(f"{self._target}: connection lost" + (f": {describe(exc)}" if exc else ""))
 
     def _wake(self) -> None:
@@ -250,6 +265,7 @@ class Channel:
         async with self._connecting:
             if self._link is not None:
                 self._link.close("the channel was closed")
+                await self._link.closed()
                 self._link = None
 
     async def _connected(self) -> _Link:

@@ -54,7 +54,7 @@ def envoy_bootstrap(node: Node, discovery: Target, sds_socket: Path, admin_port:
         "static_resources": {
             "clusters": [
                 _xds_cluster(discovery, discovery.tls.server_name),
-                _sds_cluster(sds_socket),
+                sds_cluster(sds_socket),
                 _admin_cluster(admin_port),
             ],
             # The admin port is for loopback only: kubelet and Prometheus get exactly one page each.
@@ -94,7 +94,8 @@ def _xds_cluster(discovery: Target, server_name: str) -> dict[str, Any]:
     }
 
 
-def _sds_cluster(socket: Path) -> dict[str, Any]:
+def sds_cluster(socket: Path) -> dict[str, Any]:
+    """The cluster behind which the agent serves secrets."""
     return {
         "name": SDS_CLUSTER,
         "type": "STATIC",

@@ -25,10 +25,16 @@ Handler: TypeAlias = Callable[[Call], Awaitable[None]]
 
 
 class GrpcServer:
-    """Serves `handlers`, by method ("/package.Service/Method"), on the Unix socket `path` with permissions `mode`."""
+    """Serves `handlers`, by method ("/package.Service/Method"), on the Unix socket `path` with permissions `mode`.
 
-    def __init__(self, handlers: Mapping[str, Handler], path: Path, *, mode: int) -> None:
+    `limit` is the largest message accepted, in bytes. `listening` is set while connections are taken.
+    """
+
+    def __init__(
+        self, handlers: Mapping[str, Handler], path: Path, *, mode: int, limit: int = MAX_REQUEST_BYTES
+    ) -> None:
         self._handlers = handlers
+        self._limit = limit
         self._path = path
         self._mode = mode
         self._links: set[_ServerLink] = set()
@@ -45,7 +51,9 @@ class GrpcServer:
             self._path.unlink()
         async with asyncio.TaskGroup() as calls:
             server = await asyncio.get_running_loop().create_unix_server(
-                lambda: _ServerLink(self._handlers, calls, self._links), str(self._path), start_serving=False
+                lambda: _ServerLink(self._handlers, calls, self._links, self._limit),
+                str(self._path),
+                start_serving=False,
             )
             try:
                 self._path.chmod(self._mode)  # before anybody is let in
@@ -63,8 +71,10 @@ class GrpcServer:
 class _ServerLink(asyncio.Protocol):
     """One connection and the calls on it."""
 
-    def __init__(self, handlers: Mapping[str, Handler], group: asyncio.TaskGroup, links: "set[_ServerLink]") -> None:
-        self.connection = ServerConnection(limit=MAX_REQUEST_BYTES)
+    def __init__(
+        self, handlers: Mapping[str, Handler], group: asyncio.TaskGroup, links: "set[_ServerLink]", limit: int
+    ) -> None:
+        self.connection = ServerConnection(limit=limit)
         self.paused = False
         self._handlers = handlers
         self._group = group

@@ -56,7 +56,7 @@ class Citadel(grpc.GenericRpcHandler):
 
 
 def _rng(seed: int) -> random.Random:
-    return random.Random(seed)  # noqa: S311  a spread that is the same in each run
+    return random.Random(seed)
 
 
 class Clock:

@@ -73,7 +73,7 @@ class Pilot(grpc.GenericRpcHandler):
 async def following(path: Path, *, is_delta: bool = True) -> AsyncIterator[tuple[XdsClient, Remembering]]:
     consumer = Remembering()
     channel = Channel(Target(unix_path=str(path)))
-    client = XdsClient(channel, NODE, consumer, delta=is_delta, rng=random.Random(1))  # noqa: S311  a fixed spread
+    client = XdsClient(channel, NODE, consumer, delta=is_delta, rng=random.Random(1))
     async with asyncio.TaskGroup() as group:
         running = group.create_task(client.run())
         yield client, consumer
