@@ -5,6 +5,7 @@ namespace, at the pod's own address: as the kubelet's, these connections never p
 """
 
 import asyncio
+import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,8 @@ async def ask(probe: Probe, container: Container, target: Target, run: Run) -> O
     except TimeoutError:
         return Outcome(False, f"no answer within {probe.timeout_seconds} s")
     except OSError as error:
-        return Outcome(False, (error.strerror or str(error))[:MAX_MESSAGE])
+        # asyncio's own text for a failed connect does not say what failed.
+        return Outcome(False, (os.strerror(error.errno) if error.errno else str(error))[:MAX_MESSAGE])
 
 
 async def _ask(probe: Probe, container: Container, target: Target, run: Run) -> Outcome:

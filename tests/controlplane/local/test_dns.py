@@ -5,7 +5,7 @@ import contextlib
 import socket
 
 import pytest
-from dnslib import QTYPE, RCODE, RR, EDNS0, DNSRecord, A
+from dnslib import EDNS0, QTYPE, RCODE, RR, A, DNSRecord
 from hypothesis import given
 from hypothesis import strategies as st
 

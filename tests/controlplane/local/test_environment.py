@@ -77,7 +77,9 @@ def test_who_a_container_runs_as() -> None:
 
 def test_capabilities() -> None:
     def of(**fields: list[str]) -> tuple[str, ...]:
-        return environment.capabilities(container(security_context=SecurityContext(capabilities=Capabilities(**fields))))
+        return environment.capabilities(
+            container(security_context=SecurityContext(capabilities=Capabilities(**fields)))
+        )
 
     assert of(add=["NET_ADMIN", "NET_RAW"], drop=["ALL"]) == ("NET_ADMIN", "NET_RAW")
     assert "CHOWN" in of(add=["NET_ADMIN"])

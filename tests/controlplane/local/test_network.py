@@ -15,7 +15,9 @@ MESH = f"n{os.getpid()}"
 
 
 def test_translation_spreads_connections_evenly() -> None:
-    rules = network.nat_rules([Frontend("10.96.0.11", 80, "TCP", tuple((f"10.244.0.{n}", 8080) for n in (2, 3, 4)))], [])
+    rules = network.nat_rules(
+        [Frontend("10.96.0.11", 80, "TCP", tuple((f"10.244.0.{n}", 8080) for n in (2, 3, 4)))], []
+    )
     lines = [line for line in rules.splitlines() if "10.96.0.11" in line]
     assert [line.partition("--probability ")[2].partition(" ")[0] for line in lines] == ["0.33333333", "0.50000000", ""]
     assert all(line.startswith("-A PREROUTING -d 10.96.0.11/32 -p tcp --dport 80 ") for line in lines)
@@ -87,7 +89,9 @@ async def test_pods_reach_each_other_services_and_themselves(net: Network, tmp_p
             (tmp_path / pod / "name").write_text(pod)
             serve = ["python3", "-m", "http.server", "80", "--directory", str(tmp_path / pod)]
             servers.append(
-                subprocess.Popen(["nsenter", f"--net={path}", *serve], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+                subprocess.Popen(
+                    ["nsenter", f"--net={path}", *serve], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                )
             )
         one = [Frontend("10.96.0.11", 1080, "TCP", (("10.244.0.2", 80),))]
         both = [Frontend("10.96.0.12", 80, "TCP", tuple((address, 80) for address in addresses.values()))]
@@ -100,7 +104,9 @@ async def test_pods_reach_each_other_services_and_themselves(net: Network, tmp_p
         assert fetch("b", "http://10.96.0.11:1080/name") == "a"
         assert fetch("a", "http://10.96.0.11:1080/name") == "a", "a pod reaches itself through its Service"
         assert {fetch("a", "http://10.96.0.12/name") for _ in range(30)} == {"a", "b"}
-        assert "Connection refused" in fetch("a", "http://10.96.0.13/") or "Couldn't connect" in fetch("a", "http://10.96.0.13/")
+        assert "Connection refused" in fetch("a", "http://10.96.0.13/") or "Couldn't connect" in fetch(
+            "a", "http://10.96.0.13/"
+        )
         await net.serve(nobody, list(addresses.values()))
         assert "onnect" in fetch("b", "http://10.96.0.11:1080/name")
     finally:

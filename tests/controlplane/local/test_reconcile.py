@@ -18,7 +18,10 @@ def existing(*names: str, template: str = "t1", ready: bool = True, terminating:
 
 def test_missing_pods_are_made_with_names_that_only_depend_on_what_they_are_made_of() -> None:
     actions = plan([WEB], [])
-    assert actions == [Create("default", "web", pod_name("web", "t1", 0)), Create("default", "web", pod_name("web", "t1", 1))]
+    assert actions == [
+        Create("default", "web", pod_name("web", "t1", 0)),
+        Create("default", "web", pod_name("web", "t1", 1)),
+    ]
     assert plan([WEB], []) == actions
 
 
@@ -86,7 +89,9 @@ def test_a_template_hash_tells_templates_apart_and_not_their_order_of_fields() -
 @pytest.mark.parametrize(
     ("surge", "unavailable", "most", "least"), [("25%", "25%", 5, 3), (0, 0, 4, 3), (2, 0, 6, 4), ("100%", "0%", 8, 4)]
 )
-def test_a_rollout_ends_and_stays_within_its_limits(surge: int | str, unavailable: int | str, most: int, least: int) -> None:
+def test_a_rollout_ends_and_stays_within_its_limits(
+    surge: int | str, unavailable: int | str, most: int, least: int
+) -> None:
     strategy = Strategy(rolling_update=RollingUpdate(max_surge=surge, max_unavailable=unavailable))
     wanted = replace(WEB, replicas=4, template_hash="t2", strategy=strategy)
     pods = existing("a", "b", "c", "d")

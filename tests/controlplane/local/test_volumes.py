@@ -17,7 +17,10 @@ FACTS = PodFacts("web-1", "shop", "u-1", "web", "10.244.0.9", {"app": "web"}, {}
 
 def volume(**source: object) -> Volume:
     mount = {"name": "v", "mountPath": "/v"}
-    spec = {"containers": [{"name": "c", "command": ["x"], "volumeMounts": [mount]}], "volumes": [{"name": "v", **source}]}
+    spec = {
+        "containers": [{"name": "c", "command": ["x"], "volumeMounts": [mount]}],
+        "volumes": [{"name": "v", **source}],
+    }
     pod = read(Pod, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec})
     assert isinstance(pod, Pod), pod
     return pod.spec.volumes[0]
@@ -91,7 +94,10 @@ def test_a_host_path_is_waited_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["../x", "a/../../x", "/abs", ".."])
 def test_a_file_stays_below_its_volume(path: str) -> None:
     items = [{"key": "a", "path": path}]
-    spec = {"containers": [{"name": "c", "command": ["x"]}], "volumes": [{"name": "v", "configMap": {"name": "m", "items": items}}]}
+    spec = {
+        "containers": [{"name": "c", "command": ["x"]}],
+        "volumes": [{"name": "v", "configMap": {"name": "m", "items": items}}],
+    }
     errors = read(Pod, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec})
     assert isinstance(errors, list)
     assert "without .." in errors[0].problem

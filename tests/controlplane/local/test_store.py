@@ -1,0 +1,92 @@
+"""What is applied: all of it or nothing, and what pilot then sees."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pymesh.errors import MeshError
+from pymesh.resources.resource import Key
+from pymesh_controlplane.injector.containers import InjectionConfig
+from pymesh_controlplane.local.store import RefusedError, Store, Text
+
+POD = """
+apiVersion: v1
+kind: Pod
+metadata: {name: client, labels: {app: client}}
+spec: {containers: [{name: c, command: [sleep, infinity]}]}
+"""
+ACCOUNT = "{apiVersion: v1, kind: ServiceAccount, metadata: {name: web}}\n"
+CONFIG = "{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {mode: 'on'}}\n"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    for name in ("applied", "tmp"):
+        (tmp_path / name).mkdir()
+    return Store(tmp_path / "applied", tmp_path / "tmp", InjectionConfig())
+
+
+def apply(store: Store, *texts: str, namespace: str = "default") -> list[tuple[str, str]]:
+    found = store.read([Text(f"{n}.yaml", "/srv", text) for n, text in enumerate(texts)], namespace)
+    return [(str(key), outcome) for key, outcome in store.apply(found)]
+
+
+def test_what_is_applied_is_told_and_shown(store: Store, tmp_path: Path) -> None:
+    assert apply(store, ACCOUNT, namespace="shop") == [("ServiceAccount shop/web", "created")]
+    assert apply(store, ACCOUNT, namespace="shop") == [("ServiceAccount shop/web", "unchanged")]
+    changed = ACCOUNT.replace("name: web", "name: web, labels: {a: b}")
+    assert apply(store, changed, namespace="shop") == [("ServiceAccount shop/web", "configured")]
+    [path] = (tmp_path / "applied").iterdir()
+    assert json.loads(path.read_text())["metadata"] == {"name": "web", "labels": {"a": "b"}, "namespace": "shop"}
+    store.delete(Key("ServiceAccount", "shop", "web"))
+    assert list((tmp_path / "applied").iterdir()) == []
+    with pytest.raises(KeyError):
+        store.delete(Key("ServiceAccount", "shop", "web"))
+
+
+def test_pods_and_services_are_shown_as_observed_only(store: Store, tmp_path: Path) -> None:
+    apply(store, POD)
+    assert list((tmp_path / "applied").iterdir()) == []
+    assert store.of_kind("Pod")[0].workload is not None
+
+
+def test_one_mistake_refuses_everything_and_every_mistake_is_told(store: Store, tmp_path: Path) -> None:
+    broken = POD.replace("command", "comand")
+    with pytest.raises(RefusedError) as refused:
+        apply(store, ACCOUNT, "a: [", broken, ACCOUNT)
+    text = str(refused.value)
+    assert "1.yaml:" in text
+    assert "malformed YAML" in text
+    assert "2.yaml:5:" in text
+    assert "unknown field 'comand'" in text
+    assert "there twice, first at 0.yaml:1:1" in text
+    assert store.items == {}
+    assert list((tmp_path / "applied").iterdir()) == []
+
+
+def test_a_pod_that_cannot_get_its_sidecar_is_refused(store: Store) -> None:
+    injected = POD.replace("app: client", "sidecar.istio.io/inject: 'maybe'")
+    with pytest.raises(RefusedError, match='write "true" or "false"'):
+        apply(store, injected)
+    namespace = "{apiVersion: v1, kind: Namespace, metadata: {name: default, labels: {istio-injection: enabled}}}"
+    conflicting = POD.replace("containers:", "securityContext: {}, containers:").replace(
+        "name: c,", "name: pymesh-proxy,"
+    )
+    assert apply(store, conflicting)
+    with pytest.raises(RefusedError, match="belongs to the sidecar"):
+        apply(store, namespace, conflicting)
+
+
+def test_config_maps_are_read_by_name(store: Store) -> None:
+    apply(store, CONFIG)
+    assert store.config_map("default", "settings") == {"mode": "on"}
+    assert store.config_map("other", "settings") is None
+
+
+def test_a_full_disk_leaves_what_was_there(store: Store, tmp_path: Path) -> None:
+    apply(store, ACCOUNT)
+    (tmp_path / "tmp").rmdir()
+    with pytest.raises(MeshError, match="cannot be written: No such file"):
+        apply(store, ACCOUNT.replace("name: web", "name: web, labels: {a: b}"))
+    assert "labels" not in store.items[Key("ServiceAccount", "default", "web")].raw["metadata"]
