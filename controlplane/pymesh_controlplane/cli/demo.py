@@ -95,7 +95,7 @@ def tell(mesh: LocalMesh, console: Console) -> None:
     Raises:
         MeshError: something did not happen as it should.
     """
-    with step(console, "starting a mesh with the bookinfo sample in it") as update:
+    with step(console, "starting a mesh with bookinfo") as update:
         mesh.start(manifests.read([str(SAMPLE)]))
         _until(READY_TIMEOUT, lambda: _waiting(mesh, update))
     pods = [Pod.of_row(row) for row in mesh.rows() if row["namespace"] == NAMESPACE]
@@ -252,7 +252,7 @@ def _ask(mesh: LocalMesh, path: str, *headers: str) -> str:
 def _waiting(mesh: LocalMesh, update: Update) -> str:
     waiting = [str(sentence) for sentence in mesh.client.get("/readyz")["waiting"]]
     if waiting:
-        update(f"{len(waiting)} to go, {waiting[0]}")
+        update(f"{len(waiting)} to go: {waiting[0]}")
     return "\n  ".join(waiting)
 
 

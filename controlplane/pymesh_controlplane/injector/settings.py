@@ -61,7 +61,8 @@ ALWAYS_EXCLUDED_INBOUND: Final = (str(names.PORT_METRICS), str(names.PORT_READIN
 class SidecarSettings:
     """One pod's answers; None means "as the mesh is configured".
 
-    Ports and ranges are tuples of decimal ports and CIDRs; `("*",)` is all of them, `()` is none.
+    Ports and ranges are tuples of decimal ports and CIDRs; `ALL` is all of them, `()` is none. `include_outbound_ports`
+    are caught whatever their destination, so with all ranges included, which is the default, they add nothing.
     `resources` maps (`requests` | `limits`, `cpu` | `memory`) to a Kubernetes quantity.
     """
 
@@ -100,7 +101,7 @@ def read_settings(annotations: Mapping[str, str]) -> SidecarSettings:
         native=_read(annotations, _SIDECAR + "nativeSidecar", read_bool),
         include_inbound_ports=_read(annotations, _TRAFFIC + "includeInboundPorts", _ports_or_all, ALL),
         exclude_inbound_ports=tuple(dict.fromkeys((*ALWAYS_EXCLUDED_INBOUND, *user_excluded))),
-        include_outbound_ports=_read(annotations, _TRAFFIC + "includeOutboundPorts", _ports_or_all, ()),
+        include_outbound_ports=_read(annotations, _TRAFFIC + "includeOutboundPorts", _port_list, ()),
         exclude_outbound_ports=_read(annotations, _TRAFFIC + "excludeOutboundPorts", _port_list, ()),
         include_outbound_ranges=_read(annotations, _TRAFFIC + "includeOutboundIPRanges", _ranges_or_all, ALL),
         exclude_outbound_ranges=_read(annotations, _TRAFFIC + "excludeOutboundIPRanges", _range_list, ()),

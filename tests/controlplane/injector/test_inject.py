@@ -12,6 +12,8 @@ from pymesh.errors import ConfigError
 from pymesh_controlplane.injector.containers import DEFAULT_RESOURCES, InjectionConfig, Manifest
 from pymesh_controlplane.injector.inject import decide, inject, inject_document, workload_of
 from pymesh_controlplane.injector.settings import ANNOTATION_STATUS, SUPPORTED
+from pymesh_proxy import options as proxy_options
+from pymesh_proxy.redirect import __main__ as redirect
 
 CONFIG = InjectionConfig(inject_by_default=True)
 OPT_IN = InjectionConfig()
@@ -259,6 +261,7 @@ def test_image_log_level_and_resources_follow_the_annotations() -> None:
         ({"excludeOutboundPorts": "70000"}, "ports from 1 to 65535"),
         ({"excludeOutboundPorts": "80,,81"}, "ports from 1 to 65535"),
         ({"excludeInboundPorts": "*"}, "ports from 1 to 65535"),
+        ({"includeOutboundPorts": "*"}, "ports from 1 to 65535"),
         ({"includeOutboundIPRanges": "10.0.0.1/8"}, "host bits zero"),
         ({"excludeOutboundIPRanges": "fd00::/8"}, "IPv4 ranges"),
         ({"excludeOutboundIPRanges": "10.0.0.0/8 -j ACCEPT"}, "IPv4 ranges"),
@@ -279,6 +282,32 @@ def test_annotations_that_make_no_sense_are_refused_where_they_stand(annotations
     assert words in caught.value.problem
     assert caught.value.path == f"metadata.annotations[{name}]"
     assert caught.value.resource == "Pod default/reviews"
+
+
+@pytest.mark.parametrize(
+    "annotations",
+    [
+        {},
+        {"proxy": "envoy", "logLevel": "debug"},
+        {"includeInboundPorts": "", "excludeInboundPorts": "81", "includeOutboundPorts": ""},
+        {
+            "includeInboundPorts": "80,81", "includeOutboundPorts": "6379", "excludeOutboundPorts": "25",
+            "includeOutboundIPRanges": "10.0.0.0/8", "excludeOutboundIPRanges": "10.1.0.0/16",
+        },
+    ],
+)  # fmt: skip
+def test_the_commands_are_understood_by_the_programs_they_are_for(
+    annotations: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = inject(annotated(**annotations), config=CONFIG)
+    init = container(result, "pymesh-init")["command"]
+    assert redirect.main([*init[1:], "--dry-run"]) == 0
+    assert "15001" in capsys.readouterr().out
+    proxy = container(result, "pymesh-agent" if "proxy" in annotations else "pymesh-proxy")["command"]
+    options = proxy_options.parse(proxy[1:])
+    assert options.discovery == ("pilot.pymesh-system.svc", 15012)
+    assert options.agent is ("proxy" in annotations)
+    assert options.log_level == annotations.get("logLevel", "info")
 
 
 # --- who gets a sidecar --------------------------------------------------------------------------------------------
