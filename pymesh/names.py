@@ -78,8 +78,11 @@ def inbound_cluster(port: int) -> str:
 
 
 def service_sni(cluster: ClusterName) -> str:
-    """SNI that a sidecar sends for `cluster`: `outbound_.9080_.v1_.reviews.default.svc.cluster.local`."""
-    return f"{cluster.direction}_.{cluster.port}_.{cluster.subset or '_'}_.{cluster.host}"
+    """SNI that a sidecar sends for `cluster`: `outbound_.9080_.v1_.reviews.default.svc.cluster.local`.
+
+    Without a subset it is `outbound_.9080_._.reviews...`, as in Istio.
+    """
+    return f"{cluster.direction}_.{cluster.port}_.{cluster.subset}_.{cluster.host}"
 
 
 def service_host(name: str, namespace: str) -> str:

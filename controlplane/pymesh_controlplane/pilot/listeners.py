@@ -39,7 +39,7 @@ RAW: Final = "raw_buffer"
 # What http_inspector says of HTTP/1. HTTP/2 without TLS ("h2c") is not among them: it is carried as opaque bytes.
 HTTP1: Final = ("http/1.0", "http/1.1")
 # What a sidecar offers when it is about to send requests, and what it offers in every case.
-MESH_HTTP: Final = ("istio-http/1.0", "istio-http/1.1", "istio-h2")
+MESH_HTTP: Final = ("istio-http/1.0", "istio-http/1.1")
 MESH: Final = (*MESH_HTTP, "istio-peer-exchange", "istio")
 
 # Ports of the proxy itself: nothing that comes in for them is passed on to the application.

@@ -1,0 +1,138 @@
+"""The whole of what a node is sent: complete, supported, the same bytes every time, and what it looked like before."""
+
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+)
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from pymesh import names
+from pymesh.resources.parse import parse
+from pymesh.xds import types
+from pymesh.xds.check import check
+from pymesh_controlplane.pilot import world
+from pymesh_controlplane.pilot.node import Node
+from pymesh_controlplane.pilot.translate import Resources, resources_for
+from tests.controlplane.pilot.worlds import BOOKINFO, EVERYTHING, sidecar, world_of
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+NODES = {"productpage": sidecar(), "reviews": sidecar("10.244.0.11", "reviews-v1")}
+
+
+def as_bytes(resources: Resources) -> dict[tuple[str, str], bytes]:
+    return {
+        (kind, name): message.SerializeToString(deterministic=True)
+        for kind, messages in resources.items()
+        for name, message in messages.items()
+    }
+
+
+@pytest.mark.parametrize("text", [BOOKINFO, EVERYTHING, ""], ids=["bookinfo", "everything", "empty"])
+@pytest.mark.parametrize("node", NODES.values(), ids=NODES)
+def test_the_proxy_supports_every_field_of_it(text: str, node: Node) -> None:
+    for messages in resources_for(node, world_of(text)).values():
+        for message in messages.values():
+            check(message)
+
+
+@pytest.mark.parametrize("node", NODES.values(), ids=NODES)
+def test_whatever_is_named_is_there(node: Node) -> None:
+    resources = resources_for(node, world_of(EVERYTHING))
+    assert set(resources) == {types.LISTENER, types.ROUTE, types.CLUSTER, types.ENDPOINT}
+    asked_routes: set[str] = set()
+    used_clusters: set[str] = set()
+    for listener in resources[types.LISTENER].values():
+        for chain in [*listener.filter_chains, listener.default_filter_chain]:  # type: ignore[attr-defined]  # a Listener
+            for item in chain.filters:
+                if item.typed_config.type_url == types.HTTP_CONNECTION_MANAGER:
+                    manager = HttpConnectionManager.FromString(item.typed_config.value)
+                    if manager.HasField("rds"):
+                        asked_routes.add(manager.rds.route_config_name)
+    assert asked_routes == set(resources[types.ROUTE])
+    for configuration in resources[types.ROUTE].values():
+        for host in configuration.virtual_hosts:  # type: ignore[attr-defined]  # a RouteConfiguration
+            for route in host.routes:
+                weighted = [cluster.name for cluster in route.route.weighted_clusters.clusters]
+                used_clusters.update(weighted or ([route.route.cluster] if route.HasField("route") else []))
+    assert used_clusters <= set(resources[types.CLUSTER])
+    assigned = {
+        cluster.eds_cluster_config.service_name  # type: ignore[attr-defined]  # a Cluster
+        for cluster in resources[types.CLUSTER].values()
+        if cluster.HasField("eds_cluster_config")
+    }
+    assert assigned == set(resources[types.ENDPOINT])
+
+
+def test_the_order_of_the_resources_does_not_matter() -> None:
+    parsed = list(parse(EVERYTHING, "f").resources)
+    expected = as_bytes(resources_for(sidecar(), world.build(parsed)))
+    for seed in range(5):
+        random.Random(seed).shuffle(parsed)
+        found = resources_for(sidecar(), world.build(parsed))
+        assert as_bytes(found) == expected
+        assert list(as_bytes(found)) == list(expected)
+        assert world.build(parsed).revision == world.build(reversed(parsed)).revision
+
+
+STRICT = """
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: default}
+spec: {mtls: {mode: STRICT}}
+"""
+
+
+def compare(name: str, shown: object) -> None:
+    """Against the stored translation; after a deliberate change run once with UPDATE_SNAPSHOTS=1 and read the diff."""
+    file = SNAPSHOTS / f"{name}.json"
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(shown, indent=1, sort_keys=True) + "\n")
+    assert json.loads(file.read_text()) == shown
+
+
+def shown(message: Message) -> object:
+    return json_format.MessageToDict(message, preserving_proto_field_name=True)
+
+
+def test_it_is_what_it_was() -> None:
+    resources = resources_for(sidecar(), world_of(BOOKINFO))
+    compare(
+        "productpage",
+        {
+            kind.rpartition(".")[2]: {name: shown(message) for name, message in messages.items()}
+            for kind, messages in resources.items()
+        },
+    )
+
+
+def test_a_strict_inbound_listener_is_what_it_was() -> None:
+    resources = resources_for(NODES["reviews"], world_of(BOOKINFO + STRICT))
+    compare("strict-inbound", shown(resources[types.LISTENER]["virtualInbound"]))
+
+
+def test_a_gateway_gets_nothing_yet() -> None:
+    found = resources_for(sidecar(kind="router"), world_of(BOOKINFO))
+    assert set(found) == {types.LISTENER, types.ROUTE, types.CLUSTER, types.ENDPOINT}
+    assert not any(found.values())
+
+
+def test_the_pods_labels_are_those_that_kubernetes_knows() -> None:
+    """A proxy that claims other labels does not get another workload's routes."""
+    text = EVERYTHING.replace("sourceLabels: {app: reviews}", "sourceLabels: {app: admin}")
+    route = resources_for(sidecar(labels={"app": "admin"}), world_of(text))[types.ROUTE]["9080"]
+    assert "/v[0-9]+" not in str(route)
+    unknown = resources_for(sidecar("10.244.9.9", "new", labels={"app": "admin"}), world_of(text))
+    assert "/v[0-9]+" in str(unknown[types.ROUTE]["9080"])
+
+
+def test_the_clusters_of_every_sidecar() -> None:
+    found = resources_for(sidecar(), world_of(""))[types.CLUSTER]
+    assert set(found) == {names.PASSTHROUGH_CLUSTER, names.INBOUND_PASSTHROUGH_CLUSTER, names.BLACK_HOLE_CLUSTER}
