@@ -1,0 +1,358 @@
+"""Envoy's access log formats, compiled: text and JSON lines from a request's record. Pure.
+
+A format is a text with operators (`%REQ(USER-AGENT):40%`), or keys with such texts. It is taken apart once; a line is
+then made by a list of small functions. What is not known is `-` in text and null in JSON. In JSON a value that is one
+operator keeps its type, and keys are sorted; both as Envoy 1.40 does.
+
+Whatever a peer sent, a line stays one line of valid UTF-8: in text, control characters are written `\\x0a`. Where Envoy
+logs the first of several fields of a name, this logs them all, joined by `, `.
+
+Source: Envoy, "Command operators" (observability/access_log/usage); Istio, pilot/pkg/model/telemetry_logging.go.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from time import gmtime, strftime
+from typing import Final, TypeAlias
+
+from pymesh.errors import ConfigError
+from pymesh_proxy.codec.headers import Head
+from pymesh_proxy.errors import Flag
+from pymesh_proxy.telemetry.record import RequestRecord
+
+Value: TypeAlias = str | int | None
+Operator: TypeAlias = Callable[[RequestRecord], Value]
+Render: TypeAlias = Callable[[RequestRecord], str]
+
+ENVOY_TEXT_FORMAT: Final = (
+    '[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_FLAGS% '
+    "%BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "
+    '"%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" "%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%"\n'
+)
+ISTIO_TEXT_FORMAT: Final = (
+    '[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_FLAGS% '
+    '%RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% "%UPSTREAM_TRANSPORT_FAILURE_REASON%" %BYTES_RECEIVED% '
+    '%BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" '
+    '"%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%" %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% '
+    "%DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME%\n"
+)
+ISTIO_JSON_FORMAT: Final[Mapping[str, str]] = {
+    "start_time": "%START_TIME%",
+    "route_name": "%ROUTE_NAME%",
+    "method": "%REQ(:METHOD)%",
+    "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
+    "protocol": "%PROTOCOL%",
+    "response_code": "%RESPONSE_CODE%",
+    "response_flags": "%RESPONSE_FLAGS%",
+    "response_code_details": "%RESPONSE_CODE_DETAILS%",
+    "connection_termination_details": "%CONNECTION_TERMINATION_DETAILS%",
+    "bytes_received": "%BYTES_RECEIVED%",
+    "bytes_sent": "%BYTES_SENT%",
+    "duration": "%DURATION%",
+    "upstream_service_time": "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%",
+    "x_forwarded_for": "%REQ(X-FORWARDED-FOR)%",
+    "user_agent": "%REQ(USER-AGENT)%",
+    "request_id": "%REQ(X-REQUEST-ID)%",
+    "authority": "%REQ(:AUTHORITY)%",
+    "upstream_host": "%UPSTREAM_HOST%",
+    "upstream_cluster": "%UPSTREAM_CLUSTER_RAW%",
+    "upstream_local_address": "%UPSTREAM_LOCAL_ADDRESS%",
+    "downstream_local_address": "%DOWNSTREAM_LOCAL_ADDRESS%",
+    "downstream_remote_address": "%DOWNSTREAM_REMOTE_ADDRESS%",
+    "requested_server_name": "%REQUESTED_SERVER_NAME%",
+    "upstream_transport_failure_reason": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+}
+
+
+def compile_format(format: str | Mapping[str, str]) -> Render:  # noqa: A002 - the word that everybody uses for it
+    """The function that makes a line of a record. A text ends as it says; a JSON object ends its line.
+
+    Raises:
+        ConfigError: an operator that is not known, or not written as it must be; the text has the place.
+    """
+    if isinstance(format, str):
+        parts = _parts(format)
+        return lambda record: "".join([part if isinstance(part, str) else _text(part(record)) for part in parts])
+    members = [(key, _json_member(key, format[key])) for key in sorted(format)]
+    encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+    def render(record: RequestRecord) -> str:
+        line = encode({key: member(record) for key, member in members})
+        return (line if line.isprintable() else line.translate(_JSON_ESCAPES)) + "\n"
+
+    return render
+
+
+def _json_member(key: str, text: str) -> Operator:
+    try:
+        parts = _parts(text)
+    except ConfigError as error:
+        raise error.at(key) from None
+    if len(parts) == 1 and not isinstance(parts[0], str):
+        return parts[0]
+    return lambda record: "".join([part if isinstance(part, str) else _plain(part(record)) for part in parts])
+
+
+# --- Values as text ---------------------------------------------------------------------------------------------------
+
+# What would end a line, or move a terminal's cursor: C0, DEL, C1, and Unicode's two line separators.
+_ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
+    code: f"\\u{code:04x}" for code in (0x2028, 0x2029)
+}
+
+_JSON_ESCAPES: Final = {code: f"\\u{code:04x}" for code in _ESCAPES}
+
+
+def _plain(value: Value) -> str:
+    return "-" if value is None else str(value)
+
+
+def _text(value: Value) -> str:
+    text = _plain(value)
+    return text if text.isprintable() else text.translate(_ESCAPES)
+
+
+def _decode(value: bytes) -> str:
+    """A header's value: UTF-8, or else each byte a character, as Envoy's JSON has it."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+# --- Parsing ----------------------------------------------------------------------------------------------------------
+
+_OPERATOR: Final = re.compile(r"%(?P<name>[A-Z][A-Z0-9_]*)(?:\((?P<argument>.*?)\))?(?::(?P<length>[0-9]{1,9}))?%")
+_HEADER_NAME: Final = re.compile(r":?[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+
+
+def _parts(text: str) -> list[str | Operator]:
+    """Literal texts and operators, in order."""
+    parts: list[str | Operator] = []
+    literal = ""
+    position = 0
+    while position < len(text):
+        if text[position] != "%":
+            end = text.find("%", position)
+            end = len(text) if end < 0 else end
+            literal += text[position:end]
+        elif text.startswith("%%", position):
+            literal += "%"
+            end = position + 2
+        else:
+            match = _OPERATOR.match(text, position)
+            if match is None:
+                raise ConfigError(f"{_at(position)}: no operator begins with this %; write %% for a percent sign")
+            if literal:
+                parts.append(literal)
+                literal = ""
+            parts.append(_operator(match, _at(position)))
+            end = match.end()
+        position = end
+    if literal:
+        parts.append(literal)
+    return parts
+
+
+def _at(position: int) -> str:
+    return f"access log format, character {position + 1}"
+
+
+def _operator(match: re.Match[str], where: str) -> Operator:
+    name, argument, length = match["name"], match["argument"], match["length"]
+    operator = _OPERATORS.get(name)
+    if operator is not None:
+        if argument is not None:
+            raise ConfigError(f"{where}: %{name}% takes nothing in parentheses")
+    elif (maker := _MAKERS.get(name)) is not None:
+        operator = maker(argument or "", f"{where}: %{name}%")
+    else:
+        raise ConfigError(f"{where}: unknown operator %{name}%; known are {', '.join(sorted(_MAKERS | _OPERATORS))}")
+    return operator if length is None else _shortened(operator, int(length))
+
+
+def _shortened(operator: Operator, length: int) -> Operator:
+    def shortened(record: RequestRecord) -> Value:
+        value = operator(record)
+        return value if value is None else str(value)[:length]
+
+    return shortened
+
+
+# --- Operators with an argument: makers of functions ------------------------------------------------------------------
+
+
+def _header_names(argument: str, where: str) -> list[str]:
+    names = argument.lower().split("?")
+    if len(names) > 2 or not all(_HEADER_NAME.fullmatch(name) for name in names):
+        raise ConfigError(f"{where} takes a header name, or two with a ? between them, in parentheses")
+    return names
+
+
+def _request_header(argument: str, where: str) -> Operator:
+    fields = [_request_field(name, where) for name in _header_names(argument, where)]
+    return fields[0] if len(fields) == 1 else _first_of(*fields)
+
+
+def _response_header(argument: str, where: str) -> Operator:
+    fields = [_response_field(name, where) for name in _header_names(argument, where)]
+    return fields[0] if len(fields) == 1 else _first_of(*fields)
+
+
+def _first_of(one: Operator, other: Operator) -> Operator:
+    def first(record: RequestRecord) -> Value:
+        value = one(record)
+        return other(record) if value is None else value
+
+    return first
+
+
+def _request_field(name: str, where: str) -> Operator:
+    if name in {":authority", "host"}:
+        return lambda record: _known(record.headers.authority) if record.headers else None
+    if name == ":path":
+        return lambda record: _known(record.headers.path) if record.headers else None
+    if name == ":method":
+        return lambda record: record.method or None
+    key = _field_key("x-forwarded-proto" if name == ":scheme" else name, where)
+    return lambda record: _field(record.headers, key)
+
+
+def _response_field(name: str, where: str) -> Operator:
+    if name == ":status":
+        return lambda record: str(record.status) if record.status else None
+    key = _field_key(name, where)
+    return lambda record: _field(record.response_headers, key)
+
+
+def _field_key(name: str, where: str) -> bytes:
+    if name.startswith(":"):
+        raise ConfigError(f"{where}: there is no pseudo-header {name}")
+    return name.encode()
+
+
+def _field(head: Head | None, key: bytes) -> Value:
+    value = None if head is None else head.get(key)
+    return None if value is None else _decode(value)
+
+
+def _known(value: bytes) -> Value:
+    return _decode(value) if value else None
+
+
+@lru_cache(maxsize=64)
+def _stamp(pattern: str, second: int) -> str:
+    return strftime(pattern, gmtime(second))
+
+
+def _iso_time(record: RequestRecord) -> Value:
+    milliseconds = int(record.wall * 1000)
+    return f"{_stamp('%Y-%m-%dT%H:%M:%S', milliseconds // 1000)}.{milliseconds % 1000:03}Z"
+
+
+def _start_time(argument: str, where: str) -> Operator:
+    """`%START_TIME%` in ISO 8601, or by strftime in UTC, with `%s` for Unix time and `%3f` for digits of the second."""
+    if not argument:
+        return _iso_time
+    if not argument.isprintable():
+        raise ConfigError(f"{where}: control characters have no place in a time")
+    pieces = re.findall(r"%[1-9]?f|(?:%[^1-9f]|[^%])+|%", argument)
+
+    def time(record: RequestRecord) -> Value:
+        second, nanoseconds = divmod(int(record.wall * 1_000_000) * 1000, 1_000_000_000)
+        fraction = f"{nanoseconds:09}"
+        return "".join(
+            [
+                fraction[: int(piece[1:-1] or 9)] if _FRACTION.fullmatch(piece) else _stamp(piece, second)
+                for piece in pieces
+            ]
+        )
+
+    return time
+
+
+_FRACTION: Final = re.compile(r"%[1-9]?f")
+
+_MAKERS: Final[dict[str, Callable[[str, str], Operator]]] = {
+    "REQ": _request_header,
+    "RESP": _response_header,
+    "START_TIME": _start_time,
+}
+
+# --- Operators that stand alone ---------------------------------------------------------------------------------------
+
+
+def _milliseconds(start: float, end: float) -> int | None:
+    return int((end - start) * 1000) if start and end else None
+
+
+def _host(address: str) -> str | None:
+    return address.rpartition(":")[0].strip("[]") or None
+
+
+def _port(address: str) -> int | None:
+    port = address.rpartition(":")[2]
+    return int(port) if port.isdecimal() else None
+
+
+def _underscored(words: str) -> str | None:
+    """Envoy writes no spaces into these, so that a text line can be split at spaces."""
+    return words.replace(" ", "_") or None
+
+
+def _is_tcp(record: RequestRecord) -> bool:
+    return record.protocol == "TCP"
+
+
+def _transport_failure(record: RequestRecord) -> Value:
+    failed = record.flag is Flag.UPSTREAM_CONNECTION_FAILURE
+    return _underscored(record.notes.get("reason", "")) if failed else None
+
+
+def _local_address(record: RequestRecord) -> str:
+    """Where the client meant to go, as Envoy has it once the original destination is restored."""
+    return record.facts.original or record.facts.local
+
+
+_OPERATORS: Final[dict[str, Operator]] = {
+    "BYTES_RECEIVED": lambda record: record.bytes_received,
+    "BYTES_SENT": lambda record: record.bytes_sent,
+    "CONNECTION_TERMINATION_DETAILS": lambda record: _underscored(record.details) if _is_tcp(record) else None,
+    "DOWNSTREAM_DIRECT_REMOTE_ADDRESS": lambda record: record.facts.remote or None,
+    "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT": lambda record: _host(record.facts.remote),
+    "DOWNSTREAM_LOCAL_ADDRESS": lambda record: _local_address(record) or None,
+    "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT": lambda record: _host(_local_address(record)),
+    "DOWNSTREAM_LOCAL_PORT": lambda record: _port(_local_address(record)),
+    "DOWNSTREAM_LOCAL_URI_SAN": lambda record: record.facts.own or None,
+    "DOWNSTREAM_PEER_FINGERPRINT_256": lambda record: record.facts.peer_certificate_hash or None,
+    "DOWNSTREAM_PEER_SUBJECT": lambda record: record.facts.peer_subject or None,
+    "DOWNSTREAM_PEER_URI_SAN": lambda record: record.facts.peer or None,
+    "DOWNSTREAM_REMOTE_ADDRESS": lambda record: record.facts.remote or None,
+    "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": lambda record: _host(record.facts.remote),
+    "DOWNSTREAM_REMOTE_PORT": lambda record: _port(record.facts.remote),
+    "DURATION": lambda record: _milliseconds(record.t_start, record.t_end),
+    "PROTOCOL": lambda record: None if _is_tcp(record) else record.protocol,
+    "REQUESTED_SERVER_NAME": lambda record: record.facts.sni or None,
+    "RESPONSE_CODE": lambda record: record.status,
+    "RESPONSE_CODE_DETAILS": lambda record: None if _is_tcp(record) else _underscored(record.details),
+    "RESPONSE_DURATION": lambda record: (
+        None if record.response_headers is None else _milliseconds(record.t_start, record.t_first_byte)
+    ),
+    "RESPONSE_FLAGS": lambda record: record.flag.value,
+    "RESPONSE_TX_DURATION": lambda record: (
+        None if record.response_headers is None else _milliseconds(record.t_first_byte, record.t_end)
+    ),
+    "ROUTE_NAME": lambda record: record.route or None,
+    "UPSTREAM_CLUSTER": lambda record: record.cluster or None,
+    "UPSTREAM_CLUSTER_RAW": lambda record: record.cluster or None,
+    "UPSTREAM_HOST": lambda record: record.endpoint or None,
+    "UPSTREAM_LOCAL_ADDRESS": lambda record: record.upstream_local or None,
+    "UPSTREAM_PEER_URI_SAN": lambda record: record.upstream_peer or None,
+    "UPSTREAM_REMOTE_ADDRESS": lambda record: record.endpoint or None,
+    "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": lambda record: _host(record.endpoint),
+    "UPSTREAM_REMOTE_PORT": lambda record: _port(record.endpoint),
+    "UPSTREAM_REQUEST_ATTEMPT_COUNT": lambda record: record.attempts,
+    "UPSTREAM_TRANSPORT_FAILURE_REASON": _transport_failure,
+}
