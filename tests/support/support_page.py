@@ -24,7 +24,8 @@ This page is generated from the table in `pymesh/xds/support.py` that drives the
 - **Retries.** A route without a retry policy retries nothing, as in Envoy. With one, a request that did not reach the
   upstream, that the upstream said it did not process, or whose method is idempotent and whose connection broke, is
   tried again within `num_retries`, even if `retry_on` does not name the failure. Retries always prefer an endpoint not
-  yet tried. The request headers `x-envoy-retry-on` and `x-envoy-max-retries` are not looked at.
+  yet tried. A request with an idempotent method whose reused connection breaks before an answer is sent once more in any
+  case (RFC 9112 section 9.3.1). The request headers `x-envoy-retry-on` and `x-envoy-max-retries` are not looked at.
 - **Priorities.** All traffic goes to the lowest priority that has a healthy endpoint; Envoy spills over by degrees
   (overprovisioning factor 140 %).
 - **Localities** of one priority are one pool; there is no zone-aware routing.
@@ -32,8 +33,6 @@ This page is generated from the table in `pymesh/xds/support.py` that drives the
   `weight / (active + 1)`.
 - **Warming.** A listener or cluster is in force at once, also while its routes or endpoints have not arrived; requests
   get 404 or 503 until then.
-- **Headers** with several fields of one name are joined by a comma and a space before they are matched; Envoy uses a
-  comma alone.
 - **YAML** is read in the core schema of YAML 1.2: booleans are `true` and `false`; a key given twice is an error.
 
 Regular expressions are RE2, as in Envoy, and match the whole value.

@@ -1,6 +1,6 @@
 """String, header and query parameter matchers, compiled to one function each.
 
-Values are bytes, as they came over the wire. A header that is there several times is matched as one list.
+Values are bytes, as they came over the wire. A header that is there several times matches if one of its fields does.
 
 Source: envoy.type.matcher.v3.StringMatcher, envoy.config.route.v3.{HeaderMatcher,QueryParameterMatcher}
 """
@@ -78,9 +78,12 @@ def header(matcher: HeaderMatcher, path: str) -> HeadMatch:
     """One function for a HeaderMatcher.
 
     A header that is missing matches nothing but `present_match: false`, not even an inverted matcher, unless
-    `treat_missing_header_as_empty` says to take it for an empty one.
+    `treat_missing_header_as_empty` says to take it for an empty one. An inverted matcher wants none of several fields
+    of the name to match.
     """
-    get = _getter(required(matcher.name, join(path, "name")), path)
+    name = required(matcher.name, join(path, "name")).lower()
+    get = _getter(name, path)
+    encoded = name.encode()
     which = matcher.WhichOneof("header_match_specifier") or "present_match"
     invert = matcher.invert_match
     missing_as_empty = matcher.treat_missing_header_as_empty
@@ -96,13 +99,19 @@ def header(matcher: HeaderMatcher, path: str) -> HeadMatch:
             if not missing_as_empty:
                 return False
             value = b""
-        return accepts(value) is not invert
+        # Only a value with a comma can be several fields, joined.
+        matched = accepts(value) if b"," not in value else any(map(accepts, _fields(head, encoded) or (value,)))
+        return matched is not invert
 
     return matches
 
 
+def _fields(head: Head, name: bytes) -> list[bytes]:
+    """The value of each field `name` as received; none for what is not a field (`:path`)."""
+    return [value.rstrip(b" \t") for key, value in head.pairs if key.lower() == name]
+
+
 def _getter(name: str, path: str) -> Callable[[Head], bytes | None]:
-    name = name.lower()
     if name in _PSEUDO:
         return _PSEUDO[name]
     if name.startswith(":"):

@@ -51,7 +51,7 @@ def test_a_pattern_takes_linear_time_whatever_it_is() -> None:
     assert not accepts(b"a" * 50_000)
 
 
-SENT = [("x-version", "v1"), ("x-many", "a"), ("x-many", "b"), ("x-number", "42"), ("x-empty", "")]
+SENT = [("x-version", "v1"), ("x-many", "a"), ("x-many", "b"), ("x-list", "a, b"), ("x-number", "42"), ("x-empty", "")]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,12 @@ SENT = [("x-version", "v1"), ("x-many", "a"), ("x-many", "b"), ("x-number", "42"
         ("{name: x-none, exact_match: v1, invert_match: true, treat_missing_header_as_empty: true}", True),
         ("{name: x-none, exact_match: '', treat_missing_header_as_empty: true}", True),
         ("{name: x-empty, exact_match: ''}", True),
-        ("{name: x-many, exact_match: 'a, b'}", True),
+        ("{name: x-many, exact_match: 'b'}", True),
+        ("{name: x-many, exact_match: 'a, b'}", False),
+        ("{name: x-many, exact_match: 'b', invert_match: true}", False),
+        ("{name: x-many, exact_match: 'c', invert_match: true}", True),
+        ("{name: x-list, exact_match: 'a, b'}", True),
+        ("{name: ':path', exact_match: '/a?b,c'}", True),
         ("{name: x-number, range_match: {start: 42, end: 43}}", True),
         ("{name: x-number, range_match: {start: 0, end: 42}}", False),
         ("{name: x-version, range_match: {start: 0, end: 42}}", False),
@@ -87,7 +92,7 @@ SENT = [("x-version", "v1"), ("x-many", "a"), ("x-many", "b"), ("x-number", "42"
 )
 def test_headers(matcher: str, expected: bool) -> None:
     matches = matchers.header(message(HeaderMatcher, matcher), "")
-    assert matches(request("/a?b", headers=SENT)) is expected
+    assert matches(request("/a?b,c", headers=SENT)) is expected
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,149 @@
+"""The two proxies under comparison, and what a client sees of each."""
+
+import http.client
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Template
+from typing import Final
+
+from tests.support.echo import EchoServer
+from tests.support.envoy import command
+from tests.support.waiting import eventually_sync
+
+BOOTSTRAP: Final = Path(__file__).with_name("bootstrap.yaml")
+# Seconds that a client waits; every answer of the bootstrap comes within two.
+CLIENT_TIMEOUT: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """One request, and the status that both proxies are expected to answer with."""
+
+    name: str
+    status: int
+    path: str
+    method: str = "GET"
+    host: str = "any.test"
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+    chunked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: the response, and what the upstream saw, if it saw anything."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    upstream: Mapping[str, object] = field(default_factory=dict)
+
+    def header(self, name: str) -> list[str]:
+        """Every value of the response header `name`."""
+        return [value for key, value in self.headers if key == name]
+
+    def upstream_header(self, name: str) -> list[str]:
+        """Every value of the request header `name`, as the upstream saw it."""
+        found = self.upstream.get("headers", ())
+        assert isinstance(found, (list, tuple))
+        return [value for key, value in found if key == name]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A proxy that runs: its name, and the port of its listener."""
+
+    name: str
+    port: int
+
+    def connect(self) -> http.client.HTTPConnection:
+        """A connection of a client."""
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=CLIENT_TIMEOUT)
+
+    def ask(self, situation: Situation) -> Answer:
+        """The answer to one request on a connection of its own."""
+        connection = self.connect()
+        try:
+            return ask(connection, situation, self.name)
+        finally:
+            connection.close()
+
+
+def ask(connection: http.client.HTTPConnection, situation: Situation, label: str) -> Answer:
+    """The answer to one request on `connection`; `label` keeps the upstream's counts of two proxies apart."""
+    if connection.sock is None:
+        connection.connect()
+        assert connection.sock is not None
+        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.putrequest(situation.method, situation.path, skip_host=True, skip_accept_encoding=True)
+    connection.putheader("host", situation.host)
+    connection.putheader("x-test", f"{label} {situation.name}")
+    for name, value in situation.headers:
+        connection.putheader(name, value)
+    if situation.chunked:
+        connection.putheader("transfer-encoding", "chunked")
+    elif situation.body:
+        connection.putheader("content-length", str(len(situation.body)))
+    connection.endheaders()
+    if situation.chunked:
+        middle = len(situation.body) // 2
+        for piece in (situation.body[:middle], situation.body[middle:], b""):
+            connection.send(b"%x\r\n%b\r\n" % (len(piece), piece))
+    else:
+        connection.send(situation.body)
+    response = connection.getresponse()
+    body = response.read()
+    headers = tuple((name.lower(), value) for name, value in response.getheaders())
+    from_upstream = response.headers.get("content-type") == "application/json" and body
+    return Answer(response.status, headers, body, json.loads(body) if from_upstream else {})
+
+
+@contextmanager
+def both_proxies(folder: Path, a: EchoServer, b: EchoServer) -> Iterator[tuple[Side, Side]]:
+    """Envoy and pymesh-proxy, each with the bootstrap of this directory, in front of the same upstreams."""
+    with _proxy("envoy", folder, a, b) as envoy, _proxy("pymesh", folder, a, b) as pymesh:
+        yield envoy, pymesh
+
+
+@contextmanager
+def _proxy(name: str, folder: Path, a: EchoServer, b: EchoServer) -> Iterator[Side]:
+    port, dead = _free_port(), _free_port()
+    config = folder / f"{name}.yaml"
+    config.write_text(Template(BOOTSTRAP.read_text()).safe_substitute(LISTEN=port, A=a.port, B=b.port, DEAD=dead))
+    log = folder / f"{name}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(_command(name, config), stdout=output, stderr=output)
+    try:
+        eventually_sync(lambda: _listening(port, process, log), what=f"{name} listening", timeout=30.0)
+        yield Side(name, port)
+    finally:
+        process.kill()
+        process.wait()
+        print(log.read_text())
+
+
+def _command(name: str, config: Path) -> list[str]:
+    if name == "envoy":
+        return command(config)
+    off = ["--admin", "127.0.0.1:0", "--metrics-port", "0", "--readiness-port", "0"]
+    return [sys.executable, "-m", "pymesh_proxy", "--config", str(config), *off]
+
+
+def _listening(port: int, process: "subprocess.Popen[bytes]", log: Path) -> bool:
+    if process.poll() is not None:
+        raise RuntimeError(f"it ended with status {process.returncode}: {log.read_text()}")
+    socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
