@@ -98,11 +98,10 @@ def test_what_is_told_is_what_was_recorded() -> None:
     assert re.search(rf"productpage +▶ reviews +{SPIFFE}productpage", done.stdout)
 
     # What it says can be tried can be tried; the last of it removes the mesh.
-    tries = re.findall(r"^  (pymesh .*)$", done.stdout, re.MULTILINE)
+    tries = re.findall(r"^  (\S*pymesh .*)$", done.stdout, re.MULTILINE)
     assert len(tries) >= 4
     for line in tries:
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        tried = subprocess.run(["bash", "-c", line], env={**os.environ, "PATH": path}, capture_output=True, text=True)
+        tried = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
         assert tried.returncode == 0, f"{line}\n{tried.stdout}{tried.stderr}"
     assert leftovers() == []
 

@@ -6,7 +6,9 @@ counted from answers, the identities are what the apps were told.
 
 import json
 import re
+import shutil
 import signal
+import sys
 import time
 import uuid
 from collections import Counter
@@ -49,11 +51,11 @@ POLL: Final = 0.1
 WHAT_TO_TRY: Final = """\
 The mesh keeps running. Try:
 
-  pymesh ps --mesh {mesh}
-  pymesh exec --mesh {mesh} -n bookinfo visitor -- curl -s http://productpage:9080/productpage
-  pymesh exec --mesh {mesh} -n bookinfo productpage-v1 -- curl -s 127.0.0.1:15000/help
-  pymesh status --mesh {mesh}
-  pymesh down --mesh {mesh}
+  {pymesh} ps --mesh {mesh}
+  {pymesh} exec --mesh {mesh} -n bookinfo visitor -- curl -s http://productpage:9080/productpage
+  {pymesh} exec --mesh {mesh} -n bookinfo productpage-v1 -- curl -s 127.0.0.1:15000/help
+  {pymesh} status --mesh {mesh}
+  {pymesh} down --mesh {mesh}
 """
 
 
@@ -84,9 +86,15 @@ def demo(
             if not kept:
                 _remove(mesh, console)
     if kept:
-        console.print(WHAT_TO_TRY.format(mesh=name))
+        console.print(WHAT_TO_TRY.format(mesh=name, pymesh=_command()))
     else:
         console.print(f"Nothing is left of it. All in all {time.monotonic() - began:.0f} s.")
+
+
+def _command() -> str:
+    """How the person calls `pymesh`: by its name if that is on the PATH, else as this process was called."""
+    found = shutil.which("pymesh")
+    return "pymesh" if found and Path(found).samefile(sys.argv[0]) else sys.argv[0]
 
 
 def tell(mesh: LocalMesh, console: Console) -> None:
