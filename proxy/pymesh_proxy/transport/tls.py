@@ -89,7 +89,7 @@ class TlsContexts:
         if tls.validation is not None:
             verify = ssl.CERT_REQUIRED if tls.require_client_certificate else ssl.CERT_OPTIONAL
         elif tls.require_client_certificate:
-            raise TlsError("TLS_error: a client certificate is required, but no validation context says which to trust")
+            raise TlsError("TLS_error: a client certificate is required, but no validation context says whom to trust")
         roots = tls.validation.roots if tls.validation else None
         key = (True, tls.certificate, roots, verify, tls.alpn, tls.minimum_version, tls.maximum_version)
         return self._get(key).ssl
@@ -156,7 +156,7 @@ class TlsContexts:
             return source
         secret = self._store.get(source.name)
         if not isinstance(secret, Certificate):
-            raise TlsError("TLS error: Secret is not supplied by SDS")
+            raise TlsError(_NO_SECRET)
         return secret
 
     def _roots(self, source: RootsSource) -> bytes:
@@ -164,7 +164,7 @@ class TlsContexts:
             return source.pem
         secret = self._store.get(source.name)
         if not isinstance(secret, Roots):
-            raise TlsError("TLS error: Secret is not supplied by SDS")
+            raise TlsError(_NO_SECRET)
         return secret.pem
 
 
@@ -204,10 +204,8 @@ def verify_san(ssl_object: ssl.SSLObject, validation: PeerValidation | None) -> 
     if validation is not None and validation.san_matchers:
         names = [value for kind, value in _names(ssl_object) if kind in _SAN_KINDS]
         if not any(matches(name) for name in names for matches in validation.san_matchers):
-            raise TlsError(
-                "TLS_error:|268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:"
-                "verify cert failed: SAN matcher:TLS_error_end"
-            )
+            detail = f"SAN matcher, certificate SANs are [{', '.join(names)}]"
+            raise TlsError(_reason("CERTIFICATE_VERIFY_FAILED", f"verify cert failed: {detail}"))
     return peer_identity(ssl_object)
 
 
@@ -219,17 +217,34 @@ def _names(ssl_object: ssl.SSLObject) -> list[tuple[str, str]]:
     return [(entry[0], entry[1]) for entry in names if isinstance(entry[0], str) and isinstance(entry[1], str)]
 
 
-# Reasons whose BoringSSL numbers people know from Envoy's logs.
-_NUMBERS: Final = {"CERTIFICATE_VERIFY_FAILED": 268435581, "WRONG_VERSION_NUMBER": 268435703}
+# Envoy's words, as its access log writes them (seen in 1.40): BoringSSL's number for the reason, no blanks.
+_NO_SECRET: Final = "TLS_error:_Secret_is_not_supplied_by_SDS"
+_SSL_LIBRARY: Final = 16 << 24
+_REASONS: Final = {
+    "CERTIFICATE_VERIFY_FAILED": 125,
+    "UNSUPPORTED_PROTOCOL": 240,
+    "WRONG_VERSION_NUMBER": 247,
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": 1040,
+    "SSLV3_ALERT_BAD_CERTIFICATE": 1042,
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": 1045,
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": 1046,
+    "TLSV1_ALERT_UNKNOWN_CA": 1048,
+    "TLSV1_ALERT_PROTOCOL_VERSION": 1070,
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": 1116,
+}
+
+
+def _reason(name: str, detail: str = "") -> str:
+    number = _SSL_LIBRARY + _REASONS.get(name, 0)
+    parts = ["TLS_error:|" + str(number), "SSL routines", "OPENSSL_internal", name, detail, "TLS_error_end"]
+    return ":".join(part for part in parts if part).replace(" ", "_")
 
 
 def failure_reason(error: BaseException) -> str:
     """What UPSTREAM_TRANSPORT_FAILURE_REASON shows for an exception of a handshake; empty if it is none of TLS's."""
     if isinstance(error, TlsError):
         return str(error)
-    if not isinstance(error, ssl.SSLError):
-        return ""
-    reason = error.reason or "UNKNOWN"
-    number = _NUMBERS.get(reason, error.errno or 0)
-    detail = f":{error.verify_message}" if isinstance(error, ssl.SSLCertVerificationError) else ""
-    return f"TLS_error:|{number}:SSL routines:OPENSSL_internal:{reason}{detail}:TLS_error_end"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        detail = f"verify cert failed: X509_verify_cert: certificate verification error: {error.verify_message}"
+        return _reason("CERTIFICATE_VERIFY_FAILED", detail)
+    return _reason(error.reason or "UNKNOWN") if isinstance(error, ssl.SSLError) else ""

@@ -216,7 +216,9 @@ def test_the_names_accepted_are_checked_after_the_handshake(
             connection = await connect(client, CLIENT, port)
             accepted = PeerValidation(ROOTS, (lambda name: name == "no", lambda name: name == REVIEWS))
             assert verify_san(connection.tls, accepted) == REVIEWS
-            with pytest.raises(TlsError, match="SAN matcher"):
+            with pytest.raises(
+                TlsError, match=r"SAN_matcher,_certificate_SANs_are_.spiffe://cluster.local/ns/default/sa/reviews.:TLS"
+            ):
                 verify_san(connection.tls, PeerValidation(ROOTS, (lambda name: name == PRODUCTPAGE,)))
             await connection.close()
 
@@ -252,10 +254,11 @@ def test_strangers_are_refused_by_either_side(run: Callable[[Awaitable[None]], N
                 with pytest.raises(ssl.SSLCertVerificationError) as error:
                     await connect(client_side, CLIENT, port)
                 reason = failure_reason(error.value)
-                assert reason.startswith(
-                    "TLS_error:|268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:"
+                assert reason == (
+                    "TLS_error:|268435581:SSL_routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:verify_cert_failed:"
+                    "_X509_verify_cert:_certificate_verification_error:_"
+                    f"{error.value.verify_message.replace(' ', '_')}:TLS_error_end"
                 )
-                assert error.value.verify_message in reason
 
     run(main())
 
@@ -288,10 +291,10 @@ def test_a_secret_that_has_not_arrived_is_said_in_envoys_words(authority: Author
     store = SecretStore()
     contexts = TlsContexts(store)
     for make in (lambda: contexts.server(SERVER), lambda: contexts.client(CLIENT, "a")):
-        with pytest.raises(TlsError, match="TLS error: Secret is not supplied by SDS"):
+        with pytest.raises(TlsError, match="TLS_error:_Secret_is_not_supplied_by_SDS"):
             make()
     store.put("default", Roots(authority.root))  # of the wrong kind
-    with pytest.raises(TlsError, match="not supplied"):
+    with pytest.raises(TlsError, match="not_supplied"):
         contexts.server(TlsServer(OWN))
 
 
