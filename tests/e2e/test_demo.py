@@ -107,7 +107,7 @@ def test_what_is_told_is_what_was_recorded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("moment", "number"), [("… starting", signal.SIGINT), ("✓ starting", signal.SIGINT), ("◀", signal.SIGTERM)]
+    ("moment", "number"), [("… starting", signal.SIGINT), ("✓ starting", signal.SIGTERM), ("◀", signal.SIGHUP)]
 )
 def test_interrupted_at_any_moment_it_leaves_nothing(moment: str, number: signal.Signals) -> None:
     with subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=unbuffered()) as demo:
@@ -115,12 +115,25 @@ def test_interrupted_at_any_moment_it_leaves_nothing(moment: str, number: signal
             assert demo.stdout is not None
             wait_for(moment, demo.stdout)
             demo.send_signal(number)
+            demo.send_signal(number)  # an impatient person
             out, err = demo.communicate(timeout=60)
         finally:
             demo.kill()
     assert demo.returncode == 130, out + err
     assert "removing the mesh" in out
     assert "Traceback" not in err
+    assert leftovers() == []
+
+
+def test_a_reader_that_goes_away_leaves_nothing_behind() -> None:
+    with subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as demo:
+        try:
+            assert demo.stdout is not None
+            demo.stdout.readline()
+            demo.stdout.close()
+            assert demo.wait(60) != 0
+        finally:
+            demo.kill()
     assert leftovers() == []
 
 

@@ -72,7 +72,7 @@ def demo(
         raise MeshError(f"there is a mesh {name} already: pymesh down --mesh {name} removes it")
     began = time.monotonic()
     kept = False
-    with _sigterm_is_an_interrupt():
+    with _interrupted_once():
         try:
             tell(mesh, console)
             kept = keep
@@ -306,22 +306,34 @@ def _explain(mesh: LocalMesh, console: Console, error: MeshError) -> None:
 
 
 def _remove(mesh: LocalMesh, console: Console) -> None:
-    """Remove the mesh, whatever state it is in. A second Ctrl-C does not stop that."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Remove the mesh, whatever state it is in, and whether or not anybody can still be told of it."""
     try:
+        _ignore_interrupts()
         with step(console, "removing the mesh"):
             mesh.down()
     finally:
-        signal.signal(signal.SIGINT, before)
+        mesh.down()
+
+
+_INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def _sigterm_is_an_interrupt() -> Iterator[None]:
+def _interrupted_once() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and a terminal that goes away raise KeyboardInterrupt, the first of them only."""
+
     def interrupt(*_: object) -> NoReturn:
+        _ignore_interrupts()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in _INTERRUPTS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ignore_interrupts() -> None:
+    for number in _INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)
