@@ -14,9 +14,10 @@ from typing import Final
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from google.protobuf.message import Message
 
-from pymesh.errors import MeshError
+from pymesh.errors import ConfigError, MeshError
 from pymesh.xds import types
 from pymesh.xds.decode import load_bootstrap
+from pymesh.xds.text import parse
 from pymesh_proxy.admin import HttpPort
 from pymesh_proxy.admin_pages import admin_pages, metrics_pages, readiness_pages
 from pymesh_proxy.config.model import Listener, Snapshot
@@ -150,7 +151,7 @@ class Proxy:
         bootstrap = self._bootstrap()
         await self._open_ports()
         if bootstrap is not None:
-            self.adopt(self.configuration.apply_bootstrap(bootstrap))
+            self.adopt(_apply_bootstrap(self.configuration, bootstrap, self.options))
         if self.options.listen is not None:
             self._intercept()
         self.control = control_plane(self.options, bootstrap, self.secrets, self)
@@ -205,4 +206,14 @@ def validate(options: Options) -> None:
     if options.config is None:
         raise MeshError("nothing to validate: no --config")
     bootstrap = load_bootstrap(read_text(options.config), str(options.config))
-    Configuration(EndpointRegistry(), random.random).apply_bootstrap(bootstrap)
+    _apply_bootstrap(Configuration(EndpointRegistry(), random.random), bootstrap, options)
+
+
+def _apply_bootstrap(configuration: Configuration, bootstrap: Bootstrap, options: Options) -> Snapshot:
+    """Put the static resources in force; errors say where in the file the field stands."""
+    try:
+        return configuration.apply_bootstrap(bootstrap)
+    except ConfigError as error:
+        if options.config is None:
+            raise
+        raise parse(read_text(options.config), str(options.config)).located(error) from error

@@ -47,7 +47,7 @@ def load_bootstrap(text: str, file: str) -> Bootstrap:
         bootstrap = from_data(document.data, Bootstrap)
         check(bootstrap)
     except ConfigError as error:
-        document.refuse(error)
+        raise document.located(error) from error
     return bootstrap
 
 

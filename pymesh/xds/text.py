@@ -63,9 +63,9 @@ class Document:
             mark, node = entry[0].start_mark, entry[1]
         return _position(self.file, mark)
 
-    def refuse(self, error: ConfigError) -> NoReturn:
-        """Raise `error` with the position that its path has in this document."""
-        raise ConfigError(error.problem, path=error.path, position=self.position(error.path)) from error
+    def located(self, error: ConfigError) -> ConfigError:
+        """`error` with the position that its path has in this document."""
+        return ConfigError(error.problem, path=error.path, position=self.position(error.path), resource=error.resource)
 
 
 def parse(text: str, file: str) -> Document:

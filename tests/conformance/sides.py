@@ -63,8 +63,11 @@ class Side:
     port: int
 
     def connect(self) -> http.client.HTTPConnection:
-        """A connection of a client."""
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=CLIENT_TIMEOUT)
+        """A connection of a client; head and body are written apart, so they must not wait for each other."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=CLIENT_TIMEOUT)
+        connection.connect()
+        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
 
     def ask(self, situation: Situation) -> Answer:
         """The answer to one request on a connection of its own."""
@@ -77,10 +80,6 @@ class Side:
 
 def ask(connection: http.client.HTTPConnection, situation: Situation, label: str) -> Answer:
     """The answer to one request on `connection`; `label` keeps the upstream's counts of two proxies apart."""
-    if connection.sock is None:
-        connection.connect()
-        assert connection.sock is not None
-        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.putrequest(situation.method, situation.path, skip_host=True, skip_accept_encoding=True)
     connection.putheader("host", situation.host)
     connection.putheader("x-test", f"{label} {situation.name}")
