@@ -57,10 +57,11 @@ class DirectorySource:
                 continue
             try:
                 async with aclosing(_wakes(self._root)) as wakes:
-                    async for _ in wakes:
-                        if (world := await self._news()) is not None:
+                    async for changed in wakes:
+                        replaced = _identity(self._root) != watched
+                        if (changed or replaced) and (world := await self._news()) is not None:
                             yield world
-                        if _identity(self._root) != watched:
+                        if replaced:
                             break
             except FileNotFoundError:
                 continue  # gone since it was looked at
@@ -74,10 +75,10 @@ class DirectorySource:
         return world
 
 
-async def _wakes(root: Path) -> AsyncGenerator[None, None]:
-    """Something below `root` changed, or may have.
+async def _wakes(root: Path) -> AsyncGenerator[bool, None]:
+    """Comes up at least every WAKE_MS, and says whether something below `root` changed or may have.
 
-    The first wake comes at once, for what changed before the watcher was in place.
+    The first time it may: something could have changed before the watcher was in place.
     """
     loop = asyncio.get_running_loop()
     due = loop.time()
@@ -93,9 +94,10 @@ async def _wakes(root: Path) -> AsyncGenerator[None, None]:
     )
     async with aclosing(changes) as batches:
         async for batch in batches:
-            if batch or loop.time() >= due:
+            changed = bool(batch) or loop.time() >= due
+            if changed:
                 due = loop.time() + RESCAN_SECONDS
-                yield
+            yield changed
 
 
 def _identity(root: Path) -> tuple[int, int] | None:

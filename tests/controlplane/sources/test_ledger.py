@@ -1,0 +1,181 @@
+"""Which version is in force: what is bad is left out alone, and its last good version stays."""
+
+from pymesh.errors import ConfigError, Position
+from pymesh.resources.istio import VirtualService
+from pymesh.resources.parse import parse
+from pymesh.resources.resource import Key, holds
+from pymesh_controlplane.pilot.model import Severity, World
+from pymesh_controlplane.sources.ledger import KEPT, KEPT_FILE, NOTHING, STANDS, Contents, Ledger
+from tests.controlplane.pilot.worlds import service
+
+REVIEWS = Key("VirtualService", "default", "reviews")
+
+
+def route(name: str = "one", host: str = "reviews", extra: str = "") -> str:
+    return f"""
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: reviews, namespace: default}}
+spec: {{hosts: [reviews], http: [{{name: {name}, route: [{{destination: {{host: {host}}}}}]{extra}}}]}}
+"""
+
+
+def contents(**files: str | ConfigError) -> Contents:
+    named = {f"/c/{name.replace('__', '/')}.yaml": content for name, content in files.items()}
+    return {
+        path: content if isinstance(content, ConfigError) else parse(content, path)
+        for path, content in sorted(named.items())
+    }
+
+
+def route_name(world: World) -> str | None:
+    """Which version of the VirtualService is in force."""
+    found = world.resources.get(REVIEWS)
+    if found is None:
+        return None
+    assert holds(found, VirtualService)
+    return found.value.spec.http[0].name
+
+
+def errors(world: World) -> list[tuple[str, str]]:
+    return [(problem.sentence, problem.consequence) for problem in world.problems if problem.severity is Severity.ERROR]
+
+
+SERVICE = service("reviews")
+
+
+def test_what_is_right_is_in_force() -> None:
+    world = Ledger().update(contents(a=SERVICE, b=route()))
+    assert (route_name(world), world.problems) == ("one", ())
+
+
+def test_a_bad_new_version_leaves_the_old_one_and_everything_else() -> None:
+    ledger = Ledger()
+    ledger.update(contents(a=SERVICE, b=route()))
+    broken = contents(a=SERVICE + "---" + service("other"), b=route("two", extra=", weigth: 1"))
+    world = ledger.update(broken)
+    assert route_name(world) == "one"
+    assert "other.default.svc.cluster.local" in world.services
+    assert errors(world) == [("unknown field 'weigth' in spec.http[0]", KEPT)]
+    world = ledger.update(contents(a=SERVICE, b=route("two")))
+    assert (route_name(world), errors(world)) == ("two", [])
+
+
+def test_a_new_version_that_does_not_fit_the_world_leaves_the_old_one() -> None:
+    ledger = Ledger()
+    ledger.update(contents(a=SERVICE, b=route()))
+    world = ledger.update(contents(a=SERVICE, b=route("two", host="revews")))
+    assert route_name(world) == "one"
+    ((sentence, consequence),) = errors(world)
+    assert "there is no service revews.default.svc.cluster.local; did you mean reviews?" in sentence
+    assert consequence == KEPT
+
+
+def test_what_was_never_right_is_not_in_force_until_it_is() -> None:
+    ledger = Ledger()
+    world = ledger.update(contents(b=route()))
+    assert route_name(world) is None
+    assert [consequence for _, consequence in errors(world)] == [NOTHING]
+    world = ledger.update(contents(a=SERVICE, b=route()))
+    assert (route_name(world), errors(world)) == ("one", [])
+
+
+def test_what_is_in_force_is_not_taken_back_because_of_others() -> None:
+    ledger = Ledger()
+    ledger.update(contents(a=SERVICE, b=route()))
+    world = ledger.update(contents(b=route()))
+    assert route_name(world) == "one"
+    assert [consequence for _, consequence in errors(world)] == [STANDS]
+
+
+def test_a_bad_rule_and_a_route_that_needs_it_both_stay_what_they_were() -> None:
+    """The route's new version is right only with the rule's new version, which is wrong."""
+
+    def rule(subset: str, more: str = "") -> str:
+        return f"""
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: reviews, namespace: default}}
+spec: {{host: reviews, subsets: [{{name: {subset}}}{more}]}}
+"""
+
+    ledger = Ledger()
+    old = route().replace("host: reviews}", "host: reviews, subset: a}")
+    assert errors(ledger.update(contents(a=SERVICE, b=old, c=rule("a")))) == []
+    new = route("two").replace("host: reviews}", "host: reviews, subset: b}")
+    world = ledger.update(contents(a=SERVICE, b=new, c=rule("b", ", {name: b}")))
+    assert route_name(world) == "one"
+    assert [subset.name for subset in world.destination_rules[0].value.spec.subsets] == ["a"]
+    assert {consequence for _, consequence in errors(world)} == {KEPT}
+
+
+def test_a_file_that_cannot_be_read_keeps_what_it_said() -> None:
+    ledger = Ledger()
+    ledger.update(contents(a=SERVICE, b=route()))
+    unreadable = ConfigError("cannot be read: Permission denied", position=Position("/c/b.yaml"))
+    world = ledger.update(contents(a=SERVICE, b=unreadable))
+    assert route_name(world) == "one"
+    assert errors(world) == [("cannot be read: Permission denied", KEPT_FILE)]
+
+
+def test_a_folder_that_cannot_be_read_keeps_what_stood_below_it() -> None:
+    ledger = Ledger()
+    ledger.update(contents(a=SERVICE, d__b=route()))
+    unreadable = ConfigError("cannot be read", position=Position("/c/d"))
+    assert route_name(ledger.update({**contents(a=SERVICE), "/c/d": unreadable})) == "one"
+    assert route_name(ledger.update({**contents(a=SERVICE), "/c/db": unreadable})) is None
+
+
+def test_a_document_that_cannot_be_read_keeps_what_it_may_have_said() -> None:
+    ledger = Ledger()
+    ledger.update(contents(a=f"{SERVICE}---{route()}"))
+    world = ledger.update(contents(a=f"{SERVICE}---\nkind: [\n"))
+    assert route_name(world) == "one"
+    assert [consequence for _, consequence in errors(world)] == [KEPT_FILE]
+    assert route_name(ledger.update(contents(a=SERVICE))) is None
+
+
+def test_a_deleted_file_takes_its_resources_with_it() -> None:
+    ledger = Ledger()
+    ledger.update(contents(a=SERVICE, b=route()))
+    world = ledger.update(contents(a=SERVICE))
+    assert (route_name(world), world.problems) == (None, ())
+
+
+def test_of_two_with_one_name_the_one_in_force_counts() -> None:
+    ledger = Ledger()
+    ledger.update(contents(a=SERVICE, m=route("first")))
+    world = ledger.update(contents(a=SERVICE, b=route("earlier"), m=route("first"), z=route("later")))
+    assert route_name(world) == "first"
+    assert [problem.position.file for problem in world.problems if problem.position] == ["/c/b.yaml", "/c/z.yaml"]
+    assert errors(world)[0] == (
+        "VirtualService default/reviews is written twice, here and at /c/m.yaml:2:1: remove one of them",
+        "the one in /c/m.yaml counts",
+    )
+    assert route_name(ledger.update(contents(a=SERVICE, z=route("later")))) == "later"
+
+
+def test_from_the_start_the_first_of_two_counts() -> None:
+    world = Ledger().update(contents(a=SERVICE, b=f"{route('first')}---{route('second')}"))
+    assert route_name(world) == "first"
+    assert len(errors(world)) == 1
+
+
+def test_what_the_runtime_observed_wins_over_what_was_applied() -> None:
+    files = contents(applied__a=service("reviews", ip="''"), observed__a=service("reviews", ip="10.96.0.77"))
+    world = Ledger(("/c/observed/",)).update(files)
+    assert world.services["reviews.default.svc.cluster.local"].addresses == ("10.96.0.77",)
+    assert world.problems == ()
+
+
+def test_a_resource_that_moves_to_another_file_with_a_mistake_stays_what_it_was() -> None:
+    ledger = Ledger()
+    ledger.update(contents(a=SERVICE, b=route()))
+    world = ledger.update(contents(a=SERVICE, c=route("two", extra=", oops: 1")))
+    assert route_name(world) == "one"
+
+
+def test_problems_are_in_the_order_of_the_files() -> None:
+    world = Ledger().update(contents(b="kind: [", a="apiVersion: v1\nkind: Foo", c=route()))
+    files = [problem.position.file for problem in world.problems if problem.position]
+    assert list(dict.fromkeys(files)) == ["/c/a.yaml", "/c/b.yaml", "/c/c.yaml"]
