@@ -291,12 +291,14 @@ def listening_ports(pid: int) -> set[int]:
 )
 def test_garbage_on_a_port_leaves_it_serving(plane: Running, port: str, garbage: bytes) -> None:
     """Whatever comes: the next caller is served."""
-    with socket.create_connection(("127.0.0.1", plane.ports[port]), timeout=5) as connection:
-        with contextlib.suppress(ConnectionError):  # cut off at once is as good
-            connection.sendall(garbage)
-            connection.shutdown(socket.SHUT_WR)
-            while connection.recv(65536):
-                pass
+    with (
+        socket.create_connection(("127.0.0.1", plane.ports[port]), timeout=5) as connection,
+        contextlib.suppress(ConnectionError),  # cut off at once is as good
+    ):
+        connection.sendall(garbage)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65536):
+            pass
     still_serves(plane)
 
 

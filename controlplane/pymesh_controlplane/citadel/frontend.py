@@ -30,6 +30,8 @@ HANDSHAKE_TIMEOUT: Final = 10.0
 MAX_CONNECTIONS: Final = 4096
 # Bytes read at once, and held for a side that does not take them: the reading of the other side pauses meanwhile.
 CHUNK: Final = 64 * 1024
+# Seconds for a client to take what is left and answer the end of TLS.
+CLOSE_TIMEOUT: Final = 1.0
 # Seconds to wait after the process ran out of descriptors, before the next accept.
 ACCEPT_PAUSE: Final = 0.5
 
@@ -109,6 +111,9 @@ class TlsFrontend:
             outer = await self._handshake(accepted)
             if outer is not None:
                 await self._relay(*outer, address)
+        except Exception:  # whatever is wrong with one connection must not close the port for the others
+            self._metrics.count("controlplane_tls_refused", "error")
+            log.exception("a connection of %s ended", address)
         finally:
             self._open -= 1
             self._metrics.set("controlplane_tls_connections", self._open)
@@ -154,10 +159,19 @@ class TlsFrontend:
             log.error("the TLS port cannot reach its own gRPC server: %s", error)
         finally:
             self._peers.pop(inner, None)
-            writer.close()
-            with contextlib.suppress(OSError, TimeoutError):
-                async with asyncio.timeout(1):
-                    await writer.wait_closed()
+            await _close(writer)
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    """Say goodbye, and do not wait long for an answer."""
+    writer.close()
+    try:
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            await writer.wait_closed()
+    except TimeoutError:
+        writer.transport.abort()
+    except OSError:
+        return  # the other side was quicker
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
