@@ -7,14 +7,15 @@ from google.protobuf.message import Message
 
 from pymesh.errors import ConfigError
 from pymesh.resources.istio import DestinationRule, Gateway, PeerAuthentication, ServiceEntry, VirtualService
-from pymesh.resources.kubernetes import EndpointSlice, Pod, Service
-from pymesh.resources.resource import Resource, holds
+from pymesh.resources.kubernetes import EndpointSlice, Pod
+from pymesh.resources.kubernetes import Service as KubernetesService
+from pymesh.resources.resource import Key, Resource, holds
 from pymesh.xds.check import check as check_supported
 from pymesh_controlplane.galley import destination_rules, services, virtual_services
 from pymesh_controlplane.galley.findings import Findings
-from pymesh_controlplane.pilot import clusters, endpoints
+from pymesh_controlplane.pilot import clusters
 from pymesh_controlplane.pilot.matching import ANYTHING
-from pymesh_controlplane.pilot.model import Problem, Severity, World
+from pymesh_controlplane.pilot.model import Problem, Service, Severity, World
 from pymesh_controlplane.pilot.policies import in_one_place, rule_for, selected_labels
 from pymesh_controlplane.pilot.routes import route_for
 
@@ -29,10 +30,11 @@ def check(resources: Iterable[Resource[object]], world: World) -> list[Problem]:
     the proxy supports: that is checked here too.
     """
     found: list[Problem] = []
+    concerned = _services_by_resource(world)
     for resource in resources:
         problems = _check(resource, world)
         if not any(problem.severity is Severity.ERROR for problem in problems):
-            problems += _check_translation(resource, world)
+            problems += _check_translation(resource, concerned.get(resource.key, []), world)
         found += problems
     return found
 
@@ -44,7 +46,7 @@ def _check(resource: Resource[object], world: World) -> list[Problem]:
         return destination_rules.check(resource, world)
     if holds(resource, ServiceEntry):
         return services.check_entry(resource, world)
-    if holds(resource, Service):
+    if holds(resource, KubernetesService):
         return services.check_service(resource)
     if holds(resource, EndpointSlice):
         return services.check_slice(resource)
@@ -74,10 +76,22 @@ def _check_authentication(resource: Resource[PeerAuthentication], world: World) 
 # --- What the proxy would say --------------------------------------------------------------------------------------
 
 
-def _check_translation(resource: Resource[object], world: World) -> list[Problem]:
+def _services_by_resource(world: World) -> dict[Key, list[Service]]:
+    """The services whose clusters a resource has a say in: its own, or those that a rule is for."""
+    found: dict[Key, list[Service]] = {}
+    for service in world.services.values():
+        found.setdefault(service.resource.key, []).append(service)
+        for namespace in world.rules:
+            rule = rule_for(service, namespace, world)
+            if rule is not None and rule.key.namespace == namespace:
+                found.setdefault(rule.key, []).append(service)
+    return found
+
+
+def _check_translation(resource: Resource[object], concerned: Iterable[Service], world: World) -> list[Problem]:
     """Translate the resource as pilot does, and hold the result against the table of what the proxy supports."""
     findings = Findings(resource)
-    for path, message in _translations(resource, world):
+    for path, message in _translations(resource, concerned, world):
         try:
             check_supported(message)
         except ConfigError as error:
@@ -85,24 +99,15 @@ def _check_translation(resource: Resource[object], world: World) -> list[Problem
     return findings.problems
 
 
-def _translations(resource: Resource[object], world: World) -> Iterator[tuple[str, Message]]:
+def _translations(
+    resource: Resource[object], concerned: Iterable[Service], world: World
+) -> Iterator[tuple[str, Message]]:
     if holds(resource, VirtualService):
         for index, http in enumerate(resource.value.spec.http):
             for match in http.match or [ANYTHING]:
                 route = route_for(resource, index, match, match.port or _SOME_PORT, world)
                 host = route_components_pb2.VirtualHost(name="check", domains=["*"], routes=[route])
                 yield f"spec.http[{index}]", route_pb2.RouteConfiguration(name="check", virtual_hosts=[host])
-    elif holds(resource, DestinationRule):
-        namespace = resource.key.namespace
-        for service in world.services.values():
-            if rule_for(service, namespace, world) is resource:
-                for cluster in clusters.outbound(service, namespace, world):
-                    yield "spec", cluster
-    elif holds(resource, ServiceEntry) or holds(resource, Service):
-        for service in world.services.values():
-            if service.resource is resource:
-                for cluster in clusters.outbound(service, service.namespace, world):
-                    yield "spec", cluster
-                for port in service.ports:
-                    members = endpoints.members(service, port, None, world)
-                    yield "spec", endpoints.assignment(str(port.port), members)
+    for service in concerned:
+        for cluster in clusters.outbound(service, resource.key.namespace, world):
+            yield "spec", cluster

@@ -56,12 +56,12 @@ def build(
     """The world that `resources` describe, one resource per key. Their order does not matter."""
     in_force = {resource.key: resource for resource in sorted(resources, key=lambda resource: resource.key)}
     workloads = _workloads(_of(in_force, kubernetes.Pod))
-    pods = _Pods(workloads, _of(in_force, istio.PeerAuthentication), root_namespace)
+    pods = _Pods(workloads, _by_label(workloads), _of(in_force, istio.PeerAuthentication), root_namespace)
     slices = _slices(_of(in_force, kubernetes.EndpointSlice))
     services: dict[str, Service] = {}
     endpoints: dict[tuple[str, int], tuple[Endpoint, ...]] = {}
     for resource in _of(in_force, kubernetes.Service):
-        service = _service(resource, workloads, slices, trust_domain)
+        service = _service(resource, pods, slices, trust_domain)
         services[service.host] = service
         endpoints.update(_ready_endpoints(service, resource.value, slices, pods))
     for entry in _of(in_force, istio.ServiceEntry):
@@ -157,12 +157,29 @@ def _workloads(pods: Iterable[Resource[kubernetes.Pod]]) -> dict[str, Workload]:
     return dict(sorted(found.items()))
 
 
+def _by_label(workloads: Mapping[str, Workload]) -> dict[tuple[str, str, str], list[Workload]]:
+    found: dict[tuple[str, str, str], list[Workload]] = {}
+    for workload in workloads.values():
+        for label, value in workload.labels.items():
+            found.setdefault((workload.namespace, label, value), []).append(workload)
+    return found
+
+
 class _Pods(NamedTuple):
     """The pods, and what decides whether they accept mutual TLS."""
 
     by_address: Mapping[str, Workload]
+    by_label: Mapping[tuple[str, str, str], list[Workload]]  # (namespace, label, value)
     policies: tuple[Resource[istio.PeerAuthentication], ...]
     root_namespace: str
+
+    def selected(self, namespace: str, selector: Mapping[str, str]) -> list[Workload]:
+        """The pods that a service selects; without a selector none."""
+        if not selector:
+            return []
+        label, value = next(iter(selector.items()))
+        some = self.by_label.get((namespace, label, value), [])
+        return [workload for workload in some if selector.items() <= workload.labels.items()]
 
     def endpoint(self, address: str, port: int, labels: Mapping[str, str] | None = None, weight: int = 1) -> Endpoint:
         """The endpoint at `address:port`, with the labels of the pod there if it is given none."""
@@ -194,21 +211,17 @@ def _container_ports(spec: kubernetes.PodSpec) -> dict[str, int]:
 
 def _service(
     resource: Resource[kubernetes.Service],
-    workloads: Mapping[str, Workload],
+    pods: "_Pods",
     slices: Mapping[tuple[str, str], list[kubernetes.EndpointSlice]],
     trust_domain: str,
 ) -> Service:
     spec, key = resource.value.spec, resource.key
     addresses = [spec.cluster_ip or "", *(spec.cluster_ips or [])]
     selector = spec.selector or {}
-    behind = [
-        workload
-        for workload in workloads.values()
-        if selector and workload.namespace == key.namespace and selector.items() <= workload.labels.items()
-    ]
+    behind = pods.selected(key.namespace, selector)
     for item in slices.get((key.namespace, key.name), []):
         addressed = [address for endpoint in item.endpoints or [] for address in endpoint.addresses]
-        behind += [workloads[address] for address in addressed if address in workloads]
+        behind += [pods.by_address[address] for address in addressed if address in pods.by_address]
     return Service(
         host=names.service_host(key.name, key.namespace),
         name=key.name,

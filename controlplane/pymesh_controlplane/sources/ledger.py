@@ -7,7 +7,7 @@ stays, answers what it can, and a problem says so.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pymesh import names
@@ -97,7 +97,7 @@ class Ledger:
     def _settle(self, candidates: dict[Key, Resource[object]], problems: list[Problem]) -> World:
         """Take back what is new and wrong until nothing new is; ends because every round takes back something."""
         while True:
-            result = self._build(candidates.values(), problems)
+            result = world.build(candidates.values(), (), self.trust_domain, self.root_namespace)
             found = list(_by_resource(check(result.resources.values(), result), result))
             wrong = {item.key for item, issues in found if self._is_new(item) and _has_errors(issues)}
             if not wrong:
@@ -112,10 +112,7 @@ class Ledger:
                         del candidates[item.key]
         for _, issues in found:
             problems += _with_consequence(issues, STANDS)
-        return self._build(candidates.values(), sorted(set(problems), key=_place))
-
-    def _build(self, resources: Iterable[Resource[object]], problems: Iterable[Problem]) -> World:
-        return world.build(resources, problems, self.trust_domain, self.root_namespace)
+        return replace(result, problems=tuple(sorted(set(problems), key=_place)))
 
     def _is_new(self, item: Resource[object]) -> bool:
         before = self._in_force.get(item.key)
