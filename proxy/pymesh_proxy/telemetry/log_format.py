@@ -258,22 +258,24 @@ def _start_time(argument: str, where: str) -> Operator:
         return _iso_time
     if not argument.isprintable():
         raise ConfigError(f"{where}: control characters have no place in a time")
-    pieces = re.findall(r"%[1-9]?f|(?:%[^1-9f]|[^%])+|%", argument)
+    pieces = [_time_piece(piece) for piece in re.findall(r"%[1-9]?f|%s|(?:%[^1-9fs]|[^%])+|%", argument)]
 
     def time(record: RequestRecord) -> Value:
-        second, nanoseconds = divmod(int(record.wall * 1_000_000) * 1000, 1_000_000_000)
-        fraction = f"{nanoseconds:09}"
-        return "".join(
-            [
-                fraction[: int(piece[1:-1] or 9)] if _FRACTION.fullmatch(piece) else _stamp(piece, second)
-                for piece in pieces
-            ]
-        )
+        second, microsecond = divmod(int(record.wall * 1_000_000), 1_000_000)
+        return "".join([piece(second, microsecond) for piece in pieces])
 
     return time
 
 
-_FRACTION: Final = re.compile(r"%[1-9]?f")
+def _time_piece(piece: str) -> Callable[[int, int], str]:
+    """What becomes of (second, microsecond): digits of the fraction, the second itself, or the rest by strftime."""
+    if piece == "%s":  # strftime's own would take UTC for local time
+        return lambda second, _: str(second)
+    if piece.startswith("%") and piece.endswith("f") and piece[1:-1] in "123456789":
+        digits = int(piece[1:-1] or 9)
+        return lambda _, microsecond: f"{microsecond:06}000"[:digits]
+    return lambda second, _: _stamp(piece, second)
+
 
 _MAKERS: Final[dict[str, Callable[[str, str], Operator]]] = {
     "REQ": _request_header,

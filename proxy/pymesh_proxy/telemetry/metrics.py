@@ -25,13 +25,15 @@ class HttpStats:
         "cx_active",
         "cx_total",
         "duration_sum",
+        "filter_errors",
         "protocol_errors",
         "rq_active",
         "rq_total",
     )
 
     def __init__(self) -> None:
-        self.cx_total = self.cx_active = self.rq_total = self.rq_active = self.protocol_errors = 0
+        self.cx_total = self.cx_active = self.rq_total = self.rq_active = 0
+        self.protocol_errors = self.filter_errors = 0
         self.classes = [0] * 10  # by hundreds; a peer may well answer 999
         self.buckets = [0] * (len(DURATION_BUCKETS) + 1)
         self.duration_sum = 0.0

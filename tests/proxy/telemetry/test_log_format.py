@@ -1,0 +1,258 @@
+"""Access log lines, operator by operator, as Envoy 1.40 writes them; and what a format must not be."""
+
+import json
+
+import pytest
+
+from pymesh.errors import ConfigError
+from pymesh_proxy.codec.http1 import parse_request, parse_response
+from pymesh_proxy.errors import Flag
+from pymesh_proxy.telemetry.log_format import (
+    ENVOY_TEXT_FORMAT,
+    ISTIO_JSON_FORMAT,
+    ISTIO_TEXT_FORMAT,
+    compile_format,
+)
+from pymesh_proxy.telemetry.record import RequestRecord
+from pymesh_proxy.transport.facts import Facts
+
+FACTS = Facts(
+    direction="inbound",
+    remote="10.244.0.7:40000",
+    local="10.244.0.8:15001",
+    original="10.244.0.8:9080",
+    tls=True,
+    peer="spiffe://cluster.local/ns/default/sa/productpage",
+    own="spiffe://cluster.local/ns/default/sa/reviews",
+    peer_certificate_hash="ab" * 32,
+    peer_subject="O=cluster.local",
+    sni="outbound_.9080_._.reviews.default.svc.cluster.local",
+)
+WALL = 1795383392.862771
+
+
+def record(request: bytes = b"", response: bytes = b"x-envoy-upstream-service-time: 5\r\n") -> RequestRecord:
+    """A request that went well."""
+    found = RequestRecord(FACTS, WALL, 100.0)
+    head = parse_request(b"GET /reviews/1?x=y HTTP/1.1\r\nHost: reviews:9080\r\n" + request + b"\r\n")
+    answer = parse_response(b"HTTP/1.1 200 OK\r\n" + response + b"\r\n")
+    assert head is not None
+    assert answer is not None
+    found.headers, found.response_headers = head[0], answer[0]
+    found.method, found.path, found.authority = "GET", "/reviews/1?x=y", "reviews:9080"
+    found.request_id = "c71d8373"
+    found.status, found.details = 200, "via_upstream"
+    found.t_filtered, found.t_connected, found.t_first_byte, found.t_end = 100.001, 100.002, 100.0105, 100.0123
+    found.route, found.cluster, found.endpoint = "default", "inbound|9080||", "10.244.0.8:9080"
+    found.upstream_local, found.upstream_peer = "127.0.0.6:50000", "spiffe://cluster.local/ns/default/sa/reviews"
+    found.attempts, found.bytes_received, found.bytes_sent = 1, 5, 357
+    return found
+
+
+def empty() -> RequestRecord:
+    """What a connection leaves that sent no request."""
+    return RequestRecord(Facts("outbound", "", ""), WALL, 100.0)
+
+
+def line(text: str, of: RequestRecord | None = None) -> str:
+    return compile_format(text)(of or record())
+
+
+OPERATORS = {
+    "BYTES_RECEIVED": ("5", "0"),
+    "BYTES_SENT": ("357", "0"),
+    "CONNECTION_TERMINATION_DETAILS": ("-", "-"),
+    "DOWNSTREAM_DIRECT_REMOTE_ADDRESS": ("10.244.0.7:40000", "-"),
+    "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT": ("10.244.0.7", "-"),
+    "DOWNSTREAM_LOCAL_ADDRESS": ("10.244.0.8:9080", "-"),
+    "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT": ("10.244.0.8", "-"),
+    "DOWNSTREAM_LOCAL_PORT": ("9080", "-"),
+    "DOWNSTREAM_LOCAL_URI_SAN": ("spiffe://cluster.local/ns/default/sa/reviews", "-"),
+    "DOWNSTREAM_PEER_FINGERPRINT_256": ("ab" * 32, "-"),
+    "DOWNSTREAM_PEER_SUBJECT": ("O=cluster.local", "-"),
+    "DOWNSTREAM_PEER_URI_SAN": ("spiffe://cluster.local/ns/default/sa/productpage", "-"),
+    "DOWNSTREAM_REMOTE_ADDRESS": ("10.244.0.7:40000", "-"),
+    "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": ("10.244.0.7", "-"),
+    "DOWNSTREAM_REMOTE_PORT": ("40000", "-"),
+    "DURATION": ("12", "-"),
+    "PROTOCOL": ("HTTP/1.1", "HTTP/1.1"),
+    "REQ(:AUTHORITY)": ("reviews:9080", "-"),
+    "REQ(Host)": ("reviews:9080", "-"),
+    "REQ(:METHOD)": ("GET", "-"),
+    "REQ(:PATH)": ("/reviews/1?x=y", "-"),
+    "REQ(:SCHEME)": ("https", "-"),
+    "REQ(X-Forwarded-Proto)": ("https", "-"),
+    "REQ(X-NONE)": ("-", "-"),
+    "REQ(X-NONE?:PATH)": ("/reviews/1?x=y", "-"),
+    "REQ(x-forwarded-proto?:PATH)": ("https", "-"),
+    "REQ(:PATH):8": ("/reviews", "-"),
+    "REQ(:PATH):800": ("/reviews/1?x=y", "-"),
+    "REQUESTED_SERVER_NAME": ("outbound_.9080_._.reviews.default.svc.cluster.local", "-"),
+    "RESP(:STATUS)": ("200", "-"),
+    "RESP(X-Envoy-Upstream-Service-Time)": ("5", "-"),
+    "RESPONSE_CODE": ("200", "0"),
+    "RESPONSE_CODE_DETAILS": ("via_upstream", "-"),
+    "RESPONSE_DURATION": ("10", "-"),
+    "RESPONSE_FLAGS": ("-", "-"),
+    "RESPONSE_TX_DURATION": ("1", "-"),
+    "ROUTE_NAME": ("default", "-"),
+    "START_TIME": ("2026-11-22T21:36:32.862Z", "2026-11-22T21:36:32.862Z"),
+    "UPSTREAM_CLUSTER": ("inbound|9080||", "-"),
+    "UPSTREAM_CLUSTER_RAW": ("inbound|9080||", "-"),
+    "UPSTREAM_HOST": ("10.244.0.8:9080", "-"),
+    "UPSTREAM_LOCAL_ADDRESS": ("127.0.0.6:50000", "-"),
+    "UPSTREAM_PEER_URI_SAN": ("spiffe://cluster.local/ns/default/sa/reviews", "-"),
+    "UPSTREAM_REMOTE_ADDRESS": ("10.244.0.8:9080", "-"),
+    "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": ("10.244.0.8", "-"),
+    "UPSTREAM_REMOTE_PORT": ("9080", "-"),
+    "UPSTREAM_REQUEST_ATTEMPT_COUNT": ("1", "0"),
+    "UPSTREAM_TRANSPORT_FAILURE_REASON": ("-", "-"),
+}
+
+
+@pytest.mark.parametrize(("operator", "words"), OPERATORS.items(), ids=OPERATORS)
+def test_operators(operator: str, words: tuple[str, str]) -> None:
+    assert line(f"%{operator}%", record(b"X-Forwarded-Proto: https\r\n")) == words[0]
+    assert line(f"%{operator}%", empty()) == words[1]
+
+
+def test_every_operator_is_tested() -> None:
+    with pytest.raises(ConfigError) as caught:
+        compile_format("%NO%")
+    known = caught.value.problem.rpartition("known are ")[2].split(", ")
+    assert len(known) > 30
+    assert set(known) == {operator.partition("(")[0] for operator in OPERATORS}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("%Y/%m/%dT%H:%M:%S.%3f", "2026/11/22T21:36:32.862"),
+        ("%s", "1795383392"),
+        ("%s.%6f %1f %9f", "1795383392.862771 8 862771000"),
+        ("%f", "862771000"),
+        ("%%f %H%%", "%f 21%"),
+        ("%z(%Z)", "+0000(GMT)"),
+        ("%", "%"),
+        ("%9", "%9"),
+    ],
+)
+def test_start_time_by_strftime_in_utc(pattern: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    assert line(f"<%START_TIME({pattern})%>") == f"<{words}>"
+
+
+def test_literal_text_and_percent_signs() -> None:
+    assert line("no operator\n") == "no operator\n"
+    assert line("100%% %RESPONSE_CODE%%%x") == "100% 200%x"
+    assert line("") == ""
+
+
+def test_a_failure_says_why() -> None:
+    failed = record()
+    failed.flag, failed.status = Flag.UPSTREAM_CONNECTION_FAILURE, 503
+    failed.details = "upstream_reset_before_response_started{remote_connection_failure}"
+    failed.notes["reason"] = "Connection refused"
+    failed.response_headers = None
+    text = "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %UPSTREAM_TRANSPORT_FAILURE_REASON%"
+    assert line(text, failed) == (
+        "503 UF upstream_reset_before_response_started{remote_connection_failure} Connection_refused"
+    )
+    assert line("%RESP(X)% %RESPONSE_DURATION% %RESP(:STATUS)%", failed) == "- - 503"
+
+
+def test_a_tcp_connection_has_no_request() -> None:
+    tcp = empty()
+    tcp.protocol, tcp.details, tcp.t_end = "TCP", "tcp_session_idle_timeout", 101.5
+    text = '"%REQ(:METHOD)% %REQ(:PATH)% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_CODE_DETAILS% %DURATION%'
+    assert line(text, tcp) == '"- - -" 0 - 1500'
+    assert line("%CONNECTION_TERMINATION_DETAILS%", tcp) == "tcp_session_idle_timeout"
+
+
+def test_repeated_and_empty_headers() -> None:
+    assert line("%REQ(X)%|%REQ(Y)%", record(b"X: 1\r\nx: 2\r\nY:\r\n")) == "1, 2|"
+
+
+def test_values_are_utf_8_or_single_bytes() -> None:
+    assert line("%REQ(X)% %REQ(Y)%", record(b"X: \xc3\xa4\r\nY: \xe4\r\n")) == "ä ä"
+
+
+HOSTILE = "a\tb\x85c\u2028d\x7f".encode()
+
+
+def test_no_value_breaks_a_line() -> None:
+    """Grammar keeps CR and LF out of headers; details and reasons are held to the same."""
+    nasty = record(b"X: " + HOSTILE.replace(b"\x7f", b"") + b"\r\n")
+    nasty.details = 'x\r\n"GET / HTTP/1.1" 200\x1b[2J'
+    nasty.cluster = "a\nb\x00"
+    text = line("%REQ(X)% %RESPONSE_CODE_DETAILS% %UPSTREAM_CLUSTER%", nasty)
+    assert text == r'a\x09b\x85c\u2028d x\x0d\x0a"GET_/_HTTP/1.1"_200\x1b[2J a\x0ab\x00'
+    found = compile_format({"x": "%REQ(X)%", "d": "%RESPONSE_CODE_DETAILS%!", "c": "%UPSTREAM_CLUSTER%"})(nasty)
+    assert found.count("\n") == 1
+    assert len(found.splitlines()) == 1
+    assert json.loads(found) == {
+        "x": HOSTILE.decode().rstrip("\x7f"),
+        "d": 'x\r\n"GET_/_HTTP/1.1"_200\x1b[2J!',
+        "c": "a\nb\x00",
+    }
+
+
+def test_json_keeps_types_and_sorts_keys() -> None:
+    found = compile_format(
+        {"z": "%RESPONSE_CODE%", "a": "%REQ(NONE)%", "m": "x %RESPONSE_CODE% %REQ(NONE)%", "f": "%RESPONSE_FLAGS%",
+         "s": "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%", "w": "word", "c": "%RESPONSE_CODE%%DURATION%", "e": ""}
+    )(record())  # fmt: skip
+    assert found == ('{"a":null,"c":"20012","e":"","f":"-","m":"x 200 -","s":"5","w":"word","z":200}\n')
+
+
+def test_the_formats_of_istio_and_envoy() -> None:
+    busy = record(b"User-Agent: curl/8\r\nX-Request-Id: c71d8373\r\nX-Forwarded-For: 1.2.3.4\r\n")
+    assert line(ISTIO_TEXT_FORMAT, busy) == (
+        '[2026-11-22T21:36:32.862Z] "GET /reviews/1?x=y HTTP/1.1" 200 - via_upstream - "-" 5 357 12 5 "1.2.3.4" '
+        '"curl/8" "c71d8373" "reviews:9080" "10.244.0.8:9080" inbound|9080|| 127.0.0.6:50000 10.244.0.8:9080 '
+        "10.244.0.7:40000 outbound_.9080_._.reviews.default.svc.cluster.local default\n"
+    )
+    assert line(ENVOY_TEXT_FORMAT, busy) == (
+        '[2026-11-22T21:36:32.862Z] "GET /reviews/1?x=y HTTP/1.1" 200 - 5 357 12 5 "1.2.3.4" "curl/8" "c71d8373" '
+        '"reviews:9080" "10.244.0.8:9080"\n'
+    )
+    found = json.loads(compile_format(ISTIO_JSON_FORMAT)(busy))
+    assert found.keys() == ISTIO_JSON_FORMAT.keys()
+    assert (found["response_code"], found["duration"], found["connection_termination_details"]) == (200, 12, None)
+
+
+def test_both_default_formats_take_a_record_of_nothing() -> None:
+    for text in (ISTIO_TEXT_FORMAT, ENVOY_TEXT_FORMAT):
+        assert line(text, empty()).endswith("\n")
+    assert json.loads(compile_format(ISTIO_JSON_FORMAT)(empty()))["upstream_host"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("ab %FOO% c", "access log format, character 4: unknown operator %FOO%; known are BYTES_RECEIVED, "),
+        ("%FOO(x):3%", "access log format, character 1: unknown operator %FOO%"),
+        ("100%", "access log format, character 4: no operator begins with this %; write %% for a percent sign"),
+        ("a % b", "access log format, character 3: no operator begins with this %"),
+        ("%response_code%", "access log format, character 1: no operator begins with this %"),
+        ("%REQ(X%", "access log format, character 1: no operator begins with this %"),
+        ("%REQ%", "access log format, character 1: %REQ% takes a header name, or two with a ? between them"),
+        ("%REQ()%", "access log format, character 1: %REQ% takes a header name"),
+        ("%REQ(A?B?C)%", "access log format, character 1: %REQ% takes a header name"),
+        ("%REQ(A B)%", "access log format, character 1: %REQ% takes a header name"),
+        ("%RESP(:PATH)%", "access log format, character 1: %RESP%: there is no pseudo-header :path"),
+        ("%REQ(:NO)%", "access log format, character 1: %REQ%: there is no pseudo-header :no"),
+        ("%PROTOCOL(x)%", "access log format, character 1: %PROTOCOL% takes nothing in parentheses"),
+        ("%START_TIME(%H\x00)%", "access log format, character 1: %START_TIME%: control characters have no place"),
+        ("%REQ(X):99999999999%", "access log format, character 1: no operator begins with this %"),
+        ("%DYNAMIC_METADATA(a:b)%", "access log format, character 1: unknown operator %DYNAMIC_METADATA%"),
+    ],
+)
+def test_a_format_that_is_wrong_is_refused_with_the_place(text: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compile_format(text)
+    assert caught.value.problem.startswith(problem)
+    with pytest.raises(ConfigError) as caught:
+        compile_format({"good": "%PROTOCOL%", "key": text})
+    assert caught.value.path == "key"
+    assert caught.value.problem.startswith(problem)
