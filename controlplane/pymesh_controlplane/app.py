@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import signal
 import socket
@@ -156,10 +157,10 @@ def listen(address: str, port: int, flag: str) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise ConfigError(
-            f"cannot listen on {address} port {port}: {error.strerror}; is another control plane running? "
-            f"{flag} takes another port"
-        ) from error
+        sentence = f"cannot listen on {address} port {port}: {error.strerror}"
+        if error.errno == errno.EADDRINUSE:
+            sentence += f"; is another control plane running? {flag} takes another port"
+        raise ConfigError(sentence) from error
     return listener
 
 
