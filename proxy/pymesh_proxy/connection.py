@@ -27,14 +27,18 @@ MAX_PIPELINED: Final = 64 * 1024
 # kernel throw our answer away (RFC 9112 9.6).
 LINGER_SECONDS: Final = 1.0
 LINGER_BYTES: Final = 1024 * 1024
+# A connection that is over waits for its client to take the rest of the answer, but not longer than this without any
+# progress (nginx: send_timeout).
+STALL_SECONDS: Final = 60.0
 
 
 class DownstreamConnection(asyncio.Protocol):
     """See the module. `identify` tells the facts of the connection once it is made; None if it is not to be served."""
 
     __slots__ = (
-        "_body", "_buffer", "_exchange", "_head_begun", "_identify", "_idle_since", "_linger_left", "_paused",
-        "_reading", "deadline", "facts", "manager", "requests", "runtime", "stats", "timer_slot", "transport",
+        "_blocked", "_body", "_buffer", "_exchange", "_head_begun", "_identify", "_idle_since", "_linger_left",
+        "_over_at", "_paused", "_reading", "_unsent", "deadline", "facts", "manager", "requests", "runtime", "stats",
+        "timer_slot", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -53,8 +57,11 @@ class DownstreamConnection(asyncio.Protocol):
         self._body: BodyReader | None = None
         self._buffer = b""
         self._reading = False
-        self._paused = False
+        self._paused = False  # we do not read
+        self._blocked = False  # the client does not take what is written
         self._linger_left = -1  # >= 0: the connection is over, this many more bytes are dropped
+        self._over_at = 0.0  # when it is cut, unless the client is still taking `_unsent` bytes of the answer
+        self._unsent = 0
 
     # --- asyncio.Protocol ---
 
@@ -103,27 +110,33 @@ class DownstreamConnection(asyncio.Protocol):
         self._read(data)
 
     def eof_received(self) -> bool:
-        """See asyncio.Protocol. A client may end its side after a request and still wait for the answer."""
-        exchange = self._exchange
-        if exchange is None or self._linger_left >= 0:
+        """See asyncio.Protocol. A client that ends its side is gone, as for Envoy and nginx: nobody is to work for it.
+
+        On an upgraded connection the end of one half is passed on.
+        """
+        exchange, body = self._exchange, self._body
+        if exchange is None:
+            self.finish()
             return False
-        if self._body is None:
-            exchange.downstream_eof()
-            return not self.facts.tls
-        if self._body.end_of_stream():  # an upgraded connection: half-close goes on
-            exchange.downstream_eof()
-            return not self.facts.tls
-        return False
+        if body is None or not body.end_of_stream():
+            self.transport.abort()
+            return False
+        exchange.downstream_eof()
+        return self._exchange is not None and not self.facts.tls
 
     def pause_writing(self) -> None:
         """See asyncio.Protocol: the client does not take what is written."""
+        self._blocked = True
         if self._exchange is not None:
             self._exchange.downstream_pause()
 
     def resume_writing(self) -> None:
         """See asyncio.Protocol."""
+        self._blocked = False
         if self._exchange is not None:
             self._exchange.downstream_resume()
+        else:
+            self._read_on()
 
     # --- Reading requests ---
 
@@ -133,19 +146,29 @@ class DownstreamConnection(asyncio.Protocol):
         try:
             while data and self._linger_left < 0:
                 exchange = self._exchange
-                if exchange is None:
+                if exchange is None and not self._blocked:
                     data = self._read_head(data)
-                elif self._body is not None:
+                elif exchange is not None and self._body is not None:
                     data = self._read_body(exchange, self._body, data)
-                else:
+                else:  # this answer first; and no other while the client leaves the ones before unread
                     self._buffer = data
-                    if len(data) > MAX_PIPELINED:
+                    if self._blocked or len(data) > MAX_PIPELINED:
                         self.pause_reading()
                     return
         except MessageError as error:
             self._refuse(error)
         finally:
             self._reading = False
+
+    def _read_on(self) -> None:
+        """More may come, and may have been read already."""
+        if self._blocked or self._linger_left >= 0:
+            return
+        if self._paused:
+            self.resume_reading()
+        if self._buffer and not self._reading:
+            data, self._buffer = self._buffer, b""
+            self._read(data)
 
     def _read_head(self, data: bytes) -> bytes:
         """Start an exchange from the head at the start of `data`; what follows it."""
@@ -186,6 +209,7 @@ class DownstreamConnection(asyncio.Protocol):
         exchange = self._exchange
         if exchange is None:
             exchange = self._exchange = Exchange.for_bad_request(self)
+            self._body = reader_for(None, bad_request)  # where the next request would begin, nobody knows
         exchange.fail(error)
 
     # --- For the exchange ---
@@ -193,9 +217,7 @@ class DownstreamConnection(asyncio.Protocol):
     def switch_protocols(self) -> None:
         """From here on the client's bytes are opaque (after a 101)."""
         self._body = reader_for(None, bad_request)
-        data, self._buffer = self._buffer, b""
-        if data:
-            self._read(data)
+        self._read_on()
 
     def exchange_done(self, *, keep: bool) -> None:
         """The answer is written. Read on, or close: after a request that was not read to its end there is no next."""
@@ -204,25 +226,24 @@ class DownstreamConnection(asyncio.Protocol):
             self.finish()
             return
         self._idle_since = monotonic()
-        if self._paused:
-            self.resume_reading()
-        if self._buffer and not self._reading:
-            data, self._buffer = self._buffer, b""
-            self._read(data)
+        if self.deadline == NEVER and (idle := self.manager.idle_timeout) is not None:
+            self.set_deadline(self._idle_since + idle)
+        self._read_on()
 
     def finish(self) -> None:
         """Say no more, and close once the client has had the chance to read what was said."""
-        if self._linger_left >= 0 or self.transport.is_closing():
-            return
-        if self._body is None and not self._buffer:
-            self.transport.close()
+        if self._linger_left >= 0:
             return
         self._linger_left = LINGER_BYTES
+        self._over_at = monotonic() + LINGER_SECONDS
+        self.set_deadline(self._over_at)
+        if not self._buffer and (self._body is None or self._body.done):
+            self.transport.close()
+            return
         self._buffer = b""
         self.resume_reading()
-        if self.transport.can_write_eof():
+        if self.transport.can_write_eof() and not self.transport.is_closing():
             self.transport.write_eof()
-        self.set_deadline(monotonic() + LINGER_SECONDS)
 
     def pause_reading(self) -> None:
         """Read no more from the client for now."""
@@ -240,7 +261,7 @@ class DownstreamConnection(asyncio.Protocol):
     def drain(self) -> None:
         """The proxy is shutting down: close now if nothing is in flight; otherwise the answer will say `close`."""
         if self._exchange is None and not self._buffer:
-            self.transport.close()
+            self.finish()
 
     # --- Deadlines ---
 
@@ -254,16 +275,27 @@ class DownstreamConnection(asyncio.Protocol):
         """See timers.Timed."""
         self.deadline = NEVER
         if self._linger_left >= 0:
-            self.transport.abort()
+            self._let_go(now)
         elif self._exchange is not None:
             self._exchange.on_deadline(now)
         elif self._buffer:
             self._head_deadline(now)
         elif (idle := self.manager.idle_timeout) is not None:
             if now >= self._idle_since + idle:
-                self.transport.close()
+                self.finish()
             else:
                 self.set_deadline(self._idle_since + idle)
+
+    def _let_go(self, now: float) -> None:
+        """Close for good, unless the client is still taking the answer."""
+        unsent = self.transport.get_write_buffer_size()
+        if now >= self._over_at:
+            if unsent in {0, self._unsent}:
+                self.transport.abort()
+                return
+            self._unsent = unsent
+            self._over_at = now + STALL_SECONDS
+        self.set_deadline(self._over_at)
 
     def _head_deadline(self, now: float) -> None:
         """A request head is still incomplete."""

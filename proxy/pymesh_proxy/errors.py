@@ -81,6 +81,7 @@ CAUSES: Final = {
     Flag.DOWNSTREAM_PROTOCOL_ERROR: Cause(400, "http_request_error", "Bad Request"),
     Flag.RATE_LIMITED: Cause(429, "http_request_denied", "local_rate_limited"),
     Flag.UNAUTHORIZED_EXTERNAL_SERVICE: Cause(403, "http_request_denied", ""),
+    Flag.LOCAL_RESET: Cause(500, "proxy_internal_error", "internal error of the proxy"),
     Flag.NONE: Cause(200, "proxy_internal_response", ""),
 }
 

@@ -15,6 +15,7 @@ response head goes back to `_attempt`. Nothing here waits: what takes time calls
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable
 from time import monotonic, time
 from typing import Final, Protocol
@@ -24,7 +25,7 @@ from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.codec.http1 import MessageError
 from pymesh_proxy.config.model import Cluster, HttpManager
 from pymesh_proxy.errors import CAUSES, Flag, ProxyError, failure
-from pymesh_proxy.filters.base import LocalReply, Verdict
+from pymesh_proxy.filters.base import HttpFilter, LocalReply, Verdict
 from pymesh_proxy.routing import DirectResponse, Forward, Redirect, Route
 from pymesh_proxy.runtime import Runtime
 from pymesh_proxy.telemetry.metrics import HttpStats
@@ -35,6 +36,8 @@ from pymesh_proxy.upstream.connection import UpstreamConnection
 from pymesh_proxy.upstream.endpoint import Endpoint
 from pymesh_proxy.upstream.pool import ClusterState
 from pymesh_proxy.upstream.retry import IDEMPOTENT_METHODS, Failure, Outcome, backoff, outcome_of_response, should_retry
+
+log = logging.getLogger("pymesh.exchange")
 
 # A request body up to this size is kept until the response begins, so that it can be sent again (linkerd: 64 KiB).
 MAX_REPLAY_BYTES: Final = 64 * 1024
@@ -69,10 +72,10 @@ class Exchange:
     """One request and its answer."""
 
     __slots__ = (
-        "_cluster", "_deadline", "_done", "_downstream", "_endpoint", "_forward", "_framing_close", "_held",
-        "_held_size", "_holding", "_request_ended", "_response_started", "_route_found", "_sent_at", "_snapshot",
-        "_state", "_task", "_tried", "_try_deadline", "_upgraded", "_upstream", "_wrap", "active_at", "has_body",
-        "record", "request",
+        "_cluster", "_deadline", "_done", "_downstream", "_endpoint", "_forward", "_framing_close", "_half_ended",
+        "_held", "_held_size", "_holding", "_request_ended", "_response_started", "_route_found", "_sent_at",
+        "_snapshot", "_stalled", "_state", "_task", "_tried", "_try_deadline", "_upgraded", "_upstream", "_wrap",
+        "active_at", "has_body", "record", "request",
     )  # fmt: skip
 
     def __init__(self, downstream: Downstream, request: Head, has_body: bool) -> None:
@@ -98,6 +101,7 @@ class Exchange:
         self._holding = has_body
         self._request_ended = not has_body
         self._response_started = self._upgraded = self._wrap = self._framing_close = self._done = False
+        self._stalled = self._half_ended = False  # the client takes no more; one half of an upgraded connection is over
         self._deadline = self._try_deadline = self._sent_at = 0.0
         self._task: asyncio.Task[None] | None = None
         downstream.stats.rq_total += 1
@@ -132,30 +136,45 @@ class Exchange:
             hook = hooks[index].on_request
             if hook is None:
                 continue
-            verdict = hook(self)
+            try:
+                verdict = hook(self)
+            except Exception as error:
+                raise self._filter_failed(hooks[index], error) from error
             if verdict is None:
                 continue
             if isinstance(verdict, LocalReply):
                 self._reply(verdict)
             else:
                 self._arm(monotonic())
-                self._task = self._downstream.runtime.spawn(self._filter_later(verdict, index + 1))
+                self._task = self._downstream.runtime.spawn(self._filter_later(verdict, index))
             return False
         return True
 
-    async def _filter_later(self, verdict: Awaitable[Verdict], following: int) -> None:
-        """A filter had to ask: go on where it stood."""
+    async def _filter_later(self, verdict: Awaitable[Verdict], index: int) -> None:
+        """Filter number `index` had to ask: go on where it stood."""
         try:
-            answer = await verdict
+            try:
+                answer = await verdict
+            except Exception as error:
+                raise self._filter_failed(self._downstream.manager.filters[index], error) from error
             self._task = None
             if self._done:
                 return
             if answer is not None:
                 self._reply(answer)
-            elif self._filter(following):
+            elif self._filter(index + 1):
                 self._route()
         except ProxyError as error:
+            self._task = None
             self.fail(error)
+
+    def _filter_failed(self, item: HttpFilter, error: Exception) -> ProxyError:
+        """What becomes of the request: the filter's own ProxyError, or 500 for a fault in the filter."""
+        if isinstance(error, ProxyError):
+            return error
+        self._downstream.stats.filter_errors += 1
+        log.error("filter %s failed on %s %s", item.name, self.record.method, self.record.path, exc_info=error)
+        return failure(Flag.LOCAL_RESET, f"filter_failed{{{item.name}}}")
 
     @property
     def route(self) -> Route | None:
@@ -240,6 +259,8 @@ class Exchange:
         record.reused = connection.requests > 0
         record.upstream_local, record.upstream_peer = connection.local, connection.peer
         self._upstream = connection
+        if self._stalled:
+            connection.transport.pause_reading()
         data = forwarding.request_bytes(self.request, forward, connection.endpoint)
         if self._held:
             data += b"".join(self._held)
@@ -298,6 +319,7 @@ class Exchange:
             return False
         if self._endpoint is not None:
             self._tried.append(self._endpoint)
+        self._try_deadline = 0.0
         self._leave_upstream(close=True)
         state.stats.rq_retry += 1
         runtime = self._downstream.runtime
@@ -340,9 +362,12 @@ class Exchange:
         self._arm(monotonic())
 
     def downstream_eof(self) -> None:
-        """The client has said its last. On an upgraded connection so do we; otherwise it may still read."""
-        if self._upgraded and self._upstream is not None:
+        """The client of an upgraded connection has said its last; the upstream may not have."""
+        if self._upstream is not None and not self._half_ended:
+            self._half_ended = True
             self._upstream.send_eof()
+        else:
+            self._end_upgraded()
 
     # --- Response ---
 
@@ -363,7 +388,12 @@ class Exchange:
         if head.status == 101 and not self.request.upgrade:
             self.fail(failure(Flag.UPSTREAM_PROTOCOL_ERROR, "http1.unexpected_101"))
             return False
+        if head.chunked and self.request.minor == 0:  # RFC 9112 6.1: the client would take the chunks for content
+            self.fail(failure(Flag.UPSTREAM_PROTOCOL_ERROR, "http1.chunked_for_http_1_0"))
+            return False
         downstream = self._downstream
+        if downstream.manager.filters and not self._filter_response(head):
+            return False
         self._response_started = True
         self._try_deadline = 0.0
         self._holding = False
@@ -375,9 +405,6 @@ class Exchange:
         self._upgraded = head.status == 101
         self._wrap = framing is None and self.request.minor == 1 and not self._upgraded
         self._framing_close = framing is None and not self._wrap
-        for item in reversed(downstream.manager.filters):
-            if item.on_response is not None:
-                item.on_response(self, head)
         route = self._route_found
         assert route is not None
         forwarding.mutate(head, route.response_headers)
@@ -400,6 +427,18 @@ class Exchange:
             downstream.switch_protocols()
         return True
 
+    def _filter_response(self, head: Head) -> bool:
+        """Show the head to the filters, in reverse; False if one of them failed."""
+        for item in reversed(self._downstream.manager.filters):
+            if item.on_response is None:
+                continue
+            try:
+                item.on_response(self, head)
+            except Exception as error:  # noqa: BLE001 - as in `_filter`
+                self.fail(self._filter_failed(item, error))
+                return False
+        return True
+
     def _keeps_alive(self) -> bool:
         """Whether the client's connection serves another request after this one."""
         return self.request.persistent and not self._framing_close and not self._downstream.runtime.draining
@@ -417,23 +456,36 @@ class Exchange:
         if self._wrap:
             self._downstream.transport.write(b"0\r\n\r\n")
         if self._upgraded:
-            self._leave_upstream(close=True)
-            self._complete(keep=False)
+            if not self._half_ended and self._downstream.transport.can_write_eof():
+                self._half_ended = True
+                self._downstream.transport.write_eof()
+            else:
+                self._end_upgraded()
             return
         # A peer that has answered before the request was complete is in the middle of a message: its connection is
         # of no more use, and neither is the client's.
         self._leave_upstream(close=not self._request_ended)
         self._complete(keep=self._request_ended and self._keeps_alive())
 
+    def _end_upgraded(self) -> None:
+        """Both halves are over, or the second cannot be told of the first."""
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            self._downstream.runtime.upstreams.end(upstream)
+        self._leave_upstream(close=True)
+        self._complete(keep=False)
+
     # --- Back-pressure: when one side does not take more, the other is not read ---
 
     def downstream_pause(self) -> None:
         """The client does not take what is written."""
+        self._stalled = True
         if self._upstream is not None and not self._upstream.transport.is_closing():
             self._upstream.transport.pause_reading()
 
     def downstream_resume(self) -> None:
         """The client takes more again."""
+        self._stalled = False
         if self._upstream is not None and not self._upstream.transport.is_closing():
             self._upstream.transport.resume_reading()
 
@@ -450,7 +502,9 @@ class Exchange:
     def _arm(self, now: float) -> None:
         """Set the next deadline: the route's timeout, the attempt's, or the idle timeout of the stream."""
         forward = self._forward
-        if self._request_ended and not self._deadline and forward is not None and forward.timeout is not None:
+        # What is opaque has no end to wait for.
+        awaited = self._request_ended and not self._upgraded and not self._deadline
+        if awaited and forward is not None and forward.timeout is not None:
             self._deadline = now + forward.timeout
         idle = self._idle_timeout()
         when = float("inf") if idle is None else self.active_at + idle
@@ -477,7 +531,8 @@ class Exchange:
             error = failure(Flag.UPSTREAM_REQUEST_TIMEOUT, "upstream_per_try_timeout")
             self._attempt_failed(Outcome(Failure.TIMEOUT, written=True), error)
         elif (idle := self._idle_timeout()) is not None and now >= self.active_at + idle:
-            self.fail(failure(Flag.STREAM_IDLE_TIMEOUT, "stream_idle_timeout"))
+            status = 504 if self._request_ended else 408  # whose turn it was
+            self.fail(ProxyError(status, Flag.STREAM_IDLE_TIMEOUT, "stream_idle_timeout"))
         if not self._done:
             self._arm(now)
 
@@ -551,6 +606,8 @@ class Exchange:
         elif close:
             connection.close()
         else:
+            if self._stalled:
+                connection.transport.resume_reading()
             self._downstream.runtime.upstreams.release(cluster, state, connection)
 
     def _complete(self, *, keep: bool) -> None:
@@ -569,7 +626,10 @@ class Exchange:
             state.stats.bytes_received += record.bytes_sent
         for item in downstream.manager.filters:
             if item.on_complete is not None:
-                item.on_complete(record)
+                try:
+                    item.on_complete(record)
+                except Exception as error:  # noqa: BLE001 - as in `_filter`; there is no request any more to fail
+                    self._filter_failed(item, error)
         downstream.runtime.completed(record)
         record.headers = record.response_headers = None  # the record is kept for a while, the heads need not be
         downstream.exchange_done(keep=keep)

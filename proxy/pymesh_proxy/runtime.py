@@ -60,7 +60,10 @@ class Runtime:
         """Keep the record of a finished request, and show it to the observers."""
         self.recent.append(record)
         for observe in self.observers:
-            observe(record)
+            try:
+                observe(record)
+            except Exception as error:  # noqa: BLE001 - whoever watches must not break what is watched
+                self.loop.call_exception_handler({"message": f"{observe!r} failed", "exception": error})
 
     def drain(self) -> None:
         """Begin to shut down: answers say `close`, idle connections end now."""

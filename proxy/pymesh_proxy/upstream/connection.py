@@ -1,8 +1,8 @@
-"""One upstream HTTP/1.1 connection: writes requests, reads responses in order, and knows whether it may be used again."""
+"""One upstream HTTP/1.1 connection: writes requests, reads responses in order, knows whether it may be used again."""
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from pymesh_proxy.codec.body import BodyReader, reader_for
 from pymesh_proxy.codec.headers import Head
@@ -10,6 +10,9 @@ from pymesh_proxy.codec.http1 import MessageError, bad_response, parse_response,
 from pymesh_proxy.config.model import TlsClient
 from pymesh_proxy.timers import NEVER
 from pymesh_proxy.upstream.endpoint import Endpoint
+
+# Interim responses (1xx) to one request. A peer that has nothing else to say shall not keep a request for ever.
+MAX_INFORMATIONAL: Final = 100
 
 
 class ResponseSink(Protocol):
@@ -52,8 +55,8 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_buffer", "_method", "_on_lost", "_reader", "_sink", "_upgraded", "deadline", "endpoint", "local", "peer",
-        "persistent", "requests", "timer_slot", "tls", "transport", "written",
+        "_blocked", "_buffer", "_informational", "_method", "_on_lost", "_reader", "_sink", "_upgraded", "deadline",
+        "endpoint", "local", "peer", "persistent", "requests", "timer_slot", "tls", "transport", "written",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +76,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._reader: BodyReader | None = None
         self._method = b""
         self._upgraded = False
+        self._blocked = False  # the peer does not take what is written
+        self._informational = 0
 
     # --- For the exchange ---
 
@@ -83,6 +88,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.persistent = True
         self.written = True
         self.requests += 1
+        self._informational = 0
         self.transport.write(data)
 
     def send(self, data: bytes) -> None:
@@ -103,7 +109,9 @@ class UpstreamConnection(asyncio.Protocol):
     @property
     def reusable(self) -> bool:
         """Whether another request may be sent: open, in step, and the peer has not said that it will close."""
-        return self.persistent and not self._buffer and not self._upgraded and not self.transport.is_closing()
+        if not self.persistent or self._buffer or self._upgraded or self._blocked:
+            return False
+        return not self.transport.is_closing()
 
     def close(self) -> None:
         """Close now; nothing that is still in flight matters any more."""
@@ -131,11 +139,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """See asyncio.Protocol."""
+        self._blocked = True
         if self._sink is not None:
             self._sink.upstream_pause()
 
     def resume_writing(self) -> None:
         """See asyncio.Protocol."""
+        self._blocked = False
         if self._sink is not None:
             self._sink.upstream_resume()
 
@@ -172,21 +182,29 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _read_first(self, data: bytes) -> None:
         """The first bytes of a response: nearly always its head and all of its body, at once."""
-        parsed = parse_response(data)
-        if parsed is None:
-            self._buffer = data
-            return
-        head, end = parsed
         sink = self._sink
         assert sink is not None
-        if head.status >= 200:
-            framing = response_framing(head, self._method)
-            if framing == len(data) - end:
-                self.persistent = head.persistent
-                if sink.response_head(head, framing, data[end:]):
-                    sink.response_end()
+        while (parsed := parse_response(data)) is not None:
+            head, end = parsed
+            if head.status >= 200 or head.status == 101:
+                break
+            self._informational += 1
+            if self._informational > MAX_INFORMATIONAL:
+                raise bad_response("too_many_informational_responses")
+            sink.informational(head)
+            data = data[end:]
+            if not data or self._sink is not sink:
                 return
-        self._take_head(sink, head, data[end:])
+        else:
+            self._buffer = data
+            return
+        framing = response_framing(head, self._method)
+        if framing == len(data) - end and head.status != 101:
+            self.persistent = head.persistent
+            if sink.response_head(head, framing, data[end:]):
+                sink.response_end()
+            return
+        self._take_head(sink, head, framing, data[end:])
 
     def _read(self, data: bytes) -> None:
         """More bytes of a response that came in parts."""
@@ -203,14 +221,8 @@ class UpstreamConnection(asyncio.Protocol):
         if reader.done and self._sink is sink:
             self._complete(sink)
 
-    def _take_head(self, sink: ResponseSink, head: Head, rest: bytes) -> None:
-        """A head whose body is not complete, or that is not the final one."""
-        if head.status < 200 and head.status != 101:
-            sink.informational(head)
-            if rest and self._sink is sink:
-                self._read_first(rest)
-            return
-        framing = response_framing(head, self._method)
+    def _take_head(self, sink: ResponseSink, head: Head, framing: int | None, rest: bytes) -> None:
+        """A head whose body is not complete yet, or has no end of its own."""
         if head.status == 101:
             framing, self._upgraded = None, True
         self.persistent = head.persistent and framing is not None

@@ -1,7 +1,7 @@
 """Upstream connections of this proxy: which endpoint, within which limits, over a pooled connection or a new one.
 
 An exchange asks with `acquire` and either has a connection at once or is called back. Idle connections hang on their
-endpoint, so they survive a new snapshot; the most recently used goes out first, so that the rest can grow old and close.
+endpoint, so they survive a new snapshot; the most recently used goes out first, so that the rest grow old and close.
 """
 
 import asyncio
@@ -25,6 +25,8 @@ MAX_ORIGINAL_DESTINATIONS: Final = 1024
 # Bytes queued towards one peer before the other side is paused; Envoy's per_connection_buffer_limit is 1 MiB, and two
 # of these per request are held, so it is kept nearer to what a socket buffer takes.
 WRITE_HIGH_WATER: Final = 256 * 1024
+# An opaque connection that is over is closed once the peer has taken everything, or after this many seconds.
+CLOSE_GRACE: Final = 60.0
 
 
 class Waiter(Protocol):
@@ -153,6 +155,13 @@ class Upstreams:
             if not connection.timer_slot:
                 self._timers.watch(connection)
         endpoint.idle.append(connection)
+
+    def end(self, connection: UpstreamConnection) -> None:
+        """Close a connection in order: what was sent still arrives."""
+        connection.detach()
+        connection.transport.close()
+        connection.deadline = monotonic() + CLOSE_GRACE
+        self._timers.watch(connection)
 
     def forget(self, state: ClusterState, waiter: Waiter) -> None:
         """`waiter` no longer wants a connection."""
