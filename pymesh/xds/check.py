@@ -28,7 +28,7 @@ from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from pymesh.errors import ConfigError
-from pymesh.xds.support import SUPPORTED
+from pymesh.xds.support import SUPPORTED, Support
 
 # Every message that may stand in an `Any` or in a discovery response, by full name.
 MESSAGES: Final[Mapping[str, type[Message]]] = {
@@ -62,9 +62,11 @@ def check(message: Message, path: str = "") -> None:
         raise problem
 
 
-def problems(message: Message, path: str = "") -> Iterator[ConfigError]:
+def problems(message: Message, path: str = "") -> list[ConfigError]:
     """Everything set in `message` that is not supported, one error each; see `check`."""
-    yield from _walk(message, path, MAX_DEPTH)
+    found: list[ConfigError] = []
+    _walk(message, path, MAX_DEPTH, found)
+    return found
 
 
 def unpack(packed: AnyMessage, path: str) -> Message:
@@ -89,35 +91,38 @@ def join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _walk(message: Message, path: str, depth: int) -> Iterator[ConfigError]:
+def _walk(message: Message, path: str, depth: int, found: list[ConfigError]) -> None:
+    """Append to `found` what is wrong with `message`. Every resource of every proxy comes through here."""
     name = message.DESCRIPTOR.full_name
     if depth == 0:
-        yield ConfigError(f"nested more than {MAX_DEPTH} levels deep", path=path)
+        found.append(ConfigError(f"nested more than {MAX_DEPTH} levels deep", path=path))
     elif isinstance(message, AnyMessage):
         try:
-            yield from _walk(unpack(message, path), path, depth - 1)
+            inner = unpack(message, path)
         except ConfigError as error:
-            yield error
+            found.append(error)
+        else:
+            _walk(inner, path, depth - 1, found)
     elif name.startswith(_VALUES) or _may_be_left_out(message):
         return
     elif name not in SUPPORTED:
-        yield ConfigError(f"the message {name} is not supported; see docs/support.md", path=path)
+        found.append(ConfigError(f"the message {name} is not supported; see docs/support.md", path=path))
     else:
-        yield from _walk_fields(message, path, depth)
+        _walk_fields(message, SUPPORTED[name], path, depth, found)
 
 
-def _walk_fields(message: Message, path: str, depth: int) -> Iterator[ConfigError]:
-    support = SUPPORTED[message.DESCRIPTOR.full_name]
-    names = support.names
+def _walk_fields(message: Message, support: Support, path: str, depth: int, found: list[ConfigError]) -> None:
     for descriptor, value in message.ListFields():
-        here = join(path, descriptor.name)
-        if descriptor.name not in names:
-            yield ConfigError("this field is not supported; see docs/support.md", path=here)
+        field = descriptor.name
+        if field not in support.names:
+            found.append(ConfigError("this field is not supported; see docs/support.md", path=join(path, field)))
         elif descriptor.enum_type is not None:
-            yield from _check_enum(descriptor.enum_type, value, support.only.get(descriptor.name, ()), here)
-        elif descriptor.message_type is not None and descriptor.name not in support.opaque:
-            for inner_path, inner in _messages(value, here):
-                yield from _walk(inner, inner_path, depth - 1)
+            problem = _enum_problem(descriptor.enum_type, value, support.only.get(field, ()))
+            if problem:
+                found.append(ConfigError(problem, path=join(path, field)))
+        elif descriptor.message_type is not None and field not in support.opaque:
+            for inner_path, inner in _messages(value, join(path, field)):
+                _walk(inner, inner_path, depth - 1, found)
 
 
 def _may_be_left_out(message: Message) -> bool:
@@ -125,13 +130,14 @@ def _may_be_left_out(message: Message) -> bool:
     return isinstance(message, HttpFilter) and message.is_optional and message.typed_config.TypeName() not in MESSAGES
 
 
-def _check_enum(enum: EnumDescriptor, value: int, allowed: tuple[str, ...], path: str) -> Iterator[ConfigError]:
-    """An enum's value has to be a known one, and one of `allowed` unless that is empty."""
+def _enum_problem(enum: EnumDescriptor, value: int, allowed: tuple[str, ...]) -> str:
+    """What is wrong with an enum's value: it is not a known one, or not in `allowed`, where that is not empty."""
     known = enum.values_by_number.get(value)
     if known is None:
-        yield ConfigError(f"{value} is not a value of {enum.name}", path=path)
-    elif allowed and known.name not in allowed:
-        yield ConfigError(f"{known.name} is not supported; supported: {', '.join(allowed)}", path=path)
+        return f"{value} is not a value of {enum.name}"
+    if allowed and known.name not in allowed:
+        return f"{known.name} is not supported; supported: {', '.join(allowed)}"
+    return ""
 
 
 def _messages(value: object, path: str) -> Iterator[tuple[str, Message]]:

@@ -22,17 +22,17 @@ class Support:
         notes: field -> what is different or left out.
         only: enum field -> the values it may have, by name.
         opaque: fields whose content is not looked at, since it means nothing to pymesh-proxy; each has a note.
+        names: the supported fields as a set.
     """
 
     fields: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
     only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     opaque: tuple[str, ...] = ()
+    names: frozenset[str] = field(init=False)
 
-    @property
-    def names(self) -> frozenset[str]:
-        """The supported fields."""
-        return frozenset(self.fields.split())
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", frozenset(self.fields.split()))
 
 
 _BOOTSTRAP: Final = "envoy.config.bootstrap.v3.Bootstrap"

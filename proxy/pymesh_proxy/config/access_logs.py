@@ -50,7 +50,10 @@ def _format(message: SubstitutionFormatString, path: str) -> str | Mapping[str, 
     if which == "text_format":
         return message.text_format
     if which == "text_format_source":
-        return data(message.text_format_source, join(path, which)).decode()
+        try:
+            return data(message.text_format_source, join(path, which)).decode()
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"not UTF-8 text: {error.reason}", path=join(path, which)) from error
     formats: dict[str, str] = {}
     for key, value in message.json_format.fields.items():
         if value.WhichOneof("kind") != "string_value":

@@ -233,6 +233,9 @@ ORIGINAL_DST = f"{{name: o, typed_config: {{'@type': {LISTENER_FILTERS}.original
          f"{FILTER}.access_log[0].typed_config.path", "is required"),
         (manager(f", access_log: [{{typed_config: {{'@type': {TCP}}}}}]"),
          f"{FILTER}.access_log[0].typed_config", "FileAccessLog or"),
+        (manager(f", access_log: [{{typed_config: {{'@type': {STDOUT_LOG}, "
+                 "log_format: {text_format_source: {inline_bytes: /w==}}}}]"),
+         f"{FILTER}.access_log[0].typed_config.log_format.text_format_source", "not UTF-8"),
         (manager(f", access_log: [{{typed_config: {{'@type': {STDOUT_LOG}, log_format: {{}}}}}}]"),
          f"{FILTER}.access_log[0].typed_config.log_format", "one of these is required"),
         (manager(f", access_log: [{{typed_config: {{'@type': {STDOUT_LOG}, log_format: {{json_format: {{a: 5}}}}}}}}]"),
