@@ -119,9 +119,11 @@ def delete(
     check_machine()
     if bool(filename) == bool(kind and name):
         raise typer.BadParameter("name either KIND and NAME, or files with -f")
-    keys = [(kind_of(kind), "" if kind_of(kind) == "Namespace" else namespace, name)]
     if filename:
         keys = [tuple(resource.key) for text in manifests.read(filename) for resource in _parsed(text, namespace)]
+    else:
+        full = kind_of(kind)
+        keys = [(full, "" if full == "Namespace" else namespace, name)]
     results = LocalMesh(mesh).delete(keys)
     for resource, outcome in results:
         out.print(f"{resource} {outcome}")

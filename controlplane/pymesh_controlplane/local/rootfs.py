@@ -92,7 +92,7 @@ def plan(required: Iterable[str], mounts: Iterable[Mount], host: str = "/") -> P
     mounts = list(mounts)
     for path in sorted(set(required), key=lambda path: (path.count("/"), path)):
         if any(f"{path}/".startswith(f"{private}/") for private, _ in _PRIVATE):
-            mounts.append(Mount(host.rstrip("/") + path, path, True))
+            mounts += _shown(host.rstrip("/"), path)
         else:
             planner.require(path)
     for path, _ in _PRIVATE:
@@ -102,6 +102,14 @@ def plan(required: Iterable[str], mounts: Iterable[Mount], host: str = "/") -> P
         target = planner.make_room(mount.target, directory=Path(mount.source).is_dir())
         placed.append(Mount(mount.source, target, mount.read_only))
     return Plan(planner.tree, tuple(placed))
+
+
+def _shown(host: str, path: str) -> list[Mount]:
+    """Mounts that make `path` visible to everyone: itself or, if only its owner may enter it, what is in it."""
+    source = Path(host + path)
+    if not source.is_dir() or source.stat().st_mode & stat.S_IXOTH:
+        return [Mount(str(source), path, True)]
+    return [Mount(str(entry), f"{path}/{entry.name}", True) for entry in sorted(source.iterdir()) if entry.exists()]
 
 
 class _Planner:

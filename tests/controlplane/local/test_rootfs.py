@@ -106,7 +106,13 @@ def test_a_link_below_a_closed_directory_is_kept_with_what_it_leads_to(host: Pat
 
 def test_what_is_needed_below_a_private_directory_is_mounted_there(host: Path) -> None:
     (host / "tmp/manifests").mkdir()
-    assert plan(["/tmp/manifests"], [], str(host)).mounts == (Mount(f"{host}/tmp/manifests", "/tmp/manifests", True),)
+    directory = host / "tmp/manifests"
+    assert plan(["/tmp/manifests"], [], str(host)).mounts == (Mount(str(directory), "/tmp/manifests", True),)
+    (directory / "app.py").touch()
+    (directory / "gone").symlink_to("nowhere")
+    directory.chmod(0o700)
+    shown = Mount(f"{directory}/app.py", "/tmp/manifests/app.py", True)
+    assert plan(["/tmp/manifests"], [], str(host)).mounts == (shown,)
 
 
 def test_a_need_that_does_not_exist_is_an_error(host: Path) -> None:
