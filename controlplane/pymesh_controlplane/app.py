@@ -32,8 +32,8 @@ from pymesh_controlplane.sources.base import Source
 
 log = logging.getLogger("pymesh.controlplane")
 
-# Seconds that calls under way have to end when the process does. ADS streams never end by themselves.
-GRACE: Final = 1.0
+# Seconds that calls under way have to end when the process does: a CSR takes milliseconds, an ADS stream never ends.
+GRACE: Final = 0.3
 # Of the listening sockets; a mesh that starts connects all at once.
 BACKLOG: Final = 1024
 # Streams at once, over all connections of a port.

@@ -384,3 +384,28 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     (place.citadel / "self-signed-ca.pem").write_text("garbage")
     assert "restore it from a backup" in failure(place)
     assert (place.citadel / "self-signed-ca.pem").read_text() == "garbage"
+
+
+def test_ending_with_proxies_connected_is_orderly(tmp_path: Path) -> None:
+    """Their streams end with a status they retry on; the process ends with 0, and without a traceback."""
+    place = Place(tmp_path)
+    (place.config / "reviews.yaml").write_text(SERVICE.format(name="reviews", ip="10.96.0.20"))
+    with (
+        running(place) as plane,
+        plane.channel() as tls,
+        grpc.insecure_channel(f"127.0.0.1:{plane.ports['xds']}") as plain,
+    ):
+        proxies = [Proxy(tls, place.tokens.token()), Proxy(plain, None)]
+        try:
+            for proxy in proxies:
+                assert proxy.hear().resources
+            plane.process.send_signal(signal.SIGTERM)
+            for proxy in proxies:
+                with pytest.raises(grpc.RpcError) as caught:
+                    proxy.hear()
+                assert caught.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+            assert plane.process.wait(10) == 0
+        finally:
+            for proxy in proxies:
+                proxy.close()
+    assert "Traceback" not in plane.log.read_text(), plane.log.read_text()
