@@ -1,0 +1,24 @@
+"""pymesh-proxy compiles what pilot makes, whole, and finds nothing missing that it asks for."""
+
+import pytest
+
+from pymesh.xds import types
+from pymesh_controlplane.pilot.node import Node
+from pymesh_controlplane.pilot.translate import resources_for
+from pymesh_proxy.config.snapshot import Configuration
+from pymesh_proxy.upstream.registry import EndpointRegistry
+from tests.controlplane.pilot.worlds import BOOKINFO, EVERYTHING, sidecar, world_of
+
+NODES = {"productpage": sidecar(), "reviews": sidecar("10.244.0.11", "reviews-v1")}
+
+
+@pytest.mark.parametrize("text", [BOOKINFO, EVERYTHING, ""], ids=["bookinfo", "everything", "empty"])
+@pytest.mark.parametrize("node", NODES.values(), ids=NODES)
+def test_the_proxy_compiles_all_of_it(text: str, node: Node) -> None:
+    resources = resources_for(node, world_of(text))
+    configuration = Configuration(EndpointRegistry(), lambda: 0.5)
+    for kind in (types.CLUSTER, types.ENDPOINT, types.LISTENER, types.ROUTE):
+        configuration.apply(kind, resources[kind])
+    assert configuration.wanted_routes() == frozenset(resources[types.ROUTE])
+    assert configuration.wanted_endpoints() == frozenset(resources[types.ENDPOINT])
+    assert configuration.wanted_secrets() == {"default", "ROOTCA"}
