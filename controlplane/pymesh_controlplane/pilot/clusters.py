@@ -12,7 +12,7 @@ from pymesh import names
 from pymesh.resources.fields import seconds
 from pymesh.resources.istio import ConnectionPoolSettings, HTTPSettings, Subset, TCPSettings
 from pymesh_controlplane.pilot import endpoints, tls
-from pymesh_controlplane.pilot.messages import ads, duration, metadata, packed, socket_address, struct
+from pymesh_controlplane.pilot.messages import METADATA, ads, duration, metadata, packed, socket_address, struct
 from pymesh_controlplane.pilot.model import Endpoint, Protocol, Resolution, Service, World
 from pymesh_controlplane.pilot.policies import Policy, policy_for, rule_for
 
@@ -55,7 +55,7 @@ def inbound(port: int, protocol: Protocol) -> _Cluster:
     """The app's own port, dialled at the address that the caller dialled, from an address that the redirect knows."""
     cluster = _original(names.inbound_cluster(port))
     cluster.upstream_bind_config.CopyFrom(_from_us())
-    cluster.metadata.CopyFrom(metadata(pymesh={"protocol": protocol.value}))
+    cluster.metadata.CopyFrom(metadata({METADATA: {"protocol": protocol.value}}))
     _limits(cluster, None)
     return cluster
 
@@ -92,7 +92,7 @@ def _cluster(
         name=name,
         connect_timeout=duration(CONNECT_TIMEOUT),
         lb_policy=_BALANCING.get(simple, _Cluster.LEAST_REQUEST),
-        metadata=metadata(pymesh={"host": service.host, "service": service.name, "namespace": service.namespace}),
+        metadata=metadata({METADATA: {"host": service.host, "service": service.name, "namespace": service.namespace}}),
     )
     if resolution is Resolution.ORIGINAL:
         cluster.type = _Cluster.ORIGINAL_DST

@@ -7,7 +7,7 @@ from google.protobuf.wrappers_pb2 import UInt32Value
 
 from pymesh import names
 from pymesh.resources.istio import Subset
-from pymesh_controlplane.pilot.messages import metadata, socket_address
+from pymesh_controlplane.pilot.messages import METADATA, TRANSPORT_MATCH, metadata, socket_address
 from pymesh_controlplane.pilot.model import Endpoint, Service, ServicePort, World
 
 
@@ -34,9 +34,9 @@ def _endpoint(endpoint: Endpoint) -> endpoint_components_pb2.LbEndpoint:
     )
     about = _about(endpoint)
     if endpoint.mesh:
-        message.metadata.CopyFrom(metadata(envoy__transport_socket_match={"tlsMode": "istio"}, pymesh=about))
+        message.metadata.CopyFrom(metadata({TRANSPORT_MATCH: {"tlsMode": "istio"}, METADATA: about}))
     elif about:
-        message.metadata.CopyFrom(metadata(pymesh=about))
+        message.metadata.CopyFrom(metadata({METADATA: about}))
     return message
 
 

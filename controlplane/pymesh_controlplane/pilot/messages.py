@@ -11,6 +11,8 @@ from google.protobuf.struct_pb2 import Struct
 
 # Key of our own metadata on routes, clusters and endpoints: where they come from, and what stands behind them.
 METADATA: Final = "pymesh"
+# Key of the metadata by which a cluster picks the transport socket for an endpoint.
+TRANSPORT_MATCH: Final = "envoy.transport_socket_match"
 
 
 def packed(message: Message) -> AnyMessage:
@@ -39,11 +41,9 @@ def struct(values: Mapping[str, str]) -> Struct:
     return message
 
 
-def metadata(**by_filter: Mapping[str, str]) -> base_pb2.Metadata:
-    """Metadata by filter name; dots in a name are written as `__`."""
-    return base_pb2.Metadata(
-        filter_metadata={name.replace("__", "."): struct(values) for name, values in sorted(by_filter.items())}
-    )
+def metadata(by_filter: Mapping[str, Mapping[str, str]]) -> base_pb2.Metadata:
+    """Metadata by filter name."""
+    return base_pb2.Metadata(filter_metadata={name: struct(values) for name, values in sorted(by_filter.items())})
 
 
 def ads() -> config_source_pb2.ConfigSource:

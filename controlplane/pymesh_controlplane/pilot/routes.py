@@ -30,7 +30,7 @@ from pymesh.resources.istio import (
 from pymesh.resources.resource import Resource
 from pymesh_controlplane.pilot import hosts
 from pymesh_controlplane.pilot.matching import ANYTHING, applies, route_match
-from pymesh_controlplane.pilot.messages import duration, metadata, packed
+from pymesh_controlplane.pilot.messages import METADATA, duration, metadata, packed
 from pymesh_controlplane.pilot.model import Service, World
 from pymesh_controlplane.pilot.node import Node
 
@@ -120,7 +120,7 @@ def _route(resource: Resource[VirtualService], index: int, match: HTTPMatchReque
     return route_components_pb2.Route(
         name=f"{own}.{match.name}" if match.name else own,
         match=route_match(match),
-        metadata=metadata(pymesh={"source": f"{resource.key} http[{index}]"}),
+        metadata=metadata({METADATA: {"source": f"{resource.key} http[{index}]"}}),
     )
 
 
@@ -184,7 +184,7 @@ def _weighted(
 def _default_route(cluster: str, source: str) -> route_components_pb2.Route:
     action = route_components_pb2.RouteAction(cluster=cluster, timeout=duration(0), retry_policy=_retry(None))
     return route_components_pb2.Route(
-        name="default", match=route_match(ANYTHING), route=action, metadata=metadata(pymesh={"source": source})
+        name="default", match=route_match(ANYTHING), route=action, metadata=metadata({METADATA: {"source": source}})
     )
 
 
