@@ -12,22 +12,17 @@ from pymesh.errors import ConfigError
 from pymesh.xds.check import join, unpack
 from pymesh_proxy.config.fields import data, one_of, required
 from pymesh_proxy.config.model import AccessLogFile
+from pymesh_proxy.telemetry.log_format import ENVOY_TEXT_FORMAT, compile_format
 
 STDOUT: Final = "/dev/stdout"
-
-# Envoy's format where none is given.
-DEFAULT_FORMAT: Final = (
-    '[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_FLAGS% '
-    "%BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "
-    '"%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" "%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%"\n'
-)
+DEFAULT_FORMAT: Final = ENVOY_TEXT_FORMAT
 
 
 def access_logs(logs: Iterable[AccessLog], path: str) -> tuple[AccessLogFile, ...]:
     """The access logs in the field at `path`.
 
     Raises:
-        ConfigError: a log that is not a file, or a format that is not text or flat JSON.
+        ConfigError: a log that is not a file, a format that is not text or flat JSON, or an operator that is not known.
     """
     return tuple(_access_log(log, f"{path}[{index}].typed_config") for index, log in enumerate(logs))
 
@@ -47,6 +42,15 @@ def _access_log(log: AccessLog, path: str) -> AccessLogFile:
 
 def _format(message: SubstitutionFormatString, path: str) -> str | Mapping[str, str]:
     which = one_of(message, "format", path)
+    found = _text_or_members(message, which, path)
+    try:
+        compile_format(found)
+    except ConfigError as error:
+        raise error.at(join(path, which)) from None
+    return found
+
+
+def _text_or_members(message: SubstitutionFormatString, which: str, path: str) -> str | Mapping[str, str]:
     if which == "text_format":
         return message.text_format
     if which == "text_format_source":

@@ -6,10 +6,12 @@ counted. Only whole lines are dropped, and what is written comes in the order of
 """
 
 import asyncio
+import json
 import logging
 import os
 import select
 import stat
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from pymesh_proxy.telemetry.log_format import (
@@ -21,7 +23,7 @@ from pymesh_proxy.telemetry.log_format import (
 )
 from pymesh_proxy.telemetry.record import RequestRecord
 
-__all__ = ["ENVOY_TEXT_FORMAT", "ISTIO_JSON_FORMAT", "ISTIO_TEXT_FORMAT", "AccessLog", "compile_format"]
+__all__ = ["ENVOY_TEXT_FORMAT", "ISTIO_JSON_FORMAT", "ISTIO_TEXT_FORMAT", "AccessLog", "AccessLogs", "compile_format"]
 
 log = logging.getLogger("pymesh.access_log")
 
@@ -57,6 +59,7 @@ class AccessLog:
         self._queued = 0
         self._torn = False  # the first line in the queue is the rest of one that is partly written
         self._failing = ""
+        self._closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._waiting = False  # for a file that did not take all: a full batch is no reason to try again
         self._file: int | None = None
@@ -64,14 +67,14 @@ class AccessLog:
         self._ensure_open()
 
     def write(self, record: RequestRecord) -> None:
-        """Log a finished request. Never raises: an observer of `Runtime.completed`."""
+        """Log a finished request. Never raises; after `close` the line counts as dropped."""
         try:
             line = self._compiled(record).encode("utf-8", "backslashreplace")
         except Exception as error:  # noqa: BLE001 - a mistake in a format's function must not cost a request
             self.dropped += 1
             self._loop.call_exception_handler({"message": f"no line for {self.path}", "exception": error})
             return
-        if self._queued + len(line) > MAX_QUEUED:
+        if self._closed or self._queued + len(line) > MAX_QUEUED:
             self.dropped += 1
             return
         self._lines.append(line)
@@ -125,6 +128,7 @@ class AccessLog:
 
     def close(self) -> None:
         """Write what can still be written, and let go of the file."""
+        self._closed = True
         self.flush()
         if self._timer is not None:
             self._timer.cancel()
@@ -200,3 +204,49 @@ class AccessLog:
                 words,
                 MAX_QUEUED,
             )
+
+
+class AccessLogs:
+    """Every access log of one proxy, one for each path and format, whatever snapshot or listener asks for it."""
+
+    def __init__(self) -> None:
+        self._logs: dict[tuple[str, str], AccessLog] = {}
+        self._gone = 0  # dropped by logs that are closed
+
+    def get(self, path: str, format: str | Mapping[str, str]) -> AccessLog:  # noqa: A002 - as in compile_format
+        """The log that writes `format` to `path`; opened when it is first asked for. Worth keeping for a connection.
+
+        Raises:
+            ConfigError: the format is wrong.
+        """
+        key = _key(path, format)
+        found = self._logs.get(key)
+        if found is None:
+            found = self._logs[key] = AccessLog(path, compile_format(format))
+        return found
+
+    def retain(self, wanted: Iterable[tuple[str, str | Mapping[str, str]]]) -> None:
+        """Close the logs that no (path, format) of the configuration in force asks for."""
+        keep = {_key(*pair) for pair in wanted}
+        for key in self._logs.keys() - keep:
+            closed = self._logs.pop(key)
+            closed.close()
+            self._gone += closed.dropped
+
+    @property
+    def dropped(self) -> int:
+        """Lines that were lost, of all logs so far."""
+        return self._gone + sum(item.dropped for item in self._logs.values())
+
+    def reopen(self) -> None:
+        """See AccessLog.reopen: for all of them, as on SIGUSR1."""
+        for item in self._logs.values():
+            item.reopen()
+
+    def close(self) -> None:
+        """See AccessLog.close: for all of them."""
+        self.retain(())
+
+
+def _key(path: str, format: str | Mapping[str, str]) -> tuple[str, str]:  # noqa: A002 - as in compile_format
+    return path, format if isinstance(format, str) else json.dumps(dict(format), sort_keys=True)

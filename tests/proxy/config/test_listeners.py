@@ -240,6 +240,12 @@ ORIGINAL_DST = f"{{name: o, typed_config: {{'@type': {LISTENER_FILTERS}.original
          f"{FILTER}.access_log[0].typed_config.log_format", "one of these is required"),
         (manager(f", access_log: [{{typed_config: {{'@type': {STDOUT_LOG}, log_format: {{json_format: {{a: 5}}}}}}}}]"),
          f"{FILTER}.access_log[0].typed_config.log_format.json_format.a", "only strings"),
+        (manager(f", access_log: [{{typed_config: {{'@type': {STDOUT_LOG}, "
+                 "log_format: {json_format: {a: '%PROTOCOL%', b: '%NO%'}}}}]"),
+         f"{FILTER}.access_log[0].typed_config.log_format.json_format.b", "character 1: unknown operator %NO%"),
+        (manager(f", access_log: [{{typed_config: {{'@type': {STDOUT_LOG}, "
+                 "log_format: {text_format_source: {inline_string: 'a %REQ%'}}}}]"),
+         f"{FILTER}.access_log[0].typed_config.log_format.text_format_source", "character 3: %REQ% takes a"),
     ],
 )  # fmt: skip
 def test_refusals(text: str, path: str, problem: str) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from pymesh.errors import ConfigError
 from pymesh_proxy.telemetry import access_log
-from pymesh_proxy.telemetry.access_log import BATCH, AccessLog, compile_format
+from pymesh_proxy.telemetry.access_log import BATCH, AccessLog, AccessLogs, compile_format
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.transport.facts import Facts
 from tests.support.waiting import eventually
@@ -223,6 +224,39 @@ async def test_a_mistake_in_a_format_costs_a_line_and_not_a_request(tmp_path: Pa
     assert target.dropped == 1
     assert isinstance(seen[0]["exception"], KeyError)
     target.close()
+
+
+async def test_what_comes_after_the_end_is_counted(tmp_path: Path) -> None:
+    target = AccessLog(str(tmp_path / "log"), RENDER)
+    target.close()
+    target.write(record("late"))
+    assert (target.written, target.dropped) == (0, 1)
+    assert (tmp_path / "log").read_text() == ""
+
+
+async def test_one_log_for_a_path_and_a_format(tmp_path: Path) -> None:
+    logs = AccessLogs()
+    path, other = str(tmp_path / "a"), str(tmp_path / "b")
+    text = logs.get(path, "%UPSTREAM_CLUSTER%\n")
+    assert logs.get(path, "%UPSTREAM_CLUSTER%\n") is text
+    json = logs.get(path, {"a": "1", "b": "%UPSTREAM_CLUSTER%"})
+    assert logs.get(path, {"b": "%UPSTREAM_CLUSTER%", "a": "1"}) is json
+    gone = logs.get(other, "%UPSTREAM_CLUSTER%\n")
+    for target in (text, json, gone):
+        target.write(record("x"))
+    logs.retain([(path, "%UPSTREAM_CLUSTER%\n"), (path, {"a": "1", "b": "%UPSTREAM_CLUSTER%"})])
+    assert Path(other).read_text() == "x\n"
+    gone.write(record("late"))
+    assert logs.get(other, "%UPSTREAM_CLUSTER%\n") is not gone
+    Path(path).rename(tmp_path / "moved")
+    logs.reopen()
+    assert set((tmp_path / "moved").read_text().splitlines()) == {"x", '{"a":"1","b":"x"}'}
+    text.write(record("y"))
+    logs.close()
+    assert Path(path).read_text() == "y\n"
+    assert logs.dropped == 0
+    with pytest.raises(ConfigError):
+        logs.get(path, "%NO%")
 
 
 SCRIPT = """
