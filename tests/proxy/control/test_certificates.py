@@ -87,11 +87,13 @@ class Bench:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        async with asyncio.TaskGroup() as group:
-            task = group.create_task(self.client.run())
-            yield
-            task.cancel()
-        await self.channel.close()
+        try:
+            async with asyncio.TaskGroup() as group:
+                task = group.create_task(self.client.run())
+                yield
+                task.cancel()
+        finally:
+            await self.channel.close()
 
     def certificate(self) -> Certificate:
         secret = self.store.get("default")

@@ -74,11 +74,13 @@ async def following(path: Path, *, is_delta: bool = True) -> AsyncIterator[tuple
     consumer = Remembering()
     channel = Channel(Target(unix_path=str(path)))
     client = XdsClient(channel, NODE, consumer, delta=is_delta, rng=random.Random(1))
-    async with asyncio.TaskGroup() as group:
-        running = group.create_task(client.run())
-        yield client, consumer
-        running.cancel()
-    await channel.close()
+    try:
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(client.run())
+            yield client, consumer
+            running.cancel()
+    finally:
+        await channel.close()
 
 
 FIRST = (

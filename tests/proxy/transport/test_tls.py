@@ -67,12 +67,13 @@ def run(request: pytest.FixtureRequest) -> Callable[[Awaitable[None]], None]:
 class Echo(asyncio.Protocol):
     """A server that answers each chunk with itself, and remembers the TLS of its connections."""
 
-    def __init__(self, seen: list[ssl.SSLObject]) -> None:
-        self._seen = seen
+    def __init__(self, server: "Server") -> None:
+        self._server = server
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        self._seen.append(transport.get_extra_info("ssl_object"))
+        self._server.transports.append(transport)
+        self._server.seen.append(transport.get_extra_info("ssl_object"))
 
     def data_received(self, data: bytes) -> None:
         self._transport.write(data)  # type: ignore[attr-defined]  both loops' transports have it
@@ -85,6 +86,7 @@ class Server:
         self.contexts = contexts
         self.tls = tls
         self.seen: list[ssl.SSLObject] = []
+        self.transports: list[asyncio.BaseTransport] = []
         self.problems: list[str] = []
 
     @asynccontextmanager
@@ -97,16 +99,18 @@ class Server:
                 while True:
                     sock, _ = await loop.sock_accept(listener)
                     try:
-                        await loop.connect_accepted_socket(
-                            lambda: Echo(self.seen), sock, ssl=self.contexts.server(self.tls)
-                        )
+                        await loop.connect_accepted_socket(lambda: Echo(self), sock, ssl=self.contexts.server(self.tls))
                     except OSError as error:
                         self.problems.append(failure_reason(error))
 
             async with asyncio.TaskGroup() as group:
                 accepting = group.create_task(accept())
-                yield listener.getsockname()[1]
-                accepting.cancel()
+                try:
+                    yield listener.getsockname()[1]
+                finally:
+                    accepting.cancel()
+                    for transport in self.transports:  # uvloop does not close with connections open
+                        transport.abort()  # type: ignore[attr-defined]  both loops' transports have it
 
 
 class Connection:
