@@ -1,5 +1,6 @@
 """Reading a container's log: a file that another process appends to and, when it is full, renames."""
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -40,12 +41,15 @@ def follow(path: Path) -> Iterator[bytes]:
             if data:
                 yield data
                 continue
-            if not path.exists():
+            if not path.parent.exists():
                 return
-            if path.stat().st_ino != os.fstat(file.fileno()).st_ino:
-                file.close()
-                file = path.open("rb")
-                continue
+            # For a moment after the renaming there is no file; then there is another one.
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+                    following = path.open("rb")
+                    file.close()
+                    file = following
+                    continue
             time.sleep(POLL)
     finally:
         file.close()

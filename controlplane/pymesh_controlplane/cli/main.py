@@ -58,7 +58,9 @@ def up(  # noqa: PLR0917  a command has as many options as it has
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with step(err, f"starting mesh {mesh}"):
-            pid = local.start(texts, namespace=namespace, without=[part for part in without.split(",") if part])
+            pid = local.start(
+                texts, namespace=namespace, without=[part for part in without.split(",") if part], warn=_warn
+            )
         with step(err, "waiting until everything is ready") as update:
             local.wait(update, timeout)
         err.print(f"mesh {mesh} is ready: pymesh ps shows its pods, pymesh down ends it")
@@ -71,6 +73,10 @@ def up(  # noqa: PLR0917  a command has as many options as it has
         err.print(f"ending mesh {mesh}")
         local.down()
         raise typer.Exit(130) from None
+
+
+def _warn(text: str) -> None:
+    err.print(f"warning: {text}", soft_wrap=True, markup=False)
 
 
 def _until_ended(pid: int) -> None:
@@ -103,7 +109,7 @@ def ps(mesh: Mesh = "default", namespace: OnlyNamespace = "", output_format: Out
 def apply(filename: Files, mesh: Mesh = "default", namespace: Namespace = "default") -> None:
     """Put manifests in force: all of them or, if one is wrong, none."""
     check_machine()
-    for name, outcome in LocalMesh(mesh).apply(manifests.read(filename), namespace):
+    for name, outcome in LocalMesh(mesh).apply(manifests.read(filename), namespace, _warn):
         out.print(f"{name} {outcome}")
 
 

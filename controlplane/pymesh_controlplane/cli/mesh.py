@@ -53,8 +53,17 @@ class LocalMesh:
         """For its supervisor."""
         return Client(self.place)
 
-    def start(self, texts: Sequence[Text], *, namespace: str = "default", without: Iterable[str] = ()) -> int:
+    def start(
+        self,
+        texts: Sequence[Text],
+        *,
+        namespace: str = "default",
+        without: Iterable[str] = (),
+        warn: Update = lambda _: None,
+    ) -> int:
         """Start the supervisor and apply `texts`; the supervisor's process number. What cannot start leaves nothing.
+
+        `warn` is told what is in force and probably not meant.
 
         Raises:
             MeshError: the mesh runs already, cannot run here, or `texts` are refused.
@@ -69,7 +78,7 @@ class LocalMesh:
         state.create(place)
         try:
             pid = self._spawn(components)
-            self.apply(texts, namespace)
+            self.apply(texts, namespace, warn)
         except BaseException:
             state.destroy(place)
             raise
@@ -118,14 +127,18 @@ class LocalMesh:
                 )
             time.sleep(_POLL)
 
-    def apply(self, texts: Sequence[Text], namespace: str = "default") -> list[tuple[str, str]]:
-        """Put manifests in force: what was done to which resource.
+    def apply(
+        self, texts: Sequence[Text], namespace: str = "default", warn: Update = lambda _: None
+    ) -> list[tuple[str, str]]:
+        """Put manifests in force: what was done to which resource. `warn` is told what is probably not meant.
 
         Raises:
             MeshError: they are refused, all of them; the text has every reason.
         """
         documents = [{"name": text.name, "directory": text.directory, "text": text.text} for text in texts]
         answer = self.client.post("/apply", {"namespace": namespace, "texts": documents})
+        for warning in answer["warnings"]:
+            warn(warning)
         return [(title(*key), outcome) for key, outcome in answer["results"]]
 
     def delete(self, keys: Iterable[tuple[str, str, str]]) -> list[tuple[str, str]]:

@@ -57,7 +57,7 @@ async def _run(place: State, components: list[str]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, supervisor.stop.set)
     own = Text("the control plane's manifests", "/", json.dumps(_list(system.manifests(place, components))))
-    supervisor.apply(supervisor.store.read([own], names.SYSTEM_NAMESPACE))
+    supervisor.apply(supervisor.store.read([own], names.SYSTEM_NAMESPACE)[0])
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(place.socket))
         listener.listen()

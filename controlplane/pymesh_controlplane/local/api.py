@@ -3,13 +3,16 @@
 Objects are Kubernetes objects; the paths are of our own, since one verb here often means many objects. An answer that
 is not a success has `{"error": "…"}`, and `errors` where there are several.
 
-    GET  /readyz                          {"ready": bool, "waiting": [sentence, …]}
-    GET  /pods                            {"items": [row of `pymesh ps`, …]}
-    GET  /objects                         {"items": [object, …]}
-    GET  /pods/{namespace}/{pod}/containers/{container}    a Launch that joins the container
-    GET  /syncz                           what pilot says of its proxies
-    POST /apply   {"namespace", "texts": [{"name", "directory", "text"}, …]}    {"results": [[key, outcome], …]}
-    POST /delete  {"keys": [[kind, namespace, name], …]}                        {"results": [[key, outcome], …]}
+    GET  /readyz      {"ready": bool, "waiting": [sentence, …]}
+    GET  /pods        {"items": [row of `pymesh ps`, …]}
+    GET  /objects     {"items": [object, …]}
+    GET  /syncz       what pilot says of its proxies
+    GET  /pods/{namespace}/{pod}/containers/{container}
+                      a Launch that joins the container
+    POST /apply       {"namespace", "texts": [{"name", "directory", "text"}, …]}
+                      → {"results": [[key, outcome], …], "warnings": [sentence, …]}
+    POST /delete      {"keys": [[kind, namespace, name], …]}
+                      → {"results": [[key, outcome], …]}
 """
 
 import contextlib
@@ -61,8 +64,8 @@ def application(supervisor: Supervisor) -> Starlette:
     async def apply(request: Request) -> Response:
         body = await _body(request)
         texts = [Text(**text) for text in body["texts"]]
-        results = supervisor.apply(supervisor.store.read(texts, body["namespace"]))
-        return JSONResponse({"results": results})
+        items, warnings = supervisor.store.read(texts, body["namespace"])
+        return JSONResponse({"results": supervisor.apply(items), "warnings": warnings})
 
     async def delete(request: Request) -> Response:
         keys = [Key(*key) for key in (await _body(request))["keys"]]

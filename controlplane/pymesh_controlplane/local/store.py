@@ -11,9 +11,12 @@ from pymesh.errors import ConfigError, MeshError
 from pymesh.resources import kubernetes
 from pymesh.resources.parse import parse
 from pymesh.resources.resource import Key, Resource
+from pymesh_controlplane.galley import check as galley
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.injector.inject import inject_document
 from pymesh_controlplane.local import podspec, services
+from pymesh_controlplane.pilot import world
+from pymesh_controlplane.pilot.model import Problem, Severity
 
 # Bytes of one apply. The manifests of a whole system are a few MB.
 MAX_APPLY: Final = 32 * 1024 * 1024
@@ -67,8 +70,8 @@ class Store:
         self._injection = injection
         self.items: dict[Key, Applied] = {}
 
-    def read(self, texts: Iterable[Text], namespace: str) -> list[Applied]:
-        """The resources in `texts`, checked.
+    def read(self, texts: Iterable[Text], namespace: str) -> tuple[list[Applied], list[str]]:
+        """The resources in `texts`, checked, and what a person should know about them all the same.
 
         Raises:
             RefusedError: something in them is wrong.
@@ -90,9 +93,28 @@ class Store:
                     found[resource.key] = applied
         labels = self.namespace_labels() | _labels_of(found.values())
         errors += (error for applied in found.values() for error in self._injection_errors(applied, labels))
+        warnings: list[str] = []
+        if not errors:
+            for problem in self._judge(found):
+                if problem.severity is Severity.ERROR:
+                    errors.append(
+                        ConfigError(
+                            problem.sentence,
+                            path=problem.path,
+                            position=problem.position,
+                            resource=problem.resource,
+                        )
+                    )
+                else:
+                    warnings.append(str(problem))
         if errors:
             raise RefusedError(errors)
-        return list(found.values())
+        return list(found.values()), warnings
+
+    def _judge(self, found: Mapping[Key, Applied]) -> list[Problem]:
+        """What galley says of `found` in the world that they make with what is in force."""
+        resources = {key: applied.resource for key, applied in (self.items | dict(found)).items()}
+        return galley.check([applied.resource for applied in found.values()], world.build(resources.values()))
 
     def apply(self, items: Iterable[Applied]) -> list[tuple[Key, Outcome]]:
         """Put checked resources in force.

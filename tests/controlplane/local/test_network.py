@@ -53,7 +53,7 @@ def test_a_missing_program_is_named_with_its_package(tmp_path: Path, monkeypatch
     with pytest.raises(MeshError, match=r"PATH does not lead to: export PATH=|apt-get install iptables"):
         network.check_programs(str(tmp_path))
     monkeypatch.setattr(network, "PROGRAMS", {"pymesh-no-such-program": "some-package"})
-    with pytest.raises(MeshError, match="pymesh-no-such-program not found.*apt-get install some-package"):
+    with pytest.raises(MeshError, match=r"pymesh-no-such-program not found.*apt-get install some-package"):
         network.check_programs("/usr/sbin:/usr/bin")
 
 

@@ -86,7 +86,8 @@ def test_a_service_without_a_selector_has_the_operators_slices() -> None:
     text = """
 {apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4,
  metadata: {name: x, labels: {kubernetes.io/service-name: web}},
- ports: [{name: http, port: 7000}], endpoints: [{addresses: [192.0.2.7]}, {addresses: [192.0.2.8], conditions: {ready: false}}]}
+ ports: [{name: http, port: 7000}], endpoints: [{addresses: [192.0.2.7]},
+ {addresses: [192.0.2.8], conditions: {ready: false}}]}
 """
     piece = parse(text, "slice.yaml").resources[0].value
     assert isinstance(piece, EndpointSlice)

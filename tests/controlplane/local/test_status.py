@@ -37,7 +37,7 @@ NEW = ContainerStatus("app")
         ([FAILED], [NEW], "Failed", False, "Init:Error", "app: exited with code 1"),
     ],
 )
-def test_summary(
+def test_summary(  # noqa: PLR0917  a row of the table
     init: list[ContainerStatus], main: list[ContainerStatus], phase: str, ready: bool, reason: str, message: str
 ) -> None:
     status = summarise(tuple(init), tuple(main), [False] * len(init), "", terminating=False)

@@ -28,7 +28,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def apply(store: Store, *texts: str, namespace: str = "default") -> list[tuple[str, str]]:
-    found = store.read([Text(f"{n}.yaml", "/srv", text) for n, text in enumerate(texts)], namespace)
+    found, _ = store.read([Text(f"{n}.yaml", "/srv", text) for n, text in enumerate(texts)], namespace)
     return [(str(key), outcome) for key, outcome in store.apply(found)]
 
 
@@ -76,6 +76,25 @@ def test_a_pod_that_cannot_get_its_sidecar_is_refused(store: Store) -> None:
     assert apply(store, conflicting)
     with pytest.raises(RefusedError, match="belongs to the sidecar"):
         apply(store, namespace, conflicting)
+
+
+def test_galley_judges_what_is_applied_with_what_is_in_force(store: Store) -> None:
+    rule = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: web}
+spec: {hosts: [web], http: [{route: [{destination: {host: web, subset: v9}}]}]}
+"""
+    with pytest.raises(RefusedError, match=r"0\.yaml:5:53: VirtualService default/web: .*there is no service web"):
+        apply(store, rule)
+    assert store.items == {}
+    service = "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {ports: [{name: http, port: 80}]}}"
+    subsets = rule.replace("VirtualService", "DestinationRule").replace(
+        "{hosts: [web], http: [{route: [{destination: {host: web, subset: v9}}]}]}",
+        "{host: web, subsets: [{name: v9}]}",
+    )
+    apply(store, service, subsets)
+    assert apply(store, rule) == [("VirtualService default/web", "created")]
 
 
 def test_config_maps_are_read_by_name(store: Store) -> None:

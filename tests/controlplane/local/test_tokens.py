@@ -49,5 +49,5 @@ def test_the_key_is_secret_and_kept(tmp_path: Path) -> None:
 
 def test_a_corrupt_key_is_told(tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_text("-----BEGIN nothing-----")
-    with pytest.raises(MeshError, match="key.pem: not a private key"):
+    with pytest.raises(MeshError, match=r"key\.pem: not a private key"):
         TokenSigner.load_or_create(tmp_path)

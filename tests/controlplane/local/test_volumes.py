@@ -26,8 +26,8 @@ def volume(**source: object) -> Volume:
     return pod.spec.volumes[0]
 
 
-def sources(config: Mapping[str, Mapping[str, str]] | None = None, token: str = "t1") -> Sources:
-    return Sources(FACTS, (config or {}).get, lambda audience, lifetime: f"{token} {audience} {lifetime}")
+def sources(config: Mapping[str, Mapping[str, str]] | None = None, minted: str = "t1") -> Sources:
+    return Sources(FACTS, (config or {}).get, lambda audience, lifetime: f"{minted} {audience} {lifetime}")
 
 
 def test_projected_sources_share_a_directory(tmp_path: Path) -> None:
@@ -46,9 +46,9 @@ def test_projected_sources_share_a_directory(tmp_path: Path) -> None:
 
 def test_a_renewed_token_takes_the_place_of_the_old_at_once(tmp_path: Path) -> None:
     token = volume(projected={"sources": [{"serviceAccountToken": {"path": "t", "audience": "a"}}]})
-    volumes.write(token, tmp_path / "v", sources(token="old"))
+    volumes.write(token, tmp_path / "v", sources(minted="old"))
     with (tmp_path / "v/t").open() as reader:
-        volumes.write(token, tmp_path / "v", sources(token="new"))
+        volumes.write(token, tmp_path / "v", sources(minted="new"))
         assert reader.read().startswith("old"), "who has it open sees no half of the new one"
     assert (tmp_path / "v/t").read_text().startswith("new")
 
@@ -65,8 +65,8 @@ def test_a_config_map_is_waited_for_and_followed(tmp_path: Path) -> None:
 def test_missing_things_that_are_optional_are_left_out(tmp_path: Path) -> None:
     volumes.write(volume(configMap={"name": "settings", "optional": True}), tmp_path / "v", sources())
     assert list((tmp_path / "v").iterdir()) == []
+    keyed = volume(configMap={"name": "settings", "items": [{"key": "a", "path": "a"}]})
     with pytest.raises(NotThereYet, match="waiting for key a in ConfigMap shop/settings"):
-        keyed = volume(configMap={"name": "settings", "items": [{"key": "a", "path": "a"}]})
         volumes.write(keyed, tmp_path / "v", sources({"settings": {}}))
 
 

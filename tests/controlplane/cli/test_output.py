@@ -1,0 +1,58 @@
+"""What commands print."""
+
+import io
+import json
+
+import pytest
+import yaml
+from rich.console import Console
+
+from pymesh_controlplane.cli.output import Format, age, pod_rows, show, status_rows
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-1, "0s"), (0, "0s"), (119, "119s"), (187, "3m7s"), (700, "11m"), (7200, "2h"), (200_000, "2d")],
+)
+def test_ages_are_kubectls(seconds: float, text: str) -> None:
+    assert age(seconds) == text
+
+
+def printed(output: Format, *, terminal: bool = False) -> str:
+    console = Console(file=io.StringIO(), width=20, force_terminal=terminal, highlight=False)
+    show(
+        console, output, [{"name": "web"}], ("NAME", "STATUS"), [["a-name-that-is-longer-than-the-terminal", "Running"]]
+    )
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_table_is_never_cut_and_coloured_on_terminals_only() -> None:
+    assert printed(Format.table).splitlines() == [
+        "NAME                                     STATUS",
+        "a-name-that-is-longer-than-the-terminal  Running",
+    ]
+    assert "\x1b[32mRunning" in printed(Format.table, terminal=True)
+
+
+def test_programs_get_documents() -> None:
+    assert json.loads(printed(Format.json)) == [{"name": "web"}]
+    assert yaml.safe_load(printed(Format.yaml)) == [{"name": "web"}]
+
+
+def test_rows_of_pods_and_proxies() -> None:
+    pod = {
+        "namespace": "shop",
+        "name": "web-1",
+        "ready": 1,
+        "containers": 2,
+        "status": "Running",
+        "restarts": 0,
+        "created": 100.0,
+        "ip": "",
+        "message": "two\nlines",
+    }
+    assert pod_rows([pod], 105.0) == [["shop", "web-1", "1/2", "Running", "0", "5s", "-", "two lines"]]
+    states = {"lds": {"status": "NACKED", "error": "no such filter"}, "cds": {"status": "SYNCED", "error": ""}}
+    proxy = {"proxy": "web-1.shop", "user_agent": "envoy", "types": states}
+    assert status_rows([proxy]) == [["web-1.shop", "envoy", "SYNCED", "-", "NACKED", "-", "no such filter"]]
