@@ -31,6 +31,7 @@ from pymesh_proxy.runtime import Runtime
 from pymesh_proxy.telemetry.metrics import HttpStats
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.transport.facts import Facts
+from pymesh_proxy.transport.reset import reset
 from pymesh_proxy.upstream.balancer import choose_weighted
 from pymesh_proxy.upstream.connection import UpstreamConnection
 from pymesh_proxy.upstream.endpoint import Endpoint
@@ -557,7 +558,7 @@ class Exchange:
         self.record.flag, self.record.details = error.flag, error.details
         # Closing is how the client learns that the message is incomplete; where closing would mean complete, reset.
         if self._framing_close:
-            self._downstream.transport.abort()
+            reset(self._downstream.transport)
         self._complete(keep=False)
 
     def _reply(self, reply: LocalReply, reason: str = "") -> None:

@@ -145,7 +145,24 @@ class ListenerServer:
             for chain in chains
         ):
             return OPAQUE
-        return await peek(self._runtime.loop, sock, SILENT_CLIENT_SECONDS)
+        loop = self._runtime.loop
+        try:
+            async with asyncio.timeout(SILENT_CLIENT_SECONDS):
+                await readable(loop, sock)
+        except TimeoutError:
+            return None
+        try:  # it has begun: half of a ClientHello may be as slow as the network
+            async with asyncio.timeout(listener.inspect_timeout):
+                return await peek(loop, sock, None)
+        except TimeoutError:
+            return self._undetected(listener)
+
+    @staticmethod
+    def _undetected(listener: Listener) -> Detection:
+        """The time for telling what the client speaks is over."""
+        if not listener.inspect_timeout_continues:
+            raise Refusal("silent", f"what is spoken could not be told within {listener.inspect_timeout:g} s")
+        return OPAQUE
 
     async def _silent_client(self, sock: socket.socket, listener: Listener, relay: Relay | None) -> Detection:
         """Wait for a client that does not begin to speak: perhaps the server does, where that can be found out."""
@@ -156,11 +173,12 @@ class ListenerServer:
                     return OPAQUE
                 detection = await peek(loop, sock, None)
         except TimeoutError:
-            if not listener.inspect_timeout_continues:
+            try:
+                return self._undetected(listener)
+            except Refusal:
                 if relay is not None:
                     relay.abandon()
-                raise Refusal("silent", f"nobody said anything within {listener.inspect_timeout:g} s") from None
-            return OPAQUE
+                raise
         except OSError:
             if relay is not None:
                 relay.abandon()

@@ -16,6 +16,7 @@ from pymesh_proxy.telemetry.metrics import TcpStats
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.timers import NEVER
 from pymesh_proxy.transport.facts import Facts
+from pymesh_proxy.transport.reset import reset
 from pymesh_proxy.upstream.balancer import choose_weighted
 from pymesh_proxy.upstream.endpoint import Endpoint
 from pymesh_proxy.upstream.pool import WRITE_HIGH_WATER
@@ -217,7 +218,7 @@ class Relay:
         downstream, upstream = self.downstream.transport, self.upstream.transport
         if self.record.flag is not Flag.NONE or upstream is None or self._upstream_lost:
             if downstream is not None:
-                downstream.abort()
+                reset(downstream)
             return
         if self._done or downstream is None:
             upstream.abort()
@@ -252,8 +253,9 @@ class Relay:
             raise failure(Flag.UPSTREAM_OVERFLOW, "upstream_reset_before_response_started{overflow}")
         self._cluster = cluster
         record.upstream_peer = await upstreams.connect(cluster, endpoint, lambda: self.upstream)
-        self._endpoint = endpoint
-        endpoint.active += 1
+        if not self._done:  # the client may have gone meanwhile
+            self._endpoint = endpoint
+            endpoint.active += 1
         record.t_connected = monotonic()
 
     def half_lost(self, half: Half, exc: Exception | None) -> None:
@@ -265,14 +267,14 @@ class Relay:
             self.upstream_spoke()
         elif other.transport is not None:
             if exc is not None:
-                other.transport.abort()
+                reset(other.transport)
             else:
                 other.half_close()
                 if half is self.downstream or other.over:
                     other.transport.close()
         if self._cluster is not None and half is self.upstream:
             self._runtime.upstreams.free(self._runtime.upstreams.state(self._cluster))
-        if self._open == 0:
+        if self._open == 0 and self.downstream.transport is not None:
             self._complete()
 
     def set_idle(self) -> None:
@@ -295,7 +297,11 @@ class Relay:
         if not (self.downstream.over or self.upstream.over):
             self.record.flag, self.record.details = Flag.STREAM_IDLE_TIMEOUT, "tcp_session_idle_timeout"
         for half in (self.downstream, self.upstream):
-            if half.transport is not None:
+            if half.transport is None:
+                continue
+            if half.transport.get_write_buffer_size():  # and nobody takes it: closing in order would wait for that
+                half.transport.abort()
+            else:
                 half.transport.close()
 
     def drain(self) -> None:

@@ -193,12 +193,23 @@ class Upstreams:
     def reserve(self, cluster: Cluster) -> bool:
         """Take a place for one more connection of `cluster`; False if its limit is reached. `free` gives it back."""
         state = self.state(cluster)
-        if state.connections >= cluster.limits.max_connections:
+        if state.connections >= cluster.limits.max_connections and not self._make_room(cluster):
             state.stats.cx_overflow += 1
             return False
         state.connections += 1
         state.stats.cx_active += 1
         return True
+
+    def _make_room(self, cluster: Cluster) -> bool:
+        """Close a connection that idles at some endpoint of `cluster`: nobody is to wait for a place that is not used.
+
+        Its own place comes free in a moment (`free`); until then there is one connection too many.
+        """
+        for endpoint in self.endpoints(cluster):
+            if endpoint.idle:
+                endpoint.idle.pop(0).close()
+                return True
+        return False
 
     def free(self, state: ClusterState) -> None:
         """Give a place back, to the first who waits for one."""
