@@ -394,7 +394,7 @@ def test_ctrl_c_during_up_leaves_nothing(other: Path, moment: str) -> None:
     write(other, never)
     environment = {**os.environ, "PYMESH_MESH": OTHER}
     with subprocess.Popen([PYMESH, "up", "-f", str(other)], stderr=subprocess.PIPE, text=True, env=environment) as up:
-        sign = (state.RUN / OTHER) if moment == "starting" else network.NAMESPACES / network.mesh_namespace(OTHER)
+        sign = state.named(OTHER).root if moment == "starting" else state.named(OTHER).socket
         eventually_sync(sign.exists, interval=0.002)
         if moment == "waiting":
             eventually_sync(lambda: "web" in rows(OTHER))
@@ -435,6 +435,17 @@ def test_up_refuses_wrong_manifests_and_leaves_nothing(other: Path) -> None:
     assert nothing_left(OTHER)
     assert "no such component; there are" in pymesh("up", "--without", "fun", mesh=OTHER, check=False).stderr
     assert "cannot be the name of a mesh" in pymesh("up", mesh="a-b", check=False).stderr
+
+
+def test_a_supervisor_that_cannot_start_says_why_in_one_line(other: Path, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/iptables-restore").write_text("#!/bin/sh\necho no kernel support >&2; exit 4\n")
+    (tmp_path / "bin/iptables-restore").chmod(0o755)
+    path = f"{tmp_path}/bin:{os.environ['PATH']}"
+    done = pymesh("up", "-f", str(other), "--timeout", "5", mesh=OTHER, check=False, env={"PATH": path})
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("iptables-restore -w 5: no kernel support")
+    assert nothing_left(OTHER)
 
 
 def test_without_root_there_is_one_message() -> None:

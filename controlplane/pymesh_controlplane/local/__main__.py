@@ -13,12 +13,14 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from logging.handlers import RotatingFileHandler
 
 from pymesh import names
 from pymesh.errors import MeshError
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.local import api, network, programs, state, system
+from pymesh_controlplane.local.logs import MAX_LOG
 from pymesh_controlplane.local.network import Network
 from pymesh_controlplane.local.state import State
 from pymesh_controlplane.local.store import Text
@@ -32,18 +34,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mesh", required=True, help="name of the mesh; its state directory exists")
     parser.add_argument("--components", required=True, help="components of the control plane, separated by commas")
     given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    place = state.named(given.mesh)
+    handler = RotatingFileHandler(place.log, maxBytes=MAX_LOG, backupCount=1)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=[handler])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     os.umask(0o022)
+    failed = False
     try:
-        asyncio.run(_run(state.named(given.mesh), given.components.split(",")))
-    except (MeshError, OSError) as error:
-        sys.stderr.write(f"pymesh: {error}\n")
-        return 1
+        asyncio.run(_run(place, given.components.split(",")))
+    except* (MeshError, OSError) as group:
+        failed = True
+        for error in _leaves(group):
+            sys.stderr.write(f"pymesh: {error}\n")
     finally:
         network.remove_namespaces(given.mesh)
-    shutil.rmtree(state.named(given.mesh).root, ignore_errors=True)
-    return 0
+    if not failed:
+        shutil.rmtree(place.root, ignore_errors=True)
+    return int(failed)
+
+
+def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 async def _run(place: State, components: list[str]) -> None:
@@ -58,6 +73,8 @@ async def _run(place: State, components: list[str]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, supervisor.stop.set)
     own = Text("the control plane's manifests", "/", json.dumps(_list(system.manifests(place, components))))
     supervisor.apply(supervisor.store.read([own], names.SYSTEM_NAMESPACE)[0])
+    # Whoever waits for the socket to appear then knows that the network is there.
+    await supervisor.prepare()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(place.socket))
         listener.listen()

@@ -14,7 +14,8 @@ _CHUNK: Final = 64 * 1024
 class ContainerLog:
     """A pipe whose write end is a container's output, and a file that gets what comes through it.
 
-    The container waits when this process is slow, and loses nothing.
+    The container waits when this process is slow, and loses nothing. What a full disk has no room for is counted, and
+    the count is written when there is room again.
     """
 
     def __init__(self, path: Path, limit: int = MAX_LOG) -> None:
@@ -23,6 +24,7 @@ class ContainerLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab", buffering=0)
         self._size = path.stat().st_size
+        self._lost = 0
         self._read, self.write_fd = os.pipe()
         os.set_blocking(self._read, False)
         asyncio.get_running_loop().add_reader(self._read, self._drain)
@@ -40,8 +42,18 @@ class ContainerLog:
             self.path.replace(self.path.with_name(f"{self.path.name}.1"))
             self._file = self.path.open("ab", buffering=0)
             self._size = 0
-        self._file.write(data)
-        self._size += len(data)
+        if self._lost:
+            data = f"pymesh: {self._lost} bytes could not be written here\n".encode() + data
+        written = self._write(data)
+        self._size += written
+        self._lost = 0 if written == len(data) else self._lost + len(data) - written
+
+    def _write(self, data: bytes) -> int:
+        """How many bytes fitted on the disk. The container goes on without the others: it has done nothing wrong."""
+        try:
+            return self._file.write(data) or 0
+        except OSError:
+            return 0
 
     def note(self, text: str) -> None:
         """A line of ours, between what the container writes."""

@@ -56,7 +56,7 @@ class Running:
 
 
 class Supervisor:
-    """One mesh. `serve` runs it; the other methods are what the API does."""
+    """One mesh. `prepare` and then `serve` run it; the other methods are what the API does."""
 
     def __init__(
         self, state: State, network: Network, signer: TokenSigner, programs: Programs, injection: InjectionConfig
@@ -165,14 +165,21 @@ class Supervisor:
 
     # --- the loop ------------------------------------------------------------------------------------------------
 
-    async def serve(self) -> None:
-        """Run the mesh until `stop` is set, then end its pods. The network and the files are the caller's to remove."""
+    async def prepare(self) -> None:
+        """Make the network, and answer DNS in it. The network and the files are the caller's to remove.
+
+        Raises:
+            MeshError: the network cannot be made.
+        """
         await self._network.create()
         udp, tcp = self._network.socket(socket.SOCK_DGRAM), self._network.socket(socket.SOCK_STREAM)
         udp.bind((DNS_ADDRESS, 53))
         tcp.bind((DNS_ADDRESS, 53))
         tcp.listen()
         await self._dns.start(udp, tcp)
+
+    async def serve(self) -> None:
+        """Run the mesh until `stop` is set, then end its pods."""
         async with asyncio.TaskGroup() as group:
             self._tasks = group
             loop = group.create_task(self._keep_up())

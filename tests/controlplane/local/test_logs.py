@@ -4,6 +4,8 @@ import asyncio
 import os
 from pathlib import Path
 
+import pytest
+
 from pymesh_controlplane.local.logs import ContainerLog
 from tests.support.waiting import eventually
 
@@ -33,3 +35,17 @@ async def test_a_full_log_is_put_aside_and_only_one_is(tmp_path: Path) -> None:
     lines = (aside.read_text() + log.path.read_text()).splitlines()
     assert lines == [f"line {number:03}" for number in range(30 - len(lines), 30)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.log", "c.log.1"]
+
+
+async def test_what_a_full_disk_has_no_room_for_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "c.log"
+    path.symlink_to("/dev/full")
+    log = ContainerLog(path)
+    log.note("lost")
+    path.unlink()
+    log._file.close()
+    with path.open("ab", buffering=0) as file:
+        monkeypatch.setattr(log, "_file", file)
+        log.note("kept")
+        assert path.read_text() == "pymesh: 13 bytes could not be written here\npymesh: kept\n"
+        log.close()
