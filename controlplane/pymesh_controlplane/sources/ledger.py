@@ -54,16 +54,17 @@ class Ledger:
         """The newest readable version of everything."""
         found: dict[Key, list[Resource[object]]] = {}
         held: dict[Key, Resource[object]] = {}
+        by_file = _by_file(self._in_force.values())
         for path, content in contents.items():
-            earlier = {key: item for key, item in self._in_force.items() if _within(item.file, path)}
             if isinstance(content, ConfigError):
+                earlier = _below(path, by_file)
                 held |= earlier
                 problems.append(Problem.of(content, consequence=KEPT_FILE if earlier else ""))
                 continue
             for resource in content.resources:
                 found.setdefault(resource.key, []).append(resource)
             if content.anonymous:
-                held |= earlier
+                held |= _below(path, by_file)
             held |= self._judge_refused(content, problems)
         candidates = {key: self._pick(versions, problems) for key, versions in found.items()}
         return {**held, **candidates}
@@ -119,8 +120,19 @@ class Ledger:
         return before is None or not item.says_the_same_as(before)
 
 
-def _within(file: str, path: str) -> bool:
-    return file == path or file.startswith(f"{path}/")
+def _by_file(resources: Iterable[Resource[object]]) -> dict[str, dict[Key, Resource[object]]]:
+    found: dict[str, dict[Key, Resource[object]]] = {}
+    for item in resources:
+        found.setdefault(item.file, {})[item.key] = item
+    return found
+
+
+def _below(path: str, by_file: Mapping[str, dict[Key, Resource[object]]]) -> dict[Key, Resource[object]]:
+    """The resources of the file `path`, or of all files in the folder `path`."""
+    if path in by_file:
+        return by_file[path]
+    within = [items for file, items in by_file.items() if file.startswith(f"{path}/")]
+    return {key: item for items in within for key, item in items.items()}
 
 
 def _by_resource(problems: Iterable[Problem], result: World) -> Iterator[tuple[Resource[object], list[Problem]]]:
