@@ -88,7 +88,9 @@ def mesh_commands() -> list[str]:
     """What makes the mesh namespace a switch and a router, as lines for `ip -batch`."""
     return [
         "link set lo up",
-        f"link add {BRIDGE} type bridge",
+        # Without an address of its own a bridge takes the lowest of its ports', which changes as pods come and go; the
+        # others would send to the old one until their ARP entries expire.
+        f"link add {BRIDGE} address {mac_address(GATEWAY)} type bridge",
         f"address add {GATEWAY}/{POD_NETWORK.prefixlen} dev {BRIDGE}",
         f"link set {BRIDGE} up",
         f"address add {DNS_ADDRESS}/32 dev lo",

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from pymesh.errors import MeshError
-from pymesh_controlplane.local import network
+from pymesh_controlplane.local import network, processes
 from pymesh_controlplane.local.network import AddressPool, Frontend, Network
+from tests.support.waiting import eventually
 
 MESH = f"n{os.getpid()}"
 
@@ -121,12 +122,30 @@ async def test_pods_reach_each_other_services_and_themselves(net: Network, tmp_p
 async def test_removing_a_pod_ends_what_runs_in_it(net: Network) -> None:
     path = await net.add_pod("default", "a", "10.244.0.2")
     with subprocess.Popen(["nsenter", f"--net={path}", "sleep", "60"]) as process:
+        await eventually(lambda: process.pid in processes.in_network_namespace(path))
         await net.remove_pod("default", "a", "10.244.0.2")
         assert process.wait() == -9
     assert not path.exists()
     await net.remove_pod("default", "a", "10.244.0.2")
     # Its address and name are free at once.
     await net.add_pod("default", "a", "10.244.0.2")
+
+
+@pytest.mark.netns
+async def test_the_gateways_hardware_address_stays_when_pods_come_and_go(net: Network) -> None:
+    """A bridge takes the lowest address of its ports unless it is given one; pods would go on asking the old one."""
+
+    def address() -> str:
+        show = ["ip", "-n", net.namespace, "-o", "link", "show", network.BRIDGE]
+        return (
+            subprocess.run(show, capture_output=True, text=True, check=True).stdout.split("link/ether ")[1].split()[0]
+        )
+
+    seen = {address()}
+    for number in range(2, 10):
+        await net.add_pod("default", f"p{number}", f"10.244.0.{number}")
+        seen.add(address())
+    assert seen == {network.mac_address(network.GATEWAY)}
 
 
 @pytest.mark.netns
