@@ -7,6 +7,7 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from os import kill
 from pathlib import Path
@@ -221,18 +222,23 @@ def traffic(mesh: Mesh, pod: str, host: str) -> Iterator[Counter[str]]:
 
     def ask() -> None:
         while not over.is_set():
-            seen.update(load(mesh, pod, host, "/", 200))
+            seen.update(load(mesh, pod, host, "/", 100))
 
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
-        eventually_sync(lambda: sum(seen.values()) > 0, what="traffic to flow")
-        before = sum(seen.values())
-        yield seen
-        eventually_sync(lambda: sum(seen.values()) > before + 400, what="traffic to go on")
-    finally:
-        over.set()
-        thread.join()
+    def flows(above: int) -> bool:
+        if asking.done():
+            asking.result()
+        return sum(seen.values()) > above
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask)
+        try:
+            eventually_sync(lambda: flows(0), what="traffic to flow", timeout=20)
+            before = sum(seen.values())
+            yield seen
+            eventually_sync(lambda: flows(before + 200), what="traffic to go on", timeout=20)
+        finally:
+            over.set()
+        asking.result()
 
 
 LATECOMER = """
@@ -250,6 +256,7 @@ spec:
 
 
 def test_without_a_control_plane_traffic_goes_on_and_new_pods_say_what_they_wait_for(mesh: Mesh) -> None:
+    eventually_sync(lambda: mesh.status_of("client", "http://echo/") == "200", what="the mesh to have settled")
     pids = mesh.pids("pymesh-controlplane")
     for pid in pids:
         kill(pid, signal.SIGSTOP)
