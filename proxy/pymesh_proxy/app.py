@@ -68,7 +68,7 @@ class Proxy:
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Put a snapshot in force: one assignment for the data path, then sockets and names follow."""
-        self.runtime.snapshot = snapshot
+        self.runtime.adopt(snapshot)
         self.dns.follow(snapshot.clusters)
         if self.options.listen is None:
             self._bind(snapshot.listeners)
@@ -132,6 +132,10 @@ class Proxy:
             "Times that no connection could be accepted for want of file descriptors",
             sum(item.exhausted for item in self._acceptors.values()),
         )
+        gauges["pymesh_access_log_dropped"] = (
+            "Lines that no access log file could take",
+            self.runtime.access_logs.dropped,
+        )
         if self.control is not None:
             stats = self.control.xds.stats
             gauges["envoy_control_plane_connected_state"] = ("1 while connected to pilot", float(stats.connected))
@@ -181,6 +185,7 @@ class Proxy:
         loop = self.runtime.loop
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGUSR1, self.runtime.access_logs.reopen)
 
     async def _drain(self) -> None:
         """Answers say `connection: close`; leave when nothing is in flight, or when the drain time is over."""

@@ -90,6 +90,8 @@ class Exchange:
         record.path = request.path.decode("latin-1")
         record.authority = request.authority.decode("latin-1")
         record.headers = request
+        if request.minor == 0:
+            record.protocol = "HTTP/1.0"
         self._route_found: Route | None = None
         self._forward: Forward | None = None
         self._cluster: Cluster | None = None
@@ -631,6 +633,6 @@ class Exchange:
                     item.on_complete(record)
                 except Exception as error:  # noqa: BLE001 - as in `_filter`; there is no request any more to fail
                     self._filter_failed(item, error)
-        downstream.runtime.completed(record)
+        downstream.runtime.completed(record, downstream.manager.access_logs)
         record.headers = record.response_headers = None  # the record is kept for a while, the heads need not be
         downstream.exchange_done(keep=keep)

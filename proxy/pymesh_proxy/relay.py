@@ -325,4 +325,4 @@ class Relay:
             state = runtime.upstreams.state(self._cluster)
             state.stats.bytes_sent += record.bytes_received
             state.stats.bytes_received += record.bytes_sent
-        runtime.completed(record)
+        runtime.completed(record, self.proxy.access_logs)

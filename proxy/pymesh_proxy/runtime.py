@@ -2,11 +2,12 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, Protocol
 
-from pymesh_proxy.config.model import InlineCertificate, SdsName, Snapshot
+from pymesh_proxy.config.model import AccessLogFile, InlineCertificate, SdsName, Snapshot
 from pymesh_proxy.control.secrets import Certificate, SecretStore
+from pymesh_proxy.telemetry.access_log import AccessLog, AccessLogs
 from pymesh_proxy.telemetry.metrics import Stats
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.timers import TimerWheel
@@ -20,6 +21,12 @@ RECENT_REQUESTS: Final = 512
 class Drainable(Protocol):
     """A downstream connection, as far as shutting down is concerned."""
 
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Put `snapshot` in force: one assignment. Access logs that it no longer names are closed."""
+        self.snapshot = snapshot
+        self._logs.clear()
+        self.access_logs.retain((file.path, file.format) for file in access_logs(snapshot))
+
     def drain(self) -> None:
         """End as soon as nothing is in flight."""
 
@@ -32,7 +39,7 @@ class Runtime:
         draining: no new connections; answers carry `connection: close`.
         random: [0, 1), for weights and jitter.
         recent: the last requests, newest last.
-        observers: called with each finished record: access logs, and whatever reports further.
+        observers: called with each finished record: whatever reports further.
         connections: downstream connections that are open.
     """
 
@@ -46,6 +53,9 @@ class Runtime:
         self.timers = TimerWheel(loop)
         self.upstreams = Upstreams(loop, tls, self.stats, random, self.timers)
         self.recent: deque[RequestRecord] = deque(maxlen=RECENT_REQUESTS)
+        self.access_logs = AccessLogs()
+        # By identity of the compiled AccessLogFile, which is held so that the identity stays its own.
+        self._logs: dict[int, tuple[AccessLogFile, AccessLog]] = {}
         self.observers: list[Callable[[RequestRecord], None]] = []
         self.draining = False
         self.connections: set[Drainable] = set()
@@ -56,14 +66,25 @@ class Runtime:
         secret = self.secrets.get(certificate.name) if isinstance(certificate, SdsName) else None
         return secret.uri if isinstance(secret, Certificate) else ""
 
-    def completed(self, record: RequestRecord) -> None:
-        """Keep the record of a finished request, and show it to the observers."""
+    def completed(self, record: RequestRecord, logs: tuple[AccessLogFile, ...]) -> None:
+        """Log the record of a finished request, keep it, and show it to the observers."""
+        for file in logs:
+            found = self._logs.get(id(file))
+            if found is None:
+                found = self._logs[id(file)] = (file, self.access_logs.get(file.path, file.format))
+            found[1].write(record)
         self.recent.append(record)
         for observe in self.observers:
             try:
                 observe(record)
             except Exception as error:  # noqa: BLE001 - whoever watches must not break what is watched
                 self.loop.call_exception_handler({"message": f"{observe!r} failed", "exception": error})
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Put `snapshot` in force: one assignment. Access logs that it no longer names are closed."""
+        self.snapshot = snapshot
+        self._logs.clear()
+        self.access_logs.retain((file.path, file.format) for file in access_logs(snapshot))
 
     def drain(self) -> None:
         """Begin to shut down: answers say `close`, idle connections end now."""
@@ -90,3 +111,13 @@ class Runtime:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.upstreams.close()
         self.timers.close()
+        self.access_logs.close()
+
+
+def access_logs(snapshot: Snapshot) -> Iterator[AccessLogFile]:
+    """Every access log that a snapshot names."""
+    for listener in snapshot.listeners.values():
+        yield from listener.access_logs
+        for chain in (*listener.chains, listener.default_chain):
+            if chain is not None:
+                yield from chain.handler.access_logs
