@@ -80,7 +80,11 @@ SUPPORTED: Final[Mapping[str, Support]] = {
     f"{_CORE}Address": Support("socket_address"),
     f"{_CORE}SocketAddress": Support("protocol address port_value", only={"protocol": ("TCP",)}),
     f"{_CORE}CidrRange": Support("address_prefix prefix_len"),
-    f"{_CORE}BindConfig": Support("source_address", {"source_address": "port 0 only"}),
+    f"{_CORE}BindConfig": Support(
+        "source_address extra_source_addresses",
+        {"source_address": "port 0 only", "extra_source_addresses": "at most one, of the other address family"},
+    ),
+    f"{_CORE}ExtraSourceAddress": Support("address", {"address": "port 0 only"}),
     f"{_CORE}DataSource": Support(
         "filename inline_bytes inline_string", {"filename": "read when the resource is accepted"}
     ),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster as ClusterMessage
+from envoy.config.core.v3.address_pb2 import SocketAddress
 from envoy.config.core.v3.base_pb2 import Metadata
 from envoy.config.core.v3.health_check_pb2 import HealthStatus
 from envoy.config.endpoint.v3.endpoint_components_pb2 import LbEndpoint
@@ -88,6 +89,7 @@ def compile_cluster(message: ClusterMessage, path: str = "", *, http2: bool = Fa
     longest = positive(
         message.dns_failure_refresh_rate, "max_interval", max(base, refresh), join(path, "dns_failure_refresh_rate")
     )
+    bind_address, extra_bind_address = _bind_addresses(message, path)
     cluster = Cluster(
         name=name,
         discovery=discovery,
@@ -98,7 +100,8 @@ def compile_cluster(message: ClusterMessage, path: str = "", *, http2: bool = Fa
         else None,
         transport_matches=_transport_matches(message, path),
         limits=_limits(message),
-        bind_address=_bind_address(message, path),
+        bind_address=bind_address,
+        extra_bind_address=extra_bind_address,
         idle_timeout=idle_timeout,
         max_requests_per_connection=max_requests,
         least_request_choices=_choices(message, path),
@@ -240,14 +243,25 @@ def _limits(message: ClusterMessage) -> CircuitLimits:
     return CircuitLimits()
 
 
-def _bind_address(message: ClusterMessage, path: str) -> str:
+def _bind_addresses(message: ClusterMessage, path: str) -> tuple[str, str]:
+    """Source address of upstream connections, and that for the other address family; empty where there is none."""
     if not message.HasField("upstream_bind_config"):
-        return ""
-    here = join(path, "upstream_bind_config.source_address")
-    source = message.upstream_bind_config.source_address
+        return "", ""
+    config, here = message.upstream_bind_config, join(path, "upstream_bind_config")
+    address = _source_address(config.source_address, join(here, "source_address"))
+    here = join(here, "extra_source_addresses")
+    if not config.extra_source_addresses:
+        return address, ""
+    extra = _source_address(config.extra_source_addresses[0].address, f"{here}[0].address")
+    if len(config.extra_source_addresses) > 1 or (":" in extra) == (":" in address):
+        raise ConfigError("give at most one, of the other address family than source_address", path=here)
+    return address, extra
+
+
+def _source_address(source: SocketAddress, path: str) -> str:
     if source.port_value:
-        raise ConfigError("a fixed source port is not supported; use 0", path=join(here, "port_value"))
-    return ip(source.address, join(here, "address"))
+        raise ConfigError("a fixed source port is not supported; use 0", path=join(path, "port_value"))
+    return ip(source.address, join(path, "address"))
 
 
 def _transport_matches(message: ClusterMessage, path: str) -> tuple[TransportMatch, ...]:

@@ -292,6 +292,7 @@ class Cluster:
     transport_matches: tuple[TransportMatch, ...] = ()
     limits: CircuitLimits = CircuitLimits()
     bind_address: str = ""  # source address of upstream connections; empty lets the kernel choose
+    extra_bind_address: str = ""  # the same for endpoints of the other address family
     idle_timeout: float | None = 3600.0
     max_requests_per_connection: int | None = None
     least_request_choices: int = 2

@@ -244,7 +244,7 @@ class Upstreams:
                     endpoint.port,
                     ssl=context,
                     server_hostname=None if context is None else "",
-                    local_addr=(cluster.bind_address, 0) if cluster.bind_address else None,
+                    local_addr=_source(cluster, endpoint),
                 )
             made = True
             transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
@@ -318,6 +318,14 @@ def _original(state: ClusterState, address: tuple[str, int]) -> Endpoint:
                     break
         endpoint = originals[address] = Endpoint(*address)
     return endpoint
+
+
+def _source(cluster: Cluster, endpoint: Endpoint) -> tuple[str, int] | None:
+    """The local address to connect from. One of the wrong family is left to fail: any other could lead in a circle."""
+    if not cluster.bind_address:
+        return None
+    extra = cluster.extra_bind_address
+    return (extra if extra and (":" in extra) == (":" in endpoint.host) else cluster.bind_address), 0
 
 
 def _ssl_object(transport: asyncio.BaseTransport) -> ssl.SSLObject:

@@ -69,7 +69,9 @@ def test_options() -> None:
         connect_timeout: 0.25s
         circuit_breakers:
           thresholds: [{{max_connections: 1, max_pending_requests: 2, max_requests: 3, max_retries: 4}}]
-        upstream_bind_config: {{source_address: {{address: 127.0.0.6, port_value: 0}}}}
+        upstream_bind_config:
+          source_address: {{address: 127.0.0.6, port_value: 0}}
+          extra_source_addresses: [{{address: {{address: "::6", port_value: 0}}}}]
         least_request_lb_config: {{choice_count: 5}}
         common_lb_config: {{healthy_panic_threshold: {{value: 0}}}}
         metadata: {{filter_metadata: {{istio: {{services: [{{host: a.b, name: a, namespace: b}}]}}}}}}
@@ -80,6 +82,7 @@ def test_options() -> None:
             explicit_http_config: {{http_protocol_options: {{}}}}
     """)
     assert (found.eds_service_name, found.connect_timeout, found.bind_address) == ("other", 0.25, "127.0.0.6")
+    assert found.extra_bind_address == "::6"
     assert found.limits == CircuitLimits(1, 2, 3, 4)
     assert (found.least_request_choices, found.panic_threshold) == (5, 0.0)
     assert (found.idle_timeout, found.max_requests_per_connection) == (None, 9)
@@ -184,6 +187,9 @@ def test_the_priority_in_force(specs: list[tuple[int, bool]], priority: int) -> 
          "c.common_lb_config.healthy_panic_threshold.value", "0 to 100"),
         ("{name: a, upstream_bind_config: {source_address: {address: x}}}",
          "c.upstream_bind_config.source_address.address", "not an IP"),
+        ("""{name: a, upstream_bind_config: {source_address: {address: 127.0.0.6, port_value: 0},
+             extra_source_addresses: [{address: {address: 127.0.0.7, port_value: 0}}]}}""",
+         "c.upstream_bind_config.extra_source_addresses", "of the other address family"),
         ("{name: a, upstream_bind_config: {source_address: {address: 127.0.0.1, port_value: 5}}}",
          "c.upstream_bind_config.source_address.port_value", "fixed source port"),
         ("{name: a, transport_socket_matches: [{}]}", "c.transport_socket_matches[0].name", "is required"),
