@@ -1,4 +1,4 @@
-"""What one proxied request costs in Python alone: the real connection, exchange and pool, with transports that do nothing.
+"""What one proxied request costs in Python alone: real connection, exchange and pool, with transports that do nothing.
 
     python -m benchmarks.micro.request_path [--profile]
 
@@ -28,7 +28,8 @@ REQUEST = (
     b"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36\r\n"
     b"Accept: text/html,application/xhtml+xml,application/xml;q=0.9\r\nAccept-Encoding: gzip, deflate, br\r\n"
     b"Accept-Language: en-US,en;q=0.5\r\nX-Forwarded-For: 10.0.0.1\r\nCookie: session=abcdef0123456789; theme=dark\r\n"
-    b"Cache-Control: no-cache\r\nX-Custom-Header: some value here\r\nAuthorization: Bearer abcdefghijklmnopqrstuvwxyz\r\n\r\n"
+    b"Cache-Control: no-cache\r\nX-Custom-Header: some value here\r\n"
+    b"Authorization: Bearer abcdefghijklmnopqrstuvwxyz\r\n\r\n"
 )
 RESPONSE = (
     b"HTTP/1.1 200 OK\r\nServer: nginx\r\nDate: Sun, 22 Nov 2026 20:00:00 GMT\r\nContent-Type: text/plain\r\n"

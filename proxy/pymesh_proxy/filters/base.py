@@ -3,8 +3,8 @@
 A filter is a value with up to three functions. The exchange calls them in a flat loop: `on_request` in configuration
 order, `on_response` in reverse, `on_complete` exactly once for each request, whatever became of it.
 
-`on_request` answers None to let the request pass, a `LocalReply` to answer it right here, or an awaitable of either where
-it has to ask somebody; only then does a request cost a task.
+`on_request` answers None to let the request pass, a `LocalReply` to answer it right here, or an awaitable of either
+where it has to ask somebody; only then does a request cost a task.
 """
 
 from collections.abc import Awaitable, Callable
