@@ -80,7 +80,10 @@ class HttpPort:
                 async with asyncio.timeout(REQUEST_TIMEOUT):
                     while await self._one(connection, reader, writer):
                         connection.start_next_cycle()
-        except (h11.RemoteProtocolError, OSError, TimeoutError) as error:
+        except h11.RemoteProtocolError as error:
+            log.debug("admin request refused: %s", error)
+            _refuse(connection, writer, error)
+        except (OSError, TimeoutError) as error:
             log.debug("admin connection ended: %s", error)
         finally:
             self._open -= 1
@@ -130,6 +133,20 @@ class HttpPort:
             return found if isinstance(found, Answer) else await found
         except ValueError as error:
             return text(str(error), 400)
+        except Exception:
+            log.exception("%s failed", parts.path)
+            return text(f"{parts.path} failed; the proxy's log has the reason", 500)
+
+
+def _refuse(connection: h11.Connection, writer: asyncio.StreamWriter, error: h11.RemoteProtocolError) -> None:
+    """Say what is wrong with a request, if it can still be answered."""
+    if connection.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
+        return
+    body = f"{error}\n".encode()
+    headers = [("content-length", str(len(body))), ("connection", "close")]
+    response = h11.Response(status_code=error.error_status_hint, headers=headers)
+    data = (connection.send(response) or b"") + (connection.send(h11.Data(data=body)) or b"")
+    writer.write(data + (connection.send(h11.EndOfMessage()) or b""))
 
 
 def help_page(pages: Mapping[str, Page]) -> Page:

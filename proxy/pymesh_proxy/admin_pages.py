@@ -103,6 +103,8 @@ def record_as_json(record: RequestRecord) -> dict[str, object]:
 
 def _requests(proxy: "Proxy", query: Query) -> Answer:
     wanted, limit = query.get("id"), int(query.get("limit", "100"))
+    if limit < 1:
+        raise ValueError(f"limit={limit}: at least 1")
     found = [record for record in proxy.runtime.recent if wanted is None or record.request_id == wanted]
     return as_json([record_as_json(record) for record in found[-limit:]])
 

@@ -51,7 +51,10 @@ class Proxy:
         self.dns = DnsResolver(self._publish_addresses)
         self.control: ControlPlane | None = None
         self.started = monotonic()
+        self.unbound = 0  # listeners whose address cannot be listened on
+        self._serving = False
         self._acceptors: dict[str, Acceptor] = {}
+        self._bound: dict[str, tuple[str, int]] = {}  # where the acceptors of configured listeners are
         self._ports: list[HttpPort] = []
         self._stop = asyncio.Event()
 
@@ -79,12 +82,28 @@ class Proxy:
     # --- Listeners ---
 
     def _bind(self, listeners: Mapping[str, Listener]) -> None:
-        """Open the sockets of listeners that are new, close those of listeners that are gone."""
-        for name in self._acceptors.keys() - listeners.keys():
+        """Open the sockets of listeners that are new or have moved, close those of listeners that are gone.
+
+        Raises:
+            MeshError: at the start, an address cannot be listened on. Later that is told, and tried again with the next
+                configuration: what serves goes on.
+        """
+        wanted = {name: (item.address, item.port) for name, item in listeners.items() if item.bind_to_port}
+        for name in [name for name, address in self._bound.items() if wanted.get(name) != address]:
+            del self._bound[name]
             self._acceptors.pop(name).close()
-        for name, listener in listeners.items():
-            if name not in self._acceptors and listener.bind_to_port:
-                self._accept(name, listen(listener.address, listener.port), ListenerServer(self.runtime, name))
+        self.unbound = 0
+        for name in wanted.keys() - self._bound.keys():
+            try:
+                sock = listen(*wanted[name])
+            except MeshError as error:
+                if not self._serving:
+                    raise
+                self.unbound += 1
+                log.error("listener %s is not served: %s", name, error)
+                continue
+            self._bound[name] = wanted[name]
+            self._accept(name, sock, ListenerServer(self.runtime, name))
 
     def _intercept(self) -> None:
         """Open the sockets that redirected connections arrive on."""
@@ -98,8 +117,11 @@ class Proxy:
         acceptor = self._acceptors[name] = Acceptor(self.runtime.loop, sock, server.serve)
         acceptor.start()
 
-    async def _open_ports(self) -> None:
+    async def _open_ports(self, bootstrap: Bootstrap | None) -> None:
         host, port = self.options.admin
+        if bootstrap is not None and bootstrap.HasField("admin") and not self.options.admin_given:
+            configured = bootstrap.admin.address.socket_address
+            host, port = configured.address, configured.port_value
         wanted = (
             (host, port, admin_pages(self)),
             ("", self.options.metrics_port, metrics_pages(self)),
@@ -121,7 +143,8 @@ class Proxy:
 
     def addresses(self) -> list[tuple[str, str]]:
         """Name and address of every socket that accepts traffic."""
-        return [(name, "{}:{}".format(*item.sock.getsockname()[:2])) for name, item in self._acceptors.items()]
+        found = [(name, item.sock.getsockname()) for name, item in self._acceptors.items()]
+        return [(name, f"[{at[0]}]:{at[1]}" if ":" in at[0] else f"{at[0]}:{at[1]}") for name, at in found]
 
     def update_gauges(self) -> None:
         """Bring what is not counted on the data path into the counters, before somebody reads them."""
@@ -132,6 +155,7 @@ class Proxy:
             "Times that no connection could be accepted for want of file descriptors",
             sum(item.exhausted for item in self._acceptors.values()),
         )
+        gauges["pymesh_listener_unbound"] = ("Listeners whose address cannot be listened on", self.unbound)
         gauges["pymesh_access_log_dropped"] = (
             "Lines that no access log file could take",
             self.runtime.access_logs.dropped,
@@ -153,12 +177,13 @@ class Proxy:
         """Serve until told to stop, then finish what is in flight; the exit status."""
         self._handle_signals()
         bootstrap = self._bootstrap()
-        await self._open_ports()
+        await self._open_ports(bootstrap)
         if bootstrap is not None:
             self.adopt(_apply_bootstrap(self.configuration, bootstrap, self.options))
         if self.options.listen is not None:
             self._intercept()
         self.control = control_plane(self.options, bootstrap, self.secrets, self)
+        self._serving = True
         gc.collect()
         gc.freeze()  # what exists now lives as long as the process: no collection needs to look at it again
         async with asyncio.TaskGroup() as group:

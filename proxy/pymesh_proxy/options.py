@@ -35,6 +35,7 @@ class Options:
     envoy_bootstrap: Path | None
     envoy_command: tuple[str, ...]
     admin: tuple[str, int]
+    admin_given: bool  # else a bootstrap's `admin` comes first
     metrics_port: int
     readiness_port: int
     drain_seconds: float
@@ -60,8 +61,8 @@ def parser() -> argparse.ArgumentParser:
     add("--discovery", type=_host_port, metavar="HOST:PORT", help="control plane: ADS and certificates over TLS")
     add("--agent", action="store_true", help="serve certificates over SDS for an Envoy; proxy nothing")
     add("--envoy-bootstrap", type=Path, metavar="FILE", help="with --agent: where to write Envoy's bootstrap")
-    add("--admin", type=_host_port, default=("127.0.0.1", names.PORT_ADMIN), metavar="HOST:PORT",
-        help="admin interface (default 127.0.0.1:15000; port 0 for none)")  # fmt: skip
+    add("--admin", type=_host_port, metavar="HOST:PORT",
+        help="admin interface (default: the bootstrap's, else 127.0.0.1:15000; port 0 for none)")  # fmt: skip
     add("--metrics-port", type=_port, default=names.PORT_METRICS, metavar="PORT", help="Prometheus (default 15090)")
     add("--readiness-port", type=_port, default=names.PORT_READINESS, metavar="PORT", help="probes (default 15021)")
     add("--drain-time", type=float, default=5.0, metavar="SECONDS", help="longest shutdown after SIGTERM (default 5)")
@@ -97,7 +98,8 @@ def parse(argv: list[str] | None = None) -> Options:
         agent=args.agent,
         envoy_bootstrap=args.envoy_bootstrap,
         envoy_command=tuple(args.envoy),
-        admin=args.admin,
+        admin=args.admin or ("127.0.0.1", names.PORT_ADMIN),
+        admin_given=args.admin is not None,
         metrics_port=args.metrics_port,
         readiness_port=args.readiness_port,
         drain_seconds=args.drain_time,

@@ -21,12 +21,6 @@ RECENT_REQUESTS: Final = 512
 class Drainable(Protocol):
     """A downstream connection, as far as shutting down is concerned."""
 
-    def adopt(self, snapshot: Snapshot) -> None:
-        """Put `snapshot` in force: one assignment. Access logs that it no longer names are closed."""
-        self.snapshot = snapshot
-        self._logs.clear()
-        self.access_logs.retain((file.path, file.format) for file in access_logs(snapshot))
-
     def drain(self) -> None:
         """End as soon as nothing is in flight."""
 
