@@ -41,6 +41,11 @@ def application(supervisor: Supervisor) -> Starlette:
 
     async def readyz(_: Request) -> Response:
         waiting = supervisor.waiting()
+        if not waiting:
+            try:
+                waiting = await supervisor.unsettled()
+            except MeshError as error:
+                waiting = [str(error)]
         return JSONResponse({"ready": not waiting, "waiting": waiting})
 
     async def pods(_: Request) -> Response:

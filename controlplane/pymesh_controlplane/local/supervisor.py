@@ -6,6 +6,7 @@ what is wanted with what there is (`reconcile.plan`), acts, and tells pilot, DNS
 
 import asyncio
 import contextlib
+import json
 import logging
 import socket
 import uuid
@@ -20,11 +21,12 @@ from pymesh.resources.kubernetes import EndpointSlice, Service
 from pymesh.resources.resource import Key
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.injector.inject import inject
-from pymesh_controlplane.local import dns, http, observe, podspec, reconcile, services
+from pymesh_controlplane.local import dns, http, observe, podcheck, podspec, reconcile, services
 from pymesh_controlplane.local.downward import PodFacts
 from pymesh_controlplane.local.network import DNS_ADDRESS, AddressPool, Frontend, Network
 from pymesh_controlplane.local.pod import PodRunner, Surroundings
 from pymesh_controlplane.local.programs import Programs
+from pymesh_controlplane.local.settled import unsettled
 from pymesh_controlplane.local.state import State
 from pymesh_controlplane.local.store import Applied, Outcome, Store, file_name, write_json
 from pymesh_controlplane.local.system import CONTROL_PLANE, ROOT_CONFIG_MAP, ROOT_FILE
@@ -131,6 +133,15 @@ class Supervisor:
             if not result and ready[namespace, name] < replicas:
                 result.append(f"{namespace}/{name}: {ready[namespace, name]} of {replicas} pods are there")
         return result
+
+    async def unsettled(self) -> list[str]:
+        """What the proxies do not know yet of what is ready; empty once a request finds all of it.
+
+        Raises:
+            MeshError: the control plane does not answer.
+        """
+        registry, proxies = await self.ask_pilot("/debug/registryz"), await self.ask_pilot("/debug/syncz")
+        return unsettled(self._observed.values(), json.loads(registry), json.loads(proxies))
 
     def objects(self) -> list[Mapping[str, Any]]:
         """Everything that was applied and everything that is observed, as Kubernetes objects."""
@@ -260,7 +271,7 @@ class Supervisor:
             namespace_labels=self.store.namespace_labels().get(action.namespace, {}),
             workload=action.owner,
         )
-        pod = podspec.read(podspec.Pod, manifest)
+        pod = podcheck.read(podspec.Pod, manifest)
         if isinstance(pod, list):
             raise pod[0]
         account = pod.spec.service_account_name
