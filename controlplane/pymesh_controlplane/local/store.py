@@ -14,7 +14,7 @@ from pymesh.resources.resource import Key, Resource
 from pymesh_controlplane.galley import check as galley
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.injector.inject import inject_document
-from pymesh_controlplane.local import podspec, services
+from pymesh_controlplane.local import podcheck, podspec, services
 from pymesh_controlplane.pilot import world
 from pymesh_controlplane.pilot.model import Problem, Severity
 
@@ -172,7 +172,7 @@ class Store:
         if resource.key.kind not in {"Deployment", "Pod"}:
             return Applied(resource, directory)
         kind = podspec.Deployment if resource.key.kind == "Deployment" else podspec.Pod
-        workload = podspec.read(kind, resource.raw)
+        workload = podcheck.read(kind, resource.raw)
         if isinstance(workload, list):
             return [resource.error(error.problem, error.path) for error in workload]
         return Applied(resource, directory, workload)

@@ -8,7 +8,8 @@ import pytest
 from pymesh.errors import ConfigError
 from pymesh_controlplane.local import volumes
 from pymesh_controlplane.local.downward import PodFacts
-from pymesh_controlplane.local.podspec import Container, Pod, Volume, VolumeMount, read
+from pymesh_controlplane.local.podcheck import read
+from pymesh_controlplane.local.podspec import Container, Pod, Volume, VolumeMount
 from pymesh_controlplane.local.rootfs import Mount
 from pymesh_controlplane.local.volumes import NotThereYet, Sources
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from pymesh_controlplane.local.podspec import Deployment, Pod, read
+from pymesh_controlplane.local.podcheck import read
+from pymesh_controlplane.local.podspec import Deployment, Pod
 
 DEPLOYMENT: dict[str, Any] = {
     "apiVersion": "apps/v1",

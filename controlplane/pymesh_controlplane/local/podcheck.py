@@ -1,0 +1,129 @@
+"""Reading pods and Deployments: what their types cannot say is checked here. Pure."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import msgspec
+
+from pymesh.errors import ConfigError
+from pymesh.resources.check import convert
+from pymesh.resources.fields import Block
+from pymesh_controlplane.local.podspec import Container, Deployment, DeploymentSpec, Pod, PodSpec, PodTemplate
+
+T = TypeVar("T", bound=Block)
+
+
+def read(kind: type[T], document: Mapping[str, object]) -> T | list[ConfigError]:
+    """`document` as `kind`, or everything that is wrong with it, each with its path."""
+    value = convert(document, kind)
+    if isinstance(value, list):
+        return value
+    try:
+        if isinstance(value, Pod):
+            check_pod(value.spec)
+        elif isinstance(value, Deployment):
+            _check_selector(value.spec)
+            _check_template(value.spec.template)
+    except ConfigError as error:
+        return [error]
+    return value
+
+
+def _check_template(template: PodTemplate) -> None:
+    try:
+        check_pod(template.spec)
+    except ConfigError as error:
+        raise error.at("spec.template") from None
+
+
+def _check_selector(spec: DeploymentSpec) -> None:
+    labels = spec.template.metadata.labels
+    if any(labels.get(name) != value for name, value in spec.selector.match_labels.items()):
+        raise ConfigError("selects other labels than the template's pods have", path="spec.selector.matchLabels")
+    if spec.template.spec.restart_policy != "Always":
+        raise ConfigError("a Deployment's pods are always restarted", path="spec.template.spec.restartPolicy")
+
+
+def check_pod(spec: PodSpec) -> None:
+    """Hold `spec` against the rules that span several fields.
+
+    Raises:
+        ConfigError: the first thing that is wrong, with its path below the pod.
+    """
+    volumes: dict[str, str] = {}
+    for index, volume in enumerate(spec.volumes):
+        path = f"spec.volumes[{index}]"
+        one_of(volume, ("emptyDir", "configMap", "downwardAPI", "projected", "hostPath"), path)
+        if volume.name in volumes:
+            raise ConfigError(f"a second volume of the name {volume.name}", path=f"{path}.name")
+        volumes[volume.name] = path
+    seen: set[str] = set()
+    for field, containers in (("initContainers", spec.init_containers), ("containers", spec.containers)):
+        for index, container in enumerate(containers):
+            path = f"spec.{field}[{index}]"
+            if container.name in seen:
+                raise ConfigError(f"a second container of the name {container.name}", path=f"{path}.name")
+            seen.add(container.name)
+            _check_container(container, path, volumes, spec)
+
+
+def _check_container(container: Container, path: str, volumes: Mapping[str, str], spec: PodSpec) -> None:
+    if not container.command:
+        raise ConfigError(
+            f"container {container.name} has no command: images are not used on one machine, so their entrypoint is "
+            'not known; write what to run, as in command: ["python3", "app.py"]',
+            path=f"{path}.command",
+        )
+    for index, mount in enumerate(container.volume_mounts):
+        if mount.name not in volumes:
+            raise ConfigError(f"no volume {mount.name} in spec.volumes", path=f"{path}.volumeMounts[{index}].name")
+    for index, variable in enumerate(container.env):
+        if variable.value_from is not None:
+            one_of(variable.value_from, ("fieldRef", "configMapKeyRef"), f"{path}.env[{index}].valueFrom")
+    port_names = {port.name for port in container.ports if port.name}
+    for field, probe in (
+        ("readinessProbe", container.readiness_probe),
+        ("livenessProbe", container.liveness_probe),
+        ("startupProbe", container.startup_probe),
+    ):
+        if probe is None:
+            continue
+        one_of(probe, ("exec", "httpGet", "tcpSocket"), f"{path}.{field}")
+        target = probe.http_get or probe.tcp_socket
+        if target is not None and isinstance(target.port, str) and target.port not in port_names:
+            raise ConfigError(f"no port of the name {target.port}", path=f"{path}.{field}")
+    if container.lifecycle and container.lifecycle.pre_stop:
+        one_of(container.lifecycle.pre_stop, ("exec", "sleep"), f"{path}.lifecycle.preStop")
+    _refuse_true(container, path)
+    security = container.security_context
+    user = security.run_as_user if security.run_as_user is not None else spec.security_context.run_as_user
+    if user == 0 and (security.run_as_non_root or spec.security_context.run_as_non_root):
+        raise ConfigError("runAsNonRoot and uid 0 contradict each other", path=f"{path}.securityContext.runAsUser")
+
+
+def _refuse_true(container: Container, path: str) -> None:
+    security = container.security_context
+    for value, field, why in (
+        (container.stdin, "stdin", "nobody could write to it"),
+        (container.tty, "tty", "there is no terminal"),
+        (security.privileged, "securityContext.privileged", "name the capabilities that are needed instead"),
+        (security.allow_privilege_escalation, "securityContext.allowPrivilegeEscalation", "privileges never grow"),
+    ):
+        if value:
+            raise ConfigError(f"true is not possible here: {why}", path=f"{path}.{field}")
+
+
+def one_of(block: Block, fields: tuple[str, ...], path: str) -> None:
+    """Check that exactly one of `fields` is there.
+
+    Raises:
+        ConfigError: none or several are.
+    """
+    present = [name for name in fields if getattr(block, _attribute(type(block), name)) is not None]
+    if len(present) != 1:
+        found = " and ".join(present) or "none"
+        raise ConfigError(f"one of {', '.join(fields)} is needed; there is {found}", path=path)
+
+
+def _attribute(kind: type[Block], name: str) -> str:
+    return next(field.name for field in msgspec.structs.fields(kind) if field.encode_name == name)
