@@ -27,7 +27,7 @@ from pymesh_controlplane.citadel.service import CertificateService
 from pymesh_controlplane.metrics import Metrics
 from pymesh_controlplane.options import Options
 from pymesh_controlplane.pilot.server import DiscoveryServer, Origin, ServerContext, StreamError
-from pymesh_controlplane.pilot.translate import resources_for
+from pymesh_controlplane.pilot.translate import Translator
 from pymesh_controlplane.sources.base import Source
 
 log = logging.getLogger("pymesh.controlplane")
@@ -88,7 +88,7 @@ async def run(options: Options, source: Source | None, *, serving_now: Callable[
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     metrics = Metrics()
-    pilot = None if source is None else DiscoveryServer(resources_for, metrics, time.monotonic)
+    pilot = None if source is None else DiscoveryServer(Translator().snapshot, metrics, time.monotonic)
     try:
         async with contextlib.AsyncExitStack() as resources, asyncio.TaskGroup() as tasks:
             services: list[asyncio.Task[None]] = []

@@ -13,28 +13,33 @@ from pymesh.resources.resource import Key, Resource, holds
 from pymesh.xds.check import check as check_supported
 from pymesh_controlplane.galley import destination_rules, services, virtual_services
 from pymesh_controlplane.galley.findings import Findings
-from pymesh_controlplane.pilot import clusters
+from pymesh_controlplane.pilot import clusters, endpoints, routes
 from pymesh_controlplane.pilot.matching import ANYTHING
+from pymesh_controlplane.pilot.memory import Memory
 from pymesh_controlplane.pilot.model import Problem, Service, Severity, World
 from pymesh_controlplane.pilot.policies import in_one_place, rule_for, selected_labels
-from pymesh_controlplane.pilot.routes import route_for
 
 # Stands in for the port of the caller where a route does not depend on it.
 _SOME_PORT = 80
 
 
-def check(resources: Iterable[Resource[object]], world: World) -> list[Problem]:
+def check(resources: Iterable[Resource[object]], world: World, memory: Memory | None = None) -> list[Problem]:
     """What is wrong with each of `resources`, all of which are in `world`; in their order.
 
     A resource with an error (`Severity.ERROR`) must not come into force. One without is translated to messages that
     the proxy supports: that is checked here too.
+
+    Args:
+        memory: what was found in an earlier world, so that only what has changed is translated and checked again.
     """
     found: list[Problem] = []
+    memory = memory if memory is not None else Memory()
+    memory.turn()
     concerned = _services_by_resource(world)
     for resource in resources:
         problems = _check(resource, world)
         if not any(problem.severity is Severity.ERROR for problem in problems):
-            problems += _check_translation(resource, concerned.get(resource.key, []), world)
+            problems += _check_translation(resource, concerned.get(resource.key, []), world, memory)
         found += problems
     return found
 
@@ -88,26 +93,44 @@ def _services_by_resource(world: World) -> dict[Key, list[Service]]:
     return found
 
 
-def _check_translation(resource: Resource[object], concerned: Iterable[Service], world: World) -> list[Problem]:
+def _check_translation(
+    resource: Resource[object], concerned: Iterable[Service], world: World, memory: Memory
+) -> list[Problem]:
     """Translate the resource as pilot does, and hold the result against the table of what the proxy supports."""
     findings = Findings(resource)
-    for path, message in _translations(resource, concerned, world):
-        try:
-            check_supported(message)
-        except ConfigError as error:
-            findings.error(path, f"the proxy does not support what this becomes: {error}")
+    if holds(resource, VirtualService):
+        targets = routes.targets(resource, world)
+        for path, reason in memory.call(_unsupported_routes, resource.key, resource, targets):
+            findings.error(path, reason)
+    for service in concerned:
+        rule = rule_for(service, resource.key.namespace, world)
+        name = (service.host, rule.key if rule is not None else None)
+        for reason in memory.call(_unsupported_clusters, name, service, rule, endpoints.behind(service, world)):
+            findings.error("spec", reason)
     return findings.problems
 
 
-def _translations(
-    resource: Resource[object], concerned: Iterable[Service], world: World
-) -> Iterator[tuple[str, Message]]:
-    if holds(resource, VirtualService):
-        for index, http in enumerate(resource.value.spec.http):
-            for match in http.match or [ANYTHING]:
-                route = route_for(resource, index, match, match.port or _SOME_PORT, world)
-                host = route_components_pb2.VirtualHost(name="check", domains=["*"], routes=[route])
-                yield f"spec.http[{index}]", route_pb2.RouteConfiguration(name="check", virtual_hosts=[host])
-    for service in concerned:
-        for cluster in clusters.outbound(service, resource.key.namespace, world):
-            yield "spec", cluster
+def _unsupported_routes(resource: Resource[VirtualService], targets: routes.Targets) -> list[tuple[str, str]]:
+    """What the proxy would refuse of a VirtualService, by field path."""
+    found: list[tuple[str, str]] = []
+    for index, http in enumerate(resource.value.spec.http):
+        for match in http.match or [ANYTHING]:
+            route = routes.route_for(resource, index, match, match.port or _SOME_PORT, targets)
+            host = route_components_pb2.VirtualHost(name="check", domains=["*"], routes=[route])
+            message = route_pb2.RouteConfiguration(name="check", virtual_hosts=[host])
+            found += [(f"spec.http[{index}]", reason) for reason in _unsupported(message)]
+    return found
+
+
+def _unsupported_clusters(
+    service: Service, rule: Resource[DestinationRule] | None, behind: endpoints.Behind
+) -> list[str]:
+    """What the proxy would refuse of the clusters of a service."""
+    return [reason for cluster in clusters.outbound(service, rule, behind) for reason in _unsupported(cluster)]
+
+
+def _unsupported(message: Message) -> Iterator[str]:
+    try:
+        check_supported(message)
+    except ConfigError as error:
+        yield f"the proxy does not support what this becomes: {error}"

@@ -1,20 +1,23 @@
 """World → clusters: every port of every service, every subset of it, and the ones that every proxy has. Pure."""
 
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
 from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2
 from envoy.config.core.v3 import address_pb2, protocol_pb2
+from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from pymesh import names
 from pymesh.resources.fields import seconds
-from pymesh.resources.istio import ConnectionPoolSettings, HTTPSettings, Subset, TCPSettings
+from pymesh.resources.istio import ConnectionPoolSettings, DestinationRule, HTTPSettings, Subset, TCPSettings
+from pymesh.resources.resource import Resource
 from pymesh_controlplane.pilot import endpoints, tls
+from pymesh_controlplane.pilot.endpoints import Behind
 from pymesh_controlplane.pilot.messages import METADATA, ads, duration, metadata, packed, socket_address, struct
-from pymesh_controlplane.pilot.model import Endpoint, Protocol, Resolution, Service, World
-from pymesh_controlplane.pilot.policies import Policy, policy_for, rule_for
+from pymesh_controlplane.pilot.model import Endpoint, Protocol, Resolution, Service
+from pymesh_controlplane.pilot.policies import Policy, policy_for
 
 CONNECT_TIMEOUT: Final = 10.0  # seconds; Istio's default
 # Limits that nobody asked for are none: Envoy's own 1024 would cap a busy service without anyone having said so.
@@ -60,38 +63,63 @@ def inbound(port: int, protocol: Protocol) -> _Cluster:
     return cluster
 
 
-def outbound(service: Service, namespace: str, world: World) -> Iterator[_Cluster]:
-    """The clusters for callers in `namespace`: per port, whole and by subset."""
-    rule = rule_for(service, namespace, world)
+class Variant(NamedTuple):
+    """A port of a service, whole or narrowed to a subset: what clusters and endpoint assignments are made for."""
+
+    name: names.ClusterName
+    http: bool  # requests are routed to it one by one
+    opaque: bool  # nobody said what is spoken there, so it has a second cluster for what turns out to be no HTTP
+    policy: Policy
+    members: list[Endpoint]
+
+
+def variants(service: Service, rule: Resource[DestinationRule] | None, behind: Behind) -> Iterator[Variant]:
+    """What there is of `service` for callers who follow `rule`: per port, whole and by subset."""
     subsets: list[Subset | None] = [None, *(rule.value.spec.subsets if rule else [])]
-    for port in service.ports:
+    for port, everyone in zip(service.ports, behind, strict=True):
         for subset in subsets:
-            policy = policy_for(rule, port.port, subset)
-            name = names.ClusterName("outbound", port.port, subset.name if subset else "", service.host)
-            found = endpoints.members(service, port, subset, world)
-            http = port.protocol.may_be_http
-            cluster = _cluster(str(name), name, service, policy, found, http=http)
-            yield cluster
-            if port.protocol is Protocol.AUTO:
-                opaque = opaque_cluster(name.port, name.host, name.subset)
-                yield _cluster(opaque, name, service, policy, found, http=False)
+            yield Variant(
+                names.ClusterName("outbound", port.port, subset.name if subset else "", service.host),
+                port.protocol.may_be_http,
+                port.protocol is Protocol.AUTO,
+                policy_for(rule, port.port, subset),
+                endpoints.members(everyone, subset),
+            )
 
 
-def _cluster(
-    name: str,
-    known_as: names.ClusterName,
-    service: Service,
-    policy: Policy,
-    found: Sequence[Endpoint],
-    *,
-    http: bool,
-) -> _Cluster:
-    simple = (policy.load_balancer.simple if policy.load_balancer else None) or "LEAST_REQUEST"
-    resolution = Resolution.ORIGINAL if simple == "PASSTHROUGH" else service.resolution
+def outbound(service: Service, rule: Resource[DestinationRule] | None, behind: Behind) -> Iterator[_Cluster]:
+    """The clusters of `service` for callers who follow `rule`."""
+    for variant in variants(service, rule, behind):
+        name = variant.name
+        yield _cluster(str(name), service, variant, http=variant.http)
+        if variant.opaque:
+            yield _cluster(opaque_cluster(name.port, name.host, name.subset), service, variant, http=False)
+
+
+def assignments(
+    service: Service, rule: Resource[DestinationRule] | None, behind: Behind
+) -> Iterator[endpoint_pb2.ClusterLoadAssignment]:
+    """The endpoint assignments that those clusters ask for; a cluster and its opaque twin share one."""
+    for variant in variants(service, rule, behind):
+        if _resolution(service, variant.policy) is Resolution.ENDPOINTS:
+            yield endpoints.assignment(str(variant.name), variant.members)
+
+
+def _balancing(policy: Policy) -> str:
+    return (policy.load_balancer.simple if policy.load_balancer else None) or "LEAST_REQUEST"
+
+
+def _resolution(service: Service, policy: Policy) -> Resolution:
+    return Resolution.ORIGINAL if _balancing(policy) == "PASSTHROUGH" else service.resolution
+
+
+def _cluster(name: str, service: Service, variant: Variant, *, http: bool) -> _Cluster:
+    policy = variant.policy
+    resolution = _resolution(service, policy)
     cluster = _Cluster(
         name=name,
         connect_timeout=duration(CONNECT_TIMEOUT),
-        lb_policy=_BALANCING.get(simple, _Cluster.LEAST_REQUEST),
+        lb_policy=_BALANCING.get(_balancing(policy), _Cluster.LEAST_REQUEST),
         metadata=metadata({METADATA: {"host": service.host, "service": service.name, "namespace": service.namespace}}),
     )
     if resolution is Resolution.ORIGINAL:
@@ -100,45 +128,38 @@ def _cluster(
     elif resolution is Resolution.ENDPOINTS:
         cluster.type = _Cluster.EDS
         cluster.eds_cluster_config.eds_config.CopyFrom(ads())
-        cluster.eds_cluster_config.service_name = str(known_as)
+        cluster.eds_cluster_config.service_name = str(variant.name)
     else:
         cluster.type = _Cluster.STRICT_DNS if resolution is Resolution.DNS else _Cluster.LOGICAL_DNS
         cluster.dns_lookup_family = _Cluster.V4_ONLY
-        cluster.load_assignment.CopyFrom(endpoints.assignment(name, found))
+        cluster.load_assignment.CopyFrom(endpoints.assignment(name, variant.members))
     _limits(cluster, policy.connection_pool)
     _http_options(cluster, policy.connection_pool)
-    _secure(cluster, known_as, service, policy, found, http=http)
+    _secure(cluster, service, variant, http=http)
     return cluster
 
 
-def _secure(
-    cluster: _Cluster,
-    known_as: names.ClusterName,
-    service: Service,
-    policy: Policy,
-    found: Sequence[Endpoint],
-    *,
-    http: bool,
-) -> None:
+def _secure(cluster: _Cluster, service: Service, variant: Variant, *, http: bool) -> None:
     alpn = names.ALPN_MESH_HTTP1 if http else names.ALPN_MESH_TCP
-    settings = policy.tls
+    sni, settings = names.service_sni(variant.name), variant.policy.tls
     if settings is not None:
         if settings.mode == "ISTIO_MUTUAL":
-            sni = settings.sni or names.service_sni(known_as)
             accounts = settings.subject_alt_names or service.accounts
-            cluster.transport_socket.CopyFrom(tls.mesh_client(sni, accounts, alpn))
+            cluster.transport_socket.CopyFrom(tls.mesh_client(settings.sni or sni, accounts, alpn))
         elif settings.mode != "DISABLE":
             cluster.transport_socket.CopyFrom(tls.client(settings, service.host))
         return
     if service.external:
         return
-    mesh = tls.mesh_client(names.service_sni(known_as), service.accounts, alpn)
+    mesh = tls.mesh_client(sni, service.accounts, alpn)
     if cluster.type == _Cluster.EDS:
         cluster.transport_socket_matches.add(
             name="tlsMode-istio", match=struct({"tlsMode": "istio"}), transport_socket=mesh
         )
         cluster.transport_socket_matches.add(name="tlsMode-disabled", match=struct({}), transport_socket=tls.raw())
-    elif cluster.type == _Cluster.ORIGINAL_DST and found and all(endpoint.mesh for endpoint in found):
+    elif (
+        cluster.type == _Cluster.ORIGINAL_DST and variant.members and all(endpoint.mesh for endpoint in variant.members)
+    ):
         # Which pod was dialled is known only per connection, and its metadata is not: all or nothing.
         cluster.transport_socket.CopyFrom(mesh)
 

@@ -1,6 +1,7 @@
 """World → endpoint assignments: who answers for a cluster. Pure."""
 
 from collections.abc import Iterable, Mapping
+from typing import TypeAlias
 
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from google.protobuf.wrappers_pb2 import UInt32Value
@@ -8,13 +9,20 @@ from google.protobuf.wrappers_pb2 import UInt32Value
 from pymesh import names
 from pymesh.resources.istio import Subset
 from pymesh_controlplane.pilot.messages import METADATA, TRANSPORT_MATCH, metadata, socket_address
-from pymesh_controlplane.pilot.model import Endpoint, Service, ServicePort, World
+from pymesh_controlplane.pilot.model import Endpoint, Service, World
+
+# The ready endpoints behind each port of a service, in the order of the ports.
+Behind: TypeAlias = tuple[tuple[Endpoint, ...], ...]
 
 
-def members(service: Service, port: ServicePort, subset: Subset | None, world: World) -> list[Endpoint]:
-    """The ready endpoints of a port, narrowed to those with the subset's labels."""
+def behind(service: Service, world: World) -> Behind:
+    """Who answers for each port of `service`."""
+    return tuple(world.endpoints.get((service.host, port.port), ()) for port in service.ports)
+
+
+def members(everyone: Iterable[Endpoint], subset: Subset | None) -> list[Endpoint]:
+    """Those with the subset's labels; without a subset all."""
     wanted: Mapping[str, str] = subset.labels if subset else {}
-    everyone = world.endpoints.get((service.host, port.port), ())
     return [endpoint for endpoint in everyone if wanted.items() <= endpoint.labels.items()]
 
 

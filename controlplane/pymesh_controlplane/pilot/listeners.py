@@ -9,7 +9,7 @@ one that asks for neither is never reached. What finds no chain on its way goes 
 import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from envoy.config.core.v3 import address_pb2, base_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
@@ -18,7 +18,7 @@ from envoy.extensions.filters.listener.original_dst.v3 import original_dst_pb2
 from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
 
 from pymesh import names
-from pymesh_controlplane.pilot import endpoints, tls
+from pymesh_controlplane.pilot import tls
 from pymesh_controlplane.pilot.clusters import opaque_cluster
 from pymesh_controlplane.pilot.filters import Where, inbound_http, outbound_http, tcp
 from pymesh_controlplane.pilot.messages import duration, packed, socket_address
@@ -52,75 +52,92 @@ _Match = listener_components_pb2.FilterChainMatch
 # --- Outbound ------------------------------------------------------------------------------------------------------
 
 
-def virtual_outbound(world: World) -> listener_pb2.Listener:
-    """What the pod's applications dial."""
-    listener = _listener(VIRTUAL_OUTBOUND, names.PORT_OUTBOUND, base_pb2.OUTBOUND)
-    listener.filter_chains.append(
-        _chain("blackhole", _match(names.PORT_OUTBOUND), tcp(names.BLACK_HOLE_CLUSTER, names.BLACK_HOLE_CLUSTER))
-    )
-    listener.filter_chains.extend(_outbound_chains(world))
-    listener.default_filter_chain.CopyFrom(
-        _chain("passthrough", None, tcp(names.PASSTHROUGH_CLUSTER, names.PASSTHROUGH_CLUSTER))
-    )
-    return listener
+class Opaque(NamedTuple):
+    """A port of a service that is reached by its own addresses or server name, since it is not, or may not be, HTTP.
+
+    Attributes:
+        ranges: its addresses as CIDR ranges; empty for one that is told by its server name.
+    """
+
+    host: str
+    port: int
+    protocol: Protocol
+    ranges: tuple[str, ...] = ()
 
 
-def _outbound_chains(world: World) -> Iterator[_Chain]:
-    """By port: requests to whatever address; then, per service with addresses of its own, what is or may be opaque."""
+def outbound_plan(world: World) -> list[tuple[int, bool, list[Opaque]]]:
+    """By port, whether some service may speak HTTP there, and the services that are told apart from it.
+
+    Two chains with the same match make Envoy refuse the listener, so that an address or a server name goes to the
+    service that has it first (galley warns of the other).
+    """
     by_port: dict[int, list[tuple[Service, ServicePort]]] = {}
     for service in world.services.values():
         for port in service.ports:
             if port.port != names.PORT_OUTBOUND:
                 by_port.setdefault(port.port, []).append((service, port))
-    for number, speakers in sorted(by_port.items()):
-        if any(port.protocol.may_be_http for _, port in speakers):
-            yield _chain(f"{number}_http", _match(number, RAW, HTTP1), outbound_http(number))
-        taken: set[str] = set()
-        for service, port in speakers:
-            if port.protocol is Protocol.TLS and service.external:
-                yield from _by_server_name(service, port, taken)
-            elif port.protocol is not Protocol.HTTP:
-                yield from _by_address(service, port, world, taken)
+    return [
+        (number, any(port.protocol.may_be_http for _, port in speakers), list(_opaque(speakers, world)))
+        for number, speakers in sorted(by_port.items())
+    ]
 
 
-def _by_address(service: Service, port: ServicePort, world: World, taken: set[str]) -> Iterator[_Chain]:
-    """The chains of a service that speaks TCP, or may do so, at its own addresses.
-
-    Two chains with the same match make Envoy refuse the listener, so that an address goes to the service that has it
-    first (galley warns of the other).
-    """
-    ranges = [address for address in _addresses(service, port, world) if address not in taken]
-    taken.update(ranges)
-    if not ranges:
-        return
-    name = f"{port.port}_{service.host}"
-    opaque = names.outbound_cluster(port.port, service.host)
-    if port.protocol is not Protocol.AUTO:
-        yield _chain(name, _match(port.port, ranges=ranges), tcp(opaque, opaque))
-        return
-    opaque = opaque_cluster(port.port, service.host)
-    yield _chain(f"{name}_http", _match(port.port, RAW, HTTP1, ranges), outbound_http(port.port))
-    yield _chain(name, _match(port.port, RAW, ranges=ranges), tcp(opaque, opaque))
-    yield _chain(f"{name}_tls", _match(port.port, TLS, ranges=ranges), tcp(opaque, opaque))
+def _opaque(speakers: Iterable[tuple[Service, ServicePort]], world: World) -> Iterator[Opaque]:
+    taken: set[str] = set()
+    for service, port in speakers:
+        if port.protocol is Protocol.TLS and service.external:
+            # TLS to an outside host is told by its server name, since its addresses are nobody's to know.
+            if service.host not in taken and service.host != "*":
+                taken.add(service.host)
+                yield Opaque(service.host, port.port, port.protocol)
+        elif port.protocol is not Protocol.HTTP:
+            ranges = tuple(item for item in _addresses(service, port, world) if item not in taken)
+            taken.update(ranges)
+            if ranges:
+                yield Opaque(service.host, port.port, port.protocol, ranges)
 
 
 def _addresses(service: Service, port: ServicePort, world: World) -> list[str]:
     """Where a service is dialled: its virtual addresses, or, where it has none, its pods; each as a CIDR range."""
     if service.headless:
-        members = endpoints.members(service, port, None, world)
-        return sorted({f"{endpoint.address}/32" for endpoint in members})
+        return sorted({f"{endpoint.address}/32" for endpoint in world.endpoints.get((service.host, port.port), ())})
     return list(dict.fromkeys(str(ipaddress.ip_network(address, strict=False)) for address in service.addresses))
 
 
-def _by_server_name(service: Service, port: ServicePort, taken: set[str]) -> Iterator[_Chain]:
-    """TLS to an outside host is told by its server name, since its addresses are nobody's to know."""
-    if service.host in taken or service.host == "*":
-        return
-    taken.add(service.host)
-    match = _match(port.port, TLS)
-    match.server_names.append(service.host)
-    cluster = names.outbound_cluster(port.port, service.host)
-    yield _chain(f"{port.port}_{service.host}", match, tcp(cluster, cluster))
+def http_chains(port: int) -> list[_Chain]:
+    """Requests to `port`, whatever the address."""
+    return [_chain(f"{port}_http", _match(port, RAW, HTTP1), outbound_http(port))]
+
+
+def opaque_chains(to: Opaque) -> list[_Chain]:
+    """Connections to a service that is told apart by its addresses or its server name."""
+    name = f"{to.port}_{to.host}"
+    cluster = names.outbound_cluster(to.port, to.host)
+    if not to.ranges:
+        match = _match(to.port, TLS)
+        match.server_names.append(to.host)
+        return [_chain(name, match, tcp(cluster, cluster))]
+    if to.protocol is not Protocol.AUTO:
+        return [_chain(name, _match(to.port, ranges=to.ranges), tcp(cluster, cluster))]
+    cluster = opaque_cluster(to.port, to.host)
+    return [
+        _chain(f"{name}_http", _match(to.port, RAW, HTTP1, to.ranges), outbound_http(to.port)),
+        _chain(name, _match(to.port, RAW, ranges=to.ranges), tcp(cluster, cluster)),
+        _chain(f"{name}_tls", _match(to.port, TLS, ranges=to.ranges), tcp(cluster, cluster)),
+    ]
+
+
+def virtual_outbound(chains: Iterable[_Chain]) -> listener_pb2.Listener:
+    """What the pod's applications dial; `chains` are those of all ports."""
+    listener = _listener(VIRTUAL_OUTBOUND, names.PORT_OUTBOUND, base_pb2.OUTBOUND)
+    listener.filter_chains.append(
+        _chain("blackhole", _match(names.PORT_OUTBOUND), tcp(names.BLACK_HOLE_CLUSTER, names.BLACK_HOLE_CLUSTER))
+    )
+    listener.filter_chains.extend(chains)
+    listener.default_filter_chain.CopyFrom(
+        _chain("passthrough", None, tcp(names.PASSTHROUGH_CLUSTER, names.PASSTHROUGH_CLUSTER))
+    )
+    return listener
 
 
 # --- Inbound -------------------------------------------------------------------------------------------------------
@@ -134,7 +151,7 @@ class InboundPort:
     protocol: Protocol
 
 
-def inbound_ports(node: Node, world: World) -> list[InboundPort]:
+def inbound_ports(node: Node, world: World) -> tuple[InboundPort, ...]:
     """The pod's ports: the targets of the services that select it, its containers' and those with an mTLS mode.
 
     Where services disagree about a protocol, the first service by name says what it is.
@@ -150,24 +167,24 @@ def inbound_ports(node: Node, world: World) -> list[InboundPort]:
                 number = port.target if isinstance(port.target, int) else container_ports.get(port.target)
                 if number is not None:
                     found.setdefault(number, port.protocol)
-    undeclared = [*container_ports.values(), *_modes(node, world).by_port]
+    undeclared = [*container_ports.values(), *inbound_modes(node, world).by_port]
     for number in undeclared:
         found.setdefault(number, Protocol.AUTO)
-    return [InboundPort(number, found[number]) for number in sorted(found) if number not in RESERVED_PORTS]
+    return tuple(InboundPort(number, found[number]) for number in sorted(found) if number not in RESERVED_PORTS)
 
 
-def _modes(node: Node, world: World) -> PeerModes:
+def inbound_modes(node: Node, world: World) -> PeerModes:
+    """Whether the pod asks for mutual TLS."""
     return peer_modes(node.namespace, node.labels, world.peer_authentications, world.root_namespace)
 
 
-def virtual_inbound(node: Node, world: World) -> listener_pb2.Listener:
+def virtual_inbound(ports: Iterable[InboundPort], modes: PeerModes) -> listener_pb2.Listener:
     """What reaches the pod from outside."""
-    modes = _modes(node, world)
     listener = _listener(VIRTUAL_INBOUND, names.PORT_INBOUND, base_pb2.INBOUND)
     for number in RESERVED_PORTS:
         black_hole = tcp(names.BLACK_HOLE_CLUSTER, names.BLACK_HOLE_CLUSTER)
         listener.filter_chains.append(_chain(f"{number}_reserved", _match(number), black_hole))
-    for port in inbound_ports(node, world):
+    for port in ports:
         where = Where(port.number, names.inbound_cluster(port.number))
         listener.filter_chains.extend(_inbound_chains(where, port.protocol, modes.at(port.number)))
     # A port that nobody declared is treated as one of which nobody said what is spoken there. Its last chain takes all

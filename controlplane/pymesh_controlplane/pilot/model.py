@@ -89,7 +89,7 @@ class ServicePort:
     protocol: Protocol
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Workload:
     """A pod. `mesh` says that a sidecar of ours is in front of it (label security.istio.io/tlsMode: istio)."""
 
@@ -107,7 +107,7 @@ class Workload:
         return Identity(trust_domain, self.namespace, self.service_account)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """A ready address behind a port of a service.
 
@@ -127,7 +127,7 @@ class Endpoint:
     weight: int = 1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Service:
     """A service: of Kubernetes, or of a ServiceEntry (one `Service` per host).
 

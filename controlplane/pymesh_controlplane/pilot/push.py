@@ -4,15 +4,9 @@ Source of the idea: Istio's pilot/pkg/xds/{discovery,pushqueue}.go.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
-
-from envoy.config.cluster.v3.cluster_pb2 import Cluster
-from google.protobuf.message import Message
-
-from pymesh_controlplane.pilot.session import PUSH_ORDER, Snapshot
-from pymesh_controlplane.pilot.subscription import Resource, digest_of
 
 # Seconds without a further change before one is pushed: `kubectl apply` of a folder is one change, not twenty.
 QUIET: Final = 0.1
@@ -69,29 +63,3 @@ class PushQueue:
 
     def __len__(self) -> int:
         return len(self._waiting)
-
-
-def snapshot_of(translated: Mapping[str, Mapping[str, Message]], before: Snapshot | None) -> Snapshot:
-    """The translation for one proxy, serialized, for the four types in push order.
-
-    What is as it was `before` is the same object again, so that proxies do not hold two copies through a push.
-    """
-    snapshot: dict[str, dict[str, Resource]] = {}
-    for type_url in PUSH_ORDER:
-        held = (before or {}).get(type_url, {})
-        resources = snapshot[type_url] = {}
-        for name, message in translated.get(type_url, {}).items():
-            body = message.SerializeToString(deterministic=True)
-            old = held.get(name)
-            if old is None or old.body != body:
-                resources[name] = Resource(name, digest_of(body), body, _needs(message))
-            else:
-                resources[name] = old
-    return snapshot
-
-
-def _needs(message: Message) -> str:
-    """The endpoint assignment that a cluster waits for."""
-    if not isinstance(message, Cluster) or message.type != Cluster.EDS:
-        return ""
-    return message.eds_cluster_config.service_name or message.name

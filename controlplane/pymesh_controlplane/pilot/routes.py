@@ -5,8 +5,9 @@ that nobody knows, on to where the application wanted it to go.
 """
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Final, NamedTuple, TypeAlias
 
 from envoy.config.core.v3 import base_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
@@ -50,34 +51,84 @@ _REDIRECTS: Final = {
 _Append = base_pb2.HeaderValueOption.HeaderAppendAction
 
 
-def http_ports(world: World) -> list[int]:
-    """Ports on which some service speaks, or may speak, HTTP."""
-    return sorted(
-        {port.port for service in world.services.values() for port in service.ports if port.protocol.may_be_http}
+class Caller(NamedTuple):
+    """What the routes of a proxy may depend on: its namespace, and those of its labels that some route asks for."""
+
+    namespace: str
+    labels: tuple[tuple[str, str], ...]  # sorted
+
+
+def asked_labels(world: World) -> frozenset[str]:
+    """The labels of callers that some VirtualService asks for. In most worlds there are none."""
+    return frozenset(
+        label
+        for resource in world.routing.values()
+        for http in resource.value.spec.http
+        for match in http.match
+        for label in match.source_labels
     )
 
 
-def configuration(port: int, node: Node, world: World) -> route_pb2.RouteConfiguration:
-    """The route configuration for connections to `port`, as seen by `node`."""
+def caller_of(node: Node, asked: AbstractSet[str]) -> Caller:
+    """All that the routes for `node` depend on, where the labels `asked` are those that count."""
+    labels = sorted((label, value) for label, value in node.labels.items() if label in asked)
+    return Caller(node.namespace, tuple(labels))
+
+
+class Target(NamedTuple):
+    """The service that a destination means: its full host name, and its only port; None if it has another number."""
+
+    host: str
+    port: int | None
+
+
+# By host as a destination writes it.
+Targets: TypeAlias = Mapping[str, Target]
+
+
+class Plan(NamedTuple):
+    """Everything that a virtual host is made of.
+
+    Attributes:
+        service: `default/reviews`; empty if there is no service of this host.
+        written: the VirtualService for it.
+        targets: what the destinations of `written` mean.
+    """
+
+    host: str
+    port: int
+    domains: tuple[str, ...]
+    service: str
+    written: Resource[VirtualService] | None
+    targets: Targets
+    caller: Caller
+
+
+def plans(caller: Caller, world: World) -> dict[int, list[Plan]]:
+    """The virtual hosts of every port on which some service speaks, or may speak, HTTP, as `caller` sees them.
+
+    A name that two of them could have goes to the first.
+    """
     virtual = world.routing
-    taken: set[str] = set()
-    message = route_pb2.RouteConfiguration(name=str(port))
-    message.max_direct_response_body_size_bytes.value = MAX_DIRECT_BODY
+    by_port: dict[int, list[Plan]] = {
+        port.port: [] for service in world.services.values() for port in service.ports if port.protocol.may_be_http
+    }
+    taken: set[tuple[int, str]] = set()
     for host in sorted({*world.services, *_hosts_of_their_own(virtual)}):
         service = world.services.get(host)
-        if service is not None and not any(p.port == port and p.protocol.may_be_http for p in service.ports):
-            continue
-        domains = [domain for domain in _domains(host, service, node.namespace, port) if domain not in taken]
-        if not domains:
-            continue
-        taken.update(domains)
         written = virtual.get(hosts.most_specific(host, virtual) or "")
-        routes = list(virtual_service_routes(written, port, node, world)) if written else []
-        if written is None and service is not None:
-            routes = [_default_route(names.outbound_cluster(port, host), f"Service {service.namespace}/{service.name}")]
-        message.virtual_hosts.add(name=f"{host}:{port}", domains=domains, routes=routes)
-    message.virtual_hosts.append(_allow_any())
-    return message
+        meant = targets(written, world) if written is not None else {}
+        known_as = f"{service.namespace}/{service.name}" if service is not None else ""
+        for port in sorted(by_port) if service is None else _http_ports(service):
+            domains = [d for d in _domains(host, service, caller.namespace, port) if (port, d) not in taken]
+            if domains:
+                taken.update((port, domain) for domain in domains)
+                by_port[port].append(Plan(host, port, tuple(domains), known_as, written, meant, caller))
+    return dict(sorted(by_port.items()))
+
+
+def _http_ports(service: Service) -> list[int]:
+    return [port.port for port in service.ports if port.protocol.may_be_http]
 
 
 def _hosts_of_their_own(virtual: Mapping[str, Resource[VirtualService]]) -> Iterator[str]:
@@ -92,25 +143,53 @@ def _domains(host: str, service: Service | None, namespace: str, port: int) -> l
     return [domain for name in [*known, *addresses] for domain in (name, f"{name}:{port}")]
 
 
+def virtual_host(plan: Plan) -> route_components_pb2.VirtualHost:
+    """The routes for one host on one port."""
+    if plan.written is not None:
+        routes = list(virtual_service_routes(plan.written, plan.port, plan.caller, plan.targets))
+    else:
+        routes = [_default_route(names.outbound_cluster(plan.port, plan.host), f"Service {plan.service}")]
+    return route_components_pb2.VirtualHost(name=f"{plan.host}:{plan.port}", domains=plan.domains, routes=routes)
+
+
+def configuration(port: int, virtual_hosts: Iterable[route_components_pb2.VirtualHost]) -> route_pb2.RouteConfiguration:
+    """The route configuration for connections to `port`."""
+    message = route_pb2.RouteConfiguration(name=str(port), virtual_hosts=virtual_hosts)
+    message.max_direct_response_body_size_bytes.value = MAX_DIRECT_BODY
+    message.virtual_hosts.append(_allow_any())
+    return message
+
+
 # --- Routes --------------------------------------------------------------------------------------------------------
 
 
+def targets(resource: Resource[VirtualService], world: World) -> Targets:
+    """What every destination of `resource` means in this world."""
+    found: dict[str, Target] = {}
+    for written in {item.destination.host for http in resource.value.spec.http for item in http.route}:
+        host = hosts.resolve(written, resource.key.namespace, world.services)
+        service = world.services.get(host)
+        only = service.ports[0].port if service is not None and len(service.ports) == 1 else None
+        found[written] = Target(host, only)
+    return found
+
+
 def virtual_service_routes(
-    resource: Resource[VirtualService], port: int, node: Node, world: World
+    resource: Resource[VirtualService], port: int, caller: Caller, meant: Targets
 ) -> Iterator[route_components_pb2.Route]:
-    """The routes of a VirtualService for what `node` sends to `port`; the first that matches wins."""
+    """The routes of a VirtualService for what `caller` sends to `port`; the first that matches wins."""
     for index, http in enumerate(resource.value.spec.http):
         for match in http.match or [ANYTHING]:
-            if applies(match, port, node.namespace, node.labels):
-                yield route_for(resource, index, match, port, world)
+            if applies(match, port, caller.namespace, dict(caller.labels)):
+                yield route_for(resource, index, match, port, meant)
 
 
 def route_for(
-    resource: Resource[VirtualService], index: int, match: HTTPMatchRequest, port: int, world: World
+    resource: Resource[VirtualService], index: int, match: HTTPMatchRequest, port: int, meant: Targets
 ) -> route_components_pb2.Route:
     """The route for the requests to `port` that fit one `match` of `http[index]`."""
     route = _route(resource, index, match)
-    _act(route, resource, resource.value.spec.http[index], port, world)
+    _act(route, resource.value.spec.http[index], port, meant)
     return route
 
 
@@ -124,30 +203,26 @@ def _route(resource: Resource[VirtualService], index: int, match: HTTPMatchReque
     )
 
 
-def _act(
-    route: route_components_pb2.Route, resource: Resource[VirtualService], http: HTTPRoute, port: int, world: World
-) -> None:
+def _act(route: route_components_pb2.Route, http: HTTPRoute, port: int, meant: Targets) -> None:
     if http.redirect is not None:
         route.redirect.CopyFrom(_redirect(http.redirect))
     elif http.direct_response is not None:
         route.direct_response.CopyFrom(_direct_response(http.direct_response))
     else:
-        route.route.CopyFrom(_forward(resource, http, port, world))
+        route.route.CopyFrom(_forward(http, port, meant))
     _apply_headers(route, http.headers)
     if len(http.route) == 1:
         _apply_headers(route, http.route[0].headers)
 
 
-def _forward(
-    resource: Resource[VirtualService], http: HTTPRoute, port: int, world: World
-) -> route_components_pb2.RouteAction:
+def _forward(http: HTTPRoute, port: int, meant: Targets) -> route_components_pb2.RouteAction:
     action = route_components_pb2.RouteAction(timeout=duration(seconds(http.timeout) if http.timeout else 0))
     if len(http.route) == 1:
-        action.cluster = cluster_of(http.route[0].destination, resource, port, world)
+        action.cluster = cluster_of(http.route[0].destination, port, meant)
     else:
         for item in http.route:
             if item.weight:
-                action.weighted_clusters.clusters.append(_weighted(item, resource, port, world))
+                action.weighted_clusters.clusters.append(_weighted(item, port, meant))
     policy = _retry(http.retries)
     if policy is not None:
         action.retry_policy.CopyFrom(policy)
@@ -159,23 +234,20 @@ def _forward(
     return action
 
 
-def cluster_of(destination: Destination, resource: Resource[VirtualService], port: int, world: World) -> str:
+def cluster_of(destination: Destination, port: int, meant: Targets) -> str:
     """Name of the cluster that a destination means. Without a port it is the service's only one, or the caller's."""
-    host = hosts.resolve(destination.host, resource.key.namespace, world.services)
-    service = world.services.get(host)
+    host, only = meant[destination.host]
     if destination.port is not None:
         port = destination.port.number
-    elif service is not None and len(service.ports) == 1:
-        port = service.ports[0].port
+    elif only is not None:
+        port = only
     return names.outbound_cluster(port, host, destination.subset)
 
 
 def _weighted(
-    item: HTTPRouteDestination, resource: Resource[VirtualService], port: int, world: World
+    item: HTTPRouteDestination, port: int, meant: Targets
 ) -> route_components_pb2.WeightedCluster.ClusterWeight:
-    cluster = route_components_pb2.WeightedCluster.ClusterWeight(
-        name=cluster_of(item.destination, resource, port, world)
-    )
+    cluster = route_components_pb2.WeightedCluster.ClusterWeight(name=cluster_of(item.destination, port, meant))
     cluster.weight.value = item.weight
     _apply_headers(cluster, item.headers)
     return cluster

@@ -18,7 +18,8 @@ def syncz(connections: Iterable[Connection], time_of: TimeOf) -> list[Json]:
     """Per proxy, who it is and, per type, whether it has taken what it was sent.
 
     The status of a type is SYNCED, STALE (an update is under way or about to be), NACKED (the proxy refused the last
-    one, and `error` says why; one that was since taken back leaves only the text) or NOT SENT (it does not ask for the type).
+    one, and `error` says why; one that was since taken back leaves only the text) or NOT SENT (it does not ask for the
+    type).
     """
     return [
         {

@@ -1,78 +1,186 @@
-"""World + node → everything that one proxy is to know. Pure and deterministic."""
+"""World + node → everything that one proxy is to know. Pure and deterministic.
 
-from collections.abc import Mapping
+Little of it is the node's own. Clusters and endpoints depend on the namespace of the caller, routes on that and on the
+labels that some route asks for, the outbound listener on nothing of it. So a `Translation` makes each of these once
+for all proxies, out of pieces (the clusters of one service, its virtual host on one port ...) that a `Memory` keeps
+from one world to the next: after a change only what it concerns is made, serialized and hashed again.
+"""
+
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Final, TypeAlias
+from functools import cached_property
+from typing import Final, NamedTuple
 
-from envoy.config.cluster.v3 import cluster_pb2
-from envoy.config.endpoint.v3 import endpoint_pb2
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.listener.v3.listener_components_pb2 import FilterChain
+from envoy.config.route.v3.route_components_pb2 import VirtualHost
 from google.protobuf.message import Message
 
-from pymesh import names
+from pymesh.resources.istio import DestinationRule
+from pymesh.resources.resource import Resource as Written
 from pymesh.xds import types
 from pymesh_controlplane.pilot import clusters, endpoints, listeners, routes
-from pymesh_controlplane.pilot.model import World
+from pymesh_controlplane.pilot.endpoints import Behind
+from pymesh_controlplane.pilot.memory import Memory
+from pymesh_controlplane.pilot.model import Protocol, Service, World
 from pymesh_controlplane.pilot.node import Node
-from pymesh_controlplane.pilot.policies import rule_for, subset_of
-
-# By type URL, then by resource name; both sorted.
-Resources: TypeAlias = Mapping[str, Mapping[str, Message]]
+from pymesh_controlplane.pilot.policies import PeerModes, rule_for
+from pymesh_controlplane.pilot.session import Snapshot
+from pymesh_controlplane.pilot.subscription import Resource, Resources, digest_of
 
 SIDECAR: Final = "sidecar"
 
 
-def resources_for(node: Node, world: World) -> Resources:
-    """All listeners, route configurations, clusters and endpoint assignments of `node`.
+class Translator:
+    """Translates world after world. For one thread at a time."""
 
-    The keys of the outer mapping are the four type URLs (always present), those of the inner one the names under which
-    the proxy asks for them. The same node and world give messages that are equal to the byte when they are serialized
-    with `deterministic=True`. Every route configuration and endpoint assignment that a listener or a cluster here
-    names is here too.
+    def __init__(self) -> None:
+        self._memory = Memory()
+        self._current: Translation | None = None
 
-    A node that is no sidecar gets nothing yet: gateways (`router`) come with their listeners.
-    """
-    if node.kind != SIDECAR:
-        return {types.CLUSTER: {}, types.ENDPOINT: {}, types.LISTENER: {}, types.ROUTE: {}}
-    node = _with_labels(node, world)
-    found_clusters = _clusters(node, world)
-    found_listeners = [listeners.virtual_inbound(node, world), listeners.virtual_outbound(world)]
-    return {
-        types.CLUSTER: {cluster.name: cluster for cluster in found_clusters},
-        types.ENDPOINT: _assignments(found_clusters, node, world),
-        types.LISTENER: {listener.name: listener for listener in found_listeners},
-        types.ROUTE: {str(port): routes.configuration(port, node, world) for port in routes.http_ports(world)},
-    }
+    def snapshot(self, node: Node, world: World) -> Snapshot:
+        """All listeners, route configurations, clusters and endpoint assignments of `node`.
 
+        The keys of the outer mapping are the four type URLs (always present), those of the inner one, sorted, the names
+        under which the proxy asks for them. The same node and world give the same bytes, whatever was translated
+        before. Every route configuration and endpoint assignment that a listener or a cluster here names is here too.
+        What is as it was in the world before is the same object.
 
-def _with_labels(node: Node, world: World) -> Node:
-    """The node with the labels of its pod: as Kubernetes knows them, else as the proxy itself says."""
-    for address in node.addresses:
-        if address in world.workloads:
-            return replace(node, labels=world.workloads[address].labels)
-    return node
+        A node that is no sidecar gets nothing yet: gateways (`router`) come with their listeners.
+        """
+        if self._current is None or self._current.world is not world:
+            self._memory.turn()
+            self._current = Translation(world, self._memory)
+        return self._current.snapshot(node)
 
 
-def _clusters(node: Node, world: World) -> list[cluster_pb2.Cluster]:
-    found = clusters.everywhere()
-    found += [clusters.inbound(port.number, port.protocol) for port in listeners.inbound_ports(node, world)]
-    for service in world.services.values():
-        found += clusters.outbound(service, node.namespace, world)
-    return sorted(found, key=lambda cluster: cluster.name)
+class _Outbound(NamedTuple):
+    """How callers in one namespace reach the services."""
+
+    clusters: Resources
+    endpoints: Resources
 
 
-def _assignments(
-    found: list[cluster_pb2.Cluster], node: Node, world: World
-) -> dict[str, endpoint_pb2.ClusterLoadAssignment]:
-    """The assignments that the EDS clusters among `found` ask for; two clusters may share one."""
-    assignments: dict[str, endpoint_pb2.ClusterLoadAssignment] = {}
-    for cluster in found:
-        name = cluster.eds_cluster_config.service_name
-        known_as = names.ClusterName.parse(name)
-        if cluster.type != cluster_pb2.Cluster.EDS or known_as is None or name in assignments:
-            continue
-        service = world.services[known_as.host]
-        port = service.port(known_as.port)
-        if port is not None:
-            subset = subset_of(rule_for(service, node.namespace, world), known_as.subset)
-            assignments[name] = endpoints.assignment(name, endpoints.members(service, port, subset, world))
-    return dict(sorted(assignments.items()))
+class Translation:
+    """One world, translated for one node after the other."""
+
+    def __init__(self, world: World, memory: Memory) -> None:
+        self.world = world
+        self._memory = memory
+        self._outbound: dict[str, _Outbound] = {}
+        self._routes: dict[routes.Caller, Resources] = {}
+
+    def snapshot(self, node: Node) -> Snapshot:
+        """See `Translator.snapshot`."""
+        if node.kind != SIDECAR:
+            return {types.CLUSTER: {}, types.ENDPOINT: {}, types.LISTENER: {}, types.ROUTE: {}}
+        node = self._with_labels(node)
+        ports = listeners.inbound_ports(node, self.world)
+        outbound = self._outbound_of(node.namespace)
+        own = [self._memory.call(_inbound_cluster, port, port.number, port.protocol) for port in ports]
+        everywhere = self._memory.call(_everywhere, None)
+        return {
+            types.CLUSTER: _sorted([*outbound.clusters.values(), *everywhere, *own]),
+            types.ENDPOINT: outbound.endpoints,
+            types.LISTENER: _sorted([self._inbound_listener(node, ports), self._outbound_listener]),
+            types.ROUTE: self._routes_of(routes.caller_of(node, self._asked_labels)),
+        }
+
+    def _with_labels(self, node: Node) -> Node:
+        """The node with the labels of its pod: as Kubernetes knows them, else as the proxy itself says."""
+        for address in node.addresses:
+            if address in self.world.workloads:
+                return replace(node, labels=self.world.workloads[address].labels)
+        return node
+
+    def _outbound_of(self, namespace: str) -> _Outbound:
+        if namespace not in self._outbound:
+            found_clusters: list[Resource] = []
+            found_endpoints: list[Resource] = []
+            for service in self.world.services.values():
+                rule = rule_for(service, namespace, self.world)
+                name = (service.host, rule.key if rule is not None else None)
+                behind = endpoints.behind(service, self.world)
+                found_clusters += self._memory.call(_clusters, name, service, rule, behind)
+                found_endpoints += self._memory.call(_assignments, name, service, rule, behind)
+            self._outbound[namespace] = _Outbound(_sorted(found_clusters), _sorted(found_endpoints))
+        return self._outbound[namespace]
+
+    def _inbound_listener(self, node: Node, ports: tuple[listeners.InboundPort, ...]) -> Resource:
+        modes = listeners.inbound_modes(node, self.world)
+        name = (ports, modes.default, *modes.by_port.items())  # many pods are alike in this
+        return self._memory.call(_inbound_listener, name, ports, modes)
+
+    @cached_property
+    def _outbound_listener(self) -> Resource:
+        chains: list[FilterChain] = []
+        for port, http, opaque in listeners.outbound_plan(self.world):
+            if http:
+                chains += self._memory.call(listeners.http_chains, port, port)
+            for to in opaque:
+                chains += self._memory.call(listeners.opaque_chains, (to.port, to.host), to)
+        return self._memory.call(_outbound_listener, None, tuple(chains))
+
+    @cached_property
+    def _asked_labels(self) -> frozenset[str]:
+        return routes.asked_labels(self.world)
+
+    def _routes_of(self, caller: routes.Caller) -> Resources:
+        if caller not in self._routes:
+            self._routes[caller] = _sorted(
+                self._memory.call(_configuration, (port, caller), port, tuple(self._virtual_hosts(plans)))
+                for port, plans in routes.plans(caller, self.world).items()
+            )
+        return self._routes[caller]
+
+    def _virtual_hosts(self, plans: Iterable[routes.Plan]) -> Iterator[VirtualHost]:
+        return (self._memory.call(routes.virtual_host, (plan.port, plan.host, plan.caller), plan) for plan in plans)
+
+
+# --- The pieces that are kept, serialized --------------------------------------------------------------------------
+
+
+def _everywhere() -> tuple[Resource, ...]:
+    return tuple(encoded(cluster.name, cluster) for cluster in clusters.everywhere())
+
+
+def _inbound_cluster(port: int, protocol: Protocol) -> Resource:
+    cluster = clusters.inbound(port, protocol)
+    return encoded(cluster.name, cluster)
+
+
+def _clusters(service: Service, rule: Written[DestinationRule] | None, behind: Behind) -> tuple[Resource, ...]:
+    return tuple(encoded(cluster.name, cluster) for cluster in clusters.outbound(service, rule, behind))
+
+
+def _assignments(service: Service, rule: Written[DestinationRule] | None, behind: Behind) -> tuple[Resource, ...]:
+    return tuple(encoded(item.cluster_name, item) for item in clusters.assignments(service, rule, behind))
+
+
+def _inbound_listener(ports: tuple[listeners.InboundPort, ...], modes: PeerModes) -> Resource:
+    return encoded(listeners.VIRTUAL_INBOUND, listeners.virtual_inbound(ports, modes))
+
+
+def _outbound_listener(chains: tuple[FilterChain, ...]) -> Resource:
+    return encoded(listeners.VIRTUAL_OUTBOUND, listeners.virtual_outbound(chains))
+
+
+def _configuration(port: int, virtual_hosts: tuple[VirtualHost, ...]) -> Resource:
+    return encoded(str(port), routes.configuration(port, virtual_hosts))
+
+
+def encoded(name: str, message: Message) -> Resource:
+    """`message` as it travels."""
+    body = message.SerializeToString(deterministic=True)
+    return Resource(name, digest_of(body), body, _needs(message))
+
+
+def _needs(message: Message) -> str:
+    """The endpoint assignment that a cluster waits for."""
+    if not isinstance(message, Cluster) or message.type != Cluster.EDS:
+        return ""
+    return message.eds_cluster_config.service_name or message.name
+
+
+def _sorted(resources: Iterable[Resource]) -> dict[str, Resource]:
+    return {resource.name: resource for resource in sorted(resources, key=lambda resource: resource.name)}

@@ -16,6 +16,7 @@ from pymesh.resources.parse import Parsed
 from pymesh.resources.resource import Key, Resource
 from pymesh_controlplane.galley.check import check
 from pymesh_controlplane.pilot import world
+from pymesh_controlplane.pilot.memory import Memory
 from pymesh_controlplane.pilot.model import Problem, Severity, World
 
 KEPT: Final = "the version before it stays in force"
@@ -39,6 +40,7 @@ class Ledger:
     trust_domain: str = names.TRUST_DOMAIN
     root_namespace: str = names.SYSTEM_NAMESPACE
     _in_force: dict[Key, Resource[object]] = field(default_factory=dict)
+    _checked: Memory = field(default_factory=Memory)
 
     def update(self, contents: Contents) -> World:
         """The world after `contents` (all files there are, by path) was read."""
@@ -99,7 +101,7 @@ class Ledger:
         """Take back what is new and wrong until nothing new is; ends because every round takes back something."""
         while True:
             result = world.build(candidates.values(), (), self.trust_domain, self.root_namespace)
-            found = list(_by_resource(check(result.resources.values(), result), result))
+            found = list(_by_resource(check(result.resources.values(), result, self._checked), result))
             wrong = {item.key for item, issues in found if self._is_new(item) and _has_errors(issues)}
             if not wrong:
                 break

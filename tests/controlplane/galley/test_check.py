@@ -3,6 +3,7 @@
 import pytest
 
 from pymesh_controlplane.galley.check import check
+from pymesh_controlplane.pilot.memory import Memory
 from pymesh_controlplane.pilot.model import Severity
 from tests.controlplane.pilot.worlds import BOOKINFO, EVERYTHING, pod, service, slice_of, world_of
 
@@ -326,3 +327,12 @@ def test_two_policies_for_one_namespace_are_warned_of() -> None:
         only(text)
         == "warning spec: PeerAuthentication default/a already holds for the whole namespace: this one has no effect"
     )
+
+
+def test_what_is_found_does_not_depend_on_what_was_found_before() -> None:
+    """One memory for all: worlds with mistakes and without, back and forth."""
+    memory = Memory()
+    texts = [EVERYTHING, virtual("{route: [{destination: {host: gone}}]}"), BOOKINFO, virtual(f"{{{TO}}}"), EVERYTHING]
+    for text in texts * 2:
+        world = world_of(text)
+        assert check(world.resources.values(), world, memory) == check(world.resources.values(), world)

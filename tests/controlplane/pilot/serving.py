@@ -21,7 +21,9 @@ from pymesh_controlplane.metrics import Metrics
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.node import Node
 from pymesh_controlplane.pilot.server import Authenticate, DiscoveryServer, Origin, ServerContext
-from pymesh_controlplane.pilot.translate import Resources
+from pymesh_controlplane.pilot.session import PUSH_ORDER, Snapshot
+from pymesh_controlplane.pilot.translate import encoded
+from tests.controlplane.pilot.worlds import Messages
 
 NODE_ID = "sidecar~10.244.0.7~reviews-v1-0.default~default.svc.cluster.local"
 
@@ -38,12 +40,17 @@ def world(revision: str) -> World:
     return World(revision, {}, {}, {}, {})
 
 
+def snapshot_of(messages: Messages) -> Snapshot:
+    """`messages` as the server wants them."""
+    return {kind: {name: encoded(name, messages[kind][name]) for name in messages.get(kind, {})} for kind in PUSH_ORDER}
+
+
 @dataclass
 class Feed:
     """A source whose worlds the test makes, and a translation that looks them up."""
 
     worlds: asyncio.Queue[World] = field(default_factory=asyncio.Queue)
-    content: dict[str, Resources] = field(default_factory=dict)
+    content: dict[str, Snapshot] = field(default_factory=dict)
 
     async def watch(self) -> AsyncIterator[World]:
         """As pilot's sources do."""
@@ -53,10 +60,10 @@ class Feed:
     def put(self, resources: Mapping[str, Mapping[str, Message]]) -> None:
         """From now on this is what every proxy is to know."""
         revision = str(len(self.content))
-        self.content[revision] = resources
+        self.content[revision] = snapshot_of(resources)
         self.worlds.put_nowait(world(revision))
 
-    def translate(self, _: Node, current: World) -> Resources:
+    def translate(self, _: Node, current: World) -> Snapshot:
         """In place of pilot's own translation."""
         return self.content[current.revision]
 
@@ -78,7 +85,7 @@ def anybody(context: ServerContext) -> Origin:
 
 @asynccontextmanager
 async def serving(
-    authenticate: Authenticate = anybody, translate: Callable[[Node, World], Resources] | None = None
+    authenticate: Authenticate = anybody, translate: Callable[[Node, World], Snapshot] | None = None
 ) -> AsyncIterator[Pilot]:
     """A running pilot."""
     feed, metrics = Feed(), Metrics()
@@ -96,7 +103,7 @@ async def serving(
             running.cancel()
 
 
-def mesh(port: int, *, backend: int, cluster: str = "outbound|9080||reviews", timeout: int = 1) -> Resources:
+def mesh(port: int, *, backend: int, cluster: str = "outbound|9080||reviews", timeout: int = 1) -> Messages:
     """A listener on `port` whose one route leads to a server on `backend`, by a cluster with endpoints from pilot."""
     ads = {"ads": {}, "resource_api_version": "V3"}
     manager = {

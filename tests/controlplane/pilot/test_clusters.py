@@ -7,8 +7,16 @@ from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import UpstreamTlsContext
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 
 from pymesh.xds import types
-from pymesh_controlplane.pilot.translate import resources_for
-from tests.controlplane.pilot.worlds import BOOKINFO, EVERYTHING, pod, service, sidecar, slice_of, world_of
+from tests.controlplane.pilot.worlds import (
+    BOOKINFO,
+    EVERYTHING,
+    pod,
+    resources_for,
+    service,
+    sidecar,
+    slice_of,
+    world_of,
+)
 
 RATINGS = "ratings.default.svc.cluster.local"
 REVIEWS = "reviews.default.svc.cluster.local"

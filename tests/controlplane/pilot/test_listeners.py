@@ -6,9 +6,8 @@ from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsConte
 
 from pymesh.xds import types
 from pymesh_controlplane.pilot.listeners import RESERVED_PORTS
-from pymesh_controlplane.pilot.translate import resources_for
 from tests.controlplane.pilot.chains import chain_for, secured, target
-from tests.controlplane.pilot.worlds import EVERYTHING, pod, service, sidecar, world_of
+from tests.controlplane.pilot.worlds import EVERYTHING, pod, resources_for, service, sidecar, world_of
 
 HTTP = ("http/1.1",)
 MESH_HTTP = ("istio-http/1.1", "istio")

@@ -20,8 +20,8 @@ from google.protobuf import json_format
 from pymesh.xds.types import CLUSTER, ENDPOINT, HTTP_CONNECTION_MANAGER, HTTP_ROUTER, LISTENER, ROUTE
 from pymesh_controlplane.pilot import status
 from pymesh_controlplane.pilot.session import PUSH_ORDER
-from pymesh_controlplane.pilot.translate import Resources
 from tests.controlplane.pilot.serving import NODE_ID, Pilot, mesh, serving
+from tests.controlplane.pilot.worlds import Messages
 from tests.support.waiting import eventually
 
 ENVOY = Path(__file__).parents[3] / ".venv-envoy" / "bin" / "envoy"
@@ -209,7 +209,7 @@ async def test_what_envoy_refuses_is_seen_and_a_mended_config_is_taken(tmp_path:
     assert pilot.metrics.counted("pilot_total_xds_rejects") == 1
 
 
-def with_broken_listener(resources: Resources) -> Resources:
+def with_broken_listener(resources: Messages) -> Messages:
     """The same mesh, whose listener has a filter that no Envoy knows."""
     listener = Listener()
     listener.CopyFrom(resources[LISTENER]["front"])
@@ -226,7 +226,7 @@ with grpc.insecure_channel("xds:///reviews:9080") as channel:
 """
 
 
-def for_grpc(port: int) -> Resources:
+def for_grpc(port: int) -> Messages:
     """What grpc's own xDS client asks for: an API listener, a route, a cluster and its endpoints."""
     ads = {"ads": {}, "resource_api_version": "V3"}
     cluster = "outbound|9080||reviews"

@@ -1,12 +1,9 @@
 """When to push, and to whom."""
 
-from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pymesh.xds.types import CLUSTER, ENDPOINT
-from pymesh_controlplane.pilot.push import LONGEST_DELAY, QUIET, Debounce, PushQueue, snapshot_of
-from pymesh_controlplane.pilot.session import PUSH_ORDER
+from pymesh_controlplane.pilot.push import LONGEST_DELAY, QUIET, Debounce, PushQueue
 
 
 def test_a_change_is_pushed_after_a_moment_of_quiet() -> None:
@@ -60,24 +57,3 @@ def test_a_proxy_stands_in_the_queue_once_with_its_oldest_change() -> None:
     queue.remove(7)
     assert len(queue) == 3
     assert [queue.pop() for _ in range(4)] == [(1, 10.0), (3, 10.0), (4, 11.0), None]
-
-
-def test_what_did_not_change_is_the_same_object_in_the_next_snapshot() -> None:
-    """So that a push to a thousand proxies does not hold everything twice; the version follows the content."""
-    first = snapshot_of({CLUSTER: {"a": Cluster(name="a"), "b": Cluster(name="b")}}, None)
-    second = snapshot_of({CLUSTER: {"a": Cluster(name="a"), "b": Cluster(name="b", alt_stat_name="x")}}, first)
-    assert second[CLUSTER]["a"] is first[CLUSTER]["a"]
-    assert second[CLUSTER]["b"].version != first[CLUSTER]["b"].version
-    assert set(first) == set(PUSH_ORDER)
-    assert first[ENDPOINT] == {}
-
-
-def test_a_cluster_says_which_endpoint_assignment_it_waits_for() -> None:
-    """Its own name, unless it names another; none for a cluster that pilot sends no endpoints for."""
-    other = Cluster(name="b", type=Cluster.EDS)
-    other.eds_cluster_config.service_name = "shared"
-    found = snapshot_of(
-        {CLUSTER: {"a": Cluster(name="a", type=Cluster.EDS), "b": other, "c": Cluster(name="c", type=Cluster.STATIC)}},
-        None,
-    )
-    assert {name: cluster.needs for name, cluster in found[CLUSTER].items()} == {"a": "a", "b": "shared", "c": ""}

@@ -9,8 +9,7 @@ from google.protobuf import json_format
 
 from pymesh.xds import types
 from pymesh_controlplane.pilot.node import Node
-from pymesh_controlplane.pilot.translate import resources_for
-from tests.controlplane.pilot.worlds import BOOKINFO, EVERYTHING, service, sidecar, world_of
+from tests.controlplane.pilot.worlds import BOOKINFO, EVERYTHING, resources_for, service, sidecar, world_of
 
 REVIEWS = "reviews.default.svc.cluster.local"
 

@@ -22,8 +22,9 @@ from pymesh_controlplane.pilot import server as pilot_server
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.node import Node
 from pymesh_controlplane.pilot.server import Origin, RequestBudget, StreamError
-from pymesh_controlplane.pilot.translate import Resources
-from tests.controlplane.pilot.serving import NODE_ID, Pilot, node_message, serving
+from pymesh_controlplane.pilot.session import Snapshot
+from tests.controlplane.pilot.serving import NODE_ID, Pilot, node_message, serving, snapshot_of
+from tests.controlplane.pilot.worlds import Messages
 from tests.support.waiting import eventually
 
 SOTW = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
@@ -70,7 +71,7 @@ async def ended(call: RawStream) -> tuple[grpc.StatusCode, str]:
     return await call.code(), await call.details()
 
 
-def clusters(*names: str) -> Resources:
+def clusters(*names: str) -> Messages:
     """A mesh of clusters."""
     return {CLUSTER: {name: Cluster(name=name) for name in names}}
 
@@ -263,10 +264,10 @@ async def test_a_caller_without_proof_is_refused() -> None:
 async def test_a_translation_that_fails_stops_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
     """And leaves the proxy it fails for with what it has."""
 
-    def translate(node: Node, world: World) -> Resources:
+    def translate(node: Node, world: World) -> Snapshot:
         if node.pod == "broken" and world.revision != "0":
             raise KeyError("a bug of ours")
-        return clusters(world.revision)
+        return snapshot_of(clusters(world.revision))
 
     async with serving(translate=translate) as pilot, stream(pilot) as good, stream(pilot) as bad:
         pilot.feed.put({})

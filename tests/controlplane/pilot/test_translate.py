@@ -6,26 +6,30 @@ import random
 from pathlib import Path
 
 import pytest
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
 from google.protobuf import json_format
 from google.protobuf.message import Message
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pymesh import names
 from pymesh.resources.parse import parse
 from pymesh.xds import types
 from pymesh.xds.check import check
 from pymesh_controlplane.pilot import world
+from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.node import Node
-from pymesh_controlplane.pilot.translate import Resources, resources_for
-from tests.controlplane.pilot.worlds import BOOKINFO, EVERYTHING, sidecar, world_of
+from pymesh_controlplane.pilot.translate import Translator, encoded
+from tests.controlplane.pilot.worlds import BOOKINFO, EVERYTHING, Messages, resources_for, sidecar, world_of
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 NODES = {"productpage": sidecar(), "reviews": sidecar("10.244.0.11", "reviews-v1")}
 
 
-def as_bytes(resources: Resources) -> dict[tuple[str, str], bytes]:
+def as_bytes(resources: Messages) -> dict[tuple[str, str], bytes]:
     return {
         (kind, name): message.SerializeToString(deterministic=True)
         for kind, messages in resources.items()
@@ -136,3 +140,76 @@ def test_the_pods_labels_are_those_that_kubernetes_knows() -> None:
 def test_the_clusters_of_every_sidecar() -> None:
     found = resources_for(sidecar(), world_of(""))[types.CLUSTER]
     assert set(found) == {names.PASSTHROUGH_CLUSTER, names.INBOUND_PASSTHROUGH_CLUSTER, names.BLACK_HOLE_CLUSTER}
+
+
+# --- From world to world ---
+
+CHANGES = [
+    ("", ""),
+    ("'10.244.0.12'", "'10.244.0.99'"),  # an endpoint
+    ("weight: 80", "weight: 30"),  # a route
+    ("{version: v3}", "{version: v9}"),  # a subset
+    ("name: tcp-sql", "name: sql"),  # what is spoken on a port
+    ("clusterIP: 10.96.0.20", "clusterIP: 10.96.0.77"),  # where a service is dialled
+    ("serviceAccountName: reviews", "serviceAccountName: critics"),  # who may answer
+    ("sourceLabels: {app: reviews}", "sourceLabels: {app: productpage}"),  # who is routed
+    ("mode: STRICT", "mode: DISABLE"),  # what the pods accept
+    ("maxConnections: 100", "maxConnections: 101"),
+    ("hosts: [api.example.com]", "hosts: [api.example.net]"),
+    ("containerPort: 9080", "containerPort: 9081"),
+]
+WHOLE = parse(EVERYTHING, "f").resources
+CALLERS = [*NODES.values(), sidecar("10.244.9.9", "far", namespace="far"), sidecar(kind="router")]
+
+
+def changed(old: str, new: str) -> World:
+    """The world with one change; what it does not touch is the same objects, as the sources hand them on."""
+    resources = parse(EVERYTHING.replace(old, new), "f").resources
+    return world.build(
+        before if after.says_the_same_as(before) else after for before, after in zip(WHOLE, resources, strict=True)
+    )
+
+
+@given(st.lists(st.sampled_from(CHANGES), min_size=2, max_size=8), st.randoms(use_true_random=False))
+@settings(max_examples=25, deadline=None)
+def test_a_translation_does_not_depend_on_those_before_it(changes: list[tuple[str, str]], dice: random.Random) -> None:
+    """Whatever changed, and whoever asked in between."""
+    translator = Translator()
+    for old, new in changes:
+        current = changed(old, new)
+        for node in dice.sample(CALLERS, 3):
+            assert translator.snapshot(node, current) == Translator().snapshot(node, current)
+
+
+def test_every_one_of_these_changes_does_something() -> None:
+    before = [Translator().snapshot(node, world_of(EVERYTHING)) for node in CALLERS]
+    for old, new in CHANGES[1:]:
+        assert old in EVERYTHING
+        current = changed(old, new)
+        assert [Translator().snapshot(node, current) for node in CALLERS] != before, new
+
+
+def test_what_did_not_change_is_the_same_object_for_all_proxies_and_worlds() -> None:
+    """So that it is serialized once, and a push to a thousand proxies does not hold it a thousand times."""
+    translator, (one, other, *_) = Translator(), CALLERS
+    before = translator.snapshot(one, changed("", ""))
+    current = changed("weight: 80", "weight: 30")
+    after, for_other = (translator.snapshot(node, current) for node in (one, other))
+    differing = {
+        (kind, name)
+        for kind, resources in after.items()
+        for name, resource in resources.items()
+        if before[kind][name] is not resource
+    }
+    assert differing == {(types.ROUTE, "9080")}
+    assert after[types.ENDPOINT] is for_other[types.ENDPOINT]
+    for name in after[types.CLUSTER].keys() & for_other[types.CLUSTER].keys():
+        assert after[types.CLUSTER][name] is for_other[types.CLUSTER][name]
+
+
+def test_a_cluster_says_which_endpoint_assignment_it_waits_for() -> None:
+    """Its own name, unless it names another; none for a cluster that pilot sends no endpoints for."""
+    other = Cluster(name="b", type=Cluster.EDS)
+    other.eds_cluster_config.service_name = "shared"
+    found = [Cluster(name="a", type=Cluster.EDS), other, Cluster(name="c", type=Cluster.STATIC)]
+    assert [encoded(cluster.name, cluster).needs for cluster in found] == ["a", "shared", ""]

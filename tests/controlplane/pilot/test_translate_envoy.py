@@ -15,8 +15,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from pymesh.xds import types
-from pymesh_controlplane.pilot.translate import Resources, resources_for
-from tests.controlplane.pilot.worlds import BOOKINFO, EVERYTHING, sidecar, world_of
+from tests.controlplane.pilot.worlds import BOOKINFO, EVERYTHING, Messages, resources_for, sidecar, world_of
 
 pytestmark = pytest.mark.envoy
 
@@ -40,7 +39,7 @@ def as_json(message: Message) -> dict[str, object]:
     return dict(json_format.MessageToDict(message, preserving_proto_field_name=True))
 
 
-def with_routes_inline(listener: Message, resources: Resources) -> Listener:
+def with_routes_inline(listener: Message, resources: Messages) -> Listener:
     """The listener with its route configurations in it, where the validation looks at them."""
     copy = Listener()
     copy.CopyFrom(listener)
@@ -54,7 +53,7 @@ def with_routes_inline(listener: Message, resources: Resources) -> Listener:
     return copy
 
 
-def bootstrap(resources: Resources) -> dict[str, object]:
+def bootstrap(resources: Messages) -> dict[str, object]:
     assignments = [
         Cluster(name=f"endpoints of {name}", type=Cluster.STATIC, load_assignment=assignment)
         for name, assignment in resources[types.ENDPOINT].items()

@@ -4,10 +4,9 @@ import pytest
 
 from pymesh.xds import types
 from pymesh_controlplane.pilot.node import Node
-from pymesh_controlplane.pilot.translate import resources_for
 from pymesh_proxy.config.snapshot import Configuration
 from pymesh_proxy.upstream.registry import EndpointRegistry
-from tests.controlplane.pilot.worlds import BOOKINFO, EVERYTHING, sidecar, world_of
+from tests.controlplane.pilot.worlds import BOOKINFO, EVERYTHING, resources_for, sidecar, world_of
 
 NODES = {"productpage": sidecar(), "reviews": sidecar("10.244.0.11", "reviews-v1")}
 

@@ -1,9 +1,31 @@
 """Worlds to translate, made of manifests as people and Kubernetes write them."""
 
+from collections.abc import Mapping
+from typing import Final, TypeAlias
+
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from google.protobuf.message import Message
+
 from pymesh.resources.parse import parse
+from pymesh.xds import types
 from pymesh_controlplane.pilot import world
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.node import Node
+from pymesh_controlplane.pilot.session import Snapshot
+from pymesh_controlplane.pilot.translate import Translator
+
+# By type URL, then by resource name.
+Messages: TypeAlias = Mapping[str, Mapping[str, Message]]
+
+_MESSAGES: Final[Mapping[str, type[Message]]] = {
+    types.CLUSTER: Cluster,
+    types.ENDPOINT: ClusterLoadAssignment,
+    types.LISTENER: Listener,
+    types.ROUTE: RouteConfiguration,
+}
 
 
 def service(name: str, ports: str = "[{name: http, port: 9080}]", ip: str = "10.96.0.1", selector: str = "") -> str:
@@ -199,3 +221,16 @@ def sidecar(ip: str = "10.244.0.10", pod: str = "productpage-1", **changes: obje
     values = {"id": f"sidecar~{ip}~{pod}.default~default.svc.cluster.local", "kind": "sidecar", "addresses": (ip,)}
     values |= {"pod": pod, "namespace": "default"} | changes
     return Node(**values)  # type: ignore[arg-type]  # assembled by the caller
+
+
+def decoded(snapshot: Snapshot) -> Messages:
+    """A translation as a proxy reads it."""
+    return {
+        kind: {name: _MESSAGES[kind].FromString(resource.body) for name, resource in resources.items()}
+        for kind, resources in snapshot.items()
+    }
+
+
+def resources_for(node: Node, current: World) -> Messages:
+    """What `node` is sent, translated from nothing."""
+    return decoded(Translator().snapshot(node, current))
