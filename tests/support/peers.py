@@ -108,7 +108,11 @@ async def connect(address: Address, *, receive_buffer: int = 0) -> Peer:
     if receive_buffer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     async with asyncio.timeout(DEADLINE):
-        await asyncio.get_running_loop().sock_connect(sock, address)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, address)
+        except BaseException:
+            sock.close()
+            raise
         # A reader of a few bytes stops reading from the socket soon; what is asked for is still delivered.
         reader, writer = await asyncio.open_connection(sock=sock, limit=receive_buffer or 1 << 20)
     return Peer(reader, writer)

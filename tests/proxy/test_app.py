@@ -1,0 +1,233 @@
+"""The process: how it starts, what keeps it from starting, how it ends; and sockets that follow the configuration."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from pymesh.xds.decode import load_bootstrap
+from pymesh_proxy.app import Proxy
+from tests.support.inprocess import Json, bootstrap, cluster, http_listener, running, simple
+from tests.support.peers import RawUpstream, client
+from tests.support.proxy_process import ProxyProcess, free_port, run_to_its_end
+
+GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+def listening(config: str, port: int) -> str:
+    """`config` with its only listener on `port`."""
+    loaded: Json = json.loads(config)
+    [listener] = loaded["static_resources"]["listeners"]
+    listener["address"]["socket_address"]["port_value"] = port
+    return json.dumps(loaded)
+
+
+# --- Starts that fail: one sentence, status 1 ---
+
+UNKNOWN_FIELD = simple(("127.0.0.1", 1)).replace('"connect_timeout"', '"conect_timeout"')
+UNSUPPORTED = json.dumps({"static_resources": {"clusters": [{**cluster("a"), "lb_policy": "MAGLEV"}]}})
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "cannot read"),
+        ("static_resources: [", ":2:1: not YAML"),
+        ("static_resources:\n  listeners: {a: 1}\n", "static_resources.listeners"),
+        (UNKNOWN_FIELD, "conect_timeout"),
+        (UNSUPPORTED, "static_resources.clusters[0].lb_policy"),
+        (b"\xff\xfe", "is not UTF-8 text"),
+    ],
+    ids=["missing", "no YAML", "wrong type", "unknown field", "unsupported", "binary"],
+)
+def test_a_bootstrap_that_cannot_be_run(tmp_path: Path, text: str | bytes | None, words: str) -> None:
+    path = tmp_path / "bootstrap.yaml"
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    done = run_to_its_end("--config", str(path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("pymesh-proxy: ")
+    assert "Traceback" not in done.stderr
+    assert str(path) in done.stderr
+    assert words in done.stderr
+
+
+@pytest.mark.e2e
+def test_ports_in_use(tmp_path: Path) -> None:
+    path = tmp_path / "bootstrap.json"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        path.write_text(listening(simple(), port))
+        for arguments in (
+            ["--config", str(path), "--admin", "127.0.0.1:0", "--metrics-port", "0", "--readiness-port", "0"],
+            ["--listen", "0", "--admin", f"127.0.0.1:{port}"],
+        ):
+            done = run_to_its_end(*arguments)
+            assert done.returncode == 1
+            assert f"port 127.0.0.1:{port} is in use: stop what listens there" in done.stderr
+            assert "Traceback" not in done.stderr
+
+
+@pytest.mark.e2e
+def test_help_and_validate(tmp_path: Path) -> None:
+    done = run_to_its_end("--help")
+    assert done.returncode == 0
+    assert "pymesh-proxy --listen 15001" in done.stdout
+    path = tmp_path / "bootstrap.json"
+    path.write_text(simple())
+    done = run_to_its_end("--config", str(path), "--validate")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{path} is valid\n", "")
+
+
+# --- The end ---
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "/quitquitquit"])
+async def test_what_is_in_flight_finishes_and_the_exit_is_clean(tmp_path: Path, how: str) -> None:
+    port, path = free_port(), tmp_path / "bootstrap.json"
+    async with RawUpstream() as upstream:
+        path.write_text(listening(simple(upstream.address), port))
+        with ProxyProcess("--config", str(path), "--drain-time", "10") as proxy:
+            async with client(("127.0.0.1", port)) as busy, client(("127.0.0.1", port)) as idle:
+                busy.send(GET)
+                served = await upstream.accept()
+                await served.head()
+                idle.send(GET)
+                other = await upstream.accept()
+                await other.head()
+                other.send(OK)
+                await idle.message()
+                if how.startswith("/"):
+                    assert proxy.get(how, "POST").status == 200
+                else:
+                    os.kill(proxy.process.pid, signal.Signals[how])
+                assert await idle.ended()
+                served.send(OK)
+                head, body = await busy.message()
+                assert b"connection: close\r\n" in head
+                assert body == b"ok"
+                assert await busy.ended()
+                assert await asyncio.to_thread(proxy.wait) == 0
+                assert not proxy.logged("Traceback")
+
+
+@pytest.mark.e2e
+async def test_what_does_not_finish_is_cut_when_the_drain_time_is_over(tmp_path: Path) -> None:
+    port, path = free_port(), tmp_path / "bootstrap.json"
+    async with RawUpstream() as upstream:
+        path.write_text(listening(simple(upstream.address), port))
+        with ProxyProcess("--config", str(path), "--drain-time", "0.6") as proxy:
+            async with client(("127.0.0.1", port)) as busy:
+                busy.send(GET)
+                await (await upstream.accept()).head()
+                proxy.terminate()
+                assert await asyncio.to_thread(proxy.wait) == 0
+                assert proxy.logged("drain time is over: 1 connections are cut")
+
+
+# --- Sockets follow the configuration ---
+
+
+def at(name: str, port: int) -> Json:
+    """An HTTP listener that answers by itself."""
+    answer = {"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": name}}}
+    listener = http_listener([answer])
+    listener["name"] = name
+    listener["address"]["socket_address"]["port_value"] = port
+    return listener
+
+
+async def says(port: int) -> bytes:
+    """What the listener on `port` says."""
+    async with client(("127.0.0.1", port)) as peer:
+        peer.send(GET)
+        return (await peer.message())[1]
+
+
+def adopt(proxy: Proxy, *listeners: Json) -> None:
+    """Put these listeners in force."""
+    proxy.adopt(proxy.configuration.apply_bootstrap(load_bootstrap(bootstrap(listeners, []), "test")))
+
+
+async def test_listeners_come_move_and_go() -> None:
+    one, two = free_port(), free_port()
+    async with running(bootstrap([at("a", one)], [])) as serving:
+        proxy = serving.proxy
+        assert await says(one) == b"a"
+        adopt(proxy, at("a", two))
+        assert await says(two) == b"a"
+        with pytest.raises(ConnectionRefusedError):
+            await says(one)
+        adopt(proxy, at("a", two), at("b", one))
+        assert (await says(one), await says(two)) == (b"b", b"a")
+        adopt(proxy)
+        with pytest.raises(ConnectionRefusedError):
+            await says(two)
+
+
+async def test_a_pushed_listener_whose_port_is_taken_waits_for_it(caplog: pytest.LogCaptureFixture) -> None:
+    one = free_port()
+    async with running(bootstrap([at("a", one)], [])) as serving:
+        proxy = serving.proxy
+        proxy._serving = True
+        with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+            port = taken.getsockname()[1]
+            adopt(proxy, at("a", one), at("b", port))
+            assert await says(one) == b"a"
+            assert f"listener b is not served: port 127.0.0.1:{port} is in use" in caplog.text
+            assert proxy.unbound == 1
+        adopt(proxy, at("a", one), at("b", port))
+        assert await says(port) == b"b"
+        assert proxy.unbound == 0
+
+
+async def test_the_admin_port_of_the_bootstrap_is_opened(tmp_path: Path) -> None:
+    port = free_port()
+    config = json.loads(bootstrap([], []))
+    config["admin"] = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}
+    text = json.dumps(config)
+    path = tmp_path / "bootstrap.json"
+    path.write_text(text)
+    from pymesh_proxy.options import parse
+
+    given = parse(["--config", str(path), "--metrics-port", "0", "--readiness-port", "0"])
+    proxy = Proxy(given, asyncio.get_running_loop())
+    try:
+        await proxy._open_ports(load_bootstrap(text, "test"))
+        async with client(("127.0.0.1", port)) as peer:
+            peer.send(b"GET /ready HTTP/1.1\r\nhost: a\r\n\r\n")
+            assert (await peer.message())[1] == b"LIVE\n"
+    finally:
+        await proxy._close()
+
+
+async def test_a_request_keeps_the_snapshot_that_it_began_with() -> None:
+    async with (
+        RawUpstream() as before,
+        RawUpstream() as after,
+        running(simple(before.address)) as serving,
+        client(serving.address) as peer,
+    ):
+        peer.send(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\na")
+        served = await before.accept()
+        await served.head()
+        config = simple(after.address).replace('"port_value": 0', f'"port_value": {serving.address[1]}')
+        serving.proxy.adopt(serving.proxy.configuration.apply_bootstrap(load_bootstrap(config, "test")))
+        peer.send(b"b")
+        assert await served.exactly(2) == b"ab"
+        served.send(OK)
+        assert (await peer.message())[1] == b"ok"
+        peer.send(GET)
+        served = await after.accept()
+        await served.head()
+        served.send(OK)
+        assert (await peer.message())[1] == b"ok"
+        assert [record.status for record in await serving.records(2)] == [200, 200]
