@@ -68,7 +68,9 @@ async def _run(place: State, components: list[str]) -> None:
         os.chown(path, names.PROXY_UID, names.PROXY_UID)
     place.citadel.chmod(0o700)
     signer = TokenSigner.load_or_create(place.tokens)
-    supervisor = Supervisor(place, Network(place.mesh), signer, programs.find(), InjectionConfig())
+    supervisor = Supervisor(
+        place, Network(place.mesh), signer, programs.find(), InjectionConfig(), has_pilot="pilot" in components
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, supervisor.stop.set)
     own = Text("the control plane's manifests", "/", json.dumps(_list(system.manifests(place, components))))

@@ -1,6 +1,6 @@
 """What is observed of pods, as Kubernetes objects for pilot and as rows for `pymesh ps`. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -93,3 +93,23 @@ def blocked_row(namespace: str, name: str, owner: str, why: str) -> Object:
         "init_container_names": [],
         "pids": {},
     }
+
+
+def waiting(wanted: Mapping[tuple[str, str], int], rows: Iterable[Object]) -> list[str]:
+    """What the pods in `rows` still wait for, and which of the `wanted` numbers of pods, by owner, are not there yet."""
+    ready = dict.fromkeys(wanted, 0)
+    result = []
+    for line in rows:
+        owner = (line["namespace"], line["owner"])
+        if not line["is_ready"]:
+            message = f": {line['message']}" if line["message"] else ""
+            result.append(f"{line['namespace']}/{line['name']} {line['status']}{message}")
+        elif owner in ready:
+            ready[owner] += 1
+    if result:
+        return result
+    return [
+        f"{namespace}/{name}: {ready[namespace, name]} of {replicas} pods are there"
+        for (namespace, name), replicas in wanted.items()
+        if ready[namespace, name] < replicas
+    ]

@@ -61,9 +61,17 @@ class Supervisor:
     """One mesh. `prepare` and then `serve` run it; the other methods are what the API does."""
 
     def __init__(
-        self, state: State, network: Network, signer: TokenSigner, programs: Programs, injection: InjectionConfig
+        self,
+        state: State,
+        network: Network,
+        signer: TokenSigner,
+        programs: Programs,
+        injection: InjectionConfig,
+        *,
+        has_pilot: bool = True,
     ) -> None:
         self.state = state
+        self._has_pilot = has_pilot
         self.store = Store(state.applied, state.temporary, injection)
         self.stop = asyncio.Event()
         self.root = ""
@@ -120,19 +128,7 @@ class Supervisor:
     def waiting(self) -> list[str]:
         """What the mesh still waits for, a sentence each; empty when everything that was applied runs and is ready."""
         wanted = {(want.namespace, want.name): want.replicas for want in self._wanted()}
-        ready = dict.fromkeys(wanted, 0)
-        result = []
-        for row in self.rows():
-            owner = (row["namespace"], row["owner"])
-            if row["is_ready"] and owner in ready:
-                ready[owner] += 1
-            elif not row["is_ready"]:
-                message = f": {row['message']}" if row["message"] else ""
-                result.append(f"{row['namespace']}/{row['name']} {row['status']}{message}")
-        for (namespace, name), replicas in wanted.items():
-            if not result and ready[namespace, name] < replicas:
-                result.append(f"{namespace}/{name}: {ready[namespace, name]} of {replicas} pods are there")
-        return result
+        return observe.waiting(wanted, self.rows())
 
     async def unsettled(self) -> list[str]:
         """What the proxies do not know yet of what is ready; empty once a request finds all of it.
@@ -140,6 +136,8 @@ class Supervisor:
         Raises:
             MeshError: the control plane does not answer.
         """
+        if not self._has_pilot:
+            return []
         registry, proxies = await self.ask_pilot("/debug/registryz"), await self.ask_pilot("/debug/syncz")
         return unsettled(self._observed.values(), json.loads(registry), json.loads(proxies))
 
