@@ -96,7 +96,7 @@ def blocked_row(namespace: str, name: str, owner: str, why: str) -> Object:
 
 
 def waiting(wanted: Mapping[tuple[str, str], int], rows: Iterable[Object]) -> list[str]:
-    """What the pods in `rows` still wait for, and which of the `wanted` numbers of pods, by owner, are not there yet."""
+    """What the pods in `rows` still wait for; else which of the `wanted` numbers of pods, by owner, are not there."""
     ready = dict.fromkeys(wanted, 0)
     result = []
     for line in rows:
