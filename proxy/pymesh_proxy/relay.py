@@ -19,7 +19,7 @@ from pymesh_proxy.transport.facts import Facts
 from pymesh_proxy.transport.reset import reset
 from pymesh_proxy.upstream.balancer import choose_weighted
 from pymesh_proxy.upstream.endpoint import Endpoint
-from pymesh_proxy.upstream.pool import WRITE_HIGH_WATER
+from pymesh_proxy.upstream.pool import WRITE_HIGH_WATER, ClusterState
 
 # Python's TLS cannot end one half of a connection (RFC 8446 6.1 could): when the half towards a TLS peer ends, the
 # connection is kept for what still comes back, and closed once nothing has come for this many seconds.
@@ -133,7 +133,7 @@ class Relay:
     """One opaque connection, downstream and upstream."""
 
     __slots__ = (
-        "_cluster", "_done", "_endpoint", "_identify", "_idle", "_open", "_runtime", "_seen", "_spoke",
+        "_done", "_endpoint", "_identify", "_idle", "_open", "_runtime", "_seen", "_spoke", "_state",
         "_upstream_lost", "deadline", "downstream", "proxy", "record", "stats", "timer_slot", "upstream",
     )  # fmt: skip
 
@@ -153,7 +153,7 @@ class Relay:
         self._idle = proxy.idle_timeout
         self._seen = 0
         self._open = 0
-        self._cluster: Cluster | None = None
+        self._state: ClusterState | None = None  # of the cluster in which it has a place
         self._endpoint: Endpoint | None = None
         self._done = False
 
@@ -251,7 +251,7 @@ class Relay:
         record.endpoint, record.endpoint_labels = endpoint.address, endpoint.labels
         if not upstreams.reserve(cluster):
             raise failure(Flag.UPSTREAM_OVERFLOW, "upstream_reset_before_response_started{overflow}")
-        self._cluster = cluster
+        self._state = upstreams.state(cluster)
         record.upstream_peer = await upstreams.connect(cluster, endpoint, lambda: self.upstream)
         if not self._done:  # the client may have gone meanwhile
             self._endpoint = endpoint
@@ -272,8 +272,8 @@ class Relay:
                 other.half_close()
                 if half is self.downstream or other.over:
                     other.transport.close()
-        if self._cluster is not None and half is self.upstream:
-            self._runtime.upstreams.free(self._runtime.upstreams.state(self._cluster))
+        if self._state is not None and half is self.upstream:
+            self._runtime.upstreams.free(self._state)
         if self._open == 0 and self.downstream.transport is not None:
             self._complete()
 
@@ -321,8 +321,7 @@ class Relay:
         self.stats.cx_active -= 1
         self.stats.bytes_received += record.bytes_received
         self.stats.bytes_sent += record.bytes_sent
-        if self._cluster is not None:
-            state = runtime.upstreams.state(self._cluster)
-            state.stats.bytes_sent += record.bytes_received
-            state.stats.bytes_received += record.bytes_sent
+        if self._state is not None:
+            self._state.stats.bytes_sent += record.bytes_received
+            self._state.stats.bytes_received += record.bytes_sent
         runtime.completed(record, self.proxy.access_logs)

@@ -65,7 +65,12 @@ class ClusterState:
         return self.balancer.pick(tried)
 
     def transport(self, cluster: Cluster, endpoint: Endpoint) -> TlsClient | None:
-        """TLS settings for `endpoint`: the first transport match that its metadata satisfies, else the cluster's."""
+        """TLS settings for `endpoint`: the first transport match that its metadata satisfies, else the cluster's.
+
+        A request that began under another configuration asks with that one's cluster, and gets that one's answer.
+        """
+        if cluster is not self.cluster:
+            return _transport(cluster, endpoint)
         transports = self.transports
         if endpoint not in transports:
             transports[endpoint] = _transport(cluster, endpoint)
@@ -106,9 +111,13 @@ class Upstreams:
             state.transports = {}
         return state
 
+    def _counts(self, cluster: Cluster) -> ClusterState:
+        """The state of `cluster` for who only counts: it stays as it was made for the configuration in force."""
+        return self._states.get(cluster.name) or self.state(cluster)
+
     def endpoints(self, cluster: Cluster) -> tuple[Endpoint, ...]:
         """The endpoints of `cluster` that are known: configured, or original destinations seen so far."""
-        return (*cluster.endpoints, *self.state(cluster).originals.values())
+        return (*cluster.endpoints, *self._counts(cluster).originals.values())
 
     # --- Connections for requests ---
 
@@ -145,7 +154,8 @@ class Upstreams:
             connection.close()
             return
         if state.waiting:
-            if state.waiting[0][1] is endpoint:
+            wanted, where, _ = state.waiting[0]
+            if where is endpoint and connection.tls is state.transport(wanted, endpoint):
                 state.waiting.popleft()[2].upstream_ready(connection)
             else:
                 connection.close()  # makes room for the one that waits: see `_lost`
@@ -177,7 +187,7 @@ class Upstreams:
 
     async def connect_http(self, cluster: Cluster, endpoint: Endpoint) -> UpstreamConnection:
         """A new connection for requests, whose place is reserved. Raises ProxyError (flag UF) if there can be none."""
-        state = self.state(cluster)
+        state = self._counts(cluster)
 
         def lost(connection: UpstreamConnection) -> None:
             self._timers.forget(connection)
@@ -192,7 +202,7 @@ class Upstreams:
 
     def reserve(self, cluster: Cluster) -> bool:
         """Take a place for one more connection of `cluster`; False if its limit is reached. `free` gives it back."""
-        state = self.state(cluster)
+        state = self._counts(cluster)
         if state.connections >= cluster.limits.max_connections and not self._make_room(cluster):
             state.stats.cx_overflow += 1
             return False
@@ -231,7 +241,7 @@ class Upstreams:
         Raises:
             ProxyError: refused, unreachable, too slow, or TLS failed (flag UF).
         """
-        state = self.state(cluster)
+        state = self._counts(cluster)
         tls = state.transport(cluster, endpoint)
         state.stats.cx_total += 1
         made = False
