@@ -125,6 +125,10 @@ class Exchange:
             self.record.request_id = forwarding.prepare_request(
                 self.request, self._downstream.manager, self._downstream.facts
             )
+            answer = forwarding.canonicalize(self.request, self._downstream.manager, self._downstream.facts)
+            if answer is not None:
+                self._reply(answer)
+                return
             if self.has_body:
                 self._arm(self.active_at)
             if not self._downstream.manager.filters or self._filter(0):
@@ -218,7 +222,7 @@ class Exchange:
         self._cluster = cluster
         self._forward = action
         self._state = downstream.runtime.upstreams.state(cluster)
-        forwarding.apply_route(self.request, route, action)
+        forwarding.apply_route(self.request, route, action, downstream.manager)
         if self._request_ended:
             self._arm(now)
         self._attempt()

@@ -10,15 +10,18 @@ from random import getrandbits
 from time import time
 from typing import Final
 
+from pymesh_proxy.codec import path as paths
 from pymesh_proxy.codec.headers import Head
-from pymesh_proxy.config.model import ForwardClientCert, HttpManager, ServerHeader
+from pymesh_proxy.config.model import EscapedSlashes, ForwardClientCert, HttpManager, ServerHeader
 from pymesh_proxy.errors import CAUSES, Flag, ProxyError
 from pymesh_proxy.filters.base import LocalReply
-from pymesh_proxy.routing import Forward, HeaderMutation, Route
+from pymesh_proxy.routing import Forward, HeaderMutation, Route, without_port
 from pymesh_proxy.transport.facts import Facts
 from pymesh_proxy.upstream.endpoint import Endpoint
 
 XFCC: Final = b"x-forwarded-client-cert"
+# Envoy's words, for a redirect to the canonical path as well.
+_PATH_REFUSED: Final = "path_normalization_failed"
 # What only a proxy of ours may say; taken away where a request enters from outside (use_remote_address).
 _INTERNAL_HEADERS: Final = (
     b"x-envoy-attempt-count",
@@ -64,20 +67,53 @@ def prepare_request(request: Head, manager: HttpManager, facts: Facts) -> str:
         if not request.authority:
             request.authority = manager.default_host_for_http_10.encode()
             request.set(b"host", request.authority)
-    upgrade = request.upgrade
+    upgrade, te = request.upgrade, request.get(b"te")
     request.remove_hop_by_hop()
-    if upgrade:
-        if upgrade.decode("latin-1") in manager.upgrades:
-            request.set(b"connection", b"upgrade")
-            request.set(b"upgrade", upgrade)
-        else:
-            request.upgrade = b""
+    if upgrade:  # whether it goes on is for the route to say: `apply_route`
+        request.set(b"connection", b"upgrade")
+        request.set(b"upgrade", upgrade)
+    if te is not None and any(word.strip(b" \t").lower() == b"trailers" for word in te.split(b",")):
+        request.set(b"te", b"trailers")  # gRPC does not work without; trailers go through us as they are
     if manager.use_remote_address:
         _enter_from_outside(request, manager, facts)
     if not request.has(b"x-forwarded-proto"):
         request.set(b"x-forwarded-proto", b"https" if facts.tls else b"http")
     _client_certificate(request, manager, facts)
     return _request_id(request, manager)
+
+
+def canonicalize(request: Head, manager: HttpManager, facts: Facts) -> LocalReply | None:
+    """Give path and host the one form that filters and routes are written for; an answer if that is the end of it."""
+    if manager.strip_matching_host_port and request.method != b"CONNECT":
+        _strip_port(request, facts)
+    target = request.path
+    if target[:1] != b"/" or request.method == b"CONNECT":
+        return None
+    action = manager.escaped_slashes
+    unescaped = target if action is EscapedSlashes.KEEP else paths.unescape_slashes(target)
+    redirect = False
+    if unescaped is not target and action is not EscapedSlashes.UNESCAPE_FORWARD:
+        grpc = (request.get(b"content-type") or b"").startswith(b"application/grpc")
+        redirect = action is EscapedSlashes.UNESCAPE_REDIRECT and not grpc  # no gRPC client follows one
+        if not redirect:
+            return LocalReply(400, Flag.NONE, _PATH_REFUSED)
+    try:
+        path = paths.normalize(unescaped) if manager.normalize_path else unescaped
+    except ValueError:
+        return LocalReply(400, Flag.NONE, _PATH_REFUSED)
+    request.path = paths.merge_slashes(path) if manager.merge_slashes else path
+    if redirect:
+        return LocalReply(307, Flag.NONE, _PATH_REFUSED, headers=((b"location", request.path),))
+    return None
+
+
+def _strip_port(request: Head, facts: Facts) -> None:
+    """The port that the connection was made to says nothing; another one does, and stays."""
+    host = without_port(request.authority)
+    port = request.authority[len(host) + 1 :]
+    if port and facts.original_destination is not None and int(port) == facts.original_destination[1]:
+        request.authority = host
+        request.set(b"host", host)
 
 
 def _enter_from_outside(request: Head, manager: HttpManager, facts: Facts) -> None:
@@ -131,6 +167,8 @@ def client_certificate_element(facts: Facts, details: frozenset[str]) -> bytes:
         parts.append(f'Subject="{_quotable(facts.peer_subject)}"')
     if "uri" in details:
         parts.append(f"URI={facts.peer}")
+    if "dns" in details:
+        parts += [f"DNS={name}" for name in facts.peer_dns]
     return ";".join(parts).encode("ascii", "replace")
 
 
@@ -156,9 +194,15 @@ def mutate(head: Head, changes: HeaderMutation) -> None:
         head.add(name, value)
 
 
-def apply_route(request: Head, route: Route, action: Forward) -> None:
-    """Header changes and rewrites of the route that was chosen."""
+def apply_route(request: Head, route: Route, action: Forward, manager: HttpManager) -> None:
+    """Header changes and rewrites of the route that was chosen, and its word on upgrades."""
     mutate(request, route.request_headers)
+    if request.upgrade:
+        asked = request.upgrade.decode("latin-1")
+        if not action.upgrades.get(asked, asked in manager.upgrades):
+            request.upgrade = b""
+            request.remove(b"connection")
+            request.remove(b"upgrade")
     if action.rewrite is not None:
         path, mark, query = request.path.partition(b"?")
         rewritten = action.rewrite(path)
@@ -166,6 +210,7 @@ def apply_route(request: Head, route: Route, action: Forward) -> None:
             request.set(b"x-envoy-original-path", request.path)
             request.path = rewritten + mark + query
     if action.host_rewrite is not None:
+        request.set(b"x-envoy-original-host", request.authority)
         request.authority = action.host_rewrite
         request.set(b"host", action.host_rewrite)
     if action.timeout is not None:
@@ -175,6 +220,7 @@ def apply_route(request: Head, route: Route, action: Forward) -> None:
 def request_bytes(request: Head, action: Forward, endpoint: Endpoint) -> bytes:
     """The request's head as it goes to `endpoint`."""
     if action.auto_host_rewrite and endpoint.hostname:
+        request.set(b"x-envoy-original-host", request.authority)
         request.set(b"host", endpoint.hostname.encode())
     return b"%b %b HTTP/1.%d\r\n%b\r\n" % (request.method, request.path, request.minor, request.fields())
 

@@ -20,7 +20,7 @@ from pymesh_proxy.transport.direction import Refused, classify
 from pymesh_proxy.transport.facts import Facts
 from pymesh_proxy.transport.original_dst import original_destination
 from pymesh_proxy.transport.peek import peek, readable
-from pymesh_proxy.transport.tls import TlsError, failure_reason, peer_identity, verify_san
+from pymesh_proxy.transport.tls import TlsError, dns_names, failure_reason, peer_identity, verify_san
 
 log = logging.getLogger("pymesh.listener")
 
@@ -232,6 +232,7 @@ def _with_identity(facts: Facts, ssl_object: ssl.SSLObject, peer: str, own: str)
         own=own,
         peer_certificate_hash=sha256(certificate).hexdigest() if certificate else "",
         peer_subject=_subject(ssl_object) if certificate else "",
+        peer_dns=dns_names(ssl_object) if certificate else (),
     )
 
 

@@ -104,17 +104,20 @@ def ask(connection: http.client.HTTPConnection, situation: Situation, label: str
 
 
 @contextmanager
-def both_proxies(folder: Path, a: EchoServer, b: EchoServer) -> Iterator[tuple[Side, Side]]:
-    """Envoy and pymesh-proxy, each with the bootstrap of this directory, in front of the same upstreams."""
-    with _proxy("envoy", folder, a, b) as envoy, _proxy("pymesh", folder, a, b) as pymesh:
+def both_proxies(
+    folder: Path, a: EchoServer, b: EchoServer, bootstrap: str | None = None
+) -> Iterator[tuple[Side, Side]]:
+    """Envoy and pymesh-proxy, each with `bootstrap` or that of this directory, in front of the same upstreams."""
+    text = BOOTSTRAP.read_text() if bootstrap is None else bootstrap
+    with _proxy("envoy", text, folder, a, b) as envoy, _proxy("pymesh", text, folder, a, b) as pymesh:
         yield envoy, pymesh
 
 
 @contextmanager
-def _proxy(name: str, folder: Path, a: EchoServer, b: EchoServer) -> Iterator[Side]:
+def _proxy(name: str, bootstrap: str, folder: Path, a: EchoServer, b: EchoServer) -> Iterator[Side]:
     port, dead = _free_port(), _free_port()
     config = folder / f"{name}.yaml"
-    config.write_text(Template(BOOTSTRAP.read_text()).safe_substitute(LISTEN=port, A=a.port, B=b.port, DEAD=dead))
+    config.write_text(Template(bootstrap).safe_substitute(LISTEN=port, A=a.port, B=b.port, DEAD=dead))
     log = folder / f"{name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(_command(name, config), stdout=output, stderr=output)

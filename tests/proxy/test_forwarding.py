@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pymesh_proxy import forwarding
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.codec.http1 import parse_request, parse_response
-from pymesh_proxy.config.model import ForwardClientCert, HttpManager, ServerHeader
+from pymesh_proxy.config.model import EscapedSlashes, ForwardClientCert, HttpManager, ServerHeader
 from pymesh_proxy.errors import CAUSES, Flag, ProxyError
 from pymesh_proxy.filters.base import LocalReply
 from pymesh_proxy.routing import Forward, HeaderMutation, Route
@@ -26,6 +26,8 @@ MUTUAL = replace(
     PLAIN, tls=True, peer=CALLER, own="spiffe://cluster.local/ns/default/sa/reviews", peer_certificate_hash="ab12",
     peer_subject='CN="x"\r\nInjected: \\y,O=ä',
 )  # fmt: skip
+FORWARD = Forward((("c", 1),))
+ROUTE = Route("r", "v", "", lambda _: True, FORWARD)
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
@@ -167,6 +169,9 @@ def test_a_connection_header_does_not_take_our_word_away() -> None:
 def test_an_element_says_what_it_is_asked_to_and_breaks_no_line() -> None:
     element = forwarding.client_certificate_element(MUTUAL, frozenset({"subject", "uri"}))
     assert element == OURS + rb';Subject="CN=\"x\"??Injected: \\y,O=?";URI=' + CALLER.encode()
+    named = replace(MUTUAL, peer_dns=("a.example", "b.example"))
+    element = forwarding.client_certificate_element(named, frozenset({"dns"}))
+    assert element == OURS + b";DNS=a.example;DNS=b.example"
     nameless = replace(MUTUAL, own="")
     assert forwarding.client_certificate_element(nameless, frozenset()) == b"Hash=ab12"
 
@@ -180,7 +185,7 @@ def test_what_is_meant_for_us_goes_no_further() -> None:
         b"Trailer: X-Sum", b"X-End: 2",
     )  # fmt: skip
     names = {name.lower() for name, _ in head.items()}
-    assert names == {b"host", b"trailer", b"x-end", b"x-forwarded-proto", b"x-request-id"}
+    assert names == {b"host", b"te", b"trailer", b"x-end", b"x-forwarded-proto", b"x-request-id"}
 
 
 @pytest.mark.parametrize(
@@ -195,10 +200,90 @@ def test_what_is_meant_for_us_goes_no_further() -> None:
 def test_an_upgrade_goes_on_only_where_it_is_allowed(allowed: set[str], asked: bytes, sent: bytes | None) -> None:
     manager = replace(MANAGER, upgrades=frozenset(allowed))
     head = prepared(b"Connection: Upgrade, X-Hop", b"Upgrade: " + asked, b"X-Hop: 1", manager=manager)
+    forwarding.apply_route(head, ROUTE, FORWARD, manager)
     assert head.get(b"upgrade") == sent
     assert head.get(b"connection") == (b"upgrade" if sent else None)
     assert head.upgrade == (sent or b"")
     assert not head.has(b"x-hop")
+
+
+@pytest.mark.parametrize(
+    ("manager", "route", "sent"),
+    [
+        ({"websocket"}, {"websocket": False}, False),
+        (set(), {"websocket": True}, True),
+        ({"websocket"}, {"h2c": False}, True),
+        (set(), {"h2c": True}, False),
+    ],
+)
+def test_a_route_has_the_last_word_on_upgrades(manager: set[str], route: dict[str, bool], sent: bool) -> None:
+    allowing = replace(MANAGER, upgrades=frozenset(manager))
+    head = prepared(b"Connection: upgrade", b"Upgrade: websocket", manager=allowing)
+    forwarding.apply_route(head, ROUTE, replace(FORWARD, upgrades=route), allowing)
+    assert head.get(b"upgrade") == (b"websocket" if sent else None)
+    assert bool(head.upgrade) is sent
+
+
+@pytest.mark.parametrize(
+    ("te", "sent"),
+    [(b"trailers", b"trailers"), (b"gzip;q=0.5, Trailers", b"trailers"), (b"gzip", None), (b"", None)],
+)
+def test_of_te_only_trailers_goes_on(te: bytes, sent: bytes | None) -> None:
+    assert prepared(b"Connection: te", b"TE: " + te).get(b"te") == sent
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "expected"),
+    [
+        (b"a:9080", 9080, b"a"),
+        (b"[::1]:9080", 9080, b"[::1]"),
+        (b"a:80", 9080, b"a:80"),
+        (b"a", 9080, b"a"),
+        (b"[::1]", 1, b"[::1]"),
+    ],
+)
+def test_the_port_that_was_connected_to_is_stripped(host: bytes, port: int, expected: bytes) -> None:
+    head = request(host=b"Host: " + host)
+    facts = replace(PLAIN, original_destination=("10.0.0.8", port))
+    assert forwarding.canonicalize(head, replace(MANAGER, strip_matching_host_port=True), facts) is None
+    assert (head.authority, head.get(b"host")) == (expected, expected)
+    untouched = request(host=b"Host: " + host)
+    forwarding.canonicalize(untouched, MANAGER, facts)
+    assert untouched.authority == host
+
+
+@pytest.mark.parametrize(
+    ("rule", "fields", "status"),
+    [
+        (EscapedSlashes.KEEP, (), None),
+        (EscapedSlashes.UNESCAPE_FORWARD, (), None),
+        (EscapedSlashes.REJECT, (), 400),
+        (EscapedSlashes.UNESCAPE_REDIRECT, (), 307),
+        (EscapedSlashes.UNESCAPE_REDIRECT, (b"Content-Type: application/grpc",), 400),
+    ],
+)
+def test_escaped_slashes(rule: EscapedSlashes, fields: tuple[bytes, ...], status: int | None) -> None:
+    manager = replace(MANAGER, normalize_path=True, escaped_slashes=rule)
+    head = request(*fields, start=b"GET /a%2F..%2fb?c=%2f HTTP/1.1")
+    reply = forwarding.canonicalize(head, manager, PLAIN)
+    assert (reply and reply.status) == status
+    if reply is None:
+        assert head.path == (b"/b?c=%2f" if rule is EscapedSlashes.UNESCAPE_FORWARD else b"/a%2F..%2fb?c=%2f")
+    elif status == 307:
+        assert reply.headers == ((b"location", b"/b?c=%2f"),)
+
+
+def test_what_is_no_path_is_left_alone() -> None:
+    manager = replace(
+        MANAGER, normalize_path=True, merge_slashes=True, strip_matching_host_port=True,
+        escaped_slashes=EscapedSlashes.REJECT,
+    )  # fmt: skip
+    for start, authority in ((b"OPTIONS * HTTP/1.1", b"a"), (b"CONNECT b:9080 HTTP/1.1", b"b:9080")):
+        head = request(start=start)
+        target = head.path
+        facts = replace(PLAIN, original_destination=("10.0.0.8", 9080))
+        assert forwarding.canonicalize(head, manager, facts) is None
+        assert (head.path, head.authority) == (target, authority)
 
 
 def test_http_1_0_only_where_it_is_accepted() -> None:
@@ -231,7 +316,7 @@ def test_mutations_in_their_order() -> None:
 def routed(action: Forward, start: bytes = b"GET /old/x?q=/old HTTP/1.1") -> Head:
     head = request(start=start)
     route = Route("r", "v", "", lambda _: True, action, request_headers=HeaderMutation(set=((b"x-route", b"r"),)))
-    forwarding.apply_route(head, route, action)
+    forwarding.apply_route(head, route, action, MANAGER)
     return head
 
 
@@ -247,7 +332,8 @@ def test_a_rewrite_keeps_the_query_and_tells_the_old_path() -> None:
 def test_a_host_rewrite_changes_host_and_authority() -> None:
     head = routed(Forward((("c", 1),), host_rewrite=b"b:80"))
     assert (head.authority, head.get(b"host")) == (b"b:80", b"b:80")
-    assert head.fields().lower().count(b"host:") == 1
+    assert head.get(b"x-envoy-original-host") == b"a"
+    assert head.fields().lower().count(b"\r\nhost:") == 1
 
 
 @pytest.mark.parametrize(("timeout", "expected"), [(15.0, b"15000"), (1.001, b"1001"), (None, None)])

@@ -14,7 +14,7 @@ class Facts:
         tls: the connection is encrypted to us.
         peer, own: SPIFFE identities; empty on plaintext.
         peer_certificate_hash: SHA-256 of the peer's certificate, hex, for x-forwarded-client-cert.
-        peer_subject: the peer certificate's subject in RFC 2253 form, for the same.
+        peer_subject, peer_dns: the peer certificate's subject in RFC 2253 form and its DNS names, for the same.
         sni: server name asked for.
     """
 
@@ -28,4 +28,5 @@ class Facts:
     own: str = ""
     peer_certificate_hash: str = ""
     peer_subject: str = ""
+    peer_dns: tuple[str, ...] = ()
     sni: str = ""

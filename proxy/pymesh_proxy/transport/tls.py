@@ -195,6 +195,11 @@ def peer_identity(ssl_object: ssl.SSLObject) -> str:
     return uris[0] if len(uris) == 1 else ""
 
 
+def dns_names(ssl_object: ssl.SSLObject) -> tuple[str, ...]:
+    """The DNS names in the peer's certificate."""
+    return tuple(value for kind, value in _names(ssl_object) if kind == "DNS")
+
+
 def verify_san(ssl_object: ssl.SSLObject, validation: PeerValidation | None) -> str:
     """The peer's identity (as `peer_identity`), once one of its names satisfies `validation`.
 
