@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 ENVOY_STAMP := .venv-envoy/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit install system envoy wheels lock clean
+.PHONY: help demo test lint unit bench install system envoy wheels lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -47,6 +47,10 @@ unit: $(STAMP)  ## the tests that start no mesh
 
 test: lint envoy  ## everything that CI runs
 	$(BIN)/pytest -q --fail-on-skip
+
+bench: $(STAMP) envoy  ## the proxy under load, next to Envoy and others (ONLY=h1-plain QUICK=1 ROUNDS=N JSON=FILE)
+	@$(BIN)/python -m benchmarks.macro $(ONLY) $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON)) \
+		$(if $(ROUNDS),--rounds $(ROUNDS))
 
 wheels: $(STAMP)  ## build/wheels: the whole, and the edition that runs beside every workload
 	@$(BIN)/python deploy/wheels/build.py build/wheels

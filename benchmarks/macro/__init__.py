@@ -1,0 +1,1 @@
+"""Whole proxies under load, next to each other: what a request costs each of them."""

@@ -1,0 +1,57 @@
+"""The whole benchmark once, short, next to a real Envoy: it must work; what it measures here says nothing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.macro.__main__ import main
+from tests.support.repository import ROOT
+
+
+@pytest.mark.e2e
+@pytest.mark.envoy
+def test_a_quick_run_has_no_errors_and_all_figures(tmp_path: Path) -> None:
+    file = tmp_path / "results" / "quick.json"
+    command = [sys.executable, "-m", "benchmarks.macro", "h1-plain", "--quick", "--proxies", "pymesh,envoy"]
+    ended = subprocess.run([*command, "--json", str(file)], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    assert "\x1b" not in ended.stdout
+    assert "pymesh / envoy, round by round:" in ended.stdout
+
+    document = json.loads(file.read_text())
+    seen = document["scenarios"]["h1-plain"]
+    assert list(seen["proxies"]) == ["pymesh", "envoy"]
+    for name, proxy in seen["proxies"].items():
+        assert proxy["errors"] == 0
+        [one] = proxy["rounds"]
+        assert one["requests"] > 100, name
+        # A request costs something, and a core has one second in a second (and some ticks of ten milliseconds).
+        assert 0 < one["cpu_seconds"] <= one["seconds"] * 1.1, name
+        assert one["load_cpu_seconds"] > 0, name
+        assert 5_000_000 < proxy["rss_idle_bytes"] < 1_000_000_000, name
+        assert 5_000_000 < proxy["rss_loaded_bytes"] < 1_000_000_000, name
+    ours, theirs = (proxy["cpu_us_per_request"]["median"] for proxy in seen["proxies"].values())
+    assert seen["cpu_ratio_to_envoy"]["pymesh"]["median"] == pytest.approx(ours / theirs, rel=1e-3)
+    assert document["machine"]["cores"] >= 1
+    assert document["programs"]["envoy"].startswith("1.40")
+
+
+def test_an_unknown_scenario_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["h3"])
+    assert "unknown scenario h3: choose from h1-plain" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "x", "1.5"])
+def test_rounds_are_counted_from_one(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--rounds", value])
+    assert "is not a whole number from 1 on" in capsys.readouterr().err
+
+
+def test_a_mistake_is_one_line_and_a_status(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--proxies", "traefik"]) == 1
+    assert capsys.readouterr().err.startswith("benchmark: unknown proxy traefik: choose from ")

@@ -1,0 +1,67 @@
+"""A proxy that does not do what is measured is not measured."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from benchmarks.macro import measure
+from benchmarks.macro.machine import Cores
+from benchmarks.macro.measure import Measured, Plan, Result
+from benchmarks.macro.proxies import NGINX, Proxy
+from benchmarks.macro.scenarios import SCENARIOS
+from pymesh.errors import MeshError
+
+AVAILABLE = frozenset(os.sched_getaffinity(0))
+PLAN = Plan(SCENARIOS["h1-plain"], 1, 1, Cores(AVAILABLE, AVAILABLE))
+
+# An nginx that takes the place of a proxy, and what it answers.
+CONFIG = """daemon off; master_process off; pid ${FOLDER}/pid; error_log stderr;
+events {}
+http { access_log off; server { listen 127.0.0.1:${LISTEN}; location / { %s } } } # ${UPSTREAM}
+"""
+
+
+@pytest.fixture
+def proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proxy:
+    monkeypatch.setattr("benchmarks.macro.scenarios.CONFIGS", tmp_path)
+    (tmp_path / "h1-plain").mkdir()
+    return Proxy(NGINX, "proxy.conf", ("-c", "${CONFIG}", "-e", "stderr"))
+
+
+def answers(folder: Path, action: str) -> None:
+    (folder / "h1-plain" / "proxy.conf").write_text(CONFIG % action)
+
+
+def run(proxy: Proxy) -> Result:
+    return measure.measure(PLAN, [proxy], lambda _: None)
+
+
+@pytest.mark.parametrize(("action", "seen"), [("return 503;", "503"), ('return 200 "x";', "200, 1 bytes")])
+def test_another_answer_than_the_upstreams_is_refused(tmp_path: Path, proxy: Proxy, action: str, seen: str) -> None:
+    answers(tmp_path, action)
+    with pytest.raises(MeshError, match=f"nginx answers {seen}"):
+        run(proxy)
+
+
+def test_a_configuration_that_does_not_work_is_quoted(tmp_path: Path, proxy: Proxy) -> None:
+    answers(tmp_path, "no_such_directive;")
+    with pytest.raises(MeshError, match="no_such_directive"):
+        run(proxy)
+
+
+def test_errors_under_load_end_it(tmp_path: Path, proxy: Proxy) -> None:
+    # The first request of a connection is answered; one in two of all is refused afterwards.
+    good = f'return 200 "{PLAN.scenario.body}";'
+    answers(tmp_path, f"if ($$connection_requests ~ [02468]$$) {{ return 500; }} {good}")
+    with pytest.raises(MeshError, match=r"nginx had errors while warming up: .*\d+ status"):
+        run(proxy)
+
+
+def test_errors_of_the_last_round_leave_no_ratios() -> None:
+    good = measure.Round(1000, 1.0, 0.5, 0.1)
+    bad = measure.Round(1000, 1.0, 0.5, 0.1, {"read": 1})
+    seen = Result(PLAN, {"pymesh": Measured([good, bad]), "envoy": Measured([good, good])})
+    assert seen.errors == {"pymesh": {"read": 1}}
+    assert seen.ratios == {}
+    assert Result(PLAN, {"pymesh": Measured([good]), "envoy": Measured([good])}).ratios == {"pymesh": [1.0]}
