@@ -22,6 +22,7 @@ from pymesh_controlplane.pilot.model import Problem, Severity, World
 KEPT: Final = "the version before it stays in force"
 KEPT_FILE: Final = "what it said before stays in force"
 NOTHING: Final = "it is not in force"
+NOTHING_FILE: Final = "nothing of it is in force"
 STANDS: Final = "it was right before and stays in force"
 
 Contents = Mapping[str, "Parsed | ConfigError"]
@@ -61,17 +62,18 @@ class Ledger:
             if isinstance(content, ConfigError):
                 earlier = _below(path, by_file)
                 held |= earlier
-                problems.append(Problem.of(content, consequence=KEPT_FILE if earlier else ""))
+                problems.append(Problem.of(content, consequence=KEPT_FILE if earlier else NOTHING_FILE))
                 continue
             for resource in content.resources:
                 found.setdefault(resource.key, []).append(resource)
-            if content.anonymous:
-                held |= _below(path, by_file)
-            held |= self._judge_refused(content, problems)
+            earlier = _below(path, by_file) if content.anonymous else {}
+            held |= earlier
+            held |= self._judge_refused(content, KEPT_FILE if earlier else NOTHING, problems)
         candidates = {key: self._pick(versions, problems) for key, versions in found.items()}
         return {**held, **candidates}
 
-    def _judge_refused(self, content: Parsed, problems: list[Problem]) -> dict[Key, Resource[object]]:
+    def _judge_refused(self, content: Parsed, anonymous: str, problems: list[Problem]) -> dict[Key, Resource[object]]:
+        """What stays in force of what is refused; `anonymous` is the consequence where nobody can say what that is."""
         kept: dict[Key, Resource[object]] = {}
         for refused in content.refused:
             before = self._in_force.get(refused.key) if refused.key is not None else None
@@ -79,7 +81,7 @@ class Ledger:
                 kept[before.key] = before
             consequence = KEPT if before is not None else NOTHING
             if refused.key is None:
-                consequence = KEPT_FILE
+                consequence = anonymous
             problems += [Problem.of(error, consequence=consequence) for error in refused.errors]
         return kept
 

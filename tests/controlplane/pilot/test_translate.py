@@ -142,6 +142,31 @@ def test_the_clusters_of_every_sidecar() -> None:
     assert set(found) == {names.PASSTHROUGH_CLUSTER, names.INBOUND_PASSTHROUGH_CLUSTER, names.BLACK_HOLE_CLUSTER}
 
 
+EDGE = """
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: default}
+spec: {servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ["*"]}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: a-gateways, namespace: default}
+spec:
+  hosts: [reviews, shop.example.com]
+  gateways: [edge]
+  http: [{match: [{sourceLabels: {app: productpage}}], route: [{destination: {host: ratings}}]}]
+"""
+
+
+@pytest.mark.parametrize("node", NODES.values(), ids=NODES)
+def test_what_is_for_gateways_only_changes_nothing_for_sidecars(node: Node) -> None:
+    """Neither the routes of its hosts, though its name comes first, nor what else they get."""
+    assert resources_for(node, world_of(BOOKINFO + EDGE)) == resources_for(node, world_of(BOOKINFO))
+    meshwide = EDGE.replace("gateways: [edge]", "gateways: [edge, mesh]")
+    assert resources_for(node, world_of(BOOKINFO + meshwide)) != resources_for(node, world_of(BOOKINFO))
+
+
 # --- From world to world ---
 
 CHANGES = [

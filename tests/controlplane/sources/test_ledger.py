@@ -5,7 +5,7 @@ from pymesh.resources.istio import VirtualService
 from pymesh.resources.parse import parse
 from pymesh.resources.resource import Key, holds
 from pymesh_controlplane.pilot.model import Severity, World
-from pymesh_controlplane.sources.ledger import KEPT, KEPT_FILE, NOTHING, STANDS, Contents, Ledger
+from pymesh_controlplane.sources.ledger import KEPT, KEPT_FILE, NOTHING, NOTHING_FILE, STANDS, Contents, Ledger
 from tests.controlplane.pilot.worlds import service
 
 REVIEWS = Key("VirtualService", "default", "reviews")
@@ -39,6 +39,12 @@ def route_name(world: World) -> str | None:
 
 def errors(world: World) -> list[tuple[str, str]]:
     return [(problem.sentence, problem.consequence) for problem in world.problems if problem.severity is Severity.ERROR]
+
+
+def place(text: str, words: str) -> str:
+    """`line:column` of `words`."""
+    before = text[: text.index(words)]
+    return f"{before.count(chr(10)) + 1}:{len(before) - before.rindex(chr(10))}"
 
 
 SERVICE = service("reviews")
@@ -133,6 +139,49 @@ def test_a_document_that_cannot_be_read_keeps_what_it_may_have_said() -> None:
     assert route_name(world) == "one"
     assert [consequence for _, consequence in errors(world)] == [KEPT_FILE]
     assert route_name(ledger.update(contents(a=SERVICE))) is None
+
+
+def test_after_a_restart_nobody_claims_that_something_stays_in_force() -> None:
+    """The versions before are gone with the process that knew them: what is wrong now is told with what that means."""
+    unfit = route("two", host="gone")
+    cut = f"{service('c')}---\nkind: [\n"
+    unknown = route("three", extra=", weigth: 1").replace("name: reviews", "name: other")
+    unreadable = ConfigError("cannot be read", position=Position("/c/d.yaml"))
+    world = Ledger().update(contents(a=SERVICE, b=unfit, c=cut, d=unreadable, e=unknown))
+    assert [str(problem.position) for problem in world.problems] == [
+        f"/c/b.yaml:{place(unfit, 'host: gone')}",
+        f"/c/c.yaml:{cut.count(chr(10)) + 1}:1",
+        "/c/d.yaml",
+        f"/c/e.yaml:{place(unknown, 'weigth')}",
+    ]
+    assert [consequence for _, consequence in errors(world)] == [NOTHING, NOTHING, NOTHING_FILE, NOTHING]
+    assert sorted(service.name for service in world.services.values()) == ["c", "reviews"]
+
+
+def test_a_route_to_a_missing_subset_is_refused_alone() -> None:
+    """With the field's place in the file, what there is instead, and what is in force meanwhile."""
+    rule = """
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews, namespace: default}
+spec: {host: reviews, subsets: [{name: v1}, {name: v2}]}
+"""
+    ledger = Ledger()
+    ledger.update(contents(a=SERVICE, b=route(), c=rule))
+    bad = route("two").replace("host: reviews}", "host: reviews, subset: v9}")
+    world = ledger.update(contents(a=SERVICE + "---" + service("other"), b=bad, c=rule))
+    assert route_name(world) == "one"
+    assert "other.default.svc.cluster.local" in world.services
+    (problem,) = world.problems
+    assert str(problem) == (
+        f"/c/b.yaml:{place(bad, 'subset')}: VirtualService default/reviews: spec.http[0].route[0].destination.subset: "
+        "error: DestinationRule default/reviews has no subset 'v9'; it has v1, v2 "
+        "(the version before it stays in force)"
+    )
+    world = ledger.update(contents(a=SERVICE, b=bad))
+    assert "no DestinationRule defines subsets of reviews.default.svc.cluster.local: write one" in str(
+        world.problems[0]
+    )
 
 
 def test_a_deleted_file_takes_its_resources_with_it() -> None:
