@@ -1,6 +1,6 @@
 """Everything that is wrong with resources in the world that they make."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from google.protobuf.message import Message
@@ -36,19 +36,20 @@ def check(resources: Iterable[Resource[object]], world: World, memory: Memory | 
     memory = memory if memory is not None else Memory()
     memory.turn()
     concerned = _services_by_resource(world)
+    missing = virtual_services.missing_subsets(world)
     for resource in resources:
-        problems = _check(resource, world)
+        problems = _check(resource, missing, world)
         if not any(problem.severity is Severity.ERROR for problem in problems):
             problems += _check_translation(resource, concerned.get(resource.key, []), world, memory)
         found += problems
     return found
 
 
-def _check(resource: Resource[object], world: World) -> list[Problem]:
+def _check(resource: Resource[object], missing: Mapping[Key, Iterable[tuple[Key, str]]], world: World) -> list[Problem]:
     if holds(resource, VirtualService):
         return virtual_services.check(resource, world)
     if holds(resource, DestinationRule):
-        return destination_rules.check(resource, world)
+        return destination_rules.check(resource, missing.get(resource.key, ()), world)
     if holds(resource, ServiceEntry):
         return services.check_entry(resource, world)
     if holds(resource, KubernetesService):

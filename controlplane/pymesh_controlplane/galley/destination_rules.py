@@ -1,17 +1,21 @@
 """DestinationRule: which host, which subsets, which policy."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from pymesh.resources.fields import seconds
 from pymesh.resources.istio import ClientTLSSettings, ConnectionPoolSettings, DestinationRule, TrafficPolicy
-from pymesh.resources.resource import Resource
+from pymesh.resources.resource import Key, Resource
 from pymesh_controlplane.galley.findings import Findings, listed, near
 from pymesh_controlplane.pilot import hosts
 from pymesh_controlplane.pilot.model import Problem, Service, World
 
 
-def check(resource: Resource[DestinationRule], world: World) -> list[Problem]:
-    """Everything that is wrong with a DestinationRule in this world."""
+def check(resource: Resource[DestinationRule], missing: Iterable[tuple[Key, str]], world: World) -> list[Problem]:
+    """Everything that is wrong with a DestinationRule in this world.
+
+    Args:
+        missing: subsets that it has not, and who routes to them.
+    """
     findings = Findings(resource)
     spec = resource.value.spec
     namespace = resource.key.namespace
@@ -28,6 +32,8 @@ def check(resource: Resource[DestinationRule], world: World) -> list[Problem]:
     for index, subset in enumerate(spec.subsets):
         if subset.name in names[:index]:
             findings.error(f"spec.subsets[{index}].name", f"there are two subsets '{subset.name}'")
+    for user, name in dict.fromkeys(missing):
+        findings.warning("spec.subsets", f"{user} routes to the subset '{name}', which is not here: that gets a 503")
     for path, policy in _policies(resource.value):
         _check_policy(findings, policy, path, service)
     return findings.problems

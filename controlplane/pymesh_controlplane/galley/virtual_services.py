@@ -30,6 +30,20 @@ def check(resource: Resource[VirtualService], world: World) -> list[Problem]:
     return findings.problems
 
 
+def missing_subsets(world: World) -> dict[Key, list[tuple[Key, str]]]:
+    """By DestinationRule, the subsets that it has not, each with the VirtualService that routes to it."""
+    found: dict[Key, list[tuple[Key, str]]] = {}
+    for resource in world.virtual_services:
+        for destination in (item.destination for http in resource.value.spec.http for item in http.route):
+            full = hosts.resolve(destination.host, resource.key.namespace, world.services)
+            if not destination.subset or full not in world.services:
+                continue
+            rule = rule_for(world.services[full], resource.key.namespace, world)
+            if rule is not None and subset_of(rule, destination.subset) is None:
+                found.setdefault(rule.key, []).append((resource.key, destination.subset))
+    return found
+
+
 def _check_gateways(findings: Findings, resource: Resource[VirtualService], world: World) -> None:
     known = [str(gateway.key).removeprefix("Gateway ") for gateway in world.gateways]
     for path, name in _gateways(resource.value):

@@ -68,10 +68,6 @@ TO = "route: [{destination: {host: ratings}}]"
     ("http", "expected"),
     [
         (
-            "{route: [{destination: {host: reviews, subset: v9}}]}",
-            "error spec.http[0].route[0].destination.subset: DestinationRule default/reviews has no subset 'v9'",
-        ),
-        (
             "{route: [{destination: {host: ratings, subset: v1}}]}",
             "error spec.http[0].route[0].destination.subset: no DestinationRule defines subsets of ratings.default",
         ),
@@ -329,10 +325,28 @@ def test_two_policies_for_one_namespace_are_warned_of() -> None:
     )
 
 
+def test_a_subset_that_is_not_there_is_told_of_on_both_sides() -> None:
+    """To whoever wrote the route, and to whoever takes a subset away that is in use."""
+    rule, route = findings(BOOKINFO.replace("{name: v3, labels: {version: v3}}", "{name: version3}"))
+    assert route == (
+        "error spec.http[1].route[1].destination.subset: DestinationRule default/reviews has no subset 'v3'; "
+        "it has v1, v2, version3"
+    )
+    assert rule == (
+        "warning spec.subsets: VirtualService default/reviews routes to the subset 'v3', which is not here: "
+        "that gets a 503"
+    )
+
+
 def test_what_is_found_does_not_depend_on_what_was_found_before() -> None:
     """One memory for all: worlds with mistakes and without, back and forth."""
     memory = Memory()
-    texts = [EVERYTHING, virtual("{route: [{destination: {host: gone}}]}"), BOOKINFO, virtual(f"{{{TO}}}"), EVERYTHING]
+    unsupported = (
+        "{route: [{destination: {host: ratings}, weight: 1, headers: {request: {set: {a: b}}}}, "
+        "{destination: {host: reviews}, weight: 1}]}"
+    )
+    routes = ["{route: [{destination: {host: gone}}]}", unsupported, f"{{{TO}}}", unsupported]
+    texts = [EVERYTHING, BOOKINFO, *map(virtual, routes)]
     for text in texts * 2:
         world = world_of(text)
         assert check(world.resources.values(), world, memory) == check(world.resources.values(), world)
