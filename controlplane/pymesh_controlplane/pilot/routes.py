@@ -55,7 +55,11 @@ class Caller(NamedTuple):
     """What the routes of a proxy may depend on: its namespace, and those of its labels that some route asks for."""
 
     namespace: str
-    labels: tuple[tuple[str, str], ...]  # sorted
+    labels: tuple[tuple[str, str], ...] = ()  # sorted
+
+
+# Stands for every caller where nobody asks who calls.
+ANYBODY: Final = Caller("")
 
 
 def asked_labels(world: World) -> frozenset[str]:
@@ -93,6 +97,7 @@ class Plan(NamedTuple):
         service: `default/reviews`; empty if there is no service of this host.
         written: the VirtualService for it.
         targets: what the destinations of `written` mean.
+        caller: who sends the requests; ANYBODY if that makes no difference.
     """
 
     host: str
@@ -119,12 +124,19 @@ def plans(caller: Caller, world: World) -> dict[int, list[Plan]]:
         written = virtual.get(hosts.most_specific(host, virtual) or "")
         meant = targets(written, world) if written is not None else {}
         known_as = f"{service.namespace}/{service.name}" if service is not None else ""
+        who = caller if written is not None and _asks_who_calls(written) else ANYBODY
         for port in sorted(by_port) if service is None else _http_ports(service):
             domains = [d for d in _domains(host, service, caller.namespace, port) if (port, d) not in taken]
             if domains:
                 taken.update((port, domain) for domain in domains)
-                by_port[port].append(Plan(host, port, tuple(domains), known_as, written, meant, caller))
+                by_port[port].append(Plan(host, port, tuple(domains), known_as, written, meant, who))
     return dict(sorted(by_port.items()))
+
+
+def _asks_who_calls(resource: Resource[VirtualService]) -> bool:
+    return any(
+        match.source_labels or match.source_namespace for http in resource.value.spec.http for match in http.match
+    )
 
 
 def _http_ports(service: Service) -> list[int]:

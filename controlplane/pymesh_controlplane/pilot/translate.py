@@ -134,7 +134,9 @@ class Translation:
         return self._routes[caller]
 
     def _virtual_hosts(self, plans: Iterable[routes.Plan]) -> Iterator[VirtualHost]:
-        return (self._memory.call(routes.virtual_host, (plan.port, plan.host, plan.caller), plan) for plan in plans)
+        for plan in plans:
+            name = (plan.port, plan.host, plan.domains, plan.caller)  # the same for most namespaces
+            yield self._memory.call(routes.virtual_host, name, plan)
 
 
 # --- The pieces that are kept, serialized --------------------------------------------------------------------------

@@ -178,6 +178,7 @@ CHANGES = [
     ("clusterIP: 10.96.0.20", "clusterIP: 10.96.0.77"),  # where a service is dialled
     ("serviceAccountName: reviews", "serviceAccountName: critics"),  # who may answer
     ("sourceLabels: {app: reviews}", "sourceLabels: {app: productpage}"),  # who is routed
+    ("uri: {exact: /moved}", "uri: {exact: /moved}, sourceNamespace: far"),  # from where
     ("mode: STRICT", "mode: DISABLE"),  # what the pods accept
     ("maxConnections: 100", "maxConnections: 101"),
     ("hosts: [api.example.com]", "hosts: [api.example.net]"),
