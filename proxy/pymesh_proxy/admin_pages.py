@@ -114,6 +114,7 @@ def _clusters(proxy: "Proxy", query: Query) -> Answer:
         {
             "cluster": cluster.name,
             "type": cluster.discovery.value,
+            "service": dict(cluster.service),
             "endpoints": [
                 {
                     "address": endpoint.address,

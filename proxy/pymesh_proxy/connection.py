@@ -27,6 +27,8 @@ MAX_PIPELINED: Final = 64 * 1024
 # kernel throw our answer away (RFC 9112 9.6).
 LINGER_SECONDS: Final = 1.0
 LINGER_BYTES: Final = 1024 * 1024
+# What may stand before a request and is none (RFC 9112 2.2), as far as it has come.
+_NO_REQUEST: Final = (b"", b"\r", b"\r\n")
 # A connection that is over waits for its client to take the rest of the answer, but not longer than this without any
 # progress (nginx: send_timeout).
 STALL_SECONDS: Final = 60.0
@@ -36,7 +38,7 @@ class DownstreamConnection(asyncio.Protocol):
     """See the module. `identify` tells the facts of the connection once it is made; None if it is not to be served."""
 
     __slots__ = (
-        "_blocked", "_body", "_buffer", "_exchange", "_head_begun", "_identify", "_idle_since", "_linger_left",
+        "_blocked", "_body", "_born", "_buffer", "_exchange", "_head_begun", "_identify", "_idle_since", "_linger_left",
         "_over_at", "_paused", "_reading", "_unsent", "deadline", "facts", "manager", "requests", "runtime", "stats",
         "timer_slot", "transport",
     )  # fmt: skip
@@ -49,7 +51,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._identify = identify
         self.requests = 0
         self.stats = runtime.stats.http.setdefault(manager.stat_prefix, HttpStats())
-        self._idle_since = monotonic()
+        self._born = self._idle_since = monotonic()
         self._head_begun = 0.0  # when the first bytes of an incomplete head came
         self.deadline = NEVER
         self.timer_slot = 0
@@ -78,9 +80,7 @@ class DownstreamConnection(asyncio.Protocol):
         self.runtime.connections.add(self)
         self.stats.cx_total += 1
         self.stats.cx_active += 1
-        idle = self.manager.idle_timeout
-        if idle is not None:
-            self.set_deadline(self._idle_since + idle)
+        self.set_deadline(self._idle_until())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
@@ -103,7 +103,8 @@ class DownstreamConnection(asyncio.Protocol):
         buffered = self._buffer
         if buffered:
             data = buffered + data
-            if self._exchange is None and b"\n" not in data[len(buffered) :] and len(data) < MAX_PIPELINED:
+            limit = self.manager.max_request_headers_bytes
+            if self._head_begun and len(data) <= limit and b"\n" not in data[len(buffered) :]:
                 self._buffer = data  # a head that grows by less than a line cannot have become complete
                 return
             self._buffer = b""
@@ -175,18 +176,17 @@ class DownstreamConnection(asyncio.Protocol):
         manager = self.manager
         parsed = parse_request(data, manager.max_request_headers_bytes, manager.max_headers_count)
         if parsed is None:
-            if not self._head_begun:
+            if not self._head_begun and data not in _NO_REQUEST:
                 self._head_begun = monotonic()
-                if manager.request_headers_timeout is not None:
-                    self.set_deadline(self._head_begun + manager.request_headers_timeout)
+                self.set_deadline(self._head_begun + self._head_limit()[0])
             self._buffer = data
             return b""
         head, end = parsed
-        self._head_begun = 0.0
+        begun, self._head_begun = self._head_begun, 0.0
         self.requests += 1
         has_body = request_has_body(head)
         self._body = reader_for(-1 if head.chunked else head.content_length, bad_request) if has_body else None
-        exchange = self._exchange = Exchange(self, head, has_body)
+        exchange = self._exchange = Exchange(self, head, has_body, begun)
         exchange.start()
         return data[end:] if end < len(data) else b""
 
@@ -226,9 +226,13 @@ class DownstreamConnection(asyncio.Protocol):
             self.finish()
             return
         self._idle_since = monotonic()
-        if self.deadline == NEVER and (idle := self.manager.idle_timeout) is not None:
-            self.set_deadline(self._idle_since + idle)
+        self.set_deadline(self._idle_until())
         self._read_on()
+
+    def is_last(self) -> bool:
+        """Whether the request in hand is the last on this connection, so that its answer says `close`."""
+        most, life = self.manager.max_requests_per_connection, self.manager.max_connection_duration
+        return (most is not None and self.requests >= most) or (life is not None and monotonic() >= self._born + life)
 
     def finish(self) -> None:
         """Say no more, and close once the client has had the chance to read what was said."""
@@ -237,7 +241,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._linger_left = LINGER_BYTES
         self._over_at = monotonic() + LINGER_SECONDS
         self.set_deadline(self._over_at)
-        if not self._buffer and (self._body is None or self._body.done):
+        if self._buffer in _NO_REQUEST and (self._body is None or self._body.done):
             self.transport.close()
             return
         self._buffer = b""
@@ -260,7 +264,7 @@ class DownstreamConnection(asyncio.Protocol):
 
     def drain(self) -> None:
         """The proxy is shutting down: close now if nothing is in flight; otherwise the answer will say `close`."""
-        if self._exchange is None and not self._buffer:
+        if self._exchange is None and self._buffer in _NO_REQUEST:
             self.finish()
 
     # --- Deadlines ---
@@ -278,13 +282,21 @@ class DownstreamConnection(asyncio.Protocol):
             self._let_go(now)
         elif self._exchange is not None:
             self._exchange.on_deadline(now)
-        elif self._buffer:
+        elif self._head_begun:
             self._head_deadline(now)
-        elif (idle := self.manager.idle_timeout) is not None:
-            if now >= self._idle_since + idle:
-                self.finish()
-            else:
-                self.set_deadline(self._idle_since + idle)
+        elif now >= (until := self._idle_until()):
+            self.finish()
+        else:
+            self.set_deadline(until)
+
+    def _idle_until(self) -> float:
+        """When a connection without a request is closed; one past its life still waits for a request on its way."""
+        manager = self.manager
+        until = NEVER if manager.idle_timeout is None else self._idle_since + manager.idle_timeout
+        if manager.max_connection_duration is not None:
+            over = max(self._born + manager.max_connection_duration, self._idle_since)
+            until = min(until, over + manager.drain_timeout)
+        return until
 
     def _let_go(self, now: float) -> None:
         """Close for good, unless the client is still taking the answer."""
@@ -299,10 +311,17 @@ class DownstreamConnection(asyncio.Protocol):
 
     def _head_deadline(self, now: float) -> None:
         """A request head is still incomplete."""
-        limit = self.manager.request_headers_timeout or self.manager.idle_timeout
-        if limit is None:
-            return
+        limit, flag, details = self._head_limit()
         if now >= self._head_begun + limit:
-            self._refuse(MessageError(408, Flag.STREAM_IDLE_TIMEOUT, "request_header_timeout"))
+            self._refuse(MessageError(408, flag, details))
         else:
             self.set_deadline(self._head_begun + limit)
+
+    def _head_limit(self) -> tuple[float, Flag, str]:
+        """Seconds that a head may take, and what is said of one that took longer."""
+        manager = self.manager
+        head, whole = manager.request_headers_timeout, manager.request_timeout
+        if whole is not None and (head is None or whole <= head):
+            return whole, Flag.DURATION_TIMEOUT, "request_overall_timeout"
+        limit = head if head is not None else manager.idle_timeout
+        return NEVER if limit is None else limit, Flag.STREAM_IDLE_TIMEOUT, "request_header_timeout"

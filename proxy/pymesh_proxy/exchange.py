@@ -56,6 +56,9 @@ class Downstream(Protocol):
     def exchange_done(self, *, keep: bool) -> None:
         """The answer is written; `keep` says whether another request may follow."""
 
+    def is_last(self) -> bool:
+        """Whether no other request may follow this one."""
+
     def switch_protocols(self) -> None:
         """From here on the client's bytes are opaque."""
 
@@ -74,12 +77,13 @@ class Exchange:
 
     __slots__ = (
         "_cluster", "_deadline", "_done", "_downstream", "_endpoint", "_forward", "_framing_close", "_half_ended",
-        "_held", "_held_size", "_holding", "_request_ended", "_response_started", "_route_found", "_sent_at",
-        "_snapshot", "_stalled", "_state", "_task", "_tried", "_try_deadline", "_upgraded", "_upstream", "_wrap",
-        "active_at", "has_body", "record", "request",
+        "_held", "_held_size", "_holding", "_keep", "_request_deadline", "_request_ended", "_response_started",
+        "_retrying", "_route_found", "_sent_at", "_snapshot", "_stalled", "_state", "_task", "_tried",
+        "_try_deadline", "_upgraded", "_upstream", "_wrap", "active_at", "has_body", "record", "request",
     )  # fmt: skip
 
-    def __init__(self, downstream: Downstream, request: Head, has_body: bool) -> None:
+    def __init__(self, downstream: Downstream, request: Head, has_body: bool, begun: float = 0.0) -> None:
+        """`begun`: when the first bytes of the head came, if not with the rest of it."""
         self._downstream = downstream
         self._snapshot = downstream.runtime.snapshot
         self.request = request
@@ -105,7 +109,11 @@ class Exchange:
         self._request_ended = not has_body
         self._response_started = self._upgraded = self._wrap = self._framing_close = self._done = False
         self._stalled = self._half_ended = False  # the client takes no more; one half of an upgraded connection is over
-        self._deadline = self._try_deadline = self._sent_at = 0.0
+        self._keep = self._retrying = False
+        self._deadline = self._try_deadline = self._request_deadline = self._sent_at = 0.0
+        limit = downstream.manager.request_timeout
+        if has_body and limit is not None:
+            self._request_deadline = (begun or self.active_at) + limit
         self._task: asyncio.Task[None] | None = None
         downstream.stats.rq_total += 1
         downstream.stats.rq_active += 1
@@ -307,8 +315,9 @@ class Exchange:
 
     def _retry(self, outcome: Outcome) -> bool:
         """Begin another attempt if the rule says so (upstream/retry.py)."""
-        forward, state, record = self._forward, self._state, self.record
+        forward, cluster, state, record = self._forward, self._cluster, self._state, self.record
         assert forward is not None
+        assert cluster is not None
         assert state is not None
         idempotent = self.request.method in IDEMPOTENT_METHODS
         replayable = not self.has_body or self._holding
@@ -324,6 +333,12 @@ class Exchange:
             time_left=self._deadline - monotonic() if self._deadline else None,
         ):
             return False
+        if not stale and not self._retrying:  # one place for all of its retries, until it is complete
+            if state.retries >= cluster.limits.max_retries:
+                state.stats.rq_retry_overflow += 1
+                return False
+            state.retries += 1
+            self._retrying = True
         if self._endpoint is not None:
             self._tried.append(self._endpoint)
         self._try_deadline = 0.0
@@ -366,6 +381,7 @@ class Exchange:
     def request_end(self) -> None:
         """The request is complete: from here the route's timeout runs."""
         self._request_ended = True
+        self._request_deadline = 0.0
         self._arm(monotonic())
 
     def downstream_eof(self) -> None:
@@ -405,6 +421,7 @@ class Exchange:
         self._try_deadline = 0.0
         self._holding = False
         self._held.clear()
+        self._request_deadline = 0.0
         record.t_first_byte = monotonic()
         record.status = head.status
         record.response_headers = head
@@ -415,6 +432,7 @@ class Exchange:
         route = self._route_found
         assert route is not None
         forwarding.mutate(head, route.response_headers)
+        self._keep = self._keeps_alive()
         data = forwarding.response_bytes(
             head,
             downstream.manager,
@@ -422,7 +440,7 @@ class Exchange:
             service_time=record.t_first_byte - self._sent_at,
             upgraded=self._upgraded,
             wrap=self._wrap,
-            close=not self._keeps_alive(),
+            close=not self._keep,
             minor=self.request.minor,
         )
         if body:
@@ -447,8 +465,11 @@ class Exchange:
         return True
 
     def _keeps_alive(self) -> bool:
-        """Whether the client's connection serves another request after this one."""
-        return self.request.persistent and not self._framing_close and not self._downstream.runtime.draining
+        """Whether the client's connection serves another request after this one: decided when the answer begins."""
+        downstream = self._downstream
+        if not self.request.persistent or self._framing_close or downstream.runtime.draining:
+            return False
+        return not downstream.is_last()
 
     def response_body(self, data: bytes) -> None:
         """See connection.ResponseSink."""
@@ -472,7 +493,7 @@ class Exchange:
         # A peer that has answered before the request was complete is in the middle of a message: its connection is
         # of no more use, and neither is the client's.
         self._leave_upstream(close=not self._request_ended)
-        self._complete(keep=self._request_ended and self._keeps_alive())
+        self._complete(keep=self._request_ended and self._keep and not self._downstream.runtime.draining)
 
     def _end_upgraded(self) -> None:
         """Both halves are over, or the second cannot be told of the first."""
@@ -519,6 +540,8 @@ class Exchange:
             when = self._deadline
         if self._try_deadline and self._try_deadline < when:
             when = self._try_deadline
+        if self._request_deadline and self._request_deadline < when:
+            when = self._request_deadline
         self._downstream.set_deadline(when)
 
     def _idle_timeout(self) -> float | None:
@@ -532,6 +555,8 @@ class Exchange:
         if self._deadline and now >= self._deadline:
             self._count_timeout()
             self.fail(failure(Flag.UPSTREAM_REQUEST_TIMEOUT, "response_timeout"))
+        elif self._request_deadline and now >= self._request_deadline:
+            self.fail(ProxyError(408, Flag.DURATION_TIMEOUT, "request_overall_timeout"))
         elif self._try_deadline and now >= self._try_deadline:
             self._count_timeout()
             self._try_deadline = 0.0
@@ -628,6 +653,7 @@ class Exchange:
         stats.rq_active -= 1
         stats.completed(record.status, (record.t_end - record.t_start) * 1000)
         if state is not None:
+            state.retries -= self._retrying
             state.stats.classes[record.status // 100] += 1
             state.stats.bytes_sent += record.bytes_received
             state.stats.bytes_received += record.bytes_sent

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from typing import Final, TypeVar
 from weakref import WeakKeyDictionary
 
-from pymesh_proxy.codec.detect import Detection, Protocol
+from pymesh_proxy.codec.detect import OPAQUE, Detection, Protocol
 from pymesh_proxy.config.model import FilterChain, Listener
 
 T = TypeVar("T")
@@ -32,6 +32,12 @@ def find_chain(listener: Listener, destination: tuple[str, int], detection: Dete
     spoken = detection.application_protocols
     chains = _most_specific(chains, lambda chain: _application(chain.match.application_protocols, spoken))
     return chains[0] if chains else listener.default_chain
+
+
+def inspected(listener: Listener, detection: Detection) -> Detection:
+    """What of `detection` the listener's inspectors would tell."""
+    looked_for = listener.inspect_tls if detection.protocol is Protocol.TLS else listener.inspect_http
+    return detection if looked_for else OPAQUE
 
 
 def candidates(listener: Listener, host: str, port: int) -> tuple[FilterChain, ...]:

@@ -12,7 +12,7 @@ from typing import Final
 from pymesh_proxy.codec.detect import OPAQUE, Detection
 from pymesh_proxy.config.model import Direction, FilterChain, HttpManager, Listener, TcpProxy
 from pymesh_proxy.connection import DownstreamConnection
-from pymesh_proxy.filter_chain import candidates, find_chain
+from pymesh_proxy.filter_chain import candidates, find_chain, inspected
 from pymesh_proxy.relay import Relay
 from pymesh_proxy.runtime import Runtime
 from pymesh_proxy.telemetry.metrics import ListenerStats
@@ -91,6 +91,7 @@ class ListenerServer:
                 if opaque is not None and opaque.tls is None and isinstance(opaque.handler, TcpProxy):
                     relay = Relay(self._runtime, opaque.handler, facts)
                 detection = await self._silent_client(sock, listener, relay)
+            detection = inspected(listener, detection)
             chain = find_chain(listener, destination, detection)
             if relay is not None and (chain is None or chain.handler is not relay.proxy):
                 relay.abandon()

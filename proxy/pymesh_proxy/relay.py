@@ -229,25 +229,41 @@ class Relay:
         self.set_idle()
 
     async def _connect(self) -> None:
-        record, upstreams = self.record, self._runtime.upstreams
+        record = self.record
         try:
             name = choose_weighted(self.proxy.clusters, self._runtime.random)
             record.cluster = name
             cluster = self._runtime.snapshot.clusters.get(name)
             if cluster is None:
                 raise failure(Flag.NO_CLUSTER, "cluster_not_found", f"no cluster {name}")
-            await self._reach(cluster, upstreams.state(cluster).pick(record.facts.original_destination))
+            await self._reach_any(cluster)
         except ProxyError as error:
             self.stats.cx_failed += 1
             record.flag, record.details = error.flag, error.details
             if error.reason:
                 record.notes["reason"] = error.reason
 
+    async def _reach_any(self, cluster: Cluster) -> None:
+        """Connect, to another endpoint each time, as often as the configuration allows."""
+        upstreams, record = self._runtime.upstreams, self.record
+        tried: list[Endpoint] = []
+        while True:
+            endpoint = upstreams.state(cluster).pick(record.facts.original_destination, tried)
+            try:
+                await self._reach(cluster, endpoint)
+                return
+            except ProxyError as error:
+                # A peer that was reached, and is not who it should be, is no matter of luck.
+                reached = error.flag is not Flag.UPSTREAM_CONNECTION_FAILURE or self.upstream.transport is not None
+                if endpoint is None or reached or self._done or record.attempts >= self.proxy.max_connect_attempts:
+                    raise
+                tried.append(endpoint)
+
     async def _reach(self, cluster: Cluster, endpoint: Endpoint | None) -> None:
         upstreams, record = self._runtime.upstreams, self.record
         if endpoint is None:
             raise failure(Flag.NO_HEALTHY_UPSTREAM, "no_healthy_upstream", f"cluster {cluster.name} has no endpoint")
-        record.attempts = 1
+        record.attempts += 1
         record.endpoint, record.endpoint_labels = endpoint.address, endpoint.labels
         if not upstreams.reserve(cluster):
             raise failure(Flag.UPSTREAM_OVERFLOW, "upstream_reset_before_response_started{overflow}")

@@ -81,8 +81,6 @@ class Route:
     action: Action
     request_headers: HeaderMutation = HeaderMutation()
     response_headers: HeaderMutation = HeaderMutation()
-    # RBAC, policy and other per-route overrides by filter name.
-    per_filter: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

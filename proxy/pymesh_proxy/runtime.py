@@ -111,7 +111,6 @@ class Runtime:
 def access_logs(snapshot: Snapshot) -> Iterator[AccessLogFile]:
     """Every access log that a snapshot names."""
     for listener in snapshot.listeners.values():
-        yield from listener.access_logs
         for chain in (*listener.chains, listener.default_chain):
             if chain is not None:
                 yield from chain.handler.access_logs

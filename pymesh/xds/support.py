@@ -110,7 +110,7 @@ SUPPORTED: Final[Mapping[str, Support]] = {
     # --- listeners ---
     f"{_LISTENER}Listener": Support(
         "name address filter_chains default_filter_chain listener_filters listener_filters_timeout "
-        "continue_on_listener_filters_timeout use_original_dst traffic_direction bind_to_port access_log stat_prefix",
+        "continue_on_listener_filters_timeout use_original_dst traffic_direction bind_to_port stat_prefix",
         {
             "address": "pymesh-proxy may serve it from `--listen` instead; port 15001 and 15006 by direction",
             "stat_prefix": "no effect: metrics have Istio's names",
@@ -137,7 +137,11 @@ SUPPORTED: Final[Mapping[str, Support]] = {
         "generate_request_id preserve_external_request_id always_set_request_id_in_response "
         "forward_client_cert_details set_current_client_cert_details upgrade_configs normalize_path merge_slashes "
         "path_with_escaped_slashes_action strip_matching_host_port",
-        {"http_filters": "`envoy.filters.http.router` last; an unknown filter is left out only if `is_optional`"},
+        {
+            "http_filters": "`envoy.filters.http.router` last; an unknown filter is left out only if `is_optional`",
+            "drain_timeout": "after `max_connection_duration`; a proxy that shuts down takes `--drain-time`",
+            "upgrade_configs": "one that is not allowed is not asked for: the request goes on without, Envoy says 403",
+        },
         only={"codec_type": ("AUTO", "HTTP1")},
     ),
     f"{_HCM}Rds": Support("config_source route_config_name", {"config_source": "`ads` only"}),

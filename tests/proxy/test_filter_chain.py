@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from pymesh_proxy import filter_chain
 from pymesh_proxy.codec.detect import OPAQUE, Detection, Protocol
 from pymesh_proxy.config.model import Direction, FilterChain, FilterChainMatch, Listener, TcpProxy
-from pymesh_proxy.filter_chain import candidates, find_chain
+from pymesh_proxy.filter_chain import candidates, find_chain, inspected
 
 HTTP = Detection(Protocol.HTTP1)
 HTTP2 = Detection(Protocol.HTTP2)
@@ -53,6 +54,13 @@ def test_nothing_matches() -> None:
 def test_a_chain_without_criteria_takes_all_and_comes_before_the_default() -> None:
     assert found(listener(a=match()), HTTP) == "a"
     assert found(listener(a=match()), OPAQUE) == "a"
+
+
+@pytest.mark.parametrize(("by_tls", "by_http"), [(True, True), (True, False), (False, True), (False, False)])
+def test_a_listener_knows_what_its_inspectors_tell(by_tls: bool, by_http: bool) -> None:
+    where = replace(listener(), inspect_tls=by_tls, inspect_http=by_http)
+    for detection, told in ((tls("a"), by_tls), (HTTP, by_http), (HTTP2, by_http), (OPAQUE, True)):
+        assert inspected(where, detection) is (detection if told else OPAQUE)
 
 
 def test_port_before_address() -> None:

@@ -69,7 +69,6 @@ def compile_listener(message: ListenerMessage, context: Context, path: str = "")
         inspect_timeout_continues=message.continue_on_listener_filters_timeout,
         chains=chains,
         default_chain=default,
-        access_logs=access_logs(message.access_log, join(path, "access_log")),
     )
 
 

@@ -147,6 +147,7 @@ class HttpManager:
     request_headers_timeout: float | None = None
     max_connection_duration: float | None = None
     max_requests_per_connection: int | None = None
+    # A connection older than max_connection_duration still waits this long for a request that is on its way.
     drain_timeout: float = 5.0
     max_request_headers_bytes: int = 60 * 1024
     max_headers_count: int = 100
@@ -210,7 +211,6 @@ class Listener:
     inspect_timeout_continues: bool
     chains: tuple[FilterChain, ...]
     default_chain: FilterChain | None
-    access_logs: tuple[AccessLogFile, ...] = ()
 
 
 # --- Clusters ------------------------------------------------------------------------------------------------------

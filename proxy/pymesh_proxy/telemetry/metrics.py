@@ -50,12 +50,13 @@ class ClusterStats:
 
     __slots__ = (
         "bytes_received", "bytes_sent", "classes", "cx_active", "cx_connect_fail", "cx_destroyed", "cx_overflow",
-        "cx_total", "rq_active", "rq_pending_overflow", "rq_retry", "rq_timeout", "rq_total",
+        "cx_total", "rq_active", "rq_pending_overflow", "rq_retry", "rq_retry_overflow", "rq_timeout", "rq_total",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.cx_total = self.cx_active = self.cx_connect_fail = self.cx_destroyed = self.cx_overflow = 0
-        self.rq_total = self.rq_active = self.rq_retry = self.rq_timeout = self.rq_pending_overflow = 0
+        self.rq_total = self.rq_active = self.rq_timeout = self.rq_pending_overflow = 0
+        self.rq_retry = self.rq_retry_overflow = 0
         self.bytes_sent = self.bytes_received = 0
         self.classes = [0] * 10
 

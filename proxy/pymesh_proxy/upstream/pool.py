@@ -46,7 +46,9 @@ class ClusterState:
     balancer, the connection's original destination is its endpoint.
     """
 
-    __slots__ = ("balancer", "cluster", "connections", "originals", "requests", "stats", "transports", "waiting")
+    __slots__ = (
+        "balancer", "cluster", "connections", "originals", "requests", "retries", "stats", "transports", "waiting",
+    )  # fmt: skip
 
     def __init__(self, stats: ClusterStats) -> None:
         self.cluster: Cluster | None = None
@@ -55,6 +57,7 @@ class ClusterState:
         self.originals: dict[tuple[str, int], Endpoint] = {}
         self.connections = 0
         self.requests = 0
+        self.retries = 0  # requests that are being tried again
         self.waiting: deque[tuple[Cluster, Endpoint, Waiter]] = deque()
         self.stats = stats
 
@@ -150,6 +153,9 @@ class Upstreams:
         connection.detach()
         limit = cluster.max_requests_per_connection
         endpoint = connection.endpoint
+        if connection.requests == 1 and connection.tls is not None and not connection.transport.is_closing():
+            # TLS 1.3 sends its tickets after the handshake: by now they are here.
+            self._tls.keep_session(connection.tls, endpoint.address, _ssl_object(connection.transport))
         if not connection.reusable or endpoint.retired or (limit is not None and connection.requests >= limit):
             connection.close()
             return
@@ -300,11 +306,11 @@ class Upstreams:
 def _balancer(cluster: Cluster, random: Callable[[], float]) -> Balancer:
     match cluster.balancing:
         case Balancing.LEAST_REQUEST:
-            return LeastRequest(cluster.endpoints, random, cluster.least_request_choices)
+            return LeastRequest(cluster.endpoints, random, cluster.least_request_choices, cluster.panic_threshold)
         case Balancing.RANDOM:
-            return RandomChoice(cluster.endpoints, random)
+            return RandomChoice(cluster.endpoints, random, cluster.panic_threshold)
         case _:
-            return RoundRobin(cluster.endpoints, random)
+            return RoundRobin(cluster.endpoints, random, cluster.panic_threshold)
 
 
 def _transport(cluster: Cluster, endpoint: Endpoint) -> TlsClient | None:

@@ -1,0 +1,232 @@
+"""What the configuration bounds in time and number: connections, requests, attempts and retries."""
+
+import asyncio
+from random import Random
+from time import monotonic
+
+import pytest
+
+from pymesh_proxy import connection as connection_module
+from pymesh_proxy.config.model import Balancing, CircuitLimits, Cluster, Discovery
+from pymesh_proxy.errors import Flag
+from pymesh_proxy.routing import Forward, RetryPolicy
+from pymesh_proxy.upstream.endpoint import Endpoint
+from tests.support.inprocess import bootstrap, cluster, http_listener, limits, route, running, tcp_listener
+from tests.support.memory import MemoryProxy, turn
+from tests.support.peers import RawUpstream, client
+
+GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+BAD = b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n"
+
+
+class Clock:
+    """The connection's clock, which the test moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.start = self.now = monotonic()  # the timers' clock goes on as ever
+        monkeypatch.setattr(connection_module, "monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+# --- How long a request may take to arrive ---
+
+
+@pytest.mark.parametrize("sent", [POST + b"x", POST[:20]], ids=["body", "head"])
+async def test_a_request_that_does_not_arrive_in_time_is_408(sent: bytes) -> None:
+    async with RawUpstream() as upstream:
+        config = bootstrap([http_listener([route()], request_timeout="0.05s")], [cluster("service", upstream.address)])
+        async with running(config) as proxy, client(proxy.address) as peer:
+            peer.send(sent)
+            assert (await peer.head()).startswith(b"HTTP/1.1 408 ")
+            record = await proxy.record()
+            assert (record.flag, record.details) == (Flag.DURATION_TIMEOUT, "request_overall_timeout")
+
+
+async def test_a_request_that_has_arrived_may_take_longer() -> None:
+    async with RawUpstream() as upstream:
+        config = bootstrap([http_listener([route()], request_timeout="0.05s")], [cluster("service", upstream.address)])
+        async with running(config) as proxy, client(proxy.address) as peer:
+            peer.send(POST + b"xy")
+            served = await upstream.accept()
+            await served.until(b"xy")
+            await asyncio.sleep(0.3)  # several ticks of the timers past the limit
+            served.send(OK)
+            assert (await peer.message())[1] == b"ok"
+
+
+async def test_the_time_of_a_request_begins_with_its_first_byte(clock: Clock) -> None:
+    proxy = MemoryProxy(request_timeout=10.0)
+    peer = proxy.client()
+    peer.receive(POST[:9])
+    clock.now += 9
+    peer.receive(POST[9:])
+    exchange = peer.protocol._exchange  # type: ignore[attr-defined]  # the protocol is the connection
+    assert exchange._request_deadline == clock.start + 10.0
+    peer.reset()
+
+
+# --- How long a connection lives ---
+
+
+async def test_the_last_request_of_a_connection_is_told_so() -> None:
+    options = {"common_http_protocol_options": {"max_requests_per_connection": 2}}
+    async with RawUpstream() as upstream:
+        config = bootstrap([http_listener([route()], **options)], [cluster("service", upstream.address)])
+        async with running(config) as proxy, client(proxy.address) as peer:
+            peer.send(GET * 3)
+            kept = await upstream.accept()
+            for number in range(2):
+                await kept.head()
+                kept.send(OK)
+                head, _ = await peer.message()
+                assert (b"connection: close\r\n" in head) is (number == 1)
+            assert await peer.ended()
+            assert len(await proxy.records(2)) == 2
+
+
+async def test_a_connection_past_its_life_takes_one_more_request_and_says_close(clock: Clock) -> None:
+    proxy = MemoryProxy(max_connection_duration=100.0, drain_timeout=5.0)
+    peer = proxy.client()
+    answers = []
+    upstream = None
+    for late in (0.0, 103.0):
+        clock.now = clock.start + late
+        peer.protocol.on_deadline(clock.now)  # type: ignore[attr-defined]  # the protocol is the connection
+        peer.receive(GET)
+        upstream = upstream or await proxy.upstream()
+        upstream.receive(OK)
+        await turn()
+        answers.append(b"connection: close" in peer.take())
+    assert answers == [False, True]
+    assert peer.closed
+
+
+async def test_a_connection_past_its_life_that_is_idle_is_closed(clock: Clock) -> None:
+    proxy = MemoryProxy(max_connection_duration=100.0, drain_timeout=5.0)
+    peer = proxy.client()
+    connection = peer.protocol
+    for later, closed in ((99.0, False), (104.0, False), (105.0, True)):
+        clock.now = clock.start + later
+        connection.on_deadline(clock.now)  # type: ignore[attr-defined]  # the protocol is the connection
+        assert peer.closed is closed
+
+
+# --- Between requests ---
+
+
+@pytest.mark.parametrize("rest", [b"\r", b"\r\n"])
+async def test_a_line_end_behind_a_request_is_not_the_next_one(rest: bytes, clock: Clock) -> None:
+    proxy = MemoryProxy(request_headers_timeout=1.0)
+    peer = proxy.client()
+    peer.receive(POST + b"xy" + rest)
+    upstream = await proxy.upstream()
+    upstream.receive(OK)
+    peer.take()
+    clock.now += 60
+    peer.protocol.on_deadline(clock.now)  # type: ignore[attr-defined]  # the protocol is the connection
+    assert (peer.take(), peer.closed) == (b"", False)
+    peer.receive(b"\n"[: 2 - len(rest)] + GET)
+    upstream.receive(OK)
+    assert b" 200 " in peer.take()
+    peer.receive(rest)
+    peer.protocol.drain()  # type: ignore[attr-defined]  # as above
+    assert peer.closed
+
+
+async def test_half_a_head_behind_a_line_end_is_waited_for_so_long(clock: Clock) -> None:
+    proxy = MemoryProxy(request_headers_timeout=1.0)
+    peer = proxy.client()
+    for part in (b"\r", b"\nGE", b"T"):
+        peer.receive(part)
+    clock.now += 2
+    peer.protocol.on_deadline(clock.now)  # type: ignore[attr-defined]  # the protocol is the connection
+    assert b" 408 " in peer.take()
+
+
+async def test_a_long_line_in_small_parts_is_not_parsed_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    parse = connection_module.parse_request
+
+    def counted(*args: object) -> object:
+        calls.append(args)
+        return parse(*args)  # type: ignore[arg-type]  # passed on as they come
+
+    monkeypatch.setattr(connection_module, "parse_request", counted)
+    proxy = MemoryProxy(max_request_headers_bytes=300 * 1024)
+    peer = proxy.client()
+    peer.receive(b"GET / HTTP/1.1\r\nhost: a\r\nx: ")
+    for _ in range(200):
+        peer.receive(b"x" * 1024)
+    assert len(calls) == 1
+    peer.receive(b"\r\n\r\n")
+    assert len((await proxy.upstream()).take()) > 200 * 1024
+    peer.reset()
+    small = MemoryProxy(max_request_headers_bytes=1024).client()
+    for _ in range(3):
+        small.receive(b"x" * 500)
+    assert b" 431 " in small.take()
+
+
+# --- Attempts ---
+
+
+@pytest.mark.parametrize(("most", "tries", "overflow"), [(0, 1, 1), (1, 3, 0)])
+async def test_so_many_requests_of_a_cluster_are_retried_at_once(most: int, tries: int, overflow: int) -> None:
+    policy = RetryPolicy(frozenset({"5xx"}), attempts=2)
+    proxy = MemoryProxy(Forward((("service", 1),), retry=policy), limits=CircuitLimits(max_retries=most))
+    peer = proxy.client()
+    peer.receive(GET)
+    for _ in range(tries):
+        (await proxy.upstream()).receive(BAD)
+        await turn()
+    assert b" 503 " in peer.take()
+    assert (proxy.state.retries, proxy.state.stats.rq_retry_overflow) == (0, overflow)
+    proxy.settled()
+
+
+@pytest.mark.parametrize(("attempts", "arrives"), [(1, False), (2, True)])
+async def test_an_opaque_connection_is_tried_elsewhere_as_often_as_allowed(attempts: int, arrives: bool) -> None:
+    async with RawUpstream() as dead, RawUpstream() as upstream:
+        dead.close()
+        config = bootstrap(
+            [tcp_listener(max_connect_attempts=attempts)], [cluster("service", dead.address, upstream.address)]
+        )
+        async with running(config) as proxy, client(proxy.address) as peer:
+            if arrives:
+                peer.send(b"hello")
+                assert await (await upstream.accept()).exactly(5) == b"hello"
+                peer.reset()
+            else:
+                assert await peer.ended()
+            record = await proxy.record()
+            assert record.attempts == attempts
+            assert (record.flag is Flag.NONE) is arrives
+
+
+@pytest.mark.parametrize("balancing", [Balancing.ROUND_ROBIN, Balancing.LEAST_REQUEST, Balancing.RANDOM])
+@pytest.mark.parametrize(("threshold", "used"), [(0.0, 1), (0.3, 1), (0.5, 3)])
+async def test_health_is_believed_as_far_as_the_cluster_says(balancing: Balancing, threshold: float, used: int) -> None:
+    endpoints = tuple(Endpoint("192.0.2.1", port) for port in (1, 2, 3))
+    for endpoint in endpoints[1:]:
+        endpoint.healthy = False
+    few = Cluster("few", Discovery.STATIC, balancing, endpoints, panic_threshold=threshold)
+    proxy = MemoryProxy()
+    proxy.runtime.upstreams._random = Random(1).random
+    state = proxy.runtime.upstreams.state(few)
+    assert len({state.pick(None) for _ in range(100)}) == used
+
+
+async def test_a_full_cluster_is_not_asked_again() -> None:
+    async with RawUpstream() as upstream:
+        full = cluster("service", upstream.address, **limits(max_connections=0))
+        config = bootstrap([tcp_listener(max_connect_attempts=3)], [full])
+        async with running(config) as proxy, client(proxy.address) as peer:
+            assert await peer.ended()
+            record = await proxy.record()
+            assert (record.attempts, record.flag) == (1, Flag.UPSTREAM_OVERFLOW)

@@ -1,0 +1,121 @@
+"""TLS on the whole way: sessions that are resumed, and what of a client's certificate the app is told."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.certificates import Authority, Issued
+from tests.support.inprocess import Json, bootstrap, cluster, http_listener, route, running
+from tests.support.peers import Address, Peer, RawUpstream, client
+
+GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+CLOSE = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok"
+_TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
+
+
+def files(folder: Path, issued: Issued) -> tuple[Path, Path]:
+    """Chain and key in files."""
+    chain, key = folder / "chain.pem", folder / "key.pem"
+    chain.write_bytes(issued.chain)
+    key.write_bytes(issued.key)
+    return chain, key
+
+
+def socket_of(kind: str, **context: object) -> Json:
+    """A transport socket."""
+    return {"transport_socket": {"name": "tls", "typed_config": {"@type": _TLS + kind, **context}}}
+
+
+def trusting(authority: Authority) -> Json:
+    """A validation context."""
+    return {"validation_context": {"trusted_ca": {"inline_string": authority.root.decode()}}}
+
+
+class TlsUpstream:
+    """Answers every request, and counts the connections that resumed a session."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
+        self.resumed: list[bool] = []
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        found = writer.get_extra_info("ssl_object")
+        self.resumed.append(found.session_reused)
+        try:
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(self.answer)
+        except (OSError, asyncio.IncompleteReadError):
+            writer.transport.abort()
+
+    @asynccontextmanager
+    async def listening(self, folder: Path, issued: Issued, version: ssl.TLSVersion) -> AsyncIterator[Address]:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.maximum_version = version
+        context.load_cert_chain(*files(folder, issued))
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
+        try:
+            yield server.sockets[0].getsockname()
+        finally:
+            server.close()
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+async def test_the_second_connection_to_an_endpoint_resumes_the_session(
+    version: ssl.TLSVersion, tmp_path: Path
+) -> None:
+    authority = Authority()
+    upstream = TlsUpstream(OK)
+    async with upstream.listening(tmp_path, authority.issue(dns=("a.example",)), version) as address:
+        tls = socket_of("UpstreamTlsContext", sni="a.example", common_tls_context=trusting(authority))
+        config = bootstrap([http_listener([route()])], [cluster("service", address, **tls)])
+        async with running(config) as proxy:
+            for _ in range(3):
+                async with client(proxy.address) as peer:
+                    peer.send(GET)
+                    assert (await peer.message())[1] == b"ok"
+                await proxy.settled()
+                [compiled] = proxy.runtime.snapshot.clusters.values()
+                for connection in tuple(compiled.endpoints[0].idle):
+                    connection.close()
+                await proxy.settled()
+    assert upstream.resumed == [False, True, True]
+
+
+async def test_the_app_is_told_the_dns_names_of_its_caller(tmp_path: Path) -> None:
+    authority = Authority()
+    own = authority.issue(uri="spiffe://cluster.local/ns/default/sa/reviews")
+    listener = http_listener(
+        [route()], forward_client_cert_details="SANITIZE_SET", set_current_client_cert_details={"dns": True}
+    )
+    certificate = {
+        "certificate_chain": {"inline_string": own.chain.decode()},
+        "private_key": {"inline_string": own.key.decode()},
+    }
+    common = {"tls_certificates": [certificate], **trusting(authority)}
+    listener["filter_chains"][0] |= socket_of(
+        "DownstreamTlsContext", common_tls_context=common, require_client_certificate=True
+    )
+    issued = authority.issue(uri="spiffe://cluster.local/ns/default/sa/caller", dns=("b.example", "c.example"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(cadata=authority.root.decode())
+    context.load_cert_chain(*files(tmp_path, issued))
+    async with (
+        RawUpstream() as upstream,
+        running(bootstrap([listener], [cluster("service", upstream.address)])) as proxy,
+    ):
+        peer = Peer(*await asyncio.open_connection(*proxy.address, ssl=context))
+        peer.send(GET)
+        served = await upstream.accept()
+        assert b";DNS=b.example;DNS=c.example\r\n" in await served.head()
+        served.send(CLOSE)
+        assert (await peer.message())[1] == b"ok"
+        peer.writer.transport.abort()
+        await asyncio.sleep(0)
