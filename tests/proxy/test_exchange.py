@@ -476,6 +476,8 @@ async def test_the_deadline_of_an_attempt_is_not_the_next_ones() -> None:
             assert (await peer.message())[1] == b"ok"
             assert (await proxy.record()).attempts == 2
             assert upstream.connections == 2
+            assert proxy.counter("envoy_cluster_upstream_rq_retry_total") == 1
+            assert proxy.counter("envoy_cluster_upstream_rq_timeout_total") == 0
 
 
 # --- Limits and timeouts ---
