@@ -44,8 +44,6 @@ def main(argv: list[str] | None = None) -> int:
     arguments = made.parse_args(argv)
     if unknown := [name for name in arguments.scenarios if name not in SCENARIOS]:
         made.error(f"unknown scenario {', '.join(unknown)}: choose from {', '.join(SCENARIOS)}")
-    # As Ctrl-C does: everything that was started is ended.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return run(
             arguments.scenarios or list(SCENARIOS),
@@ -111,4 +109,6 @@ def _names(value: str) -> list[str]:
 
 
 if __name__ == "__main__":
+    # As Ctrl-C does: everything that was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())

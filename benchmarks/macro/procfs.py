@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -59,18 +59,25 @@ def parse_cpu_list(text: str) -> set[int]:
     return cpus
 
 
+def processes() -> dict[int, Stat]:
+    """Every process there is, by its number."""
+    numbered = (entry for entry in _PROC.iterdir() if entry.name.isdecimal())
+    texts = {int(entry.name): _read(entry / "stat") for entry in numbered}
+    return {pid: parse_stat(text) for pid, text in texts.items() if text}
+
+
 def cpu_seconds(root: int) -> float:
     """User and system time that a process and its descendants, living and buried, have used so far.
 
     What a process has used that left no trace in its parent (a daemon's orphan) is missed; no program here has any.
     """
-    stats = _stats()
+    stats = processes()
     return sum(stats[pid].ticks for pid in family(root, stats)) / _TICKS_PER_SECOND
 
 
 def resident_bytes(root: int) -> int:
     """Memory resident of a process and its living descendants. Pages that they share are counted for each of them."""
-    texts = (_read(_PROC / str(pid) / "smaps_rollup") for pid in family(root, _stats()))
+    texts = (_read(_PROC / str(pid) / "smaps_rollup") for pid in family(root, processes()))
     return sum(parse_resident(text) for text in texts if text)
 
 
@@ -85,18 +92,9 @@ def siblings(cpu: int) -> set[int]:
     return parse_cpu_list(text) if text else {cpu}
 
 
-def _stats() -> dict[int, Stat]:
-    texts = {int(entry.name): _read(entry / "stat") for entry in _numbered(_PROC.iterdir())}
-    return {pid: parse_stat(text) for pid, text in texts.items() if text}
-
-
-def _numbered(entries: Iterable[Path]) -> Iterable[Path]:
-    return (entry for entry in entries if entry.name.isdecimal())
-
-
 def _read(file: Path) -> str:
     """The text of a file of the kernel; empty where the process it tells of is gone."""
     try:
-        return file.read_text()
+        return file.read_text(errors="replace")  # a process may be called anything
     except (FileNotFoundError, ProcessLookupError):
         return ""

@@ -1,14 +1,17 @@
 """The whole benchmark once, short, next to a real Envoy: it must work; what it measures here says nothing."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.macro import procfs
 from benchmarks.macro.__main__ import main
 from tests.support.repository import ROOT
+from tests.support.waiting import eventually_sync
 
 
 @pytest.mark.e2e
@@ -37,6 +40,28 @@ def test_a_quick_run_has_no_errors_and_all_figures(tmp_path: Path) -> None:
     assert seen["cpu_ratio_to_envoy"]["pymesh"]["median"] == pytest.approx(ours / theirs, rel=1e-3)
     assert document["machine"]["cores"] >= 1
     assert document["programs"]["envoy"].startswith("1.40")
+
+
+@pytest.mark.e2e
+def test_whatever_was_started_ends_with_it() -> None:
+    command = [sys.executable, "-m", "benchmarks.macro", "--seconds", "60", "--proxies", "pymesh"]
+    bench = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert bench.stderr is not None
+    try:
+        assert bench.stderr.readline() == "warm-up\n"
+        family = eventually_sync(lambda: _at_least(4, bench.pid), what="upstream, its worker, proxy and wrk")
+    finally:
+        bench.terminate()
+        bench.communicate(timeout=30)
+    assert bench.returncode == 128 + signal.SIGTERM
+    eventually_sync(lambda: not [pid for pid in family if Path(f"/proc/{pid}").exists()], what="all of them gone")
+
+
+def _at_least(count: int, root: int) -> set[int]:
+    """What a process has started, once it is so many."""
+    found = procfs.family(root, procfs.processes()) - {root}
+    assert len(found) >= count
+    return found
 
 
 def test_an_unknown_scenario_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,7 +68,7 @@ def test_memory_is_that_of_a_process_and_its_children() -> None:
         eventually_sync(lambda: procfs.resident_bytes(process.pid) > 50_000_000, what="the child's 50 MB")
         assert procfs.resident_bytes(process.pid) < 150_000_000
     finally:
-        [child] = procfs.family(process.pid, procfs._stats()) - {process.pid}
+        [child] = procfs.family(process.pid, procfs.processes()) - {process.pid}
         os.kill(child, 9)
         process.wait()
 
