@@ -24,8 +24,8 @@ This page is generated from the table in `pymesh/xds/support.py` that drives the
 - **Retries.** A route without a retry policy retries nothing, as in Envoy. With one, a request that did not reach the
   upstream, that the upstream said it did not process, or whose method is idempotent and whose connection broke, is
   tried again within `num_retries`, even if `retry_on` does not name the failure. Retries always prefer an endpoint not
-  yet tried. A request with an idempotent method whose reused connection breaks before an answer is sent once more in any
-  case (RFC 9112 section 9.3.1). The request headers `x-envoy-retry-on` and `x-envoy-max-retries` are not looked at.
+  yet tried. A request with an idempotent method whose reused connection breaks before an answer is sent once more in
+  any case (RFC 9112 section 9.3.1). The request headers `x-envoy-retry-on` and `x-envoy-max-retries` are not looked at.
 - **Priorities.** All traffic goes to the lowest priority that has a healthy endpoint; Envoy spills over by degrees
   (overprovisioning factor 140 %).
 - **Localities** of one priority are one pool; there is no zone-aware routing.
