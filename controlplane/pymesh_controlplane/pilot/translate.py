@@ -30,6 +30,10 @@ from pymesh_controlplane.pilot.subscription import Resource, Resources, digest_o
 
 SIDECAR: Final = "sidecar"
 
+# Snapshots after which what only earlier callers needed is forgotten, even if the world stays. Namespace and labels are
+# what a proxy says they are: without a bound, whoever reaches the plaintext port could fill pilot's memory with routes.
+MAX_SNAPSHOTS: Final = 200
+
 
 class Translator:
     """Translates world after world. For one thread at a time."""
@@ -37,6 +41,7 @@ class Translator:
     def __init__(self) -> None:
         self._memory = Memory()
         self._current: Translation | None = None
+        self._left = 0
 
     def snapshot(self, node: Node, world: World) -> Snapshot:
         """All listeners, route configurations, clusters and endpoint assignments of `node`.
@@ -48,9 +53,11 @@ class Translator:
 
         A node that is no sidecar gets nothing yet: gateways (`router`) come with their listeners.
         """
-        if self._current is None or self._current.world is not world:
+        if self._current is None or self._current.world is not world or not self._left:
             self._memory.turn()
             self._current = Translation(world, self._memory)
+            self._left = MAX_SNAPSHOTS
+        self._left -= 1
         return self._current.snapshot(node)
 
 

@@ -19,7 +19,7 @@ from pymesh import names
 from pymesh.resources.parse import parse
 from pymesh.xds import types
 from pymesh.xds.check import check
-from pymesh_controlplane.pilot import world
+from pymesh_controlplane.pilot import translate, world
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.node import Node
 from pymesh_controlplane.pilot.translate import Translator, encoded
@@ -197,7 +197,7 @@ def changed(old: str, new: str) -> World:
 
 
 @given(st.lists(st.sampled_from(CHANGES), min_size=2, max_size=8), st.randoms(use_true_random=False))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_a_translation_does_not_depend_on_those_before_it(changes: list[tuple[str, str]], dice: random.Random) -> None:
     """Whatever changed, and whoever asked in between."""
     translator = Translator()
@@ -231,6 +231,26 @@ def test_what_did_not_change_is_the_same_object_for_all_proxies_and_worlds() -> 
     assert after[types.ENDPOINT] is for_other[types.ENDPOINT]
     for name in after[types.CLUSTER].keys() & for_other[types.CLUSTER].keys():
         assert after[types.CLUSTER][name] is for_other[types.CLUSTER][name]
+
+
+def test_what_only_strangers_asked_for_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever connects from ever new namespaces does not fill the memory; what everybody needs is kept."""
+    monkeypatch.setattr(translate, "MAX_SNAPSHOTS", 5)
+    translator, current = Translator(), world_of(EVERYTHING)
+    stranger = sidecar(namespace="stranger")
+    first = translator.snapshot(stranger, current)
+    for number in range(4):
+        translator.snapshot(sidecar(namespace=f"stranger-{number}"), current)
+    assert translator.snapshot(stranger, current)[types.ROUTE]["9080"] is first[types.ROUTE]["9080"]
+    for number in range(11):
+        translator.snapshot(sidecar(namespace=f"stranger-{number}"), current)
+    again = translator.snapshot(stranger, current)
+    assert again == first
+    assert again[types.ROUTE]["9080"] is not first[types.ROUTE]["9080"]
+    assert (
+        again[types.ENDPOINT]["outbound|9080||ratings.default.svc.cluster.local"]
+        is (first[types.ENDPOINT]["outbound|9080||ratings.default.svc.cluster.local"])
+    )
 
 
 def test_a_cluster_says_which_endpoint_assignment_it_waits_for() -> None:
