@@ -7,6 +7,7 @@ import random
 import signal
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.resources import files
 from time import monotonic
 from typing import Final
@@ -53,6 +54,7 @@ class Proxy:
         self.started = monotonic()
         self.unbound = 0  # listeners whose address cannot be listened on
         self._serving = False
+        self._staged = False  # the control plane has sent what is not complete yet
         self._acceptors: dict[str, Acceptor] = {}
         self._bound: dict[str, tuple[str, int]] = {}  # where the acceptors of configured listeners are
         self._ports: list[HttpPort] = []
@@ -63,10 +65,12 @@ class Proxy:
     def apply(self, type_url: str, added: dict[str, Message], removed: set[str], version: str) -> None:
         """See control.ads.Consumer: compile resources of one type, all or nothing. Raises ConfigError."""
         self.configuration.apply(type_url, added, removed)
+        self._staged = True
         log.info("%s: %d added or changed, %d removed %s", types.short(type_url), len(added), len(removed), version)
 
     def publish(self) -> None:
         """See control.ads.Consumer."""
+        self._staged = False
         self.adopt(self.configuration.snapshot)
 
     def adopt(self, snapshot: Snapshot) -> None:
@@ -77,7 +81,16 @@ class Proxy:
             self._bind(snapshot.listeners)
 
     def _publish_addresses(self, cluster: str, addresses: Mapping[str, tuple[str, ...]]) -> None:
-        self.adopt(self.configuration.apply_addresses(cluster, addresses))
+        """See upstream.dns.Publish. Of what is staged, nothing else comes into force with the addresses."""
+        snapshot = self.configuration.apply_addresses(cluster, addresses)
+        if not self._staged:
+            self.adopt(snapshot)
+            return
+        clusters = self.runtime.snapshot.clusters
+        old, new = clusters.get(cluster), snapshot.clusters.get(cluster)
+        if old is not None and new is not None and old.dns_targets == new.dns_targets:
+            updated = {**clusters, cluster: replace(old, endpoints=new.endpoints)}
+            self.adopt(replace(self.runtime.snapshot, clusters=updated))
 
     # --- Listeners ---
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pymesh.xds import types
 from pymesh.xds.decode import load_bootstrap
 from pymesh_proxy.app import Proxy
 from tests.support.inprocess import Json, bootstrap, cluster, http_listener, running, simple
@@ -187,6 +188,44 @@ async def test_a_pushed_listener_whose_port_is_taken_waits_for_it(caplog: pytest
         adopt(proxy, at("a", one), at("b", port))
         assert await says(port) == b"b"
         assert proxy.unbound == 0
+
+
+def named(name: str, port: int) -> Json:
+    """A cluster by a name."""
+    endpoint = {"endpoint": {"address": {"socket_address": {"address": "app.example", "port_value": port}}}}
+    assignment = {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]}
+    return cluster(name, type="STRICT_DNS", load_assignment=assignment)
+
+
+async def test_addresses_bring_nothing_into_force_that_is_staged() -> None:
+    async with running(bootstrap([], [])) as serving:
+        proxy, runtime = serving.proxy, serving.runtime
+
+        def stage(*clusters: Json) -> None:
+            messages = load_bootstrap(bootstrap([], clusters), "test").static_resources.clusters
+            proxy.apply(types.CLUSTER, {message.name: message for message in messages}, set(), "1")
+
+        def resolve(name: str, *addresses: str) -> None:
+            proxy._publish_addresses(name, {"app.example": addresses})
+
+        def endpoints(name: str) -> list[str]:
+            return [endpoint.address for endpoint in runtime.snapshot.clusters[name].endpoints]
+
+        stage(named("a", 80))
+        resolve("a", "192.0.2.1")
+        assert not runtime.snapshot.clusters
+        proxy.publish()
+        assert endpoints("a") == ["192.0.2.1:80"]
+        resolve("a", "192.0.2.2")
+        assert endpoints("a") == ["192.0.2.2:80"]
+        stage(cluster("b"))
+        resolve("a", "192.0.2.3")
+        assert (endpoints("a"), set(runtime.snapshot.clusters)) == (["192.0.2.3:80"], {"a"})
+        stage(named("a", 81))
+        resolve("a", "192.0.2.4")
+        assert endpoints("a") == ["192.0.2.3:80"]
+        proxy.publish()
+        assert (endpoints("a"), set(runtime.snapshot.clusters)) == (["192.0.2.4:81"], {"a", "b"})
 
 
 async def test_the_admin_port_of_the_bootstrap_is_opened(tmp_path: Path) -> None:
