@@ -113,7 +113,7 @@ SUPPORTED: Final[Mapping[str, Support]] = {
         "continue_on_listener_filters_timeout use_original_dst traffic_direction bind_to_port stat_prefix",
         {
             "address": "pymesh-proxy may serve it from `--listen` instead; port 15001 and 15006 by direction",
-            "stat_prefix": "no effect: metrics have Istio's names",
+            "stat_prefix": "no effect: metrics carry the resource's own name",
         },
     ),
     f"{_LISTENER}ListenerFilter": Support("name typed_config"),
@@ -224,7 +224,7 @@ SUPPORTED: Final[Mapping[str, Support]] = {
         "upstream_bind_config least_request_lb_config common_lb_config transport_socket_matches transport_socket "
         "metadata",
         {
-            "alt_stat_name": "no effect: metrics have Istio's names",
+            "alt_stat_name": "no effect: metrics carry the resource's own name",
             "dns_refresh_rate": "the record's own time to live is not known to the system's resolver",
             "lb_policy": "CLUSTER_PROVIDED with ORIGINAL_DST, and only there",
         },
