@@ -73,11 +73,10 @@ class TcpStats:
 class ListenerStats:
     """Connections as they arrive, one per listener."""
 
-    __slots__ = ("cx_active", "cx_overflow", "cx_refused", "cx_tls_error", "cx_total", "no_filter_chain", "refusals")
+    __slots__ = ("cx_refused", "cx_tls_error", "cx_total", "no_filter_chain", "refusals")
 
     def __init__(self) -> None:
-        self.cx_total = self.cx_active = self.cx_refused = self.cx_overflow = self.cx_tls_error = 0
-        self.no_filter_chain = 0
+        self.cx_total = self.cx_refused = self.cx_tls_error = self.no_filter_chain = 0
         self.refusals: dict[str, int] = {}
 
 
