@@ -55,7 +55,13 @@ SUPPORTED: Final[Mapping[str, Support]] = {
     _BOOTSTRAP: Support("node static_resources dynamic_resources admin"),
     f"{_BOOTSTRAP}.StaticResources": Support("listeners clusters"),
     f"{_BOOTSTRAP}.DynamicResources": Support(
-        "lds_config cds_config ads_config", {"lds_config": "`ads` only", "cds_config": "`ads` only"}
+        "lds_config cds_config ads_config",
+        {
+            "lds_config": "`ads` only",
+            "cds_config": "`ads` only",
+            "ads_config": "of its static cluster count the one endpoint and, for TLS, `sni`, which the server's "
+            "certificate has to name, and `trusted_ca.filename`, read at each connect",
+        },
     ),
     "envoy.config.bootstrap.v3.Admin": Support("address"),
     f"{_CORE}Node": Support("id cluster metadata locality user_agent_name user_agent_version"),

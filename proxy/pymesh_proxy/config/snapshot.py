@@ -20,6 +20,7 @@ from pymesh.xds import types
 from pymesh.xds.check import check
 from pymesh_proxy.config import dump
 from pymesh_proxy.config.clusters import CompiledCluster, compile_cluster, compile_endpoints, in_force, resolved
+from pymesh_proxy.config.control_cluster import check_control_cluster
 from pymesh_proxy.config.listeners import compile_listener
 from pymesh_proxy.config.model import (
     Cluster,
@@ -98,9 +99,8 @@ class Configuration:
             if compiled.cluster.discovery is Discovery.EDS and not bootstrap.dynamic_resources.HasField("ads_config"):
                 raise ConfigError("EDS needs dynamic_resources.ads_config", path=f"{path}.type")
             clusters[cluster.name] = Resource(cluster, _encode(cluster), compiled)
-            if cluster.name in control and cluster.HasField("transport_socket"):
-                problem = "ADS over TLS is not supported from a bootstrap; --discovery HOST:PORT speaks TLS"
-                raise ConfigError(problem, path=f"{path}.transport_socket")
+            if cluster.name in control:
+                check_control_cluster(cluster, path)
         missing = control - clusters.keys()
         if missing:
             path = "dynamic_resources.ads_config.grpc_services[0].envoy_grpc.cluster_name"

@@ -10,9 +10,11 @@ from typing import Final
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.config_source_pb2 import ApiConfigSource
+from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import UpstreamTlsContext
 
 from pymesh.errors import ConfigError, MeshError
 from pymesh.names import POD_LABELS_PATH, SDS_SOCKET_PATH, TRUST_DOMAIN, USER_AGENT
+from pymesh.xds.check import unpack
 from pymesh_proxy.control.ads import Consumer
 from pymesh_proxy.control.agent import AgentOptions
 from pymesh_proxy.control.certificates import CertificateClient
@@ -119,13 +121,22 @@ def ads_target(bootstrap: Bootstrap, ads: ApiConfigSource) -> Target:
 
 
 def _cluster_target(cluster: Cluster) -> Target:
+    """The one endpoint; that there is one, and nothing that would be passed over, see config/control_cluster.py."""
     for group in cluster.load_assignment.endpoints:
         for member in group.lb_endpoints:
-            address = member.endpoint.address
-            if address.HasField("pipe"):
-                return Target(unix_path=address.pipe.path)
-            return Target(address.socket_address.address, address.socket_address.port_value)
+            address = member.endpoint.address.socket_address
+            return Target(address.address, address.port_value, tls=_server_tls(cluster))
     raise ConfigError("the cluster for ADS has no endpoint", resource=f"cluster {cluster.name}")
+
+
+def _server_tls(cluster: Cluster) -> ServerTls | None:
+    """How to know the control plane; None is plaintext, as the bootstrap says."""
+    if not cluster.HasField("transport_socket"):
+        return None
+    context = unpack(cluster.transport_socket.typed_config, "transport_socket.typed_config")
+    if not isinstance(context, UpstreamTlsContext):
+        return None
+    return ServerTls(Path(context.common_tls_context.validation_context.trusted_ca.filename), context.sni)
 
 
 def _bootstrap_node(bootstrap: Bootstrap) -> Node:
