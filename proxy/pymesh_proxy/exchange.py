@@ -21,6 +21,7 @@ from time import monotonic, time
 from typing import Final, Protocol
 
 from pymesh_proxy import forwarding
+from pymesh_proxy.codec.body import Unchunked
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.codec.http1 import MessageError
 from pymesh_proxy.config.model import Cluster, HttpManager
@@ -79,7 +80,7 @@ class Exchange:
         "_cluster", "_deadline", "_done", "_downstream", "_endpoint", "_forward", "_framing_close", "_half_ended",
         "_held", "_held_size", "_holding", "_keep", "_request_deadline", "_request_ended", "_response_started",
         "_retrying", "_route_found", "_sent_at", "_snapshot", "_stalled", "_state", "_task", "_tried",
-        "_try_deadline", "_upgraded", "_upstream", "_wrap", "active_at", "has_body", "record", "request",
+        "_try_deadline", "_unchunked", "_upgraded", "_upstream", "_wrap", "active_at", "has_body", "record", "request",
     )  # fmt: skip
 
     def __init__(self, downstream: Downstream, request: Head, has_body: bool, begun: float = 0.0) -> None:
@@ -110,6 +111,7 @@ class Exchange:
         self._response_started = self._upgraded = self._wrap = self._framing_close = self._done = False
         self._stalled = self._half_ended = False  # the client takes no more; one half of an upgraded connection is over
         self._keep = self._retrying = False
+        self._unchunked: Unchunked | None = None
         self._deadline = self._try_deadline = self._request_deadline = self._sent_at = 0.0
         limit = downstream.manager.request_timeout
         if has_body and limit is not None:
@@ -411,9 +413,6 @@ class Exchange:
         if head.status == 101 and not self.request.upgrade:
             self.fail(failure(Flag.UPSTREAM_PROTOCOL_ERROR, "http1.unexpected_101"))
             return False
-        if head.chunked and self.request.minor == 0:  # RFC 9112 6.1: the client would take the chunks for content
-            self.fail(failure(Flag.UPSTREAM_PROTOCOL_ERROR, "http1.chunked_for_http_1_0"))
-            return False
         downstream = self._downstream
         if downstream.manager.filters and not self._filter_response(head):
             return False
@@ -428,6 +427,11 @@ class Exchange:
         record.details = "via_upstream"
         self._upgraded = head.status == 101
         self._wrap = framing is None and self.request.minor == 1 and not self._upgraded
+        if head.chunked and self.request.minor == 0:  # RFC 9112 6.1: the client would take the chunks for content
+            head.remove(b"transfer-encoding")
+            if framing == -1:
+                framing, self._unchunked = None, Unchunked()
+                body = self._unchunked.feed(body)
         self._framing_close = framing is None and not self._wrap
         route = self._route_found
         assert route is not None
@@ -477,6 +481,8 @@ class Exchange:
         self.active_at = monotonic()
         if self._wrap:
             data = b"%x\r\n%b\r\n" % (len(data), data)
+        elif self._unchunked is not None:
+            data = self._unchunked.feed(data)
         self._downstream.transport.write(data)
 
     def response_end(self) -> None:

@@ -67,6 +67,7 @@ def prepare_request(request: Head, manager: HttpManager, facts: Facts) -> str:
         if not request.authority:
             request.authority = manager.default_host_for_http_10.encode()
             request.set(b"host", request.authority)
+        request.remove(b"expect")  # means nothing in HTTP/1.0 (RFC 9110 10.1.1)
     upgrade, te = request.upgrade, request.get(b"te")
     request.remove_hop_by_hop()
     if upgrade:  # whether it goes on is for the route to say: `apply_route`
@@ -218,11 +219,11 @@ def apply_route(request: Head, route: Route, action: Forward, manager: HttpManag
 
 
 def request_bytes(request: Head, action: Forward, endpoint: Endpoint) -> bytes:
-    """The request's head as it goes to `endpoint`."""
+    """The request's head as it goes to `endpoint`; always ours in version (RFC 9110 2.5)."""
     if action.auto_host_rewrite and endpoint.hostname:
         request.set(b"x-envoy-original-host", request.authority)
         request.set(b"host", endpoint.hostname.encode())
-    return b"%b %b HTTP/1.%d\r\n%b\r\n" % (request.method, request.path, request.minor, request.fields())
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (request.method, request.path, request.fields())
 
 
 # --- Responses -----------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Where a message body ends: fixed length, chunked, or the end of the connection. Sans-IO.
 
-A body is not decoded on its way through; the readers only find its end and refuse what is malformed, and the bytes go
-on as they came. `feed` says how many bytes of `data` belong to the body *and are verified*; the rest is to be fed
-again, with more behind it, or is the next message.
+A body is not decoded on its way through (but for HTTP/1.0 clients, see `Unchunked`); the readers only find its end and
+refuse what is malformed, and the bytes go on as they came. `feed` says how many bytes of `data` belong to the body *and
+are verified*; the rest is to be fed again, with more behind it, or is the next message.
 """
 
 import re
@@ -173,6 +173,36 @@ class Chunked:
     def end_of_stream(self) -> bool:
         """See BodyReader: only the last chunk ends a chunked body."""
         return self.done
+
+
+class Unchunked:
+    """The content of a chunked body, without its framing: for those who do not know chunks (RFC 9112 7.1.3).
+
+    It judges nothing. It is fed what `Chunked` has verified, piece by piece as that consumed it: lines are whole.
+    """
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        self._left = 0  # as in Chunked
+
+    def feed(self, data: bytes) -> bytes:
+        """The content in `data`; trailers are dropped."""
+        pieces = []
+        position, size = 0, len(data)
+        while position < size and self._left >= 0:
+            if self._left == 0:
+                line_end = data.index(b"\r\n", position)
+                length = int(data[position:line_end].partition(b";")[0], 16)
+                self._left = length + 2 if length else -1
+                position = line_end + 2
+                continue
+            content = max(0, min(size - position, self._left - 2))
+            pieces.append(data[position : position + content])
+            used = content or min(size - position, self._left)
+            position += used
+            self._left -= used
+        return b"".join(pieces)
 
 
 def reader_for(length: int | None, bad: Refusal) -> BodyReader:

@@ -1,6 +1,8 @@
 """Where bodies end, at every split point; and what is no chunked body."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pymesh_proxy.codec.body import (
     MAX_CHUNK_LINE,
@@ -8,6 +10,7 @@ from pymesh_proxy.codec.body import (
     BodyReader,
     Chunked,
     FixedLength,
+    Unchunked,
     UntilClose,
     reader_for,
 )
@@ -168,3 +171,17 @@ def test_the_reader_follows_from_the_framing() -> None:
     fixed = reader_for(3, bad_response)
     assert isinstance(fixed, FixedLength)
     assert fixed.remaining == 3
+
+
+@given(st.lists(st.binary(max_size=40), max_size=6), st.sampled_from([b"", b"t: 1\r\n"]), st.integers(1, 50))
+def test_content_is_what_was_put_into_chunks(pieces: list[bytes], trailers: bytes, step: int) -> None:
+    wire = b"".join(b"%x;a=b\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece) + b"00\r\n" + trailers
+    wire += b"\r\n"
+    reader, unchunked, content, kept = Chunked(bad_response), Unchunked(), b"", b""
+    for start in range(0, len(wire), step):
+        kept += wire[start : start + step]
+        used = reader.feed(kept)
+        content += unchunked.feed(kept[:used])
+        kept = kept[used:]
+    assert reader.done
+    assert content == b"".join(pieces)
