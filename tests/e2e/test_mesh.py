@@ -208,6 +208,7 @@ def test_one_request_leaves_a_record_at_both_ends(mesh: Mesh) -> None:
     assert received["peer"] == CLIENT
     assert sent["endpoint"] == received["original_destination"] == f"{mesh.pod(heard['pod'])['ip']}:8080"
     assert sent["endpoint_labels"]["pod"] == heard["pod"]
+    assert sent["endpoint_labels"]["workload"] in {"echo-v1", "echo-v2"}
     assert (sent["status"], received["status"]) == (200, 200)
 
 

@@ -285,6 +285,10 @@ class Supervisor:
             annotations=manifest["metadata"].get("annotations") or {},
         )
         manifest["metadata"]["uid"] = facts.uid
+        if action.owner != action.name:
+            # In a cluster a ReplicaSet stands between the two; here a Deployment makes its pods itself.
+            owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": action.owner, "controller": True}
+            manifest["metadata"]["ownerReferences"] = [owner]
         runner = PodRunner(facts, pod.spec, applied.directory, self._around, self._changed.set)
         assert self._tasks is not None
         task = self._tasks.create_task(self._run(runner))
