@@ -80,7 +80,7 @@ def caller_of(node: Node, asked: AbstractSet[str]) -> Caller:
 
 
 class Target(NamedTuple):
-    """The service that a destination means: its full host name, and its only port; None if it has another number."""
+    """The service that a destination means: its full host name and its only port; None unless it has just one."""
 
     host: str
     port: int | None
