@@ -1,6 +1,6 @@
 """The life of one request, every phase once, in order. The file to read first.
 
-    start                 pin the snapshot, read the head, give it the headers that every request gets
+    start                 pin the snapshot, read the head, give it the headers and the form that every request gets
       └ _filter           request filters; the first reply wins; one that has to ask somebody suspends the request
         └ _route          virtual host, route, weighted cluster; redirects and direct responses end here
           └ _attempt      endpoint, limits, connection
