@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from pymesh_proxy.codec.body import (
     MAX_CHUNK_LINE,
+    MAX_ODD_CHUNKS,
     MAX_TRAILERS,
     BodyReader,
     Chunked,
@@ -185,3 +186,25 @@ def test_content_is_what_was_put_into_chunks(pieces: list[bytes], trailers: byte
         kept = kept[used:]
     assert reader.done
     assert content == b"".join(pieces)
+
+
+@pytest.mark.parametrize("size", [1, 9, 15, 16, 171, 255])
+@pytest.mark.parametrize("form", ["%x", "%X", "%02x", "%03x"])
+def test_runs_of_small_chunks_end_where_they_end(size: int, form: str) -> None:
+    chunk = (form % size).encode() + b"\r\n" + b"\r" * size + b"\r\n"
+    whole = chunk * 40 + b"0\r\n\r\n"
+    for cut in range(len(chunk) * 2):
+        reader = Chunked(bad_request)
+        used = reader.feed(whole[:cut])
+        rest = whole[used:] + b"next"
+        assert (reader.feed(rest), reader.done) == (len(rest) - 4, True)
+
+
+@pytest.mark.parametrize("line", [b"001", b"1;a", b"0000000ff"])
+def test_a_flood_of_small_chunks_written_at_length_is_refused(line: bytes) -> None:
+    size = int(line.partition(b";")[0], 16)
+    chunk = line + b"\r\n" + b"z" * size + b"\r\n"
+    reader = Chunked(bad_request)
+    assert reader.feed(chunk * MAX_ODD_CHUNKS) == len(chunk) * MAX_ODD_CHUNKS
+    with pytest.raises(MessageError, match="too_many_small_chunks"):
+        reader.feed(chunk)
