@@ -16,9 +16,14 @@ import h11
 
 log = logging.getLogger("pymesh.admin")
 
-# An admin request has no business being larger, or slower; and nobody needs more of them at once.
+# Bytes: an admin request has no business being larger.
 MAX_REQUEST_BYTES: Final = 64 * 1024
-REQUEST_TIMEOUT: Final = 30.0
+# Seconds from the start of a connection until its first request is complete: a probe sends it at once.
+FIRST_REQUEST_TIMEOUT: Final = 5.0
+# Seconds that a connection lasts in all.
+CONNECTION_TIMEOUT: Final = 30.0
+# Nobody needs more at once. One more takes the place of the one that has been without an answer for longest, so that
+# those who only hold connections cannot keep a readiness probe out.
 MAX_CONNECTIONS: Final = 64
 
 
@@ -61,7 +66,8 @@ class HttpPort:
         self._loop = loop
         self._pages = pages
         self._servers: list[asyncio.Server] = []
-        self._open = 0
+        # Those open, the one whose last answer (or start) is longest ago first.
+        self._open: dict[asyncio.StreamWriter, None] = {}
 
     async def listen(self, sock: socket.socket) -> None:
         """Serve what connects to `sock` until `close`."""
@@ -73,43 +79,34 @@ class HttpPort:
             server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
+        if len(self._open) >= MAX_CONNECTIONS:
+            self._drop_oldest()
+        self._open[writer] = None
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_REQUEST_BYTES)
         try:
-            if self._open <= MAX_CONNECTIONS:
-                async with asyncio.timeout(REQUEST_TIMEOUT):
-                    while await self._one(connection, reader, writer):
-                        connection.start_next_cycle()
+            async with asyncio.timeout(CONNECTION_TIMEOUT):
+                async with asyncio.timeout(FIRST_REQUEST_TIMEOUT):
+                    request = await _request(connection, reader)
+                while request is not None and await self._respond(request, connection, writer):
+                    connection.start_next_cycle()
+                    request = await _request(connection, reader)
         except h11.RemoteProtocolError as error:
             log.debug("admin request refused: %s", error)
             _refuse(connection, writer, error)
         except (OSError, TimeoutError) as error:
             log.debug("admin connection ended: %s", error)
         finally:
-            self._open -= 1
+            self._open.pop(writer, None)
             writer.close()
 
-    async def _one(
-        self, connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> bool:
-        """Answer one request; whether another may follow on this connection."""
-        request: h11.Request | None = None
-        received = 0
-        while True:
-            event = connection.next_event()
-            if event is h11.NEED_DATA:
-                data = await reader.read(8192)
-                received += len(data)
-                if received > MAX_REQUEST_BYTES:
-                    return False
-                connection.receive_data(data)
-            elif isinstance(event, h11.Request):
-                request = event
-            elif isinstance(event, h11.EndOfMessage):
-                break
-            elif isinstance(event, h11.ConnectionClosed):
-                return False
-        assert request is not None
+    def _drop_oldest(self) -> None:
+        oldest = next(iter(self._open))
+        del self._open[oldest]
+        log.debug("admin connection dropped: %d are open and another one came", MAX_CONNECTIONS)
+        oldest.transport.abort()
+
+    async def _respond(self, request: h11.Request, connection: h11.Connection, writer: asyncio.StreamWriter) -> bool:
+        """Answer `request`; whether another may follow on this connection."""
         answer = await self._answer(request.method.decode(), request.target.decode("latin-1"))
         headers = [("content-type", answer.content_type), ("content-length", str(len(answer.body)))]
         out = connection.send(h11.Response(status_code=answer.status, headers=headers)) or b""
@@ -117,6 +114,8 @@ class HttpPort:
             out += connection.send(h11.Data(data=answer.body)) or b""
         writer.write(out + (connection.send(h11.EndOfMessage()) or b""))
         await writer.drain()
+        if writer in self._open:
+            self._open[writer] = self._open.pop(writer)
         return connection.our_state is h11.DONE and connection.their_state is h11.DONE
 
     async def _answer(self, method: str, target: str) -> Answer:
@@ -136,6 +135,30 @@ class HttpPort:
         except Exception:
             log.exception("%s failed", parts.path)
             return text(f"{parts.path} failed; the proxy's log has the reason", 500)
+
+
+async def _request(connection: h11.Connection, reader: asyncio.StreamReader) -> h11.Request | None:
+    """The head of the next request, once all of it is there; None if the peer is done or sends too much.
+
+    Raises:
+        h11.RemoteProtocolError: it is not HTTP.
+    """
+    request: h11.Request | None = None
+    received = 0
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            data = await reader.read(8192)
+            received += len(data)
+            if received > MAX_REQUEST_BYTES:
+                return None
+            connection.receive_data(data)
+        elif isinstance(event, h11.Request):
+            request = event
+        elif isinstance(event, h11.EndOfMessage):
+            return request
+        elif isinstance(event, h11.ConnectionClosed):
+            return None
 
 
 def _refuse(connection: h11.Connection, writer: asyncio.StreamWriter, error: h11.RemoteProtocolError) -> None:

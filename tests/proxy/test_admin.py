@@ -4,10 +4,11 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
+from pymesh_proxy import admin
 from pymesh_proxy.admin import MAX_CONNECTIONS, MAX_REQUEST_BYTES, HttpPort, Page
 from pymesh_proxy.admin_pages import admin_pages, metrics_pages, readiness_pages
 from pymesh_proxy.transport.accept import listen
@@ -163,17 +164,31 @@ async def ended_with(peer: Peer) -> bytes:
         return b""
 
 
-async def test_requests_and_connections_are_bounded() -> None:
-    async with running(simple()) as proxy, port(admin_pages(proxy.proxy)) as address:
-        async with client(address) as peer:
-            peer.send(b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"y" * 2 * MAX_REQUEST_BYTES)
-            assert not (await ended_with(peer)).startswith(b"HTTP/1.1 2")
-        held = [client(address) for _ in range(MAX_CONNECTIONS)]
-        for item in held:
-            peer = await item.__aenter__()
-            assert (await ask(peer, "/ready"))[0] == 200
-        async with client(address) as peer:
-            peer.send(GET)
-            assert await peer.ended()
-        for item in held:
-            await item.__aexit__(None, None, None)
+async def test_a_request_is_bounded() -> None:
+    async with running(simple()) as proxy, port(admin_pages(proxy.proxy)) as address, client(address) as peer:
+        peer.send(b"GET / HTTP/1.1\r\nhost: a\r\nx: " + b"y" * 2 * MAX_REQUEST_BYTES)
+        assert not (await ended_with(peer)).startswith(b"HTTP/1.1 2")
+
+
+async def test_connections_without_a_request_do_not_keep_a_probe_out() -> None:
+    """Those that have waited longest make room; one that has been answered since stays."""
+    async with running(simple()) as proxy, port(readiness_pages(proxy.proxy)) as address, AsyncExitStack() as stack:
+        first = await stack.enter_async_context(client(address))
+        assert await ask(first, "/healthz/ready") == (200, b"ready\n")
+        held = [await stack.enter_async_context(client(address)) for _ in range(MAX_CONNECTIONS - 1)]
+        for peer in held:
+            peer.send(b"GET /")
+        assert await ask(first, "/healthz/ready") == (200, b"ready\n")
+        for _ in range(6):
+            peer = await stack.enter_async_context(client(address))
+            assert await ask(peer, "/healthz/ready") == (200, b"ready\n")
+        assert await ended_with(held[0]) == b""
+        assert await ask(first, "/healthz/ready") == (200, b"ready\n")
+
+
+async def test_a_connection_has_little_time_for_its_first_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin, "FIRST_REQUEST_TIMEOUT", 0.05)
+    async with running(simple()) as proxy, port(readiness_pages(proxy.proxy)) as address, client(address) as peer:
+        peer.send(b"GET /")
+        async with asyncio.timeout(admin.CONNECTION_TIMEOUT / 2):
+            assert await ended_with(peer) == b""
