@@ -6,6 +6,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeAlias
 
+import h11
 import uvicorn
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.process_collector import ProcessCollector
@@ -13,14 +14,18 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pymesh_controlplane.metrics import Metrics
 from pymesh_controlplane.pilot import status
 from pymesh_controlplane.pilot.server import DiscoveryServer
 from pymesh_controlplane.pilot.status import Json, TimeOf
 
-# Connections at once: scrapers, probes and people. One more is answered 503.
+# Connections at once: scrapers, probes and people. One more takes the place of the one that has been without an answer
+# for longest, so that those who only hold connections cannot keep a readiness probe out.
 MAX_CONNECTIONS = 128
+# Seconds that a request, and at first a connection, has until all of the request is there.
+REQUEST_TIMEOUT = 5.0
 # Seconds an idle connection is kept; a Prometheus that scrapes every 15 s keeps its own.
 KEEP_ALIVE = 30
 # Bytes of a request's head.
@@ -57,6 +62,52 @@ def application(pilot: DiscoveryServer | None, metrics: Metrics, time_of: TimeOf
     return Starlette(routes=routes)
 
 
+class BoundedProtocol(H11Protocol):
+    """uvicorn's HTTP, with two bounds that it has no setting for: MAX_CONNECTIONS and REQUEST_TIMEOUT."""
+
+    answered = 0.0  # when it last had a response, or began: seconds on the loop's clock
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Take the connection in; the oldest of too many goes."""
+        super().connection_made(transport)
+        self.answered = self.loop.time()
+        self._watch(waiting=True)
+        if len(self.connections) > MAX_CONNECTIONS:
+            others = (other for other in self.connections if isinstance(other, BoundedProtocol) and other is not self)
+            oldest = min(others, key=lambda other: other.answered)
+            self.connections.discard(oldest)
+            oldest.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on."""
+        super().data_received(data)
+        self._watch(waiting=self._unfinished())
+
+    def on_response_complete(self) -> None:
+        """Go to the back of the queue of those to drop."""
+        self.answered = self.loop.time()
+        super().on_response_complete()
+        self._watch(waiting=self._unfinished())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of the timer."""
+        super().connection_lost(exc)
+        self._watch(waiting=False)
+
+    def _unfinished(self) -> bool:
+        """Whether a part of a request is there."""
+        state = self.conn.their_state
+        return state is h11.SEND_BODY or (state is h11.IDLE and bool(self.conn.trailing_data[0]))
+
+    def _watch(self, *, waiting: bool) -> None:
+        if not waiting and self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        elif waiting and self._deadline is None:
+            self._deadline = self.loop.call_later(REQUEST_TIMEOUT, self.transport.abort)
+
+
 class HttpServer(uvicorn.Server):
     """uvicorn on a socket of ours; signals stay with the control plane."""
 
@@ -64,13 +115,12 @@ class HttpServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=BoundedProtocol,
                 ws="none",
                 lifespan="off",
                 access_log=False,
                 log_config=None,
                 server_header=False,
-                limit_concurrency=MAX_CONNECTIONS,
                 timeout_keep_alive=KEEP_ALIVE,
                 timeout_graceful_shutdown=GRACE,
                 h11_max_incomplete_event_size=MAX_HEAD,

@@ -1,11 +1,14 @@
 """Port 15014, served by the real HTTP server on a free port."""
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+
+import pytest
 
 from pymesh_controlplane import debug
 from pymesh_controlplane.metrics import Metrics
@@ -69,3 +72,58 @@ async def test_without_pilot_its_pages_are_not_there() -> None:
     async with pages(None) as port:
         assert (await get(port, "/ready"))[0] == 200
         assert (await get(port, "/debug/syncz"))[0] == 404
+
+
+async def test_silent_connections_do_not_keep_a_probe_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that have waited longest make room."""
+    monkeypatch.setattr(debug, "REQUEST_TIMEOUT", 3600.0)
+    async with pages(None) as port:
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(debug.MAX_CONNECTIONS + 20)]
+        try:
+            for _, writer in held[-debug.MAX_CONNECTIONS :]:
+                writer.write(b"GET /")
+            for _ in range(3):
+                assert await get(port, "/ready") == (200, "ready\n")
+            async with asyncio.timeout(10):
+                assert await ended(held[0][0])
+        finally:
+            for _, writer in held:
+                writer.transport.abort()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"GET /",
+        b"POST /ready HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nab",
+        b"GET /ready HTTP/1.1\r\nhost: x\r\n\r\nGET /",
+    ],
+)
+async def test_a_request_that_never_ends_ends_the_connection(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debug, "REQUEST_TIMEOUT", 0.05)
+    async with pages(None) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(data)
+        async with asyncio.timeout(debug.KEEP_ALIVE / 2):
+            assert await ended(reader)
+        writer.close()
+
+
+async def test_an_answered_connection_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between requests it is idle, and that is no fault."""
+    monkeypatch.setattr(debug, "REQUEST_TIMEOUT", 0.05)
+    async with pages(None) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(2):
+            writer.write(b"GET /ready HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await reader.readuntil(b"ready\n")).startswith(b"HTTP/1.1 200 ")
+            await asyncio.sleep(0.1)  # longer than a request may take
+        writer.close()
+
+
+async def ended(reader: asyncio.StreamReader) -> bool:
+    """Wait for the server to end the connection."""
+    with contextlib.suppress(ConnectionError):
+        await reader.read()
+    return True
