@@ -3,6 +3,8 @@
 Istio's name is kept wherever a tool or a person depends on it: metrics, annotations, cluster names, ports.
 """
 
+import ipaddress
+import re
 from typing import Final, NamedTuple
 
 TRUST_DOMAIN: Final = "cluster.local"
@@ -90,6 +92,15 @@ def service_host(name: str, namespace: str) -> str:
     return f"{name}.{namespace}.svc.{CLUSTER_DOMAIN}"
 
 
+# Characters of a node id: a pod's name has up to 253 and stands in it once, its namespace (63) twice.
+MAX_NODE_ID: Final = 512
+_NODE_KIND: Final = re.compile(r"[a-z]{1,32}")
+# RFC 1123, as Kubernetes checks the names of pods (subdomains) and namespaces (labels).
+_LABEL: Final = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_DNS_LABEL: Final = re.compile(_LABEL)
+_DNS_SUBDOMAIN: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*")
+
+
 class NodeId(NamedTuple):
     """The parts of a proxy's node id, `sidecar~10.244.0.7~reviews-v1-0.default~default.svc.cluster.local`."""
 
@@ -103,13 +114,35 @@ class NodeId(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "NodeId":
-        """The parts of `text`.
+        """The parts of `text`; the address may be empty.
 
         Raises:
-            ValueError: `text` is not in the form of a node id.
+            ValueError: `text` is not in the form of a node id, or one of its parts is not what it has to be.
         """
+        if len(text) > MAX_NODE_ID:
+            raise ValueError(f"node id {text[:64]!r}... has more than {MAX_NODE_ID} characters")
         parts = text.split("~")
         if len(parts) != 4 or "." not in parts[2]:
             raise ValueError(f"node id {text!r} is not of the form type~ip~pod.namespace~domain")
-        pod, _, namespace = parts[2].rpartition(".")
-        return cls(parts[0], parts[1], pod, namespace)
+        kind, ip, name, domain = parts
+        pod, _, namespace = name.rpartition(".")
+        for what, part, grammar in (
+            ("type", kind, _NODE_KIND),
+            ("pod", pod, _DNS_SUBDOMAIN),
+            ("namespace", namespace, _DNS_LABEL),
+            ("domain", domain, _DNS_SUBDOMAIN),
+        ):
+            if not grammar.fullmatch(part):
+                raise ValueError(f"node id {text!r}: {part!r} is not the name of a {what}")
+        if ip and not _is_address(ip):
+            raise ValueError(f"node id {text!r}: {ip!r} is not an IP address")
+        return cls(kind, ip, pod, namespace)
+
+
+def _is_address(text: str) -> bool:
+    """Whether `text` is an IP address; one with a zone, which may hold any character, is not."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return "%" not in text

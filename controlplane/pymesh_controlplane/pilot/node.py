@@ -46,11 +46,11 @@ def node_of(message: base_pb2.Node) -> Node:
     labels = metadata.get("LABELS") or {}
     if not isinstance(labels, dict):
         raise ValueError(f"node {message.id!r}: metadata LABELS is not an object")
-    addresses = [part for part in str(metadata.get("INSTANCE_IPS") or "").split(",") if part]
+    addresses = str(metadata.get("INSTANCE_IPS") or "").split(",")
     return Node(
         id=message.id,
         kind=parsed.kind,
-        addresses=tuple(dict.fromkeys([parsed.ip, *addresses])),
+        addresses=tuple(dict.fromkeys(address for address in (parsed.ip, *addresses) if address)),
         pod=parsed.pod,
         namespace=parsed.namespace,
         service_account=str(metadata.get("SERVICE_ACCOUNT") or ""),

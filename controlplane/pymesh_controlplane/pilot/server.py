@@ -202,7 +202,7 @@ class DiscoveryServer:
         connection = Connection(next(self._numbers), node, origin, Session(delta), now)
         self.connections[connection.number] = connection
         self._metrics.set("pilot_xds", len(self.connections))
-        log.info("%s connected (%s, %s)", node.id, "delta" if delta else "state of the world", node.user_agent)
+        log.info("%s connected (%s, %.64r)", node.id, "delta" if delta else "state of the world", node.user_agent)
         try:
             self._enqueue([connection.number], now)
             await until_first_ends(self._read(context, connection, first), self._write(context, connection))
@@ -225,7 +225,7 @@ class DiscoveryServer:
                 self._take(connection, message, now)
             else:
                 self._metrics.count("pilot_xds_unknown_types")
-                log.debug("%s asks for %.200s, which pilot does not serve", connection.node.id, message.type_url)
+                log.debug("%s asks for %.200r, which pilot does not serve", connection.node.id, message.type_url)
             message = await _receive(context, delta=connection.session.delta)
 
     def _take(self, connection: Connection, message: wire.RequestMessage, now: float) -> None:
@@ -242,7 +242,7 @@ class DiscoveryServer:
             self._metrics.count("pilot_total_xds_rejects")
             self._metrics.count("pilot_xds_rejects", kind)
             reason = session.subscriptions[message.type_url].error
-            log.warning("%s refused %s: %s", connection.node.id, kind, reason)
+            log.warning("%s refused %s: %r", connection.node.id, kind, reason)
         connection.wake.set()
 
     async def _write(self, context: ServerContext, connection: Connection) -> None:

@@ -119,7 +119,7 @@ def test_a_node_with_another_id_is_refused(wrong: str) -> None:
 
 
 def test_labels_that_are_no_object_are_refused() -> None:
-    message = NodeMessage(id="sidecar~1~a.b~c")
+    message = NodeMessage(id="sidecar~~a.b~c")
     message.metadata.update({"LABELS": "x"})
     with pytest.raises(ValueError, match="LABELS"):
         node_of(message)
