@@ -435,6 +435,8 @@ class Exchange:
         self._framing_close = framing is None and not self._wrap
         route = self._route_found
         assert route is not None
+        if downstream.facts.direction == "inbound":
+            forwarding.disown(head)
         forwarding.mutate(head, route.response_headers)
         self._keep = self._keeps_alive()
         data = forwarding.response_bytes(

@@ -22,6 +22,11 @@ from pymesh_proxy.upstream.endpoint import Endpoint
 XFCC: Final = b"x-forwarded-client-cert"
 # Envoy's words, for a redirect to the canonical path as well.
 _PATH_REFUSED: Final = "path_normalization_failed"
+# Fields that a server acts on because a proxy vouches for them, and framing.
+_OURS: Final = frozenset({
+    XFCC, b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id", b"x-envoy-original-path",
+    b"content-length", b"transfer-encoding", b"host",
+})  # fmt: skip
 # What only a proxy of ours may say; taken away where a request enters from outside (use_remote_address).
 _INTERNAL_HEADERS: Final = (
     b"x-envoy-attempt-count",
@@ -79,6 +84,8 @@ def prepare_request(request: Head, manager: HttpManager, facts: Facts) -> str:
         _enter_from_outside(request, manager, facts)
     if not request.has(b"x-forwarded-proto"):
         request.set(b"x-forwarded-proto", b"https" if facts.tls else b"http")
+    if request.has_underscore():
+        _remove_lookalikes(request)
     _client_certificate(request, manager, facts)
     return _request_id(request, manager)
 
@@ -142,6 +149,13 @@ def _request_id(request: Head, manager: HttpManager) -> str:
     )
     request.set(b"x-request-id", made.encode())
     return made
+
+
+def _remove_lookalikes(request: Head) -> None:
+    """Take away headers that CGI and WSGI servers cannot tell from ours: `X_Forwarded_Client_Cert` (as nginx does)."""
+    for name in request.names():
+        if b"_" in name and name.replace(b"_", b"-") in _OURS:
+            request.remove(name)
 
 
 def _client_certificate(request: Head, manager: HttpManager, facts: Facts) -> None:
@@ -227,6 +241,13 @@ def request_bytes(request: Head, action: Forward, endpoint: Endpoint) -> bytes:
 
 
 # --- Responses -----------------------------------------------------------------------------------------------------
+
+
+def disown(head: Head) -> None:
+    """Take away an app's Proxy-Status that speaks in our name: retries believe what a sidecar says there."""
+    status = head.get(b"proxy-status")
+    if status is not None and b"pymesh" in status:
+        head.remove(b"proxy-status")
 
 
 def status_line(head: Head) -> bytes:

@@ -154,8 +154,10 @@ class ListenerServer:
             return None
         try:  # it has begun: half of a ClientHello may be as slow as the network
             async with asyncio.timeout(listener.inspect_timeout):
-                return await peek(loop, sock, None)
+                return await peek(loop, sock, None, wary=_wary(listener))
         except TimeoutError:
+            if _wary(listener):  # what follows half a line may be headers that only we may set
+                raise Refusal("silent", f"half a first line, and nothing for {listener.inspect_timeout:g} s") from None
             return self._undetected(listener)
 
     @staticmethod
@@ -168,13 +170,18 @@ class ListenerServer:
     async def _silent_client(self, sock: socket.socket, listener: Listener, relay: Relay | None) -> Detection:
         """Wait for a client that does not begin to speak: perhaps the server does, where that can be found out."""
         loop = self._runtime.loop
+        patience = listener.inspect_timeout
+        if relay is not None and _wary(listener):
+            patience = relay.proxy.idle_timeout  # a client that outwaits us must not become opaque by that
         try:
-            async with asyncio.timeout(listener.inspect_timeout):
+            async with asyncio.timeout(patience):
                 if relay is not None and await relay.listen_first(readable(loop, sock)):
                     return OPAQUE
-                detection = await peek(loop, sock, None)
+                detection = await peek(loop, sock, None, wary=_wary(listener))
         except TimeoutError:
             try:
+                if relay is not None and _wary(listener):
+                    raise Refusal("silent", "neither side has said anything")
                 return self._undetected(listener)
             except Refusal:
                 if relay is not None:
@@ -222,6 +229,11 @@ class ListenerServer:
     def _tls_failed(self, facts: Facts, error: Exception) -> None:
         self._stats.cx_tls_error += 1
         log.info("%s: TLS with %s failed: %s", self._name, facts.remote, failure_reason(error) or error)
+
+
+def _wary(listener: Listener) -> bool:
+    """Whether bytes that only resemble HTTP are to be taken for it: towards our own app, whom we tell who calls."""
+    return listener.direction is Direction.INBOUND
 
 
 def _with_identity(facts: Facts, ssl_object: ssl.SSLObject, peer: str, own: str) -> Facts:

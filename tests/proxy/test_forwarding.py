@@ -495,3 +495,28 @@ def test_proxy_status_is_a_structured_field_whatever_it_quotes(flag: Flag, detai
 
 def test_dates_are_as_http_has_them() -> None:
     assert forwarding.http_date(784111777) == b"Sun, 06 Nov 1994 08:49:37 GMT"
+
+
+@pytest.mark.parametrize(
+    "name", [b"X_Forwarded_Client_Cert", b"x-forwarded_for", b"Transfer_Encoding", b"X_REQUEST_ID"]
+)
+def test_names_that_a_wsgi_server_takes_for_ours_do_not_reach_it(name: bytes) -> None:
+    head = request(name + b": forged", b"app_own: kept")
+    prepare = HttpManager("m", None, "r", forward_client_cert=ForwardClientCert.SANITIZE_SET)
+    forwarding.prepare_request(head, prepare, Facts("inbound", "10.0.0.1:1", "10.0.0.2:2"))
+    assert b"forged" not in head.fields()
+    assert head.get(b"app_own") == b"kept"
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (b'pymesh; error=connection_refused; details="x"', False),
+        (b'nginx, pymesh; error=connection_refused; details="x"', False),
+        (b"nginx; error=connection_refused", True),
+    ],
+)
+def test_an_app_does_not_speak_in_its_sidecars_name(value: bytes, kept: bool) -> None:
+    head = response(b"Proxy-Status: " + value, start=b"HTTP/1.1 503 No")
+    forwarding.disown(head)
+    assert head.has(b"proxy-status") is kept

@@ -22,6 +22,12 @@ _METHOD: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}"
 # A line that ends in LF alone is HTTP too: the codec is there to refuse it with a reason.
 _REQUEST_LINE: Final = re.compile(rb"(?:\r\n)?(" + _METHOD + rb") [!-~]+ HTTP/1\.[01]\r?\n")
 # What a request line may look like while it is still arriving.
+# What a lenient HTTP server could take for a request, though it is none: see `detect`.
+_ALMOST_REQUEST: Final = re.compile(
+    rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|TRACE|PATCH)(?:[^!#$%&'*+\-.^_`|~0-9A-Za-z])"
+)
+_WHITE_SPACE: Final = b"\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0"  # what str.split() takes for it
+_TEXT: Final = re.compile(rb"[\t\x0b\x0c\r\x1c-\x7e\x80-\xff]*")
 _REQUEST_START: Final = re.compile(rb"\r|(?:\r\n)?(?:" + _METHOD + rb"(?: [!-~]*(?: [HTP/1.0]{0,8}\r?)?)?)?")
 
 
@@ -55,11 +61,15 @@ class Detection:
 OPAQUE: Final = Detection(Protocol.OPAQUE)
 
 
-def detect(data: bytes, *, ended: bool = False) -> Detection | None:
+def detect(data: bytes, *, ended: bool = False, wary: bool = False) -> Detection | None:
     """What `data`, the start of a connection, is; None while more bytes could tell.
 
     `ended` says that no more will come (end of stream): the answer is then never None, nor is it beyond MAX_PEEK bytes,
     which are all that is looked at. An answer stands: no further bytes would change it.
+
+    `wary` also calls HTTP what some server might read as HTTP: a known method before anything that ends a word, or
+    `HTTP/` in the first line. The codec then refuses it. Taken for opaque, it would reach such a server with whatever
+    identity headers the client wrote.
     """
     if len(data) >= MAX_PEEK:
         data, ended = data[:MAX_PEEK], True
@@ -75,8 +85,18 @@ def detect(data: bytes, *, ended: bool = False) -> Detection | None:
     elif _REQUEST_START.fullmatch(data):
         found = None
     else:
-        found = OPAQUE
-    return OPAQUE if found is None and ended else found
+        found = _wary(data) if wary else OPAQUE
+    if found is None and ended:
+        return Detection(Protocol.HTTP1) if wary and _ALMOST_REQUEST.match(data.lstrip(_WHITE_SPACE)) else OPAQUE
+    return found
+
+
+def _wary(data: bytes) -> Detection | None:
+    """What bytes that are no well-formed request line might be to a lenient server."""
+    line, newline, _ = data.lstrip(_WHITE_SPACE).partition(b"\n")
+    if _ALMOST_REQUEST.match(line) or (newline and b"HTTP/" in line.upper()):
+        return Detection(Protocol.HTTP1)
+    return None if not newline and _TEXT.fullmatch(line) else OPAQUE
 
 
 class _Short(Exception):  # noqa: N818 - control flow within this module

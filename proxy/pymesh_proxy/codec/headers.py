@@ -53,6 +53,14 @@ class Head:
         """Whether there is a field `name` (lower case)."""
         return name in self._index
 
+    def has_underscore(self) -> bool:
+        """Whether a name may hold an underscore: a quick look at all bytes, values included."""
+        return b"_" in self._raw
+
+    def names(self) -> list[bytes]:
+        """The names of all fields, in lower case, each once."""
+        return list(self._index)
+
     def add(self, name: bytes, value: bytes) -> None:
         """Append one more field `name` (lower case)."""
         self._added.append((name, value))

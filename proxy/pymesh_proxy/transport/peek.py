@@ -14,10 +14,16 @@ from pymesh_proxy.codec.detect import MAX_PEEK, OPAQUE, Detection, detect
 _NO_LOW_WATER: Final = 1
 
 
-async def peek(loop: asyncio.AbstractEventLoop, sock: socket.socket, timeout: float | None) -> Detection | None:  # noqa: ASYNC109 - None waits for ever, which asyncio.timeout says less clearly
+async def peek(
+    loop: asyncio.AbstractEventLoop,
+    sock: socket.socket,
+    timeout: float | None,  # noqa: ASYNC109 - None waits for ever, which asyncio.timeout says less clearly
+    *,
+    wary: bool = False,
+) -> Detection | None:
     """What the client speaks, told from bytes that stay in `sock` (non-blocking); None if it sent nothing in time.
 
-    A client that began to speak and stopped half way is opaque once the time is over.
+    A client that began to speak and stopped half way is opaque once the time is over. `wary` as in `detect`.
 
     Raises:
         OSError: the connection broke.
@@ -29,7 +35,7 @@ async def peek(loop: asyncio.AbstractEventLoop, sock: socket.socket, timeout: fl
                 await readable(loop, sock)
                 data = sock.recv(MAX_PEEK, socket.MSG_PEEK)
                 ended = len(data) == len(seen) or len(data) == MAX_PEEK
-                detection = detect(data, ended=ended)
+                detection = detect(data, ended=ended, wary=wary)
                 if detection is not None:
                     return detection
                 seen = data

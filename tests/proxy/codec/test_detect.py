@@ -3,6 +3,8 @@
 import ssl
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pymesh_proxy.codec.detect import MAX_HELLO_RECORDS, MAX_PEEK, OPAQUE, Detection, Protocol, detect
 
@@ -184,3 +186,46 @@ def test_anything_else_is_opaque(data: bytes) -> None:
 def test_silence_says_nothing() -> None:
     assert detect(b"") is None
     assert detect(b"", ended=True) == OPAQUE
+
+
+ALMOST = [
+    b"GET\t/a HTTP/1.1\r\n",
+    b"GET  /a HTTP/1.1\r\n",
+    b"GET /a HTTP/1.1 \r\n",
+    b"GET /a HTTP/1.2\r\n",
+    b"GET /a HTTP/01.1\r\n",
+    b"GET /a\r\n",
+    b"GET /\xe4 HTTP/1.1\r\n",
+    b"  GET /a HTTP/1.1\r\n",
+    b"\n\nGET /a HTTP/1.1\r\n",
+    b"GET\x0b/a HTTP/1.1\r\n",
+    b"FOO\t/a http/1.1\r\n",
+    b"POST /" + b"a" * MAX_PEEK + b" HTTP/1.1\r\n",
+]
+
+
+@pytest.mark.parametrize("data", ALMOST)
+def test_towards_our_own_app_what_resembles_a_request_is_one(data: bytes) -> None:
+    assert detect(data).protocol is Protocol.OPAQUE
+    verdicts = [detect(data[:end], wary=True) for end in range(len(data) + 1)]
+    known = [verdict for verdict in verdicts if verdict is not None]
+    assert known
+    assert {verdict.protocol for verdict in known} == {Protocol.HTTP1}
+    assert verdicts[-1] is not None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"*1\r\n$4\r\nPING\r\n", b"HELO me\r\n", b"get key\r\n", b"\x00\x00\x00\x08\x04\xd2\x16\x2f", b"GETTER x\r\n"],
+)
+def test_other_protocols_stay_opaque_for_the_wary(data: bytes) -> None:
+    verdict = detect(data, wary=True)
+    assert verdict is not None
+    assert verdict.protocol is Protocol.OPAQUE
+
+
+@given(st.binary(max_size=200), st.integers(0, 200))
+def test_a_wary_verdict_stands_too(data: bytes, cut: int) -> None:
+    early = detect(data[:cut], wary=True)
+    if early is not None:
+        assert detect(data, wary=True) == early
