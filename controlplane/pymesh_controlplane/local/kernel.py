@@ -25,6 +25,7 @@ MNT_DETACH: Final = 0x2
 
 _MOUNT_ATTR_RDONLY: Final = 0x1
 _MOUNT_ATTR_NOSUID: Final = 0x2
+_MOUNT_ATTR_NODEV: Final = 0x4
 _AT_RECURSIVE: Final = 0x8000
 _AT_FDCWD: Final = -100
 
@@ -122,9 +123,17 @@ def mount(source: str, target: str, kind: str | None = None, flags: int = 0, opt
     _check(result, f"mount {source} on {target}")
 
 
-def make_read_only(target: str) -> None:
-    """Make every mount at and below `target` read-only and without set-user-ID (mount_setattr(2), Linux 5.12)."""
-    attributes = _MountAttr(attr_set=_MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOSUID)
+def restrict(target: str, *, read_only: bool, devices: bool) -> None:
+    """Take set-user-ID from every mount at and below `target` and, as told, writing and the use of device files.
+
+    mount_setattr(2), Linux 5.12.
+    """
+    wanted = _MOUNT_ATTR_NOSUID
+    if read_only:
+        wanted |= _MOUNT_ATTR_RDONLY
+    if not devices:
+        wanted |= _MOUNT_ATTR_NODEV
+    attributes = _MountAttr(attr_set=wanted)
     result = _libc.syscall(
         ctypes.c_long(_SYS_MOUNT_SETATTR),
         ctypes.c_int(_AT_FDCWD),

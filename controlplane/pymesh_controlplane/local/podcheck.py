@@ -1,14 +1,20 @@
 """Reading pods and Deployments: what their types cannot say is checked here. Pure."""
 
+import os
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
+from pymesh import names
 from pymesh.errors import ConfigError
 from pymesh.resources.check import convert
 from pymesh.resources.fields import Block
+from pymesh_controlplane.local import environment
 from pymesh_controlplane.local.podspec import Container, Deployment, DeploymentSpec, Pod, PodSpec, PodTemplate
+
+# What lies there is the machine's kernel; a container that is shown something else sees a lie, or more than its own.
+_KERNELS_OWN: Final = frozenset({"proc", "sys"})
 
 T = TypeVar("T", bound=Block)
 
@@ -77,6 +83,7 @@ def _check_container(container: Container, path: str, volumes: Mapping[str, str]
     for index, mount in enumerate(container.volume_mounts):
         if mount.name not in volumes:
             raise ConfigError(f"no volume {mount.name} in spec.volumes", path=f"{path}.volumeMounts[{index}].name")
+        _check_mount_path(mount.mount_path, f"{path}.volumeMounts[{index}].mountPath")
     for index, variable in enumerate(container.env):
         if variable.value_from is not None:
             one_of(variable.value_from, ("fieldRef", "configMapKeyRef"), f"{path}.env[{index}].valueFrom")
@@ -99,6 +106,36 @@ def _check_container(container: Container, path: str, volumes: Mapping[str, str]
     user = security.run_as_user if security.run_as_user is not None else spec.security_context.run_as_user
     if user == 0 and (security.run_as_non_root or spec.security_context.run_as_non_root):
         raise ConfigError("runAsNonRoot and uid 0 contradict each other", path=f"{path}.securityContext.runAsUser")
+
+
+def _check_mount_path(mount_path: str, path: str) -> None:
+    parts = os.path.normpath(mount_path).lstrip("/").split("/")
+    if parts == [""]:
+        raise ConfigError("a volume on / would hide the container's programs: mount it on a directory below", path=path)
+    if parts[0] in _KERNELS_OWN:
+        raise ConfigError(f"/{parts[0]} is the kernel's: mount the volume elsewhere", path=path)
+
+
+def refuse_sidecars_user(spec: PodSpec, namespace: str) -> None:
+    """Check that no container of a pod that is not injected runs as the sidecars' user; the control plane may.
+
+    The pods of one machine share its processes and files: with that user comes the memory of every sidecar, and
+    citadel's key. In a pod that is injected the injector refuses it.
+
+    Raises:
+        ConfigError: one does, with its path below the pod.
+    """
+    if namespace == names.SYSTEM_NAMESPACE:
+        return
+    for field, containers in (("initContainers", spec.init_containers), ("containers", spec.containers)):
+        for index, container in enumerate(containers):
+            if environment.user(container, spec.security_context)[0] != names.PROXY_UID:
+                continue
+            own = container.security_context.run_as_user is not None
+            raise ConfigError(
+                f"uid {names.PROXY_UID} is the sidecars': whoever runs as it can read their keys; choose another",
+                path=f"spec.{field}[{index}].securityContext.runAsUser" if own else "spec.securityContext.runAsUser",
+            )
 
 
 def _refuse_true(container: Container, path: str) -> None:

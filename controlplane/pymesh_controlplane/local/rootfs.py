@@ -263,7 +263,8 @@ def build(plan: Plan, at: str) -> None:
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
     kernel.mount("pymesh", at, "tmpfs", kernel.MS_NOSUID, "mode=755,size=1m")
     _realise(plan.tree, at)
-    kernel.make_read_only(at)
+    # With its devices: the machine's /dev is in it.
+    kernel.restrict(at, read_only=True, devices=True)
     for path, mode in _PRIVATE:
         options = f"mode={mode:o},size={PRIVATE_SIZE}"
         kernel.mount("pymesh", at + path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, options)
@@ -300,5 +301,6 @@ def _mount(mount: Mount, at: str) -> None:
         else:
             target.touch()
     kernel.mount(mount.source, str(target), None, kernel.MS_BIND | kernel.MS_REC)
-    if mount.read_only:
-        kernel.make_read_only(str(target))
+    # Root in a container may make device files (CAP_MKNOD): in a volume they must not reach the machine's disks.
+    in_dev = f"{os.path.realpath(mount.source)}/".startswith("/dev/")
+    kernel.restrict(str(target), read_only=mount.read_only, devices=in_dev)

@@ -178,13 +178,26 @@ class Store:
         return Applied(resource, directory, workload)
 
     def _injection_errors(self, applied: Applied, labels: Mapping[str, Mapping[str, str]]) -> list[ConfigError]:
-        if applied.workload is None:
+        workload = applied.workload
+        if workload is None:
             return []
+        document = applied.raw
         try:
-            inject_document(applied.raw, config=self._injection, namespaces=labels)
+            if inject_document(document, config=self._injection, namespaces=labels) is document:
+                _refuse_sidecars_user(workload, applied.resource.key.namespace)
         except ConfigError as error:
             return [applied.resource.error(error.problem, error.path)]
         return []
+
+
+def _refuse_sidecars_user(workload: podspec.Deployment | podspec.Pod, namespace: str) -> None:
+    if isinstance(workload, podspec.Pod):
+        podcheck.refuse_sidecars_user(workload.spec, namespace)
+        return
+    try:
+        podcheck.refuse_sidecars_user(workload.spec.template.spec, namespace)
+    except ConfigError as error:
+        raise error.at("spec.template") from None
 
 
 def _labels_of(items: Iterable[Applied]) -> dict[str, dict[str, str]]:

@@ -262,9 +262,9 @@ class Supervisor:
         metadata = {**source.get("metadata", {}), "name": action.name, "namespace": action.namespace}
         if is_deployment:
             metadata["labels"] = {**metadata.get("labels", {}), "pod-template-hash": template_hash}
-        manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": source["spec"]}
+        written = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": source["spec"]}
         manifest = inject(
-            manifest,
+            written,
             config=self._injection,
             namespace_labels=self.store.namespace_labels().get(action.namespace, {}),
             workload=action.owner,
@@ -272,6 +272,8 @@ class Supervisor:
         pod = podcheck.read(podspec.Pod, manifest)
         if isinstance(pod, list):
             raise pod[0]
+        if manifest is written:
+            podcheck.refuse_sidecars_user(pod.spec, action.namespace)
         account = pod.spec.service_account_name
         if account != "default" and Key("ServiceAccount", action.namespace, account) not in self.store.items:
             raise ConfigError(f"ServiceAccount {action.namespace}/{account} does not exist: apply it")

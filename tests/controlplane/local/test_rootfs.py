@@ -1,6 +1,7 @@
 """The file system of a container: what is shown, what is hidden, and where there is room for more."""
 
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -189,6 +190,19 @@ def test_a_container_writes_only_where_it_may(tmp_path: Path) -> None:
     assert [path.name for path in volume.iterdir()] == ["yes"]
     assert not Path("/data").exists()
     assert not Path("/etc/pymesh").exists()
+
+
+@pytest.mark.netns
+def test_device_files_work_in_dev_only(tmp_path: Path) -> None:
+    """Whoever could open one of a volume's would have the machine's disks."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    os.mknod(volume / "zero", 0o666 | stat.S_IFCHR, os.makedev(1, 5))
+    mounts = [Mount(str(volume), "/data"), Mount(str(volume), "/ro", read_only=True), Mount("/dev", "/mydev")]
+    script = "for path in /data /ro /mydev /dev; do head -c1 $path/zero >/dev/null && echo $path; done"
+    with Network() as net:
+        done = run(launch(net, tmp_path, "sh", "-c", script, uid=0, mounts=mounts))
+    assert done.stdout.split() == [b"/mydev", b"/dev"], done.stderr
 
 
 @pytest.mark.netns

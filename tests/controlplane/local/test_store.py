@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pymesh.errors import MeshError
 from pymesh.resources.resource import Key
 from pymesh_controlplane.injector.containers import InjectionConfig
+from pymesh_controlplane.injector.inject import inject
 from pymesh_controlplane.local.store import RefusedError, Store, Text
 
 POD = """
@@ -76,6 +78,34 @@ def test_a_pod_that_cannot_get_its_sidecar_is_refused(store: Store) -> None:
     assert apply(store, conflicting)
     with pytest.raises(RefusedError, match="belongs to the sidecar"):
         apply(store, namespace, conflicting)
+
+
+@pytest.mark.parametrize("place", ["pod", "container", "template"])
+def test_the_sidecars_user_is_not_for_pods_without_a_sidecar(store: Store, place: str) -> None:
+    context, path = "securityContext: {runAsUser: 1337}", "spec.containers[0].securityContext.runAsUser"
+    text = POD.replace("name: c,", f"name: c, {context},")
+    if place == "pod":
+        text, path = POD.replace("containers:", f"{context}, containers:"), "spec.securityContext.runAsUser"
+    elif place == "template":
+        text = f"""
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: d}}
+spec:
+  selector: {{matchLabels: {{a: b}}}}
+  template: {{metadata: {{labels: {{a: b}}}}, spec: {{containers: [{{name: c, command: [x], {context}}}]}}}}
+"""
+        path = f"spec.template.{path}"
+    with pytest.raises(RefusedError, match="uid 1337 is the sidecars'") as refused:
+        apply(store, text)
+    assert [error.path for error in refused.value.errors] == [path]
+    assert apply(store, text, namespace="pymesh-system")
+    assert apply(store, text.replace("1337", "1338"))
+
+
+def test_a_manifest_that_was_injected_before_it_is_applied_is_taken(store: Store) -> None:
+    manifest = yaml.safe_load(POD.replace("app: client", "sidecar.istio.io/inject: 'true'"))
+    assert apply(store, json.dumps(inject(manifest, config=InjectionConfig())))
 
 
 def test_galley_judges_what_is_applied_with_what_is_in_force(store: Store) -> None:
