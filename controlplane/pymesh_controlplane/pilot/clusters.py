@@ -165,12 +165,14 @@ def _secure(cluster: _Cluster, service: Service, variant: Variant, *, http: bool
 
 
 def _original(name: str) -> _Cluster:
-    return _Cluster(
+    cluster = _Cluster(
         name=name,
         type=_Cluster.ORIGINAL_DST,
         lb_policy=_Cluster.CLUSTER_PROVIDED,
         connect_timeout=duration(CONNECT_TIMEOUT),
     )
+    _limits(cluster, None)
+    return cluster
 
 
 def _from_us() -> address_pb2.BindConfig:
