@@ -3,6 +3,13 @@
 from dataclasses import dataclass
 
 
+def printable(text: str) -> str:
+    """`text` with everything that is not to be seen (line ends, terminals' commands) written as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """A place in a file people wrote. Lines and columns count from 1; 0 means that the file as a whole is meant."""
@@ -12,7 +19,8 @@ class Position:
     column: int = 0
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        file = printable(self.file)
+        return f"{file}:{self.line}:{self.column}" if self.line else file
 
 
 class MeshError(Exception):
@@ -20,7 +28,7 @@ class MeshError(Exception):
 
 
 class ConfigError(MeshError):
-    """Configuration that is refused.
+    """Configuration that is refused. Whatever it quotes of that is printable, and stands in one line.
 
     Attributes:
         problem: one sentence that says what is wrong and, where it can, what to write instead.
@@ -30,11 +38,11 @@ class ConfigError(MeshError):
     """
 
     def __init__(self, problem: str, *, path: str = "", position: Position | None = None, resource: str = "") -> None:
-        self.problem = problem
-        self.path = path
+        self.problem = printable(problem)
+        self.path = printable(path)
         self.position = position
-        self.resource = resource
-        super().__init__(problem)
+        self.resource = printable(resource)
+        super().__init__(self.problem)
 
     def __str__(self) -> str:
         where = ": ".join(str(part) for part in (self.position, self.resource, self.path) if part)

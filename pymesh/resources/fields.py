@@ -17,7 +17,7 @@ _SECONDS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µ
 Duration: TypeAlias = Annotated[
     str,
     Meta(
-        pattern=r"^((\d+(\.\d*)?|\.\d+)(ms|us|µs|ns|h|m|s))+$",
+        pattern=r"^((\d+(\.\d*)?|\.\d+)(ms|us|µs|ns|h|m|s))+\Z",
         max_length=64,
         description="a duration with its unit, as in 250ms, 10s or 1h30m",
     ),
@@ -29,7 +29,8 @@ Name: TypeAlias = Annotated[
     str,
     Meta(
         max_length=253,  # RFC 1123 subdomain, as Kubernetes has it
-        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
+        # \Z: $ would let a line end pass.
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z",
         description="a name of small letters, digits, '-' and '.', at most 253 characters",
     ),
 ]
@@ -37,7 +38,7 @@ Namespace: TypeAlias = Annotated[
     str,
     Meta(
         max_length=63,  # RFC 1123 label
-        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z",
         description="a namespace of small letters, digits and '-', at most 63 characters",
     ),
 ]

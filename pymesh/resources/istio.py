@@ -260,7 +260,7 @@ class TrafficPolicy(Block, frozen=True):
 SubsetName = Annotated[
     str,
     Meta(
-        pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+        pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?\Z",
         max_length=63,
         description="a name of letters, digits, '-', '_' and '.'",
     ),

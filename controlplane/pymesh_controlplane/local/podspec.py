@@ -27,7 +27,7 @@ Label: TypeAlias = Annotated[
     str,
     Meta(
         max_length=63,
-        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z",
         description="a name of at most 63 lower case letters, digits and dashes",
     ),
 ]
@@ -326,8 +326,8 @@ class LabelSelector(Block, frozen=True):
 class RollingUpdate(Block, frozen=True):
     """How many pods more and fewer than wanted there may be while templates change; counts or percentages."""
 
-    max_surge: Count | Annotated[str, Meta(pattern="^[0-9]{1,3}%$")] = "25%"
-    max_unavailable: Count | Annotated[str, Meta(pattern="^[0-9]{1,3}%$")] = "25%"
+    max_surge: Count | Annotated[str, Meta(pattern=r"^[0-9]{1,3}%\Z")] = "25%"
+    max_unavailable: Count | Annotated[str, Meta(pattern=r"^[0-9]{1,3}%\Z")] = "25%"
 
 
 class Strategy(Block, frozen=True):

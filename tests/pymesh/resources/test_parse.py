@@ -255,3 +255,29 @@ def test_the_sidecar_never_loads_msgspec() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("name", ["a\x1b[2J", "a\n", "a\u202eb", "a..b", "a.-b", "", "a" * 254])
+@pytest.mark.parametrize("field", ["name", "namespace"])
+def test_what_is_no_name_is_refused_in_printable_words(name: str, field: str) -> None:
+    metadata = {"name": "a", field: name}
+    parsed = parse(json.dumps({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}), "f.yaml")
+    assert parsed.resources == ()
+    for error in parsed.errors:
+        assert str(error).isprintable()
+        assert f"metadata.{field}" in str(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"apiVersion": "v1", "kind": "\\u001b[2J", "metadata": {"name": "a"}}',
+        '{"apiVersion": "v1\\n", "kind": "Service", "metadata": {"name": "a"}}',
+        '{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a", "\\u001b[2J": 1}}',
+        '{"a\\u001b": 1, "a\\u001b": 1}',
+    ],
+)
+def test_errors_quote_nothing_that_a_terminal_would_obey(text: str) -> None:
+    (error, *_) = parse(text, "f\x1b.yaml").errors
+    assert str(error).isprintable()
+    assert "\\x1b" in str(error)
