@@ -20,6 +20,9 @@ MAX_DEPTH: Final = 64
 # Values in one document after aliases are followed: a large VirtualService has some thousands.
 MAX_NODES: Final = 200_000
 
+# Documents in one file: manifests of a thousand workloads have some thousands.
+MAX_DOCUMENTS: Final = 10_000
+
 Value: TypeAlias = "str | int | float | bool | list[Value] | dict[str, Value] | None"
 
 _SEPARATOR: Final = re.compile(r"^---(?=\s|$)|^\.\.\.(?=\s|$)", re.MULTILINE)
@@ -47,10 +50,19 @@ class Document:
 
 
 def documents(text: str, file: str) -> Iterator[Document | ConfigError]:
-    """The documents in `text`, in order; for one that cannot be read, the reason. Empty documents are left out."""
+    """The documents in `text`, in order; for one that cannot be read, the reason. Empty documents are left out.
+
+    After MAX_DOCUMENTS, empty ones included, comes an error for all the rest.
+    """
+    count = 0
     for first_line, part in _parts(text):
         if _NOTHING.fullmatch(part):
             continue
+        count += 1
+        if count > MAX_DOCUMENTS:
+            sentence = f"there are more than {MAX_DOCUMENTS} documents; from here on nothing is read: split the file"
+            yield ConfigError(sentence, position=Position(file, first_line + 1, 1))
+            return
         try:
             document = _Reader(part, file, first_line).read()
         except ConfigError as error:

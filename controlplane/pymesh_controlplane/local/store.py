@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -17,6 +17,7 @@ from pymesh_controlplane.injector.inject import inject_document
 from pymesh_controlplane.local import podcheck, podspec, services
 from pymesh_controlplane.pilot import world
 from pymesh_controlplane.pilot.model import Problem, Severity
+from pymesh_controlplane.sources.files import MAX_FILE_BYTES, MAX_FILES
 
 # Bytes of one apply. The manifests of a whole system are a few MB.
 MAX_APPLY: Final = 32 * 1024 * 1024
@@ -91,6 +92,7 @@ class Store:
                     errors += applied
                 else:
                     found[resource.key] = applied
+        errors += self._unreadable(found)
         labels = self.namespace_labels() | _labels_of(found.values())
         errors += (error for applied in found.values() for error in self._injection_errors(applied, labels))
         warnings: list[str] = []
@@ -110,6 +112,14 @@ class Store:
         if errors:
             raise RefusedError(errors)
         return list(found.values()), warnings
+
+    def _unreadable(self, found: Mapping[Key, Applied]) -> Iterator[ConfigError]:
+        """What is too large or too much for pilot, which reads a file for each resource."""
+        for applied in found.values():
+            if len(_text(applied.raw)) > MAX_FILE_BYTES:
+                yield applied.resource.error(f"has more than {MAX_FILE_BYTES // 2**20} MiB: split it")
+        if len(self.items | dict(found)) > MAX_FILES:
+            yield ConfigError(f"there would be more than {MAX_FILES} resources in force: delete some first")
 
     def _judge(self, found: Mapping[Key, Applied]) -> list[Problem]:
         """What galley says of `found` in the world that they make with what is in force."""
@@ -213,6 +223,11 @@ def file_name(key: Key) -> str:
     return f"{key.kind.lower()}-{key.namespace}.{key.name}.json"
 
 
+def _text(document: Mapping[str, Any]) -> str:
+    """`document` as pilot gets it; a character is a byte, for what is not ASCII is escaped."""
+    return json.dumps(document, indent=1)
+
+
 def write_json(path: Path, document: Mapping[str, Any], temporary: Path) -> None:
     """Put `document` into `path` at once. The state lives in memory-backed /run, so nothing is flushed to a disk.
 
@@ -221,7 +236,7 @@ def write_json(path: Path, document: Mapping[str, Any], temporary: Path) -> None
     """
     draft = temporary / path.name
     try:
-        draft.write_text(json.dumps(document, indent=1))
+        draft.write_text(_text(document))
         draft.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -7,10 +7,13 @@ import pytest
 import yaml
 
 from pymesh.errors import MeshError
+from pymesh.resources.parse import Parsed
 from pymesh.resources.resource import Key
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.injector.inject import inject
+from pymesh_controlplane.local import store as store_module
 from pymesh_controlplane.local.store import RefusedError, Store, Text
+from pymesh_controlplane.sources.files import MAX_FILE_BYTES, Files
 
 POD = """
 apiVersion: v1
@@ -131,6 +134,20 @@ def test_config_maps_are_read_by_name(store: Store) -> None:
     apply(store, CONFIG)
     assert store.config_map("default", "settings") == {"mode": "on"}
     assert store.config_map("other", "settings") is None
+
+
+def test_what_pilot_could_not_read_is_refused(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apply(store, CONFIG.replace("'on'", "'" + "x" * (MAX_FILE_BYTES - 1000) + "'"))
+    (content,) = Files(tmp_path / "applied").read().values()
+    assert isinstance(content, Parsed)
+    assert len(content.resources) == 1
+    # What is small as YAML may be large as what pilot gets: three bytes become six.
+    for value in ("x" * MAX_FILE_BYTES, "€" * (MAX_FILE_BYTES // 6)):
+        with pytest.raises(RefusedError, match="ConfigMap default/settings: has more than 4 MiB: split it"):
+            apply(store, CONFIG.replace("'on'", f"'{value}'"))
+    monkeypatch.setattr(store_module, "MAX_FILES", 1)
+    with pytest.raises(RefusedError, match="more than 1 resources in force"):
+        apply(store, ACCOUNT)
 
 
 def test_a_full_disk_leaves_what_was_there(store: Store, tmp_path: Path) -> None:

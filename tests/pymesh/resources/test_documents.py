@@ -50,6 +50,15 @@ def test_documents_are_read_one_by_one_and_a_broken_one_leaves_the_others() -> N
     assert broken.position.line in {5, 6}
 
 
+def test_the_documents_of_a_file_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_DOCUMENTS", 3)
+    text = "a: 1\n---\n# nothing\n---\nb: 2\n"
+    assert all(isinstance(item, Document) for item in documents(text, "f.yaml"))
+    *read, error = documents(f"{text}---\nc: 3\n---\nd: 4\n", "f.yaml")
+    assert [item.value for item in read if isinstance(item, Document)] == [{"a": 1}, {"b": 2}]
+    assert str(error).startswith("f.yaml:6:1: there are more than 3 documents")
+
+
 def test_a_separator_within_a_block_of_text_ends_the_document_as_yaml_says() -> None:
     first, second = documents("a: |\n  text\n---\nb: 1", "f.yaml")
     assert isinstance(first, Document)
