@@ -54,8 +54,8 @@ class Head:
         return name in self._index
 
     def has_underscore(self) -> bool:
-        """Whether a name may hold an underscore: a quick look at all bytes, values included."""
-        return b"_" in self._raw
+        """Whether the name of a field holds an underscore."""
+        return b"_" in self._raw and b"_" in b"".join(self._index)
 
     def names(self) -> list[bytes]:
         """The names of all fields, in lower case, each once."""
