@@ -15,6 +15,7 @@ is not a success has `{"error": "…"}`, and `errors` where there are several.
                       → {"results": [[key, outcome], …]}
 """
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -38,6 +39,8 @@ GRACE = 2
 
 def application(supervisor: Supervisor) -> Starlette:
     """The API of `supervisor`."""
+    # One change at a time: what `read` has judged must still be in force when its result is.
+    changing = asyncio.Lock()
 
     async def readyz(_: Request) -> Response:
         waiting = supervisor.waiting()
@@ -69,19 +72,23 @@ def application(supervisor: Supervisor) -> Starlette:
     async def apply(request: Request) -> Response:
         body = await _body(request)
         texts = [Text(**text) for text in body["texts"]]
-        items, warnings = supervisor.store.read(texts, body["namespace"])
-        return JSONResponse({"results": supervisor.apply(items), "warnings": warnings})
+        async with changing:
+            # In a thread: to read a few MB takes seconds, and probes, DNS and the reaping of pods are not to wait.
+            items, warnings = await asyncio.to_thread(supervisor.store.read, texts, body["namespace"])
+            results = supervisor.apply(items)
+        return JSONResponse({"results": results, "warnings": warnings})
 
     async def delete(request: Request) -> Response:
         keys = [Key(*key) for key in (await _body(request))["keys"]]
         results = []
-        for key in keys:
-            try:
-                supervisor.delete(key)
-            except KeyError:
-                results.append((key, "not found"))
-            else:
-                results.append((key, "deleted"))
+        async with changing:
+            for key in keys:
+                try:
+                    supervisor.delete(key)
+                except KeyError:
+                    results.append((key, "not found"))
+                else:
+                    results.append((key, "deleted"))
         return JSONResponse({"results": results})
 
     routes = [
