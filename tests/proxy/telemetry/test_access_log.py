@@ -3,8 +3,6 @@
 import asyncio
 import logging
 import os
-import resource
-import signal
 import socket
 import subprocess
 import sys
@@ -115,37 +113,44 @@ async def test_a_path_that_cannot_be_opened_is_told_once_and_tried_again(
     target.close()
 
 
+# Bytes: one page, the least that a tmpfs can be limited to.
+DISK = 4096
+
+
 @pytest.fixture
-def small_files() -> Iterator[int]:
-    """A limit on the size of files, the disk that is full: a write up to it is cut short, the next one fails."""
-    size = 1000
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk that is full after DISK bytes: a write up to it is cut short, the next one fails. `enlarge` helps."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(place)], check=True)
     try:
-        yield size
+        yield place
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def enlarge(disk: Path) -> None:
+    """Make room on the disk."""
+    subprocess.run(["mount", "-o", "remount,size=1m", str(disk)], check=True)
 
 
 async def test_a_full_disk_costs_lines_and_says_so(
-    tmp_path: Path, small_files: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(access_log, "MAX_QUEUED", 2000)
     monkeypatch.setattr(access_log, "FAILED_PAUSE", 0.01)
-    file = tmp_path / "log"
+    file = small_disk / "log"
     target = AccessLog(str(file), RENDER)
-    lines = write(target, 0, 200, padding=20)
-    assert file.stat().st_size == small_files
-    await eventually(lambda: "File too large" in caplog.text)
+    lines = write(target, 0, 400, padding=20)
+    assert file.stat().st_size == DISK
+    await eventually(lambda: "No space left on device" in caplog.text)
     whole = file.read_text().count("\n")
     assert target.written == whole
     kept = len(target._lines)
-    assert target.dropped == 200 - whole - kept > 0
+    assert target.dropped == 400 - whole - kept > 0
     assert target._queued <= 2000
     # Room again: the rest of the torn line is first, then the others that were kept.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    enlarge(small_disk)
     await eventually(lambda: target.written == whole + kept)
     found = file.read_text().splitlines()
     assert found == [line for line in lines if line in set(found)]
@@ -153,18 +158,22 @@ async def test_a_full_disk_costs_lines_and_says_so(
     target.close()
 
 
-async def test_reopening_after_a_torn_line_begins_with_a_whole_one(tmp_path: Path, small_files: int) -> None:
-    file = tmp_path / "log"
+async def test_reopening_after_a_torn_line_begins_with_a_whole_one(tmp_path: Path, small_disk: Path) -> None:
+    logs, roomy = tmp_path / "logs", tmp_path / "roomy"
+    logs.symlink_to(small_disk)
+    roomy.mkdir()
+    file = logs / "log"
     target = AccessLog(str(file), RENDER)
-    lines = write(target, 0, 40, padding=20)
+    lines = write(target, 0, 200, padding=20)
     target.flush()
     whole = target.written
-    file.rename(tmp_path / "full")
+    logs.unlink()
+    logs.symlink_to(roomy)
     target.reopen()
     target.close()
     assert file.read_text().splitlines() == lines[whole + 1 :][: file.read_text().count("\n")]
     assert target.dropped >= 1
-    assert target.written + target.dropped == 40
+    assert target.written + target.dropped == 200
 
 
 async def test_a_blocked_pipe_does_not_block_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
