@@ -65,7 +65,6 @@ def up(  # noqa: PLR0917  a command has as many options as it has
             local.wait(update, timeout)
         err.print(f"mesh {mesh} is ready: pymesh ps shows its pods, pymesh down ends it")
         if foreground:
-            err.print("Ctrl-C ends it")
             _until_ended(pid)
     except KeyboardInterrupt:
         # Nothing interrupts the cleaning up; it is bounded in time.
@@ -80,11 +79,23 @@ def _warn(text: str) -> None:
 
 
 def _until_ended(pid: int) -> None:
+    """Wait for the end of the supervisor, or for a signal, which becomes a KeyboardInterrupt here and nowhere else.
+
+    A handler that raises could have its exception lost in whatever code it interrupts; a pipe loses nothing.
+    """
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(told)
+    err.print("Ctrl-C ends it")
     pidfd = os.pidfd_open(pid)
-    try:
-        select.select([pidfd], [], [])
-    finally:
-        os.close(pidfd)
+    ready, _, _ = select.select([pidfd, heard], [], [])
+    signal.set_wakeup_fd(-1)
+    for descriptor in (heard, told, pidfd):
+        os.close(descriptor)
+    if heard in ready:
+        raise KeyboardInterrupt
 
 
 @app.command()
