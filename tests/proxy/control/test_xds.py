@@ -30,21 +30,33 @@ class Pilot(grpc.GenericRpcHandler):
 
     def __init__(self) -> None:
         self.requests: list[bytes] = []
-        self.responses: queue.Queue[Message | None] = queue.Queue()
+        self._lock = threading.Lock()
+        self.streams = 0
+        self._held: list[Message] = []  # said while there was no stream
+        self._stream: queue.Queue[Message | None] | None = None  # the latest one's
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:  # type: ignore[type-arg]
         if details.method not in {Delta.method, StateOfTheWorld.method}:
             return None
 
         def stream(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            own: queue.Queue[Message | None] = queue.Queue()
+            with self._lock:
+                self._stream = own
+                self.streams += 1
+                while self._held:
+                    own.put(self._held.pop(0))
+
             def read() -> None:
                 with suppress(grpc.RpcError):
                     for request in requests:
                         self.requests.append(request)
-                self.responses.put(None)
+                with self._lock:
+                    self._stream = None if self._stream is own else self._stream
+                own.put(None)
 
             threading.Thread(target=read, daemon=True).start()
-            while (response := self.responses.get()) is not None:
+            while (response := own.get()) is not None:
                 yield response.SerializeToString()
 
         return grpc.stream_stream_rpc_method_handler(stream)
@@ -65,8 +77,12 @@ class Pilot(grpc.GenericRpcHandler):
         return [DeltaDiscoveryRequest.FromString(data) for data in self.requests]
 
     def send(self, *responses: DeltaDiscoveryResponse) -> None:
-        for response in responses:
-            self.responses.put(response)
+        with self._lock:
+            for response in responses:
+                if self._stream is None:
+                    self._held.append(response)
+                else:
+                    self._stream.put(response)
 
 
 @asynccontextmanager
@@ -144,7 +160,7 @@ async def test_a_response_that_makes_no_sense_costs_the_stream_but_not_the_clien
         async with following(tmp_path / "xds") as (client, _):
             pilot.send(delta("type.googleapis.com/unheard.Of", "1"))
             await eventually(lambda: "not asked for" in client.stats.last_error)
-            await eventually(lambda: len(pilot.requests) == 4)  # it came back
+            await eventually(lambda: pilot.streams == 2)  # it came back
             pilot.send(*FIRST)
             await eventually(lambda: client.ready)
 
@@ -158,7 +174,7 @@ async def test_state_of_the_world(tmp_path: Path) -> None:
                 sotw(ENDPOINT, "2", endpoints("a")),
                 sotw(LISTENER, "3", listener("l")),
             ):
-                pilot.responses.put(response)
+                pilot.send(response)
             await eventually(lambda: client.ready)
             assert consumer.names(ENDPOINT) == {"a"}
             await eventually(lambda: len(pilot.requests) == 6)
