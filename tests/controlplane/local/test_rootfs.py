@@ -164,8 +164,8 @@ def test_a_container_runs_what_lies_below_a_closed_directory_and_sees_nothing_el
 
 @pytest.mark.netns
 def test_a_closed_interpreter_runs_as_the_sidecars_user(tmp_path: Path) -> None:
-    """The interpreter of a pyenv below /root is such a case; where there is none, the suite's own does."""
-    candidates = sorted(Path("/root/.pyenv/versions").glob("3.1[1-9]*/bin/python3"))
+    """The interpreter of a pyenv in a closed home is such a case; where there is none, the suite's own does."""
+    candidates = sorted((Path.home() / ".pyenv" / "versions").glob("3.1[1-9]*/bin/python3"))
     python = candidates[0] if candidates else Path(sys.executable)
     required = [str(python.parents[1]), os.path.realpath(python), sys.base_prefix]
     with Network() as net:
