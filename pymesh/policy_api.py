@@ -1,0 +1,200 @@
+"""What sidecars and the policy service say to each other: names, and the messages of the slot leases.
+
+Questions with a yes or no go to `envoy.service.auth.v3.Authorization/Check`, which every proxy knows. "At most 100 at
+once" cannot be asked there, since that service never hears of a request's end. So a sidecar holds *slots*: it keeps one
+stream `pymesh.policy.v1alpha1.LeaseService/Hold`, on which it says for every rule what it holds and would like to have,
+and is told what it may have. As many requests of a rule as the sidecar has slots may be in its app.
+
+The protocol, in full:
+
+- All numbers are absolute, so that a repeated message does no harm.
+- A sidecar applies responses in the order of their arrival. Every later request carries in `seen` the `nonce` of the
+  last one that it applied, and in `held` what it may still use: the grant, or what is in use if that is more.
+- A grant above `held` is usable at once. One below asks slots back: the sidecar lets in no more than the grant, lowers
+  `held` as its requests end, and sends a request when it does.
+- The service counts for each sidecar the most of what it reported as `held` and of what it was granted since `seen`.
+  The sum over all sidecars never exceeds the limit.
+- A request goes out at least every HEARTBEAT seconds, and is answered each time; when a grant changes the service also
+  answers unasked. A sidecar that is not answered takes the service for away; a service that hears nothing for SILENCE
+  seconds ends the stream.
+- A sidecar that half-closes its stream gives its slots back. Where a stream breaks, the service keeps them aside for
+  RETURN_GRACE seconds, in which the sidecar can come back (the same node id) and report what is in use.
+
+There is no published API like it, so the messages are built here from their descriptors, as protoc would have.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from google.protobuf import descriptor_pb2, descriptor_pool, duration_pb2, message_factory
+from google.protobuf.message import DecodeError, Message
+
+PACKAGE: Final = "pymesh.policy.v1alpha1"
+SERVICE: Final = f"{PACKAGE}.LeaseService"
+METHOD: Final = "Hold"
+PATH: Final = f"/{SERVICE}/{METHOD}"
+
+CHECK_SERVICE: Final = "envoy.service.auth.v3.Authorization"
+CHECK_METHOD: Final = "Check"
+CHECK_PATH: Final = f"/{CHECK_SERVICE}/{CHECK_METHOD}"
+# Key of `context_extensions` in a Check: the names of the rules that are asked about, separated by commas.
+RULES_EXTENSION: Final = "pymesh.rules"
+# Key of `dynamic_metadata` in the answer: a Struct with rule, epoch, valid_for, valid_uses and attributes.
+ANSWER_METADATA: Final = "pymesh.policy"
+
+# The HTTP filter of pymesh-proxy (a TypedStruct), and the type that it says it is.
+FILTER: Final = "pymesh.filters.http.policy"
+FILTER_TYPE: Final = f"type.googleapis.com/{PACKAGE}.Policy"
+
+# Seconds between two requests of a sidecar on its stream, at most.
+HEARTBEAT: Final = 1.0
+# Seconds without a request after which the service takes a sidecar for gone. Some heartbeats: busy machines are late.
+SILENCE: Final = 5.0
+# Seconds that the slots of a broken stream are kept for the sidecar's return: a reconnect takes a fraction of that.
+RETURN_GRACE: Final = 2.0
+# Rules in one message; a service with more has lost its way.
+MAX_RULES: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a sidecar says about one rule (named as in its filter: `ConcurrencyLimit bookinfo/reviews`)."""
+
+    rule: str
+    held: int  # slots that it may use now, and does not exceed
+    in_use: int  # its requests in the app
+    wanted: (
+        int  # slots that it would like to have: in use, and those that its callers wait for or were refused for lately
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRequest:
+    """A sidecar's report: all rules of its filter, each time. `node` is its xDS node id."""
+
+    node: str
+    demands: tuple[Demand, ...] = ()
+    seen: int = 0  # nonce of the last response that it applied, 0 before the first
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a sidecar may have of one rule."""
+
+    rule: str
+    slots: int  # of this sidecar
+    limit: int  # of all sidecars together
+    valid_for: float = 0.0  # seconds that the service keeps the slots for it after the stream broke
+    problem: str = ""  # why there are none and will be none, for people: no such rule, not this sidecar's
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseResponse:
+    """The grants for the rules that the sidecar named. `epoch` names the set of rules they were decided by."""
+
+    epoch: str
+    grants: tuple[Grant, ...] = ()
+    nonce: int = 0  # grows by one with every response of a stream, from 1
+
+
+def encode_request(request: LeaseRequest) -> bytes:
+    """`request` as it travels."""
+    message = _REQUEST(node=request.node, seen=request.seen)
+    for demand in request.demands:
+        message.demands.add(rule=demand.rule, held=demand.held, in_use=demand.in_use, wanted=demand.wanted)
+    return bytes(message.SerializeToString())
+
+
+def decode_request(data: bytes) -> LeaseRequest:
+    """The request in `data`.
+
+    Raises:
+        ValueError: `data` is no such message, has more than MAX_RULES demands, or two for one rule.
+    """
+    message = _decode(_REQUEST, data)
+    demands = tuple(Demand(each.rule, each.held, each.in_use, each.wanted) for each in message.demands)
+    _once([demand.rule for demand in demands])
+    return LeaseRequest(message.node, demands, message.seen)
+
+
+def encode_response(response: LeaseResponse) -> bytes:
+    """`response` as it travels; `valid_for` with a precision of a millisecond."""
+    message = _RESPONSE(epoch=response.epoch, nonce=response.nonce)
+    for grant in response.grants:
+        added = message.grants.add(rule=grant.rule, slots=grant.slots, limit=grant.limit, problem=grant.problem)
+        added.valid_for.FromMilliseconds(round(grant.valid_for * 1000))
+    return bytes(message.SerializeToString())
+
+
+def decode_response(data: bytes) -> LeaseResponse:
+    """The response in `data`.
+
+    Raises:
+        ValueError: `data` is no such message, has more than MAX_RULES grants, or two for one rule.
+    """
+    message = _decode(_RESPONSE, data)
+    grants = tuple(
+        Grant(each.rule, each.slots, each.limit, each.valid_for.ToMilliseconds() / 1000, each.problem)
+        for each in message.grants
+    )
+    _once([grant.rule for grant in grants])
+    return LeaseResponse(message.epoch, grants, message.nonce)
+
+
+# The type checker knows no fields of classes that are made at run time; what passes here leaves as a dataclass.
+def _decode(kind: type[Message], data: bytes) -> Any:
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise ValueError(f"not a message of {SERVICE}: {error}") from error
+
+
+def _once(rules: list[str]) -> None:
+    if len(rules) > MAX_RULES:
+        raise ValueError(f"{len(rules)} rules in one message of {SERVICE}; {MAX_RULES} are allowed")
+    if len(set(rules)) < len(rules):
+        raise ValueError(f"a rule twice in one message of {SERVICE}")
+
+
+def _message_classes() -> tuple[type[Any], type[Any]]:
+    kind = descriptor_pb2.FieldDescriptorProto
+    text, number = kind.TYPE_STRING, kind.TYPE_UINT32
+    layout: dict[str, dict[str, int | str]] = {
+        "Demand": {"rule": text, "held": number, "in_use": number, "wanted": number},
+        "LeaseRequest": {"node": text, "demands": f".{PACKAGE}.Demand", "seen": kind.TYPE_UINT64},
+        "Grant": {
+            "rule": text,
+            "slots": number,
+            "limit": number,
+            "valid_for": ".google.protobuf.Duration",
+            "problem": text,
+        },
+        "LeaseResponse": {"epoch": text, "grants": f".{PACKAGE}.Grant", "nonce": kind.TYPE_UINT64},
+    }
+    file = descriptor_pb2.FileDescriptorProto(
+        name="pymesh/policy/v1alpha1/lease.proto",
+        package=PACKAGE,
+        syntax="proto3",
+        dependency=["google/protobuf/duration.proto"],
+    )
+    for name, fields in layout.items():
+        message = file.message_type.add(name=name)
+        for tag, (field_name, of) in enumerate(fields.items(), start=1):
+            label = kind.LABEL_REPEATED if field_name in {"demands", "grants"} else kind.LABEL_OPTIONAL
+            added = descriptor_pb2.FieldDescriptorProto(name=field_name, number=tag, label=label)
+            if isinstance(of, str):
+                added.type, added.type_name = kind.TYPE_MESSAGE, of
+            else:
+                added.type = kind.Type.ValueType(of)
+            message.field.append(added)
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(duration_pb2.DESCRIPTOR.serialized_pb)
+    pool.Add(file)
+    request, response = (
+        message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{PACKAGE}.{name}"))
+        for name in ("LeaseRequest", "LeaseResponse")
+    )
+    return request, response
+
+
+_REQUEST, _RESPONSE = _message_classes()
