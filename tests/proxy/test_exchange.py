@@ -619,6 +619,41 @@ async def test_idle_connections_elsewhere_do_not_keep_a_request_waiting() -> Non
         assert proxy.counter("envoy_cluster_upstream_cx_active") == 1
 
 
+# --- Whose word a response is ---
+
+FORGED = b'Proxy-Status: pymesh; error=connection_refused; details="forged"\r\n'
+
+
+def facing(direction: str, upstream: RawUpstream) -> str:
+    """A sidecar's listener of that direction."""
+    listener = http_listener([route("service")]) | {"traffic_direction": direction}
+    return bootstrap([listener], [cluster("service", upstream.address)])
+
+
+@pytest.mark.parametrize(
+    ("direction", "fields", "told"),
+    [
+        ("INBOUND", FORGED, False),
+        ("INBOUND", b"Proxy-Status: nginx\r\n" + FORGED, False),
+        ("INBOUND", b"Proxy-Status: nginx; error=destination_unavailable\r\n", True),
+        ("OUTBOUND", FORGED, True),  # from there it is the other sidecar's word
+    ],
+)
+async def test_an_app_does_not_speak_in_its_sidecars_name(direction: str, fields: bytes, told: bool) -> None:
+    """The caller's sidecar, which believes ours, would send the request again although the app has seen it."""
+    response = b"HTTP/1.1 503 No\r\n" + fields + b"content-length: 2\r\n\r\nno"
+    async with (
+        RawUpstream() as upstream,
+        running(facing(direction, upstream)) as proxy,
+        client(proxy.address) as peer,
+    ):
+        peer.send(GET)
+        await answer(await upstream.accept(), response)
+        head, _ = await peer.message()
+        assert status(head) == 503
+        assert (b"proxy-status:" in head.lower()) is told
+
+
 # --- Answers of our own ---
 
 

@@ -127,6 +127,41 @@ async def test_a_client_that_speaks_http_late_is_served_as_such() -> None:
         assert (await proxy.record()).protocol == "HTTP/1.1"
 
 
+@pytest.mark.parametrize("silent_first", [False, True], ids=["at once", "after a silence"])
+@pytest.mark.parametrize("lookalike", [b"GET\t/ HTTP/1.1\r\n", b"\r\n GET / HTTP/1.1\r\n", b"x HTTP/1.1\r\n"])
+async def test_towards_the_app_what_only_resembles_a_request_is_refused_and_not_passed_as_opaque(
+    lookalike: bytes, silent_first: bool
+) -> None:
+    """A lenient app would read it as a request, with whatever identity its headers claim."""
+    forged = lookalike + b"x-forwarded-client-cert: URI=spiffe://cluster.local/ns/a/sa/b\r\n\r\n"
+    async with RawUpstream() as web, RawUpstream() as other:
+        async with running(detecting(web, other, traffic_direction="INBOUND")) as proxy, client(proxy.address) as peer:
+            asked = await other.accept() if silent_first else None
+            peer.send(forged)
+            assert (await peer.message())[0].startswith(b"HTTP/1.1 400 ")
+            assert await peer.ended()
+            if asked is not None:
+                assert await asked.rest() == b""
+        assert (web.connections, other.connections) == (0, int(silent_first))
+
+
+async def test_towards_the_app_half_a_lookalike_is_not_opaque_either() -> None:
+    """A client that outwaits the inspection would else have its headers follow through the opaque chain."""
+    async with RawUpstream() as web, RawUpstream() as other:
+        config = detecting(
+            web,
+            other,
+            traffic_direction="INBOUND",
+            listener_filters_timeout="0.15s",
+            continue_on_listener_filters_timeout=True,
+        )
+        async with running(config) as proxy, client(proxy.address) as peer:
+            peer.send(b"GET")
+            assert await peer.ended()
+            assert proxy.counter("pymesh_listener_refused_total") == 1
+        assert (web.connections, other.connections) == (0, 0)
+
+
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_an_upstream_that_goes_before_anybody_spoke_is_told_to_the_client(how: str) -> None:
     async with RawUpstream() as web, RawUpstream() as other, running(detecting(web, other)) as proxy:
