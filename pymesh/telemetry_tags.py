@@ -1,6 +1,6 @@
 """What an access log entry of a pymesh-proxy carries beside Envoy's fields: names of `common_properties.custom_tags`.
 
-An entry (envoy.data.accesslog.v3.HTTPAccessLogEntry, or TCPAccessLogEntry for opaque connections) holds the whole record
+An entry (envoy.data.accesslog.v3: HTTPAccessLogEntry, or TCPAccessLogEntry for opaque connections) has the whole record
 of a request, so that a collector can give the same JSON that `/requests` of the proxy gives. Where Envoy has a field,
 that is used, with Envoy's meaning:
 
