@@ -18,6 +18,10 @@ class Refused(MeshError):  # noqa: N818  the word that the person reads
     """The supervisor refuses what was asked; the text has every reason on a line of its own."""
 
 
+class Absent(Refused):
+    """What was asked for is not part of this mesh, as a component that it runs without."""
+
+
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
         super().__init__("pymesh", timeout=TIMEOUT)
@@ -61,6 +65,8 @@ class Client:
             raise MeshError(self._explain(error)) from None
         finally:
             connection.close()
+        if response.status == 404:
+            raise Absent(str(document.get("error", response.reason)))
         if response.status != 200:
             errors = document.get("errors") if isinstance(document, dict) else None
             raise Refused("\n".join(errors) if errors else str(document.get("error", response.reason)))

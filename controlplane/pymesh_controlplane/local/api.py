@@ -7,6 +7,8 @@ is not a success has `{"error": "…"}`, and `errors` where there are several.
     GET  /pods        {"items": [row of `pymesh ps`, …]}
     GET  /objects     {"items": [object, …]}
     GET  /syncz       what pilot says of its proxies
+    GET  /telemetry/{requests,graph,stats}?…
+                      what the collector says (`telemetry/pages.py`); 404 where the mesh runs without one
     GET  /pods/{namespace}/{pod}/containers/{container}
                       a Launch that joins the container
     POST /apply       {"namespace", "texts": [{"name", "directory", "text"}, …]}
@@ -20,7 +22,7 @@ import contextlib
 import json
 import socket
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import uvicorn
 from starlette.applications import Starlette
@@ -31,10 +33,14 @@ from starlette.routing import Route
 from pymesh.errors import MeshError
 from pymesh.resources.resource import Key
 from pymesh_controlplane.local.store import MAX_APPLY, RefusedError, Text
-from pymesh_controlplane.local.supervisor import Supervisor
+from pymesh_controlplane.local.supervisor import AbsentError, Supervisor
+from pymesh_controlplane.local.system import CONTROL_PLANE
 
 # Seconds that requests under way have to end when the supervisor does.
 GRACE = 2
+# The collector's pod, and what it may be asked for.
+TELEMETRY: Final = "telemetry"
+TELEMETRY_PAGES: Final = ("requests", "graph", "stats")
 
 
 def application(supervisor: Supervisor) -> Starlette:
@@ -66,9 +72,6 @@ def application(supervisor: Supervisor) -> Starlette:
             raise MeshError(f"container {names['container']} of {names['namespace']}/{names['pod']} does not run")
         return Response(launch.to_json(), media_type="application/json")
 
-    async def syncz(_: Request) -> Response:
-        return Response(await supervisor.ask_pilot("/debug/syncz"), media_type="application/json")
-
     async def apply(request: Request) -> Response:
         body = await _body(request)
         texts = [Text(**text) for text in body["texts"]]
@@ -96,11 +99,26 @@ def application(supervisor: Supervisor) -> Starlette:
         Route("/pods", pods),
         Route("/objects", objects),
         Route("/pods/{namespace}/{pod}/containers/{container}", container),
-        Route("/syncz", syncz),
+        *_asked_of_others(supervisor),
         Route("/apply", apply, methods=["POST"]),
         Route("/delete", delete, methods=["POST"]),
     ]
-    return Starlette(routes=routes, exception_handlers={RefusedError: _refused, MeshError: _failed})
+    return Starlette(routes=routes, exception_handlers=_HANDLERS)
+
+
+def _asked_of_others(supervisor: Supervisor) -> list[Route]:
+    """What the mesh's own pods answer."""
+
+    async def syncz(_: Request) -> Response:
+        return Response(await supervisor.ask(CONTROL_PLANE, "/debug/syncz"), media_type="application/json")
+
+    async def telemetry(request: Request) -> Response:
+        page = request.path_params["page"]
+        if page not in TELEMETRY_PAGES:
+            raise MeshError(f"{TELEMETRY} has no page {page}; there are {', '.join(TELEMETRY_PAGES)}")
+        return Response(await supervisor.ask(TELEMETRY, f"/{page}?{request.url.query}"), media_type="application/json")
+
+    return [Route("/syncz", syncz), Route("/telemetry/{page}", telemetry)]
 
 
 async def _body(request: Request) -> Any:
@@ -113,9 +131,16 @@ async def _failed(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 409)
 
 
+async def _absent(_: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 404)
+
+
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, RefusedError)
     return JSONResponse({"error": "refused", "errors": [str(each) for each in error.errors]}, 422)
+
+
+_HANDLERS: Final = {RefusedError: _refused, AbsentError: _absent, MeshError: _failed}
 
 
 class Server(uvicorn.Server):

@@ -17,18 +17,18 @@ from typing import Any, Final
 
 from pymesh import names
 from pymesh.errors import ConfigError, MeshError
-from pymesh.resources.kubernetes import EndpointSlice, Service
 from pymesh.resources.resource import Key
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.injector.inject import inject
-from pymesh_controlplane.local import dns, http, observe, podcheck, podspec, reconcile, services
+from pymesh_controlplane.local import http, observe, podcheck, podspec, reconcile
 from pymesh_controlplane.local.downward import PodFacts
-from pymesh_controlplane.local.network import DNS_ADDRESS, AddressPool, Frontend, Network
+from pymesh_controlplane.local.network import AddressPool, Network
 from pymesh_controlplane.local.pod import PodRunner, Surroundings
 from pymesh_controlplane.local.programs import Programs
+from pymesh_controlplane.local.publish import Publisher, Seen
 from pymesh_controlplane.local.settled import unsettled
 from pymesh_controlplane.local.state import State
-from pymesh_controlplane.local.store import Applied, Outcome, Store, file_name, write_json
+from pymesh_controlplane.local.store import Applied, Outcome, Store
 from pymesh_controlplane.local.system import CONTROL_PLANE, ROOT_CONFIG_MAP, ROOT_FILE
 from pymesh_controlplane.local.tokens import TokenSigner
 
@@ -40,10 +40,19 @@ ROUND: Final = 0.02
 MESH_GRACE: Final = 3.0
 # Seconds before a pod is made anew after something in here, not in the pod, went wrong with it.
 MISHAP_PAUSE: Final = 5.0
-# Bytes of pilot's answer about its proxies: some hundred bytes each.
-MAX_SYNCZ: Final = 16 * 1024 * 1024
+# Bytes of an answer of the mesh's own pods: pilot has some hundred for each proxy, the collector a few KiB for each
+# request that is asked for.
+MAX_ANSWER: Final = 16 * 1024 * 1024
+# Bytes of an answer that is a refusal.
+MAX_REASON: Final = 1024
+# Seconds for one.
+ASK_TIMEOUT: Final = 5.0
 
 PodId = tuple[str, str]
+
+
+class AbsentError(MeshError):
+    """What was asked for is not part of this mesh."""
 
 
 @dataclass(slots=True)
@@ -90,9 +99,7 @@ class Supervisor:
         self._pods: dict[PodId, Running] = {}
         self._blocked: dict[PodId, tuple[str, str]] = {}
         self._addresses = AddressPool()
-        self._cluster_ips = services.ClusterIps()
-        self._dns = dns.Server(dns.Zone({}))
-        self._observed: dict[str, Mapping[str, Any]] = {}
+        self._publisher = Publisher(state, self.store, network)
         self._changed = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
 
@@ -138,12 +145,13 @@ class Supervisor:
         """
         if not self._has_pilot:
             return []
-        registry, proxies = await self.ask_pilot("/debug/registryz"), await self.ask_pilot("/debug/syncz")
-        return unsettled(self._observed.values(), json.loads(registry), json.loads(proxies))
+        registry = await self.ask(CONTROL_PLANE, "/debug/registryz")
+        proxies = await self.ask(CONTROL_PLANE, "/debug/syncz")
+        return unsettled(self._publisher.observed.values(), json.loads(registry), json.loads(proxies))
 
     def objects(self) -> list[Mapping[str, Any]]:
         """Everything that was applied and everything that is observed, as Kubernetes objects."""
-        observed = list(self._observed.values())
+        observed = list(self._publisher.observed.values())
         seen = {_identity(document) for document in observed}
         applied = [item.raw for item in self.store.items.values()]
         return [*(document for document in applied if _identity(document) not in seen), *observed]
@@ -153,23 +161,26 @@ class Supervisor:
         running = self._pods.get((namespace, name))
         return running.runner if running else None
 
-    async def ask_pilot(self, path: str) -> bytes:
-        """What pilot answers on its HTTP port.
+    async def ask(self, pod: str, path: str) -> bytes:
+        """What one of the mesh's own pods (of `pymesh-system`) answers on its HTTP port.
 
         Raises:
-            MeshError: it does not answer.
+            AbsentError: the mesh runs without that pod.
+            MeshError: it does not answer, or not with success.
         """
-        pod = self.pod(names.SYSTEM_NAMESPACE, CONTROL_PLANE)
-        if pod is None:
-            raise MeshError("there is no control plane")
+        runner = self.pod(names.SYSTEM_NAMESPACE, pod)
+        if runner is None:
+            raise AbsentError(f"this mesh runs without {pod}")
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(ASK_TIMEOUT):
                 sock = self._network.socket(socket.SOCK_STREAM)
-                status, body = await http.get(sock, (pod.facts.ip, names.PORT_PILOT_HTTP), path, limit=MAX_SYNCZ)
+                status, body = await http.get(sock, (runner.facts.ip, names.PORT_PILOT_HTTP), path, limit=MAX_ANSWER)
         except (OSError, TimeoutError) as error:
-            raise MeshError(f"the control plane does not answer: {error or 'no answer within 5 s'}") from None
+            why = error or f"no answer within {ASK_TIMEOUT:g} s"
+            raise MeshError(f"{pod} does not answer: {why}; pymesh logs {pod} may say why") from None
         if status != 200:
-            raise MeshError(f"the control plane answers {status} to {path}")
+            text = body[:MAX_REASON].decode(errors="replace").strip()
+            raise MeshError(f"{pod} answers {status} to {path}: {text}")
         return body
 
     # --- the loop ------------------------------------------------------------------------------------------------
@@ -181,11 +192,7 @@ class Supervisor:
             MeshError: the network cannot be made.
         """
         await self._network.create()
-        udp, tcp = self._network.socket(socket.SOCK_DGRAM), self._network.socket(socket.SOCK_STREAM)
-        udp.bind((DNS_ADDRESS, 53))
-        tcp.bind((DNS_ADDRESS, 53))
-        tcp.listen()
-        await self._dns.start(udp, tcp)
+        await self._publisher.start()
 
     async def serve(self) -> None:
         """Run the mesh until `stop` is set, then end its pods."""
@@ -197,7 +204,7 @@ class Supervisor:
             await asyncio.gather(*(pod.runner.stop(MESH_GRACE) for pod in self._pods.values()))
             for pod in self._pods.values():
                 pod.task.cancel()
-        await self._dns.stop()
+        await self._publisher.stop()
 
     async def _keep_up(self) -> None:
         while True:
@@ -205,7 +212,7 @@ class Supervisor:
             try:
                 self._publish_root()
                 self._act()
-                await self._tell()
+                await self._publisher.publish(Seen(pod.runner, pod.manifest) for pod in self._pods.values())
             except MeshError as error:
                 log.error("%s", error)
                 self._changed.set()
@@ -322,62 +329,7 @@ class Supervisor:
         self._tasks.create_task(end())
         self._changed.set()
 
-    # --- telling others ------------------------------------------------------------------------------------------
-
-    async def _tell(self) -> None:
-        """Bring DNS, the address translation and pilot's files up to date."""
-        pods = {pod_id: (pod, pod.runner.status()) for pod_id, pod in self._pods.items()}
-        members = [
-            services.Member(
-                *pod_id, pod.runner.facts.ip, pod.runner.facts.labels, status.ready, status.terminating, pod.runner.spec
-            )
-            for pod_id, (pod, status) in pods.items()
-        ]
-        documents: list[dict[str, Any]] = [
-            observe.pod_object(pod.manifest, status, pod.runner.facts.ip, pod.runner.created)
-            for pod, status in pods.values()
-        ]
-        applied = self.store.of_kind("Service")
-        self._cluster_ips.keep_only((item.resource.key.namespace, item.resource.key.name) for item in applied)
-        own_slices = [
-            (item.resource.key.namespace, item.resource.value)
-            for item in self.store.of_kind("EndpointSlice")
-            if isinstance(item.resource.value, EndpointSlice)
-        ]
-        fronts: list[Frontend] = []
-        zone: dict[str, tuple[str, ...]] = {}
-        for item in applied:
-            service = item.resource.value
-            assert isinstance(service, Service)
-            try:
-                address = self._cluster_ips.address(item.resource.key.namespace, service)
-            except MeshError as error:
-                log.error("%s", error)
-                continue
-            namespace = item.resource.key.namespace
-            found = services.groups(namespace, service, members)
-            if not service.spec.selector:
-                found = services.groups_of_slices(namespace, service, own_slices)
-            else:
-                documents += services.slice_objects(namespace, service, found)
-            documents.append(services.service_object(item.raw, address))
-            fronts += services.frontends(service, address, found)
-            zone |= services.dns_names(namespace, service, address, found)
-        self._dns.zone = dns.Zone(zone)
-        await self._network.serve(fronts, [member.ip for member in members])
-        self._write_observed(documents)
-
-    def _write_observed(self, documents: list[dict[str, Any]]) -> None:
-        current: dict[str, Mapping[str, Any]] = {}
-        for document in documents:
-            metadata = document["metadata"]
-            name = file_name(Key(document["kind"], metadata.get("namespace", ""), metadata["name"]))
-            current[name] = document
-            if self._observed.get(name) != document:
-                write_json(self.state.observed / name, document, self.state.temporary)
-        for name in self._observed.keys() - current.keys():
-            (self.state.observed / name).unlink(missing_ok=True)
-        self._observed = current
+    # --- the root certificate, which the control plane writes ---------------------------------------------------
 
     def _root_file(self) -> Path:
         return self.state.shared / ROOT_FILE

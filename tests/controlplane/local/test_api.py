@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from pymesh_controlplane.cli.client import Client
+from pymesh.errors import MeshError
+from pymesh_controlplane.cli.client import Absent, Client
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.local import api, programs, state
 from pymesh_controlplane.local.network import Network
@@ -66,3 +67,14 @@ async def test_others_are_answered_while_manifests_are_read_and_changes_wait(mon
         key = ["ServiceAccount", "default", "web"]
         assert (await applying)["results"] == [[key, "created"]]
         assert (await deleting)["results"] == [[key, "deleted"]]
+
+
+async def test_a_mesh_without_a_collector_says_so() -> None:
+    async with served() as (_, client):
+        with pytest.raises(Absent, match="this mesh runs without telemetry"):
+            await asyncio.to_thread(client.get, "/telemetry/graph?window=60")
+        with pytest.raises(
+            MeshError, match="telemetry has no page secrets; there are requests, graph, stats"
+        ) as caught:
+            await asyncio.to_thread(client.get, "/telemetry/secrets")
+        assert not isinstance(caught.value, Absent)
