@@ -155,7 +155,7 @@ def _check_leaf(value: object, kind: inspect.Type, path: str, expected: str) -> 
     hint = ""
     if isinstance(kind, inspect.StrType) and isinstance(value, bool | int | float) and not expected:
         hint = f': put it in quotes, as in "{str(value).lower() if isinstance(value, bool) else value}"'
-    elif isinstance(kind, inspect.IntType) and isinstance(value, str) and value.isdecimal():
+    elif isinstance(kind, inspect.IntType | inspect.FloatType) and isinstance(value, str) and value.isdecimal():
         hint = ": remove the quotes"
     yield ConfigError(f"{describe(value)} is not {expected or _expected(kind)}{hint}", path=path)
 
@@ -168,6 +168,10 @@ def _fits(value: object, kind: inspect.Type) -> bool:
         return short and (kind.pattern is None or re.search(kind.pattern, value) is not None)
     if isinstance(kind, inspect.IntType):
         if isinstance(value, bool) or not isinstance(value, int):
+            return False
+        return (kind.ge is None or value >= kind.ge) and (kind.le is None or value <= kind.le)
+    if isinstance(kind, inspect.FloatType):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         return (kind.ge is None or value >= kind.ge) and (kind.le is None or value <= kind.le)
     if isinstance(kind, inspect.BoolType):
@@ -185,6 +189,8 @@ def _expected(kind: inspect.Type) -> str:
         return "text"
     if isinstance(kind, inspect.IntType):
         return "a whole number"
+    if isinstance(kind, inspect.FloatType):
+        return "a number"
     return "true or false" if isinstance(kind, inspect.BoolType) else "another type"
 
 

@@ -95,6 +95,7 @@ class _Reader:
         self._file = file
         self._first_line = first_line
         self._marks: dict[str, tuple[int, int]] = {}
+        self._blocks: dict[str, tuple[int, int]] = {}
         self._anchors: dict[str, Value] = {}
         self._nodes = 0
 
@@ -131,7 +132,7 @@ class _Reader:
             return None
         if not isinstance(value, dict):
             raise self._error(f"a resource is a group of fields (apiVersion, kind, ...), not {describe(value)}", root)
-        return Document(value, Positions(self._file, self._marks), self._text)
+        return Document(value, Positions(self._file, self._marks, blocks=self._blocks), self._text)
 
     def _value(self, events: "_Events", path: str, depth: int) -> Value:
         event = events.take()
@@ -146,6 +147,8 @@ class _Reader:
         value: Value
         if isinstance(event, yaml.ScalarEvent):
             value = self._scalar(event)
+            if event.style == "|":
+                self._blocks.setdefault(path, self._block(event))
         elif isinstance(event, yaml.SequenceStartEvent):
             value = self._list(events, path, depth)
         else:
@@ -198,6 +201,14 @@ class _Reader:
         elif not event.implicit[0]:
             return text
         return plain(text)
+
+    def _block(self, event: yaml.ScalarEvent) -> tuple[int, int]:
+        """Where the first character of a literal block stands: in the line after its `|`, after its indentation."""
+        header, _ = self._place(event)
+        lines = self._text.split("\n")[header - self._first_line :]
+        pairs = zip(lines, event.value.split("\n"), strict=False)
+        indentation = next((len(line.rstrip("\r")) - len(own) for line, own in pairs if own), 0)
+        return header + 1, indentation + 1
 
     def _forbidden(self, text: str, offset: int, character: str | int) -> ConfigError:
         code = character if isinstance(character, int) else ord(character)

@@ -29,23 +29,38 @@ class Positions:
         file: name of the file, as a person would type it.
         marks: (line, column), counted from 1, by field path as in `spec.http[0].route`; the path "" is the document.
         root: path of the resource in its document: empty, or `items[3]` in a List.
+        blocks: where the text of a literal block (`key: |`) begins, by its field's path.
     """
 
     file: str
     marks: Mapping[str, tuple[int, int]]
     root: str = ""
+    blocks: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def at(self, path: str) -> Position:
         """Where `path` stands, or, if it was not written, the nearest field around it that was."""
-        whole = f"{self.root}.{path}" if self.root and path else self.root or path
+        whole = self._whole(path)
         while whole not in self.marks and whole:
             whole = parent_path(whole)
         line, column = self.marks.get(whole, (0, 0))
         return Position(self.file, line, column)
 
+    def inside(self, path: str, place: Position) -> Position:
+        """Where `place`, a line and column of the text that the field `path` holds, stands in the file.
+
+        Only a literal block keeps the lines of a text as they are; of any other it is known where the field stands.
+        """
+        block = self.blocks.get(self._whole(path))
+        if block is None or not place.line:
+            return self.at(path)
+        return Position(self.file, block[0] + place.line - 1, block[1] + place.column - 1)
+
     def below(self, root: str) -> "Positions":
         """The positions of the resource at `root` of this document."""
-        return Positions(self.file, self.marks, root)
+        return Positions(self.file, self.marks, root, self.blocks)
+
+    def _whole(self, path: str) -> str:
+        return f"{self.root}.{path}" if self.root and path else self.root or path
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pymesh.errors import ConfigError, Position
 from pymesh.identity import Identity
 from pymesh.resources.istio import DestinationRule, Gateway, PeerAuthentication, ServiceEntry, VirtualService
+from pymesh.resources.mesh_config import MeshConfig
 from pymesh.resources.resource import Key, Resource
 
 
@@ -178,6 +179,7 @@ class World:
         virtual_services ... peer_authentications: in the order of their keys.
         rules: destination rules by namespace and resolved host; the first by name where there are several.
         routing: the virtual service for requests inside the mesh, by resolved host; the first by name.
+        mesh: what holds for the whole mesh.
         problems: what was refused or looks wrong, for `pymesh status` and `pymesh apply` to show.
     """
 
@@ -193,6 +195,7 @@ class World:
     peer_authentications: tuple[Resource[PeerAuthentication], ...] = ()
     rules: Mapping[str, Mapping[str, Resource[DestinationRule]]] = field(default_factory=dict)
     routing: Mapping[str, Resource[VirtualService]] = field(default_factory=dict)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     problems: tuple[Problem, ...] = ()
     trust_domain: str = "cluster.local"
     root_namespace: str = "pymesh-system"

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 
 from pymesh import names
-from pymesh.resources import istio, kubernetes
+from pymesh.resources import istio, kubernetes, mesh_config
 from pymesh.resources.fields import ObjectMeta
 from pymesh.resources.resource import Key, Resource, holds
 from pymesh_controlplane.pilot import hosts
@@ -82,6 +82,7 @@ def build(
         peer_authentications=tuple(pods.policies),
         rules=_rules(_of(in_force, istio.DestinationRule), services),
         routing=_routing(_of(in_force, istio.VirtualService), services),
+        mesh=_mesh(in_force, root_namespace),
         problems=tuple(problems),
         trust_domain=trust_domain,
         root_namespace=root_namespace,
@@ -101,6 +102,13 @@ def protocol_of(name: str, app_protocol: str | None, port: int) -> Protocol:
 
 def _of(resources: Mapping[Key, Resource[object]], kind: type[T]) -> tuple[Resource[T], ...]:
     return tuple(resource for resource in resources.values() if holds(resource, kind))
+
+
+def _mesh(resources: Mapping[Key, Resource[object]], root_namespace: str) -> mesh_config.MeshConfig:
+    """What the mesh's ConfigMap says; the defaults where there is none, or where galley is about to refuse it."""
+    resource = resources.get(Key("ConfigMap", root_namespace, mesh_config.CONFIG_MAP))
+    found = mesh_config.read(resource) if resource is not None and holds(resource, kubernetes.ConfigMap) else None
+    return found if isinstance(found, mesh_config.MeshConfig) else mesh_config.MeshConfig()
 
 
 def _revision(resources: Mapping[Key, Resource[object]]) -> str:

@@ -350,3 +350,19 @@ def test_what_is_found_does_not_depend_on_what_was_found_before() -> None:
     for text in texts * 2:
         world = world_of(text)
         assert check(world.resources.values(), world, memory) == check(world.resources.values(), world)
+
+
+def test_a_provider_of_the_mesh_config_that_is_not_there_yet_is_told() -> None:
+    provider = "    - name: otel\n      opentelemetry: {service: %s, port: %d}\n"
+    text = (
+        "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: pymesh, namespace: pymesh-system}\n"
+        "data:\n  mesh: |\n    extensionProviders:\n" + provider
+    )
+    assert "there is no service collector.default.svc.cluster.local yet" in only(
+        BOOKINFO + text % ("collector.default.svc.cluster.local", 4317)
+    )
+    assert only(BOOKINFO + text % ("default/reviews.default", 4317)) == (
+        "warning data.mesh.extensionProviders[0].opentelemetry.port: "
+        "reviews.default.svc.cluster.local has no port 4317; it has 9080"
+    )
+    assert findings(BOOKINFO + text % ("reviews.default", 9080)) == []

@@ -228,3 +228,28 @@ def test_problems_are_in_the_order_of_the_files() -> None:
     world = Ledger().update(contents(b="kind: [", a="apiVersion: v1\nkind: Foo", c=route()))
     files = [problem.position.file for problem in world.problems if problem.position]
     assert list(dict.fromkeys(files)) == ["/c/a.yaml", "/c/b.yaml", "/c/c.yaml"]
+
+
+def mesh(text: str) -> str:
+    head = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: pymesh, namespace: pymesh-system}\n"
+    return f"{head}data:\n  mesh: |\n    {text}\n"
+
+
+def test_a_mesh_config_that_cannot_be_read_leaves_the_one_before_in_force() -> None:
+    ledger = Ledger()
+    assert not ledger.update(contents(a=SERVICE)).mesh.registry_only
+    only = mesh("outboundTrafficPolicy: {mode: REGISTRY_ONLY}")
+    assert ledger.update(contents(a=SERVICE, m=only)).mesh.registry_only
+    wrong = mesh("outboundTrafficPolicy: {mode: NOTHING}")
+    world = ledger.update(contents(a=SERVICE, m=wrong))
+    assert world.mesh.registry_only
+    (problem,) = world.problems
+    assert str(problem.position) == f"/c/m.yaml:{place(wrong, 'mode')}"
+    assert (problem.path, problem.consequence) == ("data.mesh.outboundTrafficPolicy.mode", KEPT)
+    assert not ledger.update(contents(a=SERVICE)).mesh.registry_only
+
+
+def test_a_config_map_of_another_namespace_says_nothing_about_the_mesh() -> None:
+    elsewhere = mesh("outboundTrafficPolicy: {mode: REGISTRY_ONLY}").replace("pymesh-system", "default")
+    world = Ledger().update(contents(m=elsewhere))
+    assert (world.mesh.registry_only, world.problems) == (False, ())

@@ -1,0 +1,35 @@
+"""The mesh's ConfigMap: a MeshConfig that can be read, whose providers are services that there are."""
+
+from pymesh.resources import mesh_config
+from pymesh.resources.kubernetes import ConfigMap
+from pymesh.resources.resource import Key, Resource
+from pymesh_controlplane.galley.findings import Findings, listed, near
+from pymesh_controlplane.pilot import hosts
+from pymesh_controlplane.pilot.model import Problem, World
+
+
+def check(resource: Resource[ConfigMap], world: World) -> list[Problem]:
+    """What is wrong with a ConfigMap: nothing, unless it is the one that holds the MeshConfig."""
+    if resource.key != Key("ConfigMap", world.root_namespace, mesh_config.CONFIG_MAP):
+        return []
+    config = mesh_config.read(resource)
+    if isinstance(config, list):
+        return [Problem.of(error) for error in config]
+    findings = Findings(resource)
+    for index, provider in enumerate(config.extension_providers):
+        to = provider.opentelemetry
+        if to is not None:
+            path = f"{mesh_config.PATH}.extensionProviders[{index}].opentelemetry"
+            _check_provider(findings, path, to, world)
+    return findings.problems
+
+
+def _check_provider(findings: Findings, path: str, to: mesh_config.OpenTelemetryProvider, world: World) -> None:
+    """A provider that is not there yet may come later; until then a person should know."""
+    host = hosts.resolve(to.service.rpartition("/")[2], world.root_namespace, world.services)
+    service = world.services.get(host)
+    if service is None:
+        findings.warning(f"{path}.service", f"there is no service {host} yet{near(host, world.services)}")
+    elif service.port(to.port) is None:
+        numbers = listed(port.port for port in service.ports)
+        findings.warning(f"{path}.port", f"{host} has no port {to.port}; it has {numbers}")
