@@ -5,6 +5,7 @@ Times are seconds of the loop's monotonic clock, 0.0 where a phase was not reach
 
 from collections.abc import Mapping
 
+from pymesh.peer_metadata import NO_SERVICE, UNKNOWN, UNKNOWN_VALUE, Peer, ServiceFacts
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.errors import Flag
 from pymesh_proxy.transport.facts import Facts
@@ -22,6 +23,8 @@ class RequestRecord:
             sent; first byte of the response; last byte of the response passed on.
         route, virtual_host, route_source: what matched, and the resource that it was written in.
         cluster, endpoint, endpoint_labels, upstream_local, upstream_peer: where it went and who answered there.
+        source, destination: the workloads at both ends.
+        service: what the request was for.
         attempts: how often it was sent, 1 without a retry.
         reused: whether the upstream connection was a pooled one.
         status, flag, details: the answer, and why where the proxy gave it.
@@ -30,10 +33,10 @@ class RequestRecord:
     """
 
     __slots__ = (
-        "attempts", "authority", "bytes_received", "bytes_sent", "cluster", "details", "endpoint", "endpoint_labels",
-        "facts", "flag", "headers", "method", "notes", "path", "protocol", "request_id", "response_headers", "reused",
-        "route", "route_source", "status", "t_connected", "t_end", "t_filtered", "t_first_byte", "t_start",
-        "upstream_local", "upstream_peer", "virtual_host", "wall",
+        "attempts", "authority", "bytes_received", "bytes_sent", "cluster", "destination", "details", "endpoint",
+        "endpoint_labels", "facts", "flag", "headers", "method", "notes", "path", "protocol", "request_id",
+        "response_headers", "reused", "route", "route_source", "service", "source", "status", "t_connected", "t_end",
+        "t_filtered", "t_first_byte", "t_start", "upstream_local", "upstream_peer", "virtual_host", "wall",
     )  # fmt: skip
 
     def __init__(self, facts: Facts, wall: float, now: float) -> None:
@@ -46,6 +49,9 @@ class RequestRecord:
         self.route = self.virtual_host = self.route_source = ""
         self.cluster = self.endpoint = self.upstream_local = self.upstream_peer = ""
         self.endpoint_labels: Mapping[str, str] = {}
+        self.source: Peer = UNKNOWN
+        self.destination: Peer = UNKNOWN
+        self.service: ServiceFacts = NO_SERVICE
         self.attempts = 0
         self.reused = False
         self.status = 0
@@ -55,3 +61,12 @@ class RequestRecord:
         self.notes: dict[str, str] = {}
         self.headers: Head | None = None
         self.response_headers: Head | None = None
+
+    @property
+    def security(self) -> str:
+        """Istio's `connection_security_policy` of the downstream connection: `mutual_tls` or `none` where it came in
+        from another pod. The sidecar of the caller leaves it to the other one: `unknown`.
+        """
+        if self.facts.direction != "inbound":
+            return UNKNOWN_VALUE
+        return "mutual_tls" if self.facts.peer else "none"
