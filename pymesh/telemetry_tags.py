@@ -66,3 +66,7 @@ TRACE_ID: Final = "trace_id"
 SPAN_ID: Final = "span_id"
 PARENT_SPAN_ID: Final = "parent_span_id"
 SAMPLED: Final = "sampled"
+
+# On the first entry of a message: how many entries this proxy has lost since it started, because its queue was full or
+# the stream broke. Absent while there are none. A count since the start, so that a lost message takes none with it.
+DROPPED: Final = "dropped_total"
