@@ -251,7 +251,10 @@ SUPPORTED: Final[Mapping[str, Support]] = {
     _UPSTREAM_HTTP: Support("common_http_protocol_options explicit_http_config"),
     f"{_UPSTREAM_HTTP}.ExplicitHttpConfig": Support(
         "http_protocol_options http2_protocol_options",
-        {"http2_protocol_options": "only for the cluster of `ads_config`; upstream requests are HTTP/1.1"},
+        {
+            "http2_protocol_options": "for clusters of gRPC services that the proxy itself calls; a request routed to "
+            "one is answered with 503, flag NC: upstream requests are HTTP/1.1"
+        },
     ),
     f"{_CORE}Http2ProtocolOptions": Support(),
     # --- endpoints ---

@@ -42,7 +42,8 @@ class _Echo(grpc.GenericRpcHandler):
             return b""
 
         def who(request: bytes, context: grpc.ServicerContext) -> bytes:
-            return repr(sorted((key, value) for key, value in context.invocation_metadata())).encode()
+            names = context.peer_identities() or ()
+            return repr([sorted((key, value) for key, value in context.invocation_metadata()), *names]).encode()
 
         return {
             ECHO: grpc.unary_unary_rpc_method_handler(unary),
@@ -56,16 +57,17 @@ class _Echo(grpc.GenericRpcHandler):
 
 @contextmanager
 def grpcio_server(
-    address: str = "127.0.0.1:0", *, certificate: Issued | None = None
+    address: str = "127.0.0.1:0", *, certificate: Issued | None = None, clients: bytes | None = None
 ) -> Iterator[tuple[grpc.Server, int]]:
-    """The server and its port, with TLS if there is a certificate."""
+    """The server and its port, with TLS if there is a certificate; clients need one below the roots `clients`."""
     with ThreadPoolExecutor(max_workers=8) as pool:
         limits = [("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)]
         server = grpc.server(pool, handlers=[_Echo()], options=limits)
         if certificate is None:
             port = server.add_insecure_port(address)
         else:
-            credentials = grpc.ssl_server_credentials([(certificate.key, certificate.chain)])
+            pair = [(certificate.key, certificate.chain)]
+            credentials = grpc.ssl_server_credentials(pair, clients, require_client_auth=clients is not None)
             port = server.add_secure_port(address, credentials)
         server.start()
         try:

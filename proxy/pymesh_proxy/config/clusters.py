@@ -68,8 +68,8 @@ class CompiledCluster:
     static: tuple[EndpointSpec, ...] = ()
 
 
-def compile_cluster(message: ClusterMessage, path: str = "", *, http2: bool = False) -> CompiledCluster:
-    """The cluster at `path`; `http2` for the one that leads to the control plane, which speaks gRPC.
+def compile_cluster(message: ClusterMessage, path: str = "") -> CompiledCluster:
+    """The cluster at `path`.
 
     Raises:
         ConfigError: with the path of what is wrong.
@@ -83,7 +83,7 @@ def compile_cluster(message: ClusterMessage, path: str = "", *, http2: bool = Fa
     specs = compile_endpoints(message.load_assignment, here, names=discovery in _DNS)
     if discovery is Discovery.LOGICAL_DNS and len(specs) != 1:
         raise ConfigError("LOGICAL_DNS takes exactly one endpoint", path=here)
-    idle_timeout, max_requests = _http_options(message, path, http2=http2)
+    idle_timeout, max_requests, http2 = _http_options(message, path)
     refresh = positive(message, "dns_refresh_rate", 5.0, path)
     base = positive(message.dns_failure_refresh_rate, "base_interval", refresh, join(path, "dns_failure_refresh_rate"))
     longest = positive(
@@ -111,6 +111,7 @@ def compile_cluster(message: ClusterMessage, path: str = "", *, http2: bool = Fa
         dns_failure_refresh=(base, max(base, longest)),
         dns_family=_DNS_FAMILY[message.dns_lookup_family],
         eds_service_name=_eds_name(message, path) if discovery is Discovery.EDS else "",
+        http2=http2,
         service=_service(message.metadata),
     )
     return CompiledCluster(cluster, specs if discovery is Discovery.STATIC else ())
@@ -281,20 +282,17 @@ def _transport_matches(message: ClusterMessage, path: str) -> tuple[TransportMat
     return tuple(found)
 
 
-def _http_options(message: ClusterMessage, path: str, *, http2: bool) -> tuple[float | None, int | None]:
-    """Idle timeout and greatest number of requests of an upstream connection."""
+def _http_options(message: ClusterMessage, path: str) -> tuple[float | None, int | None, bool]:
+    """Idle timeout and greatest number of requests of an upstream connection, and whether it speaks HTTP/2."""
     idle_timeout: float | None = 3600.0
     max_requests: int | None = None
+    http2 = False
     for key, packed in message.typed_extension_protocol_options.items():
         here = f'{join(path, "typed_extension_protocol_options")}["{key}"]'
         options = unpack(packed, here)
         if key != HTTP_OPTIONS_KEY or not isinstance(options, HttpProtocolOptions):
             raise ConfigError(f"only {HTTP_OPTIONS_KEY} is supported", path=here)
-        if options.explicit_http_config.HasField("http2_protocol_options") and not http2:
-            raise ConfigError(
-                "HTTP/2 upstreams are not supported, the control plane's excepted",
-                path=join(here, "explicit_http_config.http2_protocol_options"),
-            )
+        http2 = options.explicit_http_config.HasField("http2_protocol_options")
         common = options.common_http_protocol_options
         common_path = join(here, "common_http_protocol_options")
         idle_timeout = timeout(common, "idle_timeout", idle_timeout, common_path)
@@ -302,4 +300,4 @@ def _http_options(message: ClusterMessage, path: str, *, http2: bool) -> tuple[f
         for name in ("max_connection_duration", "max_headers_count"):
             if common.HasField(name):
                 raise ConfigError("is supported downstream only", path=join(common_path, name))
-    return idle_timeout, max_requests
+    return idle_timeout, max_requests, http2

@@ -304,6 +304,8 @@ class Cluster:
     dns_failure_refresh: tuple[float, float] = (5.0, 5.0)
     dns_family: DnsFamily = DnsFamily.AUTO
     eds_service_name: str = ""
+    # Its endpoints speak HTTP/2 (http2_protocol_options): for the proxy's own gRPC clients, not for requests.
+    http2: bool = False
     # Set by pilot: the service that the cluster stands for, for metrics and explanations.
     service: Mapping[str, str] = field(default_factory=dict)
 

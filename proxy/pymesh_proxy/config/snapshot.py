@@ -95,7 +95,7 @@ class Configuration:
         control = control_clusters(bootstrap)
         clusters: dict[str, Resource[CompiledCluster]] = {}
         for path, cluster in _static("clusters", bootstrap.static_resources.clusters):
-            compiled = compile_cluster(cluster, path, http2=cluster.name in control)
+            compiled = compile_cluster(cluster, path)
             if compiled.cluster.discovery is Discovery.EDS and not bootstrap.dynamic_resources.HasField("ads_config"):
                 raise ConfigError("EDS needs dynamic_resources.ads_config", path=f"{path}.type")
             clusters[cluster.name] = Resource(cluster, _encode(cluster), compiled)

@@ -1,5 +1,7 @@
 """A gRPC channel: one HTTP/2 connection to one address, made when a call needs it and made anew after it was lost.
 
+Where it leads is up to whoever makes its connections: `Target` here, a cluster of the mesh in `grpc_cluster`.
+
 A channel owns no task. A call that finds no connection makes one, and fails with UNAVAILABLE and the reason if it
 cannot; when to try again is up to the caller, who knows best what the failure means (see `backoff`).
 """
@@ -8,7 +10,7 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +46,10 @@ class ServerTls:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a channel leads: `host` and `port`, or `unix_path`. `tls` None is plaintext."""
+    """Where a channel leads: `host` and `port`, or `unix_path`; a cluster's name as `host` where its endpoints decide.
+
+    `tls` None is plaintext.
+    """
 
     host: str = ""
     port: int = 0
@@ -54,13 +59,15 @@ class Target:
     def __str__(self) -> str:
         if self.unix_path:
             return f"unix:{self.unix_path}"
+        if not self.port:
+            return self.host
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Stream(Call):
     """One call of ours, with messages both ways."""
 
-    def __init__(self, stream_id: int, connection: ClientConnection, link: "_Link") -> None:
+    def __init__(self, stream_id: int, connection: ClientConnection, link: "ClientLink") -> None:
         super().__init__(stream_id, connection, link)
         self._client = connection
         self._client_link = link
@@ -72,19 +79,21 @@ class Stream(Call):
 
     def cancel(self) -> None:
         """Give the call up, if it has not ended."""
-        self._client_link.forget(self.stream_id)
-        self._client.cancel(self.stream_id)
-        self._client_link.flush()
+        self._client_link.cancel(self.stream_id)
 
 
-class _Link(asyncio.Protocol):
-    """One connection: the transport on one side, the calls on the other."""
+class ClientLink(asyncio.Protocol):
+    """One connection: the transport on one side, the calls on the other.
 
-    def __init__(self, target: Target) -> None:
-        authority = target.tls.server_name if target.tls else target.host or "localhost"
-        self.connection = ClientConnection(authority, scheme="https" if target.tls else "http")
+    `label` says in errors where it leads; `lost` is called once it is gone, if it ever stood.
+    """
+
+    def __init__(self, label: str, authority: str, *, secure: bool, lost: Callable[[], None] = lambda: None) -> None:
+        self.connection = ClientConnection(authority, scheme="https" if secure else "http")
         self.paused = False
-        self._target = target
+        self._label = label
+        self._lost = lost
+        self._retired = False
         self._streams: dict[int, Stream] = {}
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -94,7 +103,13 @@ class _Link(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         """Whether a new call may be made on it."""
-        return self._transport is not None and self.connection.accepts_calls
+        return self._transport is not None and self.connection.accepts_calls and not self._retired
+
+    @property
+    def speaks_http2(self) -> bool:
+        """Whether the peer agreed on HTTP/2 in the TLS handshake; without TLS there is nothing to agree on."""
+        tls = None if self._transport is None else self._transport.get_extra_info("ssl_object")
+        return tls is None or tls.selected_alpn_protocol() == "h2"
 
     def open(self, method: str, metadata: Metadata, timeout: float | None) -> Stream:
         """Begin a call."""
@@ -103,9 +118,17 @@ class _Link(asyncio.Protocol):
         self.flush()
         return stream
 
-    def forget(self, stream_id: int) -> None:
+    def cancel(self, stream_id: int) -> None:
         """The user of a call has left."""
         self._streams.pop(stream_id, None)
+        self.connection.cancel(stream_id)
+        self.flush()
+        self._close_unused()
+
+    def retire(self) -> None:
+        """Take no new calls, and close after the last of those that are open."""
+        self._retired = True
+        self._close_unused()
 
     def flush(self) -> None:
         """Write what the connection has to send."""
@@ -138,7 +161,7 @@ class _Link(asyncio.Protocol):
         # uvloop's transports are no asyncio.Transport to isinstance, but have all of its methods.
         self._transport = transport  # type: ignore[assignment]
         sock = transport.get_extra_info("socket")
-        if sock is not None and not self._target.unix_path:
+        if sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for option, value in _TCP_KEEPALIVE:
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
@@ -150,7 +173,7 @@ class _Link(asyncio.Protocol):
         try:
             events = self.connection.receive(data)
         except ConnectionBrokenError as error:
-            self.close(f"{self._target} breaks HTTP/2: {error}")
+            self.close(f"{self._label} breaks HTTP/2: {error}")
             return
         for event in events:
             match event:
@@ -166,8 +189,7 @@ class _Link(asyncio.Protocol):
                     pass  # heads carry nothing that the control plane uses; a closing link is no longer `usable`
         self.flush()
         self._wake()
-        if not self.connection.accepts_calls and not self._streams:
-            self.close("the server goes away")
+        self._close_unused()
 
     def pause_writing(self) -> None:
         """The transport's buffer is full."""
@@ -182,7 +204,12 @@ class _Link(asyncio.Protocol):
         """The connection is gone."""
         self._transport = None
         self._gone.set()
-        self._abort(f"{self._target}: connection lost" + (f": {describe(exc)}" if exc else ""))
+        self._abort(f"{self._label}: connection lost" + (f": {describe(exc)}" if exc else ""))
+        self._lost()
+
+    def _close_unused(self) -> None:
+        if not self._streams and (self._retired or not self.connection.accepts_calls):
+            self.close("the server goes away")
 
     def _wake(self) -> None:
         for stream in self._streams.values():
@@ -209,20 +236,27 @@ class _Link(asyncio.Protocol):
             return
         self.connection.ping(_PING)
         self.flush()
-        self._schedule(PING_TIMEOUT, lambda: self.close(f"{self._target} does not answer: no pong in {PING_TIMEOUT} s"))
+        self._schedule(PING_TIMEOUT, lambda: self.close(f"{self._label} does not answer: no pong in {PING_TIMEOUT} s"))
 
 
 class Channel:
-    """A channel to `target`.
+    """A channel to `target`, or to where `dial` leads, which makes a connection or raises RpcError or OSError.
 
     `metadata` is asked for each call, so that a rotated token is read afresh. Over plaintext TCP it is not asked at
     all: a bearer token must not travel where anybody can read it.
     """
 
-    def __init__(self, target: Target, *, metadata: Callable[[], Metadata] = tuple) -> None:
+    def __init__(
+        self,
+        target: Target,
+        *,
+        metadata: Callable[[], Metadata] = tuple,
+        dial: Callable[[], Awaitable[ClientLink]] | None = None,
+    ) -> None:
         self.target = target
         self._metadata = metadata if target.tls or target.unix_path else tuple
-        self._link: _Link | None = None
+        self._dial = dial or self._connect
+        self._link: ClientLink | None = None
         self._connecting = asyncio.Lock()
 
     async def unary(self, method: str, request: bytes, *, within: float) -> bytes:
@@ -260,6 +294,12 @@ class Channel:
         finally:
             stream.cancel()
 
+    def renew(self) -> None:
+        """Make the next call on a new connection; the calls that are open end where they are."""
+        if self._link is not None:
+            self._link.retire()
+            self._link = None
+
     async def close(self) -> None:
         """End every call and the connection."""
         async with self._connecting:
@@ -268,13 +308,13 @@ class Channel:
                 await self._link.closed()
                 self._link = None
 
-    async def _connected(self) -> _Link:
+    async def _connected(self) -> ClientLink:
         """The connection, made if there is none that takes calls."""
         async with self._connecting:
             if self._link is None or not self._link.usable:
                 try:
                     async with asyncio.timeout(CONNECT_TIMEOUT):
-                        self._link = await self._connect()
+                        self._link = await self._dial()
                 except TimeoutError:
                     text = f"{self.target}: no connection within {CONNECT_TIMEOUT:g} s"
                     raise RpcError(Status(Code.UNAVAILABLE, text)) from None
@@ -282,10 +322,11 @@ class Channel:
                     raise RpcError(Status(Code.UNAVAILABLE, f"{self.target}: {describe(error)}")) from error
             return self._link
 
-    async def _connect(self) -> _Link:
+    async def _connect(self) -> ClientLink:
         loop = asyncio.get_running_loop()
         target = self.target
-        link = _Link(target)
+        authority = target.tls.server_name if target.tls else target.host or "localhost"
+        link = ClientLink(str(target), authority, secure=target.tls is not None)
         if target.unix_path:
             await loop.create_unix_connection(lambda: link, target.unix_path)
         elif target.tls is None:
@@ -293,10 +334,8 @@ class Channel:
         else:
             context = _client_context(target.tls)
             name = target.tls.server_name
-            transport, _ = await loop.create_connection(
-                lambda: link, target.host, target.port, ssl=context, server_hostname=name
-            )
-            if transport.get_extra_info("ssl_object").selected_alpn_protocol() != "h2":
+            await loop.create_connection(lambda: link, target.host, target.port, ssl=context, server_hostname=name)
+            if not link.speaks_http2:
                 link.close("no HTTP/2")
                 raise OSError("the server does not speak HTTP/2 (ALPN h2)")
         return link

@@ -8,6 +8,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from time import monotonic
 from typing import Final, Protocol
 
@@ -130,7 +131,7 @@ class Upstreams:
         """A connection to `endpoint`, now; or None, and `waiter` is called when there is one.
 
         Raises:
-            ProxyError: a limit of the cluster is reached (flag UO).
+            ProxyError: a limit of the cluster is reached (flag UO), or it is not for requests (flag NC).
         """
         idle = endpoint.idle
         while idle:
@@ -139,6 +140,9 @@ class Upstreams:
             if connection.reusable and connection.tls is state.transport(cluster, endpoint):
                 return connection
             connection.close()
+        if cluster.http2:
+            why = f"cluster {cluster.name} speaks HTTP/2, which only gRPC clients of this proxy itself do"
+            raise failure(Flag.NO_CLUSTER, "http2_upstream_not_supported", why)
         if not self.reserve(cluster):
             if len(state.waiting) >= cluster.limits.max_pending_requests:
                 state.stats.rq_pending_overflow += 1
@@ -239,16 +243,29 @@ class Upstreams:
             else:
                 state.waiting.appendleft((cluster, endpoint, waiter))
 
-    async def connect(self, cluster: Cluster, endpoint: Endpoint, factory: Callable[[], asyncio.Protocol]) -> str:
+    def release_place(self, cluster: Cluster) -> None:
+        """Give back a place of `cluster`, for who keeps no state."""
+        self.free(self._counts(cluster))
+
+    async def connect(
+        self,
+        cluster: Cluster,
+        endpoint: Endpoint,
+        factory: Callable[[], asyncio.Protocol],
+        alpn: tuple[str, ...] | None = None,
+    ) -> str:
         """Connect `factory`'s protocol to `endpoint` in a reserved place; the peer's identity, empty on plaintext.
 
         The place is given back here if there will be no connection; otherwise when the protocol is lost, by its maker.
+        `alpn` is offered in the TLS handshake instead of what the cluster says.
 
         Raises:
             ProxyError: refused, unreachable, too slow, or TLS failed (flag UF).
         """
         state = self._counts(cluster)
         tls = state.transport(cluster, endpoint)
+        if tls is not None and alpn is not None:
+            tls = replace(tls, alpn=alpn)
         state.stats.cx_total += 1
         made = False
         try:

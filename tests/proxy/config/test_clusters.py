@@ -13,8 +13,8 @@ from tests.support.xds import message
 HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
-def cluster(text: str, *, http2: bool = False) -> Cluster:
-    return compile_cluster(message(ClusterMessage, text), "c", http2=http2).cluster
+def cluster(text: str) -> Cluster:
+    return compile_cluster(message(ClusterMessage, text), "c").cluster
 
 
 def endpoints(text: str) -> tuple[EndpointSpec, ...]:
@@ -89,18 +89,14 @@ def test_options() -> None:
     assert found.service == {"host": "a.b", "name": "a", "namespace": "b"}
 
 
-def test_http2_is_for_the_control_plane_only() -> None:
+def test_http2_marks_the_clusters_of_the_proxys_own_grpc_clients() -> None:
     text = f"""
         name: a
         typed_extension_protocol_options:
-          {HTTP}: {{"@type": type.googleapis.com/{HTTP}, explicit_http_config: {{http2_protocol_options: {{}}}}}}
+          {HTTP}: {{"@type": type.googleapis.com/{HTTP}, explicit_http_config: {{PROTOCOL: {{}}}}}}
     """
-    cluster(text, http2=True)
-    with pytest.raises(ConfigError, match="HTTP/2 upstreams are not supported") as caught:
-        cluster(text)
-    assert caught.value.path == (
-        f'c.typed_extension_protocol_options["{HTTP}"].explicit_http_config.http2_protocol_options'
-    )
+    assert cluster(text.replace("PROTOCOL", "http2_protocol_options")).http2
+    assert not cluster(text.replace("PROTOCOL", "http_protocol_options")).http2
 
 
 def test_transport_matches() -> None:
