@@ -7,7 +7,7 @@ that is used, with Envoy's meaning:
     started                     start_time
     protocol                    protocol_version (HTTP10, HTTP11); "TCP" for TCPAccessLogEntry
     method, authority, path     request.request_method, .authority, .path (before any rewrite)
-    request_id                  request.request_id; stream_id for TCPAccessLogEntry, which has none
+    request_id                  request.request_id; empty for TCPAccessLogEntry
     downstream_remote           downstream_remote_address
     downstream_local            downstream_local_address, unless ACCEPTED_AT is there
     original_destination        downstream_local_address where ACCEPTED_AT is there, else empty
@@ -25,7 +25,8 @@ that is used, with Envoy's meaning:
     times_ms.end                duration; absent while the connection is still open (intermediate_log_entry)
 
 Durations are whole microseconds, which is what `/requests` shows. Everything else is a tag of this module. A tag whose
-value is empty, zero, false or "unknown" is left out; so is an address that is not known.
+value is empty, zero, false or "unknown" is left out; so is an address that is not known. An address is a
+socket_address: `[host]:port` where the host holds a colon, `host:port` otherwise.
 """
 
 from typing import Final
