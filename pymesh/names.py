@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 TRUST_DOMAIN: Final = "cluster.local"
 CLUSTER_DOMAIN: Final = "cluster.local"
 SYSTEM_NAMESPACE: Final = "pymesh-system"
+CLUSTER_ID: Final = "Kubernetes"  # Istio's name for the one cluster of a mesh that has one
 
 PROXY_UID: Final = 1337
 PORT_ADMIN: Final = 15000
@@ -20,6 +21,8 @@ PORT_METRICS: Final = 15090
 PORT_XDS_PLAINTEXT: Final = 15010
 PORT_XDS_TLS: Final = 15012
 PORT_PILOT_HTTP: Final = 15014
+# gRPC of the policy and telemetry services over the mesh's mutual TLS; Istio's Mixer had it.
+PORT_MESH_GRPC: Final = 9091
 
 # Inbound traffic is dialled from here, so that the redirect can tell it from the app calling itself.
 INBOUND_SOURCE_V4: Final = "127.0.0.6"

@@ -1,6 +1,6 @@
 """World → clusters: every port of every service, every subset of it, and the ones that every proxy has. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2
@@ -10,12 +10,13 @@ from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from pymesh import names
+from pymesh.peer_metadata import ServiceFacts
 from pymesh.resources.fields import seconds
 from pymesh.resources.istio import ConnectionPoolSettings, DestinationRule, HTTPSettings, Subset, TCPSettings
 from pymesh.resources.resource import Resource
 from pymesh_controlplane.pilot import endpoints, tls
 from pymesh_controlplane.pilot.endpoints import Behind
-from pymesh_controlplane.pilot.messages import METADATA, ads, duration, metadata, packed, socket_address, struct
+from pymesh_controlplane.pilot.messages import ads, duration, packed, services_metadata, socket_address, struct
 from pymesh_controlplane.pilot.model import Endpoint, Protocol, Resolution, Service
 from pymesh_controlplane.pilot.policies import Policy, policy_for
 
@@ -54,11 +55,14 @@ def everywhere() -> list[_Cluster]:
     return [black_hole, inbound, passthrough]
 
 
-def inbound(port: int, protocol: Protocol) -> _Cluster:
-    """The app's own port, dialled at the address that the caller dialled, from an address that the redirect knows."""
+def inbound(port: int, services: Iterable[ServiceFacts]) -> _Cluster:
+    """The app's own port, dialled at the address that the caller dialled, from an address that the redirect knows.
+
+    `services` are those whose port it is.
+    """
     cluster = _original(names.inbound_cluster(port))
     cluster.upstream_bind_config.CopyFrom(_from_us())
-    cluster.metadata.CopyFrom(metadata({METADATA: {"protocol": protocol.value}}))
+    cluster.metadata.CopyFrom(services_metadata(services))
     _limits(cluster, None)
     return cluster
 
@@ -120,7 +124,7 @@ def _cluster(name: str, service: Service, variant: Variant, *, http: bool) -> _C
         name=name,
         connect_timeout=duration(CONNECT_TIMEOUT),
         lb_policy=_BALANCING.get(_balancing(policy), _Cluster.LEAST_REQUEST),
-        metadata=metadata({METADATA: {"host": service.host, "service": service.name, "namespace": service.namespace}}),
+        metadata=services_metadata((service.facts,)),
     )
     if resolution is Resolution.ORIGINAL:
         cluster.type = _Cluster.ORIGINAL_DST

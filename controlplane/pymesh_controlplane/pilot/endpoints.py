@@ -7,8 +7,9 @@ from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from pymesh import names
+from pymesh.peer_metadata import peer_of, workload_metadata
 from pymesh.resources.istio import Subset
-from pymesh_controlplane.pilot.messages import METADATA, TRANSPORT_MATCH, metadata, socket_address
+from pymesh_controlplane.pilot.messages import ISTIO_METADATA, METADATA, TRANSPORT_MATCH, metadata, socket_address
 from pymesh_controlplane.pilot.model import Endpoint, Service, World
 
 # The ready endpoints behind each port of a service, in the order of the ports.
@@ -42,26 +43,20 @@ def _endpoint(endpoint: Endpoint) -> endpoint_components_pb2.LbEndpoint:
     )
     about = _about(endpoint)
     if endpoint.mesh:
-        message.metadata.CopyFrom(metadata({TRANSPORT_MATCH: {"tlsMode": "istio"}, METADATA: about}))
-    elif about:
-        message.metadata.CopyFrom(metadata({METADATA: about}))
+        about[TRANSPORT_MATCH] = {"tlsMode": "istio"}
+    if about:
+        message.metadata.CopyFrom(metadata(about))
     return message
 
 
-def _about(endpoint: Endpoint) -> dict[str, str]:
-    """What telemetry says about the far end."""
-    workload, labels = endpoint.workload, endpoint.labels
+def _about(endpoint: Endpoint) -> dict[str, Mapping[str, str]]:
+    """What telemetry says about the far end: Istio's five facts of it, and ours."""
+    workload = endpoint.workload
     if workload is None:
         return {}
-    app = labels.get("app", "")
-    about = {
-        "workload": workload.workload,
-        "namespace": workload.namespace,
-        "pod": workload.name,
-        "service_account": workload.service_account,
-        "app": app,
-        "version": labels.get("version", ""),
-        "canonical_service": labels.get(names.LABEL_CANONICAL_NAME) or app or workload.workload,
-        "canonical_revision": labels.get(names.LABEL_CANONICAL_REVISION) or labels.get("version") or "latest",
-    }
-    return {key: value for key, value in about.items() if value}
+    peer = peer_of(workload.workload, workload.namespace, workload.labels, names.CLUSTER_ID)
+    ours = {"pod": workload.name, "service_account": workload.service_account}
+    for label in ("app", "version"):
+        if workload.labels.get(label):
+            ours[label] = workload.labels[label]
+    return {ISTIO_METADATA: {"workload": workload_metadata(peer)}, METADATA: ours}

@@ -7,9 +7,9 @@ one that asks for neither is never reached. What finds no chain on its way goes 
 """
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from envoy.config.core.v3 import address_pb2, base_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
@@ -127,16 +127,18 @@ def opaque_chains(to: Opaque) -> list[_Chain]:
     ]
 
 
-def virtual_outbound(chains: Iterable[_Chain]) -> listener_pb2.Listener:
-    """What the pod's applications dial; `chains` are those of all ports."""
+def virtual_outbound(chains: Iterable[_Chain], registry_only: bool) -> listener_pb2.Listener:
+    """What the pod's applications dial; `chains` are those of all ports.
+
+    What none of them takes goes where the application dialled, or, under REGISTRY_ONLY, nowhere.
+    """
     listener = _listener(VIRTUAL_OUTBOUND, names.PORT_OUTBOUND, base_pb2.OUTBOUND)
     listener.filter_chains.append(
         _chain("blackhole", _match(names.PORT_OUTBOUND), tcp(names.BLACK_HOLE_CLUSTER, names.BLACK_HOLE_CLUSTER))
     )
     listener.filter_chains.extend(chains)
-    listener.default_filter_chain.CopyFrom(
-        _chain("passthrough", None, tcp(names.PASSTHROUGH_CLUSTER, names.PASSTHROUGH_CLUSTER))
-    )
+    name, cluster = ("block", names.BLACK_HOLE_CLUSTER) if registry_only else ("passthrough", names.PASSTHROUGH_CLUSTER)
+    listener.default_filter_chain.CopyFrom(_chain(name, None, tcp(cluster, cluster)))
     return listener
 
 
@@ -151,14 +153,14 @@ class InboundPort:
     protocol: Protocol
 
 
-def inbound_ports(node: Node, world: World) -> tuple[InboundPort, ...]:
-    """The pod's ports: the targets of the services that select it, its containers' and those with an mTLS mode.
+# What the services that select a pod have at each of its ports, in the order of the services.
+Inbound: TypeAlias = Mapping[int, Sequence[tuple[Service, ServicePort]]]
 
-    Where services disagree about a protocol, the first service by name says what it is.
-    """
-    workload = next((world.workloads[ip] for ip in node.addresses if ip in world.workloads), None)
-    container_ports = workload.container_ports if workload is not None else {}
-    found: dict[int, Protocol] = {}
+
+def inbound_services(node: Node, world: World) -> Inbound:
+    """The services whose ports lead to the pod's."""
+    container_ports = _container_ports(node, world)
+    found: dict[int, list[tuple[Service, ServicePort]]] = {}
     for service in world.services.values():
         if not service.selector or service.namespace != node.namespace:
             continue
@@ -166,11 +168,24 @@ def inbound_ports(node: Node, world: World) -> tuple[InboundPort, ...]:
             for port in service.ports:
                 number = port.target if isinstance(port.target, int) else container_ports.get(port.target)
                 if number is not None:
-                    found.setdefault(number, port.protocol)
-    undeclared = [*container_ports.values(), *inbound_modes(node, world).by_port]
-    for number in undeclared:
+                    found.setdefault(number, []).append((service, port))
+    return found
+
+
+def inbound_ports(node: Node, world: World, services: Inbound) -> tuple[InboundPort, ...]:
+    """The pod's ports: those of its `services` (see `inbound_services`), of its containers and with an mTLS mode.
+
+    Where services disagree about a protocol, the first service by name says what it is.
+    """
+    found = {number: behind[0][1].protocol for number, behind in services.items()}
+    for number in (*_container_ports(node, world).values(), *inbound_modes(node, world).by_port):
         found.setdefault(number, Protocol.AUTO)
     return tuple(InboundPort(number, found[number]) for number in sorted(found) if number not in RESERVED_PORTS)
+
+
+def _container_ports(node: Node, world: World) -> Mapping[str, int]:
+    workload = next((world.workloads[ip] for ip in node.addresses if ip in world.workloads), None)
+    return workload.container_ports if workload is not None else {}
 
 
 def inbound_modes(node: Node, world: World) -> PeerModes:

@@ -1,6 +1,6 @@
 """Small pieces that all xDS resources are made of."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from envoy.config.core.v3 import address_pb2, base_pb2, config_source_pb2
@@ -9,8 +9,12 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 
+from pymesh.peer_metadata import ServiceFacts
+
 # Key of our own metadata on routes, clusters and endpoints: where they come from, and what stands behind them.
 METADATA: Final = "pymesh"
+# Key of what Istio's telemetry reads: the workload behind an endpoint, the services of a cluster.
+ISTIO_METADATA: Final = "istio"
 # Key of the metadata by which a cluster picks the transport socket for an endpoint.
 TRANSPORT_MATCH: Final = "envoy.transport_socket_match"
 
@@ -43,7 +47,23 @@ def struct(values: Mapping[str, str]) -> Struct:
 
 def metadata(by_filter: Mapping[str, Mapping[str, str]]) -> base_pb2.Metadata:
     """Metadata by filter name."""
-    return base_pb2.Metadata(filter_metadata={name: struct(values) for name, values in sorted(by_filter.items())})
+    message = base_pb2.Metadata()
+    for name, values in by_filter.items():
+        fields = message.filter_metadata[name].fields
+        for key, value in values.items():
+            fields[key].string_value = value
+    return message
+
+
+def services_metadata(services: Iterable[ServiceFacts]) -> base_pb2.Metadata:
+    """What a cluster is for: `istio: {services: [{host, name, namespace}]}`."""
+    message = base_pb2.Metadata()
+    values = message.filter_metadata[ISTIO_METADATA].fields["services"].list_value.values
+    for service in services:
+        fields = values.add().struct_value.fields
+        for key, value in zip(service._fields, service, strict=True):
+            fields[key].string_value = value
+    return message
 
 
 def ads() -> config_source_pb2.ConfigSource:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from pymesh.errors import ConfigError, Position
 from pymesh.identity import Identity
+from pymesh.peer_metadata import ServiceFacts
 from pymesh.resources.istio import DestinationRule, Gateway, PeerAuthentication, ServiceEntry, VirtualService
 from pymesh.resources.mesh_config import MeshConfig
 from pymesh.resources.resource import Key, Resource
@@ -45,6 +46,22 @@ class Problem:
     def of(cls, error: ConfigError, severity: Severity = Severity.ERROR, consequence: str = "") -> "Problem":
         """The problem that `error` tells of."""
         return cls(severity, error.problem, error.path, error.position, error.resource, consequence)
+
+    def as_json(self) -> dict[str, str | int]:
+        """For programs: every attribute, the position also in its parts (0 where there is none), and all as `text`."""
+        at = self.position or Position("")
+        return {
+            "text": str(self),
+            "severity": self.severity.value,
+            "sentence": self.sentence,
+            "path": self.path,
+            "position": str(at),
+            "file": at.file,
+            "line": at.line,
+            "column": at.column,
+            "resource": self.resource,
+            "consequence": self.consequence,
+        }
 
     def __str__(self) -> str:
         where = ": ".join(str(part) for part in (self.position, self.resource, self.path) if part)
@@ -150,6 +167,11 @@ class Service:
     accounts: tuple[str, ...]
     external: bool
     resource: Resource[object]
+
+    @property
+    def facts(self) -> ServiceFacts:
+        """What telemetry calls it."""
+        return ServiceFacts(self.host, self.name, self.namespace)
 
     @property
     def headless(self) -> bool:

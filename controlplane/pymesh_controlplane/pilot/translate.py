@@ -16,13 +16,23 @@ from envoy.config.listener.v3.listener_components_pb2 import FilterChain
 from envoy.config.route.v3.route_components_pb2 import VirtualHost
 from google.protobuf.message import Message
 
+from pymesh.peer_metadata import ServiceFacts
 from pymesh.resources.istio import DestinationRule
 from pymesh.resources.resource import Resource as Written
 from pymesh.xds import types
-from pymesh_controlplane.pilot import clusters, endpoints, listeners, routes
+from pymesh_controlplane.pilot import (
+    clusters,
+    endpoints,
+    gateway_listeners,
+    gateway_routes,
+    gateways,
+    listeners,
+    routes,
+)
 from pymesh_controlplane.pilot.endpoints import Behind
+from pymesh_controlplane.pilot.gateways import ROUTER, Offer
 from pymesh_controlplane.pilot.memory import Memory
-from pymesh_controlplane.pilot.model import Protocol, Service, World
+from pymesh_controlplane.pilot.model import Service, ServicePort, World
 from pymesh_controlplane.pilot.node import Node
 from pymesh_controlplane.pilot.policies import PeerModes, rule_for
 from pymesh_controlplane.pilot.session import Snapshot
@@ -51,7 +61,7 @@ class Translator:
         before. Every route configuration and endpoint assignment that a listener or a cluster here names is here too.
         What is as it was in the world before is the same object.
 
-        A node that is no sidecar gets nothing yet: gateways (`router`) come with their listeners.
+        A `router` gets what its gateways offer; a node of any other kind nothing.
         """
         if self._current is None or self._current.world is not world or not self._left:
             self._memory.turn()
@@ -79,12 +89,15 @@ class Translation:
 
     def snapshot(self, node: Node) -> Snapshot:
         """See `Translator.snapshot`."""
+        node = self._with_labels(node)
+        if node.kind == ROUTER:
+            return self._gateway(node)
         if node.kind != SIDECAR:
             return {types.CLUSTER: {}, types.ENDPOINT: {}, types.LISTENER: {}, types.ROUTE: {}}
-        node = self._with_labels(node)
-        ports = listeners.inbound_ports(node, self.world)
+        services = listeners.inbound_services(node, self.world)
+        ports = listeners.inbound_ports(node, self.world, services)
         outbound = self._outbound_of(node.namespace)
-        own = [self._memory.call(_inbound_cluster, port, port.number, port.protocol) for port in ports]
+        own = [self._inbound_cluster(port.number, services.get(port.number, ())) for port in ports]
         everywhere = self._memory.call(_everywhere, None)
         return {
             types.CLUSTER: _sorted([*outbound.clusters.values(), *everywhere, *own]),
@@ -92,6 +105,33 @@ class Translation:
             types.LISTENER: _sorted([self._inbound_listener(node, ports), self._outbound_listener]),
             types.ROUTE: self._routes_of(routes.caller_of(node, self._asked_labels)),
         }
+
+    def _gateway(self, node: Node) -> Snapshot:
+        """What a gateway's pod offers, and the way to every service."""
+        offers = gateways.offers(node, self.world)
+        outbound = self._outbound_of(node.namespace)
+        everywhere = self._memory.call(_everywhere, None)
+        caller = routes.caller_of(node, self._asked_labels)
+        tables: dict[str, list[Offer]] = {}
+        for offer in (offer for offered in offers.by_port.values() for offer in offered):
+            tables.setdefault(gateway_listeners.route_name(offer), []).append(offer)
+        return {
+            types.CLUSTER: _sorted([*outbound.clusters.values(), *everywhere]),
+            types.ENDPOINT: outbound.endpoints,
+            types.LISTENER: _sorted(
+                self._memory.call(_gateway_listener, offered, port, offered) for port, offered in offers.by_port.items()
+            ),
+            types.ROUTE: _sorted(self._gateway_routes(name, offered, caller) for name, offered in tables.items()),
+        }
+
+    def _gateway_routes(self, name: str, offers: Iterable[Offer], caller: routes.Caller) -> Resource:
+        plans = gateway_routes.plan(offers, self._bound, caller, self.world)
+        hosts = tuple(self._memory.call(gateway_routes.virtual_host, (name, plan.host, caller), plan) for plan in plans)
+        return self._memory.call(_gateway_configuration, (name, caller), name, hosts)
+
+    @cached_property
+    def _bound(self) -> gateway_routes.Bound:
+        return gateways.bound(self.world)
 
     def _with_labels(self, node: Node) -> Node:
         """The node with the labels of its pod: as Kubernetes knows them, else as the proxy itself says."""
@@ -113,6 +153,10 @@ class Translation:
             self._outbound[namespace] = _Outbound(_sorted(found_clusters), _sorted(found_endpoints))
         return self._outbound[namespace]
 
+    def _inbound_cluster(self, port: int, behind: Iterable[tuple[Service, ServicePort]]) -> Resource:
+        services = tuple(dict.fromkeys(service.facts for service, _ in behind))
+        return self._memory.call(_inbound_cluster, (port, services), port, services)
+
     def _inbound_listener(self, node: Node, ports: tuple[listeners.InboundPort, ...]) -> Resource:
         modes = listeners.inbound_modes(node, self.world)
         name = (ports, modes.default, *modes.by_port.items())  # many pods are alike in this
@@ -126,7 +170,7 @@ class Translation:
                 chains += self._memory.call(listeners.http_chains, port, port)
             for to in opaque:
                 chains += self._memory.call(listeners.opaque_chains, (to.port, to.host), to)
-        return self._memory.call(_outbound_listener, None, tuple(chains))
+        return self._memory.call(_outbound_listener, None, tuple(chains), self.world.mesh.registry_only)
 
     @cached_property
     def _asked_labels(self) -> frozenset[str]:
@@ -134,8 +178,9 @@ class Translation:
 
     def _routes_of(self, caller: routes.Caller) -> Resources:
         if caller not in self._routes:
+            only = self.world.mesh.registry_only
             self._routes[caller] = _sorted(
-                self._memory.call(_configuration, (port, caller), port, tuple(self._virtual_hosts(plans)))
+                self._memory.call(_configuration, (port, caller), port, tuple(self._virtual_hosts(plans)), only)
                 for port, plans in routes.plans(caller, self.world).items()
             )
         return self._routes[caller]
@@ -153,8 +198,8 @@ def _everywhere() -> tuple[Resource, ...]:
     return tuple(encoded(cluster.name, cluster) for cluster in clusters.everywhere())
 
 
-def _inbound_cluster(port: int, protocol: Protocol) -> Resource:
-    cluster = clusters.inbound(port, protocol)
+def _inbound_cluster(port: int, services: tuple[ServiceFacts, ...]) -> Resource:
+    cluster = clusters.inbound(port, services)
     return encoded(cluster.name, cluster)
 
 
@@ -170,12 +215,21 @@ def _inbound_listener(ports: tuple[listeners.InboundPort, ...], modes: PeerModes
     return encoded(listeners.VIRTUAL_INBOUND, listeners.virtual_inbound(ports, modes))
 
 
-def _outbound_listener(chains: tuple[FilterChain, ...]) -> Resource:
-    return encoded(listeners.VIRTUAL_OUTBOUND, listeners.virtual_outbound(chains))
+def _outbound_listener(chains: tuple[FilterChain, ...], registry_only: bool) -> Resource:
+    return encoded(listeners.VIRTUAL_OUTBOUND, listeners.virtual_outbound(chains, registry_only))
 
 
-def _configuration(port: int, virtual_hosts: tuple[VirtualHost, ...]) -> Resource:
-    return encoded(str(port), routes.configuration(port, virtual_hosts))
+def _configuration(port: int, virtual_hosts: tuple[VirtualHost, ...], registry_only: bool) -> Resource:
+    return encoded(str(port), routes.configuration(port, virtual_hosts, registry_only))
+
+
+def _gateway_listener(port: int, offers: tuple[Offer, ...]) -> Resource:
+    message = gateway_listeners.listener(port, offers)
+    return encoded(message.name, message)
+
+
+def _gateway_configuration(name: str, virtual_hosts: tuple[VirtualHost, ...]) -> Resource:
+    return encoded(name, gateway_routes.configuration(name, virtual_hosts))
 
 
 def encoded(name: str, message: Message) -> Resource:

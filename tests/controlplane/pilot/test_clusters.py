@@ -197,6 +197,25 @@ def test_a_subset_has_its_own_endpoints_and_policy() -> None:
     assert cluster(f"outbound|9080|v1|{REVIEWS}").lb_policy == Cluster.ROUND_ROBIN
 
 
+def services_of(found: Cluster) -> list[dict[str, str]]:
+    return [dict(item) for item in found.metadata.filter_metadata["istio"]["services"]]
+
+
+def test_a_cluster_names_its_service_as_istio_s_telemetry_reads_it() -> None:
+    expected = [{"host": REVIEWS, "name": "reviews", "namespace": "default"}]
+    assert services_of(cluster(f"outbound|9080||{REVIEWS}")) == expected
+    assert services_of(cluster(f"outbound|9080|v2|{REVIEWS}")) == expected
+    (api,) = services_of(cluster("outbound|80||api.example.com"))
+    assert (api["host"], api["name"]) == ("api.example.com", "api")
+
+
+def test_an_inbound_cluster_names_every_service_of_its_port() -> None:
+    other = service("front", ports="[{name: http, port: 80, targetPort: 9080}]", selector="productpage")
+    found = resources_for(sidecar(), world_of(EVERYTHING + "---" + other))[types.CLUSTER]["inbound|9080||"]
+    assert isinstance(found, Cluster)
+    assert [item["name"] for item in services_of(found)] == ["front", "productpage"]
+
+
 # --- Endpoints ---
 
 
@@ -210,10 +229,10 @@ def test_only_ready_endpoints_answer() -> None:
 
 def test_an_endpoint_says_who_stands_there() -> None:
     (place,) = assignment(f"outbound|9080|v2|{REVIEWS}").endpoints
-    about = dict(place.lb_endpoints[0].metadata.filter_metadata["pymesh"])
-    assert about == {
-        "workload": "reviews-v2", "namespace": "default", "pod": "reviews-v2", "service_account": "reviews",
-        "app": "reviews", "version": "v2", "canonical_service": "reviews", "canonical_revision": "v2",
+    about = place.lb_endpoints[0].metadata.filter_metadata
+    assert dict(about["istio"]) == {"workload": "reviews-v2;default;reviews;v2;Kubernetes"}
+    assert dict(about["pymesh"]) == {
+        "pod": "reviews-v2", "service_account": "reviews", "app": "reviews", "version": "v2",
     }  # fmt: skip
 
 
