@@ -148,7 +148,7 @@ def test_pods_are_ready_with_their_sidecars(mesh: str) -> None:
 
 def test_pilot_knows_every_proxy_and_they_have_taken_what_it_sent(mesh: str) -> None:
     def synced() -> bool:
-        proxies = json.loads(pymesh("status", "-o", "json").stdout)
+        proxies = json.loads(pymesh("status", "-o", "json").stdout)["proxies"]
         states = {proxy["proxy"].split("-")[0]: {t["status"] for t in proxy["types"].values()} for proxy in proxies}
         return states == {"frontend": {"SYNCED"}, "backend": {"SYNCED"}}
 

@@ -298,7 +298,7 @@ def test_a_dying_app_costs_no_request_that_may_be_repeated(mesh: Mesh) -> None:
 
 def test_every_proxy_has_acknowledged_its_configuration(mesh: Mesh) -> None:
     def all_synced() -> bool:
-        rows = json.loads(mesh.run("status", "-o", "json").stdout)
+        rows = json.loads(mesh.run("status", "-o", "json").stdout)["proxies"]
         text = json.dumps(rows)
         return len(rows) >= 5 and "NACK" not in text and "STALE" not in text
 

@@ -20,8 +20,9 @@ from pymesh_controlplane.cli.kinds import kind_of
 from pymesh_controlplane.cli.mesh import READY_TIMEOUT, LocalMesh, check_machine, container_of, title
 from pymesh_controlplane.cli.output import Format
 from pymesh_controlplane.cli.progress import step
+from pymesh_controlplane.cli.validate import validate
 from pymesh_controlplane.local import launch as launcher
-from pymesh_controlplane.local.store import Text
+from pymesh_controlplane.local.judge import Text
 
 app = typer.Typer(
     name="pymesh",
@@ -125,14 +126,15 @@ def apply(filename: Files, mesh: Mesh = "default", namespace: Namespace = "defau
 
 
 @app.command()
-def delete(
+def delete(  # noqa: PLR0917  as above
     kind: Annotated[str, typer.Argument(help="Kind of what to delete.")] = "",
     name: Annotated[str, typer.Argument(help="Its name.")] = "",
     filename: Files = [],  # noqa: B006  as above
     mesh: Mesh = "default",
     namespace: Namespace = "default",
+    force: Annotated[bool, typer.Option("--force", help="Even if what stays in force names it.")] = False,
 ) -> None:
-    """Take resources out of force: one by KIND and NAME, or what is in files."""
+    """Take resources out of force: one by KIND and NAME, or what is in files. What others name is kept."""
     check_machine()
     if bool(filename) == bool(kind and name):
         raise typer.BadParameter("name either KIND and NAME, or files with -f")
@@ -141,7 +143,7 @@ def delete(
     else:
         full = kind_of(kind)
         keys = [(full, "" if full == "Namespace" else namespace, name)]
-    results = LocalMesh(mesh).delete(keys)
+    results = LocalMesh(mesh).delete(keys, force=force)
     for resource, outcome in results:
         out.print(f"{resource} {outcome}")
     if any(outcome == "not found" for _, outcome in results):
@@ -234,15 +236,20 @@ def logs(  # noqa: PLR0917  as above
 
 @app.command()
 def status(mesh: Mesh = "default", output_format: Output = Format.table) -> None:
-    """Say of each proxy whether it has taken the configuration that pilot has for it."""
+    """Say of each proxy whether it has taken the configuration that pilot has for it, and what pilot has refused."""
     check_machine()
-    proxies = LocalMesh(mesh).client.get("/syncz")
-    output.show(
-        out, output_format, proxies, ("PROXY", "KIND", *output.STATUS_TYPES, "ERROR"), output.status_rows(proxies)
-    )
+    client = LocalMesh(mesh).client
+    proxies, problems = client.get("/syncz"), client.get("/configz")["problems"]
+    header = ("PROXY", "KIND", *output.STATUS_TYPES, "ERROR")
+    document = {"proxies": proxies, "problems": problems}
+    output.show(out, output_format, document, header, output.status_rows(proxies))
+    if output_format is Format.table:
+        for problem in problems:
+            out.print(output.problem_line(problem), soft_wrap=True)
 
 
 app.command()(inject)
+app.command()(validate)
 app.command()(demo)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from pymesh.errors import MeshError
-from pymesh_controlplane.local.store import MAX_APPLY, Text
+from pymesh_controlplane.local.judge import Text
+from pymesh_controlplane.local.store import MAX_APPLY
 
 _SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
 

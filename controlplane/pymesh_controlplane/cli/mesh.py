@@ -12,8 +12,8 @@ from typing import Any, Final
 from pymesh.errors import MeshError
 from pymesh_controlplane.cli.client import Client
 from pymesh_controlplane.local import network, processes, state, system
+from pymesh_controlplane.local.judge import Text
 from pymesh_controlplane.local.launch import Launch
-from pymesh_controlplane.local.store import Text
 
 # Seconds until the supervisor answers; making the network takes a tenth of one.
 SUPERVISOR_TIMEOUT: Final = 15.0
@@ -135,15 +135,23 @@ class LocalMesh:
         Raises:
             MeshError: they are refused, all of them; the text has every reason.
         """
-        documents = [{"name": text.name, "directory": text.directory, "text": text.text} for text in texts]
-        answer = self.client.post("/apply", {"namespace": namespace, "texts": documents})
+        answer = self.client.post("/apply", _request(texts, namespace))
         for warning in answer["warnings"]:
             warn(warning)
         return [(title(*key), outcome) for key, outcome in answer["results"]]
 
-    def delete(self, keys: Iterable[tuple[str, str, str]]) -> list[tuple[str, str]]:
-        """Take resources out of force, by kind, namespace and name; what was done to which."""
-        answer = self.client.post("/delete", {"keys": list(keys)})
+    def validate(self, texts: Sequence[Text], namespace: str = "default") -> list[dict[str, Any]]:
+        """What is wrong with manifests next to what is in force; nothing is changed (`Problem.as_json`)."""
+        problems: list[dict[str, Any]] = self.client.post("/validate", _request(texts, namespace))["problems"]
+        return problems
+
+    def delete(self, keys: Iterable[tuple[str, str, str]], *, force: bool = False) -> list[tuple[str, str]]:
+        """Take resources out of force, by kind, namespace and name; what was done to which.
+
+        Raises:
+            MeshError: others, which would stay, name one of them, and there is no `force`; nothing was deleted.
+        """
+        answer = self.client.post("/delete", {"keys": list(keys), "force": force})
         return [(title(*key), outcome) for key, outcome in answer["results"]]
 
     def rows(self) -> list[dict[str, Any]]:
@@ -199,6 +207,11 @@ class LocalMesh:
         if there:
             state.destroy(self.place)
         return there
+
+
+def _request(texts: Sequence[Text], namespace: str) -> dict[str, Any]:
+    documents = [{"name": text.name, "directory": text.directory, "text": text.text} for text in texts]
+    return {"namespace": namespace, "texts": documents}
 
 
 def container_of(row: Mapping[str, Any], name: str) -> str:

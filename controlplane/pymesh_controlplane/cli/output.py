@@ -81,6 +81,11 @@ def pod_rows(rows: Sequence[Mapping[str, Any]], now: float) -> list[list[str]]:
     ]
 
 
+def problem_line(problem: Mapping[str, Any]) -> Text:
+    """One line of what pilot has refused, or finds odd."""
+    return Text(str(problem["text"]), style="red" if problem["severity"] == "error" else "yellow")
+
+
 POD_HEADER: Final = ("NAMESPACE", "POD", "READY", "STATUS", "RESTARTS", "AGE", "IP", "REASON")
 STATUS_TYPES: Final = ("CDS", "EDS", "LDS", "RDS")
 

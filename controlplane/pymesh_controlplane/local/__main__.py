@@ -20,10 +20,10 @@ from pymesh import names
 from pymesh.errors import MeshError
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.local import api, network, programs, state, system
+from pymesh_controlplane.local.judge import Text
 from pymesh_controlplane.local.logs import MAX_LOG
 from pymesh_controlplane.local.network import Network
 from pymesh_controlplane.local.state import State
-from pymesh_controlplane.local.store import Text
 from pymesh_controlplane.local.supervisor import Supervisor
 from pymesh_controlplane.local.tokens import TokenSigner
 

@@ -7,13 +7,15 @@ is not a success has `{"error": "…"}`, and `errors` where there are several.
     GET  /pods        {"items": [row of `pymesh ps`, …]}
     GET  /objects     {"items": [object, …]}
     GET  /syncz       what pilot says of its proxies
+    GET  /configz     what pilot has in force, and its problems: what was refused, what looks wrong
     GET  /telemetry/{requests,graph,stats}?…
                       what the collector says (`telemetry/pages.py`); 404 where the mesh runs without one
     GET  /pods/{namespace}/{pod}/containers/{container}
                       a Launch that joins the container
     POST /apply       {"namespace", "texts": [{"name", "directory", "text"}, …]}
                       → {"results": [[key, outcome], …], "warnings": [sentence, …]}
-    POST /delete      {"keys": [[kind, namespace, name], …]}
+    POST /validate    as /apply → {"problems": [problem, …]}, as /configz has them; nothing is changed
+    POST /delete      {"keys": [[kind, namespace, name], …], "force": bool}; without force, what others name is kept
                       → {"results": [[key, outcome], …]}
 """
 
@@ -32,7 +34,8 @@ from starlette.routing import Route
 
 from pymesh.errors import MeshError
 from pymesh.resources.resource import Key
-from pymesh_controlplane.local.store import MAX_APPLY, RefusedError, Text
+from pymesh_controlplane.local.judge import Text
+from pymesh_controlplane.local.store import MAX_APPLY, RefusedError
 from pymesh_controlplane.local.supervisor import AbsentError, Supervisor
 from pymesh_controlplane.local.system import CONTROL_PLANE
 
@@ -45,8 +48,6 @@ TELEMETRY_PAGES: Final = ("requests", "graph", "stats")
 
 def application(supervisor: Supervisor) -> Starlette:
     """The API of `supervisor`."""
-    # One change at a time: what `read` has judged must still be in force when its result is.
-    changing = asyncio.Lock()
 
     async def readyz(_: Request) -> Response:
         waiting = supervisor.waiting()
@@ -72,6 +73,22 @@ def application(supervisor: Supervisor) -> Starlette:
             raise MeshError(f"container {names['container']} of {names['namespace']}/{names['pod']} does not run")
         return Response(launch.to_json(), media_type="application/json")
 
+    routes = [
+        Route("/readyz", readyz),
+        Route("/pods", pods),
+        Route("/objects", objects),
+        Route("/pods/{namespace}/{pod}/containers/{container}", container),
+        *_asked_of_others(supervisor),
+        *_changes(supervisor),
+    ]
+    return Starlette(routes=routes, exception_handlers=_HANDLERS)
+
+
+def _changes(supervisor: Supervisor) -> list[Route]:
+    """What changes the mesh, or says what a change would be worth."""
+    # One change at a time: what `read` has judged must still be in force when its result is.
+    changing = asyncio.Lock()
+
     async def apply(request: Request) -> Response:
         body = await _body(request)
         texts = [Text(**text) for text in body["texts"]]
@@ -81,10 +98,19 @@ def application(supervisor: Supervisor) -> Starlette:
             results = supervisor.apply(items)
         return JSONResponse({"results": results, "warnings": warnings})
 
+    async def validate(request: Request) -> Response:
+        body = await _body(request)
+        texts = [Text(**text) for text in body["texts"]]
+        verdict = await asyncio.to_thread(supervisor.store.judge, texts, body["namespace"])
+        return JSONResponse({"problems": [problem.as_json() for problem in verdict.problems]})
+
     async def delete(request: Request) -> Response:
-        keys = [Key(*key) for key in (await _body(request))["keys"]]
+        body = await _body(request)
+        keys = [Key(*key) for key in body["keys"]]
         results = []
         async with changing:
+            if not body.get("force"):
+                await asyncio.to_thread(supervisor.store.refuse_if_named, keys)
             for key in keys:
                 try:
                     supervisor.delete(key)
@@ -94,16 +120,8 @@ def application(supervisor: Supervisor) -> Starlette:
                     results.append((key, "deleted"))
         return JSONResponse({"results": results})
 
-    routes = [
-        Route("/readyz", readyz),
-        Route("/pods", pods),
-        Route("/objects", objects),
-        Route("/pods/{namespace}/{pod}/containers/{container}", container),
-        *_asked_of_others(supervisor),
-        Route("/apply", apply, methods=["POST"]),
-        Route("/delete", delete, methods=["POST"]),
-    ]
-    return Starlette(routes=routes, exception_handlers=_HANDLERS)
+    found = {"/apply": apply, "/validate": validate, "/delete": delete}
+    return [Route(path, endpoint, methods=["POST"]) for path, endpoint in found.items()]
 
 
 def _asked_of_others(supervisor: Supervisor) -> list[Route]:
@@ -112,13 +130,16 @@ def _asked_of_others(supervisor: Supervisor) -> list[Route]:
     async def syncz(_: Request) -> Response:
         return Response(await supervisor.ask(CONTROL_PLANE, "/debug/syncz"), media_type="application/json")
 
+    async def configz(_: Request) -> Response:
+        return Response(await supervisor.ask(CONTROL_PLANE, "/debug/configz"), media_type="application/json")
+
     async def telemetry(request: Request) -> Response:
         page = request.path_params["page"]
         if page not in TELEMETRY_PAGES:
             raise MeshError(f"{TELEMETRY} has no page {page}; there are {', '.join(TELEMETRY_PAGES)}")
         return Response(await supervisor.ask(TELEMETRY, f"/{page}?{request.url.query}"), media_type="application/json")
 
-    return [Route("/syncz", syncz), Route("/telemetry/{page}", telemetry)]
+    return [Route("/syncz", syncz), Route("/configz", configz), Route("/telemetry/{page}", telemetry)]
 
 
 async def _body(request: Request) -> Any:

@@ -22,13 +22,14 @@ from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.injector.inject import inject
 from pymesh_controlplane.local import http, observe, podcheck, podspec, reconcile
 from pymesh_controlplane.local.downward import PodFacts
+from pymesh_controlplane.local.judge import Applied
 from pymesh_controlplane.local.network import AddressPool, Network
 from pymesh_controlplane.local.pod import PodRunner, Surroundings
 from pymesh_controlplane.local.programs import Programs
 from pymesh_controlplane.local.publish import Publisher, Seen
 from pymesh_controlplane.local.settled import unsettled
 from pymesh_controlplane.local.state import State
-from pymesh_controlplane.local.store import Applied, Outcome, Store
+from pymesh_controlplane.local.store import Outcome, Store
 from pymesh_controlplane.local.system import CONTROL_PLANE, ROOT_CONFIG_MAP, ROOT_FILE
 from pymesh_controlplane.local.tokens import TokenSigner
 

@@ -51,17 +51,7 @@ def configz(world: World | None) -> dict[str, Json]:
             }
             for key, resource in world.resources.items()
         ],
-        "problems": [
-            {
-                "severity": problem.severity.value,
-                "sentence": problem.sentence,
-                "path": problem.path,
-                "position": str(problem.position or ""),
-                "resource": problem.resource,
-                "consequence": problem.consequence,
-            }
-            for problem in world.problems
-        ],
+        "problems": [dict(problem.as_json()) for problem in world.problems],
     }
 
 

@@ -13,8 +13,8 @@ from pymesh.errors import MeshError
 from pymesh_controlplane.cli.client import Absent, Client
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.local import api, programs, state
+from pymesh_controlplane.local.judge import Applied, Text
 from pymesh_controlplane.local.network import Network
-from pymesh_controlplane.local.store import Applied, Text
 from pymesh_controlplane.local.supervisor import Supervisor
 from pymesh_controlplane.local.tokens import TokenSigner
 

@@ -11,8 +11,9 @@ from pymesh.resources.parse import Parsed
 from pymesh.resources.resource import Key
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.injector.inject import inject
-from pymesh_controlplane.local import store as store_module
-from pymesh_controlplane.local.store import RefusedError, Store, Text
+from pymesh_controlplane.local import judge as judge_module
+from pymesh_controlplane.local.judge import Text
+from pymesh_controlplane.local.store import RefusedError, Store
 from pymesh_controlplane.sources.files import MAX_FILE_BYTES, Files
 
 POD = """
@@ -143,9 +144,9 @@ def test_what_pilot_could_not_read_is_refused(store: Store, tmp_path: Path, monk
     assert len(content.resources) == 1
     # What is small as YAML may be large as what pilot gets: three bytes become six.
     for value in ("x" * MAX_FILE_BYTES, "€" * (MAX_FILE_BYTES // 6)):
-        with pytest.raises(RefusedError, match="ConfigMap default/settings: has more than 4 MiB: split it"):
+        with pytest.raises(RefusedError, match="ConfigMap default/settings: error: has more than 4 MiB: split it"):
             apply(store, CONFIG.replace("'on'", f"'{value}'"))
-    monkeypatch.setattr(store_module, "MAX_FILES", 1)
+    monkeypatch.setattr(judge_module, "MAX_FILES", 1)
     with pytest.raises(RefusedError, match="more than 1 resources in force"):
         apply(store, ACCOUNT)
 

@@ -1,0 +1,67 @@
+"""`pymesh validate -f FILE`: everything that is wrong with manifests, in the words of `apply`, without a mesh."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pymesh_controlplane.cli import manifests, output
+from pymesh_controlplane.cli.mesh import LocalMesh, check_machine
+from pymesh_controlplane.cli.output import Format
+from pymesh_controlplane.injector.containers import InjectionConfig
+from pymesh_controlplane.local.judge import Text, judge
+
+_Files = Annotated[list[str], typer.Option("-f", "--filename", help="A file or directory with manifests; - is stdin.")]
+_Mesh = Annotated[str, typer.Option("--mesh", help="Judge them next to what is in force in this mesh (as root).")]
+_Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Namespace of what names none.")]
+_Output = Annotated[Format, typer.Option("-o", "--output", help="How to print.")]
+
+_Problems = list[dict[str, Any]]
+
+
+def validate(
+    filename: _Files,
+    mesh: _Mesh = "",
+    namespace: _Namespace = "default",
+    output_format: _Output = Format.table,
+) -> None:
+    """Say everything that is wrong with manifests, and change nothing.
+
+    They are judged as `apply` would on an empty mesh, or with --mesh next to what is in force there. The exit status
+    is 1 if something is wrong; warnings alone leave it 0.
+    """
+    texts = manifests.read(filename)
+    problems = _in_mesh(mesh, texts, namespace) if mesh else _alone(texts, namespace)
+    errors = [problem for problem in problems if problem["severity"] == "error"]
+    if output_format is Format.table:
+        _print(problems, len(errors), mesh)
+    else:
+        output.show(Console(highlight=False), output_format, problems, (), ())
+    if errors:
+        raise typer.Exit(1)
+
+
+def _alone(texts: list[Text], namespace: str) -> _Problems:
+    verdict = judge(texts, namespace, {}, InjectionConfig())
+    return [dict(problem.as_json()) for problem in verdict.problems]
+
+
+def _in_mesh(mesh: str, texts: list[Text], namespace: str) -> _Problems:
+    check_machine()
+    found: _Problems = LocalMesh(mesh).validate(texts, namespace)
+    return found
+
+
+def _print(problems: _Problems, errors: int, mesh: str) -> None:
+    """A line for each problem on standard output, as compilers print them, and the sum on standard error."""
+    for problem in problems:
+        typer.echo(problem["text"])
+    if not errors:
+        typer.echo("valid" if not problems else f"valid, with {_count(len(problems), 'warning')}", err=True)
+        return
+    alone = "" if mesh else "; judged by themselves: --mesh NAME judges them next to what is in force in a mesh"
+    typer.echo(f"pymesh: {_count(errors, 'error')}{alone}", err=True)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

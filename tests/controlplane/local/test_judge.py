@@ -1,0 +1,114 @@
+"""The verdict on manifests: everything at once, next to what is in force, and who would miss what is deleted."""
+
+from pathlib import Path
+
+import pytest
+
+from pymesh.resources.resource import Key
+from pymesh_controlplane.injector.containers import InjectionConfig
+from pymesh_controlplane.local.judge import INCOMPLETE, Applied, Text, Verdict, judge
+from pymesh_controlplane.local.store import InUseError, Store
+from tests.controlplane.pilot.worlds import service
+
+RULE = """
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews}
+spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]}
+"""
+ROUTE = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews}
+spec: {hosts: [reviews], http: [{route: [{destination: {host: reviews, subset: v1}}]}]}
+"""
+EDGE = """
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge}
+spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}
+"""
+ENTERING = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: entering}
+spec: {hosts: ['*'], gateways: [edge], http: [{route: [{destination: {host: reviews}}]}]}
+"""
+SERVICE = service("reviews")
+
+
+def verdict(*texts: str, in_force: dict[Key, Applied] | None = None) -> Verdict:
+    named = [Text(f"{number}.yaml", "/srv", text) for number, text in enumerate(texts)]
+    return judge(named, "default", in_force or {}, InjectionConfig())
+
+
+def store(tmp_path: Path, *texts: str) -> Store:
+    for name in ("applied", "tmp"):
+        (tmp_path / name).mkdir()
+    found = Store(tmp_path / "applied", tmp_path / "tmp", InjectionConfig())
+    items, _ = found.read([Text("all.yaml", "/srv", "---".join(texts))], "default")
+    found.apply(items)
+    return found
+
+
+def told(found: Verdict) -> list[str]:
+    return [str(problem) for problem in found.errors]
+
+
+def test_what_is_in_force_counts() -> None:
+    alone = verdict(ROUTE)
+    assert "there is no service reviews.default.svc.cluster.local" in told(alone)[0]
+    before = verdict(SERVICE, RULE)
+    in_force = {item.resource.key: item for item in before.items}
+    assert verdict(ROUTE, in_force=in_force).problems == ()
+    assert told(verdict(ROUTE.replace("subset: v1", "subset: v3"), in_force=in_force)) == [
+        (
+            "0.yaml:5:72: VirtualService default/reviews: spec.http[0].route[0].destination.subset: error: "
+            "DestinationRule default/reviews has no subset 'v3'; it has v1, v2"
+        )
+    ]
+
+
+def test_what_can_be_read_is_judged_even_if_not_all_can_and_that_is_said() -> None:
+    found = verdict(SERVICE.replace("ports:", "prots:"), RULE, ROUTE)
+    assert [problem.resource for problem in found.errors] == [
+        "Service default/reviews",
+        "VirtualService default/reviews",
+    ]
+    assert found.problems[-1].sentence == INCOMPLETE
+    assert INCOMPLETE not in [problem.sentence for problem in verdict(ROUTE).problems]
+
+
+@pytest.mark.parametrize(
+    ("key", "named_by"),
+    [
+        (Key("Service", "default", "reviews"), ["VirtualService default/entering", "VirtualService default/reviews"]),
+        (Key("DestinationRule", "default", "reviews"), ["VirtualService default/reviews"]),
+        (Key("Gateway", "default", "edge"), ["VirtualService default/entering"]),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_what_others_name_is_not_deleted(key: Key, named_by: list[str], tmp_path: Path) -> None:
+    found = store(tmp_path, SERVICE, RULE, ROUTE, EDGE, ENTERING)
+    with pytest.raises(InUseError) as refused:
+        found.refuse_if_named([key])
+    text = str(refused.value)
+    assert text.startswith(f"nothing was deleted; without {key} this would be wrong:\n  all.yaml:")
+    assert "--force deletes all the same" in text
+    for name in ("VirtualService default/entering", "VirtualService default/reviews"):
+        assert (f": {name}: spec." in text) is (name in named_by)
+
+
+def test_whoever_names_it_may_go_with_it_and_what_nobody_names_may_go(tmp_path: Path) -> None:
+    found = store(tmp_path, SERVICE, RULE, ROUTE, EDGE, ENTERING)
+    found.refuse_if_named([Key("VirtualService", "default", "reviews")])
+    found.refuse_if_named([Key("Gateway", "default", "edge"), Key("VirtualService", "default", "entering")])
+    found.refuse_if_named(list(found.items))
+    found.refuse_if_named([Key("Service", "default", "unknown")])
+
+
+def test_what_was_wrong_before_hinders_no_deletion(tmp_path: Path) -> None:
+    """Deleted by force, say: the route is wrong with the Gateway and without it."""
+    found = store(tmp_path, SERVICE, RULE, ROUTE, EDGE)
+    found.delete(Key("Service", "default", "reviews"))
+    found.refuse_if_named([Key("Gateway", "default", "edge")])
