@@ -33,12 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _source(given: options.Options) -> Source | None:
-    """Where pilot's world comes from; None if pilot does not run here.
+    """Where the world of pilot and policy comes from; None if neither runs here.
 
     Raises:
         ConfigError: the folder cannot be read.
     """
-    if "pilot" not in given.components or given.config_dir is None:
+    if given.components.isdisjoint({"pilot", "policy"}) or given.config_dir is None:
         return None
     _check_readable(given.config_dir)
     return DirectorySource(given.config_dir, trust_domain=given.trust_domain)

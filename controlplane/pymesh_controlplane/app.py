@@ -19,18 +19,23 @@ import grpc
 import grpc.aio
 
 from pymesh.errors import ConfigError, MeshError
-from pymesh_controlplane import debug, files
+from pymesh.identity import Identity
+from pymesh_controlplane import debug, files, parts
+from pymesh_controlplane.callers import proved
 from pymesh_controlplane.citadel import serving, store
-from pymesh_controlplane.citadel.attestation import Authenticator, TokenVerifier, UnauthenticatedError
+from pymesh_controlplane.citadel.attestation import Authenticator, TokenVerifier
 from pymesh_controlplane.citadel.authority import Authority
+from pymesh_controlplane.citadel.client import Certificate, of_authority, of_citadel
 from pymesh_controlplane.citadel.frontend import TlsFrontend, server_context
 from pymesh_controlplane.citadel.gate import Gate
 from pymesh_controlplane.citadel.service import CertificateService
+from pymesh_controlplane.mesh_port import MeshPort
 from pymesh_controlplane.metrics import Metrics
 from pymesh_controlplane.options import Options
-from pymesh_controlplane.pilot.server import DiscoveryServer, Origin, ServerContext, StreamError
+from pymesh_controlplane.pilot.server import DiscoveryServer, Origin
 from pymesh_controlplane.pilot.translate import Translator
 from pymesh_controlplane.sources.base import Source
+from pymesh_controlplane.sources.shared import SharedSource
 
 log = logging.getLogger("pymesh.controlplane")
 
@@ -69,6 +74,7 @@ class Ports:
     http: int
     xds: int | None = None
     tls: int | None = None
+    mesh: int | None = None  # bound; it listens once there is a certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,7 @@ async def run(options: Options, source: Source | None, *, serving_now: Callable[
 
     Args:
         options: what was asked for.
-        source: where pilot's world comes from; None if pilot does not run.
+        source: where the world of pilot and policy comes from; None if neither runs.
         serving_now: called once, when every port is open.
 
     Raises:
@@ -98,28 +104,47 @@ async def run(options: Options, source: Source | None, *, serving_now: Callable[
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     metrics = Metrics()
-    pilot = None if source is None else DiscoveryServer(Translator().snapshot, metrics, time.monotonic)
+    shared = None if source is None else SharedSource(source)
+    pilot = DiscoveryServer(Translator().snapshot, metrics, time.monotonic) if "pilot" in options.components else None
+    mesh_parts = _mesh_parts(options, shared)
     try:
         async with contextlib.AsyncExitStack() as resources, asyncio.TaskGroup() as tasks:
             services: list[asyncio.Task[None]] = []
-            ports = Ports(http=0)
+            ports, authority, waiting = Ports(http=0), None, [part.waiting for part in mesh_parts]
             if "citadel" in options.components:
                 citadel = open_citadel(options, metrics, now=_now())
+                authority = citadel.authority
                 listener = resources.enter_context(listen(options.listen, options.tls_port, "--tls-port"))
                 inner, frontend = await _secure_server(citadel, pilot, listener, metrics)
                 resources.push_async_callback(inner.stop, GRACE)
                 services += [
                     tasks.create_task(frontend.serve()),
-                    tasks.create_task(serving.keep_fresh(citadel.authority, citadel.context, citadel.due, clock=_now)),
+                    tasks.create_task(serving.keep_fresh(authority, citadel.context, citadel.due, clock=_now)),
                 ]
                 ports = replace(ports, tls=port_of(listener))
-            if pilot is not None and source is not None:
+            if pilot is not None and shared is not None:
                 plain, xds_port = await _plain_server(options, pilot)
                 resources.push_async_callback(plain.stop, GRACE)
-                services.append(tasks.create_task(pilot.run(source)))
+                services.append(tasks.create_task(pilot.run(shared)))
                 ports = replace(ports, xds=xds_port)
+            if mesh_parts:
+                listener = resources.enter_context(bind(options.listen, options.mesh_port, "--mesh-port"))
+                mesh = MeshPort(listener, _certificate(options, authority, metrics), options.trust_domain, metrics)
+                waiting.append(mesh.waiting)
+                services.append(tasks.create_task(mesh.run([part.services for part in mesh_parts])))
+                services += [tasks.create_task(part.run()) for part in mesh_parts if part.run is not None]
+                ports = replace(ports, mesh=port_of(listener))
+            if shared is not None:
+                services.append(tasks.create_task(shared.run()))
             listener = resources.enter_context(listen(options.listen, options.http_port, "--http-port"))
-            pages = debug.application(pilot, metrics, _time_of)
+            pages = debug.application(
+                pilot,
+                metrics,
+                _time_of,
+                waiting=waiting,
+                more=[route for part in mesh_parts for route in part.routes],
+                collectors=[collector for part in mesh_parts for collector in part.collectors],
+            )
             services.append(tasks.create_task(debug.HttpServer(pages, listener).run_until_cancelled()))
             serving_now(replace(ports, http=port_of(listener)))
             await stop.wait()
@@ -159,19 +184,37 @@ def listen(address: str, port: int, flag: str) -> socket.socket:
     Raises:
         ConfigError: the address is none of this machine's, or the port is taken or not allowed.
     """
+    listener = bind(address, port, flag)
+    try:
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise _not_ours(address, port, flag, error) from error
+    return listener
+
+
+def bind(address: str, port: int, flag: str) -> socket.socket:
+    """A TCP socket with its address, which does not listen yet.
+
+    Raises:
+        ConfigError: as in `listen`.
+    """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address, port))
-        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        sentence = f"cannot listen on {address} port {port}: {error.strerror}"
-        if error.errno == errno.EADDRINUSE:
-            sentence += f"; is another control plane running? {flag} takes another port"
-        raise ConfigError(sentence) from error
+        raise _not_ours(address, port, flag, error) from error
     return listener
+
+
+def _not_ours(address: str, port: int, flag: str, error: OSError) -> ConfigError:
+    sentence = f"cannot listen on {address} port {port}: {error.strerror}"
+    if error.errno == errno.EADDRINUSE:
+        sentence += f"; is another control plane running? {flag} takes another port"
+    return ConfigError(sentence)
 
 
 def port_of(listener: socket.socket) -> int:
@@ -189,7 +232,8 @@ async def _secure_server(
     service = CertificateService(citadel.authority, gate.caller, metrics, _now)
     inner.add_generic_rpc_handlers((service.handler(),))
     if pilot is not None:
-        inner.add_generic_rpc_handlers((pilot.handler(_proved(gate, metrics)),))
+        origin = proved(gate, lambda: metrics.count("citadel_server_authentication_failure_count"))
+        inner.add_generic_rpc_handlers((pilot.handler(origin),))
     await inner.start()
     return inner, frontend
 
@@ -208,16 +252,23 @@ async def _plain_server(options: Options, pilot: DiscoveryServer) -> tuple[grpc.
     return plain, port
 
 
-def _proved(gate: Gate, metrics: Metrics) -> Callable[[ServerContext], Origin]:
-    def origin(context: ServerContext) -> Origin:
-        try:
-            caller = gate.caller(context)
-        except UnauthenticatedError as error:
-            metrics.count("citadel_server_authentication_failure_count")
-            raise StreamError(grpc.StatusCode.UNAUTHENTICATED, str(error), "unauthenticated") from error
-        return Origin(caller.address, caller.identity)
+def _mesh_parts(options: Options, source: Source | None) -> list[parts.Part]:
+    """The components that serve sidecars."""
+    found: list[parts.Part] = []
+    if "policy" in options.components and source is not None:
+        found.append(parts.policy(source))
+    if "telemetry" in options.components:
+        found.append(parts.telemetry())
+    return found
 
-    return origin
+
+def _certificate(options: Options, authority: Authority | None, metrics: Metrics) -> Certificate:
+    """Where the mesh port's certificate comes from: the citadel of this process, or the one that it is told of."""
+    if authority is not None:
+        identity = Identity(options.trust_domain, *options.account.split("/"))
+        return Certificate(of_authority(authority, identity, _now), metrics, source="this process", clock=_now)
+    obtain = of_citadel(options.citadel, options.token, options.root_cert)
+    return Certificate(obtain, metrics, source=options.citadel, clock=_now)
 
 
 def _first_of(group: BaseExceptionGroup[MeshError]) -> MeshError:

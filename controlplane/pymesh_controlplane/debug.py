@@ -3,17 +3,18 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import h11
 import uvicorn
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pymesh_controlplane.metrics import Metrics
@@ -36,21 +37,37 @@ GRACE = 2
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
-def application(pilot: DiscoveryServer | None, metrics: Metrics, time_of: TimeOf) -> Starlette:
-    """The pages. Without `pilot` those that only it can fill are not there."""
+def application(
+    pilot: DiscoveryServer | None,
+    metrics: Metrics,
+    time_of: TimeOf,
+    *,
+    waiting: Sequence[Callable[[], str]] = (),
+    more: Sequence[BaseRoute] = (),
+    collectors: Sequence[Collector] = (),
+) -> Starlette:
+    """The pages. Without `pilot` those that only it can fill are not there.
+
+    Args:
+        waiting: what else has to be ready: each says what it waits for, "" when it is.
+        more: pages of other components.
+        collectors: what else is shown at /metrics.
+    """
     registry = CollectorRegistry()
-    registry.register(metrics)
+    for collector in (metrics, *collectors):
+        registry.register(collector)
     ProcessCollector(registry=registry)
 
     async def ready(_: Request) -> Response:
         if pilot is not None and pilot.world is None:
             return PlainTextResponse("waiting for the configuration to be read\n", 503)
-        return PlainTextResponse("ready\n")
+        reasons = [reason for tell in waiting if (reason := tell())]
+        return PlainTextResponse("\n".join(reasons or ["ready"]) + "\n", 503 if reasons else 200)
 
     async def scrape(_: Request) -> Response:
         return PlainTextResponse(generate_latest(registry), media_type="text/plain; version=0.0.4")
 
-    routes = [Route("/ready", ready), Route("/metrics", scrape)]
+    routes: list[BaseRoute] = [Route("/ready", ready), Route("/metrics", scrape), *more]
     if pilot is not None:
         pages: dict[str, Callable[[], Json]] = {
             "syncz": lambda: status.syncz(pilot.connections.values(), time_of),

@@ -29,12 +29,14 @@ COUNTERS: Final = {
     "citadel_server_authentication_failure_count": ("", "Callers that did not prove who they are."),
     "citadel_server_csr_sign_err_count": ("", "Certificate signing requests refused."),
     "citadel_server_jwks_reload_errors": ("", "Changes of the JWKS file that could not be used."),
-    "controlplane_tls_refused": ("reason", "Connections to the TLS port that got no further."),
+    "controlplane_tls_refused": ("reason", "Connections and calls to the TLS ports that got no further."),
+    "controlplane_certificate_errors": ("", "Attempts to get a certificate for the mesh port that failed."),
 }
 GAUGES: Final = {
     "pilot_xds": "Proxies connected to this pilot.",
     "citadel_server_root_cert_expiry_timestamp": "When the root ends, seconds since 1970.",
-    "controlplane_tls_connections": "Connections to the TLS port that are open.",
+    "controlplane_tls_connections": "Connections to the TLS ports that are open.",
+    "controlplane_certificate_expiry_timestamp": "When the certificate of the mesh port ends, seconds since 1970.",
 }
 
 

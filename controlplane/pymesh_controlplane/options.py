@@ -8,15 +8,21 @@ from typing import Final
 
 from pymesh import names
 
-# What exists now; more join as they are written. galley checks what pilot's source reads, so it comes with it.
-COMPONENTS: Final = ("pilot", "citadel")
+# galley checks what the source of pilot and policy reads, so it comes with them.
+COMPONENTS: Final = ("pilot", "citadel", "policy", "telemetry")
+# Those that serve sidecars on the mesh port, and need a certificate for it.
+ON_MESH_PORT: Final = frozenset({"policy", "telemetry"})
+# The account of a control plane that runs as one process; as `pymesh up` and the manifests name it.
+ACCOUNT: Final = f"{names.SYSTEM_NAMESPACE}/pymesh-controlplane"
 
 _EPILOG: Final = """\
 ports:
   15010  xDS in plaintext (gRPC: ADS, state of the world and delta)
   15012  xDS and certificates over TLS (gRPC); the caller shows a token or a certificate of this mesh.
          Served where citadel runs, since the port's own certificate is citadel's
-  15014  HTTP: /ready, /metrics, /debug/syncz, /debug/configz, /debug/registryz, /debug/connections
+  9091   policy and telemetry over mutual TLS (gRPC); the caller shows a certificate of this mesh.
+         Opened when citadel has given this process its own
+  15014  HTTP: /ready, /metrics, /debug/syncz, /debug/configz, /debug/registryz, /debug/connections, /policy
 
 A port of 0 takes a free one; the line "serving" in the log says which.
 
@@ -40,6 +46,11 @@ class Options:
     xds_port: int
     tls_port: int
     http_port: int
+    mesh_port: int
+    citadel: str
+    token: Path
+    root_cert: Path
+    account: str
     root_cert_out: Path | None
     log_level: str
     log_format: str
@@ -53,9 +64,9 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     """
     parser = _parser()
     given = parser.parse_args(arguments)
-    needed = {"pilot": ("--config-dir",), "citadel": ("--ca-dir", "--jwks")}
+    needed = {"pilot": ("--config-dir",), "citadel": ("--ca-dir", "--jwks"), "policy": ("--config-dir",)}
     for component in sorted(given.components):
-        for flag in needed[component]:
+        for flag in needed.get(component, ()):
             if getattr(given, flag.strip("-").replace("-", "_")) is None:
                 parser.error(f"{component} needs {flag}; see --help")
     if given.root_cert_out is not None and "citadel" not in given.components:
@@ -67,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pymesh-controlplane",
         description="The control plane of pymesh: tells the sidecars where to send traffic (pilot) and who they are "
-        "(citadel).",
+        "(citadel), how much they may let in (policy), and gathers what they report (telemetry).",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -79,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"which parts run here (default: {','.join(COMPONENTS)})",
     )
     files = parser.add_argument_group("files")
-    files.add_argument("--config-dir", metavar="DIR", type=Path, help="folder of YAML that pilot watches")
+    files.add_argument("--config-dir", metavar="DIR", type=Path, help="folder of YAML that pilot and policy watch")
     files.add_argument(
         "--ca-dir",
         metavar="DIR",
@@ -100,12 +111,47 @@ def _parser() -> argparse.ArgumentParser:
         ("--xds-port", names.PORT_XDS_PLAINTEXT, "xDS in plaintext"),
         ("--tls-port", names.PORT_XDS_TLS, "xDS and certificates over TLS"),
         ("--http-port", names.PORT_PILOT_HTTP, "HTTP: readiness, metrics, debugging"),
+        ("--mesh-port", names.PORT_MESH_GRPC, "policy and telemetry, for sidecars"),
     ):
         mesh.add_argument(flag, metavar="PORT", type=_port, default=port, help=f"{what} (default: %(default)s)")
+    _add_identity(parser.add_argument_group("identity of policy and telemetry"))
     logs = parser.add_argument_group("logs")
     logs.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     logs.add_argument("--log-format", choices=("text", "json"), default="text")
     return parser
+
+
+def _add_identity(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--citadel",
+        metavar="HOST:PORT",
+        default=f"pilot.{names.SYSTEM_NAMESPACE}.svc:{names.PORT_XDS_TLS}",
+        help="who signs their certificate, if citadel does not run here (default: %(default)s)",
+    )
+    group.add_argument(
+        "--token", metavar="FILE", type=Path, default=Path(names.TOKEN_PATH), help="shown to it (default: %(default)s)"
+    )
+    group.add_argument(
+        "--root-cert",
+        metavar="FILE",
+        type=Path,
+        default=Path(names.ROOT_CERT_PATH),
+        help="what its certificate, and the callers', are held against (default: %(default)s)",
+    )
+    group.add_argument(
+        "--account",
+        metavar="NS/NAME",
+        type=_account,
+        default=ACCOUNT,
+        help="service account of this process, if citadel runs here (default: %(default)s)",
+    )
+
+
+def _account(text: str) -> str:
+    namespace, _, name = text.partition("/")
+    if not namespace or not name or "/" in name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAMESPACE/NAME")
+    return text
 
 
 def _components(text: str) -> frozenset[str]:

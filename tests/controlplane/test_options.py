@@ -12,8 +12,9 @@ BOTH = ["--config-dir", "config", "--ca-dir", "ca", "--jwks", "jwks.json"]
 def test_the_defaults_are_those_of_the_architecture() -> None:
     """All components, Istio's ports."""
     given = options.parse(BOTH)
-    assert given.components == {"pilot", "citadel"}
-    assert (given.xds_port, given.tls_port, given.http_port) == (15010, 15012, 15014)
+    assert given.components == {"pilot", "citadel", "policy", "telemetry"}
+    assert (given.xds_port, given.tls_port, given.http_port, given.mesh_port) == (15010, 15012, 15014, 9091)
+    assert (given.citadel, given.account) == ("pilot.pymesh-system.svc:15012", "pymesh-system/pymesh-controlplane")
     assert (given.config_dir, given.root_cert_out, given.trust_domain) == (Path("config"), None, "cluster.local")
 
 
@@ -29,7 +30,9 @@ def test_one_component_needs_only_its_own_options() -> None:
         ([], "citadel needs --ca-dir"),
         (["--ca-dir", "ca", "--jwks", "j"], "pilot needs --config-dir"),
         (["--ca-dir", "ca"], "citadel needs --jwks"),
-        ([*BOTH, "--components", "pilot,mixer"], "mixer: no such component; there are pilot, citadel"),
+        ([*BOTH, "--components", "pilot,mixer"], "mixer: no such component; there are pilot, citadel, policy"),
+        (["--components", "policy"], "policy needs --config-dir"),
+        ([*BOTH, "--account", "policy"], "'policy' is not of the form NAMESPACE/NAME"),
         ([*BOTH, "--components", ","], "an empty list: no such component"),
         ([*BOTH, "--xds-port", "70000"], "'70000' is not a port"),
         ([*BOTH, "--xds-port", "http"], "'http' is not a port"),
@@ -53,5 +56,5 @@ def test_help_tells_of_every_port(capsys: pytest.CaptureFixture[str]) -> None:
         options.parse(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for part in ("15010", "15012", "15014", "exit status"):
+    for part in ("15010", "15012", "15014", "9091", "exit status"):
         assert part in text

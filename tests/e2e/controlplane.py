@@ -48,13 +48,13 @@ class Place:
         """What pods mount."""
         return self.root / "root-cert.pem"
 
-    def command(self, *more: str, xds: int = 0, tls: int = 0, http: int = 0) -> list[str]:
+    def command(self, *more: str, xds: int = 0, tls: int = 0, http: int = 0, mesh: int = 0) -> list[str]:
         """The command line; port 0 is any free one."""
         return [
             sys.executable, "-m", "pymesh_controlplane", "--listen", "127.0.0.1",
             "--config-dir", str(self.config), "--ca-dir", str(self.citadel), "--jwks", str(self.tokens.jwks),
             "--root-cert-out", str(self.root_cert),
-            "--xds-port", str(xds), "--tls-port", str(tls), "--http-port", str(http), *more,
+            "--xds-port", str(xds), "--tls-port", str(tls), "--http-port", str(http), "--mesh-port", str(mesh), *more,
         ]  # fmt: skip
 
 

@@ -140,6 +140,8 @@ def test_pods_are_ready_with_their_sidecars(mesh: str) -> None:
         "backend": (2, 2, ""),
         "visitor": (1, 1, ""),
         "pymesh-controlplane": (1, 1, ""),
+        "policy": (1, 1, ""),
+        "telemetry": (1, 1, ""),
     }
     table = pymesh("ps").stdout
     assert table.splitlines()[0].split() == ["NAMESPACE", "POD", "READY", "STATUS", "RESTARTS", "AGE", "IP", "REASON"]

@@ -148,9 +148,12 @@ class TokenVerifier:
 
 
 class Authenticator:
-    """Decides who a caller is, from what it sent with its call and what the TLS handshake told."""
+    """Decides who a caller is, from what it sent with its call and what the TLS handshake told.
 
-    def __init__(self, tokens: TokenVerifier, trust_domain: str) -> None:
+    Without `tokens` a certificate is the only proof.
+    """
+
+    def __init__(self, tokens: TokenVerifier | None, trust_domain: str) -> None:
         self._tokens = tokens
         self._trust_domain = trust_domain
 
@@ -167,7 +170,9 @@ class Authenticator:
         sent = [value for name, value in metadata if name == "authorization"]
         if len(sent) > 1:
             raise UnauthenticatedError("more than one authorization header was sent")
-        if sent:
+        if sent and self._tokens is None:
+            raise UnauthenticatedError("no token is taken here: a certificate of this mesh is the proof")
+        if sent and self._tokens is not None:
             scheme, _, token = sent[0].partition(" ") if isinstance(sent[0], str) else ("", "", "")
             if scheme.lower() != "bearer" or not token:
                 raise UnauthenticatedError("the authorization header is not of the form: Bearer <token>")

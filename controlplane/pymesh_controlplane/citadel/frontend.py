@@ -1,6 +1,6 @@
-"""TLS in front of gRPC: it terminates the connections of port 15012 and remembers whom each belongs to.
+"""TLS in front of gRPC: it terminates the connections of ports 15012 and 9091 and remembers whom each belongs to.
 
-grpcio's server either demands a client certificate from everybody or asks nobody for one. This port needs both: a new
+grpcio's server either demands a client certificate from everybody or asks nobody for one. Port 15012 needs both: a new
 workload has a token and no certificate yet, a running one shows its certificate. So TLS ends here, with the standard
 library, and the bytes go on to a gRPC server that listens on loopback only. Each of those inner connections has a
 source port of its own, under which the gRPC side looks up who is at the other end. A connection to the inner server
@@ -38,11 +38,15 @@ ACCEPT_PAUSE: Final = 0.5
 _EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-def server_context(root_pem: str) -> ssl.SSLContext:
-    """A context that asks for a client certificate, takes none for an answer, and verifies one that is sent."""
+def server_context(root_pem: str, *, demand: bool = False) -> ssl.SSLContext:
+    """A context that asks for a client certificate and verifies it; one that is not sent is forgiven unless `demand`.
+
+    Raises:
+        ssl.SSLError: `root_pem` holds no certificate.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.verify_mode = ssl.CERT_OPTIONAL
+    context.verify_mode = ssl.CERT_REQUIRED if demand else ssl.CERT_OPTIONAL
     context.load_verify_locations(cadata=root_pem)
     context.set_alpn_protocols(["h2"])
     return context
@@ -79,6 +83,10 @@ class TlsFrontend:
         self._open = 0
         self._peers: dict[str, TlsPeer] = {}
 
+    def use(self, context: ssl.SSLContext) -> None:
+        """Take `context` for handshakes from now on."""
+        self._context = context
+
     def peer_of(self, inner: str) -> TlsPeer | None:
         """Who is behind the inner connection that gRPC calls `inner` (`ipv4:127.0.0.1:40000`); None: not from here."""
         return self._peers.get(inner)
@@ -103,7 +111,7 @@ class TlsFrontend:
                     accepted.close()
                     continue
                 self._open += 1
-                self._metrics.set("controlplane_tls_connections", self._open)
+                self._metrics.add("controlplane_tls_connections", 1)
                 connections.create_task(self._connection(accepted, _text(address)))
 
     async def _connection(self, accepted: socket.socket, address: str) -> None:
@@ -116,7 +124,7 @@ class TlsFrontend:
             log.exception("a connection of %s ended", address)
         finally:
             self._open -= 1
-            self._metrics.set("controlplane_tls_connections", self._open)
+            self._metrics.add("controlplane_tls_connections", -1)
 
     async def _handshake(self, accepted: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         loop = asyncio.get_running_loop()

@@ -4,6 +4,7 @@ import ipaddress
 from collections.abc import Iterable
 from typing import Final
 
+from pymesh.names import SYSTEM_NAMESPACE
 from pymesh.resources.istio import EntryPort, ServiceEntry
 from pymesh.resources.kubernetes import EndpointSlice, Pod, Service
 from pymesh.resources.resource import Resource
@@ -41,7 +42,8 @@ def check_service(resource: Resource[Service]) -> list[Problem]:
                 findings.error(f"{path}.{field}", "there is such a port above already")
             seen.add(value)
         said = (port.app_protocol or port.name.partition("-")[0]).lower()
-        if said in _HTTP2 and port.name.lower() != "grpc-web":
+        ours = resource.key.namespace == SYSTEM_NAMESPACE  # only the sidecars themselves call these
+        if said in _HTTP2 and port.name.lower() != "grpc-web" and not ours:
             findings.warning(path, _OPAQUE)
     return findings.problems
 

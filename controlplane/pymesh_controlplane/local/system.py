@@ -1,92 +1,146 @@
-"""The mesh's own workload: the control plane, as the manifests that a cluster would get, and where its files are."""
+"""The mesh's own workloads, as the manifests that a cluster would get, and where their files are.
 
+pilot and citadel share a pod. policy and telemetry have one each, with an account and a Service of their own: they get
+their certificate from citadel as every workload does, and sidecars find them as they find every service.
+"""
+
+import posixpath
 from collections.abc import Iterable
 from typing import Any, Final
 
 from pymesh import names
 from pymesh.errors import MeshError
+from pymesh_controlplane.injector.containers import TOKEN_LIFETIME_SECONDS
 from pymesh_controlplane.local.state import State
-from pymesh_controlplane.options import COMPONENTS
+from pymesh_controlplane.options import COMPONENTS, ON_MESH_PORT
 
 CONTROL_PLANE: Final = "pymesh-controlplane"
 ROOT_CONFIG_MAP: Final = "istio-ca-root-cert"
 ROOT_FILE: Final = "root-cert.pem"
 SERVICE: Final = "pilot"
+# What `pymesh up` runs of its own accord, and what `--without` may name.
+PARTS: Final = COMPONENTS
+
+_HOME: Final = "/var/lib/pymesh"
 
 Document = dict[str, Any]
 
 
 def components(without: Iterable[str]) -> list[str]:
-    """The components to run, all but `without`.
+    """The parts to run, all but `without`.
 
     Raises:
         MeshError: one of `without` does not exist, or nothing is left.
     """
     left_out = set(without)
-    unknown = sorted(left_out.difference(COMPONENTS))
+    unknown = sorted(left_out.difference(PARTS))
     if unknown:
-        raise MeshError(f"--without {unknown[0]}: there is no such component; there are {', '.join(COMPONENTS)}")
-    rest = [name for name in COMPONENTS if name not in left_out]
+        raise MeshError(f"--without {unknown[0]}: there is no such component; there are {', '.join(PARTS)}")
+    rest = [name for name in PARTS if name not in left_out]
     if not rest:
         raise MeshError("--without leaves no component to run")
     return rest
 
 
 def manifests(state: State, running: list[str]) -> list[Document]:
-    """Namespace, account, Service and Pod of the control plane with the components `running`."""
-    namespace = names.SYSTEM_NAMESPACE
-    metadata = {"name": CONTROL_PLANE, "namespace": namespace}
+    """The system namespace, and account, Service and Pod of each part of `running`."""
+    found: list[Document] = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": names.SYSTEM_NAMESPACE}}]
+    together = [name for name in running if name in COMPONENTS and name not in ON_MESH_PORT]
+    if together:
+        found += _control_plane(state, together)
+    for name in running:
+        if name in ON_MESH_PORT:
+            found += _on_mesh_port(state, name)
+    return found
+
+
+def _control_plane(state: State, running: list[str]) -> list[Document]:
     ports = {"xds": names.PORT_XDS_PLAINTEXT, "xds-tls": names.PORT_XDS_TLS, "http": names.PORT_PILOT_HTTP}
+    command = [CONTROL_PLANE, "--components", ",".join(running), "--config-dir", f"{_HOME}/config"]
+    if "citadel" in running:
+        command += ["--ca-dir", f"{_HOME}/citadel", "--jwks", f"{_HOME}/tokens/jwks.json"]
+        command += ["--root-cert-out", f"{_HOME}/shared/{ROOT_FILE}"]
+    # The token key lies beside its public half, and is nothing to the control plane.
+    jwks = {"name": "jwks", "mountPath": f"{_HOME}/tokens/jwks.json", "readOnly": True}
+    directories = {"config": state.config, "citadel": state.citadel, "shared": state.shared}
+    mounts = [{"name": name, "mountPath": f"{_HOME}/{name}", "readOnly": name == "config"} for name in directories]
+    volumes: list[Document] = [{"name": name, "hostPath": {"path": str(path)}} for name, path in directories.items()]
+    volumes.append({"name": "jwks", "hostPath": {"path": str(state.tokens / "jwks.json"), "type": "File"}})
     return [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata},
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": SERVICE, "namespace": namespace},
-            "spec": {
-                "selector": {"app": CONTROL_PLANE},
-                "ports": [{"name": f"tcp-{name}", "port": port} for name, port in ports.items()],
-            },
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {**metadata, "labels": {"app": CONTROL_PLANE, "sidecar.istio.io/inject": "false"}},
-            "spec": _pod_spec(state, running),
-        },
+        _account(CONTROL_PLANE),
+        _service(SERVICE, CONTROL_PLANE, {f"tcp-{name}": port for name, port in ports.items()}),
+        _pod(CONTROL_PLANE, {}, _container(CONTROL_PLANE, command, [*mounts, jwks]), volumes),
     ]
 
 
-def _pod_spec(state: State, running: list[str]) -> Document:
-    home = "/var/lib/pymesh"
-    command = [CONTROL_PLANE, "--components", ",".join(running), "--config-dir", f"{home}/config"]
-    if "citadel" in running:
-        command += ["--ca-dir", f"{home}/citadel", "--jwks", f"{home}/tokens/jwks.json"]
-        command += ["--root-cert-out", f"{home}/shared/{ROOT_FILE}"]
-    # The token key lies beside its public half, and is nothing to the control plane.
-    directories = {"config": state.config, "citadel": state.citadel, "shared": state.shared}
-    jwks = {"name": "jwks", "mountPath": f"{home}/tokens/jwks.json", "readOnly": True}
+def _on_mesh_port(state: State, name: str) -> list[Document]:
+    command = [CONTROL_PLANE, "--components", name]
+    token = {"path": "istio-token", "audience": names.TOKEN_AUDIENCE, "expirationSeconds": TOKEN_LIFETIME_SECONDS}
+    volumes: list[Document] = [
+        {"name": "istio-token", "projected": {"sources": [{"serviceAccountToken": token}]}},
+        {"name": "istiod-ca-cert", "configMap": {"name": ROOT_CONFIG_MAP}},
+    ]
+    mounts: list[Document] = [
+        {"name": "istio-token", "mountPath": posixpath.dirname(names.TOKEN_PATH), "readOnly": True},
+        {"name": "istiod-ca-cert", "mountPath": posixpath.dirname(names.ROOT_CERT_PATH), "readOnly": True},
+    ]
+    if name == "policy":
+        command += ["--config-dir", f"{_HOME}/config"]
+        volumes.append({"name": "config", "hostPath": {"path": str(state.config)}})
+        mounts.append({"name": "config", "mountPath": f"{_HOME}/config", "readOnly": True})
+    # There is no sidecar, and there is mutual TLS: the process ends it itself.
+    labels = {names.LABEL_TLS_MODE: "istio"}
+    ports = {f"grpc-{name}": names.PORT_MESH_GRPC, "http-pages": names.PORT_PILOT_HTTP}
+    pod = _pod(name, labels, _container(name, command, mounts), volumes)
+    return [_account(name), _service(name, name, ports), _plain_pages(name), pod]
+
+
+def _account(name: str) -> Document:
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": _metadata(name)}
+
+
+def _service(name: str, app: str, ports: dict[str, int]) -> Document:
+    listed = [{"name": port_name, "port": port} for port_name, port in ports.items()]
+    spec = {"selector": {"app": app}, "ports": listed}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": _metadata(name), "spec": spec}
+
+
+def _plain_pages(name: str) -> Document:
     return {
-        "serviceAccountName": CONTROL_PLANE,
-        "terminationGracePeriodSeconds": 5,
-        "containers": [
-            {
-                "name": CONTROL_PLANE,
-                "command": command,
-                "securityContext": {"runAsUser": names.PROXY_UID, "runAsGroup": names.PROXY_UID},
-                "readinessProbe": {"httpGet": {"path": "/ready", "port": names.PORT_PILOT_HTTP}, "periodSeconds": 1},
-                "volumeMounts": [
-                    *(
-                        {"name": name, "mountPath": f"{home}/{name}", "readOnly": name == "config"}
-                        for name in directories
-                    ),
-                    jwks,
-                ],
-            }
-        ],
-        "volumes": [
-            *({"name": name, "hostPath": {"path": str(path)}} for name, path in directories.items()),
-            {"name": "jwks", "hostPath": {"path": str(state.tokens / "jwks.json"), "type": "File"}},
-        ],
+        "apiVersion": "security.istio.io/v1",
+        "kind": "PeerAuthentication",
+        "metadata": _metadata(name),
+        "spec": {
+            "selector": {"matchLabels": {"app": name}},
+            "mtls": {"mode": "STRICT"},
+            "portLevelMtls": {str(names.PORT_PILOT_HTTP): {"mode": "DISABLE"}},
+        },
     }
+
+
+def _container(name: str, command: list[str], mounts: list[Document]) -> Document:
+    return {
+        "name": name,
+        "command": command,
+        "securityContext": {"runAsUser": names.PROXY_UID, "runAsGroup": names.PROXY_UID},
+        "readinessProbe": {"httpGet": {"path": "/ready", "port": names.PORT_PILOT_HTTP}, "periodSeconds": 1},
+        "volumeMounts": mounts,
+    }
+
+
+def _pod(name: str, labels: dict[str, str], container: Document, volumes: list[Document]) -> Document:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {**_metadata(name), "labels": {"app": name, "sidecar.istio.io/inject": "false", **labels}},
+        "spec": {
+            "serviceAccountName": name,
+            "terminationGracePeriodSeconds": 5,
+            "containers": [container],
+            "volumes": volumes,
+        },
+    }
+
+
+def _metadata(name: str) -> Document:
+    return {"name": name, "namespace": names.SYSTEM_NAMESPACE}

@@ -1,0 +1,90 @@
+"""Port 9091: gRPC over the mesh's mutual TLS, for whoever has a certificate of this mesh and for nobody else.
+
+It opens when there is a certificate to show, and stays open with the last one while a new one cannot be had.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterable
+from typing import Final, TypeAlias
+
+import grpc
+import grpc.aio
+
+from pymesh_controlplane.callers import proved
+from pymesh_controlplane.citadel.attestation import Authenticator
+from pymesh_controlplane.citadel.client import Certificate, Credentials
+from pymesh_controlplane.citadel.frontend import TlsFrontend, load_certificate, server_context
+from pymesh_controlplane.citadel.gate import Gate
+from pymesh_controlplane.metrics import Metrics
+from pymesh_controlplane.pilot.server import Authenticate
+from pymesh_controlplane.tasks import until_first_ends
+
+# Of the listening socket; all sidecars come at once when a mesh starts or this service does.
+BACKLOG: Final = 1024
+# Calls at once, over all connections: a stream for each sidecar of a service with a limit, and their questions.
+MAX_CALLS: Final = 8192
+# Seconds that calls under way have to end when the process does.
+GRACE: Final = 0.3
+
+GRPC_OPTIONS: Final = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_allowed_incoming_connections", 4096),
+    ("grpc.max_concurrent_streams", 1000),  # of one connection: a sidecar asks for every request it has, at once
+    ("grpc.max_receive_message_length", 4 * 1024 * 1024),  # as Envoy takes at most; a batch of log entries has 16 KiB
+    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.absolute_max_metadata_size", 16 * 1024),
+    ("grpc.keepalive_time_ms", 30_000),  # a pod that vanished is noticed within 40 s
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+# The services of a component, for the callers that it is given a way to tell.
+Handlers: TypeAlias = Callable[[Authenticate], Iterable[grpc.GenericRpcHandler]]
+
+
+class MeshPort:
+    """The port, on `listener`, a socket that is bound and not yet listening."""
+
+    def __init__(self, listener: socket.socket, certificate: Certificate, trust_domain: str, metrics: Metrics) -> None:
+        self.certificate = certificate
+        self._listener = listener
+        self._trust_domain = trust_domain
+        self._metrics = metrics
+        self._frontend: TlsFrontend | None = None
+        self._open = asyncio.Event()
+        self._backend_port = 0
+
+    def waiting(self) -> str:
+        """Why it is not open, or should not be trusted to stay so; "" if all is well."""
+        return self.certificate.waiting
+
+    async def run(self, services: Iterable[Handlers]) -> None:
+        """Serve `services` until cancelled."""
+        inner = grpc.aio.server(options=GRPC_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
+        self._backend_port = inner.add_insecure_port("127.0.0.1:0")
+        try:
+            await until_first_ends(self.certificate.run(self._use), self._serve(inner, services))
+        finally:
+            await inner.stop(GRACE)
+
+    async def _serve(self, inner: grpc.aio.Server, services: Iterable[Handlers]) -> None:
+        await self._open.wait()
+        assert self._frontend is not None
+        gate = Gate(self._frontend.peer_of, Authenticator(None, self._trust_domain))
+        origin = proved(gate, lambda: self._metrics.count("controlplane_tls_refused", "identity"))
+        for handlers in services:
+            inner.add_generic_rpc_handlers(tuple(handlers(origin)))
+        await inner.start()
+        self._listener.listen(BACKLOG)
+        await self._frontend.serve()
+
+    def _use(self, credentials: Credentials) -> None:
+        context = server_context(credentials.roots, demand=True)
+        load_certificate(context, credentials.chain, credentials.key)
+        if self._frontend is None:
+            self._frontend = TlsFrontend(self._listener, context, self._backend_port, self._metrics)
+            self._open.set()
+        self._frontend.use(context)
+        self._metrics.set("controlplane_certificate_expiry_timestamp", credentials.expires.timestamp())

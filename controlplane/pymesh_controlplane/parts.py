@@ -1,0 +1,40 @@
+"""What the components that serve sidecars bring to the process that runs them, one function a component."""
+
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+
+import grpc
+from prometheus_client.registry import Collector
+from starlette.routing import BaseRoute
+
+from pymesh_controlplane.pilot.server import Authenticate
+from pymesh_controlplane.sources.base import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A component with services on the mesh port.
+
+    Attributes:
+        services: the gRPC services of port 9091, given what tells the origin of their calls.
+        run: its work beside the calls, until cancelled; None if it has none.
+        waiting: why it is not ready, "" if it is.
+        routes: its pages on port 15014.
+        collectors: what it shows at /metrics there.
+    """
+
+    services: Callable[[Authenticate], Sequence[grpc.GenericRpcHandler]]
+    run: Callable[[], Coroutine[None, None, None]] | None = None
+    waiting: Callable[[], str] = str
+    routes: Sequence[BaseRoute] = ()
+    collectors: Sequence[Collector] = ()
+
+
+def policy(source: Source) -> Part:
+    """The policy service: answers checks and leases slots, by the rules of the worlds of `source`."""
+    return Part(services=lambda _: ())
+
+
+def telemetry() -> Part:
+    """The collector: takes the access log entries of proxies, and answers who talks to whom."""
+    return Part(services=lambda _: ())
