@@ -4,6 +4,7 @@ Source: istio.io/docs/reference/config/networking and .../security, release 1.27
 kinds have the same fields).
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -154,15 +155,78 @@ class HTTPRoute(Block, frozen=True):
     cors_policy: NotYet = None
 
 
+class RouteDestination(Block, frozen=True):
+    """One destination of opaque connections and its share."""
+
+    destination: Destination
+    weight: Weight = 0
+
+
+class TLSMatchAttributes(Block, frozen=True):
+    """Clauses that must all hold for a TLS connection, which stays closed."""
+
+    sni_hosts: Annotated[list[str], Meta(min_length=1, description="a list with at least one server name")]
+    destination_subnets: list[str] = []
+    port: Port | None = None
+    source_labels: Labels = {}
+    source_namespace: str = ""
+    gateways: list[str] = []
+
+
+class TLSRoute(Block, frozen=True):
+    """What happens to the TLS connections that one of `match` describes."""
+
+    match: Annotated[list[TLSMatchAttributes], Meta(min_length=1, description="a list with at least one match")]
+    route: list[RouteDestination] = []
+
+
+class L4MatchAttributes(Block, frozen=True):
+    """Clauses that must all hold for a connection of which nothing but its ends is known."""
+
+    destination_subnets: list[str] = []
+    port: Port | None = None
+    source_labels: Labels = {}
+    source_namespace: str = ""
+    source_subnet: NotYet = None
+    gateways: list[str] = []
+
+
+class TCPRoute(Block, frozen=True):
+    """What happens to the connections that one of `match` describes; no match describes all."""
+
+    match: list[L4MatchAttributes] = []
+    route: list[RouteDestination] = []
+
+
 class VirtualServiceSpec(Block, frozen=True):
     """networking.istio.io VirtualService."""
 
     hosts: Hosts
     gateways: list[str] = []
     http: list[HTTPRoute] = []
-    tls: NotYet = None
-    tcp: NotYet = None
+    tls: list[TLSRoute] = []
+    tcp: list[TCPRoute] = []
     export_to: list[str] = []
+
+    def routes(self) -> Iterator[tuple[str, HTTPRoute | TLSRoute | TCPRoute]]:
+        """Every route of every kind, with its field path."""
+        kinds: dict[str, Sequence[HTTPRoute | TLSRoute | TCPRoute]]
+        kinds = {"http": self.http, "tls": self.tls, "tcp": self.tcp}
+        for kind, routes in kinds.items():
+            for index, route in enumerate(routes):
+                yield f"spec.{kind}[{index}]", route
+
+    def destinations(self) -> Iterator[tuple[str, Destination]]:
+        """Every destination of every route, with its field path."""
+        for path, route in self.routes():
+            for index, item in enumerate(route.route):
+                yield f"{path}.route[{index}].destination", item.destination
+
+    def matches(self) -> Iterator[tuple[str, HTTPMatchRequest | TLSMatchAttributes | L4MatchAttributes]]:
+        """Every match of every route, with its field path."""
+        for path, route in self.routes():
+            for index, match in enumerate(route.match):
+                yield f"{path}.match[{index}]", match
 
 
 class VirtualService(Block, frozen=True):

@@ -1,22 +1,34 @@
 """The clauses of a VirtualService, as Envoy's matchers. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
+from typing import Final
 
 from envoy.config.route.v3 import route_components_pb2
 from envoy.type.matcher.v3 import regex_pb2, string_pb2
 
-from pymesh.resources.istio import HTTPMatchRequest, StringMatch
+from pymesh.resources.istio import HTTPMatchRequest, L4MatchAttributes, StringMatch, TLSMatchAttributes
 
 ANYTHING = HTTPMatchRequest()
+# The gateway that stands for all sidecars.
+MESH: Final = ("mesh",)
 
 
-def applies(match: HTTPMatchRequest, port: int, namespace: str, labels: Mapping[str, str]) -> bool:
-    """Whether the clauses that are known before any request hold: the caller's port, namespace, labels and gateway."""
+def applies(
+    match: HTTPMatchRequest | TLSMatchAttributes | L4MatchAttributes,
+    port: int,
+    namespace: str,
+    labels: Mapping[str, str],
+    gateways: Container[str] = MESH,
+) -> bool:
+    """Whether the clauses that are known before any request hold: the caller's port, namespace, labels and gateway.
+
+    `gateways` are the names that the caller's gateway has for whoever wrote `match`.
+    """
     return (
         (match.port is None or match.port == port)
         and (not match.source_namespace or match.source_namespace == namespace)
         and match.source_labels.items() <= labels.items()
-        and (not match.gateways or "mesh" in match.gateways)
+        and (not match.gateways or any(name in gateways for name in match.gateways))
     )
 
 

@@ -5,7 +5,7 @@ that nobody knows, on to where the application wanted it to go.
 """
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple, TypeAlias
 
@@ -30,7 +30,7 @@ from pymesh.resources.istio import (
 )
 from pymesh.resources.resource import Resource
 from pymesh_controlplane.pilot import hosts
-from pymesh_controlplane.pilot.matching import ANYTHING, applies, route_match
+from pymesh_controlplane.pilot.matching import ANYTHING, MESH, applies, route_match
 from pymesh_controlplane.pilot.messages import METADATA, duration, metadata, packed
 from pymesh_controlplane.pilot.model import Service, World
 from pymesh_controlplane.pilot.node import Node
@@ -39,6 +39,7 @@ from pymesh_controlplane.pilot.node import Node
 DEFAULT_RETRY_ON: Final = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
 DEFAULT_RETRIES: Final = 2
 RETRY_HOST_ATTEMPTS: Final = 5  # how often to look for an endpoint that was not tried yet
+BLOCKED: Final = 502  # what a request for an unknown host gets under REGISTRY_ONLY; Istio's answer
 MAX_DIRECT_BODY: Final = 1024 * 1024  # bytes; Envoy's default of 4 KiB is less than an error page, this is Istio's
 
 _REDIRECTS: Final = {
@@ -164,11 +165,13 @@ def virtual_host(plan: Plan) -> route_components_pb2.VirtualHost:
     return route_components_pb2.VirtualHost(name=f"{plan.host}:{plan.port}", domains=plan.domains, routes=routes)
 
 
-def configuration(port: int, virtual_hosts: Iterable[route_components_pb2.VirtualHost]) -> route_pb2.RouteConfiguration:
-    """The route configuration for connections to `port`."""
+def configuration(
+    port: int, virtual_hosts: Iterable[route_components_pb2.VirtualHost], registry_only: bool
+) -> route_pb2.RouteConfiguration:
+    """The route configuration for connections to `port`; under REGISTRY_ONLY hosts that nobody knows are refused."""
     message = route_pb2.RouteConfiguration(name=str(port), virtual_hosts=virtual_hosts)
     message.max_direct_response_body_size_bytes.value = MAX_DIRECT_BODY
-    message.virtual_hosts.append(_allow_any())
+    message.virtual_hosts.append(_block_all() if registry_only else _allow_any())
     return message
 
 
@@ -187,12 +190,15 @@ def targets(resource: Resource[VirtualService], world: World) -> Targets:
 
 
 def virtual_service_routes(
-    resource: Resource[VirtualService], port: int, caller: Caller, meant: Targets
+    resource: Resource[VirtualService], port: int, caller: Caller, meant: Targets, gateways: Container[str] = MESH
 ) -> Iterator[route_components_pb2.Route]:
-    """The routes of a VirtualService for what `caller` sends to `port`; the first that matches wins."""
+    """The routes of a VirtualService for what `caller` sends to `port`; the first that matches wins.
+
+    `gateways` are the names that `resource` may call the gateway by whose requests these are.
+    """
     for index, http in enumerate(resource.value.spec.http):
         for match in http.match or [ANYTHING]:
-            if applies(match, port, caller.namespace, dict(caller.labels)):
+            if applies(match, port, caller.namespace, dict(caller.labels), gateways):
                 yield route_for(resource, index, match, port, meant)
 
 
@@ -276,6 +282,13 @@ def _allow_any() -> route_components_pb2.VirtualHost:
     action = route_components_pb2.RouteAction(cluster=names.PASSTHROUGH_CLUSTER, timeout=duration(0))
     route = route_components_pb2.Route(name="allow_any", match=route_match(ANYTHING), route=action)
     return route_components_pb2.VirtualHost(name="allow_any", domains=["*"], routes=[route])
+
+
+def _block_all() -> route_components_pb2.VirtualHost:
+    """As Istio has it: 502, and nothing is sent anywhere."""
+    response = route_components_pb2.DirectResponseAction(status=BLOCKED)
+    route = route_components_pb2.Route(name="block_all", match=route_match(ANYTHING), direct_response=response)
+    return route_components_pb2.VirtualHost(name="block_all", domains=["*"], routes=[route])
 
 
 # --- What a route does ---------------------------------------------------------------------------------------------
