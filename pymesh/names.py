@@ -104,6 +104,11 @@ _DNS_LABEL: Final = re.compile(_LABEL)
 _DNS_SUBDOMAIN: Final = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*")
 
 
+def is_namespace(text: str) -> bool:
+    """Whether `text` can be the name of a namespace."""
+    return _DNS_LABEL.fullmatch(text) is not None
+
+
 class NodeId(NamedTuple):
     """The parts of a proxy's node id, `sidecar~10.244.0.7~reviews-v1-0.default~default.svc.cluster.local`."""
 

@@ -16,6 +16,8 @@ examples:
       run an Envoy v3 bootstrap: static resources, or ADS from a control plane
   pymesh-proxy --listen 15001 --discovery pilot.pymesh-system.svc:15012
       be a sidecar: configuration and certificate from the control plane, the pod's identity from the environment
+  pymesh-proxy --gateway --discovery pilot.pymesh-system.svc:15012
+      be a gateway at the edge of the mesh: bind the listeners that the control plane sends, redirect nothing
   pymesh-proxy --agent --discovery pilot.pymesh-system.svc:15012 --envoy-bootstrap envoy.json
       obtain certificates for a real Envoy beside this process, and write its bootstrap
 
@@ -31,6 +33,7 @@ class Options:
     inbound_listen: int | None
     config: Path | None
     discovery: tuple[str, int] | None
+    gateway: bool
     agent: bool
     envoy_bootstrap: Path | None
     envoy_command: tuple[str, ...]
@@ -59,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     add("--inbound-listen", type=_port, metavar="PORT", help="accept inbound ones here instead (15006, as for Envoy)")
     add("--config", "-c", type=Path, metavar="FILE", help="Envoy v3 bootstrap, YAML or JSON")
     add("--discovery", type=_host_port, metavar="HOST:PORT", help="control plane: ADS and certificates over TLS")
+    add("--gateway", action="store_true", help="with --discovery: serve the listeners it sends; nothing is redirected")
     add("--agent", action="store_true", help="serve certificates over SDS for an Envoy; proxy nothing")
     add("--envoy-bootstrap", type=Path, metavar="FILE", help="with --agent: where to write Envoy's bootstrap")
     add("--admin", type=_host_port, metavar="HOST:PORT",
@@ -81,6 +85,10 @@ def parse(argv: list[str] | None = None) -> Options:
     args = made.parse_args(argv)
     if args.config and args.discovery:
         made.error("--config and --discovery exclude each other: a bootstrap names its own control plane")
+    if args.gateway and not args.discovery:
+        made.error("--gateway needs --discovery, the control plane that sends its listeners")
+    if args.gateway and (args.listen is not None or args.inbound_listen is not None or args.agent):
+        made.error("--gateway binds the listeners it is sent: leave out --listen, --inbound-listen and --agent")
     if args.agent and not args.discovery:
         made.error("--agent needs --discovery, the control plane that signs certificates")
     if args.envoy and not args.agent:
@@ -88,13 +96,14 @@ def parse(argv: list[str] | None = None) -> Options:
     if args.validate and not args.config:
         made.error("--validate checks a --config FILE")
     listen = args.listen
-    if listen is None and not args.config:
+    if listen is None and not args.config and not args.gateway:
         listen = names.PORT_OUTBOUND
     return Options(
         listen=listen,
         inbound_listen=args.inbound_listen,
         config=args.config,
         discovery=args.discovery,
+        gateway=args.gateway,
         agent=args.agent,
         envoy_bootstrap=args.envoy_bootstrap,
         envoy_command=tuple(args.envoy),

@@ -11,7 +11,7 @@ from pymesh.resources.kubernetes import ConfigMap, EndpointSlice, Pod
 from pymesh.resources.kubernetes import Service as KubernetesService
 from pymesh.resources.resource import Key, Resource, holds
 from pymesh.xds.check import check as check_supported
-from pymesh_controlplane.galley import destination_rules, mesh_configs, services, virtual_services
+from pymesh_controlplane.galley import destination_rules, gateways, mesh_configs, services, virtual_services
 from pymesh_controlplane.galley.findings import Findings
 from pymesh_controlplane.pilot import clusters, endpoints, routes
 from pymesh_controlplane.pilot.matching import ANYTHING
@@ -62,10 +62,9 @@ def _check(resource: Resource[object], missing: Mapping[Key, Iterable[tuple[Key,
         return _check_authentication(resource, world)
     if holds(resource, ConfigMap):
         return mesh_configs.check(resource, world)
-    findings = Findings(resource)
     if holds(resource, Gateway):
-        findings.warning("spec", "gateways are not served yet: it is kept, and has no effect")
-    return findings.problems
+        return gateways.check(resource, world)
+    return []
 
 
 def _check_authentication(resource: Resource[PeerAuthentication], world: World) -> list[Problem]:

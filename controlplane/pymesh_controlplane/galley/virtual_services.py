@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from pymesh.resources.istio import Destination, HTTPRoute, VirtualService
 from pymesh.resources.resource import Key, Resource
-from pymesh_controlplane.galley import http_routes
+from pymesh_controlplane.galley import gateways, http_routes
 from pymesh_controlplane.galley.findings import Findings, listed, near
 from pymesh_controlplane.pilot import hosts, matching
 from pymesh_controlplane.pilot.model import Problem, World
@@ -20,6 +20,7 @@ def check(resource: Resource[VirtualService], world: World) -> list[Problem]:
     findings.check_exported("spec.exportTo", spec.export_to)
     _check_gateways(findings, resource, world)
     _check_hosts(findings, resource, world)
+    gateways.check_bound(findings, resource, world)
     if not spec.http:
         findings.error("spec.http", "there is no route: write at least one below spec.http")
     for index, http in enumerate(spec.http):
@@ -117,7 +118,8 @@ def _check_destination(
         findings.error(f"{path}.port.number", f"{full} has no port {destination.port.number}; it has {listed(numbers)}")
     elif destination.port is None and len(numbers) > 1:
         own = [hosts.resolve(host, namespace, world.services) for host in resource.value.spec.hosts]
-        if full not in own:
+        at_gateway = any(name != "mesh" for name in resource.value.spec.gateways)
+        if full not in own or at_gateway:  # a gateway's port says nothing of the service's
             findings.error(f"{path}.port", f"{full} has several ports ({listed(numbers)}): say which")
     if destination.subset:
         rule = rule_for(service, namespace, world)

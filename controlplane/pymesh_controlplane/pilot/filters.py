@@ -1,5 +1,6 @@
 """The network filters at the end of a filter chain: requests or opaque bytes. Pure."""
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from envoy.config.listener.v3 import listener_components_pb2
@@ -37,6 +38,16 @@ def tcp(cluster: str, stat_prefix: str) -> listener_components_pb2.Filter:
     )
 
 
+def tcp_to(shares: Sequence[tuple[str, int]], name: str) -> listener_components_pb2.Filter:
+    """Opaque bytes to one of several clusters, each with its share. For one alone metrics are called by it."""
+    if len(shares) == 1:
+        return tcp(shares[0][0], shares[0][0])
+    message = tcp_proxy_pb2.TcpProxy(stat_prefix=name)
+    for cluster, weight in shares:
+        message.weighted_clusters.clusters.add(name=cluster, weight=weight)
+    return listener_components_pb2.Filter(name=TCP_FILTER, typed_config=packed(message))
+
+
 def outbound_http(port: int) -> listener_components_pb2.Filter:
     """Requests, routed by the route configuration that is named after the port."""
     manager = _manager(f"outbound_0.0.0.0_{port}")
@@ -54,6 +65,23 @@ def inbound_http(where: Where) -> listener_components_pb2.Filter:
     manager.set_current_client_cert_details.subject.value = True
     manager.set_current_client_cert_details.dns = True
     manager.set_current_client_cert_details.uri = True
+    return _http(manager)
+
+
+def gateway_http(port: int, route_configuration: str, *, mutual: bool) -> listener_components_pb2.Filter:
+    """Requests at the edge of the mesh: what a client says of itself and its path is not believed.
+
+    With `mutual`, its certificate was demanded and verified: it is told in x-forwarded-client-cert.
+    """
+    manager = _manager(f"outbound_0.0.0.0_{port}")
+    manager.rds.route_config_name = route_configuration
+    manager.rds.config_source.CopyFrom(ads())
+    manager.use_remote_address.value = True
+    manager.forward_client_cert_details = _Manager.SANITIZE_SET if mutual else _Manager.SANITIZE
+    if mutual:
+        manager.set_current_client_cert_details.subject.value = True
+        manager.set_current_client_cert_details.dns = True
+        manager.set_current_client_cert_details.uri = True
     return _http(manager)
 
 

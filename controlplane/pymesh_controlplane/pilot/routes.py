@@ -32,7 +32,7 @@ from pymesh.resources.resource import Resource
 from pymesh_controlplane.pilot import hosts
 from pymesh_controlplane.pilot.matching import ANYTHING, MESH, applies, route_match
 from pymesh_controlplane.pilot.messages import METADATA, duration, metadata, packed
-from pymesh_controlplane.pilot.model import Service, World
+from pymesh_controlplane.pilot.model import Protocol, Service, World
 from pymesh_controlplane.pilot.node import Node
 
 # What is retried where nobody says anything: failures before the upstream can have acted on the request (Istio's set).
@@ -68,8 +68,7 @@ def asked_labels(world: World) -> frozenset[str]:
     return frozenset(
         label
         for resource in world.routing.values()
-        for http in resource.value.spec.http
-        for match in http.match
+        for _, match in resource.value.spec.matches()
         for label in match.source_labels
     )
 
@@ -81,10 +80,17 @@ def caller_of(node: Node, asked: AbstractSet[str]) -> Caller:
 
 
 class Target(NamedTuple):
-    """The service that a destination means: its full host name and its only port; None unless it has just one."""
+    """The service that a destination means.
+
+    Attributes:
+        host: its full name.
+        port: its only port; None unless it has just one.
+        undeclared: its ports of which nobody said what is spoken there.
+    """
 
     host: str
     port: int | None
+    undeclared: frozenset[int] = frozenset()
 
 
 # By host as a destination writes it.
@@ -123,6 +129,8 @@ def plans(caller: Caller, world: World) -> dict[int, list[Plan]]:
     for host in sorted({*world.services, *_hosts_of_their_own(virtual)}):
         service = world.services.get(host)
         written = virtual.get(hosts.most_specific(host, virtual) or "")
+        if written is not None and not written.value.spec.http:
+            written = None  # it routes connections, not requests
         meant = targets(written, world) if written is not None else {}
         known_as = f"{service.namespace}/{service.name}" if service is not None else ""
         who = caller if written is not None and _asks_who_calls(written) else ANYBODY
@@ -146,7 +154,7 @@ def _http_ports(service: Service) -> list[int]:
 
 def _hosts_of_their_own(virtual: Mapping[str, Resource[VirtualService]]) -> Iterator[str]:
     """Hosts that exist only because a VirtualService names them; `*` would swallow what is meant to pass through."""
-    return (host for host in virtual if host != "*")
+    return (host for host, written in virtual.items() if host != "*" and written.value.spec.http)
 
 
 def _domains(host: str, service: Service | None, namespace: str, port: int) -> list[str]:
@@ -181,11 +189,12 @@ def configuration(
 def targets(resource: Resource[VirtualService], world: World) -> Targets:
     """What every destination of `resource` means in this world."""
     found: dict[str, Target] = {}
-    for written in {item.destination.host for http in resource.value.spec.http for item in http.route}:
+    for written in {destination.host for _, destination in resource.value.spec.destinations()}:
         host = hosts.resolve(written, resource.key.namespace, world.services)
         service = world.services.get(host)
-        only = service.ports[0].port if service is not None and len(service.ports) == 1 else None
-        found[written] = Target(host, only)
+        ports = service.ports if service is not None else ()
+        undeclared = frozenset(port.port for port in ports if port.protocol is Protocol.AUTO)
+        found[written] = Target(host, ports[0].port if len(ports) == 1 else None, undeclared)
     return found
 
 
@@ -253,13 +262,16 @@ def _forward(http: HTTPRoute, port: int, meant: Targets) -> route_components_pb2
 
 
 def cluster_of(destination: Destination, port: int, meant: Targets) -> str:
-    """Name of the cluster that a destination means. Without a port it is the service's only one, or the caller's."""
-    host, only = meant[destination.host]
+    """Name of the cluster that a destination means."""
+    host = meant[destination.host].host
+    return names.outbound_cluster(port_of(destination, port, meant), host, destination.subset)
+
+
+def port_of(destination: Destination, port: int, meant: Targets) -> int:
+    """The port that a destination means. If it does not say, it is the service's only one, or the caller's `port`."""
     if destination.port is not None:
-        port = destination.port.number
-    elif only is not None:
-        port = only
-    return names.outbound_cluster(port, host, destination.subset)
+        return destination.port.number
+    return meant[destination.host].port or port
 
 
 def _weighted(

@@ -86,6 +86,7 @@ class Translation:
         self._memory = memory
         self._outbound: dict[str, _Outbound] = {}
         self._routes: dict[routes.Caller, Resources] = {}
+        self._listeners: dict[routes.Caller, Resource] = {}
 
     def snapshot(self, node: Node) -> Snapshot:
         """See `Translator.snapshot`."""
@@ -162,15 +163,22 @@ class Translation:
         name = (ports, modes.default, *modes.by_port.items())  # many pods are alike in this
         return self._memory.call(_inbound_listener, name, ports, modes)
 
+    def _outbound_listener_of(self, caller: routes.Caller) -> Resource:
+        who = caller if self._connections_ask else routes.ANYBODY
+        if who not in self._listeners:
+            chains: list[FilterChain] = []
+            for port, http, opaque in outbound.plan(who, self.world):
+                if http:
+                    chains += self._memory.call(listeners.http_chains, port, port)
+                for to in opaque:
+                    chains += self._memory.call(listeners.opaque_chains, to, to)
+            only = self.world.mesh.registry_only
+            self._listeners[who] = self._memory.call(_outbound_listener, who, tuple(chains), only)
+        return self._listeners[who]
+
     @cached_property
-    def _outbound_listener(self) -> Resource:
-        chains: list[FilterChain] = []
-        for port, http, opaque in listeners.outbound_plan(self.world):
-            if http:
-                chains += self._memory.call(listeners.http_chains, port, port)
-            for to in opaque:
-                chains += self._memory.call(listeners.opaque_chains, (to.port, to.host), to)
-        return self._memory.call(_outbound_listener, None, tuple(chains), self.world.mesh.registry_only)
+    def _connections_ask(self) -> bool:
+        return outbound.depends_on_caller(self.world)
 
     @cached_property
     def _asked_labels(self) -> frozenset[str]:

@@ -65,7 +65,7 @@ def control_plane(
     """
     rng = random.SystemRandom()
     if options.discovery is not None:
-        node = node_from_environment(os.environ, _LABELS_FILE)
+        node = node_from_environment(os.environ, _LABELS_FILE, kind="router" if options.gateway else "sidecar")
         channel = Channel(discovery_target(options), metadata=bearer_token(options.token_file))
         certificates = CertificateClient(channel, node, secrets, roots_file=options.root_cert, rng=rng, clock=time)
         sds = None if options.sds_socket is None else SdsServer(secrets, options.sds_socket)

@@ -1,0 +1,84 @@
+"""Gateway: which pods, on which ports, for which hosts; and what is bound to it."""
+
+from collections.abc import Iterator
+
+from pymesh import names
+from pymesh.resources.istio import Gateway, Server, VirtualService
+from pymesh.resources.resource import Resource, holds
+from pymesh_controlplane.galley.findings import Findings, listed
+from pymesh_controlplane.pilot import gateways, hosts
+from pymesh_controlplane.pilot.gateways import ENCRYPTED, PLAIN, ROUTER, Offers
+from pymesh_controlplane.pilot.model import Problem, World
+from pymesh_controlplane.pilot.node import Node
+
+
+def check(resource: Resource[Gateway], world: World) -> list[Problem]:
+    """Everything that is wrong with a Gateway in this world."""
+    findings = Findings(resource)
+    if not resource.value.spec.servers:
+        findings.error("spec.servers", "there is no server: write at least one below spec.servers")
+    for index, server in enumerate(resource.value.spec.servers):
+        _check_server(findings, server, f"spec.servers[{index}]")
+    _check_served(findings, resource, world)
+    return findings.problems
+
+
+def check_bound(findings: Findings, resource: Resource[VirtualService], world: World) -> None:
+    """Warn of hosts of a VirtualService that none of its gateways has."""
+    spec, namespace = resource.value.spec, resource.key.namespace
+    named = [gateways.gateway_key(name, namespace) for name in spec.gateways if name != "mesh"]
+    found = [item for item in (world.resources.get(key) for key in named) if item is not None and holds(item, Gateway)]
+    if not found or len(found) < len(named) or "mesh" in spec.gateways:
+        return  # one that is missing is an error of its own; what is for the mesh too need not be for the gateway
+    offered = [pair for item in found for server in item.value.spec.servers for pair in gateways.hosts_of(server, item)]
+    for index, written in enumerate(spec.hosts):
+        own = hosts.resolve(written, namespace, world.services)
+        if not any(
+            place in {gateways.ANY_NAMESPACE, namespace} and gateways.narrower(own, host) for place, host in offered
+        ):
+            findings.warning(
+                f"spec.hosts[{index}]",
+                f"no server of {listed(item.key for item in found)} has the host {own} for VirtualServices of "
+                f"{namespace}: it is not served there",
+            )
+
+
+def _check_server(findings: Findings, server: Server, path: str) -> None:
+    protocol = server.port.protocol
+    if protocol not in PLAIN | ENCRYPTED:
+        findings.error(f"{path}.port.protocol", f"{protocol} is not supported yet: use HTTP, HTTPS or TLS")
+    for index, written in enumerate(server.hosts):
+        place, slash, host = written.rpartition("/")
+        findings.check_host(f"{path}.hosts[{index}]", host)
+        if slash and place not in {".", gateways.ANY_NAMESPACE} and not names.is_namespace(place):
+            findings.error(
+                f"{path}.hosts[{index}]", f"{place!r} is not a namespace: write namespace/host, ./host or */host"
+            )
+
+
+def _check_served(findings: Findings, resource: Resource[Gateway], world: World) -> None:
+    """Whether there are pods, and what they cannot serve of it."""
+    selector = resource.value.spec.selector
+    if not selector:
+        return
+    pods = list(_offers(resource, world))
+    if not pods:
+        labels = ", ".join(f"{label}={value}" for label, value in sorted(selector.items()))
+        findings.warning("spec.selector", f"no pod has the labels {labels}: nothing serves it")
+    told = set()
+    for conflict in (conflict for offers in pods for conflict in offers.conflicts):
+        if conflict.gateway == resource.key and conflict not in told:
+            told.add(conflict)
+            findings.warning(conflict.path, f"{conflict.sentence}; it is not served")
+
+
+def _offers(resource: Resource[Gateway], world: World) -> Iterator[Offers]:
+    """What the pods of a gateway offer; once for pods that are alike."""
+    seen = set()
+    for workload in world.workloads.values():
+        labels = tuple(sorted(workload.labels.items()))
+        if (workload.namespace, labels) in seen or not gateways.selects(resource.value, workload.labels):
+            continue
+        seen.add((workload.namespace, labels))
+        node = Node("", ROUTER, (workload.ip,), workload.name, workload.namespace, labels=workload.labels)
+        yield gateways.offers(node, world)
