@@ -14,6 +14,7 @@ from pymesh.errors import ConfigError, MeshError, Position
 from pymesh_controlplane import app, logs, options
 from pymesh_controlplane.sources.base import Source
 from pymesh_controlplane.sources.directory import DirectorySource
+from pymesh_controlplane.sources.last_good import LastGood
 
 log = logging.getLogger("pymesh.controlplane")
 
@@ -41,7 +42,11 @@ def _source(given: options.Options) -> Source | None:
     if given.components.isdisjoint({"pilot", "policy"}) or given.config_dir is None:
         return None
     _check_readable(given.config_dir)
-    return DirectorySource(given.config_dir, trust_domain=given.trust_domain)
+    last_good = None
+    if given.state_dir is not None:
+        _check_readable(given.state_dir)
+        last_good = LastGood(given.state_dir, given.config_dir)
+    return DirectorySource(given.config_dir, trust_domain=given.trust_domain, last_good=last_good)
 
 
 def _check_readable(folder: Path) -> None:

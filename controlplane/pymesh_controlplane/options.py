@@ -39,6 +39,7 @@ class Options:
 
     components: frozenset[str]
     config_dir: Path | None
+    state_dir: Path | None
     ca_dir: Path | None
     jwks: Path | None
     trust_domain: str
@@ -91,6 +92,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     files = parser.add_argument_group("files")
     files.add_argument("--config-dir", metavar="DIR", type=Path, help="folder of YAML that pilot and policy watch")
+    files.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        type=Path,
+        help="folder of this process's own, mode 0700: the last good version of what is in --config-dir is kept in it, "
+        "so that it holds over a restart; by default it does not",
+    )
     files.add_argument(
         "--ca-dir",
         metavar="DIR",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from pymesh.errors import ConfigError
-from pymesh.resources import check, istio, kubernetes
+from pymesh.resources import check, istio, kubernetes, policy
 from pymesh.resources.documents import Document, describe, documents
 from pymesh.resources.resource import Key, Positions, Resource, child_path
 
@@ -40,6 +40,8 @@ _KINDS: Final[Mapping[tuple[str, str], _Kind]] = {
     ("security.istio.io", "PeerAuthentication"): _Kind(
         "security.istio.io", ("v1", "v1beta1"), istio.PeerAuthentication
     ),
+    (policy.GROUP, "RateLimit"): _Kind(policy.GROUP, ("v1alpha1",), policy.RateLimit),
+    (policy.GROUP, "ConcurrencyLimit"): _Kind(policy.GROUP, ("v1alpha1",), policy.ConcurrencyLimit),
 }
 
 # Mesh kinds of others that pymesh does not read yet. They are refused: to accept a policy and not to apply it is worse.
@@ -112,6 +114,18 @@ def parse(text: str, file: str, namespace: str = DEFAULT_NAMESPACE) -> Parsed:
             else:
                 resources.append(result)
     return Parsed(tuple(resources), tuple(refused))
+
+
+def reread(value: Mapping[str, object], positions: Positions, namespace: str = DEFAULT_NAMESPACE) -> Resource[object]:
+    """A resource from its plain values, which were read before, perhaps by another release.
+
+    Raises:
+        ConfigError: they are no resource (any more); the first reason.
+    """
+    found = _resource(value, positions, namespace)
+    if isinstance(found, Refused):
+        raise found.errors[0]
+    return found
 
 
 def _resources(document: Document, namespace: str) -> Iterator[Resource[object] | Refused]:

@@ -63,10 +63,13 @@ def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[BaseException]:
 
 async def _run(place: State, components: list[str]) -> None:
     state.claim(place)
-    # The control plane runs as the sidecars' user, and these two directories are its own.
-    for path in (place.citadel, place.shared):
+    # The control plane runs as the sidecars' user, and these directories are its own.
+    private = [place.citadel, *(place.last_good(part) for part in ("pilot", "policy"))]
+    for path in private:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.chmod(0o700)
+    for path in (*private, place.shared):
         os.chown(path, names.PROXY_UID, names.PROXY_UID)
-    place.citadel.chmod(0o700)
     signer = TokenSigner.load_or_create(place.tokens)
     supervisor = Supervisor(
         place, Network(place.mesh), signer, programs.find(), InjectionConfig(), has_pilot="pilot" in components

@@ -69,6 +69,10 @@ class State:
         """The certificate authority's own directory; the control plane's user owns it."""
         return self.root / "citadel"
 
+    def last_good(self, part: str) -> Path:
+        """Where `part` keeps the last good version of what it reads; the control plane's user owns it."""
+        return self.root / "last-good" / part
+
     @property
     def shared(self) -> Path:
         """What the control plane writes for the runtime: the root certificate."""

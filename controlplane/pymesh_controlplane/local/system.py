@@ -57,12 +57,15 @@ def manifests(state: State, running: list[str]) -> list[Document]:
 def _control_plane(state: State, running: list[str]) -> list[Document]:
     ports = {"xds": names.PORT_XDS_PLAINTEXT, "xds-tls": names.PORT_XDS_TLS, "http": names.PORT_PILOT_HTTP}
     command = [CONTROL_PLANE, "--components", ",".join(running), "--config-dir", f"{_HOME}/config"]
+    directories = {"config": state.config, "citadel": state.citadel, "shared": state.shared}
+    if "pilot" in running:
+        command += ["--state-dir", f"{_HOME}/last-good"]
+        directories["last-good"] = state.last_good("pilot")
     if "citadel" in running:
         command += ["--ca-dir", f"{_HOME}/citadel", "--jwks", f"{_HOME}/tokens/jwks.json"]
         command += ["--root-cert-out", f"{_HOME}/shared/{ROOT_FILE}"]
     # The token key lies beside its public half, and is nothing to the control plane.
     jwks = {"name": "jwks", "mountPath": f"{_HOME}/tokens/jwks.json", "readOnly": True}
-    directories = {"config": state.config, "citadel": state.citadel, "shared": state.shared}
     mounts = [{"name": name, "mountPath": f"{_HOME}/{name}", "readOnly": name == "config"} for name in directories]
     volumes: list[Document] = [{"name": name, "hostPath": {"path": str(path)}} for name, path in directories.items()]
     volumes.append({"name": "jwks", "hostPath": {"path": str(state.tokens / "jwks.json"), "type": "File"}})
@@ -85,9 +88,10 @@ def _on_mesh_port(state: State, name: str) -> list[Document]:
         {"name": "istiod-ca-cert", "mountPath": posixpath.dirname(names.ROOT_CERT_PATH), "readOnly": True},
     ]
     if name == "policy":
-        command += ["--config-dir", f"{_HOME}/config"]
-        volumes.append({"name": "config", "hostPath": {"path": str(state.config)}})
-        mounts.append({"name": "config", "mountPath": f"{_HOME}/config", "readOnly": True})
+        command += ["--config-dir", f"{_HOME}/config", "--state-dir", f"{_HOME}/last-good"]
+        directories = {"config": state.config, "last-good": state.last_good(name)}
+        volumes += ({"name": of, "hostPath": {"path": str(path)}} for of, path in directories.items())
+        mounts += ({"name": of, "mountPath": f"{_HOME}/{of}", "readOnly": of == "config"} for of in directories)
     # There is no sidecar, and there is mutual TLS: the process ends it itself.
     labels = {names.LABEL_TLS_MODE: "istio"}
     ports = {f"grpc-{name}": names.PORT_MESH_GRPC, "http-pages": names.PORT_PILOT_HTTP}

@@ -4,18 +4,24 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import watchfiles
 
 from pymesh import names
-from pymesh_controlplane.pilot.model import World
+from pymesh.errors import ConfigError
+from pymesh_controlplane.pilot.model import Problem, Severity, World
 from pymesh_controlplane.sources.files import Files
+from pymesh_controlplane.sources.last_good import LastGood
 from pymesh_controlplane.sources.ledger import Ledger
 
 # Below this folder stands what a runtime observed: its Service, with a cluster IP, wins over the one that was applied.
 OBSERVED: Final = "observed"
+
+FORGOTTEN: Final = "what was in force before this start is not known"
+NOT_KEPT: Final = "after a restart what is in force now will not be known"
 
 # A change is looked at once nothing has changed for so long (an editor's several steps, a file written in pieces) ...
 QUIET_MS: Final = 50
@@ -32,6 +38,9 @@ class DirectorySource:
 
     A change is in the next world some 50 ms after the last write. What cannot be read or is wrong is in
     `World.problems`; what it said before stays in force meanwhile. The folder may come and go.
+
+    Args:
+        last_good: where what is in force is kept, so that it is known to the next process; by default nowhere.
     """
 
     def __init__(
@@ -40,10 +49,13 @@ class DirectorySource:
         *,
         trust_domain: str = names.TRUST_DOMAIN,
         root_namespace: str = names.SYSTEM_NAMESPACE,
+        last_good: LastGood | None = None,
     ) -> None:
         self._root = root
         self._files = Files(root)
         self._ledger = Ledger((f"{root / OBSERVED}{os.sep}",), trust_domain, root_namespace)
+        self._last_good = last_good
+        self._forgotten: tuple[Problem, ...] = ()
         self._last: World | None = None
 
     async def watch(self) -> AsyncIterator[World]:
@@ -68,11 +80,25 @@ class DirectorySource:
 
     async def _news(self) -> World | None:
         """The world, if it is not the one of last time. Parsing and judging are kept off the event loop."""
-        world = await asyncio.to_thread(lambda: self._ledger.update(self._files.read()))
+        world = await asyncio.to_thread(self._read)
         last, self._last = self._last, world
         if last is not None and (last.revision, last.problems) == (world.revision, world.problems):
             return None
         return world
+
+    def _read(self) -> World:
+        if self._last is None and self._last_good is not None:
+            found, errors = self._last_good.load()
+            self._ledger.remember(found)
+            self._forgotten = tuple(Problem.of(error, Severity.WARNING, FORGOTTEN) for error in errors)
+        world = self._ledger.update(self._files.read())
+        problems = [*world.problems, *self._forgotten]
+        if self._last_good is not None:
+            try:
+                self._last_good.save(self._ledger.written())
+            except ConfigError as error:
+                problems.append(Problem.of(error, Severity.WARNING, NOT_KEPT))
+        return replace(world, problems=tuple(problems))
 
 
 async def _wakes(root: Path) -> AsyncGenerator[bool, None]:

@@ -43,6 +43,14 @@ class Ledger:
     _in_force: dict[Key, Resource[object]] = field(default_factory=dict)
     _checked: Memory = field(default_factory=Memory)
 
+    def remember(self, resources: Mapping[Key, Resource[object]]) -> None:
+        """Take `resources` for what is in force: what an earlier process has left to the first `update`."""
+        self._in_force = dict(resources)
+
+    def written(self) -> list[Resource[object]]:
+        """What is in force and was written by people: what a runtime observed it observes again, all the time."""
+        return [item for item in self._in_force.values() if not item.file.startswith(self.overrides)]
+
     def update(self, contents: Contents) -> World:
         """The world after `contents` (all files there are, by path) was read."""
         problems: list[Problem] = []

@@ -46,7 +46,7 @@ def test_every_problem_has_its_line_and_the_status_is_1() -> None:
             "unknown field 'weigth' in spec.http[0].route[0]; did you mean 'weight'?"
         ),
         (
-            "standard input:12:23: Service default/ratings: spec.ports[0].port: error: "
+            "standard input:12:17: Service default/ratings: spec.ports[0].port: error: "
             "the number 0 is not a port number between 1 and 65535"
         ),
     ]
