@@ -219,13 +219,15 @@ class VirtualServiceSpec(Block, frozen=True):
     def destinations(self) -> Iterator[tuple[str, Destination]]:
         """Every destination of every route, with its field path."""
         for path, route in self.routes():
-            for index, item in enumerate(route.route):
+            items: Sequence[HTTPRouteDestination | RouteDestination] = route.route
+            for index, item in enumerate(items):
                 yield f"{path}.route[{index}].destination", item.destination
 
     def matches(self) -> Iterator[tuple[str, HTTPMatchRequest | TLSMatchAttributes | L4MatchAttributes]]:
         """Every match of every route, with its field path."""
         for path, route in self.routes():
-            for index, match in enumerate(route.match):
+            matches: Sequence[HTTPMatchRequest | TLSMatchAttributes | L4MatchAttributes] = route.match
+            for index, match in enumerate(matches):
                 yield f"{path}.match[{index}]", match
 
 

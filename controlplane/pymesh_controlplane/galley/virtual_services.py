@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from pymesh.resources.istio import Destination, HTTPRoute, VirtualService
 from pymesh.resources.resource import Key, Resource
-from pymesh_controlplane.galley import gateways, http_routes
+from pymesh_controlplane.galley import connection_routes, gateways, http_routes
 from pymesh_controlplane.galley.findings import Findings, listed, near
 from pymesh_controlplane.pilot import hosts, matching
 from pymesh_controlplane.pilot.model import Problem, World
@@ -21,12 +21,15 @@ def check(resource: Resource[VirtualService], world: World) -> list[Problem]:
     _check_gateways(findings, resource, world)
     _check_hosts(findings, resource, world)
     gateways.check_bound(findings, resource, world)
-    if not spec.http:
-        findings.error("spec.http", "there is no route: write at least one below spec.http")
+    if not spec.http and not spec.tls and not spec.tcp:
+        findings.error("spec.http", "there is no route: write at least one below spec.http, spec.tls or spec.tcp")
     for index, http in enumerate(spec.http):
-        path = f"spec.http[{index}]"
-        http_routes.check(findings, http, path)
-        _check_destinations(findings, resource, http, path, world)
+        http_routes.check(findings, http, f"spec.http[{index}]")
+    connection_routes.check(findings, resource, world)
+    for path, route in spec.routes():
+        _check_weights(findings, path, [item.weight for item in route.route])
+    for path, destination in spec.destinations():
+        _check_destination(findings, resource, destination, path, world)
     _check_reachable(findings, spec.http)
     return findings.problems
 
@@ -35,7 +38,7 @@ def missing_subsets(world: World) -> dict[Key, list[tuple[Key, str]]]:
     """By DestinationRule, the subsets that it has not, each with the VirtualService that routes to it."""
     found: dict[Key, list[tuple[Key, str]]] = {}
     for resource in world.virtual_services:
-        for destination in (item.destination for http in resource.value.spec.http for item in http.route):
+        for _, destination in resource.value.spec.destinations():
             full = hosts.resolve(destination.host, resource.key.namespace, world.services)
             if not destination.subset or full not in world.services:
                 continue
@@ -58,10 +61,9 @@ def _check_gateways(findings: Findings, resource: Resource[VirtualService], worl
 def _gateways(virtual: VirtualService) -> Iterator[tuple[str, str]]:
     for index, name in enumerate(virtual.spec.gateways):
         yield f"spec.gateways[{index}]", name
-    for route, http in enumerate(virtual.spec.http):
-        for match, clauses in enumerate(http.match):
-            for index, name in enumerate(clauses.gateways):
-                yield f"spec.http[{route}].match[{match}].gateways[{index}]", name
+    for path, match in virtual.spec.matches():
+        for index, name in enumerate(match.gateways):
+            yield f"{path}.gateways[{index}]", name
 
 
 def _check_hosts(findings: Findings, resource: Resource[VirtualService], world: World) -> None:
@@ -81,22 +83,17 @@ def _check_hosts(findings: Findings, resource: Resource[VirtualService], world: 
             findings.warning(path, f"{host} is already routed by {holder.key}: this one has no effect for it")
         service = world.services.get(full)
         if service is None and "*" not in full:
-            findings.warning(
-                path, f"there is no service {full}{near(full, world.services)}; routed only where a caller names it so"
-            )
-        elif service is not None and not any(port.protocol.may_be_http for port in service.ports):
+            effect = "routed only where a caller names it so" if spec.http else "no sidecar takes its connections"
+            findings.warning(path, f"there is no service {full}{near(full, world.services)}; {effect}")
+        elif service is not None and spec.http and not any(port.protocol.may_be_http for port in service.ports):
             findings.warning(
                 path, f"no port of {full} speaks HTTP/1.1, so no route applies: name such a port http or http-something"
             )
 
 
-def _check_destinations(
-    findings: Findings, resource: Resource[VirtualService], http: HTTPRoute, path: str, world: World
-) -> None:
-    for index, item in enumerate(http.route):
-        _check_destination(findings, resource, item.destination, f"{path}.route[{index}].destination", world)
-    if len(http.route) > 1:
-        total = sum(item.weight for item in http.route)
+def _check_weights(findings: Findings, path: str, weights: list[int]) -> None:
+    if len(weights) > 1:
+        total = sum(weights)
         if total == 0:
             findings.error(f"{path}.route", "the weights add up to 0: no destination gets anything")
         if total > _MAX_WEIGHTS:

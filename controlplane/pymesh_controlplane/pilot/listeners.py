@@ -6,10 +6,9 @@ server name, TLS or not, ALPN) and never goes back: once one chain for a port as
 one that asks for neither is never reached. What finds no chain on its way goes to the default chain.
 """
 
-import ipaddress
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 from envoy.config.core.v3 import address_pb2, base_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
@@ -19,11 +18,12 @@ from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
 
 from pymesh import names
 from pymesh_controlplane.pilot import tls
-from pymesh_controlplane.pilot.clusters import opaque_cluster
-from pymesh_controlplane.pilot.filters import Where, inbound_http, outbound_http, tcp
+from pymesh_controlplane.pilot.connections import Way
+from pymesh_controlplane.pilot.filters import Where, inbound_http, outbound_http, tcp, tcp_to
 from pymesh_controlplane.pilot.messages import duration, packed, socket_address
 from pymesh_controlplane.pilot.model import Protocol, Service, ServicePort, World
 from pymesh_controlplane.pilot.node import Node
+from pymesh_controlplane.pilot.outbound import Opaque
 from pymesh_controlplane.pilot.policies import Mtls, PeerModes, peer_modes
 
 VIRTUAL_OUTBOUND: Final = "virtualOutbound"
@@ -52,58 +52,6 @@ _Match = listener_components_pb2.FilterChainMatch
 # --- Outbound ------------------------------------------------------------------------------------------------------
 
 
-class Opaque(NamedTuple):
-    """A port of a service that is reached by its own addresses or server name, since it is not, or may not be, HTTP.
-
-    Attributes:
-        ranges: its addresses as CIDR ranges; empty for one that is told by its server name.
-    """
-
-    host: str
-    port: int
-    protocol: Protocol
-    ranges: tuple[str, ...] = ()
-
-
-def outbound_plan(world: World) -> list[tuple[int, bool, list[Opaque]]]:
-    """By port, whether some service may speak HTTP there, and the services that are told apart from it.
-
-    Two chains with the same match make Envoy refuse the listener, so that an address or a server name goes to the
-    service that has it first (galley warns of the other).
-    """
-    by_port: dict[int, list[tuple[Service, ServicePort]]] = {}
-    for service in world.services.values():
-        for port in service.ports:
-            if port.port != names.PORT_OUTBOUND:
-                by_port.setdefault(port.port, []).append((service, port))
-    return [
-        (number, any(port.protocol.may_be_http for _, port in speakers), list(_opaque(speakers, world)))
-        for number, speakers in sorted(by_port.items())
-    ]
-
-
-def _opaque(speakers: Iterable[tuple[Service, ServicePort]], world: World) -> Iterator[Opaque]:
-    taken: set[str] = set()
-    for service, port in speakers:
-        if port.protocol is Protocol.TLS and service.external:
-            # TLS to an outside host is told by its server name, since its addresses are nobody's to know.
-            if service.host not in taken and service.host != "*":
-                taken.add(service.host)
-                yield Opaque(service.host, port.port, port.protocol)
-        elif port.protocol is not Protocol.HTTP:
-            ranges = tuple(item for item in _addresses(service, port, world) if item not in taken)
-            taken.update(ranges)
-            if ranges:
-                yield Opaque(service.host, port.port, port.protocol, ranges)
-
-
-def _addresses(service: Service, port: ServicePort, world: World) -> list[str]:
-    """Where a service is dialled: its virtual addresses, or, where it has none, its pods; each as a CIDR range."""
-    if service.headless:
-        return sorted({f"{endpoint.address}/32" for endpoint in world.endpoints.get((service.host, port.port), ())})
-    return list(dict.fromkeys(str(ipaddress.ip_network(address, strict=False)) for address in service.addresses))
-
-
 def http_chains(port: int) -> list[_Chain]:
     """Requests to `port`, whatever the address."""
     return [_chain(f"{port}_http", _match(port, RAW, HTTP1), outbound_http(port))]
@@ -111,19 +59,26 @@ def http_chains(port: int) -> list[_Chain]:
 
 def opaque_chains(to: Opaque) -> list[_Chain]:
     """Connections to a service that is told apart by its addresses or its server name."""
-    name = f"{to.port}_{to.host}"
-    cluster = names.outbound_cluster(to.port, to.host)
-    if not to.ranges:
-        match = _match(to.port, TLS)
-        match.server_names.append(to.host)
-        return [_chain(name, match, tcp(cluster, cluster))]
+    chains: list[_Chain] = []
+    for index, way in enumerate(to.ways):
+        # The last one is for what no route takes: the service itself.
+        name = f"{to.port}_{to.host}" if index == len(to.ways) - 1 else f"{to.port}_{to.host}_{index}"
+        chains += _way_chains(name, to, way)
+    return chains
+
+
+def _way_chains(name: str, to: Opaque, way: Way) -> list[_Chain]:
+    handler = tcp_to(way.to, name)
+    if way.server_names:
+        match = _match(to.port, TLS, ranges=way.ranges)
+        match.server_names.extend(way.server_names)
+        return [_chain(name, match, handler)]
     if to.protocol is not Protocol.AUTO:
-        return [_chain(name, _match(to.port, ranges=to.ranges), tcp(cluster, cluster))]
-    cluster = opaque_cluster(to.port, to.host)
+        return [_chain(name, _match(to.port, ranges=way.ranges), handler)]
     return [
-        _chain(f"{name}_http", _match(to.port, RAW, HTTP1, to.ranges), outbound_http(to.port)),
-        _chain(name, _match(to.port, RAW, ranges=to.ranges), tcp(cluster, cluster)),
-        _chain(f"{name}_tls", _match(to.port, TLS, ranges=to.ranges), tcp(cluster, cluster)),
+        _chain(f"{name}_http", _match(to.port, RAW, HTTP1, way.ranges), outbound_http(to.port)),
+        _chain(name, _match(to.port, RAW, ranges=way.ranges), handler),
+        _chain(f"{name}_tls", _match(to.port, TLS, ranges=way.ranges), handler),
     ]
 
 

@@ -34,6 +34,8 @@ from pymesh_controlplane.pilot.gateways import ROUTER, Offer
 from pymesh_controlplane.pilot.memory import Memory
 from pymesh_controlplane.pilot.model import Service, ServicePort, World
 from pymesh_controlplane.pilot.node import Node
+from pymesh_controlplane.pilot.outbound import depends_on_caller
+from pymesh_controlplane.pilot.outbound import plan as outbound_plan
 from pymesh_controlplane.pilot.policies import PeerModes, rule_for
 from pymesh_controlplane.pilot.session import Snapshot
 from pymesh_controlplane.pilot.subscription import Resource, Resources, digest_of
@@ -100,11 +102,12 @@ class Translation:
         outbound = self._outbound_of(node.namespace)
         own = [self._inbound_cluster(port.number, services.get(port.number, ())) for port in ports]
         everywhere = self._memory.call(_everywhere, None)
+        caller = routes.caller_of(node, self._asked_labels)
         return {
             types.CLUSTER: _sorted([*outbound.clusters.values(), *everywhere, *own]),
             types.ENDPOINT: outbound.endpoints,
-            types.LISTENER: _sorted([self._inbound_listener(node, ports), self._outbound_listener]),
-            types.ROUTE: self._routes_of(routes.caller_of(node, self._asked_labels)),
+            types.LISTENER: _sorted([self._inbound_listener(node, ports), self._outbound_listener_of(caller)]),
+            types.ROUTE: self._routes_of(caller),
         }
 
     def _gateway(self, node: Node) -> Snapshot:
@@ -167,7 +170,7 @@ class Translation:
         who = caller if self._connections_ask else routes.ANYBODY
         if who not in self._listeners:
             chains: list[FilterChain] = []
-            for port, http, opaque in outbound.plan(who, self.world):
+            for port, http, opaque in outbound_plan(who, self.world):
                 if http:
                     chains += self._memory.call(listeners.http_chains, port, port)
                 for to in opaque:
@@ -178,7 +181,7 @@ class Translation:
 
     @cached_property
     def _connections_ask(self) -> bool:
-        return outbound.depends_on_caller(self.world)
+        return depends_on_caller(self.world)
 
     @cached_property
     def _asked_labels(self) -> frozenset[str]:
