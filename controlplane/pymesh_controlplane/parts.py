@@ -1,14 +1,18 @@
 """What the components that serve sidecars bring to the process that runs them, one function a component."""
 
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
 import grpc
-from prometheus_client.registry import Collector
+from prometheus_client.registry import Collector as Metrics
 from starlette.routing import BaseRoute
 
 from pymesh_controlplane.pilot.server import Authenticate
 from pymesh_controlplane.sources.base import Source
+from pymesh_controlplane.telemetry import pages
+from pymesh_controlplane.telemetry.collector import Collector
+from pymesh_controlplane.telemetry.service import AccessLogService
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,7 @@ class Part:
     run: Callable[[], Coroutine[None, None, None]] | None = None
     waiting: Callable[[], str] = str
     routes: Sequence[BaseRoute] = ()
-    collectors: Sequence[Collector] = ()
+    collectors: Sequence[Metrics] = ()
 
 
 def policy(source: Source) -> Part:
@@ -37,4 +41,10 @@ def policy(source: Source) -> Part:
 
 def telemetry() -> Part:
     """The collector: takes the access log entries of proxies, and answers who talks to whom."""
-    return Part(services=lambda _: ())
+    collector = Collector(time.monotonic(), time.time())
+    service = AccessLogService(collector, time.monotonic)
+    return Part(
+        services=lambda origin: (service.handler(origin),),
+        routes=pages.routes(collector, time.monotonic),
+        collectors=(collector,),
+    )

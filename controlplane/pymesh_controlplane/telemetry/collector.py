@@ -1,0 +1,122 @@
+"""What becomes of what is reported: it is counted by edge and by label, and kept for a while. Pure; time is given."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+from envoy.service.accesslog.v3 import als_pb2
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector as PrometheusCollector
+
+from pymesh import telemetry_tags
+from pymesh_controlplane.telemetry.entries import Flight, Reader
+from pymesh_controlplane.telemetry.graph import Edge, Party, Traffic
+from pymesh_controlplane.telemetry.istio import IstioMetrics
+from pymesh_controlplane.telemetry.reporter import Reporter
+from pymesh_controlplane.telemetry.ring import Ring
+
+# Pods that have lost entries and are remembered. Of more, the one that was silent for longest is forgotten; what it has
+# lost stays in the sum, and would be added once more should it speak again.
+MAX_REPORTERS: Final = 10_000
+
+
+class Collector(PrometheusCollector):
+    """All that is known of the mesh's traffic, in memory.
+
+    Attributes:
+        traffic: the counts of the last minutes, by edge.
+        ring: the last flights.
+        refused: entries that were not taken, by reason, and streams that were, as `stream`.
+        streams: how many proxies report now.
+        entries: how many were taken.
+    """
+
+    def __init__(self, now: float, wall: float) -> None:
+        """Begin at `now`, seconds of the monotonic clock, which is `wall` in Unix time."""
+        self.traffic = Traffic(now)
+        # In microseconds: nobody reports a million a second, so a later collector begins with a larger number.
+        self.ring = Ring(int(wall * 1e6))
+        self.refused: Counter[str] = Counter()
+        self.streams = 0
+        self.entries = 0
+        self._istio = IstioMetrics()
+        self._reader = Reader()
+        self._lost: dict[tuple[str, str], int] = {}
+        self._lost_before = 0
+
+    def take(self, message: als_pb2.StreamAccessLogsMessage, reporter: Reporter, now: float) -> None:
+        """Count and keep what `reporter` says in `message`."""
+        self._note_losses(message, reporter)
+        for flight in self._reader.read(message, reporter, self.refused):
+            self.entries += 1
+            self.ring.add(flight)
+            self._istio.add(flight)
+            self.traffic.add(
+                now,
+                _edge(flight),
+                flight.side,
+                failed=flight.failed,
+                mtls=flight.mtls,
+                milliseconds=None if flight.protocol == "tcp" else flight.milliseconds,
+                received=flight.received,
+                sent=flight.sent,
+            )
+
+    @property
+    def lost(self) -> int:
+        """Entries that the proxies say they have lost, since they started."""
+        return self._lost_before + sum(self._lost.values())
+
+    def _note_losses(self, message: als_pb2.StreamAccessLogsMessage, reporter: Reporter) -> None:
+        for entries in (message.http_logs.log_entry, message.tcp_logs.log_entry):
+            if not entries or telemetry_tags.DROPPED not in entries[0].common_properties.custom_tags:
+                continue
+            told = entries[0].common_properties.custom_tags[telemetry_tags.DROPPED]
+            if not told.isdecimal() or len(told) > 18:
+                self.refused["dropped_total"] += 1
+                continue
+            self._lost_by(reporter, int(told))
+
+    def _lost_by(self, reporter: Reporter, told: int) -> None:
+        pod = (reporter.peer.namespace, reporter.pod)
+        before = self._lost.pop(pod, 0)
+        if told < before:  # it has started anew
+            self._lost_before += before
+        if len(self._lost) >= MAX_REPORTERS:
+            self._lost_before += self._lost.pop(next(iter(self._lost)))
+        self._lost[pod] = told
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything, for prometheus_client."""
+        yield from self._istio.families()
+        refused = CounterMetricFamily(
+            "pymesh_telemetry_refused", "Streams and entries that were not taken, by reason.", labels=("reason",)
+        )
+        for reason, count in sorted(self.refused.items()):
+            refused.add_metric((reason,), count)
+        yield refused
+        for name, text, count in (
+            ("entries", "Entries taken.", self.entries),
+            ("lost", "Entries that proxies say they have lost.", self.lost),
+            ("evicted", "Records that went to make room for newer ones.", self.ring.evicted),
+            ("edges_overflowed", "Entries counted under no edge of their own.", self.traffic.overflowed),
+            ("series_dropped", "Entries without a series of their own.", self._istio.dropped),
+        ):
+            yield CounterMetricFamily(f"pymesh_telemetry_{name}", text, value=count)
+        for name, text, number in (
+            ("streams", "Proxies that report now.", self.streams),
+            ("records", "Records that are kept.", len(self.ring)),
+            ("record_bytes", "Bytes of the records that are kept.", self.ring.size),
+        ):
+            yield GaugeMetricFamily(f"pymesh_telemetry_{name}", text, value=number)
+
+
+def _edge(flight: Flight) -> Edge:
+    source, destination = flight.source, flight.destination
+    return Edge(
+        Party(source.workload, source.namespace, source.version),
+        Party(destination.workload, destination.namespace, destination.version),
+        flight.service.host,
+        flight.subset,
+        flight.protocol,
+    )
