@@ -58,7 +58,7 @@ def record_as_json(record: RequestRecord) -> dict[str, object]:
     """One request for `/requests`: names as in RequestRecord, times in milliseconds from the request's start."""
 
     def at(moment: float) -> float | None:
-        return round((moment - record.t_start) * 1000, 3) if moment else None
+        return round((moment - record.t_start) * 1e6) / 1000 if moment else None
 
     facts = record.facts
     return {

@@ -25,6 +25,7 @@ from pymesh_proxy.config.model import Listener, Snapshot
 from pymesh_proxy.config.snapshot import Configuration
 from pymesh_proxy.control.plane import ControlPlane, control_plane
 from pymesh_proxy.control.secrets import SecretStore
+from pymesh_proxy.control.xds import node_message
 from pymesh_proxy.listener import Interception, ListenerServer
 from pymesh_proxy.options import Options, read_text
 from pymesh_proxy.runtime import Runtime
@@ -39,6 +40,8 @@ log = logging.getLogger("pymesh.proxy")
 # are still taken, since whoever sends them hears of our end a moment later than we do.
 DRAIN_POLL: Final = 0.1
 DRAIN_LEAST: Final = 0.5
+# Seconds that collectors have, after that, for the last entries.
+FLUSH_SECONDS: Final = 2.0
 
 
 class Proxy:
@@ -216,11 +219,19 @@ class Proxy:
         if self.options.config is not None:
             return load_bootstrap(read_text(self.options.config), str(self.options.config))
         if self.options.discovery is not None:
+            await self.runtime.reporters.finish(FLUSH_SECONDS)
             return None
         return load_bootstrap(files(__package__).joinpath("transparent.yaml").read_text(), "transparent.yaml")
 
     def _handle_signals(self) -> None:
         loop = self.runtime.loop
+    def _introduce(self, bootstrap: Bootstrap | None) -> None:
+        """Let reports say whose they are."""
+        if self.control is not None:
+            self.runtime.reporters.node = node_message(self.control.node)
+        elif bootstrap is not None:
+            self.runtime.reporters.node = bootstrap.node
+
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGUSR1, self.runtime.access_logs.reopen)

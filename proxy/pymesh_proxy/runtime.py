@@ -5,9 +5,10 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, Protocol
 
-from pymesh_proxy.config.model import AccessLogFile, InlineCertificate, SdsName, Snapshot
+from pymesh_proxy.config.model import AccessLog, AccessLogFile, GrpcAccessLog, InlineCertificate, SdsName, Snapshot
 from pymesh_proxy.control.secrets import Certificate, SecretStore
-from pymesh_proxy.telemetry.access_log import AccessLog, AccessLogs
+from pymesh_proxy.reporting import Reporters
+from pymesh_proxy.telemetry.access_log import AccessLogs
 from pymesh_proxy.telemetry.metrics import Stats
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.timers import TimerWheel
@@ -23,6 +24,13 @@ class Drainable(Protocol):
 
     def drain(self) -> None:
         """End as soon as nothing is in flight."""
+
+
+class Writer(Protocol):
+    """Where records go: a file, a collector."""
+
+    def write(self, record: RequestRecord) -> None:
+        """Take a finished record. Never raises, never waits."""
 
 
 class Runtime:
@@ -48,8 +56,9 @@ class Runtime:
         self.upstreams = Upstreams(loop, tls, self.stats, random, self.timers)
         self.recent: deque[RequestRecord] = deque(maxlen=RECENT_REQUESTS)
         self.access_logs = AccessLogs()
-        # By identity of the compiled AccessLogFile, which is held so that the identity stays its own.
-        self._logs: dict[int, tuple[AccessLogFile, AccessLog]] = {}
+        self.reporters = Reporters(self, self.spawn)
+        # By identity of the compiled AccessLog, which is held so that the identity stays its own.
+        self._logs: dict[int, tuple[AccessLog, Writer]] = {}
         self.observers: list[Callable[[RequestRecord], None]] = []
         self.draining = False
         self.connections: set[Drainable] = set()
@@ -60,12 +69,12 @@ class Runtime:
         secret = self.secrets.get(certificate.name) if isinstance(certificate, SdsName) else None
         return secret.uri if isinstance(secret, Certificate) else ""
 
-    def completed(self, record: RequestRecord, logs: tuple[AccessLogFile, ...]) -> None:
+    def completed(self, record: RequestRecord, logs: tuple[AccessLog, ...]) -> None:
         """Log the record of a finished request, keep it, and show it to the observers."""
-        for file in logs:
-            found = self._logs.get(id(file))
+        for log in logs:
+            found = self._logs.get(id(log))
             if found is None:
-                found = self._logs[id(file)] = (file, self.access_logs.get(file.path, file.format))
+                found = self._logs[id(log)] = (log, self._writer(log))
             found[1].write(record)
         self.recent.append(record)
         for observe in self.observers:
@@ -74,11 +83,18 @@ class Runtime:
             except Exception as error:  # noqa: BLE001 - whoever watches must not break what is watched
                 self.loop.call_exception_handler({"message": f"{observe!r} failed", "exception": error})
 
+    def _writer(self, log: AccessLog) -> Writer:
+        if isinstance(log, AccessLogFile):
+            return self.access_logs.get(log.path, log.format)
+        return self.reporters.get(log)
+
     def adopt(self, snapshot: Snapshot) -> None:
         """Put `snapshot` in force: one assignment. Access logs that it no longer names are closed."""
         self.snapshot = snapshot
         self._logs.clear()
-        self.access_logs.retain((file.path, file.format) for file in access_logs(snapshot))
+        logs = list(access_logs(snapshot))
+        self.access_logs.retain((log.path, log.format) for log in logs if isinstance(log, AccessLogFile))
+        self.reporters.retain(log for log in logs if isinstance(log, GrpcAccessLog))
 
     def drain(self) -> None:
         """Begin to shut down: answers say `close`, idle connections end now."""
@@ -103,12 +119,13 @@ class Runtime:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.reporters.close()
         self.upstreams.close()
         self.timers.close()
         self.access_logs.close()
 
 
-def access_logs(snapshot: Snapshot) -> Iterator[AccessLogFile]:
+def access_logs(snapshot: Snapshot) -> Iterator[AccessLog]:
     """Every access log that a snapshot names."""
     for listener in snapshot.listeners.values():
         for chain in (*listener.chains, listener.default_chain):

@@ -9,6 +9,7 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.access_loggers.file.v3.file_pb2 import FileAccessLog
+from envoy.extensions.access_loggers.grpc.v3.als_pb2 import HttpGrpcAccessLogConfig, TcpGrpcAccessLogConfig
 from envoy.extensions.access_loggers.stream.v3.stream_pb2 import StdoutAccessLog
 from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 from envoy.extensions.filters.listener.http_inspector.v3.http_inspector_pb2 import HttpInspector
@@ -38,6 +39,7 @@ MESSAGES: Final[Mapping[str, type[Message]]] = {
         OriginalDst, TlsInspector, HttpInspector, HttpConnectionManager, TcpProxy, Router,
         DownstreamTlsContext, UpstreamTlsContext, RawBuffer,
         HttpProtocolOptions, PreviousHostsPredicate, FileAccessLog, StdoutAccessLog,
+        HttpGrpcAccessLogConfig, TcpGrpcAccessLogConfig,
     )
 }  # fmt: skip
 

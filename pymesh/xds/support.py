@@ -40,6 +40,7 @@ _CORE: Final = "envoy.config.core.v3."
 _LISTENER: Final = "envoy.config.listener.v3."
 _HCM: Final = "envoy.extensions.filters.network.http_connection_manager.v3."
 _TCP: Final = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
+_GRPC_LOG: Final = "envoy.extensions.access_loggers.grpc.v3."
 _ROUTE: Final = "envoy.config.route.v3."
 _CLUSTER: Final = "envoy.config.cluster.v3."
 _ENDPOINT: Final = "envoy.config.endpoint.v3."
@@ -169,6 +170,19 @@ SUPPORTED: Final[Mapping[str, Support]] = {
     "envoy.config.accesslog.v3.AccessLog": Support("name typed_config"),
     "envoy.extensions.access_loggers.file.v3.FileAccessLog": Support("path log_format"),
     "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog": Support("log_format"),
+    f"{_GRPC_LOG}HttpGrpcAccessLogConfig": Support(
+        "common_config additional_request_headers_to_log additional_response_headers_to_log",
+        {"common_config": "of an http_connection_manager; pymesh's own tags: pymesh/telemetry_tags.py"},
+    ),
+    f"{_GRPC_LOG}TcpGrpcAccessLogConfig": Support("common_config", {"common_config": "of a tcp_proxy"}),
+    f"{_GRPC_LOG}CommonGrpcAccessLogConfig": Support(
+        "log_name grpc_service transport_api_version buffer_flush_interval buffer_size_bytes",
+        {
+            "grpc_service": "`envoy_grpc`; a cluster with `http2_protocol_options`",
+            "buffer_size_bytes": "0 sends each entry by itself; of what cannot be sent, the last 2 MiB wait",
+        },
+        only={"transport_api_version": ("V3",)},
+    ),
     f"{_CORE}SubstitutionFormatString": Support(
         "text_format text_format_source json_format", {"json_format": "flat: strings only"}
     ),

@@ -171,5 +171,5 @@ def _tcp_proxy(message: TcpProxyMessage, path: str) -> TcpProxy:
         clusters=clusters,
         idle_timeout=timeout(message, "idle_timeout", 3600.0, path),
         max_connect_attempts=attempts,
-        access_logs=access_logs(message.access_log, join(path, "access_log")),
+        access_logs=access_logs(message.access_log, join(path, "access_log"), tcp=True),
     )

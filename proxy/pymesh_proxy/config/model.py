@@ -9,6 +9,7 @@ import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
+from typing import Literal, TypeAlias
 
 from pymesh_proxy.filters.base import HttpFilter
 from pymesh_proxy.routing import RouteTable
@@ -129,6 +130,30 @@ class HttpManager:
     stat_prefix: str
     routes: RouteTable | None  # given inline ...
     rds: str  # ... or by name, in Snapshot.routes; empty when inline
+@dataclass(frozen=True, slots=True)
+class GrpcAccessLog:
+    """An access log that goes to an access log service (envoy.service.accesslog.v3), in batches.
+
+    Attributes:
+        kind: "http" for the entries of an HTTP manager, "tcp" for those of a TCP proxy.
+        cluster: where the service is.
+        log_name: by which the service tells logs apart.
+        flush_interval, flush_bytes: a batch goes when it is so old (seconds), or so large.
+        request_headers, response_headers: names, lower case, that are logged beside Envoy's usual ones.
+    """
+
+    kind: Literal["http", "tcp"]
+    cluster: str
+    log_name: str
+    flush_interval: float = 1.0
+    flush_bytes: int = 16 * 1024
+    request_headers: tuple[str, ...] = ()
+    response_headers: tuple[str, ...] = ()
+
+
+AccessLog: TypeAlias = AccessLogFile | GrpcAccessLog
+
+
     filters: tuple[HttpFilter, ...] = ()
     server_name: str = "envoy"
     server_header: ServerHeader = ServerHeader.OVERWRITE
@@ -158,7 +183,7 @@ class HttpManager:
     escaped_slashes: EscapedSlashes = EscapedSlashes.KEEP
     strip_matching_host_port: bool = False
     upgrades: frozenset[str] = frozenset()  # lower case: "websocket"
-    access_logs: tuple[AccessLogFile, ...] = ()
+    access_logs: tuple[AccessLog, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,7 +194,7 @@ class TcpProxy:
     clusters: tuple[tuple[str, int], ...]
     idle_timeout: float | None = 3600.0
     max_connect_attempts: int = 1
-    access_logs: tuple[AccessLogFile, ...] = ()
+    access_logs: tuple[AccessLog, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,7 @@ def _text(value: Value) -> str:
     return text if text.isprintable() else text.translate(_ESCAPES)
 
 
-def _decode(value: bytes) -> str:
+def decode_value(value: bytes) -> str:
     """A header's value: UTF-8, or else each byte a character, as Envoy's JSON has it."""
     try:
         return value.decode()
@@ -235,11 +235,11 @@ def _field_key(name: str, where: str) -> bytes:
 
 def _field(head: Head | None, key: bytes) -> Value:
     value = None if head is None else head.get(key)
-    return None if value is None else _decode(value)
+    return None if value is None else decode_value(value)
 
 
 def _known(value: bytes) -> Value:
-    return _decode(value) if value else None
+    return decode_value(value) if value else None
 
 
 @lru_cache(maxsize=64)

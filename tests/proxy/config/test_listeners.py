@@ -232,7 +232,7 @@ ORIGINAL_DST = f"{{name: o, typed_config: {{'@type': {LISTENER_FILTERS}.original
         (manager(f", access_log: [{{typed_config: {{'@type': {FILE_LOG}}}}}]"),
          f"{FILTER}.access_log[0].typed_config.path", "is required"),
         (manager(f", access_log: [{{typed_config: {{'@type': {TCP}}}}}]"),
-         f"{FILTER}.access_log[0].typed_config", "FileAccessLog or"),
+         f"{FILTER}.access_log[0].typed_config", "a GrpcAccessLogConfig"),
         (manager(f", access_log: [{{typed_config: {{'@type': {STDOUT_LOG}, "
                  "log_format: {text_format_source: {inline_bytes: /w==}}}}]"),
          f"{FILTER}.access_log[0].typed_config.log_format.text_format_source", "not UTF-8"),
