@@ -39,12 +39,8 @@ def chain_for(
     )
     best = max((length(chain, address) for chain in chains), default=-1)
     chains = [chain for chain in chains if length(chain, address) == best >= 0]
-    chains = narrow(
-        lambda c: server_name in c.filter_chain_match.server_names,
-        lambda c: any(
-            name.startswith("*.") and server_name.endswith(name[1:]) for name in c.filter_chain_match.server_names
-        ),
-    ) or [chain for chain in chains if not chain.filter_chain_match.server_names]
+    closest = max((closeness(chain, server_name) for chain in chains), default=-1)
+    chains = [chain for chain in chains if closeness(chain, server_name) == closest >= 0]
     transport = "tls" if tls else "raw_buffer"
     chains = narrow(
         lambda c: c.filter_chain_match.transport_protocol == transport,
@@ -70,6 +66,14 @@ def length(chain: FilterChain, address: str) -> int:
         if ipaddress.ip_address(address) in ipaddress.ip_network(f"{item.address_prefix}/{item.prefix_len.value}")
     ]
     return max(fits, default=-1)
+
+
+def closeness(chain: FilterChain, server_name: str) -> int:
+    """How much the chain's names say about `server_name`: 0 without names, -1 if none is it or a wildcard over it."""
+    names = chain.filter_chain_match.server_names
+    fits = [len(name) for name in names if name.startswith("*.") and server_name.endswith(name[1:])]
+    fits += [len(name) + 1 for name in names if name == server_name]  # no wildcard over it has so many characters
+    return max(fits, default=-1) if names else 0
 
 
 def target(chain: FilterChain) -> str:

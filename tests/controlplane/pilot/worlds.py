@@ -209,6 +209,92 @@ spec:
 )
 
 
+# Istio's documented way out through an egress gateway, and routes of connections of other kinds.
+EGRESS = "---".join(
+    [
+        EVERYTHING,
+        service("egressgateway", "[{name: http, port: 80, targetPort: 8080}, {name: tls, port: 443}]", "10.96.0.30"),
+        pod("egressgateway-1", "10.244.0.30", "egressgateway", mesh=False, port=8080),
+        slice_of("egressgateway", "10.244.0.30", port=8443, port_name="tls"),
+        service("vault", "[{name: tls, port: 8200}]", "10.96.0.31"),
+        service("db2", "[{name: tcp-sql, port: 5432}]", "10.96.0.32"),
+        """
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: egress, namespace: default}
+spec:
+  selector: {app: egressgateway}
+  servers:
+  - {port: {number: 443, name: tls, protocol: TLS}, hosts: ["*.example.org", api.example.com], tls: {mode: PASSTHROUGH}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: egress, namespace: default}
+spec:
+  host: egressgateway
+  subsets: [{name: api}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: api, namespace: default}
+spec:
+  hosts: [api.example.com]
+  gateways: [mesh, egress]
+  tls:
+  - match: [{gateways: [mesh], port: 443, sniHosts: [api.example.com]}]
+    route: [{destination: {host: egressgateway, subset: api, port: {number: 443}}}]
+  - match: [{gateways: [egress], port: 443, sniHosts: [api.example.com]}]
+    route: [{destination: {host: api.example.com, port: {number: 443}}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: one-of-wild, namespace: default}
+spec:
+  hosts: [one.example.org, "*.two.example.org"]
+  tls:
+  - match: [{sniHosts: [one.example.org], sourceLabels: {app: reviews}}]
+    route: [{destination: {host: egressgateway, port: {number: 443}}}]
+  - match: [{sniHosts: ["*.two.example.org"], sourceNamespace: default}]
+    route:
+    - {destination: {host: egressgateway, port: {number: 443}}, weight: 9}
+    - {destination: {host: "*.example.org", port: {number: 443}}, weight: 1}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: vault, namespace: default}
+spec:
+  hosts: [vault]
+  tls:
+  - match: [{sniHosts: [vault.default.svc.cluster.local]}]
+    route: [{destination: {host: db}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: db, namespace: default}
+spec:
+  hosts: [db]
+  tcp:
+  - match: [{destinationSubnets: [203.0.113.0/25], port: 5432}]
+    route: [{destination: {host: db2}}]
+  - match: [{port: 1}]
+    route: [{destination: {host: db2}}]
+  - route:
+    - {destination: {host: db}, weight: 1}
+    - {destination: {host: db2}, weight: 3}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: cache, namespace: default}
+spec:
+  hosts: [cache]
+  tcp:
+  - match: [{port: 9080}]
+    route: [{destination: {host: cache, port: {number: 9080}}}]
+""",
+    ]
+)
+
+
 def world_of(text: str) -> World:
     """The world of the manifests in `text`, which must be right."""
     parsed = parse(text, "world.yaml")
