@@ -20,6 +20,7 @@ from pymesh_controlplane.injector.containers import (
     sidecar_containers,
     volumes,
 )
+from pymesh_controlplane.injector.scraping import announce
 from pymesh_controlplane.injector.settings import (
     ANNOTATION_INJECT,
     ANNOTATION_STATUS,
@@ -121,6 +122,7 @@ def inject(
     _label(metadata, workload)
     status = {field: [item["name"] for item in items] for field, items in added.items()}
     annotations = mapping(metadata, "annotations", create=True, path="metadata.")
+    announce(annotations)
     annotations[ANNOTATION_STATUS] = json.dumps(status, separators=(",", ":"), sort_keys=True)
     return result
 

@@ -146,12 +146,31 @@ def test_existing_containers_volumes_and_unknown_fields_are_kept_as_they_are() -
     # The redirect comes last: the pod's own init containers still have their network.
     assert [c["name"] for c in result["spec"]["initContainers"]] == ["migrate", "pymesh-init"]
     result["metadata"]["annotations"].pop(ANNOTATION_STATUS)
+    for name in ("scrape", "port", "path"):
+        del result["metadata"]["annotations"][f"prometheus.io/{name}"]
     for label in [name for name in result["metadata"]["labels"] if "istio.io" in name]:
         del result["metadata"]["labels"][label]
     result["spec"]["initContainers"].pop()
     result["spec"]["containers"].pop()
     del result["spec"]["volumes"][1:]
     assert canonical(result) == canonical(before)
+
+
+def test_prometheus_is_told_where_the_sidecars_metrics_are() -> None:
+    found = inject(pod(), config=CONFIG)["metadata"]["annotations"]
+    assert {name: value for name, value in found.items() if name.startswith("prometheus.io/")} == {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": "15090",
+        "prometheus.io/path": "/stats/prometheus",
+    }
+
+
+@pytest.mark.parametrize(
+    "own", [{"prometheus.io/scrape": "false"}, {"prometheus.io/scrape": "true", "prometheus.io/port": "8080"}]
+)
+def test_what_a_pod_says_itself_about_scraping_stands(own: dict[str, str]) -> None:
+    found = inject(pod(annotations=own), config=CONFIG)["metadata"]["annotations"]
+    assert {name: value for name, value in found.items() if name.startswith("prometheus.io/")} == own
 
 
 @pytest.mark.parametrize("policy", ["Never", "OnFailure"])
