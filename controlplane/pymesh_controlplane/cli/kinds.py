@@ -18,6 +18,8 @@ _SHORT: Final = {
     "ServiceEntry": ("se",),
     "Gateway": ("gw",),
     "PeerAuthentication": ("pa",),
+    "RateLimit": (),
+    "ConcurrencyLimit": (),
 }
 
 

@@ -1,0 +1,1 @@
+"""The policy service: how much all sidecars of a service together may let in."""

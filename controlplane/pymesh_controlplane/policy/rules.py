@@ -1,0 +1,137 @@
+"""World → rules: what is limited, for which services, and who may ask. Pure.
+
+A rule is named `ConcurrencyLimit bookinfo/reviews`, everywhere: in the sidecar's filter, in leases and checks, in what
+a refused caller reads.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from pymesh import names
+from pymesh.resources.policy import ConcurrencyLimit, RateLimit, TargetRef
+from pymesh.resources.resource import Resource, holds
+from pymesh_controlplane.pilot.model import Service, Workload, World
+
+# Seconds of each `per`.
+PERIODS: Final = {"Second": 1, "Minute": 60, "Hour": 3600, "Day": 86_400}
+
+FailureMode = Literal["Open", "Closed", "LastDecision"]
+Otherwise = Literal["Open", "Closed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """`requests` in `period` seconds, `burst` of them at once; counted apart for each value of the attributes `by`."""
+
+    requests: int
+    period: int
+    burst: int
+    by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """`max` requests at once."""
+
+    max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A limit in force.
+
+    Attributes:
+        hosts: full names of the services that it is for, sorted, whether they exist or not.
+    """
+
+    name: str
+    hosts: tuple[str, ...]
+    limit: Rate | Slots
+    failure_mode: FailureMode
+    otherwise: Otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """All rules of a world.
+
+    Attributes:
+        epoch: names exactly these rules; another set has another.
+        by_name: sorted.
+        accounts: SPIFFE identities of the workloads behind each rule's services: who may ask about it.
+        pods: those that have a sidecar of ours, as `pod.namespace`: who may hold slots of it.
+    """
+
+    epoch: str = ""
+    by_name: Mapping[str, Rule] = field(default_factory=dict)
+    accounts: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    pods: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+
+def rules_of(world: World) -> Rules:
+    """The rules that are in force in `world`."""
+    rules = {rule.name: rule for rule in sorted(_rules(world.resources.values()), key=lambda rule: rule.name)}
+    digest = hashlib.sha256(repr(list(rules.values())).encode()).hexdigest()[:16]
+    accounts: dict[str, frozenset[str]] = {}
+    pods: dict[str, frozenset[str]] = {}
+    for name, rule in rules.items():
+        services = [world.services[host] for host in rule.hosts if host in world.services]
+        accounts[name] = frozenset(account for service in services for account in service.accounts)
+        pods[name] = frozenset(
+            f"{workload.name}.{workload.namespace}"
+            for workload in world.workloads.values()
+            if workload.mesh and any(is_behind(workload, service, world) for service in services)
+        )
+    return Rules(digest if rules else "", rules, accounts, pods)
+
+
+def is_behind(workload: Workload, service: Service, world: World) -> bool:
+    """Whether requests to `service` may come to `workload`: it is selected, or is an endpoint without selector."""
+    if service.selector:
+        return service.namespace == workload.namespace and service.selector.items() <= workload.labels.items()
+    return any(
+        endpoint.address == workload.ip
+        for port in service.ports
+        for endpoint in world.endpoints.get((service.host, port.port), ())
+    )
+
+
+def rules_for_ports(workload: Workload, world: World) -> dict[int, tuple[Rule, ...]]:
+    """The rules that hold on each of the pod's own ports, by name; ports without one are not in it.
+
+    What a caller asked for is a service, and what comes in is a connection to a port: where two services share one, a
+    rule for either holds for both.
+    """
+    found: dict[int, list[Rule]] = {}
+    for rule in sorted(_rules(world.resources.values()), key=lambda rule: rule.name):
+        services = [world.services[host] for host in rule.hosts if host in world.services]
+        behind = [service for service in services if is_behind(workload, service, world)]
+        for number in {number for service in behind for number in _ports(workload, service)}:
+            found.setdefault(number, []).append(rule)
+    return {number: tuple(rules) for number, rules in sorted(found.items())}
+
+
+def _ports(workload: Workload, service: Service) -> Iterator[int]:
+    for port in service.ports:
+        number = port.target if isinstance(port.target, int) else workload.container_ports.get(port.target)
+        if number is not None:
+            yield number
+
+
+def _rules(resources: Iterable[Resource[object]]) -> Iterator[Rule]:
+    for resource in resources:
+        if holds(resource, RateLimit):
+            rate = resource.value.spec
+            limit = Rate(rate.requests, PERIODS[rate.per], rate.burst or rate.requests, tuple(rate.by))
+            hosts = _hosts(rate.target_refs, resource)
+            yield Rule(str(resource.key), hosts, limit, rate.failure_mode, rate.otherwise)
+        elif holds(resource, ConcurrencyLimit):
+            slots = resource.value.spec
+            hosts = _hosts(slots.target_refs, resource)
+            yield Rule(str(resource.key), hosts, Slots(slots.max), slots.failure_mode, slots.otherwise)
+
+
+def _hosts(targets: Iterable[TargetRef], resource: Resource[object]) -> tuple[str, ...]:
+    return tuple(sorted({names.service_host(target.name, resource.key.namespace) for target in targets}))

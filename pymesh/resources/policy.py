@@ -1,0 +1,94 @@
+"""What has no standard kind: limits that all sidecars of a service keep together, `policy.pymesh.io/v1alpha1`.
+
+The shape is the Gateway API's for policies (gateway.networking.k8s.io, GEP-713): a policy names what it is for in
+`targetRefs`, in its own namespace.
+"""
+
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta
+
+from pymesh.resources.fields import Block, Name, ObjectMeta
+
+GROUP: Final = "policy.pymesh.io"
+
+# What a limit may count by: facts about the caller and the request that every proxy tells in a check.
+_BY: Final = (
+    r"^(source\.(principal|address)|request\.(method|host|path)|request\.headers\[[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}\])\Z"
+)
+
+Amount = Annotated[int, Meta(ge=1, le=10**9, description="a whole number from 1 to 1000000000")]
+# A service with more requests in it at once than this has other worries, and a sidecar's counter has 32 bits.
+Slots = Annotated[int, Meta(ge=1, le=10**6, description="a whole number from 1 to 1000000")]
+Attribute = Annotated[
+    str,
+    Meta(
+        pattern=_BY,
+        max_length=96,
+        description="source.principal, source.address, request.method, request.host, request.path "
+        "or request.headers[NAME]",
+    ),
+]
+FailureMode = Literal["Open", "Closed", "LastDecision"]
+Otherwise = Literal["Open", "Closed"]
+
+
+class TargetRef(Block, frozen=True):
+    """A Service of the policy's own namespace (Gateway API: LocalPolicyTargetReference)."""
+
+    name: Name
+    kind: Literal["Service"] = "Service"
+    group: Literal[""] = ""
+
+
+Targets = Annotated[list[TargetRef], Meta(min_length=1, description="a list with at least one target")]
+
+
+class RateLimitSpec(Block, frozen=True):
+    """So many requests in so much time, over all sidecars of the targets.
+
+    Attributes:
+        requests, per: how many in how long, evenly.
+        burst: how many at once after a quiet time; as many as `requests` if it is not said.
+        by: what is counted apart: each caller, each path ...; everything together if it is empty.
+        failure_mode: what the sidecar does while the policy service cannot be asked: let in, answer 503, or give the
+            last answer again that it had for the same.
+        otherwise: what LastDecision does where there was none.
+    """
+
+    target_refs: Targets
+    requests: Amount
+    per: Literal["Second", "Minute", "Hour", "Day"]
+    burst: Amount | None = None
+    by: list[Attribute] = []
+    failure_mode: FailureMode = "LastDecision"
+    otherwise: Otherwise = "Closed"
+
+
+class RateLimit(Block, frozen=True):
+    """How many requests in how much time."""
+
+    metadata: ObjectMeta
+    api_version: str
+    kind: str
+    spec: RateLimitSpec
+    status: object | None = None
+
+
+class ConcurrencyLimitSpec(Block, frozen=True):
+    """So many requests in the targets at once, over all their sidecars; the modes are those of RateLimitSpec."""
+
+    target_refs: Targets
+    max: Slots
+    failure_mode: FailureMode = "LastDecision"
+    otherwise: Otherwise = "Closed"
+
+
+class ConcurrencyLimit(Block, frozen=True):
+    """How many requests at once."""
+
+    metadata: ObjectMeta
+    api_version: str
+    kind: str
+    spec: ConcurrencyLimitSpec
+    status: object | None = None
