@@ -118,7 +118,7 @@ def _clusters(proxy: "Proxy", query: Query) -> Answer:
         {
             "cluster": cluster.name,
             "type": cluster.discovery.value,
-            "service": dict(cluster.service),
+            "service": cluster.service._asdict(),
             "endpoints": [
                 {
                     "address": endpoint.address,
@@ -172,7 +172,8 @@ def _prometheus(proxy: "Proxy") -> Answer:
     proxy.update_gauges()
     registry = CollectorRegistry(auto_describe=False)
     registry.register(proxy.runtime.stats)
-    return Answer(generate_latest(registry), content_type=_PROMETHEUS)
+    registry.register(proxy.runtime.reporters)
+    return Answer(generate_latest(registry) + proxy.runtime.istio.text().encode(), content_type=_PROMETHEUS)
 
 
 def _server_info(proxy: "Proxy") -> dict[str, object]:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import random
 import signal
 import socket
@@ -31,6 +32,7 @@ from pymesh_proxy.options import Options, read_text
 from pymesh_proxy.runtime import Runtime
 from pymesh_proxy.transport.accept import Acceptor, listen
 from pymesh_proxy.transport.addresses import cached
+from pymesh_proxy.transport.handed_in import handed_in
 from pymesh_proxy.upstream.dns import DnsResolver
 from pymesh_proxy.upstream.registry import EndpointRegistry
 
@@ -60,6 +62,7 @@ class Proxy:
         self._staged = False  # the control plane has sent what is not complete yet
         self._acceptors: dict[str, Acceptor] = {}
         self._bound: dict[str, tuple[str, int]] = {}  # where the acceptors of configured listeners are
+        self._handed_in = handed_in(os.environ, os.getpid())  # those that wait for the first configuration
         self._ports: list[HttpPort] = []
         self._stop = asyncio.Event()
 
@@ -82,6 +85,7 @@ class Proxy:
         self.dns.follow(snapshot.clusters)
         if self.options.listen is None:
             self._bind(snapshot.listeners)
+            self.runtime.loop.call_soon(self._accept_handed_in)
 
     def _publish_addresses(self, cluster: str, addresses: Mapping[str, tuple[str, ...]]) -> None:
         """See upstream.dns.Publish. Of what is staged, nothing else comes into force with the addresses."""
@@ -128,6 +132,13 @@ class Proxy:
         for port in sorted(ports):
             server = ListenerServer(self.runtime, f"redirected_{port}", interception)
             self._accept(f"redirected_{port}", listen("", port), server)
+
+    def _accept_handed_in(self) -> None:
+        """Once ready, serve the sockets that whoever started us has opened; until then, what connects there waits."""
+        while self._handed_in and not self.waiting_for():
+            port, sock = self._handed_in.popitem()
+            name = f"handed_in_{port}"
+            self._accept(name, sock, ListenerServer(self.runtime, name, port=port))
 
     def _accept(self, name: str, sock: socket.socket, server: ListenerServer) -> None:
         acceptor = self._acceptors[name] = Acceptor(self.runtime.loop, sock, server.serve)
@@ -199,6 +210,17 @@ class Proxy:
         if self.options.listen is not None:
             self._intercept()
         self.control = control_plane(self.options, bootstrap, self.secrets, self)
+        if self.control is not None:
+            node = self.control.node
+            self.runtime.peers.introduce(
+                node.peer,
+                pod=node.pod,
+                node_id=node.id,
+                principal=str(node.identity),
+                sidecar=node.kind == "sidecar",
+            )
+        self._introduce(bootstrap)
+        self.secrets.subscribe(lambda _: self.runtime.loop.call_soon(self._accept_handed_in))
         self._serving = True
         gc.collect()
         gc.freeze()  # what exists now lives as long as the process: no collection needs to look at it again
@@ -206,25 +228,15 @@ class Proxy:
             background = [group.create_task(self.dns.run())]
             if self.control is not None:
                 background.append(group.create_task(self.control.run()))
-            log.info("listening on %s", ", ".join(str(item.sock.getsockname()[1]) for item in self._acceptors.values()))
+            log.info("listening on %s", ", ".join(at for _, at in self.addresses()) or "nothing yet")
             await self._stop.wait()
             await self._drain()
+            await self.runtime.reporters.finish(FLUSH_SECONDS)
             for task in background:
                 task.cancel()
         await self._close()
         return 0
 
-    def _bootstrap(self) -> Bootstrap | None:
-        """The bootstrap to run: the one named, the transparent one, or none where the control plane gives it all."""
-        if self.options.config is not None:
-            return load_bootstrap(read_text(self.options.config), str(self.options.config))
-        if self.options.discovery is not None:
-            await self.runtime.reporters.finish(FLUSH_SECONDS)
-            return None
-        return load_bootstrap(files(__package__).joinpath("transparent.yaml").read_text(), "transparent.yaml")
-
-    def _handle_signals(self) -> None:
-        loop = self.runtime.loop
     def _introduce(self, bootstrap: Bootstrap | None) -> None:
         """Let reports say whose they are."""
         if self.control is not None:
@@ -232,6 +244,16 @@ class Proxy:
         elif bootstrap is not None:
             self.runtime.reporters.node = bootstrap.node
 
+    def _bootstrap(self) -> Bootstrap | None:
+        """The bootstrap to run: the one named, the transparent one, or none where the control plane gives it all."""
+        if self.options.config is not None:
+            return load_bootstrap(read_text(self.options.config), str(self.options.config))
+        if self.options.discovery is not None:
+            return None
+        return load_bootstrap(files(__package__).joinpath("transparent.yaml").read_text(), "transparent.yaml")
+
+    def _handle_signals(self) -> None:
+        loop = self.runtime.loop
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGUSR1, self.runtime.access_logs.reopen)

@@ -91,12 +91,7 @@ class Exchange:
         self.has_body = has_body
         self.active_at = monotonic()
         record = self.record = RequestRecord(downstream.facts, time(), self.active_at)
-        record.method = request.method.decode("latin-1")
-        record.path = request.path.decode("latin-1")
-        record.authority = request.authority.decode("latin-1")
-        record.headers = request
-        if request.minor == 0:
-            record.protocol = "HTTP/1.0"
+        record.read(request)
         self._route_found: Route | None = None
         self._forward: Forward | None = None
         self._cluster: Cluster | None = None
@@ -132,6 +127,7 @@ class Exchange:
     def start(self) -> None:
         """The head is there; the body, if any, follows by `request_body` and `request_end`."""
         try:
+            self._downstream.runtime.peers.meet(self.record, self.request)
             self.record.request_id = forwarding.prepare_request(
                 self.request, self._downstream.manager, self._downstream.facts
             )
@@ -229,6 +225,7 @@ class Exchange:
         cluster = self._snapshot.clusters.get(name)
         if cluster is None:
             raise failure(Flag.NO_CLUSTER, "cluster_not_found", f"no cluster {name}")
+        self.record.service = cluster.service
         self._cluster = cluster
         self._forward = action
         self._state = downstream.runtime.upstreams.state(cluster)
@@ -250,9 +247,7 @@ class Exchange:
         if state.requests >= cluster.limits.max_requests:
             state.stats.rq_pending_overflow += 1
             raise failure(Flag.UPSTREAM_OVERFLOW, "upstream_reset_before_response_started{overflow}")
-        record = self.record
-        record.attempts += 1
-        record.endpoint, record.endpoint_labels = endpoint.address, endpoint.labels
+        self.record.goes_to(endpoint)
         state.requests += 1
         state.stats.rq_total += 1
         state.stats.rq_active += 1
@@ -278,7 +273,8 @@ class Exchange:
         self._upstream = connection
         if self._stalled:
             connection.transport.pause_reading()
-        data = forwarding.request_bytes(self.request, forward, connection.endpoint)
+        introduction = self._downstream.runtime.peers.introduction(record) if connection.to_mesh else b""
+        data = forwarding.request_bytes(self.request, forward, connection.endpoint, introduction)
         if self._held:
             data += b"".join(self._held)
             if self._held_size > MAX_REPLAY_BYTES:

@@ -16,6 +16,7 @@ from pymesh_proxy.config.model import EscapedSlashes, ForwardClientCert, HttpMan
 from pymesh_proxy.errors import CAUSES, Flag, ProxyError
 from pymesh_proxy.filters.base import LocalReply
 from pymesh_proxy.routing import Forward, HeaderMutation, Route, without_port
+from pymesh_proxy.telemetry.peers import PEER_HEADERS
 from pymesh_proxy.transport.facts import Facts
 from pymesh_proxy.upstream.endpoint import Endpoint
 
@@ -42,8 +43,6 @@ _INTERNAL_HEADERS: Final = (
     b"x-envoy-max-retries",
     b"x-envoy-original-host",
     b"x-envoy-original-path",
-    b"x-envoy-peer-metadata",
-    b"x-envoy-peer-metadata-id",
     b"x-envoy-retry-grpc-on",
     b"x-envoy-retry-on",
     b"x-envoy-upstream-alt-stat-name",
@@ -232,12 +231,15 @@ def apply_route(request: Head, route: Route, action: Forward, manager: HttpManag
         request.set(b"x-envoy-expected-rq-timeout-ms", b"%d" % round(action.timeout * 1000))
 
 
-def request_bytes(request: Head, action: Forward, endpoint: Endpoint) -> bytes:
-    """The request's head as it goes to `endpoint`; always ours in version (RFC 9110 2.5)."""
+def request_bytes(request: Head, action: Forward, endpoint: Endpoint, introduction: bytes = b"") -> bytes:
+    """The request's head as it goes to `endpoint`; always ours in version (RFC 9110 2.5).
+
+    `introduction`: more header lines, for a sidecar at the other end (telemetry/peers.py).
+    """
     if action.auto_host_rewrite and endpoint.hostname:
         request.set(b"x-envoy-original-host", request.authority)
         request.set(b"host", endpoint.hostname.encode())
-    return b"%b %b HTTP/1.1\r\n%b\r\n" % (request.method, request.path, request.fields())
+    return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (request.method, request.path, request.fields(), introduction)
 
 
 # --- Responses -----------------------------------------------------------------------------------------------------
@@ -280,6 +282,8 @@ def response_bytes(
     """
     upgrade = head.upgrade
     head.remove_hop_by_hop()
+    if head.has_any(PEER_HEADERS):  # from an Envoy of Istio's; here endpoints say who they are
+        head.remove_last(PEER_HEADERS)
     if upgraded:
         head.set(b"connection", b"upgrade")
         head.set(b"upgrade", upgrade)

@@ -176,6 +176,7 @@ class Relay:
                 half.transport.abort()
                 return
             self.record.facts = facts
+            self._runtime.peers.accept(self.record)
             self._runtime.connections.add(self)
             self._runtime.spawn(self._join())
 
@@ -223,6 +224,7 @@ class Relay:
         if self._done or downstream is None:
             upstream.abort()
             return
+        self._runtime.istio.opened(self)
         self.downstream.join(self.upstream)
         self.upstream.join(self.downstream)
         self.downstream.resume()
@@ -236,6 +238,7 @@ class Relay:
             cluster = self._runtime.snapshot.clusters.get(name)
             if cluster is None:
                 raise failure(Flag.NO_CLUSTER, "cluster_not_found", f"no cluster {name}")
+            record.service = cluster.service
             await self._reach_any(cluster)
         except ProxyError as error:
             self.stats.cx_failed += 1
@@ -263,8 +266,7 @@ class Relay:
         upstreams, record = self._runtime.upstreams, self.record
         if endpoint is None:
             raise failure(Flag.NO_HEALTHY_UPSTREAM, "no_healthy_upstream", f"cluster {cluster.name} has no endpoint")
-        record.attempts += 1
-        record.endpoint, record.endpoint_labels = endpoint.address, endpoint.labels
+        record.goes_to(endpoint)
         if not upstreams.reserve(cluster):
             raise failure(Flag.UPSTREAM_OVERFLOW, "upstream_reset_before_response_started{overflow}")
         self._state = upstreams.state(cluster)
@@ -320,6 +322,10 @@ class Relay:
             else:
                 half.transport.close()
 
+    def moved(self) -> tuple[int, int]:
+        """See istio_metrics.Flow."""
+        return self.downstream.bytes, self.upstream.bytes
+
     def drain(self) -> None:
         """See runtime.Drainable: an opaque connection ends when its ends do, or when the drain time is over."""
 
@@ -333,11 +339,12 @@ class Relay:
         if self._endpoint is not None:
             self._endpoint.active -= 1
         record.t_end = monotonic()
-        record.bytes_received, record.bytes_sent = self.downstream.bytes, self.upstream.bytes
+        record.bytes_received, record.bytes_sent = self.moved()
         self.stats.cx_active -= 1
         self.stats.bytes_received += record.bytes_received
         self.stats.bytes_sent += record.bytes_sent
         if self._state is not None:
             self._state.stats.bytes_sent += record.bytes_received
             self._state.stats.bytes_received += record.bytes_sent
+        runtime.istio.closed(self)
         runtime.completed(record, self.proxy.access_logs)

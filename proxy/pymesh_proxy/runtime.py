@@ -9,7 +9,9 @@ from pymesh_proxy.config.model import AccessLog, AccessLogFile, GrpcAccessLog, I
 from pymesh_proxy.control.secrets import Certificate, SecretStore
 from pymesh_proxy.reporting import Reporters
 from pymesh_proxy.telemetry.access_log import AccessLogs
+from pymesh_proxy.telemetry.istio_metrics import IstioReporter
 from pymesh_proxy.telemetry.metrics import Stats
+from pymesh_proxy.telemetry.peers import Peers
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.timers import TimerWheel
 from pymesh_proxy.transport.tls import TlsContexts
@@ -52,6 +54,8 @@ class Runtime:
         self.tls = tls = TlsContexts(secrets)
         self.snapshot = Snapshot(version=0, listeners={}, routes={}, clusters={})
         self.stats = Stats()
+        self.peers = Peers()
+        self.istio = IstioReporter(self.peers)
         self.timers = TimerWheel(loop)
         self.upstreams = Upstreams(loop, tls, self.stats, random, self.timers)
         self.recent: deque[RequestRecord] = deque(maxlen=RECENT_REQUESTS)
@@ -70,7 +74,10 @@ class Runtime:
         return secret.uri if isinstance(secret, Certificate) else ""
 
     def completed(self, record: RequestRecord, logs: tuple[AccessLog, ...]) -> None:
-        """Log the record of a finished request, keep it, and show it to the observers."""
+        """Count a finished request, log its record, keep it, and show it to the observers."""
+        self.peers.settle(record)
+        if record.protocol != "TCP":  # connections are counted while they last
+            self.istio.request(record)
         for log in logs:
             found = self._logs.get(id(log))
             if found is None:

@@ -53,6 +53,10 @@ class Head:
         """Whether there is a field `name` (lower case)."""
         return name in self._index
 
+    def has_any(self, names: frozenset[bytes]) -> bool:
+        """Whether there is a field with one of `names` (lower case)."""
+        return not names.isdisjoint(self._index)
+
     def has_underscore(self) -> bool:
         """Whether the name of a field holds an underscore."""
         return b"_" in self._raw and b"_" in b"".join(self._index)
@@ -84,6 +88,20 @@ class Head:
             self._removed.add(name)
             if self._added:
                 self._added = [pair for pair in self._added if pair[0] != name]
+
+    def remove_last(self, names: frozenset[bytes]) -> None:
+        """Take away every field with one of `names` (lower case). Those that were received last are cut off, so that
+        the others stay the bytes that came in.
+        """
+        pairs, index, end = self.pairs, self._index, len(self._raw)
+        untouched = self._unique and not self._added and not self._removed
+        while untouched and pairs and (name := pairs[-1][0].lower()) in names:
+            pairs.pop()
+            del index[name]
+            end = self._raw.rfind(b"\n", 0, end - 1) + 1
+        self._raw = self._raw[:end]
+        for name in names:
+            self.remove(name)
 
     def remove_hop_by_hop(self) -> None:
         """Take away what is meant for this connection only, the names that Connection lists included."""

@@ -13,6 +13,8 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 
 from pymesh.errors import ConfigError
+from pymesh.names import BLACK_HOLE_CLUSTER, INBOUND_PASSTHROUGH_CLUSTER, PASSTHROUGH_CLUSTER
+from pymesh.peer_metadata import NO_SERVICE, UNKNOWN_VALUE, Peer, ServiceFacts, peer_of_endpoint
 from pymesh.xds.check import join, unpack
 from pymesh_proxy.config import tls
 from pymesh_proxy.config.fields import (
@@ -53,8 +55,8 @@ _USABLE: Final = {HealthStatus.UNKNOWN, HealthStatus.HEALTHY, HealthStatus.DEGRA
 
 HTTP_OPTIONS_KEY: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _TRANSPORT_MATCH: Final = "envoy.transport_socket_match"
-# What Istio packs into one string of an endpoint's metadata, separated by `;`.
-_ISTIO_WORKLOAD: Final = ("workload", "namespace", "canonical_name", "canonical_revision", "cluster")
+# Clusters that stand for no service: metrics show their own names.
+_CATCH_ALL: Final = (PASSTHROUGH_CLUSTER, BLACK_HOLE_CLUSTER, INBOUND_PASSTHROUGH_CLUSTER)
 _DNS: Final = (Discovery.STRICT_DNS, Discovery.LOGICAL_DNS)
 # Envoy's limit for priorities.
 MAX_PRIORITY: Final = 128
@@ -112,7 +114,7 @@ def compile_cluster(message: ClusterMessage, path: str = "") -> CompiledCluster:
         dns_family=_DNS_FAMILY[message.dns_lookup_family],
         eds_service_name=_eds_name(message, path) if discovery is Discovery.EDS else "",
         http2=http2,
-        service=_service(message.metadata),
+        service=_service(name, message.metadata),
     )
     return CompiledCluster(cluster, specs if discovery is Discovery.STATIC else ())
 
@@ -165,6 +167,7 @@ def _endpoint(message: LbEndpoint, priority: int, path: str, *, names: bool) -> 
     host, port = socket_address(message.endpoint.address, here)
     if not port:
         raise ConfigError("an endpoint needs a port", path=f"{here}.socket_address.port_value")
+    peer, labels = _labels(message.metadata)
     weight = number(message, "load_balancing_weight", 1)
     if not weight:
         raise ConfigError("must be at least 1", path=join(path, "load_balancing_weight"))
@@ -174,7 +177,8 @@ def _endpoint(message: LbEndpoint, priority: int, path: str, *, names: bool) -> 
         weight=weight,
         hostname=message.endpoint.hostname,
         metadata=metadata(message.metadata, _TRANSPORT_MATCH),
-        labels=_labels(message.metadata),
+        labels=labels,
+        peer=peer,
         healthy=message.health_status in _USABLE,
         priority=priority,
     )
@@ -184,21 +188,26 @@ def _dns_target(spec: EndpointSpec) -> DnsTarget:
     return DnsTarget(spec.host, spec.port, spec.weight, spec.priority, spec.metadata)
 
 
-def _labels(message: Metadata) -> Mapping[str, str]:
-    labels = dict(metadata(message, "istio"))
-    workload = labels.pop("workload", "")
-    labels.update((key, value) for key, value in zip(_ISTIO_WORKLOAD, workload.split(";"), strict=False) if value)
-    labels.update(metadata(message, "pymesh"))
-    return labels
+def _labels(message: Metadata) -> tuple[Peer, Mapping[str, str]]:
+    """Who stands behind an endpoint: for metrics, and in the words of explanations."""
+    ours = metadata(message, "pymesh")
+    istio = metadata(message, "istio")
+    peer = peer_of_endpoint(istio.get("workload", ""), ours)
+    known = {key: value for key, value in peer._asdict().items() if value != UNKNOWN_VALUE}
+    return peer, {**{key: value for key, value in istio.items() if key != "workload"}, **known, **ours}
 
 
-def _service(message: Metadata) -> Mapping[str, str]:
-    """The service behind a cluster: `pymesh` metadata, or the first of Istio's `services`."""
-    own = metadata(message, "pymesh")
-    if own or "istio" not in message.filter_metadata:
-        return own
-    services = message.filter_metadata["istio"].fields["services"].list_value.values
-    return scalars(services[0].struct_value) if services else {}
+def _service(name: str, message: Metadata) -> ServiceFacts:
+    """The service behind the cluster `name`: the first of Istio's `services`."""
+    if name in _CATCH_ALL:
+        return NO_SERVICE._replace(name=name)
+    fields = message.filter_metadata["istio"].fields if "istio" in message.filter_metadata else {}
+    services = fields["services"].list_value.values if "services" in fields else ()
+    found = scalars(services[0].struct_value) if services else {}
+    host = found.get("host")
+    if not host:
+        return NO_SERVICE
+    return ServiceFacts(host, found.get("name") or host.partition(".")[0], found.get("namespace") or UNKNOWN_VALUE)
 
 
 def _balancing(message: ClusterMessage, discovery: Discovery, path: str) -> Balancing:

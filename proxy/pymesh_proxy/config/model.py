@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal, TypeAlias
 
+from pymesh import names
+from pymesh.peer_metadata import NO_SERVICE, ServiceFacts
 from pymesh_proxy.filters.base import HttpFilter
 from pymesh_proxy.routing import RouteTable
 from pymesh_proxy.upstream.balancer import PANIC_THRESHOLD
@@ -84,6 +86,11 @@ class TlsClient:
     minimum_version: str = "TLSv1_2"
     maximum_version: str = "TLSv1_3"
 
+    @property
+    def to_mesh(self) -> bool:
+        """Whether the other end is one of the mesh's workloads: the mesh's own root vouches for it."""
+        return self.validation is not None and self.validation.roots == SdsName(names.SDS_ROOT)
+
 
 # --- Listeners -----------------------------------------------------------------------------------------------------
 
@@ -123,13 +130,6 @@ class AccessLogFile:
     format: str | Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HttpManager:
-    """An HTTP connection manager: how requests on a connection are read, routed and logged."""
-
-    stat_prefix: str
-    routes: RouteTable | None  # given inline ...
-    rds: str  # ... or by name, in Snapshot.routes; empty when inline
 @dataclass(frozen=True, slots=True)
 class GrpcAccessLog:
     """An access log that goes to an access log service (envoy.service.accesslog.v3), in batches.
@@ -154,6 +154,13 @@ class GrpcAccessLog:
 AccessLog: TypeAlias = AccessLogFile | GrpcAccessLog
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class HttpManager:
+    """An HTTP connection manager: how requests on a connection are read, routed and logged."""
+
+    stat_prefix: str
+    routes: RouteTable | None  # given inline ...
+    rds: str  # ... or by name, in Snapshot.routes; empty when inline
     filters: tuple[HttpFilter, ...] = ()
     server_name: str = "envoy"
     server_header: ServerHeader = ServerHeader.OVERWRITE
@@ -332,7 +339,7 @@ class Cluster:
     # Its endpoints speak HTTP/2 (http2_protocol_options): for the proxy's own gRPC clients, not for requests.
     http2: bool = False
     # Set by pilot: the service that the cluster stands for, for metrics and explanations.
-    service: Mapping[str, str] = field(default_factory=dict)
+    service: ServiceFacts = NO_SERVICE
 
 
 # --- The whole -----------------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pymesh.errors import ConfigError
 from pymesh.identity import Identity
-from pymesh.names import TRUST_DOMAIN, USER_AGENT, NodeId
+from pymesh.names import CLUSTER_ID, TRUST_DOMAIN, USER_AGENT, NodeId
+from pymesh.peer_metadata import Peer, peer_of
 
 # Kubernetes keeps all labels and annotations of an object below 256 KiB.
 MAX_LABELS_BYTES = 256 * 1024
@@ -35,7 +36,7 @@ class Node:
     ip: str
     service_account: str
     workload: str
-    cluster_id: str = "Kubernetes"
+    cluster_id: str = CLUSTER_ID
     trust_domain: str = TRUST_DOMAIN
     kind: str = "sidecar"
     user_agent: str = USER_AGENT
@@ -55,6 +56,11 @@ class Node:
     def identity(self) -> Identity:
         """The SPIFFE identity that this proxy asks citadel for."""
         return Identity(self.trust_domain, self.namespace, self.service_account)
+
+    @property
+    def peer(self) -> Peer:
+        """The workload beside this proxy, as metrics name it."""
+        return peer_of(self.workload, self.namespace, self.labels, self.cluster_id)
 
     @property
     def metadata(self) -> dict[str, str | list[str] | dict[str, str]]:
@@ -96,7 +102,7 @@ def node_from_environment(
         ip=environ["INSTANCE_IP"],
         service_account=environ["SERVICE_ACCOUNT"],
         workload=environ.get("WORKLOAD_NAME") or environ["POD_NAME"],
-        cluster_id=environ.get("CLUSTER_ID") or "Kubernetes",
+        cluster_id=environ.get("CLUSTER_ID") or CLUSTER_ID,
         trust_domain=environ.get("TRUST_DOMAIN") or TRUST_DOMAIN,
         labels=_labels(labels_file) if labels_file else {},
     )

@@ -9,6 +9,7 @@ from pymesh.peer_metadata import NO_SERVICE, UNKNOWN, UNKNOWN_VALUE, Peer, Servi
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.errors import Flag
 from pymesh_proxy.transport.facts import Facts
+from pymesh_proxy.upstream.endpoint import Endpoint
 
 
 class RequestRecord:
@@ -61,6 +62,22 @@ class RequestRecord:
         self.notes: dict[str, str] = {}
         self.headers: Head | None = None
         self.response_headers: Head | None = None
+
+    def read(self, head: Head) -> None:
+        """Note what the request's head says."""
+        self.headers = head
+        self.method = head.method.decode("latin-1")
+        self.path = head.path.decode("latin-1")
+        self.authority = head.authority.decode("latin-1")
+        if head.minor == 0:
+            self.protocol = "HTTP/1.0"
+
+    def goes_to(self, endpoint: Endpoint) -> None:
+        """Note another attempt, and whom it is made at."""
+        self.attempts += 1
+        self.endpoint, self.endpoint_labels = endpoint.address, endpoint.labels
+        if self.facts.direction != "inbound":  # there it is our own workload, as is known from the start
+            self.destination = endpoint.peer
 
     @property
     def security(self) -> str:

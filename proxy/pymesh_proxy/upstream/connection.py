@@ -51,12 +51,13 @@ class UpstreamConnection(asyncio.Protocol):
         requests: how many it has carried.
         peer: SPIFFE identity of the other end; empty on plaintext.
         local: "ip:port" of our end.
+        to_mesh: whether the other end is a sidecar of the mesh.
         written: whether a byte of the current request was written.
     """
 
     __slots__ = (
         "_blocked", "_buffer", "_informational", "_method", "_on_lost", "_reader", "_sink", "_upgraded", "deadline",
-        "endpoint", "local", "peer", "persistent", "requests", "timer_slot", "tls", "transport", "written",
+        "endpoint", "local", "peer", "persistent", "requests", "timer_slot", "tls", "to_mesh", "transport", "written",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +67,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.tls = tls
         self.requests = 0
         self.peer = self.local = ""
+        self.to_mesh = tls is not None and tls.to_mesh
         self.persistent = True
         self.written = False
         self.deadline = NEVER

@@ -7,6 +7,8 @@ flight and idle connections survive a push. Pure: the idle connections are only 
 from collections.abc import Mapping
 from typing import Protocol
 
+from pymesh.peer_metadata import UNKNOWN, Peer
+
 
 class PooledConnection(Protocol):
     """An upstream connection as a pool sees it."""
@@ -24,13 +26,16 @@ class Endpoint:
         hostname: the name it was resolved from, or its name in the cluster; may be empty.
         metadata: `envoy.transport_socket_match` values, as in {"tlsMode": "istio"}.
         labels: what pilot says about the workload behind it (`workload`, `namespace`, `version` ...), for telemetry.
+        peer: that workload, for metrics.
         active: requests and opaque connections in flight.
         idle: idle upstream connections, the most recently used last.
         healthy: whether the balancer may pick it.
         retired: no longer in the configuration: its connections are closed, not pooled, once they are idle.
     """
 
-    __slots__ = ("active", "healthy", "host", "hostname", "idle", "labels", "metadata", "port", "retired", "weight")
+    __slots__ = (
+        "active", "healthy", "host", "hostname", "idle", "labels", "metadata", "peer", "port", "retired", "weight",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -41,6 +46,7 @@ class Endpoint:
         hostname: str = "",
         metadata: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
+        peer: Peer = UNKNOWN,
     ) -> None:
         self.host = host
         self.port = port
@@ -48,6 +54,7 @@ class Endpoint:
         self.hostname = hostname
         self.metadata: Mapping[str, str] = metadata or {}
         self.labels: Mapping[str, str] = labels or {}
+        self.peer = peer
         self.active = 0
         self.healthy = True
         self.retired = False

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from pymesh.peer_metadata import UNKNOWN, Peer
 from pymesh_proxy.upstream.endpoint import Endpoint
 
 
@@ -16,6 +17,7 @@ class EndpointSpec:
     hostname: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    peer: Peer = UNKNOWN
     healthy: bool = True
     priority: int = 0
 
@@ -40,7 +42,7 @@ class EndpointRegistry:
                 continue
             endpoint = before.get(address) or Endpoint(spec.host, spec.port)
             endpoint.weight, endpoint.hostname, endpoint.healthy = spec.weight, spec.hostname, spec.healthy
-            endpoint.metadata, endpoint.labels = spec.metadata, spec.labels
+            endpoint.metadata, endpoint.labels, endpoint.peer = spec.metadata, spec.labels, spec.peer
             after[address] = endpoint
         for address in before.keys() - after.keys():
             before[address].retire()

@@ -5,6 +5,7 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster as ClusterMessage
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 
 from pymesh.errors import ConfigError
+from pymesh.peer_metadata import Peer, ServiceFacts
 from pymesh_proxy.config.clusters import compile_cluster, compile_endpoints, in_force, resolved
 from pymesh_proxy.config.model import Balancing, CircuitLimits, Cluster, Discovery, DnsFamily, DnsTarget
 from pymesh_proxy.upstream.registry import EndpointSpec
@@ -86,7 +87,7 @@ def test_options() -> None:
     assert found.limits == CircuitLimits(1, 2, 3, 4)
     assert (found.least_request_choices, found.panic_threshold) == (5, 0.0)
     assert (found.idle_timeout, found.max_requests_per_connection) == (None, 9)
-    assert found.service == {"host": "a.b", "name": "a", "namespace": "b"}
+    assert found.service == ServiceFacts("a.b", "a", "b")
 
 
 def test_http2_marks_the_clusters_of_the_proxys_own_grpc_clients() -> None:
