@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from pymesh.resources.fields import Block, Count, Duration, NotYet, ObjectMeta, Port, Weight
+from pymesh.resources.fields import Block, Count, Duration, Loose, NotYet, ObjectMeta, Port, Weight
 
 Labels = dict[str, str]
 Hosts = Annotated[list[str], Meta(min_length=1, description="a list with at least one host")]
@@ -406,6 +406,29 @@ class ServiceEntrySpec(Block, frozen=True):
     subject_alt_names: NotYet = None
     workload_selector: NotYet = None
 
+    def hosts_without_address(self) -> list[str]:
+        """The hosts for which an address can be allocated, in lower case.
+
+        A wildcard stands for too many, and an entry with resolution NONE goes where the caller dials, which has to be
+        an address that there is (istio.io/docs/ops/configuration/traffic-management/dns-proxy).
+        """
+        if self.addresses or self.resolution == "NONE":
+            return []
+        return list(dict.fromkeys(host.lower() for host in self.hosts if "*" not in host))
+
+
+class EntryAddress(Loose, frozen=True):
+    """An address that was allocated for a host."""
+
+    value: str
+    host: str = ""
+
+
+class ServiceEntryStatus(Loose, frozen=True):
+    """What a runtime says of a service entry."""
+
+    addresses: list[EntryAddress] = []
+
 
 class ServiceEntry(Block, frozen=True):
     """A service that Kubernetes does not know of."""
@@ -414,7 +437,12 @@ class ServiceEntry(Block, frozen=True):
     api_version: str
     kind: str
     spec: ServiceEntrySpec
-    status: object | None = None
+    status: ServiceEntryStatus | None = None
+
+    def addresses(self) -> list[EntryAddress]:
+        """The addresses that were allocated for hosts of it that may have one."""
+        hosts = self.spec.hosts_without_address()
+        return [item for item in (self.status.addresses if self.status else []) if item.host.lower() in hosts]
 
 
 # --- Gateway -------------------------------------------------------------------------------------------------------

@@ -92,6 +92,9 @@ def check_entry(resource: Resource[ServiceEntry], world: World) -> list[Problem]
     for index, address in enumerate(spec.addresses):
         if not _is_network(address):
             findings.error(f"spec.addresses[{index}]", f"{address!r} is not an IPv4 address or range")
+    for index, item in enumerate(resource.value.addresses()):
+        if not _is_address(item.value) or ":" in item.value:
+            findings.error(f"status.addresses[{index}].value", f"{item.value!r} is not an IPv4 address")
     _check_entry_ports(findings, resource.value)
     _check_resolution(findings, resource.value)
     return findings.problems
@@ -108,18 +111,25 @@ def _check_entry_ports(findings: Findings, entry: ServiceEntry) -> None:
                 findings.error(f"{path}.{field}", f"there is a port {value} above already")
             seen.add(value)
         protocol = _protocol(port)
-        if protocol is Protocol.TCP and not entry.spec.addresses:
-            findings.error(
-                path,
-                f"opaque connections to port {port.number} cannot be told from others: give spec.addresses, "
-                "or use protocol HTTP or TLS",
-            )
-        if protocol is Protocol.TLS and entry.spec.location == "MESH_INTERNAL" and not entry.spec.addresses:
-            findings.error(path, "TLS inside the mesh is told by its address: give spec.addresses")
+        if protocol is Protocol.TCP or (protocol is Protocol.TLS and entry.spec.location == "MESH_INTERNAL"):
+            _check_told_apart(findings, path, port, entry)
         if (port.protocol or "").lower() in _HTTP2:
             findings.warning(path, _OPAQUE)
         if port.target_port not in {None, port.number} and entry.spec.resolution == "NONE":
             findings.error(f"{path}.targetPort", "has no effect with resolution NONE: remove it")
+
+
+def _check_told_apart(findings: Findings, path: str, port: EntryPort, entry: ServiceEntry) -> None:
+    """Connections that nothing but their address tells from others need one."""
+    allocatable = entry.spec.hosts_without_address()
+    if entry.spec.addresses or len(allocatable) == len(entry.addresses()) > 0:
+        return
+    what = f"connections to port {port.number} cannot be told from others: give spec.addresses"
+    if len(allocatable) == len({host.lower() for host in entry.spec.hosts}):
+        findings.warning(path, f"{what}; nothing here has allocated addresses for {listed(allocatable)}")
+    else:
+        instead = ", or use protocol HTTP or TLS" if _protocol(port) is Protocol.TCP else ""
+        findings.error(path, f"{what}{instead}")
 
 
 def _protocol(port: EntryPort) -> Protocol:

@@ -2,7 +2,8 @@
 
 What Kubernetes' DNS specification (1.1.0) says for Services: `<service>.<namespace>.svc.cluster.local` is the cluster
 IP, or the addresses of all ready pods for a headless Service; `<pod>.<service>.<namespace>.svc.cluster.local` is one of
-those pods. There is nothing beyond the mesh: every other name does not exist.
+those pods. The hosts of ServiceEntries have the addresses that stand for them (see `vips`). There is nothing beyond the
+mesh: every other name does not exist.
 """
 
 import asyncio

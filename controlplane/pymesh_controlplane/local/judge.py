@@ -12,12 +12,14 @@ from typing import Any, Final
 
 from pymesh.errors import ConfigError, MeshError
 from pymesh.resources import kubernetes
+from pymesh.resources.istio import ServiceEntry
 from pymesh.resources.parse import parse
-from pymesh.resources.resource import Key, Resource
+from pymesh.resources.resource import Key, Resource, holds
 from pymesh_controlplane.galley import check as galley
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.injector.inject import inject_document
 from pymesh_controlplane.local import podcheck, podspec, services
+from pymesh_controlplane.local.vips import Vips, addressed
 from pymesh_controlplane.pilot import world
 from pymesh_controlplane.pilot.model import Problem, Severity
 from pymesh_controlplane.sources.files import MAX_FILE_BYTES, MAX_FILES
@@ -114,7 +116,7 @@ def judge(
     errors += _too_large(found, in_force)
     labels = labels_of([*in_force.values(), *found.values()])
     errors += (error for applied in found.values() for error in _injection_errors(applied, labels, injection))
-    problems = [*map(Problem.of, errors), *_galley(found, in_force)]
+    problems = [*map(Problem.of, errors), *_galley(found, in_force), *_unresolvable(found.values())]
     if unread and any(problem.severity is Severity.ERROR for problem in problems[len(errors) :]):
         problems.append(Problem(Severity.WARNING, INCOMPLETE))
     return Verdict(tuple(found.values()), tuple(problems))
@@ -134,8 +136,25 @@ def _errors(resources: Iterable[Resource[object]], all_of_them: Mapping[Key, Res
 
 
 def _galley(found: Mapping[Key, Applied], in_force: Mapping[Key, Applied]) -> list[Problem]:
-    resources = {key: applied.resource for key, applied in {**in_force, **found}.items()}
-    return galley.check([applied.resource for applied in found.values()], world.build(resources.values()))
+    vips = Vips()
+    resources = {key: _as_published(applied.resource, vips) for key, applied in {**in_force, **found}.items()}
+    return galley.check([resources[key] for key in found], world.build(resources.values()))
+
+
+def _as_published(resource: Resource[object], vips: Vips) -> Resource[object]:
+    """The resource as pilot is going to see it."""
+    return addressed(resource, vips) if holds(resource, ServiceEntry) else resource
+
+
+def _unresolvable(items: Iterable[Applied]) -> Iterator[Problem]:
+    """Hosts that sidecars would have to look up, where nobody knows them: a local mesh is a world of its own."""
+    for applied in items:
+        resource = applied.resource
+        if holds(resource, ServiceEntry):
+            spec = resource.value.spec
+            if spec.resolution.startswith("DNS") and not spec.endpoints:
+                sentence = "a local mesh has no DNS but its own, so no sidecar finds these hosts: give spec.endpoints"
+                yield Problem.of(resource.error(sentence, "spec.resolution"), Severity.WARNING)
 
 
 def _too_large(found: Mapping[Key, Applied], in_force: Mapping[Key, Applied]) -> Iterator[ConfigError]:

@@ -5,13 +5,14 @@ What the endpoint controller, kube-proxy and the cluster's DNS do, each for itse
 
 import logging
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pymesh.errors import MeshError
+from pymesh.resources.istio import ServiceEntry
 from pymesh.resources.kubernetes import EndpointSlice, Service
-from pymesh.resources.resource import Key
-from pymesh_controlplane.local import dns, observe, services
+from pymesh.resources.resource import Key, holds
+from pymesh_controlplane.local import dns, observe, services, vips
 from pymesh_controlplane.local.network import DNS_ADDRESS, Frontend, Network
 from pymesh_controlplane.local.pod import PodRunner
 from pymesh_controlplane.local.state import State
@@ -42,6 +43,7 @@ class Publisher:
         self._store = store
         self._network = network
         self._cluster_ips = services.ClusterIps()
+        self._vips = vips.Vips()
         self._dns = dns.Server(dns.Zone({}))
 
     async def start(self) -> None:
@@ -98,9 +100,20 @@ class Publisher:
             documents.append(services.service_object(item.raw, address))
             fronts += services.frontends(service, address, found)
             zone |= services.dns_names(namespace, service, address, found)
+        for entry, raw in self._entries():
+            documents.append(vips.entry_object(raw, entry))
+            zone = vips.dns_names(entry) | zone  # a Service of the same name is the nearer one
         self._dns.zone = dns.Zone(zone)
         await self._network.serve(fronts, [member.ip for member in members])
         self._write(documents)
+
+    def _entries(self) -> Iterator[tuple[ServiceEntry, Document]]:
+        """The ServiceEntries, with the addresses of their hosts, and their documents."""
+        entries = [(item.resource, item.raw) for item in self._store.of_kind("ServiceEntry")]
+        found = [(resource, raw) for resource, raw in entries if holds(resource, ServiceEntry)]
+        self._vips.keep_only(host for entry, _ in found for host in entry.value.spec.hosts_without_address())
+        for entry, raw in found:
+            yield vips.addressed(entry, self._vips).value, raw
 
     def _write(self, documents: list[Document]) -> None:
         current: dict[str, Mapping[str, Any]] = {}

@@ -22,8 +22,9 @@ from pymesh_controlplane.pilot.model import Problem
 
 # Bytes of one apply. The manifests of a whole system are a few MB.
 MAX_APPLY: Final = 32 * 1024 * 1024
-# What the runtime shows to pilot as it observes it (a Service has its cluster IP, a Pod its address).
-OBSERVED_KINDS: Final = frozenset({"Service", "Pod"})
+# What the runtime shows to pilot as it observes it: a Service has its cluster IP, a Pod its address, a ServiceEntry
+# those of its hosts.
+OBSERVED_KINDS: Final = frozenset({"Service", "Pod", "ServiceEntry"})
 
 Outcome = Literal["created", "configured", "unchanged", "deleted"]
 
@@ -34,6 +35,10 @@ class RefusedError(MeshError):
     def __init__(self, errors: Sequence[Problem]) -> None:
         self.errors = tuple(errors)
         super().__init__("\n".join(str(error) for error in errors))
+
+
+class ChangedError(MeshError):
+    """What was to be applied was made from what is no longer in force. Nothing of it was applied."""
 
 
 class Store:
@@ -60,6 +65,18 @@ class Store:
         if verdict.errors:
             raise RefusedError(verdict.errors)
         return list(verdict.items), [str(problem) for problem in verdict.warnings]
+
+    def refuse_if_changed(self, expected: Iterable[tuple[Key, Mapping[str, Any] | None]]) -> None:
+        """Look whether what is in force is what somebody thinks it is; None: nothing of that name.
+
+        Raises:
+            ChangedError: it is not.
+        """
+        for key, document in expected:
+            current = self.items.get(key)
+            if (current.raw if current is not None else None) != document:
+                what = "is there meanwhile" if document is None else "was changed" if current else "was deleted"
+                raise ChangedError(f"{key} {what} by somebody else; nothing was applied")
 
     def refuse_if_named(self, keys: Collection[Key]) -> None:
         """Look who still needs what is to be deleted.

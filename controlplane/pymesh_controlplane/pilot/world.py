@@ -317,12 +317,14 @@ def _entry_services(
         )
         for port in spec.ports
     )
+    allocated = {item.host.lower(): item.value for item in resource.value.addresses()}
     for host in dict.fromkeys(host.lower() for host in spec.hosts):
+        addresses = [*spec.addresses, *([allocated[host]] if host in allocated else [])]
         yield Service(
             host=host,
             name=key.name,
             namespace=key.namespace,
-            addresses=tuple(dict.fromkeys(spec.addresses)),
+            addresses=tuple(dict.fromkeys(addresses)),
             ports=ports,
             resolution=_RESOLUTIONS.get(spec.resolution, Resolution.ORIGINAL),
             selector={},

@@ -235,7 +235,7 @@ def test_destination_rules(spec: str, expected: str) -> None:
         ),
         (
             "{hosts: [a.b], ports: [{number: 1, name: tcp}]}",
-            "error spec.ports[0]: opaque connections to port 1 cannot be",
+            "error spec.ports[0]: connections to port 1 cannot be",
         ),
         (
             "{hosts: [a.b], ports: [{number: 1, name: http}, {number: 1, name: b}]}",
