@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Generic, NamedTuple, TypeGuard, TypeVar
+
+import msgspec
 
 from pymesh.errors import ConfigError, Position, printable
 
@@ -85,6 +88,11 @@ class Resource(Generic[T_co]):
     def file(self) -> str:
         """The file that it was read from."""
         return self.positions.file
+
+    @property
+    def digest(self) -> str:
+        """A short name for what it says: equal for equal content, wherever and however that was written."""
+        return sha256(msgspec.json.encode(self.raw, order="sorted")).hexdigest()[:16]
 
     def error(self, sentence: str, path: str = "") -> ConfigError:
         """An error about the field at `path`, with everything that helps a person to find it."""

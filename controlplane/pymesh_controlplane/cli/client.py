@@ -22,6 +22,10 @@ class Absent(Refused):
     """What was asked for is not part of this mesh, as a component that it runs without."""
 
 
+class Changed(Refused):
+    """What was to be changed is not any more what it was made from."""
+
+
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
         super().__init__("pymesh", timeout=TIMEOUT)
@@ -67,6 +71,8 @@ class Client:
             connection.close()
         if response.status == 404:
             raise Absent(str(document.get("error", response.reason)))
+        if response.status == 412:
+            raise Changed(str(document.get("error", response.reason)))
         if response.status != 200:
             errors = document.get("errors") if isinstance(document, dict) else None
             raise Refused("\n".join(errors) if errors else str(document.get("error", response.reason)))

@@ -22,6 +22,7 @@ READY_TIMEOUT: Final = 120.0
 _POLL: Final = 0.05
 
 Update = Callable[[str], None]
+Expected = tuple[tuple[str, str, str], Mapping[str, Any] | None]
 
 
 def check_machine() -> None:
@@ -127,15 +128,32 @@ class LocalMesh:
                 )
             time.sleep(_POLL)
 
+    def ways_in(self) -> list[str]:
+        """Where the machine reaches the pods that have ports of it: `ingressgateway: 127.0.0.1:8080 (port 8080)`."""
+        return [
+            f"{row['name']}: {address} (port {port})"
+            for row in self.rows()
+            for address, port in row["host_ports"].items()
+        ]
+
     def apply(
-        self, texts: Sequence[Text], namespace: str = "default", warn: Update = lambda _: None
+        self,
+        texts: Sequence[Text],
+        namespace: str = "default",
+        warn: Update = lambda _: None,
+        *,
+        expected: Sequence[Expected] = (),
     ) -> list[tuple[str, str]]:
         """Put manifests in force: what was done to which resource. `warn` is told what is probably not meant.
 
+        Args:
+            expected: objects, by kind, namespace and name, that must still be what they were; None: not there.
+
         Raises:
+            Changed: one of `expected` is something else by now; nothing was applied.
             MeshError: they are refused, all of them; the text has every reason.
         """
-        answer = self.client.post("/apply", _request(texts, namespace))
+        answer = self.client.post("/apply", {**_request(texts, namespace), "expected": list(expected)})
         for warning in answer["warnings"]:
             warn(warning)
         return [(title(*key), outcome) for key, outcome in answer["results"]]
@@ -145,13 +163,16 @@ class LocalMesh:
         problems: list[dict[str, Any]] = self.client.post("/validate", _request(texts, namespace))["problems"]
         return problems
 
-    def delete(self, keys: Iterable[tuple[str, str, str]], *, force: bool = False) -> list[tuple[str, str]]:
+    def delete(
+        self, keys: Iterable[tuple[str, str, str]], *, force: bool = False, expected: Sequence[Expected] = ()
+    ) -> list[tuple[str, str]]:
         """Take resources out of force, by kind, namespace and name; what was done to which.
 
         Raises:
+            Changed: one of `expected` (as in `apply`) is something else by now; nothing was deleted.
             MeshError: others, which would stay, name one of them, and there is no `force`; nothing was deleted.
         """
-        answer = self.client.post("/delete", {"keys": list(keys), "force": force})
+        answer = self.client.post("/delete", {"keys": list(keys), "force": force, "expected": list(expected)})
         return [(title(*key), outcome) for key, outcome in answer["results"]]
 
     def rows(self) -> list[dict[str, Any]]:

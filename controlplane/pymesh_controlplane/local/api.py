@@ -12,10 +12,12 @@ is not a success has `{"error": "…"}`, and `errors` where there are several.
                       what the collector says (`telemetry/pages.py`); 404 where the mesh runs without one
     GET  /pods/{namespace}/{pod}/containers/{container}
                       a Launch that joins the container
-    POST /apply       {"namespace", "texts": [{"name", "directory", "text"}, …]}
+    POST /apply       {"namespace", "texts": [{"name", "directory", "text"}, …], "expected": [[key, object], …]}
+                      412 if one of the expected is something else by now (null: not there); nothing is applied then
                       → {"results": [[key, outcome], …], "warnings": [sentence, …]}
     POST /validate    as /apply → {"problems": [problem, …]}, as /configz has them; nothing is changed
-    POST /delete      {"keys": [[kind, namespace, name], …], "force": bool}; without force, what others name is kept
+    POST /delete      {"keys": [[kind, namespace, name], …], "force": bool, "expected": as above}
+                      without force, what others name is kept
                       → {"results": [[key, outcome], …]}
 """
 
@@ -35,7 +37,7 @@ from starlette.routing import Route
 from pymesh.errors import MeshError
 from pymesh.resources.resource import Key
 from pymesh_controlplane.local.judge import Text
-from pymesh_controlplane.local.store import MAX_APPLY, RefusedError
+from pymesh_controlplane.local.store import MAX_APPLY, ChangedError, RefusedError
 from pymesh_controlplane.local.supervisor import AbsentError, Supervisor
 from pymesh_controlplane.local.system import CONTROL_PLANE
 
@@ -93,6 +95,7 @@ def _changes(supervisor: Supervisor) -> list[Route]:
         body = await _body(request)
         texts = [Text(**text) for text in body["texts"]]
         async with changing:
+            _refuse_if_changed(supervisor, body)
             # In a thread: to read a few MB takes seconds, and probes, DNS and the reaping of pods are not to wait.
             items, warnings = await asyncio.to_thread(supervisor.store.read, texts, body["namespace"])
             results = supervisor.apply(items)
@@ -109,6 +112,7 @@ def _changes(supervisor: Supervisor) -> list[Route]:
         keys = [Key(*key) for key in body["keys"]]
         results = []
         async with changing:
+            _refuse_if_changed(supervisor, body)
             if not body.get("force"):
                 await asyncio.to_thread(supervisor.store.refuse_if_named, keys)
             for key in keys:
@@ -122,6 +126,10 @@ def _changes(supervisor: Supervisor) -> list[Route]:
 
     found = {"/apply": apply, "/validate": validate, "/delete": delete}
     return [Route(path, endpoint, methods=["POST"]) for path, endpoint in found.items()]
+
+
+def _refuse_if_changed(supervisor: Supervisor, body: Any) -> None:
+    supervisor.store.refuse_if_changed([(Key(*key), document) for key, document in body.get("expected", ())])
 
 
 def _asked_of_others(supervisor: Supervisor) -> list[Route]:
@@ -152,6 +160,10 @@ async def _failed(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 409)
 
 
+async def _changed(_: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 412)
+
+
 async def _absent(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 404)
 
@@ -161,7 +173,7 @@ async def _refused(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": "refused", "errors": [str(each) for each in error.errors]}, 422)
 
 
-_HANDLERS: Final = {RefusedError: _refused, AbsentError: _absent, MeshError: _failed}
+_HANDLERS: Final = {RefusedError: _refused, ChangedError: _changed, AbsentError: _absent, MeshError: _failed}
 
 
 class Server(uvicorn.Server):

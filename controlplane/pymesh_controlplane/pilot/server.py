@@ -70,13 +70,18 @@ class StreamError(MeshError):
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """A proxy that is connected. Times are seconds of the server's clock."""
+    """A proxy that is connected. Times are seconds of the server's clock.
+
+    Attributes:
+        revision: of the world that the session's newest resources are of; empty before the first.
+    """
 
     number: int
     node: Node
     origin: Origin
     session: Session
     since: float
+    revision: str = ""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -171,6 +176,7 @@ class DiscoveryServer:
             log.exception("%s: translation failed; what it has stays in force", connection.node.id)
             return
         connection.session.update(snapshot, changed_at)
+        connection.revision = world.revision
         connection.wake.set()
 
     async def _stream(self, context: ServerContext, authenticate: Authenticate, *, delta: bool) -> None:

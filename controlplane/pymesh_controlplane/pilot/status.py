@@ -19,11 +19,12 @@ def syncz(connections: Iterable[Connection], time_of: TimeOf) -> list[Json]:
 
     The status of a type is SYNCED, STALE (an update is under way or about to be), NACKED (the proxy refused the last
     one, and `error` says why; one that was since taken back leaves only the text) or NOT SENT (it does not ask for the
-    type).
+    type). `revision` is the one of the world that all this is about: until it is pilot's newest, SYNCED is old news.
     """
     return [
         {
             **_proxy(connection, time_of),
+            "revision": connection.revision,
             "types": {short_name(kind): _type(connection.session, kind, time_of) for kind in PUSH_ORDER},
         }
         for connection in connections
@@ -47,6 +48,7 @@ def configz(world: World | None) -> dict[str, Json]:
                 "namespace": key.namespace,
                 "name": key.name,
                 "api_version": resource.api_version,
+                "digest": resource.digest,
                 "position": str(resource.positions.at("")),
             }
             for key, resource in world.resources.items()
