@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.listener.v3.listener_components_pb2 import FilterChain
+from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_components_pb2 import VirtualHost
 from google.protobuf.message import Message
 
@@ -37,6 +38,7 @@ from pymesh_controlplane.pilot.node import Node
 from pymesh_controlplane.pilot.outbound import depends_on_caller
 from pymesh_controlplane.pilot.outbound import plan as outbound_plan
 from pymesh_controlplane.pilot.policies import PeerModes, rule_for
+from pymesh_controlplane.pilot.reporting import Reporting, put_into, reporting
 from pymesh_controlplane.pilot.session import Snapshot
 from pymesh_controlplane.pilot.subscription import Resource, Resources, digest_of
 
@@ -88,7 +90,7 @@ class Translation:
         self._memory = memory
         self._outbound: dict[str, _Outbound] = {}
         self._routes: dict[routes.Caller, Resources] = {}
-        self._listeners: dict[routes.Caller, Resource] = {}
+        self._listeners: dict[tuple[routes.Caller, Reporting], Resource] = {}
 
     def snapshot(self, node: Node) -> Snapshot:
         """See `Translator.snapshot`."""
@@ -103,10 +105,13 @@ class Translation:
         own = [self._inbound_cluster(port.number, services.get(port.number, ())) for port in ports]
         everywhere = self._memory.call(_everywhere, None)
         caller = routes.caller_of(node, self._asked_labels)
+        reports = reporting(node, self.world)
         return {
             types.CLUSTER: _sorted([*outbound.clusters.values(), *everywhere, *own]),
             types.ENDPOINT: outbound.endpoints,
-            types.LISTENER: _sorted([self._inbound_listener(node, ports), self._outbound_listener_of(caller)]),
+            types.LISTENER: _sorted(
+                [self._inbound_listener(node, ports, reports), self._outbound_listener_of(caller, reports)]
+            ),
             types.ROUTE: self._routes_of(caller),
         }
 
@@ -116,6 +121,7 @@ class Translation:
         outbound = self._outbound_of(node.namespace)
         everywhere = self._memory.call(_everywhere, None)
         caller = routes.caller_of(node, self._asked_labels)
+        reports = reporting(node, self.world)
         tables: dict[str, list[Offer]] = {}
         for offer in (offer for offered in offers.by_port.values() for offer in offered):
             tables.setdefault(gateway_listeners.route_name(offer), []).append(offer)
@@ -123,7 +129,8 @@ class Translation:
             types.CLUSTER: _sorted([*outbound.clusters.values(), *everywhere]),
             types.ENDPOINT: outbound.endpoints,
             types.LISTENER: _sorted(
-                self._memory.call(_gateway_listener, offered, port, offered) for port, offered in offers.by_port.items()
+                self._memory.call(_gateway_listener, (offered, reports), port, offered, reports)
+                for port, offered in offers.by_port.items()
             ),
             types.ROUTE: _sorted(self._gateway_routes(name, offered, caller) for name, offered in tables.items()),
         }
@@ -161,14 +168,15 @@ class Translation:
         services = tuple(dict.fromkeys(service.facts for service, _ in behind))
         return self._memory.call(_inbound_cluster, (port, services), port, services)
 
-    def _inbound_listener(self, node: Node, ports: tuple[listeners.InboundPort, ...]) -> Resource:
+    def _inbound_listener(self, node: Node, ports: tuple[listeners.InboundPort, ...], reports: Reporting) -> Resource:
         modes = listeners.inbound_modes(node, self.world)
-        name = (ports, modes.default, *modes.by_port.items())  # many pods are alike in this
-        return self._memory.call(_inbound_listener, name, ports, modes)
+        name = (ports, reports, modes.default, *modes.by_port.items())  # many pods are alike in this
+        return self._memory.call(_inbound_listener, name, ports, modes, reports)
 
-    def _outbound_listener_of(self, caller: routes.Caller) -> Resource:
+    def _outbound_listener_of(self, caller: routes.Caller, reports: Reporting) -> Resource:
         who = caller if self._connections_ask else routes.ANYBODY
-        if who not in self._listeners:
+        name = (who, reports)
+        if name not in self._listeners:
             chains: list[FilterChain] = []
             for port, http, opaque in outbound_plan(who, self.world):
                 if http:
@@ -176,8 +184,8 @@ class Translation:
                 for to in opaque:
                     chains += self._memory.call(listeners.opaque_chains, to, to)
             only = self.world.mesh.registry_only
-            self._listeners[who] = self._memory.call(_outbound_listener, who, tuple(chains), only)
-        return self._listeners[who]
+            self._listeners[name] = self._memory.call(_outbound_listener, name, tuple(chains), only, reports)
+        return self._listeners[name]
 
     @cached_property
     def _connections_ask(self) -> bool:
@@ -222,20 +230,24 @@ def _assignments(service: Service, rule: Written[DestinationRule] | None, behind
     return tuple(encoded(item.cluster_name, item) for item in clusters.assignments(service, rule, behind))
 
 
-def _inbound_listener(ports: tuple[listeners.InboundPort, ...], modes: PeerModes) -> Resource:
-    return encoded(listeners.VIRTUAL_INBOUND, listeners.virtual_inbound(ports, modes))
+def _inbound_listener(ports: tuple[listeners.InboundPort, ...], modes: PeerModes, reports: Reporting) -> Resource:
+    return _listener(listeners.virtual_inbound(ports, modes), reports)
 
 
-def _outbound_listener(chains: tuple[FilterChain, ...], registry_only: bool) -> Resource:
-    return encoded(listeners.VIRTUAL_OUTBOUND, listeners.virtual_outbound(chains, registry_only))
+def _outbound_listener(chains: tuple[FilterChain, ...], registry_only: bool, reports: Reporting) -> Resource:
+    return _listener(listeners.virtual_outbound(chains, registry_only), reports)
 
 
 def _configuration(port: int, virtual_hosts: tuple[VirtualHost, ...], registry_only: bool) -> Resource:
     return encoded(str(port), routes.configuration(port, virtual_hosts, registry_only))
 
 
-def _gateway_listener(port: int, offers: tuple[Offer, ...]) -> Resource:
-    message = gateway_listeners.listener(port, offers)
+def _gateway_listener(port: int, offers: tuple[Offer, ...], reports: Reporting) -> Resource:
+    return _listener(gateway_listeners.listener(port, offers), reports)
+
+
+def _listener(message: Listener, reports: Reporting) -> Resource:
+    put_into(message, reports)
     return encoded(message.name, message)
 
 

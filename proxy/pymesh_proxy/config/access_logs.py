@@ -13,11 +13,12 @@ from envoy.extensions.access_loggers.grpc.v3.als_pb2 import (
 )
 from envoy.extensions.access_loggers.stream.v3.stream_pb2 import StdoutAccessLog
 
+from pymesh.access_log_formats import ENVOY_TEXT_FORMAT
 from pymesh.errors import ConfigError
 from pymesh.xds.check import join, unpack
 from pymesh_proxy.config.fields import data, number, one_of, positive, required
 from pymesh_proxy.config.model import AccessLog, AccessLogFile, GrpcAccessLog
-from pymesh_proxy.telemetry.log_format import ENVOY_TEXT_FORMAT, compile_format
+from pymesh_proxy.telemetry.log_format import compile_format
 
 STDOUT: Final = "/dev/stdout"
 DEFAULT_FORMAT: Final = ENVOY_TEXT_FORMAT

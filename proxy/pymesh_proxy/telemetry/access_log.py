@@ -14,16 +14,8 @@ import stat
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from pymesh_proxy.telemetry.log_format import (
-    ENVOY_TEXT_FORMAT,
-    ISTIO_JSON_FORMAT,
-    ISTIO_TEXT_FORMAT,
-    Render,
-    compile_format,
-)
+from pymesh_proxy.telemetry.log_format import Render, compile_format
 from pymesh_proxy.telemetry.record import RequestRecord
-
-__all__ = ["ENVOY_TEXT_FORMAT", "ISTIO_JSON_FORMAT", "ISTIO_TEXT_FORMAT", "AccessLog", "AccessLogs", "compile_format"]
 
 log = logging.getLogger("pymesh.access_log")
 

@@ -15,6 +15,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from pymesh.xds import types
+from tests.controlplane.pilot.test_reporting import REPORTED
 from tests.controlplane.pilot.worlds import BOOKINFO, EGRESS, EVERYTHING, Messages, resources_for, sidecar, world_of
 
 pytestmark = pytest.mark.envoy
@@ -79,9 +80,10 @@ def bootstrap(resources: Messages) -> dict[str, object]:
         (EVERYTHING, "10.244.0.10", "productpage-1"),
         (EVERYTHING, "10.244.0.11", "reviews-v1"),
         (EGRESS, "10.244.0.11", "reviews-v1"),
+        (BOOKINFO + REPORTED, "10.244.0.10", "productpage-1"),
         ("", "10.244.0.99", "stranger"),
     ],
-    ids=["bookinfo", "everything", "strict", "egress", "empty-world"],
+    ids=["bookinfo", "everything", "strict", "egress", "reported", "empty-world"],
 )
 def test_envoy_accepts_everything_that_a_sidecar_is_sent(tmp_path: Path, text: str, ip: str, pod: str) -> None:
     resources = resources_for(sidecar(ip, pod), world_of(text))

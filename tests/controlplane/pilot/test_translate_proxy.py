@@ -6,12 +6,17 @@ from pymesh.xds import types
 from pymesh_controlplane.pilot.node import Node
 from pymesh_proxy.config.snapshot import Configuration
 from pymesh_proxy.upstream.registry import EndpointRegistry
+from tests.controlplane.pilot.test_reporting import REPORTED
 from tests.controlplane.pilot.worlds import BOOKINFO, EGRESS, EVERYTHING, resources_for, sidecar, world_of
 
 NODES = {"productpage": sidecar(), "reviews": sidecar("10.244.0.11", "reviews-v1")}
 
 
-@pytest.mark.parametrize("text", [BOOKINFO, EVERYTHING, EGRESS, ""], ids=["bookinfo", "everything", "egress", "empty"])
+@pytest.mark.parametrize(
+    "text",
+    [BOOKINFO, EVERYTHING, EGRESS, BOOKINFO + REPORTED, ""],
+    ids=["bookinfo", "everything", "egress", "reported", "empty"],
+)
 @pytest.mark.parametrize("node", NODES.values(), ids=NODES)
 def test_the_proxy_compiles_all_of_it(text: str, node: Node) -> None:
     resources = resources_for(node, world_of(text))

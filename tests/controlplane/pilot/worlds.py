@@ -295,6 +295,30 @@ spec:
 )
 
 
+# The collector, as the local mesh has it.
+TELEMETRY = """
+---
+apiVersion: v1
+kind: Service
+metadata: {name: telemetry, namespace: pymesh-system}
+spec: {clusterIP: 10.96.0.40, ports: [{name: grpc-telemetry, port: 9091}]}
+"""
+
+
+def mesh_config(text: str) -> str:
+    """The ConfigMap with the MeshConfig `text`."""
+    indented = "".join(f"    {line}\n" for line in text.strip().splitlines())
+    return f"""
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: pymesh, namespace: pymesh-system}}
+data:
+  mesh: |
+{indented}
+"""
+
+
 def world_of(text: str) -> World:
     """The world of the manifests in `text`, which must be right."""
     parsed = parse(text, "world.yaml")

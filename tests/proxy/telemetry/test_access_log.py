@@ -13,7 +13,8 @@ import pytest
 
 from pymesh.errors import ConfigError
 from pymesh_proxy.telemetry import access_log
-from pymesh_proxy.telemetry.access_log import BATCH, AccessLog, AccessLogs, compile_format
+from pymesh_proxy.telemetry.access_log import BATCH, AccessLog, AccessLogs
+from pymesh_proxy.telemetry.log_format import compile_format
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.transport.facts import Facts
 from tests.support.waiting import eventually

@@ -4,15 +4,11 @@ import json
 
 import pytest
 
+from pymesh.access_log_formats import ENVOY_TEXT_FORMAT, ISTIO_JSON_FORMAT, ISTIO_TEXT_FORMAT
 from pymesh.errors import ConfigError
 from pymesh_proxy.codec.http1 import parse_request, parse_response
 from pymesh_proxy.errors import Flag
-from pymesh_proxy.telemetry.log_format import (
-    ENVOY_TEXT_FORMAT,
-    ISTIO_JSON_FORMAT,
-    ISTIO_TEXT_FORMAT,
-    compile_format,
-)
+from pymesh_proxy.telemetry.log_format import compile_format
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.transport.facts import Facts
 

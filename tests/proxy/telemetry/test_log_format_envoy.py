@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pymesh.access_log_formats import ISTIO_JSON_FORMAT, ISTIO_TEXT_FORMAT
 from pymesh_proxy.codec.http1 import parse_request
-from pymesh_proxy.telemetry.log_format import ISTIO_JSON_FORMAT, ISTIO_TEXT_FORMAT, compile_format
+from pymesh_proxy.telemetry.log_format import compile_format
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.transport.facts import Facts
 from tests.proxy.telemetry.test_log_format import OPERATORS
