@@ -26,6 +26,7 @@ from pymesh_proxy.config.model import Listener, Snapshot
 from pymesh_proxy.config.snapshot import Configuration
 from pymesh_proxy.control.plane import ControlPlane, control_plane
 from pymesh_proxy.control.secrets import SecretStore
+from pymesh_proxy.control.services import FilterServices
 from pymesh_proxy.control.xds import node_message
 from pymesh_proxy.listener import Interception, ListenerServer
 from pymesh_proxy.options import Options, read_text
@@ -54,6 +55,7 @@ class Proxy:
         self.secrets = SecretStore()
         self.runtime = Runtime(loop, random.random, self.secrets)
         self.configuration = Configuration(EndpointRegistry(), random.random)
+        self.services = FilterServices(self.runtime, self.runtime.stats.policy)
         self.dns = DnsResolver(self._publish_addresses)
         self.control: ControlPlane | None = None
         self.started = monotonic()
@@ -81,6 +83,7 @@ class Proxy:
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Put a snapshot in force: one assignment for the data path, then sockets and names follow."""
+        self.services.follow(snapshot)
         self.runtime.adopt(snapshot)
         self.dns.follow(snapshot.clusters)
         if self.options.listen is None:
@@ -206,12 +209,14 @@ class Proxy:
         bootstrap = self._bootstrap()
         await self._open_ports(bootstrap)
         if bootstrap is not None:
+            self.services.node = bootstrap.node.id
             self.adopt(_apply_bootstrap(self.configuration, bootstrap, self.options))
         if self.options.listen is not None:
             self._intercept()
         self.control = control_plane(self.options, bootstrap, self.secrets, self)
         if self.control is not None:
             node = self.control.node
+            self.services.node = node.id
             self.runtime.peers.introduce(
                 node.peer,
                 pod=node.pod,
@@ -274,6 +279,7 @@ class Proxy:
             acceptor.close()
         for port in self._ports:
             port.close()
+        await self.services.close()
         await self.runtime.close()
 
 

@@ -27,6 +27,7 @@ from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpPro
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import DecodeError, Message
+from xds.type.v3.typed_struct_pb2 import TypedStruct
 
 from pymesh.errors import ConfigError
 from pymesh.xds.support import SUPPORTED, Support
@@ -36,7 +37,7 @@ MESSAGES: Final[Mapping[str, type[Message]]] = {
     message.DESCRIPTOR.full_name: message
     for message in (
         Bootstrap, Listener, RouteConfiguration, Cluster, ClusterLoadAssignment,
-        OriginalDst, TlsInspector, HttpInspector, HttpConnectionManager, TcpProxy, Router,
+        OriginalDst, TlsInspector, HttpInspector, HttpConnectionManager, TcpProxy, Router, TypedStruct,
         DownstreamTlsContext, UpstreamTlsContext, RawBuffer,
         HttpProtocolOptions, PreviousHostsPredicate, FileAccessLog, StdoutAccessLog,
         HttpGrpcAccessLogConfig, TcpGrpcAccessLogConfig,

@@ -156,6 +156,13 @@ SUPPORTED: Final[Mapping[str, Support]] = {
     f"{_HCM}HttpConnectionManager.UpgradeConfig": Support("upgrade_type enabled"),
     f"{_HCM}HttpConnectionManager.SetCurrentClientCertDetails": Support("subject dns uri"),
     "envoy.extensions.filters.http.router.v3.Router": Support(),
+    "xds.type.v3.TypedStruct": Support(
+        "type_url value",
+        {
+            "type_url": "`type.googleapis.com/pymesh.policy.v1alpha1.Policy`: the filter that asks the policy service",
+            "value": "`cluster`, `timeout`, `rules`: `name`, `kind`, `max`, `failure_mode`, `otherwise`, `by`",
+        },
+    ),
     f"{_CORE}HttpProtocolOptions": Support(
         "idle_timeout max_connection_duration max_headers_count max_requests_per_connection",
         {"max_connection_duration": "downstream only", "max_headers_count": "downstream only"},

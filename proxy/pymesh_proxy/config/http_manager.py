@@ -18,12 +18,15 @@ from pymesh.xds.check import join, unpack
 from pymesh_proxy.config.access_logs import access_logs
 from pymesh_proxy.config.fields import flag, number, one_of, required, timeout
 from pymesh_proxy.config.model import EscapedSlashes, ForwardClientCert, HttpManager, ServerHeader
+from pymesh_proxy.config.policy_filter import policy_filter
 from pymesh_proxy.config.routes import Context, compile_routes
 from pymesh_proxy.filters.base import HttpFilter
 
 # Type of a filter's configuration -> what compiles it, given the message and its path. A new filter is a line here, one
 # in pymesh/xds/support.py and one in pymesh/xds/check.py. The router is the end of every chain and not a hook.
-HTTP_FILTERS: Final[Mapping[str, Callable[[Message, str], HttpFilter]]] = {}
+HTTP_FILTERS: Final[Mapping[str, Callable[[Message, str], HttpFilter]]] = {
+    types.TYPED_STRUCT: policy_filter,
+}
 
 _SERVER_HEADER: Final = {
     HttpConnectionManager.OVERWRITE: ServerHeader.OVERWRITE,

@@ -11,10 +11,11 @@ LONGEST = 30.0
 
 
 class Backoff:
-    """The waits of one series of attempts; `rng` decides on the spread."""
+    """The waits of one series of attempts; `rng` decides on the spread, and none is longer than `longest`."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, longest: float = LONGEST) -> None:
         self._rng = rng
+        self._longest = longest
         self._failures = 0
 
     def reset(self) -> None:
@@ -23,6 +24,6 @@ class Backoff:
 
     def delay(self) -> float:
         """Seconds to wait after one more failure."""
-        longest = QUICK if self._failures == 0 else min(FIRST * 2 ** (self._failures - 1), LONGEST)
+        longest = QUICK if self._failures == 0 else min(FIRST * 2 ** (self._failures - 1), self._longest)
         self._failures = min(self._failures + 1, 16)
         return longest * self._rng.uniform(0.5, 1.0)

@@ -102,14 +102,18 @@ class ClusterChannel:
         self._follow()
         return self._channel.stream(method, within=within)
 
+    def renew(self) -> None:
+        """Make the next call on a new connection, maybe to another endpoint; open calls end where they are."""
+        self._channel.renew()
+        self._where = None
+
     async def close(self) -> None:
         """End every call and the connection."""
         await self._channel.close()
 
     def _follow(self) -> None:
         if self.moved:
-            self._channel.renew()
-            self._where = None
+            self.renew()
 
     async def _dial(self) -> ClientLink:
         """A connection to an endpoint of the cluster.

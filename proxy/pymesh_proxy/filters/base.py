@@ -1,7 +1,8 @@
 """The hooks that every concern beside forwarding hangs on: authorization, policy, limits, faults, telemetry.
 
 A filter is a value with up to three functions. The exchange calls them in a flat loop: `on_request` in configuration
-order, `on_response` in reverse, `on_complete` exactly once for each request, whatever became of it.
+order, `on_response` in reverse, `on_complete` exactly once for each request, whatever became of it. A fourth,
+`connect`, is called each time before a configuration with the filter comes into force, with the services it may ask.
 
 `on_request` answers None to let the request pass, a `LocalReply` to answer it right here, or an awaitable of either
 where it has to ask somebody; only then does a request cost a task.
@@ -9,11 +10,15 @@ where it has to ask somebody; only then does a request cost a task.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.errors import Flag
+from pymesh_proxy.routing import Route
 from pymesh_proxy.telemetry.record import RequestRecord
+
+if TYPE_CHECKING:  # it is made of what filters are made of, and so of this module
+    from pymesh_proxy.filters.services import Services
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,10 @@ class RequestContext(Protocol):
     def record(self) -> RequestRecord:
         """The one record of this request: read what is known so far, add what the filter learned."""
 
+    @property
+    def route(self) -> Route | None:
+        """The request's route; asked for before a filter changes the head, it stays what it is."""
+
 
 Verdict: TypeAlias = LocalReply | None
 OnRequest: TypeAlias = Callable[[RequestContext], Verdict | Awaitable[Verdict]]
@@ -56,3 +65,4 @@ class HttpFilter:
     on_request: OnRequest | None = None
     on_response: OnResponse | None = None
     on_complete: OnComplete | None = None
+    connect: "Callable[[Services], None] | None" = None

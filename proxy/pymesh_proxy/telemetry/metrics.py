@@ -9,8 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from pymesh_proxy.telemetry.policy_metrics import PolicyMetrics
 
 # Milliseconds; Istio's request duration buckets.
 DURATION_BUCKETS: Final = (0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000)
@@ -88,9 +90,10 @@ class Stats(Collector):
         self.tcp: dict[str, TcpStats] = {}
         self.clusters: dict[str, ClusterStats] = {}
         self.listeners: dict[str, ListenerStats] = {}
+        self.policy = PolicyMetrics()
         self.gauges: dict[str, tuple[str, float]] = {}  # name: (help, value), set by the composition root
 
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """For prometheus_client: every family with its current values."""
         yield from self._counters(
             "envoy_http_downstream_", "envoy_http_conn_manager_prefix", self.http, HttpStats.__slots__
@@ -106,6 +109,7 @@ class Stats(Collector):
         yield from self._classes("envoy_cluster_upstream_rq_xx", "envoy_cluster_name", self.clusters)
         yield self._durations()
         yield self._refusals()
+        yield from self.policy.collect()
         for name, (text, value) in self.gauges.items():
             yield GaugeMetricFamily(name, text, value=value)
 

@@ -1,0 +1,249 @@
+"""The slots of this sidecar: its stream to the policy service, kept for as long as a rule is in force.
+
+The decisions are the rules' own (filters/slots.py); here is when the service hears from us, and when it counts as away:
+a request waited for an answer longer than it may, no heartbeat was answered, or the stream broke. The stream is also
+what finds the service again: requests never try.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, Protocol
+from weakref import WeakValueDictionary
+
+from pymesh.grpc.status import Code, RpcError, Status
+from pymesh.policy_api import HEARTBEAT, PATH, LeaseRequest, LeaseResponse, decode_response, encode_request
+from pymesh_proxy.control.backoff import Backoff
+from pymesh_proxy.control.channel import Stream
+from pymesh_proxy.control.grpc_cluster import ClusterChannel, Mesh
+from pymesh_proxy.filters.slots import Refusal, SlotRule, SlotSettings
+from pymesh_proxy.telemetry.policy_metrics import PolicyMetrics
+from pymesh_proxy.telemetry.record import RequestRecord
+
+log = logging.getLogger("pymesh.policy")
+
+# Seconds between two reports while requests wait, or slots that were asked back came free: a burst is one report.
+SOON: Final = 0.01
+# Seconds between two reports while the limit is reached and requests are refused.
+WHILE_FULL: Final = 0.1
+# Seconds between two reports while the service is slow: it is found again by an answer that comes in time.
+WHILE_AWAY: Final = 0.25
+# Seconds without an answer to a heartbeat after which the service counts as away, though nobody waits: a busy machine
+# may be late, and whoever waits notices earlier.
+SLOW: Final = 1.0
+# Seconds without an answer after which the stream is made anew, maybe to another endpoint.
+GIVE_UP: Final = 5.0
+# Seconds: the longest pause between two attempts to reach the service.
+LONGEST_PAUSE: Final = 1.0
+# Seconds for the service to end a stream that we have ended.
+GOODBYE: Final = 0.5
+
+
+class Home(Mesh, Protocol):
+    """What is needed of the proxy (runtime.Runtime)."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Its event loop."""
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run `work` in a task that the proxy owns."""
+
+
+class Leases:
+    """The rules of kind `slots` that one policy service decides, and the stream to it.
+
+    Attributes:
+        node: our xDS node id.
+        timeout: seconds for an answer to count.
+    """
+
+    def __init__(self, home: Home, channel: ClusterChannel, metrics: PolicyMetrics, node: Callable[[], str]) -> None:
+        self.timeout = 0.0
+        self._home = home
+        self._channel = channel
+        self._metrics = metrics
+        self._node = node
+        self._known: WeakValueDictionary[str, SlotRule] = WeakValueDictionary()
+        self._rules: dict[str, SlotRule] = {}  # in force
+        self._away = ""
+        self._task: asyncio.Task[None] | None = None
+        self._leaving = False
+        self._wake = asyncio.Event()
+        self._due = self._last_sent = 0.0  # of the next report, and of the one before
+        self._sent_at: float | None = None  # of the report that is not answered yet
+        self._seen = 0
+        self._ended = ""
+
+    # --- Rules ---
+
+    def begin(self) -> None:
+        """A configuration comes into force: `add` names its rules, then `settle`."""
+        self._rules = {}
+
+    def add(self, settings: SlotSettings) -> SlotRule:
+        """The rule, as it is to be from now on; what it has in use stays."""
+        rule = self._known.get(settings.name)
+        if rule is None:
+            stats = self._metrics.of(settings.name)
+            rule = self._known[settings.name] = SlotRule(settings, stats, self._urgent)
+            self._urgent(True)
+        rule.configure(settings)
+        if self._away:
+            rule.lose(self._away)
+        self._rules[settings.name] = rule
+        return rule
+
+    def settle(self) -> None:
+        """The configuration is in force: keep a stream for its rules, if there are any."""
+        if self._rules and self._task is None and not self._leaving:
+            self._task = self._home.spawn(self._run())
+        elif not self._rules and self._task is not None:
+            self._wake.set()
+
+    async def close(self) -> None:
+        """Give the slots back and end the stream."""
+        self._leaving = True
+        self._wake.set()
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=2 * GOODBYE)
+            self._task.cancel()
+
+    # --- Requests ---
+
+    def wait(self, rule: SlotRule, record: RequestRecord, within: float) -> Awaitable[Refusal | None]:
+        """See filters.services.PolicyService."""
+        loop = self._home.loop
+        answer: asyncio.Future[Refusal | None] = loop.create_future()
+        timer = loop.call_later(within, self._expired, rule, record, within)
+
+        def settle(refusal: Refusal | None) -> None:
+            timer.cancel()
+            if not answer.done():
+                answer.set_result(refusal)
+
+        rule.wait(record, settle)
+        return answer
+
+    def _expired(self, rule: SlotRule, record: RequestRecord, within: float) -> None:
+        """A request has waited for as long as it may."""
+        if not rule.waits(record):
+            return
+        if self._sent_at is not None or not self._seen:
+            self._lose(f"no answer within {within:g} s")
+        rule.give_up(record)
+
+    # --- The stream ---
+
+    async def _run(self) -> None:
+        """Keep a stream while there are rules; what fails is tried again."""
+        backoff = Backoff(random.SystemRandom(), LONGEST_PAUSE)
+        while self._wanted:
+            try:
+                async with self._channel.stream(PATH) as stream:
+                    problem = await self._hold(stream)
+            except RpcError as error:
+                problem = error.status.message or str(error)
+            if problem and self._wanted:
+                if self._seen:  # it worked for a while
+                    backoff.reset()
+                    self._seen = 0
+                self._lose(problem)
+                await self._pause(backoff.delay())
+        self._task = None
+
+    @property
+    def _wanted(self) -> bool:
+        """Whether there is to be a stream."""
+        return bool(self._rules) and not self._leaving
+
+    async def _pause(self, seconds: float) -> None:
+        until = self._home.loop.time() + seconds
+        while self._wanted and self._home.loop.time() < until:
+            self._wake.clear()
+            await self._woken(until)
+
+    async def _woken(self, until: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await self._wake.wait()
+
+    async def _hold(self, stream: Stream) -> str:
+        """Talk until the stream is no longer wanted (empty), or of no more use (why). Raises RpcError."""
+        self._ended, self._sent_at, self._seen, self._due = "", None, 0, 0.0
+        reader = self._home.spawn(self._read(stream))
+        try:
+            while not self._ended and self._wanted and not self._channel.moved:
+                self._wake.clear()
+                now = self._home.loop.time()
+                if self._sent_at is None and now >= self._due:
+                    await self._report(stream, now)
+                await self._woken(self._check_silence(now))
+            if self._ended:
+                return self._ended
+            stream.finish()
+            await asyncio.wait([reader], timeout=GOODBYE)
+            return ""
+        finally:
+            reader.cancel()
+
+    async def _report(self, stream: Stream, now: float) -> None:
+        demands = tuple(rule.report(now) for rule in self._rules.values())
+        self._last_sent = self._sent_at = now
+        self._due = now + (WHILE_AWAY if self._away else HEARTBEAT)
+        await stream.send(encode_request(LeaseRequest(self._node(), demands, self._seen)))
+
+    def _check_silence(self, now: float) -> float:
+        """When to look again. Raises RpcError when it is time to give the stream up."""
+        if self._sent_at is None:
+            return self._due
+        silent = now - self._sent_at
+        if silent >= GIVE_UP:
+            self._channel.renew()
+            raise RpcError(Status(Code.DEADLINE_EXCEEDED, f"no answer for {GIVE_UP:g} s"))
+        if silent >= SLOW:
+            self._lose(f"no answer for {SLOW:g} s")
+        return self._sent_at + (GIVE_UP if silent >= SLOW else SLOW)
+
+    async def _read(self, stream: Stream) -> None:
+        """Take answers until there are no more; `_ended` says why."""
+        ended = "the policy service has ended the stream"
+        try:
+            while (data := await stream.receive()) is not None:
+                self._answered(decode_response(data))
+        except RpcError as error:
+            ended = error.status.message or str(error)
+        except ValueError as error:
+            ended = str(error)
+        self._ended = ended
+        self._wake.set()
+
+    def _answered(self, response: LeaseResponse) -> None:
+        now = self._home.loop.time()
+        in_time = self._sent_at is None or now - self._sent_at <= self.timeout
+        self._sent_at = None
+        self._seen = response.nonce
+        if in_time and self._away:
+            log.info("policy service %s: back", self._channel.cluster_name)
+            self._away = ""
+        for grant in response.grants:
+            rule = self._rules.get(grant.rule)
+            if rule is not None:
+                rule.answer(grant, in_time=in_time)
+        self._wake.set()
+
+    def _urgent(self, soon: bool) -> None:
+        """A rule has something to say before the next heartbeat."""
+        due = self._last_sent + (SOON if soon else WHILE_FULL)
+        if due < self._due:
+            self._due = due
+            self._wake.set()
+
+    def _lose(self, why: str) -> None:
+        if not self._away:
+            log.warning("policy service %s is away: %s", self._channel.cluster_name, why)
+        self._away = why
+        for rule in self._rules.values():
+            rule.lose(why)

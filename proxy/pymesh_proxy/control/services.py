@@ -1,0 +1,184 @@
+"""The services that filters in force ask: policy services and external authorization services, by cluster."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
+
+from pymesh.grpc.status import RpcError
+from pymesh.policy_api import CHECK_PATH, RULES_EXTENSION
+from pymesh_proxy.config.model import HttpManager, Snapshot
+from pymesh_proxy.control.backoff import Backoff
+from pymesh_proxy.control.grpc_cluster import ClusterChannel
+from pymesh_proxy.control.leases import LONGEST_PAUSE, Home, Leases
+from pymesh_proxy.filters.authz import AnswerError, read_answer
+from pymesh_proxy.filters.remembered import Remembered
+from pymesh_proxy.filters.slots import Refusal, SlotRule, SlotSettings
+from pymesh_proxy.telemetry.policy_metrics import PolicyMetrics, PolicyStats
+from pymesh_proxy.telemetry.record import RequestRecord
+
+log = logging.getLogger("pymesh.policy")
+
+# Seconds for a probe, which may have to connect first. To find the service, it has to be answered in time.
+PROBE_TIMEOUT: Final = 1.0
+
+
+class PolicyClient:
+    """The policy service behind one cluster: see filters.services.PolicyService."""
+
+    def __init__(self, home: Home, cluster: str, metrics: PolicyMetrics, node: Callable[[], str]) -> None:
+        self.remembered = Remembered()
+        self.away = ""
+        self.channel = ClusterChannel(home, cluster)
+        self.leases = Leases(home, self.channel, metrics, node)
+        self.timeout = 0.0
+        self._home = home
+        self._metrics = metrics
+        self._probe: asyncio.Task[None] | None = None
+
+    def slots(self, settings: SlotSettings) -> SlotRule:
+        """See filters.services.PolicyService."""
+        return self.leases.add(settings)
+
+    def stats(self, rule: str) -> PolicyStats:
+        """See filters.services.PolicyService."""
+        return self._metrics.of(rule)
+
+    def clock(self) -> float:
+        """See filters.services.PolicyService."""
+        return self._home.loop.time()
+
+    def wait(self, rule: SlotRule, record: RequestRecord, within: float) -> Awaitable[Refusal | None]:
+        """See filters.services.PolicyService."""
+        return self.leases.wait(rule, record, within)
+
+    async def check(self, request: bytes, within: float) -> bytes:
+        """See filters.services.PolicyService."""
+        try:
+            return await self.channel.unary(CHECK_PATH, request, within=within)
+        except RpcError as error:
+            self.lost(error.status.message or str(error))
+            raise
+
+    def lost(self, why: str) -> None:
+        """See filters.services.PolicyService."""
+        if not self.away:
+            log.warning("policy service %s is away: %s", self.channel.cluster_name, why)
+        self.away = why
+        if self._probe is None:
+            self._probe = self._home.spawn(self._find())
+
+    async def _find(self) -> None:
+        """Ask a question about no rule until it is answered, in time; requests are not asked about meanwhile."""
+        backoff = Backoff(random.SystemRandom(), LONGEST_PAUSE)
+        message = CheckRequest()
+        message.attributes.context_extensions[RULES_EXTENSION] = ""
+        probe = message.SerializeToString()
+        while self.away:
+            await asyncio.sleep(backoff.delay())
+            begun = self.clock()
+            try:
+                read_answer(await self.channel.unary(CHECK_PATH, probe, within=PROBE_TIMEOUT))
+            except (RpcError, AnswerError):
+                if self.clock() - begun >= PROBE_TIMEOUT:
+                    self.channel.renew()
+                continue
+            if self.clock() - begun <= self.timeout:
+                self.away = ""
+        log.info("policy service %s: back", self.channel.cluster_name)
+        self._probe = None
+
+    async def close(self) -> None:
+        """Give the slots back and end every call."""
+        if self._probe is not None:
+            self._probe.cancel()
+        await self.leases.close()
+        await self.channel.close()
+
+
+class AuthorizationClient:
+    """An external authorization service: see filters.services.Authorization."""
+
+    def __init__(self, home: Home, cluster: str, metrics: PolicyMetrics) -> None:
+        self.channel = ClusterChannel(home, cluster)
+        self._home = home
+        self._stats = metrics.of(cluster)
+
+    def stats(self) -> PolicyStats:
+        """See filters.services.Authorization."""
+        return self._stats
+
+    def clock(self) -> float:
+        """See filters.services.Authorization."""
+        return self._home.loop.time()
+
+    async def check(self, request: bytes, within: float) -> bytes:
+        """See filters.services.Authorization."""
+        return await self.channel.unary(CHECK_PATH, request, within=within)
+
+    async def close(self) -> None:
+        """End every call."""
+        await self.channel.close()
+
+
+class FilterServices:
+    """See filters.services.Services. Whatever no filter in force asks any more is closed.
+
+    Attributes:
+        node: our xDS node id.
+    """
+
+    def __init__(self, home: Home, metrics: PolicyMetrics) -> None:
+        self.node = ""
+        self._home = home
+        self._metrics = metrics
+        self._policies: dict[str, PolicyClient] = {}
+        self._authorizations: dict[str, AuthorizationClient] = {}
+        self._asked: set[PolicyClient | AuthorizationClient] = set()
+
+    def follow(self, snapshot: Snapshot) -> None:
+        """Connect the filters of `snapshot`, which comes into force now, with what they ask."""
+        self._asked = set()
+        for client in self._policies.values():
+            client.leases.begin()
+        for listener in snapshot.listeners.values():
+            for chain in (*listener.chains, listener.default_chain):
+                if chain is not None and isinstance(chain.handler, HttpManager):
+                    for item in chain.handler.filters:
+                        if item.connect is not None:
+                            item.connect(self)
+        for client in self._policies.values():
+            client.leases.settle()
+        for cluster in [cluster for cluster, client in self._policies.items() if client not in self._asked]:
+            self._home.spawn(self._policies.pop(cluster).close())
+        for cluster in [cluster for cluster, client in self._authorizations.items() if client not in self._asked]:
+            self._home.spawn(self._authorizations.pop(cluster).close())
+
+    def policy(self, cluster: str, timeout: float) -> PolicyClient:
+        """See filters.services.Services."""
+        client = self._policies.get(cluster)
+        if client is None:
+            client = PolicyClient(self._home, cluster, self._metrics, lambda: self.node)
+            self._policies[cluster] = client
+        self._asked.add(client)
+        client.timeout = client.leases.timeout = timeout
+        return client
+
+    def authorization(self, cluster: str) -> AuthorizationClient:
+        """See filters.services.Services."""
+        client = self._authorizations.get(cluster)
+        if client is None:
+            client = self._authorizations[cluster] = AuthorizationClient(self._home, cluster, self._metrics)
+        self._asked.add(client)
+        return client
+
+    async def close(self) -> None:
+        """Take leave of every service, in bounded time."""
+        async with asyncio.TaskGroup() as group:
+            for policy in self._policies.values():
+                group.create_task(policy.close())
+            for authorization in self._authorizations.values():
+                group.create_task(authorization.close())

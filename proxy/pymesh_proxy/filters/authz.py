@@ -1,0 +1,192 @@
+"""Questions to an external authorization service, and what its answers mean: envoy.service.auth.v3, pure.
+
+Questions are filled as Envoy fills them, answers are taken as Envoy takes them (tests/conformance compares both), with
+one exception: an answer that would change the framing or the target of the request is not carried out but refused, as
+Envoy does with `validate_mutations`.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from envoy.config.core.v3.address_pb2 import Address
+from envoy.config.core.v3.base_pb2 import HeaderValueOption
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
+from google.protobuf.message import DecodeError
+
+from pymesh.policy_api import ANSWER_METADATA
+from pymesh_proxy.codec.headers import HOP_BY_HOP, Head
+from pymesh_proxy.filters.base import RequestContext
+
+# Whether a request header (lower case) is shown to the service.
+HeaderFilter = Callable[[bytes], bool]
+Pairs = tuple[tuple[bytes, bytes], ...]
+
+_FRAMING: Final = HOP_BY_HOP | {b"content-length", b"transfer-encoding", b"host", b"trailer"}
+_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+_FORBIDDEN: Final = 403
+# Statuses that an answer of ours can have; what is below begins another message.
+_STATUSES: Final = range(200, 600)
+
+
+class AnswerError(Exception):
+    """An answer that cannot be carried out; the text says what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the service decided.
+
+    Attributes:
+        allowed: the request may go on. Otherwise `status`, `headers` and `body` are what it is answered with.
+        error: the service says that it could not decide.
+        set, append, remove: changes to the request's headers; what is appended goes behind what is there, if anything.
+        add_to_response: headers for the response, if the request goes on.
+        rule: the rule of ours that decided; empty where another kind of service answered.
+    """
+
+    allowed: bool
+    error: bool = False
+    status: int = 200
+    headers: Pairs = ()
+    body: bytes = b""
+    set: Pairs = ()
+    append: Pairs = ()
+    remove: tuple[bytes, ...] = ()
+    add_to_response: Pairs = ()
+    rule: str = ""
+
+    def change(self, request: Head) -> None:
+        """Make the changes to the request's headers."""
+        for name in self.remove:
+            request.remove(name)
+        for name, value in self.set:
+            request.set(name, value)
+        for name, value in self.append:
+            present = request.get(name)
+            if present is not None:
+                request.set(name, b"%b,%b" % (present, value))
+
+
+def read_answer(data: bytes) -> Answer:
+    """The answer in a CheckResponse.
+
+    Raises:
+        AnswerError: it is none, or asks for what must not be done.
+    """
+    try:
+        message = CheckResponse.FromString(data)
+    except DecodeError as error:
+        raise AnswerError(f"not a CheckResponse: {error}") from error
+    rule = message.dynamic_metadata.fields[ANSWER_METADATA].struct_value.fields["rule"].string_value
+    if message.HasField("error_response"):
+        refused = message.error_response
+        status = refused.status.code
+        return Answer(
+            False,
+            error=True,
+            status=status if status in _STATUSES else 0,
+            headers=_pairs(refused.headers),
+            body=refused.body.encode(),
+            rule=rule,
+        )
+    if message.status.code:
+        denied = message.denied_response
+        status = denied.status.code
+        return Answer(
+            False,
+            status=status if status in _STATUSES else _FORBIDDEN,
+            headers=_pairs(denied.headers),
+            body=denied.body.encode(),
+            rule=rule,
+        )
+    okay = message.ok_response
+    if okay.query_parameters_to_set or okay.query_parameters_to_remove:
+        raise AnswerError("changes to query parameters are not supported")
+    return Answer(
+        True,
+        set=_pairs(option for option in okay.headers if not option.append.value),
+        append=_pairs(option for option in okay.headers if option.append.value),
+        remove=tuple(_name(name) for name in okay.headers_to_remove),
+        add_to_response=_pairs(okay.response_headers_to_add),
+        rule=rule,
+    )
+
+
+def question(context: RequestContext, extensions: Mapping[str, str], shown: HeaderFilter | None = None) -> bytes:
+    """A CheckRequest about the request; `shown` says which of its headers the service may see, all by default."""
+    record, request = context.record, context.request
+    facts = record.facts
+    message = CheckRequest()
+    attributes = message.attributes
+    _address(attributes.source.address, facts.remote)
+    attributes.source.principal = facts.peer
+    _address(attributes.destination.address, facts.original or facts.local)
+    attributes.destination.principal = facts.own
+    attributes.request.time.FromMicroseconds(round(record.wall * 1e6))
+    http = attributes.request.http
+    http.id = record.request_id
+    http.method = record.method
+    http.path = _text(request.path)
+    http.host = _text(request.authority)
+    http.scheme = _text(request.get(b"x-forwarded-proto") or b"http")
+    http.protocol = record.protocol
+    for name, value in _headers(request).items():
+        if shown is None or shown(name):
+            http.headers[_text(name)] = _text(value)
+    for key, text in extensions.items():
+        attributes.context_extensions[key] = text
+    attributes.metadata_context.SetInParent()
+    attributes.route_metadata_context.SetInParent()
+    return message.SerializeToString()
+
+
+def _headers(request: Head) -> dict[bytes, bytes]:
+    """The headers as HTTP/2 would have them, repeated ones joined by a comma without a blank, as Envoy joins them."""
+    found = {
+        b":method": request.method,
+        b":path": request.path,
+        b":authority": request.authority,
+        b":scheme": request.get(b"x-forwarded-proto") or b"http",
+    }
+    for name, raw in request.items():
+        key, value = name.lower(), raw.strip(b" \t")
+        if key != b"host":
+            found[key] = value if key not in found else b"%b,%b" % (found[key], value)
+    return found
+
+
+def _address(message: Address, address: str) -> None:
+    host, _, port = address.rpartition(":")
+    message.socket_address.address = host.strip("[]")
+    message.socket_address.port_value = int(port) if port.isdecimal() else 0
+
+
+def _text(value: bytes) -> str:
+    """A protobuf string is UTF-8; what is none is shown as Envoy shows it, with `!` for each byte in question."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("ascii", "replace").replace("\ufffd", "!")
+
+
+def _pairs(options: Iterable[HeaderValueOption]) -> Pairs:
+    return tuple((_name(option.header.key), _value(option)) for option in options)
+
+
+def _name(text: str) -> bytes:
+    name = text.lower().encode()
+    if not _NAME.fullmatch(text):
+        raise AnswerError(f"{text!r} is not the name of a header")
+    if name in _FRAMING:
+        raise AnswerError(f"the header {text!r} must not be changed")
+    return name
+
+
+def _value(option: HeaderValueOption) -> bytes:
+    value = option.header.raw_value.decode("latin-1") or option.header.value
+    if not _VALUE.fullmatch(value):
+        raise AnswerError(f"the value of the header {option.header.key!r} holds control characters")
+    return value.encode("latin-1") if option.header.raw_value else value.encode()

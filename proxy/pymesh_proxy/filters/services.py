@@ -1,0 +1,62 @@
+"""What a filter may ask outside of the proxy; `control.services` has the real ones."""
+
+from collections.abc import Awaitable, Coroutine
+from typing import Any, Protocol
+
+from pymesh_proxy.filters.remembered import Remembered
+from pymesh_proxy.filters.slots import Refusal, SlotRule, SlotSettings
+from pymesh_proxy.telemetry.policy_metrics import PolicyStats
+from pymesh_proxy.telemetry.record import RequestRecord
+
+
+class PolicyService(Protocol):
+    """The policy service behind one cluster.
+
+    Attributes:
+        remembered: its last answers.
+        away: why it is not asked at the moment; empty while it is.
+    """
+
+    remembered: Remembered
+    away: str
+
+    def slots(self, settings: SlotSettings) -> SlotRule:
+        """The slots of a rule that is in force: the same object for as long as anybody has it."""
+
+    def stats(self, rule: str) -> PolicyStats:
+        """The counters of `rule`."""
+
+    def clock(self) -> float:
+        """Seconds, monotonic."""
+
+    def wait(self, rule: SlotRule, record: RequestRecord, within: float) -> Awaitable[Refusal | None]:
+        """Wait for a slot, at most `within` seconds; `rule.release` ends it, too."""
+
+    def check(self, request: bytes, within: float) -> Coroutine[Any, Any, bytes]:
+        """The CheckResponse to a CheckRequest. Raises RpcError, and then is `away` until a probe finds it again."""
+
+    def lost(self, why: str) -> None:
+        """What it answered is of no use: it is `away`."""
+
+
+class Authorization(Protocol):
+    """Any external authorization service behind one cluster."""
+
+    def stats(self) -> PolicyStats:
+        """Its counters."""
+
+    def clock(self) -> float:
+        """Seconds, monotonic."""
+
+    def check(self, request: bytes, within: float) -> Coroutine[Any, Any, bytes]:
+        """The CheckResponse to a CheckRequest. Raises RpcError."""
+
+
+class Services(Protocol):
+    """The services that filters in force ask."""
+
+    def policy(self, cluster: str, timeout: float) -> PolicyService:
+        """The policy service behind `cluster`; an answer that takes longer than `timeout` seconds is none."""
+
+    def authorization(self, cluster: str) -> Authorization:
+        """The external authorization service behind `cluster`."""

@@ -1,0 +1,272 @@
+"""One concurrency limit as one sidecar sees it: the slots it was granted, the requests that have one, who waits.
+
+Pure: what comes from the policy service is told by `answer`, `lose` and `give_up`, and what it should hear is asked for
+by `report`. A slot is had by a request's record, so that giving it back twice, or not at all, cannot happen: a request
+is in `holders` or it is not.
+"""
+
+import enum
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from pymesh.policy_api import HEARTBEAT, Demand, Grant
+from pymesh_proxy.telemetry.policy_metrics import PolicyStats
+from pymesh_proxy.telemetry.record import RequestRecord
+
+# Requests that wait for an answer, per rule; they wait for some 0.2 s, so this many are a burst that is no use.
+MAX_WAITING: Final = 1024
+_UNLIMITED: Final = sys.maxsize
+
+
+class Mode(enum.Enum):
+    """What is done while the policy service is away (`failureMode`, and, without LAST_DECISION, `otherwise`)."""
+
+    OPEN = "OPEN"
+    CLOSED = "CLOSED"
+    LAST_DECISION = "LAST_DECISION"
+
+
+class Refusal(enum.Enum):
+    """Why a request does not get in."""
+
+    LIMIT = "limit"  # the limit is reached
+    AWAY = "away"  # nobody can say whether it is
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSettings:
+    """A rule of kind `slots`: at most `limit` requests at once in the apps of all sidecars together."""
+
+    name: str
+    limit: int
+    mode: Mode
+    otherwise: Mode
+
+
+# Told once: None, the request has a slot; else why it has none.
+Settle = Callable[[Refusal | None], None]
+
+
+# Called when the service should hear from us before the next heartbeat: at once, or soon enough.
+Urgent = Callable[[bool], None]
+
+
+class SlotRule:
+    """The slots of the rule `name`, and who waits for one.
+
+    Attributes:
+        holders: the requests that are in the app, by their records.
+        usable: how many there may be at the moment.
+        limit: of all sidecars together, as configured, then as last heard.
+        away: why nothing is heard of the service; empty while it answers.
+        problem: why the service grants nothing, in its words: no such rule, not this sidecar's.
+        full: the last answer granted less than was wanted: asking again at once is of no use.
+    """
+
+    __slots__ = (
+        "__weakref__", "_gave_up", "_grant", "_peak", "_peak_before", "_refused", "_reported", "_rotated",
+        "_settings", "_waiting", "away", "full", "holders", "limit", "name", "problem", "stats", "urgent", "usable",
+    )  # fmt: skip
+
+    def __init__(self, settings: SlotSettings, stats: PolicyStats, urgent: Urgent) -> None:
+        self.name = name = settings.name
+        self._settings = settings
+        self.stats = stats
+        self.urgent = urgent
+        self.holders: set[RequestRecord] = set()
+        self.usable = 0
+        self.limit = settings.limit
+        self.away = self.problem = ""
+        self.full = False
+        self._grant: int | None = None
+        self._waiting: dict[RequestRecord, Settle] = {}
+        self._gave_up = False  # a request has waited in vain for the service to know the rule
+        self._reported = Demand(name, 0, 0, 0)
+        self._peak = self._peak_before = self._refused = 0
+        self._rotated = 0.0
+
+    def configure(self, settings: SlotSettings) -> None:
+        """What the configuration in force says; slots in use and the grant stay as they are."""
+        if settings == self._settings:
+            return
+        self._settings = settings
+        self.limit = settings.limit
+        self.full = False
+        self._settle_all()
+
+    # --- Requests ---
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for an answer of the service."""
+        return len(self._waiting)
+
+    def take(self, record: RequestRecord) -> bool:
+        """Give the request a slot if one is free."""
+        holders = self.holders
+        count = len(holders)
+        if count >= self.usable:
+            return False
+        holders.add(record)
+        if count >= self._peak:
+            self._peak = count + 1
+        return True
+
+    def refusal(self) -> Refusal | None:
+        """Why a request that found no slot is refused at once; None if the service may still give one."""
+        if self.down:
+            return Refusal.LIMIT if self._decides_alone else Refusal.AWAY
+        if self.full or len(self._waiting) >= MAX_WAITING:
+            self._refused += 1
+            self.urgent(False)
+            return Refusal.LIMIT
+        return None
+
+    def wait(self, record: RequestRecord, settle: Settle) -> None:
+        """Have the request wait for a slot; `settle` is called once, unless the request is released before."""
+        self._waiting[record] = settle
+        self.urgent(True)
+
+    def release(self, record: RequestRecord) -> None:
+        """The request is over, whether it has a slot, waits for one, or neither."""
+        holders = self.holders
+        if record not in holders:
+            if self._waiting:
+                self._waiting.pop(record, None)
+            return
+        over = len(holders) > self.usable
+        holders.remove(record)
+        if over:  # the service waits for this slot
+            self.urgent(True)
+        elif self._waiting:
+            self._admit()
+
+    def waits(self, record: RequestRecord) -> bool:
+        """Whether the request waits for a slot."""
+        return record in self._waiting
+
+    def give_up(self, record: RequestRecord) -> None:
+        """The request has waited for as long as it may."""
+        settle = self._waiting.pop(record, None)
+        if settle is not None:
+            self._gave_up = True
+            self._recount()
+            settle(self._decide(record))
+            self._settle_all()
+
+    # --- The service ---
+
+    @property
+    def down(self) -> bool:
+        """Whether the failure mode decides."""
+        return bool(self.away) or (bool(self.problem) and (self._gave_up or self._grant is not None))
+
+    def report(self, now: float) -> Demand:
+        """What the service should know. `now` is in seconds of any clock."""
+        in_use = len(self.holders)
+        demand = in_use + len(self._waiting) + self._refused
+        self._refused = 0
+        recent = max(self._peak, self._peak_before)
+        if now - self._rotated >= HEARTBEAT:
+            self._peak_before, self._peak, self._rotated = self._peak, in_use, now
+        wanted = min(max(demand, recent + spare(recent)), max(self.limit, in_use))
+        self._reported = Demand(self.name, max(self._grant or 0, in_use), in_use, wanted)
+        return self._reported
+
+    @property
+    def owes(self) -> bool:
+        """Whether slots that were asked back have come free and the service does not know."""
+        return self._reported.held > max(self._grant or 0, len(self.holders))
+
+    def answer(self, grant: Grant, *, in_time: bool) -> None:
+        """What the service grants; an answer that was not `in_time` does not end its absence."""
+        if in_time:
+            self.away = ""
+        self.problem = grant.problem
+        if not grant.problem:
+            self._gave_up = False
+            self._grant, self.limit = grant.slots, grant.limit
+            self.full = grant.slots < self._reported.wanted
+        self._settle_all()
+        if self._waiting or self.owes:
+            self.urgent(True)
+
+    def lose(self, why: str) -> None:
+        """The service is away."""
+        if not self.away:
+            self.away = why
+            self._settle_all()
+
+    # --- Deciding ---
+
+    @property
+    def _decides_alone(self) -> bool:
+        """While the service is away: the last grant goes on being the limit."""
+        return self.effective is Mode.LAST_DECISION
+
+    def _recount(self) -> None:
+        """`usable`, from what is known and what the failure mode says."""
+        if not self.down or self._decides_alone:
+            self.usable = self._grant or 0
+        else:
+            self.usable = _UNLIMITED if self.effective is Mode.OPEN else 0
+
+    def _settle_all(self) -> None:
+        """Decide again about those who wait."""
+        self._recount()
+        self._admit()
+        if self._waiting and (self.down or self.full):
+            waiting, self._waiting = self._waiting, {}
+            for record, settle in waiting.items():
+                settle(self._decide(record))
+
+    def _admit(self) -> None:
+        """Give free slots to those who wait, in the order in which they came."""
+        while self._waiting and len(self.holders) < self.usable:
+            record = next(iter(self._waiting))
+            settle = self._waiting.pop(record)
+            self.take(record)
+            settle(None)
+
+    def _decide(self, record: RequestRecord) -> Refusal | None:
+        if self.take(record):
+            return None
+        return self.refusal() or Refusal.AWAY
+
+    @property
+    def effective(self) -> Mode:
+        """What decides while the service is away."""
+        mode = self._settings.mode
+        return self._settings.otherwise if mode is Mode.LAST_DECISION and self._grant is None else mode
+
+    # --- For people ---
+
+    def note(self) -> str:
+        """How the request that just got its slot got it."""
+        count = len(self.holders)
+        if not self.down:
+            return f"{self.name}: slot {count} of {self.limit}"
+        why = self.away or self.problem
+        if self._decides_alone:
+            return f"{self.name}: slot {count} of {self._grant} granted before the policy service was away ({why})"
+        return f"{self.name}: let in, since the policy service is away ({why})"
+
+    def why_full(self) -> str:
+        """Why there is no slot."""
+        if self.down:
+            return f"all {self._grant} slots granted before the policy service was away are in use"
+        return f"no slot: {len(self.holders)} in use here, of {self.limit} in all"
+
+    def reason(self) -> str:
+        """Why nobody can say whether there is a slot."""
+        return self.away or self.problem or "the policy service has not answered"
+
+
+def spare(recent: int) -> int:
+    """Slots to have beyond what was lately in use, so that a little more traffic need not wait for an answer.
+
+    None for a rule without traffic: what lies idle here is missing elsewhere.
+    """
+    return recent and recent // 4 + 1
