@@ -14,11 +14,15 @@ The protocol, in full:
   `held` as its requests end, and sends a request when it does.
 - The service counts for each sidecar the most of what it reported as `held` and of what it was granted since `seen`.
   The sum over all sidecars never exceeds the limit.
-- A request goes out at least every HEARTBEAT seconds, and is answered each time; when a grant changes the service also
-  answers unasked. A sidecar that is not answered takes the service for away; a service that hears nothing for SILENCE
-  seconds ends the stream.
+- A request goes out at least every HEARTBEAT seconds, and is answered each time (one response may answer several);
+  when a grant changes the service also answers unasked. A sidecar that is not answered takes the service for away; a
+  service that hears nothing for SILENCE seconds ends the stream.
 - A sidecar that half-closes its stream gives its slots back. Where a stream breaks, the service keeps them aside for
   RETURN_GRACE seconds, in which the sidecar can come back (the same node id) and report what is in use.
+
+A rule that the service does not know limits nothing: the grant is UNLIMITED, and `problem` says why. That holds for
+the moment in which only the sidecar has heard of a new rule, or not yet of a deleted one. For a rule that is not the
+sidecar's to ask about there are no slots, and a problem, too. In both cases `slots` counts; `problem` is for people.
 
 There is no published API like it, so the messages are built here from their descriptors, as protoc would have.
 """
@@ -52,6 +56,8 @@ HEARTBEAT: Final = 1.0
 SILENCE: Final = 5.0
 # Seconds that the slots of a broken stream are kept for the sidecar's return: a reconnect takes a fraction of that.
 RETURN_GRACE: Final = 2.0
+# Slots of a rule that there is not.
+UNLIMITED: Final = 2**31 - 1
 # Rules in one message; a service with more has lost its way.
 MAX_RULES: Final = 256
 
@@ -85,7 +91,7 @@ class Grant:
     slots: int  # of this sidecar
     limit: int  # of all sidecars together
     valid_for: float = 0.0  # seconds that the service keeps the slots for it after the stream broke
-    problem: str = ""  # why there are none and will be none, for people: no such rule, not this sidecar's
+    problem: str = ""  # for people: no such rule, not this sidecar's
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,15 +56,23 @@ class Book:
 
     Attributes:
         limit: the most slots that are out at once.
-        settles_at: until then nobody is granted more than it came with, unless all who are `awaited` are there: after a
-            start of the service others may hold what it has forgotten.
-        awaited: sidecars that may hold slots.
+        settles_at: until then nobody is granted more than it came with, unless all who are `awaited` have reported.
     """
 
     limit: int
+    holders: dict[str, Holder] = field(default_factory=dict)
     settles_at: float = 0.0
     awaited: frozenset[str] = frozenset()
-    holders: dict[str, Holder] = field(default_factory=dict)
+    _back: set[str] = field(default_factory=set)
+
+    def settle(self, until: float, awaited: frozenset[str]) -> None:
+        """Find out anew who holds what: after a start of the service others may hold what it has forgotten.
+
+        Args:
+            awaited: the sidecars that may hold slots.
+        """
+        self.settles_at, self.awaited = until, awaited
+        self._back.clear()
 
     # --- What sidecars say ---
 
@@ -80,6 +88,8 @@ class Book:
             news = True
         else:
             news = (holder.held, holder.in_use, holder.wanted) != (held, in_use, wanted)
+        if self.settles_at:
+            self._back.add(name)
         before = holder.charge
         holder.held, holder.in_use, holder.wanted, holder.until = held, in_use, wanted, None
         for nonce in [nonce for nonce in holder.unseen if nonce <= seen]:
@@ -119,7 +129,7 @@ class Book:
 
     def settled(self, now: float) -> bool:
         """Whether it is known who holds what."""
-        return now >= self.settles_at or self.awaited <= self.holders.keys()
+        return now >= self.settles_at or self.awaited <= self._back
 
     def allot(self, now: float) -> set[str]:
         """Decide the grants of all connected sidecars; the names of those whose grant has changed."""

@@ -123,12 +123,14 @@ def test_a_stream_that_was_ended_properly_releases_at_once() -> None:
 
 def test_after_a_start_others_may_hold_what_nobody_knows_of() -> None:
     """Until they are back, or had the time, no sidecar gets more than it came with."""
-    book = Book(100, settles_at=2.0, awaited=frozenset({"a", "b"}))
+    book = Book(100)
+    book.settle(2.0, frozenset({"a", "b"}))
     exchange(book, "a", wanted=90, in_use=30, now=0.1)
     assert granted(book) == {"a": 30}
     exchange(book, "b", wanted=10, in_use=70, now=0.2)
     assert book.settled(0.2), "everyone is there"
-    late = Book(100, settles_at=2.0, awaited=frozenset({"a", "b"}))
+    late = Book(100)
+    late.settle(2.0, frozenset({"a", "b"}))
     exchange(late, "a", wanted=90, in_use=30, now=0.1)
     late.allot(2.0)
     assert granted(late) == {"a": 100}
@@ -305,7 +307,8 @@ class Leases(RuleBasedStateMachine):
 
     @rule()
     def the_service_starts_anew(self) -> None:
-        self.book = Book(self.book.limit, settles_at=self.now + self.SETTLE, awaited=frozenset(self.sidecars))
+        self.book = Book(self.book.limit)
+        self.book.settle(self.now + self.SETTLE, frozenset(self.sidecars))
         for sidecar in self.sidecars.values():
             sidecar.connected = False
             sidecar.requests.clear()

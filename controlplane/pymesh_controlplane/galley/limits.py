@@ -1,0 +1,78 @@
+"""RateLimit and ConcurrencyLimit: targets that exist and speak HTTP, settings that mean something."""
+
+from collections.abc import Mapping
+from typing import Final, TypeAlias
+
+from pymesh import names
+from pymesh.resources.policy import ConcurrencyLimit, RateLimit
+from pymesh.resources.resource import Resource
+from pymesh_controlplane.galley.findings import Findings, near
+from pymesh_controlplane.pilot.model import Problem, Service, World
+from pymesh_controlplane.policy.rules import PERIODS
+
+# Requests per second that one policy service can be asked about with room to spare; every one is a question to it.
+MAX_RATE: Final = 1_000_000
+AnyLimit: TypeAlias = Resource[RateLimit] | Resource[ConcurrencyLimit]
+
+POLICY_SERVICE: Final = names.service_host("policy", names.SYSTEM_NAMESPACE)
+
+
+def check(resource: AnyLimit, world: World) -> list[Problem]:
+    """What is wrong with a limit."""
+    findings = Findings(resource)
+    spec = resource.value.spec
+    _check_targets(findings, resource, world)
+    if spec.failure_mode != "LastDecision" and "otherwise" in _written(resource):
+        findings.warning(
+            "spec.otherwise",
+            f"has no effect with failureMode {spec.failure_mode}: it is what LastDecision falls back to",
+        )
+    if POLICY_SERVICE not in world.services:
+        findings.warning("spec", "no policy service runs in this mesh: sidecars do what failureMode says")
+    if isinstance(resource.value, RateLimit):
+        _check_rate(findings, resource.value)
+    return findings.problems
+
+
+def _check_targets(findings: Findings, resource: AnyLimit, world: World) -> None:
+    seen: set[str] = set()
+    here = [service.name for service in world.services.values() if service.namespace == resource.key.namespace]
+    for index, target in enumerate(resource.value.spec.target_refs):
+        path = f"spec.targetRefs[{index}]"
+        if target.name in seen:
+            findings.error(f"{path}.name", f"Service {target.name} is named above already")
+        seen.add(target.name)
+        service = world.services.get(names.service_host(target.name, resource.key.namespace))
+        if service is None:
+            findings.warning(
+                f"{path}.name",
+                f"there is no Service {target.name} in namespace {resource.key.namespace}: it limits nothing there"
+                f"{near(target.name, here)}",
+            )
+        else:
+            _check_protocol(findings, path, service)
+
+
+def _check_protocol(findings: Findings, path: str, service: Service) -> None:
+    opaque = [port for port in service.ports if not port.protocol.may_be_http]
+    if opaque and len(opaque) == len(service.ports):
+        findings.warning(path, f"no port of Service {service.name} carries HTTP: there are no requests to count")
+
+
+def _check_rate(findings: Findings, limit: RateLimit) -> None:
+    spec = limit.spec
+    if spec.requests / PERIODS[spec.per] > MAX_RATE:
+        findings.error("spec.requests", f"more than {MAX_RATE} per second: nothing could keep count of that")
+    if spec.burst is not None and spec.burst > spec.requests:
+        findings.warning(
+            "spec.burst",
+            f"is more than the {spec.requests} of a whole {spec.per.lower()}: a quiet time allows that many",
+        )
+    for index, attribute in enumerate(spec.by):
+        if attribute.lower() in [earlier.lower() for earlier in spec.by[:index]]:
+            findings.error(f"spec.by[{index}]", f"{attribute} is named above already")
+
+
+def _written(resource: AnyLimit) -> Mapping[str, object]:
+    spec = resource.raw.get("spec")
+    return spec if isinstance(spec, dict) else {}

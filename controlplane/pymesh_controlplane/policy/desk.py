@@ -1,0 +1,142 @@
+"""The desk at which sidecars hold leases: all rules' books, and what each sidecar last said. Pure: time is an argument.
+
+Sidecars are known by their pod, `pod.namespace`: a pod has one, also after its sidecar was started anew.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from pymesh import policy_api
+from pymesh.policy_api import Grant, LeaseRequest, LeaseResponse
+from pymesh_controlplane.policy.rules import Rules, Slots
+from pymesh_controlplane.policy.slots import Book
+
+# Seconds after a start (or a standstill) of the service in which nobody is granted more than it comes with, unless all
+# sidecars are there: a sidecar looks for the service every second.
+SETTLE: Final = 2.0
+
+
+@dataclass(slots=True)
+class Sidecar:
+    """What a connected sidecar said last, and who it has proved to be (a SPIFFE URI)."""
+
+    account: str
+    request: LeaseRequest
+    nonce: int = 0
+    rules: frozenset[str] = frozenset()  # those in whose books it is
+
+
+@dataclass(slots=True)
+class Desk:
+    """All books. `decide` brings the grants up to date after anything else was called.
+
+    Attributes:
+        sidecars: the connected ones.
+        books: of the concurrency limits in force, by rule.
+    """
+
+    rules: Rules = field(default_factory=Rules)
+    sidecars: dict[str, Sidecar] = field(default_factory=dict)
+    books: dict[str, Book] = field(default_factory=dict)
+    _changed: set[str] = field(default_factory=set)
+
+    def put(self, rules: Rules, now: float, *, first: bool = False) -> None:
+        """Go by other rules; books of rules that stay are kept. With the `first` ones others may hold slots."""
+        limits = {name: rule.limit.max for name, rule in rules.by_name.items() if isinstance(rule.limit, Slots)}
+        self.rules = rules
+        self.books = {name: self.books.get(name) or Book(limit) for name, limit in limits.items()}
+        for name, book in self.books.items():
+            book.limit = limits[name]
+        if first:
+            self._settle_anew(now)
+        for name, sidecar in self.sidecars.items():
+            self._take(name, sidecar)
+        self._changed |= self.books.keys()
+
+    def hear(self, name: str, account: str, request: LeaseRequest, *, new: bool) -> None:
+        """Take the report of a sidecar; `new` if it is the first of a stream."""
+        sidecar = self.sidecars.get(name)
+        if sidecar is None or new:
+            for book in self.books.values():
+                book.reconnected(name)
+            sidecar = Sidecar(account, request, rules=sidecar.rules if sidecar is not None else frozenset())
+            self.sidecars[name] = sidecar
+        sidecar.account, sidecar.request = account, request
+        self._take(name, sidecar)
+
+    def gone(self, name: str, now: float, *, properly: bool) -> None:
+        """A sidecar's stream has ended: its slots are free, or, if it broke, kept for its return."""
+        if self.sidecars.pop(name, None) is not None:
+            self._leave(name, self.books, None if properly else now + policy_api.RETURN_GRACE)
+
+    def stood_still(self, now: float) -> None:
+        """The process was stopped for a while (SIGSTOP, a suspended machine): what is in the books may be long past."""
+        self._settle_anew(now)
+        for book in self.books.values():
+            for holder in book.holders.values():
+                if holder.until is not None:
+                    holder.until = now + policy_api.RETURN_GRACE
+
+    def decide(self, now: float) -> set[str]:
+        """The sidecars whose grants have changed. To be called now and then, also if nothing was heard."""
+        for name, book in self.books.items():
+            if book.expire(now):
+                self._changed.add(name)
+            if book.settles_at and book.settled(now):
+                book.settles_at = 0.0
+                self._changed.add(name)
+        changed = {sidecar for rule in self._changed if rule in self.books for sidecar in self.books[rule].allot(now)}
+        self._changed.clear()
+        return changed
+
+    def respond(self, name: str) -> LeaseResponse:
+        """The next response for a connected sidecar: for every rule that it named."""
+        sidecar = self.sidecars[name]
+        sidecar.nonce += 1
+        grants = tuple(self._grant(name, sidecar, demand.rule) for demand in sidecar.request.demands)
+        return LeaseResponse(self.rules.epoch, grants, sidecar.nonce)
+
+    def _grant(self, name: str, sidecar: Sidecar, rule: str) -> Grant:
+        if rule not in self.books:
+            return Grant(rule, policy_api.UNLIMITED, 0, problem=f"there is no {rule}: nothing is limited by it")
+        book = self.books[rule]
+        if rule not in sidecar.rules:
+            problem = f"{sidecar.account} runs no workload behind the targets of {rule}"
+            return Grant(rule, 0, book.limit, problem=problem)
+        return Grant(rule, book.sent(name, sidecar.nonce), book.limit, policy_api.RETURN_GRACE)
+
+    def _take(self, name: str, sidecar: Sidecar) -> None:
+        """Enter what a sidecar said last into the books that it may be in, and strike it from the others."""
+        seen = min(sidecar.request.seen, sidecar.nonce)
+        reported: set[str] = set()
+        for demand in sidecar.request.demands:
+            book = self.books.get(demand.rule)
+            if book is None or sidecar.account not in self.rules.accounts[demand.rule]:
+                continue
+            reported.add(demand.rule)
+            if book.report(name, demand.held, demand.in_use, demand.wanted, seen):
+                self._changed.add(demand.rule)
+        self._leave(name, self.books.keys() - reported, None)
+        sidecar.rules = frozenset(reported)
+
+    def _leave(self, name: str, rules: Iterable[str], until: float | None) -> None:
+        for rule in rules:
+            if name in self.books[rule].holders:
+                self.books[rule].leave(name, until)
+                self._changed.add(rule)
+
+    def _settle_anew(self, now: float) -> None:
+        for name, book in self.books.items():
+            book.settle(now + SETTLE, self.rules.pods[name])
+            self._changed.add(name)
+
+
+def totals(book: Book) -> Mapping[str, int]:
+    """What is out: `granted` (may be used), `held` (counts against the limit), `in_use` (requests in the app)."""
+    holders = book.holders.values()
+    return {
+        "granted": sum(holder.grant for holder in holders),
+        "held": sum(holder.charge for holder in holders),
+        "in_use": sum(holder.in_use for holder in holders),
+    }
