@@ -130,13 +130,18 @@ def mac_address(address: str) -> str:
     return "0a:58:" + ":".join(f"{int(part):02x}" for part in address.split("."))
 
 
-def nat_rules(frontends: Iterable[Frontend], pods: Iterable[str]) -> str:
-    """Input for `iptables-restore` in the mesh namespace: cluster IPs to endpoints.
+def rules(frontends: Iterable[Frontend], pods: Iterable[str], leaving: Iterable[str]) -> str:
+    """Input for `iptables-restore` in the mesh namespace: cluster IPs to endpoints, and who may leave the mesh.
+
+    A mesh has no way out of its own. Where somebody has given its namespace one (a link to another network), only the
+    egress gateways' pods may take it, whatever runs in the others, with or without a sidecar; and nobody comes in by
+    it. It is what a NetworkPolicy would be in a cluster.
 
     Args:
         frontends: the ports of all Services that have a cluster IP.
         pods: addresses of all pods. A pod that reaches itself through a Service would get packets from its own address,
             which its kernel drops; those are masqueraded.
+        leaving: addresses of the pods that may open connections to what is not of the mesh.
     """
     lines = ["*nat", ":PREROUTING ACCEPT [0:0]", ":POSTROUTING ACCEPT [0:0]"]
     for front in frontends:
@@ -148,7 +153,11 @@ def nat_rules(frontends: Iterable[Frontend], pods: Iterable[str]) -> str:
     lines += [f"-A POSTROUTING -s {pod}/32 -d {pod}/32 -j MASQUERADE" for pod in pods]
     lines += ["COMMIT", "*filter", ":FORWARD ACCEPT [0:0]"]
     # What PREROUTING has not translated has no endpoints: refused at once instead of a timeout.
-    lines += [f"-A FORWARD -d {SERVICE_NETWORK} -j REJECT --reject-with icmp-port-unreachable", "COMMIT"]
+    lines += [f"-A FORWARD -d {SERVICE_NETWORK} -j REJECT --reject-with icmp-port-unreachable"]
+    lines += [f"-A FORWARD -i {BRIDGE} -o {BRIDGE} -j ACCEPT"]
+    lines += ["-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"]
+    lines += [f"-A FORWARD -i {BRIDGE} -s {pod}/32 -j ACCEPT" for pod in leaving]
+    lines += ["-A FORWARD -j REJECT --reject-with icmp-admin-prohibited", "COMMIT"]
     return "\n".join(lines) + "\n"
 
 
@@ -222,16 +231,16 @@ class Network:
         with contextlib.suppress(MeshError):
             await _run(["ip", "netns", "del", name])
 
-    async def serve(self, frontends: Sequence[Frontend], pods: Sequence[str]) -> None:
-        """Translate exactly `frontends` from now on; nothing is run if that is so already.
+    async def serve(self, frontends: Sequence[Frontend], pods: Sequence[str], leaving: Sequence[str] = ()) -> None:
+        """Translate exactly `frontends` and let only `leaving` out from now on; nothing is run if that is so already.
 
         Raises:
             MeshError: iptables refused; the rules stay as they were.
         """
-        rules = nat_rules(frontends, pods)
-        if rules != self._rules:
-            await _run(["ip", "netns", "exec", self.namespace, "iptables-restore", "-w", "5"], rules.splitlines())
-            self._rules = rules
+        wanted = rules(frontends, pods, leaving)
+        if wanted != self._rules:
+            await _run(["ip", "netns", "exec", self.namespace, "iptables-restore", "-w", "5"], wanted.splitlines())
+            self._rules = wanted
 
     def socket(self, kind: socket.SocketKind, namespace: Path | None = None) -> socket.socket:
         """A non-blocking IPv4 socket in `namespace`, by default the mesh's.

@@ -104,7 +104,7 @@ class Publisher:
             documents.append(vips.entry_object(raw, entry))
             zone = vips.dns_names(entry) | zone  # a Service of the same name is the nearer one
         self._dns.zone = dns.Zone(zone)
-        await self._network.serve(fronts, [member.ip for member in members])
+        await self._network.serve(fronts, [member.ip for member in members], services.leaving(members))
         self._write(documents)
 
     def _entries(self) -> Iterator[tuple[ServiceEntry, Document]]:

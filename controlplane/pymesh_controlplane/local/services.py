@@ -16,6 +16,8 @@ from pymesh_controlplane.local.podspec import PodSpec
 
 SLICE_LABEL: Final = "kubernetes.io/service-name"
 HEADLESS: Final = "None"
+# Label `istio` of the pods through which traffic leaves the mesh.
+EGRESS_GATEWAY: Final = "egressgateway"
 
 Object = dict[str, Any]
 
@@ -106,6 +108,15 @@ class ClusterIps:
         """Take back the addresses of all other Services, by (namespace, name)."""
         wanted = set(services)
         self._by_service = {key: address for key, address in self._by_service.items() if key in wanted}
+
+
+def leaving(members: Iterable[Member]) -> list[str]:
+    """Addresses of the pods that may open connections to what is outside the mesh: those of the egress gateways."""
+    return [
+        member.ip
+        for member in members
+        if member.namespace == names.SYSTEM_NAMESPACE and member.labels.get("istio") == EGRESS_GATEWAY
+    ]
 
 
 def groups(namespace: str, service: Service, members: Iterable[Member]) -> list[PortGroup]:

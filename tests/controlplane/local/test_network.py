@@ -10,14 +10,15 @@ import pytest
 from pymesh.errors import MeshError
 from pymesh_controlplane.local import network, processes
 from pymesh_controlplane.local.network import AddressPool, Frontend, Network
+from tests.support.outside import Outside
 from tests.support.waiting import eventually
 
 MESH = f"n{os.getpid()}"
 
 
 def test_translation_spreads_connections_evenly() -> None:
-    rules = network.nat_rules(
-        [Frontend("10.96.0.11", 80, "TCP", tuple((f"10.244.0.{n}", 8080) for n in (2, 3, 4)))], []
+    rules = network.rules(
+        [Frontend("10.96.0.11", 80, "TCP", tuple((f"10.244.0.{n}", 8080) for n in (2, 3, 4)))], [], []
     )
     lines = [line for line in rules.splitlines() if "10.96.0.11" in line]
     assert [line.partition("--probability ")[2].partition(" ")[0] for line in lines] == ["0.33333333", "0.50000000", ""]
@@ -25,7 +26,7 @@ def test_translation_spreads_connections_evenly() -> None:
 
 
 def test_a_service_without_endpoints_is_not_translated_and_so_refused() -> None:
-    rules = network.nat_rules([Frontend("10.96.0.11", 80, "TCP", ())], [])
+    rules = network.rules([Frontend("10.96.0.11", 80, "TCP", ())], [], [])
     assert "10.96.0.11" not in rules
     assert "-A FORWARD -d 10.96.0.0/16 -j REJECT" in rules
 
@@ -116,6 +117,27 @@ async def test_pods_reach_each_other_services_and_themselves(net: Network, tmp_p
             server.wait()
             if server.stdout:
                 server.stdout.close()
+
+
+@pytest.mark.netns
+async def test_only_those_who_may_reach_what_is_outside_and_nobody_comes_in(net: Network) -> None:
+    gateway, other = "10.244.0.2", "10.244.0.3"
+    await net.add_pod("default", "gateway", gateway)
+    await net.add_pod("default", "other", other)
+    with Outside(net.namespace) as outside, outside.namespace.listen((outside.host(10), 80)) as listener:
+
+        def reach(pod: str) -> str:
+            done = inside(pod, "bash", "-c", "exec 3<>/dev/tcp/203.0.113.10/80")
+            return "connected" if done.returncode == 0 else done.stderr
+
+        assert "No route to host" in reach("gateway")
+        await net.serve([], [gateway, other], [gateway])
+        assert reach("gateway") == "connected"
+        with listener.accept()[0] as accepted:
+            assert accepted.getpeername()[0] == gateway
+        assert "No route to host" in reach("other")
+        inward = outside.namespace.run(["bash", "-c", f"exec 3<>/dev/tcp/{gateway}/80"], check=False)
+        assert "No route to host" in inward.stderr
 
 
 @pytest.mark.netns

@@ -119,3 +119,11 @@ def test_a_service_keeps_its_address_until_it_is_gone() -> None:
 def test_what_a_local_mesh_cannot_give_is_refused(spec: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         services.check(service(**spec))
+
+
+def test_only_the_egress_gateways_pods_of_the_mesh_itself_may_leave_it() -> None:
+    labelled = replace(A, labels={"istio": "egressgateway"})
+    gateway = replace(labelled, namespace="pymesh-system", ip="10.244.0.9")
+    assert services.leaving([A, labelled, gateway, replace(gateway, labels={"istio": "ingressgateway"})]) == [
+        gateway.ip
+    ]
