@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector as Metrics
 from starlette.routing import BaseRoute
 
 from pymesh_controlplane.pilot.server import Authenticate
+from pymesh_controlplane.policy.service import PolicyService
 from pymesh_controlplane.sources.base import Source
 from pymesh_controlplane.telemetry import pages
 from pymesh_controlplane.telemetry.collector import Collector
@@ -36,7 +37,14 @@ class Part:
 
 def policy(source: Source) -> Part:
     """The policy service: answers checks and leases slots, by the rules of the worlds of `source`."""
-    return Part(services=lambda _: ())
+    service = PolicyService(source, time.monotonic)
+    return Part(
+        services=service.handlers,
+        run=service.run,
+        waiting=service.waiting,
+        routes=service.routes(),
+        collectors=(service.collector(),),
+    )
 
 
 def telemetry() -> Part:

@@ -1,0 +1,44 @@
+"""What the page /policy shows. Pure."""
+
+from pymesh_controlplane.pilot.status import Json
+from pymesh_controlplane.policy.checks import Limits
+from pymesh_controlplane.policy.desk import Desk, totals
+from pymesh_controlplane.policy.metrics import Counts
+from pymesh_controlplane.policy.rules import Rate, Rule, Rules
+
+
+def status(rules: Rules, desk: Desk, limits: Limits, counts: Counts) -> Json:
+    """`{"epoch", "rules": [...], "sidecars": n, "refused": {reason: n}}`; of each rule what its kind has."""
+    return {
+        "epoch": rules.epoch,
+        "rules": [_rule(rule, desk, limits, counts) for rule in rules.by_name.values()],
+        "sidecars": len(desk.sidecars),
+        "refused": dict(sorted(counts.refused.items())),
+    }
+
+
+def _rule(rule: Rule, desk: Desk, limits: Limits, counts: Counts) -> Json:
+    about: dict[str, Json] = {
+        "rule": rule.name,
+        "targets": list(rule.hosts),
+        "failureMode": rule.failure_mode,
+        "otherwise": rule.otherwise,
+    }
+    if isinstance(rule.limit, Rate):
+        about |= {"requests": rule.limit.requests, "seconds": rule.limit.period, "burst": rule.limit.burst}
+        about |= {"by": list(rule.limit.by), "keys": len(limits.buckets[rule.name])}
+        return about | {result: counts.checks[rule.name, result] for result in ("allowed", "denied")}
+    book = desk.books[rule.name]
+    sidecars: dict[str, Json] = {
+        name: {
+            "granted": holder.grant,
+            "held": holder.charge,
+            "inUse": holder.in_use,
+            "wanted": holder.wanted,
+            "connected": holder.until is None,
+        }
+        for name, holder in sorted(book.holders.items())
+    }
+    out = totals(book)
+    about |= {"max": book.limit, "granted": out["granted"], "held": out["held"], "inUse": out["in_use"]}
+    return about | {"sidecars": sidecars}

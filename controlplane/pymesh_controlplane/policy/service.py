@@ -1,0 +1,300 @@
+"""The policy service on grpc.aio: checks (yes or no) and leases (slots), by the rules of the newest world.
+
+Everything that is decided is decided in `checks` and `desk`; here are the streams, the clock and the counters. One task
+brings the grants up to date, for all that was heard meanwhile, and wakes the streams that have something to say.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import grpc
+import grpc.aio
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
+from google.protobuf.message import DecodeError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from pymesh import names, policy_api
+from pymesh.identity import Identity
+from pymesh.policy_api import LeaseRequest
+from pymesh_controlplane.pilot.model import World
+from pymesh_controlplane.pilot.server import Authenticate, RequestBudget, ServerContext, StreamError
+from pymesh_controlplane.pilot.status import Json
+from pymesh_controlplane.policy import checks, pages
+from pymesh_controlplane.policy.checks import Limits
+from pymesh_controlplane.policy.desk import Desk
+from pymesh_controlplane.policy.metrics import Counts, PolicyMetrics
+from pymesh_controlplane.policy.rules import Rules, Slots, rules_of
+from pymesh_controlplane.sources.base import Source
+from pymesh_controlplane.tasks import until_first_ends
+
+log = logging.getLogger("pymesh.policy")
+
+# Streams at once: one for each sidecar of a service with a concurrency limit.
+MAX_STREAMS: Final = 4096
+# Requests of one stream: a report for every change of what it holds or wants, which sidecars throw together.
+REQUEST_BURST: Final = 2_000
+REQUEST_RATE: Final = 500
+# Seconds between two looks at the clock when nobody says anything.
+TICK: Final = 0.25
+# Seconds by which such a look may be late; a process that was later has stood still.
+STANDSTILL: Final = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class Stream:
+    """The stream of one sidecar.
+
+    Attributes:
+        owed: whether it has asked for something since the last response.
+        ended: set when another stream has taken its place.
+    """
+
+    owed: bool = True
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class PolicyService:
+    """The rules in force, what was spent and what is held.
+
+    Args:
+        clock: seconds that never go back.
+    """
+
+    def __init__(self, source: Source, clock: Callable[[], float]) -> None:
+        self.counts = Counts()
+        self.desk = Desk()
+        self.limits = Limits()
+        self._source = source
+        self._clock = clock
+        self._rules: Rules | None = None
+        self._streams: dict[str, Stream] = {}
+        self._asked: set[str] = set()
+        self._news = asyncio.Event()
+
+    def waiting(self) -> str:
+        """Why no question can be answered yet; "" when they can."""
+        return "" if self._rules is not None else "waiting for the configuration to be read"
+
+    async def run(self) -> None:
+        """Follow the source and keep the grants up to date, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow())
+            tasks.create_task(self._decide())
+
+    def handlers(self, authenticate: Authenticate) -> tuple[grpc.GenericRpcHandler, ...]:
+        """The gRPC services, for callers whom `authenticate` tells. Messages stay bytes: garbage is ours to refuse."""
+
+        async def check(data: bytes, context: ServerContext) -> bytes:
+            try:
+                return self._check(data, _identity(authenticate, context))
+            except StreamError as error:
+                self._refuse(error, context)
+                await context.abort(error.code, str(error))
+
+        async def hold(_: object, context: ServerContext) -> None:
+            try:
+                await self._hold(context, _identity(authenticate, context))
+            except StreamError as error:
+                self._refuse(error, context)
+                await context.abort(error.code, str(error))
+
+        return (
+            grpc.method_handlers_generic_handler(
+                policy_api.CHECK_SERVICE, {policy_api.CHECK_METHOD: grpc.unary_unary_rpc_method_handler(check)}
+            ),
+            grpc.method_handlers_generic_handler(
+                policy_api.SERVICE, {policy_api.METHOD: grpc.stream_stream_rpc_method_handler(hold)}
+            ),
+        )
+
+    def collector(self) -> PolicyMetrics:
+        """What is shown at /metrics."""
+        return PolicyMetrics(self.counts, self.desk, self.limits)
+
+    def routes(self) -> list[Route]:
+        """The page /policy."""
+
+        async def page(_: Request) -> Response:
+            return JSONResponse(self.status())
+
+        return [Route("/policy", page)]
+
+    def status(self) -> Json:
+        """Rules in force, and what is granted, held and refused by them."""
+        return pages.status(self._rules or Rules(), self.desk, self.limits, self.counts)
+
+    # --- Rules -----------------------------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        async for world in self._source.watch():
+            self._put(world)
+
+    def _put(self, world: World) -> None:
+        rules, before = rules_of(world), self._rules
+        if rules == before:
+            return
+        now = self._clock()
+        self.desk.put(rules, now, first=before is None)
+        self.limits.put(rules, _nanoseconds(now))
+        if before is None or rules.epoch != before.epoch:
+            log.info("rules in force: %s (epoch %s)", ", ".join(rules.by_name) or "none", rules.epoch or "none")
+        self._rules = rules
+        self._news.set()
+
+    async def _decide(self) -> None:
+        last = self._clock()
+        while True:
+            try:
+                async with asyncio.timeout(TICK):
+                    await self._news.wait()
+            except TimeoutError:
+                pass  # time alone changes things, too
+            self._news.clear()
+            now = self._clock()
+            if now - last > TICK + STANDSTILL:
+                log.warning("stood still for %.1f s: asking sidecars anew what they hold", now - last)
+                self.desk.stood_still(now)
+            last = now
+            for name in self.desk.decide(now) | self._asked:
+                if (stream := self._streams.get(name)) is not None:
+                    stream.wake.set()
+            self._asked.clear()
+
+    # --- Checks ----------------------------------------------------------------------------------------------------
+
+    def _check(self, data: bytes, identity: Identity) -> bytes:
+        rules = self._in_force()
+        try:
+            attributes = CheckRequest.FromString(data).attributes
+            asked = checks.asked_rules(attributes)
+        except (DecodeError, ValueError) as error:
+            raise StreamError(grpc.StatusCode.INVALID_ARGUMENT, str(error), "garbage") from error
+        for name in asked:
+            rule = rules.by_name.get(name)
+            if rule is None:
+                self.counts.unknown_rules += 1
+            elif isinstance(rule.limit, Slots):
+                sentence = f"{name} counts requests at once: hold slots of it with {policy_api.PATH}"
+                raise StreamError(grpc.StatusCode.INVALID_ARGUMENT, sentence, "slots")
+            elif str(identity) not in rules.accounts[name]:
+                sentence = f"{identity} runs no workload behind the targets of {name}"
+                raise StreamError(grpc.StatusCode.PERMISSION_DENIED, sentence, "identity")
+        decision = self.limits.decide(asked, attributes, _nanoseconds(self._clock()))
+        if decision.refused_by:
+            self.counts.checks[decision.refused_by, "denied"] += 1
+        else:
+            self.counts.checks.update((name, "allowed") for name in decision.rules)
+        return checks.answer(decision, rules).SerializeToString()
+
+    # --- Leases ----------------------------------------------------------------------------------------------------
+
+    async def _hold(self, context: ServerContext, identity: Identity) -> None:
+        self._in_force()
+        if len(self._streams) >= MAX_STREAMS:
+            sentence = f"{MAX_STREAMS} sidecars hold leases here: run more policy services, or fewer sidecars"
+            raise StreamError(grpc.StatusCode.RESOURCE_EXHAUSTED, sentence, "streams")
+        first = await self._receive(context)
+        if first is None:
+            return
+        name = _sidecar(first, identity)
+        if (other := self._streams.get(name)) is not None:
+            other.ended.set()
+        stream = self._streams[name] = Stream()
+        log.info("%s holds leases", name)
+        properly = False
+        try:
+            self._hear(name, stream, first, identity, new=True)
+            await until_first_ends(
+                self._read(context, name, stream, identity), self._write(context, name, stream), _superseded(stream)
+            )
+            properly = True  # only the reader ends without an error: the sidecar has half-closed
+        finally:
+            if self._streams.get(name) is stream:
+                del self._streams[name]
+                self.desk.gone(name, self._clock(), properly=properly)
+                self._news.set()
+                log.info("%s %s", name, "has given its leases back" if properly else "was cut off")
+
+    async def _read(self, context: ServerContext, name: str, stream: Stream, identity: Identity) -> None:
+        budget = RequestBudget(self._clock(), REQUEST_BURST, REQUEST_RATE)
+        while (request := await self._receive(context)) is not None:
+            if not budget.take(self._clock()):
+                sentence = f"more than {REQUEST_RATE} requests a second"
+                raise StreamError(grpc.StatusCode.RESOURCE_EXHAUSTED, sentence, "flood")
+            if stream.ended.is_set():
+                return
+            self._hear(name, stream, request, identity, new=False)
+
+    def _hear(self, name: str, stream: Stream, request: LeaseRequest, identity: Identity, *, new: bool) -> None:
+        self.counts.unknown_rules += sum(demand.rule not in self.desk.books for demand in request.demands)
+        self.desk.hear(name, str(identity), request, new=new)
+        stream.owed = True
+        self._asked.add(name)
+        self._news.set()
+
+    async def _write(self, context: ServerContext, name: str, stream: Stream) -> None:
+        while True:
+            await stream.wake.wait()
+            stream.wake.clear()
+            stream.owed = False
+            await context.write(policy_api.encode_response(self.desk.respond(name)))
+
+    async def _receive(self, context: ServerContext) -> LeaseRequest | None:
+        """The next report, None when the sidecar has said all it will."""
+        try:
+            async with asyncio.timeout(policy_api.SILENCE):
+                data: object = await context.read()
+        except TimeoutError as error:
+            sentence = f"no report within {policy_api.SILENCE:g} s"
+            raise StreamError(grpc.StatusCode.DEADLINE_EXCEEDED, sentence, "silent") from error
+        if not isinstance(data, bytes):  # grpc.aio.EOF
+            return None
+        try:
+            return policy_api.decode_request(data)
+        except ValueError as error:
+            raise StreamError(grpc.StatusCode.INVALID_ARGUMENT, str(error), "garbage") from error
+
+    # --- Both ------------------------------------------------------------------------------------------------------
+
+    def _in_force(self) -> Rules:
+        if self._rules is None:
+            raise StreamError(grpc.StatusCode.UNAVAILABLE, "the rules have not been read yet", "starting")
+        return self._rules
+
+    def _refuse(self, error: StreamError, context: ServerContext) -> None:
+        self.counts.refused[error.reason] += 1
+        log.warning("%s: refused: %s", context.peer(), error)
+
+
+def _identity(authenticate: Authenticate, context: ServerContext) -> Identity:
+    origin = authenticate(context)
+    if origin.identity is None:
+        raise StreamError(grpc.StatusCode.UNAUTHENTICATED, "show a certificate of this mesh", "unauthenticated")
+    return origin.identity
+
+
+def _sidecar(request: LeaseRequest, identity: Identity) -> str:
+    """The pod whose sidecar speaks, `pod.namespace`; it is in the namespace that the caller has proved."""
+    try:
+        node = names.NodeId.parse(request.node)
+    except ValueError as error:
+        raise StreamError(grpc.StatusCode.INVALID_ARGUMENT, str(error), "node") from error
+    if node.namespace != identity.namespace:
+        sentence = f"the node is of namespace {node.namespace}, and the caller has proved to be {identity}"
+        raise StreamError(grpc.StatusCode.PERMISSION_DENIED, sentence, "identity")
+    return f"{node.pod}.{node.namespace}"
+
+
+async def _superseded(stream: Stream) -> None:
+    await stream.ended.wait()
+    raise StreamError(grpc.StatusCode.ABORTED, "the same sidecar has opened another stream", "superseded")
+
+
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * 1e9)
