@@ -1,6 +1,9 @@
 """productpage: the page a visitor sees, put together from details and reviews; the same as JSON below `/api/v1`.
 
-Environment: DETAILS_HOSTNAME (`details`), REVIEWS_HOSTNAME (`reviews`), each a name or name:port.
+`/api/v1/quote` asks a web site outside the mesh (`deploy/samples/egress`).
+
+Environment: DETAILS_HOSTNAME (`details`), REVIEWS_HOSTNAME (`reviews`), QUOTES_HOSTNAME (`quotes.example.com:80`),
+each a name or name:port.
 """
 
 import json
@@ -11,6 +14,7 @@ from serving import Request, Response, as_json, get, serve
 
 DETAILS = os.environ.get("DETAILS_HOSTNAME", "details")
 REVIEWS = os.environ.get("REVIEWS_HOSTNAME", "reviews")
+QUOTES = os.environ.get("QUOTES_HOSTNAME", "quotes.example.com:80")
 PRODUCT = {"id": "0", "title": "The Comedy of Errors"}
 
 
@@ -26,6 +30,11 @@ def api(request: Request) -> Response:
     if parts[1:] == ["reviews"]:
         return get(REVIEWS, f"/reviews/{parts[0]}", request)
     return as_json({"error": f"there is no {request.path}"}, 404)
+
+
+def quote(request: Request) -> Response:
+    """`/api/v1/quote`: a line from quotes.example.com. How it gets there is the mesh's business."""
+    return get(QUOTES, "/", request)
 
 
 def whoami_upstream(request: Request) -> Response:
@@ -65,4 +74,4 @@ def _review(review: dict[str, dict[str, object]]) -> str:
 
 if __name__ == "__main__":
     upstreams = {"/whoami/reviews": whoami_upstream, "/whoami/details": whoami_upstream}
-    serve({"/productpage": productpage, "/api/v1/products": api, **upstreams})
+    serve({"/productpage": productpage, "/api/v1/products": api, "/api/v1/quote": quote, **upstreams})
