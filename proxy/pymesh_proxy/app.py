@@ -143,6 +143,10 @@ class Proxy:
             name = f"handed_in_{port}"
             self._accept(name, sock, ListenerServer(self.runtime, name, port=port))
 
+    def _secret_changed(self, _: str) -> None:
+        # Soon, not now: who has obtained the secret finds itself ready only after it has told the store.
+        self.runtime.loop.call_soon(self._accept_handed_in)
+
     def _accept(self, name: str, sock: socket.socket, server: ListenerServer) -> None:
         acceptor = self._acceptors[name] = Acceptor(self.runtime.loop, sock, server.serve)
         acceptor.start()
@@ -225,7 +229,7 @@ class Proxy:
                 sidecar=node.kind == "sidecar",
             )
         self._introduce(bootstrap)
-        self.secrets.subscribe(lambda _: self.runtime.loop.call_soon(self._accept_handed_in))
+        self.secrets.subscribe(self._secret_changed)
         self._serving = True
         gc.collect()
         gc.freeze()  # what exists now lives as long as the process: no collection needs to look at it again

@@ -56,13 +56,17 @@ class ListenerServer:
     """Serves the connections of one listening socket.
 
     `name` picks the listener out of the snapshot in force for each connection, so a new configuration applies to the
-    next connection. With `interception`, the direction picks it: one socket serves both.
+    next connection. With `interception`, the direction picks it: one socket serves both. With `port`, it is the
+    listener of that port: the socket is another one's, on an address that the configuration does not know.
     """
 
-    def __init__(self, runtime: Runtime, name: str, interception: Interception | None = None) -> None:
+    def __init__(
+        self, runtime: Runtime, name: str, interception: Interception | None = None, *, port: int | None = None
+    ) -> None:
         self._runtime = runtime
         self._name = name
         self._interception = interception
+        self._port = port
         self._stats = runtime.stats.listeners.setdefault(name, ListenerStats())
 
     def serve(self, sock: socket.socket) -> None:
@@ -126,16 +130,17 @@ class ListenerServer:
 
     def _listener(self, direction: Direction) -> Listener:
         listeners = self._runtime.snapshot.listeners
-        if self._interception is None:
+        if self._port is not None:
+            found = next((item for item in listeners.values() if item.port == self._port and item.bind_to_port), None)
+        elif self._interception is None:
             found = listeners.get(self._name)
         else:
             found = next(
                 (item for item in listeners.values() if item.direction is direction and item.use_original_dst), None
             )
         if found is None:
-            raise Refusal(
-                "no_listener", f"no listener for {direction.value} connections: the configuration has none yet"
-            )
+            what = f"port {self._port}" if self._port is not None else f"{direction.value} connections"
+            raise Refusal("no_listener", f"no listener for {what}: the configuration has none yet")
         return found
 
     async def _inspect(self, sock: socket.socket, listener: Listener, destination: Address) -> Detection | None:

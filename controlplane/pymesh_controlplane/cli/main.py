@@ -15,11 +15,13 @@ from pymesh.resources.parse import parse
 from pymesh_controlplane.cli import logs as log_files
 from pymesh_controlplane.cli import manifests, output
 from pymesh_controlplane.cli.demo import demo
+from pymesh_controlplane.cli.graph import graph
 from pymesh_controlplane.cli.inject import inject
 from pymesh_controlplane.cli.kinds import kind_of
 from pymesh_controlplane.cli.mesh import READY_TIMEOUT, LocalMesh, check_machine, container_of, title
 from pymesh_controlplane.cli.output import Format
 from pymesh_controlplane.cli.progress import step
+from pymesh_controlplane.cli.requests import journey, requests
 from pymesh_controlplane.cli.validate import validate
 from pymesh_controlplane.local import launch as launcher
 from pymesh_controlplane.local.judge import Text
@@ -65,6 +67,8 @@ def up(  # noqa: PLR0917  a command has as many options as it has
         with step(err, "waiting until everything is ready") as update:
             local.wait(update, timeout)
         err.print(f"mesh {mesh} is ready: pymesh ps shows its pods, pymesh down ends it")
+        for way in local.ways_in():
+            err.print(f"from this machine, {way}")
         if foreground:
             _until_ended(pid)
     except KeyboardInterrupt:
@@ -250,6 +254,8 @@ def status(mesh: Mesh = "default", output_format: Output = Format.table) -> None
 
 app.command()(inject)
 app.command()(validate)
+for command in (graph, requests, journey):
+    app.command()(command)
 app.command()(demo)
 
 

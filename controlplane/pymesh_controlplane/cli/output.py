@@ -75,6 +75,7 @@ def pod_rows(rows: Sequence[Mapping[str, Any]], now: float) -> list[list[str]]:
             str(row["restarts"]),
             age(now - row["created"]) if row["created"] else "-",
             row["ip"] or "-",
+            " ".join(f"{address}->{port}" for address, port in row["host_ports"].items()) or "-",
             " ".join(str(row["message"]).split()),
         ]
         for row in rows
@@ -86,7 +87,7 @@ def problem_line(problem: Mapping[str, Any]) -> Text:
     return Text(str(problem["text"]), style="red" if problem["severity"] == "error" else "yellow")
 
 
-POD_HEADER: Final = ("NAMESPACE", "POD", "READY", "STATUS", "RESTARTS", "AGE", "IP", "REASON")
+POD_HEADER: Final = ("NAMESPACE", "POD", "READY", "STATUS", "RESTARTS", "AGE", "IP", "HOST PORTS", "REASON")
 STATUS_TYPES: Final = ("CDS", "EDS", "LDS", "RDS")
 
 

@@ -1,9 +1,10 @@
 """Gateway: which pods, on which ports, for which hosts; and what is bound to it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pymesh import names
 from pymesh.resources.istio import Gateway, Server, VirtualService
+from pymesh.resources.kubernetes import Deployment, Pod
 from pymesh.resources.resource import Resource, holds
 from pymesh_controlplane.galley.findings import Findings, listed
 from pymesh_controlplane.pilot import gateways, hosts
@@ -73,12 +74,28 @@ def _check_served(findings: Findings, resource: Resource[Gateway], world: World)
 
 
 def _offers(resource: Resource[Gateway], world: World) -> Iterator[Offers]:
-    """What the pods of a gateway offer; once for pods that are alike."""
+    """What the pods of a gateway offer; once for pods that are alike, and also for those that are yet to be made."""
     seen = set()
-    for workload in world.workloads.values():
-        labels = tuple(sorted(workload.labels.items()))
-        if (workload.namespace, labels) in seen or not gateways.selects(resource.value, workload.labels):
-            continue
-        seen.add((workload.namespace, labels))
-        node = Node("", ROUTER, (workload.ip,), workload.name, workload.namespace, labels=workload.labels)
-        yield gateways.offers(node, world)
+    for namespace, labels in _pods(world):
+        alike = (namespace, *sorted(labels.items()))
+        if alike not in seen and gateways.selects(resource.value, labels):
+            seen.add(alike)
+            yield gateways.offers(Node("", ROUTER, (), "", namespace, labels=labels), world)
+
+
+def _pods(world: World) -> Iterator[tuple[str, dict[str, str]]]:
+    """Namespace and labels of all pods, and of what Deployments make."""
+    for resource in world.resources.values():
+        if holds(resource, Pod):
+            yield resource.key.namespace, resource.value.metadata.labels or {}
+        elif holds(resource, Deployment):
+            template = _at(resource.raw, "spec", "template", "metadata", "labels")
+            yield resource.key.namespace, {str(key): str(value) for key, value in template.items()}
+
+
+def _at(document: Mapping[str, object], *path: str) -> Mapping[str, object]:
+    """The group of fields at `path`, empty if there is none."""
+    for name in path:
+        below = document.get(name)
+        document = below if isinstance(below, Mapping) else {}
+    return document

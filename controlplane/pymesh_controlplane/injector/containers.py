@@ -117,6 +117,24 @@ def sidecar_containers(settings: SidecarSettings, config: InjectionConfig, workl
     ]
 
 
+def gateway_pod(config: InjectionConfig, workload: str, ports: list[Manifest]) -> Manifest:
+    """`containers` and `volumes` of a gateway's pod: a proxy without an app, which binds what it is sent."""
+    settings = SidecarSettings()
+    observed = _observed()
+    container: Manifest = {
+        "name": PROXY,
+        "image": config.proxy_image,
+        "command": ["pymesh-proxy", "--gateway", "--discovery", config.discovery, "--log-level", config.log_level],
+        "env": _environment(config, workload),
+        "resources": _resources(settings),
+        "securityContext": _unprivileged(),
+        **observed,
+        "ports": [*ports, *observed["ports"]],
+        "volumeMounts": _identity_mounts(),
+    }
+    return {"containers": [container], "volumes": volumes(settings)}
+
+
 def volumes(settings: SidecarSettings) -> list[Manifest]:
     """The volumes behind the mounts of the containers."""
     token = {"path": "istio-token", "audience": names.TOKEN_AUDIENCE, "expirationSeconds": TOKEN_LIFETIME_SECONDS}

@@ -19,7 +19,8 @@ from logging.handlers import RotatingFileHandler
 from pymesh import names
 from pymesh.errors import MeshError
 from pymesh_controlplane.injector.containers import InjectionConfig
-from pymesh_controlplane.local import api, network, programs, state, system
+from pymesh_controlplane.local import api, gateways, network, programs, state, system
+from pymesh_controlplane.local.host_ports import HostPorts
 from pymesh_controlplane.local.judge import Text
 from pymesh_controlplane.local.logs import MAX_LOG
 from pymesh_controlplane.local.network import Network
@@ -70,13 +71,21 @@ async def _run(place: State, components: list[str]) -> None:
         path.chmod(0o700)
     for path in (*private, place.shared):
         os.chown(path, names.PROXY_UID, names.PROXY_UID)
+    host_ports, injection = HostPorts(), InjectionConfig()
     signer = TokenSigner.load_or_create(place.tokens)
     supervisor = Supervisor(
-        place, Network(place.mesh), signer, programs.find(), InjectionConfig(), has_pilot="pilot" in components
+        place,
+        Network(place.mesh),
+        signer,
+        programs.find(),
+        injection,
+        host_ports=host_ports,
+        has_pilot="pilot" in components,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, supervisor.stop.set)
-    own = Text("the control plane's manifests", "/", json.dumps(_list(system.manifests(place, components))))
+    documents = [*system.manifests(place, components), *_gateways(components, host_ports, injection)]
+    own = Text("the control plane's manifests", "/", json.dumps(_list(documents)))
     supervisor.apply(supervisor.store.read([own], names.SYSTEM_NAMESPACE)[0])
     # Whoever waits for the socket to appear then knows that the network is there.
     await supervisor.prepare()
@@ -90,6 +99,18 @@ async def _run(place: State, components: list[str]) -> None:
                 await supervisor.serve()
             finally:
                 server.should_exit = True
+
+
+def _gateways(
+    components: Sequence[str], host_ports: HostPorts, injection: InjectionConfig
+) -> Iterator[system.Document]:
+    """The manifests of the gateways, with the machine's ports that could be had for the ingress gateway."""
+    for part in components:
+        if part in gateways.GATEWAYS:
+            owner = (names.SYSTEM_NAMESPACE, gateways.GATEWAYS[part])
+            wanted = gateways.HOST_PORTS if part == gateways.INGRESS else ()
+            opened = {port: host_ports.reserve(owner, gateways.HOST_ADDRESS, port) for port in wanted}
+            yield from gateways.manifests(part, opened, injection)
 
 
 def _list(items: list[system.Document]) -> system.Document:

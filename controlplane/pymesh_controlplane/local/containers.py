@@ -135,7 +135,7 @@ class ContainerRunner:
             self._process = await processes.start(launch, self._log.write_fd)
         except (MeshError, OSError) as error:
             return f"cannot be started: {error}"
-        self.running_launch = replace(launch, join=self._process.pid)
+        self.running_launch = replace(launch, join=self._process.pid, sockets={})
         no_startup = self.spec.startup_probe is None
         self._set(
             replace(

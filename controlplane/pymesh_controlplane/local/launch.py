@@ -6,6 +6,7 @@ as JSON, and into another goes one line if the command could not be started. An 
 Standard library only, without `site`: it stands between a pod and its start.
 """
 
+import fcntl
 import json
 import os
 import signal
@@ -21,6 +22,9 @@ EXIT_SETUP: Final = 125
 EXIT_NOT_EXECUTABLE: Final = 126
 EXIT_NOT_FOUND: Final = 127
 
+# Of the sockets that are handed in: SD_LISTEN_FDS_START.
+FIRST_SOCKET: Final = 3
+
 # What container runtimes leave to root by default, less MKNOD, AUDIT_WRITE and SETFCAP: the file system is read-only.
 DEFAULT_CAPABILITIES: Final = (
     *("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL"),
@@ -33,7 +37,8 @@ class Launch:
     """A command, and everything about the place and the user it runs as.
 
     `join` is the process whose namespaces are entered (exec into a running container); without it a container is made:
-    `netns` is entered and a root is built at `staging` from `required` and `mounts`.
+    `netns` is entered and a root is built at `staging` from `required` and `mounts`. `sockets` are file descriptors of
+    listening sockets by name, which the command inherits as systemd would hand them to it: sd_listen_fds(3).
     """
 
     argv: Sequence[str]
@@ -48,6 +53,7 @@ class Launch:
     required: Sequence[str] = ()
     mounts: Sequence[rootfs.Mount] = field(default_factory=tuple)
     join: int = 0
+    sockets: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """The wire form, which `from_json` reads."""
@@ -100,15 +106,33 @@ def execute(launch: Launch) -> None:
     Raises:
         OSError: the command does not exist in the container or cannot be executed.
     """
-    os.execvpe(launch.argv[0], list(launch.argv), dict(launch.env))  # noqa: S606  running a command is what this is for
+    env = {**launch.env, **_hand_in(launch.sockets)}
+    os.execvpe(launch.argv[0], list(launch.argv), env)  # noqa: S606  running a command is what this is for
+
+
+def _hand_in(sockets: Mapping[str, int]) -> dict[str, str]:
+    """Put the sockets where sd_listen_fds(3) has them, from descriptor 3 on; the variables that say so."""
+    if not sockets:
+        return {}
+    beyond = FIRST_SOCKET + len(sockets)
+    # Copied out of the way first: one may stand where another belongs.
+    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, beyond) for fd in sockets.values()]
+    for fd in sockets.values():
+        os.set_inheritable(fd, False)
+    for place, fd in enumerate(copies, FIRST_SOCKET):
+        os.dup2(fd, place, inheritable=True)
+    names = ":".join(sockets)
+    return {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(sockets)), "LISTEN_FDNAMES": names}
 
 
 def main() -> None:
     """`launch SPEC_FD ERROR_FD PARENT_PID`: run what is written on SPEC_FD."""
     spec_fd, error_fd, parent = (int(argument) for argument in sys.argv[1:4])
-    os.set_inheritable(error_fd, False)
     with os.fdopen(spec_fd, "rb") as spec:
         launch = Launch.from_json(spec.read())
+    # Closed by the exec, and out of the way of the sockets.
+    os.set_inheritable(error_fd, False)
+    error_fd = fcntl.fcntl(error_fd, fcntl.F_DUPFD_CLOEXEC, FIRST_SOCKET + len(launch.sockets))
     status = EXIT_SETUP
     try:
         enter(launch)

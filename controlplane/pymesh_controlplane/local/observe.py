@@ -55,8 +55,17 @@ def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def row(namespace: str, name: str, owner: str, status: PodStatus, *, ip: str, created: float) -> Object:
-    """One line of `pymesh ps`."""
+def row(
+    namespace: str,
+    name: str,
+    owner: str,
+    status: PodStatus,
+    *,
+    ip: str,
+    created: float,
+    host_ports: Mapping[str, int],
+) -> Object:
+    """One line of `pymesh ps`; `host_ports` are addresses of the machine and the container ports they lead to."""
     return {
         "namespace": namespace,
         "name": name,
@@ -68,6 +77,7 @@ def row(namespace: str, name: str, owner: str, status: PodStatus, *, ip: str, cr
         "restarts": status.restarts,
         "created": created,
         "ip": ip,
+        "host_ports": dict(host_ports),
         "is_ready": status.ready or status.phase == "Succeeded",
         "container_names": [container.name for container in status.containers],
         "init_container_names": [container.name for container in status.init_containers],
@@ -88,6 +98,7 @@ def blocked_row(namespace: str, name: str, owner: str, why: str) -> Object:
         "restarts": 0,
         "created": 0.0,
         "ip": "",
+        "host_ports": {},
         "is_ready": False,
         "container_names": [],
         "init_container_names": [],

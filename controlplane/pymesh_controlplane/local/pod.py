@@ -13,6 +13,7 @@ from pymesh.errors import MeshError
 from pymesh_controlplane.local import environment, volumes
 from pymesh_controlplane.local.containers import ContainerRunner, Policy
 from pymesh_controlplane.local.downward import PodFacts
+from pymesh_controlplane.local.host_ports import HostPorts
 from pymesh_controlplane.local.launch import Launch
 from pymesh_controlplane.local.logs import ContainerLog
 from pymesh_controlplane.local.network import DNS_ADDRESS, NAMESPACES, Network, pod_namespace
@@ -41,6 +42,7 @@ class Surroundings:
         network: of the mesh.
         signer: of tokens.
         config_map: data of a ConfigMap by namespace and name, None if there is none.
+        host_ports: of the machine, for the containers that have some.
         required: paths that every container must be able to enter: the interpreter and the package.
         path: PATH of the containers.
     """
@@ -51,6 +53,7 @@ class Surroundings:
     network: Network
     signer: TokenSigner
     config_map: Callable[[str, str], Mapping[str, str] | None]
+    host_ports: HostPorts
     required: tuple[str, ...]
     path: str
 
@@ -185,6 +188,7 @@ class PodRunner:
             netns=str(self._netns),
             staging=str(self._around.staging),
             required=(*self._around.required, str(self._directory)),
+            sockets=self._around.host_ports.sockets(container),
             mounts=(*files, *volumes.mounts(container, self._volumes, self._home / "volumes")),
         )
 

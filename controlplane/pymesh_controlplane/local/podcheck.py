@@ -1,7 +1,9 @@
 """Reading pods and Deployments: what their types cannot say is checked here. Pure."""
 
+import ipaddress
 import os
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Final, TypeVar
 
 import msgspec
@@ -15,6 +17,9 @@ from pymesh_controlplane.local.podspec import Container, Deployment, DeploymentS
 
 # What lies there is the machine's kernel; a container that is shown something else sees a lie, or more than its own.
 _KERNELS_OWN: Final = frozenset({"proc", "sys"})
+
+# The program that listens on the sockets it is started with.
+TAKES_SOCKETS: Final = "pymesh-proxy"
 
 T = TypeVar("T", bound=Block)
 
@@ -101,11 +106,39 @@ def _check_container(container: Container, path: str, volumes: Mapping[str, str]
             raise ConfigError(f"no port of the name {target.port}", path=f"{path}.{field}")
     if container.lifecycle and container.lifecycle.pre_stop:
         one_of(container.lifecycle.pre_stop, ("exec", "sleep"), f"{path}.lifecycle.preStop")
+    _check_host_ports(container, path)
     _refuse_true(container, path)
     security = container.security_context
     user = security.run_as_user if security.run_as_user is not None else spec.security_context.run_as_user
     if user == 0 and (security.run_as_non_root or spec.security_context.run_as_non_root):
         raise ConfigError("runAsNonRoot and uid 0 contradict each other", path=f"{path}.securityContext.runAsUser")
+
+
+def _check_host_ports(container: Container, path: str) -> None:
+    """A port of the machine leads into a pod only by a socket that is handed in, so to a program that takes one."""
+    for index, port in enumerate(container.ports):
+        if port.host_port is None:
+            continue
+        here = f"{path}.ports[{index}]"
+        if PurePosixPath(container.command[0]).name != TAKES_SOCKETS:
+            raise ConfigError(
+                f"a pod has no way from the machine's network; a listening socket is handed in (LISTEN_FDS), and of "
+                f"{container.command[0]} it is not known that it takes one: only {TAKES_SOCKETS} does. Reach the app "
+                "through the ingress gateway",
+                path=f"{here}.hostPort",
+            )
+        if port.protocol != "TCP":
+            raise ConfigError("only TCP can be handed in", path=f"{here}.protocol")
+        if not _is_ipv4(port.host_ip):
+            raise ConfigError(f"{port.host_ip!r} is not an IPv4 address", path=f"{here}.hostIP")
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_mount_path(mount_path: str, path: str) -> None:

@@ -165,11 +165,13 @@ class PodSecurityContext(Block, frozen=True):
 
 
 class ContainerPort(Block, frozen=True):
-    """A port, for its name."""
+    """A port, for its name; with `hostPort`, one that the machine itself reaches (see `host_ports`)."""
 
     container_port: Port
     name: str = ""
     protocol: Literal["TCP", "UDP"] = "TCP"
+    host_port: Port | None = None
+    host_ip: str = msgspec.field(default="127.0.0.1", name="hostIP")
 
 
 class Container(Block, frozen=True):

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -79,7 +79,7 @@ async def start(launch: Launch, output: int) -> Process:
         StartError: the command could not be started.
     """
     # The kernel ties the child to the thread that started it, so this must not move to another thread.
-    popen, spec_write, error_read = _spawn(output, output)
+    popen, spec_write, error_read = _spawn(output, output, launch.sockets.values())
     process = Process(popen)
     try:
         complaint = await asyncio.to_thread(_converse, launch.to_json(), spec_write, error_read)
@@ -98,7 +98,7 @@ def run(launch: Launch) -> "subprocess.CompletedProcess[bytes]":
     Raises:
         StartError: the command could not be started.
     """
-    popen, spec_write, error_read = _spawn(subprocess.PIPE, subprocess.PIPE)
+    popen, spec_write, error_read = _spawn(subprocess.PIPE, subprocess.PIPE, launch.sockets.values())
     with popen:
         complaint = _converse(launch.to_json(), spec_write, error_read)
         output, errors = popen.communicate()
@@ -107,14 +107,14 @@ def run(launch: Launch) -> "subprocess.CompletedProcess[bytes]":
     return subprocess.CompletedProcess(launch.argv, popen.returncode, output, errors)
 
 
-def _spawn(stdout: int, stderr: int) -> "tuple[subprocess.Popen[bytes], int, int]":
+def _spawn(stdout: int, stderr: int, sockets: Iterable[int] = ()) -> "tuple[subprocess.Popen[bytes], int, int]":
     """A launcher, the descriptor to write its launch to, and the one to read its complaint from."""
     spec_read, spec_write = os.pipe()
     error_read, error_write = os.pipe()
     try:
         popen = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(spec_read), str(error_write), str(os.getpid())],
-            pass_fds=(spec_read, error_write),
+            pass_fds=(spec_read, error_write, *sockets),
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,

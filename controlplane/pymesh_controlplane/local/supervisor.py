@@ -22,6 +22,7 @@ from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.injector.inject import inject
 from pymesh_controlplane.local import http, observe, podcheck, podspec, reconcile
 from pymesh_controlplane.local.downward import PodFacts
+from pymesh_controlplane.local.host_ports import HostPorts
 from pymesh_controlplane.local.judge import Applied
 from pymesh_controlplane.local.network import AddressPool, Network
 from pymesh_controlplane.local.pod import PodRunner, Surroundings
@@ -78,6 +79,7 @@ class Supervisor:
         programs: Programs,
         injection: InjectionConfig,
         *,
+        host_ports: HostPorts,
         has_pilot: bool = True,
     ) -> None:
         self.state = state
@@ -92,10 +94,12 @@ class Supervisor:
             network=network,
             signer=signer,
             config_map=self.config_map,
+            host_ports=host_ports,
             required=programs.required,
             path=programs.path,
         )
         self._network = network
+        self._host_ports = host_ports
         self._injection = injection
         self._pods: dict[PodId, Running] = {}
         self._blocked: dict[PodId, tuple[str, str]] = {}
@@ -127,7 +131,14 @@ class Supervisor:
     def rows(self) -> list[dict[str, Any]]:
         """The lines of `pymesh ps`."""
         rows = [
-            observe.row(*pod_id, pod.owner, pod.runner.status(), ip=pod.runner.facts.ip, created=pod.runner.created)
+            observe.row(
+                *pod_id,
+                pod.owner,
+                pod.runner.status(),
+                ip=pod.runner.facts.ip,
+                created=pod.runner.created,
+                host_ports=HostPorts.of(pod.runner.spec),
+            )
             for pod_id, pod in self._pods.items()
         ]
         rows += [observe.blocked_row(*pod_id, owner, why) for pod_id, (owner, why) in self._blocked.items()]
@@ -232,6 +243,7 @@ class Supervisor:
         wanted = self._wanted()
         hashes = {(want.namespace, want.name): want.template_hash for want in wanted}
         self._blocked.clear()
+        self._host_ports.keep({*hashes, *((namespace, pod.owner) for (namespace, _), pod in self._pods.items())})
         for action in reconcile.plan(wanted, existing):
             if isinstance(action, reconcile.Delete):
                 self._end(self._pods[action.namespace, action.name])
@@ -285,6 +297,7 @@ class Supervisor:
         account = pod.spec.service_account_name
         if account != "default" and Key("ServiceAccount", action.namespace, account) not in self.store.items:
             raise ConfigError(f"ServiceAccount {action.namespace}/{account} does not exist: apply it")
+        self._host_ports.take((action.namespace, action.owner), pod.spec)
         facts = PodFacts(
             name=action.name,
             namespace=action.namespace,

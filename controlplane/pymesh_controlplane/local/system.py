@@ -10,7 +10,9 @@ from typing import Any, Final
 
 from pymesh import names
 from pymesh.errors import MeshError
+from pymesh_controlplane.injector import scraping
 from pymesh_controlplane.injector.containers import TOKEN_LIFETIME_SECONDS
+from pymesh_controlplane.local.gateways import GATEWAYS, NEEDED
 from pymesh_controlplane.local.state import State
 from pymesh_controlplane.options import COMPONENTS, ON_MESH_PORT
 
@@ -19,7 +21,7 @@ ROOT_CONFIG_MAP: Final = "istio-ca-root-cert"
 ROOT_FILE: Final = "root-cert.pem"
 SERVICE: Final = "pilot"
 # What `pymesh up` runs of its own accord, and what `--without` may name.
-PARTS: Final = COMPONENTS
+PARTS: Final = (*COMPONENTS, *GATEWAYS)
 
 _HOME: Final = "/var/lib/pymesh"
 
@@ -27,7 +29,7 @@ Document = dict[str, Any]
 
 
 def components(without: Iterable[str]) -> list[str]:
-    """The parts to run, all but `without`.
+    """The parts to run, all but `without`; no gateways where there is nobody to tell them what to do.
 
     Raises:
         MeshError: one of `without` does not exist, or nothing is left.
@@ -36,6 +38,8 @@ def components(without: Iterable[str]) -> list[str]:
     unknown = sorted(left_out.difference(PARTS))
     if unknown:
         raise MeshError(f"--without {unknown[0]}: there is no such component; there are {', '.join(PARTS)}")
+    if left_out & NEEDED:
+        left_out.update(GATEWAYS)
     rest = [name for name in PARTS if name not in left_out]
     if not rest:
         raise MeshError("--without leaves no component to run")
@@ -136,7 +140,11 @@ def _pod(name: str, labels: dict[str, str], container: Document, volumes: list[D
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {**_metadata(name), "labels": {"app": name, "sidecar.istio.io/inject": "false", **labels}},
+        "metadata": {
+            **_metadata(name),
+            "labels": {"app": name, "sidecar.istio.io/inject": "false", **labels},
+            "annotations": scraping.of_control_plane(),
+        },
         "spec": {
             "serviceAccountName": name,
             "terminationGracePeriodSeconds": 5,

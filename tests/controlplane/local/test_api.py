@@ -13,6 +13,7 @@ from pymesh.errors import MeshError
 from pymesh_controlplane.cli.client import Absent, Client
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.local import api, programs, state
+from pymesh_controlplane.local.host_ports import HostPorts
 from pymesh_controlplane.local.judge import Applied, Text
 from pymesh_controlplane.local.network import Network
 from pymesh_controlplane.local.supervisor import Supervisor
@@ -29,7 +30,9 @@ async def served() -> AsyncIterator[tuple[Supervisor, Client]]:
     state.create(place)
     try:
         signer = TokenSigner.load_or_create(place.tokens)
-        supervisor = Supervisor(place, Network(place.mesh), signer, programs.find(), InjectionConfig())
+        supervisor = Supervisor(
+            place, Network(place.mesh), signer, programs.find(), InjectionConfig(), host_ports=HostPorts()
+        )
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(str(place.socket))
             listener.listen()

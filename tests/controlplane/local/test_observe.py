@@ -12,7 +12,7 @@ STATUS = summarise((), (UNREADY,), [], "", terminating=False)
 
 def test_a_mesh_waits_for_what_is_not_ready_and_then_for_what_is_not_there() -> None:
     wanted = {("default", "web"): 2}
-    unready = observe.row("default", "web-1", "web", STATUS, ip="10.244.0.2", created=0)
+    unready = observe.row("default", "web-1", "web", STATUS, ip="10.244.0.2", created=0, host_ports={})
     ready = {**unready, "is_ready": True}
     assert observe.waiting(wanted, [unready]) == ["default/web-1 Running: app not ready: the moon is missing"]
     assert observe.waiting(wanted, [ready]) == ["default/web: 1 of 2 pods are there"]

@@ -81,7 +81,7 @@ CONTAINER = "spec/template/spec/containers/0"
         (f"{CONTAINER}/env", [{"name": "A", "valueFrom": {}}], "one of fieldRef, configMapKeyRef is needed"),
         (f"{CONTAINER}/env", [{"name": "A", "valueFrom": {"secretKeyRef": {}}}], "unknown field 'secretKeyRef'"),
         (f"{CONTAINER}/name", "Web_1", "lower case letters"),
-        (f"{CONTAINER}/ports/0/hostPort", 80, "unknown field 'hostPort'"),
+        (f"{CONTAINER}/ports/0/hostPort", 80, "only pymesh-proxy does. Reach the app through the ingress gateway"),
         ("spec/template/spec/volumes/0", {"name": "data"}, "one of emptyDir, configMap"),
         ("spec/template/spec/volumes/0", {"name": "data", "secret": {}}, "unknown field 'secret'"),
         ("spec/template/spec/hostNetwork", True, "unknown field 'hostNetwork'"),
