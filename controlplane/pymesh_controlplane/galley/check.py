@@ -9,9 +9,10 @@ from pymesh.errors import ConfigError
 from pymesh.resources.istio import DestinationRule, Gateway, PeerAuthentication, ServiceEntry, VirtualService
 from pymesh.resources.kubernetes import ConfigMap, EndpointSlice, Pod
 from pymesh.resources.kubernetes import Service as KubernetesService
+from pymesh.resources.policy import ConcurrencyLimit, RateLimit
 from pymesh.resources.resource import Key, Resource, holds
 from pymesh.xds.check import check as check_supported
-from pymesh_controlplane.galley import destination_rules, gateways, mesh_configs, services, virtual_services
+from pymesh_controlplane.galley import destination_rules, gateways, limits, mesh_configs, services, virtual_services
 from pymesh_controlplane.galley.findings import Findings
 from pymesh_controlplane.pilot import clusters, endpoints, routes
 from pymesh_controlplane.pilot.matching import ANYTHING
@@ -60,6 +61,8 @@ def _check(resource: Resource[object], missing: Mapping[Key, Iterable[tuple[Key,
         return services.check_pod(resource)
     if holds(resource, PeerAuthentication):
         return _check_authentication(resource, world)
+    if holds(resource, RateLimit) or holds(resource, ConcurrencyLimit):
+        return limits.check(resource, world)
     if holds(resource, ConfigMap):
         return mesh_configs.check(resource, world)
     if holds(resource, Gateway):

@@ -23,6 +23,7 @@ from pymesh_controlplane.pilot.policies import Policy, policy_for
 CONNECT_TIMEOUT: Final = 10.0  # seconds; Istio's default
 # Limits that nobody asked for are none: Envoy's own 1024 would cap a busy service without anyone having said so.
 UNLIMITED: Final = 2**32 - 1
+ALPN_HTTP2: Final = ("h2",)
 HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 _Cluster = cluster_pb2.Cluster
@@ -138,13 +139,18 @@ def _cluster(name: str, service: Service, variant: Variant, *, http: bool) -> _C
         cluster.dns_lookup_family = _Cluster.V4_ONLY
         cluster.load_assignment.CopyFrom(endpoints.assignment(name, variant.members))
     _limits(cluster, policy.connection_pool)
-    _http_options(cluster, policy.connection_pool)
+    if _is_system_grpc(service, variant.name.port):
+        _speak_http2(cluster)
+    else:
+        _http_options(cluster, policy.connection_pool)
     _secure(cluster, service, variant, http=http)
     return cluster
 
 
 def _secure(cluster: _Cluster, service: Service, variant: Variant, *, http: bool) -> None:
-    alpn = names.ALPN_MESH_HTTP1 if http else names.ALPN_MESH_TCP
+    alpn: tuple[str, ...] = names.ALPN_MESH_HTTP1 if http else names.ALPN_MESH_TCP
+    if _is_system_grpc(service, variant.name.port):
+        alpn = ALPN_HTTP2
     sni, settings = names.service_sni(variant.name), variant.policy.tls
     if settings is not None:
         if settings.mode == "ISTIO_MUTUAL":
@@ -200,6 +206,21 @@ def _limits(cluster: _Cluster, pool: ConnectionPoolSettings | None) -> None:
 
 def _limit(value: int | None) -> UInt32Value:
     return UInt32Value(value=value or UNLIMITED)  # 0 means "no limit", as in Istio
+
+
+def _is_system_grpc(service: Service, number: int) -> bool:
+    """Whether it is a gRPC service of the mesh itself: proxies call it, and carry nobody's requests to it."""
+    port = service.port(number)
+    return service.namespace == names.SYSTEM_NAMESPACE and port is not None and port.name.startswith("grpc")
+
+
+def _speak_http2(cluster: _Cluster) -> None:
+    options = http_protocol_options_pb2.HttpProtocolOptions(
+        explicit_http_config=http_protocol_options_pb2.HttpProtocolOptions.ExplicitHttpConfig(
+            http2_protocol_options=protocol_pb2.Http2ProtocolOptions()
+        ),
+    )
+    cluster.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(packed(options))
 
 
 def _http_options(cluster: _Cluster, pool: ConnectionPoolSettings | None) -> None:

@@ -10,6 +10,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 
 from pymesh_controlplane.pilot.messages import ads, duration, packed
+from pymesh_controlplane.pilot.policy_filters import PortLimits, put_before_router
 
 SERVER_NAME: Final = "pymesh"
 HTTP_FILTER: Final = "envoy.filters.network.http_connection_manager"
@@ -56,8 +57,11 @@ def outbound_http(port: int) -> listener_components_pb2.Filter:
     return _http(manager)
 
 
-def inbound_http(where: Where) -> listener_components_pb2.Filter:
-    """Requests to the pod's own port. Who called is told in x-forwarded-client-cert, which only we may write."""
+def inbound_http(where: Where, held: PortLimits | None = None) -> listener_components_pb2.Filter:
+    """Requests to the pod's own port. Who called is told in x-forwarded-client-cert, which only we may write.
+
+    Where limits hold, the policy service is asked first.
+    """
     manager = _manager(f"inbound_0.0.0.0_{where.name}")
     manager.route_config.CopyFrom(_all_to(where.cluster, f"inbound|http|{where.name}"))
     manager.server_header_transformation = _Manager.PASS_THROUGH
@@ -65,6 +69,8 @@ def inbound_http(where: Where) -> listener_components_pb2.Filter:
     manager.set_current_client_cert_details.subject.value = True
     manager.set_current_client_cert_details.dns = True
     manager.set_current_client_cert_details.uri = True
+    if held is not None:
+        put_before_router(manager, held)
     return _http(manager)
 
 

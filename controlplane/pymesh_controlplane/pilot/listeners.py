@@ -25,6 +25,7 @@ from pymesh_controlplane.pilot.model import Protocol, Service, ServicePort, Worl
 from pymesh_controlplane.pilot.node import Node
 from pymesh_controlplane.pilot.outbound import Opaque
 from pymesh_controlplane.pilot.policies import Mtls, PeerModes, peer_modes
+from pymesh_controlplane.pilot.policy_filters import PortLimits
 
 VIRTUAL_OUTBOUND: Final = "virtualOutbound"
 VIRTUAL_INBOUND: Final = "virtualInbound"
@@ -148,15 +149,19 @@ def inbound_modes(node: Node, world: World) -> PeerModes:
     return peer_modes(node.namespace, node.labels, world.peer_authentications, world.root_namespace)
 
 
-def virtual_inbound(ports: Iterable[InboundPort], modes: PeerModes) -> listener_pb2.Listener:
+def virtual_inbound(
+    ports: Iterable[InboundPort], modes: PeerModes, limits: Iterable[PortLimits] = ()
+) -> listener_pb2.Listener:
     """What reaches the pod from outside."""
+    held = {limit.port: limit for limit in limits}
     listener = _listener(VIRTUAL_INBOUND, names.PORT_INBOUND, base_pb2.INBOUND)
     for number in RESERVED_PORTS:
         black_hole = tcp(names.BLACK_HOLE_CLUSTER, names.BLACK_HOLE_CLUSTER)
         listener.filter_chains.append(_chain(f"{number}_reserved", _match(number), black_hole))
     for port in ports:
         where = Where(port.number, names.inbound_cluster(port.number))
-        listener.filter_chains.extend(_inbound_chains(where, port.protocol, modes.at(port.number)))
+        mode = modes.at(port.number)
+        listener.filter_chains.extend(_inbound_chains(where, port.protocol, mode, held.get(port.number)))
     # A port that nobody declared is treated as one of which nobody said what is spoken there. Its last chain takes all
     # that is left, so it is the default; under STRICT that one demands mutual TLS too.
     where = Where(None, names.INBOUND_PASSTHROUGH_CLUSTER)
@@ -167,9 +172,9 @@ def virtual_inbound(ports: Iterable[InboundPort], modes: PeerModes) -> listener_
     return listener
 
 
-def _inbound_chains(where: Where, protocol: Protocol, mode: Mtls) -> list[_Chain]:
+def _inbound_chains(where: Where, protocol: Protocol, mode: Mtls, held: PortLimits | None = None) -> list[_Chain]:
     """A chain for everything that may come to a port; the last one is also right for whatever was not thought of."""
-    http = inbound_http(where)
+    http = inbound_http(where, held)
     opaque = tcp(where.cluster, where.cluster)
     if protocol is not Protocol.AUTO:
         whole = http if protocol is Protocol.HTTP else opaque

@@ -17,6 +17,7 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_components_pb2 import VirtualHost
 from google.protobuf.message import Message
 
+from pymesh.names import USER_AGENT
 from pymesh.peer_metadata import ServiceFacts
 from pymesh.resources.istio import DestinationRule
 from pymesh.resources.resource import Resource as Written
@@ -28,6 +29,7 @@ from pymesh_controlplane.pilot import (
     gateway_routes,
     gateways,
     listeners,
+    policy_filters,
     routes,
 )
 from pymesh_controlplane.pilot.endpoints import Behind
@@ -38,6 +40,7 @@ from pymesh_controlplane.pilot.node import Node
 from pymesh_controlplane.pilot.outbound import depends_on_caller
 from pymesh_controlplane.pilot.outbound import plan as outbound_plan
 from pymesh_controlplane.pilot.policies import PeerModes, rule_for
+from pymesh_controlplane.pilot.policy_filters import PortLimits
 from pymesh_controlplane.pilot.reporting import Reporting, put_into, reporting
 from pymesh_controlplane.pilot.session import Snapshot
 from pymesh_controlplane.pilot.subscription import Resource, Resources, digest_of
@@ -101,6 +104,7 @@ class Translation:
             return {types.CLUSTER: {}, types.ENDPOINT: {}, types.LISTENER: {}, types.ROUTE: {}}
         services = listeners.inbound_services(node, self.world)
         ports = listeners.inbound_ports(node, self.world, services)
+        held = policy_filters.limits(services, self.world, ours=node.user_agent == USER_AGENT)
         outbound = self._outbound_of(node.namespace)
         own = [self._inbound_cluster(port.number, services.get(port.number, ())) for port in ports]
         everywhere = self._memory.call(_everywhere, None)
@@ -110,7 +114,7 @@ class Translation:
             types.CLUSTER: _sorted([*outbound.clusters.values(), *everywhere, *own]),
             types.ENDPOINT: outbound.endpoints,
             types.LISTENER: _sorted(
-                [self._inbound_listener(node, ports, reports), self._outbound_listener_of(caller, reports)]
+                [self._inbound_listener(node, ports, held, reports), self._outbound_listener_of(caller, reports)]
             ),
             types.ROUTE: self._routes_of(caller),
         }
@@ -168,10 +172,16 @@ class Translation:
         services = tuple(dict.fromkeys(service.facts for service, _ in behind))
         return self._memory.call(_inbound_cluster, (port, services), port, services)
 
-    def _inbound_listener(self, node: Node, ports: tuple[listeners.InboundPort, ...], reports: Reporting) -> Resource:
+    def _inbound_listener(
+        self,
+        node: Node,
+        ports: tuple[listeners.InboundPort, ...],
+        held: tuple[PortLimits, ...],
+        reports: Reporting,
+    ) -> Resource:
         modes = listeners.inbound_modes(node, self.world)
-        name = (ports, reports, modes.default, *modes.by_port.items())  # many pods are alike in this
-        return self._memory.call(_inbound_listener, name, ports, modes, reports)
+        name = (ports, held, reports, modes.default, *modes.by_port.items())  # many pods are alike in this
+        return self._memory.call(_inbound_listener, name, ports, modes, held, reports)
 
     def _outbound_listener_of(self, caller: routes.Caller, reports: Reporting) -> Resource:
         who = caller if self._connections_ask else routes.ANYBODY
@@ -230,8 +240,10 @@ def _assignments(service: Service, rule: Written[DestinationRule] | None, behind
     return tuple(encoded(item.cluster_name, item) for item in clusters.assignments(service, rule, behind))
 
 
-def _inbound_listener(ports: tuple[listeners.InboundPort, ...], modes: PeerModes, reports: Reporting) -> Resource:
-    return _listener(listeners.virtual_inbound(ports, modes), reports)
+def _inbound_listener(
+    ports: tuple[listeners.InboundPort, ...], modes: PeerModes, held: tuple[PortLimits, ...], reports: Reporting
+) -> Resource:
+    return _listener(listeners.virtual_inbound(ports, modes, held), reports)
 
 
 def _outbound_listener(chains: tuple[FilterChain, ...], registry_only: bool, reports: Reporting) -> Resource:

@@ -98,26 +98,13 @@ def is_behind(workload: Workload, service: Service, world: World) -> bool:
     )
 
 
-def rules_for_ports(workload: Workload, world: World) -> dict[int, tuple[Rule, ...]]:
-    """The rules that hold on each of the pod's own ports, by name; ports without one are not in it.
-
-    What a caller asked for is a service, and what comes in is a connection to a port: where two services share one, a
-    rule for either holds for both.
-    """
-    found: dict[int, list[Rule]] = {}
+def rules_by_host(world: World) -> dict[str, tuple[Rule, ...]]:
+    """The rules for each service that has some, by name."""
+    found: dict[str, list[Rule]] = {}
     for rule in sorted(_rules(world.resources.values()), key=lambda rule: rule.name):
-        services = [world.services[host] for host in rule.hosts if host in world.services]
-        behind = [service for service in services if is_behind(workload, service, world)]
-        for number in {number for service in behind for number in _ports(workload, service)}:
-            found.setdefault(number, []).append(rule)
-    return {number: tuple(rules) for number, rules in sorted(found.items())}
-
-
-def _ports(workload: Workload, service: Service) -> Iterator[int]:
-    for port in service.ports:
-        number = port.target if isinstance(port.target, int) else workload.container_ports.get(port.target)
-        if number is not None:
-            yield number
+        for host in rule.hosts:
+            found.setdefault(host, []).append(rule)
+    return {host: tuple(rules) for host, rules in found.items()}
 
 
 def _rules(resources: Iterable[Resource[object]]) -> Iterator[Rule]:
