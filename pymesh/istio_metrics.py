@@ -101,8 +101,9 @@ S = TypeVar("S")
 class Table(Generic[S]):
     """The series of one kind, by their labels. Bounded; what does not fit is counted, in one series by reporter."""
 
-    def __init__(self, names: tuple[str, ...], make: Callable[[], S]) -> None:
+    def __init__(self, names: tuple[str, ...], make: Callable[[], S], limit: int) -> None:
         self.overflowed = 0  # how often a series was asked for that did not fit
+        self._limit = limit
         self._names = names
         self._make = make
         self._series: dict[Labels, tuple[str, S]] = {}
@@ -112,7 +113,7 @@ class Table(Generic[S]):
         found = self._series.get(labels)
         if found is not None:
             return found[1], True
-        own = len(self._series) < MAX_SERIES
+        own = len(self._series) < self._limit
         if not own:
             self.overflowed += 1
             labels = (labels[0],) + (OVERFLOW,) * (len(labels) - 1)
@@ -124,7 +125,7 @@ class Table(Generic[S]):
 
     def __iter__(self) -> Iterator[tuple[str, S]]:
         """The labels as Prometheus writes them, and the series."""
-        return iter(self._series.values())
+        return iter(list(self._series.values()))
 
     def items(self) -> Iterator[tuple[Labels, S]]:
         """Labels and series."""
@@ -132,14 +133,14 @@ class Table(Generic[S]):
 
 
 class IstioMetrics:
-    """All standard metrics of one process."""
+    """All standard metrics of one process, at most `limit` series of each kind."""
 
-    def __init__(self) -> None:
-        self.requests = Table(HTTP_LABELS, Requests)
-        self.connections = Table(TCP_LABELS, Connections)
+    def __init__(self, limit: int = MAX_SERIES) -> None:
+        self.requests = Table(HTTP_LABELS, Requests, limit)
+        self.connections = Table(TCP_LABELS, Connections, limit)
 
     def text(self) -> str:
-        """Everything in Prometheus' text format, version 0.0.4."""
+        """Everything in Prometheus' text format, version 0.0.4. May be made in a thread, while others count."""
         lines: list[str] = []
         for name, help_text, value in _REQUEST_COUNTERS:
             lines += _counter(name, help_text, self.requests, value)

@@ -144,6 +144,7 @@ async def run(options: Options, source: Source | None, *, serving_now: Callable[
                 waiting=waiting,
                 more=[route for part in mesh_parts for route in part.routes],
                 collectors=[collector for part in mesh_parts for collector in part.collectors],
+                texts=[text for part in mesh_parts for text in part.texts],
             )
             services.append(tasks.create_task(debug.HttpServer(pages, listener).run_until_cancelled()))
             serving_now(replace(ports, http=port_of(listener)))

@@ -45,6 +45,7 @@ def application(
     waiting: Sequence[Callable[[], str]] = (),
     more: Sequence[BaseRoute] = (),
     collectors: Sequence[Collector] = (),
+    texts: Sequence[Callable[[], str]] = (),
 ) -> Starlette:
     """The pages. Without `pilot` those that only it can fill are not there.
 
@@ -52,6 +53,7 @@ def application(
         waiting: what else has to be ready: each says what it waits for, "" when it is.
         more: pages of other components.
         collectors: what else is shown at /metrics.
+        texts: what is shown there as it is. Made in a thread, since it may be megabytes.
     """
     registry = CollectorRegistry()
     for collector in (metrics, *collectors):
@@ -65,7 +67,9 @@ def application(
         return PlainTextResponse("\n".join(reasons or ["ready"]) + "\n", 503 if reasons else 200)
 
     async def scrape(_: Request) -> Response:
-        return PlainTextResponse(generate_latest(registry), media_type="text/plain; version=0.0.4")
+        more = [await asyncio.to_thread(text) for text in texts]
+        body = b"".join([generate_latest(registry), *(text.encode() for text in more)])
+        return PlainTextResponse(body, media_type="text/plain; version=0.0.4")
 
     routes: list[BaseRoute] = [Route("/ready", ready), Route("/metrics", scrape), *more]
     if pilot is not None:

@@ -25,7 +25,7 @@ class Part:
         run: its work beside the calls, until cancelled; None if it has none.
         waiting: why it is not ready, "" if it is.
         routes: its pages on port 15014.
-        collectors: what it shows at /metrics there.
+        collectors, texts: what it shows at /metrics there; the latter is in Prometheus' text format already.
     """
 
     services: Callable[[Authenticate], Sequence[grpc.GenericRpcHandler]]
@@ -33,6 +33,7 @@ class Part:
     waiting: Callable[[], str] = str
     routes: Sequence[BaseRoute] = ()
     collectors: Sequence[Metrics] = ()
+    texts: Sequence[Callable[[], str]] = ()
 
 
 def policy(source: Source) -> Part:
@@ -55,4 +56,5 @@ def telemetry() -> Part:
         services=lambda origin: (service.handler(origin),),
         routes=pages.routes(collector, time.monotonic),
         collectors=(collector,),
+        texts=(collector.istio_text,),
     )

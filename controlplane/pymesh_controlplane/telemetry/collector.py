@@ -9,15 +9,19 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector as PrometheusCollector
 
 from pymesh import telemetry_tags
+from pymesh.istio_metrics import IstioMetrics
+from pymesh_controlplane.telemetry import istio
 from pymesh_controlplane.telemetry.entries import Flight, Reader
 from pymesh_controlplane.telemetry.graph import Edge, Party, Traffic
-from pymesh_controlplane.telemetry.istio import IstioMetrics
 from pymesh_controlplane.telemetry.reporter import Reporter
 from pymesh_controlplane.telemetry.ring import Ring
 
 # Pods that have lost entries and are remembered. Of more, the one that was silent for longest is forgotten; what it has
 # lost stays in the sum, and would be added once more should it speak again.
 MAX_REPORTERS: Final = 10_000
+# Istio's series of one kind: four times what a sidecar keeps, since the whole mesh is here; 60 MB of text if all are
+# used. Beyond a hundred services or so, scrape the proxies.
+MAX_SERIES: Final = 1_000
 
 
 class Collector(PrometheusCollector):
@@ -39,7 +43,7 @@ class Collector(PrometheusCollector):
         self.refused: Counter[str] = Counter()
         self.streams = 0
         self.entries = 0
-        self._istio = IstioMetrics()
+        self._istio = IstioMetrics(MAX_SERIES)
         self._reader = Reader()
         self._lost: dict[tuple[str, str], int] = {}
         self._lost_before = 0
@@ -50,7 +54,7 @@ class Collector(PrometheusCollector):
         for flight in self._reader.read(message, reporter, self.refused):
             self.entries += 1
             self.ring.add(flight)
-            self._istio.add(flight)
+            istio.count(self._istio, flight)
             self.traffic.add(
                 now,
                 _edge(flight),
@@ -86,9 +90,12 @@ class Collector(PrometheusCollector):
             self._lost_before += self._lost.pop(next(iter(self._lost)))
         self._lost[pod] = told
 
+    def istio_text(self) -> str:
+        """Istio's standard metrics of everything, in Prometheus' text format."""
+        return self._istio.text()
+
     def collect(self) -> Iterator[Metric]:
-        """Everything, for prometheus_client."""
-        yield from self._istio.families()
+        """The collector's own numbers, for prometheus_client."""
         refused = CounterMetricFamily(
             "pymesh_telemetry_refused", "Streams and entries that were not taken, by reason.", labels=("reason",)
         )
@@ -100,7 +107,6 @@ class Collector(PrometheusCollector):
             ("lost", "Entries that proxies say they have lost.", self.lost),
             ("evicted", "Records that went to make room for newer ones.", self.ring.evicted),
             ("edges_overflowed", "Entries counted under no edge of their own.", self.traffic.overflowed),
-            ("series_dropped", "Entries without a series of their own.", self._istio.dropped),
         ):
             yield CounterMetricFamily(f"pymesh_telemetry_{name}", text, value=count)
         for name, text, number in (

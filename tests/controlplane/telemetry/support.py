@@ -66,7 +66,8 @@ def tcp_entry(tags: Mapping[str, str], *, received: int = 10, sent: int = 20) ->
 
 
 def message(*entries: Any, node: Mapping[str, Any] | None = None) -> als_pb2.StreamAccessLogsMessage:
-    """The message with `entries`, and who sends it where it is the first."""
+    """The message with `entries`, all of one kind, and who sends it where it is the first."""
+    assert len({type(entry) for entry in entries}) <= 1
     result = als_pb2.StreamAccessLogsMessage()
     for entry in entries:
         tcp = isinstance(entry, accesslog_pb2.TCPAccessLogEntry)

@@ -4,10 +4,9 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pymesh.istio_metrics import HTTP_LABELS, TCP_LABELS
 from pymesh_controlplane.telemetry import collector as collector_module
-from pymesh_controlplane.telemetry import istio
 from pymesh_controlplane.telemetry.collector import Collector
-from pymesh_controlplane.telemetry.istio import HTTP_LABELS, TCP_LABELS
 from tests.controlplane.telemetry.support import (
     FROM_PAGE,
     PAGE_ID,
@@ -27,7 +26,7 @@ NOW = 10.0
 def samples(collector: Collector, name: str) -> list[tuple[dict[str, str], float]]:
     registry = CollectorRegistry()
     registry.register(collector)
-    text = generate_latest(registry).decode()
+    text = generate_latest(registry).decode() + collector.istio_text()
     return [
         (sample.labels, sample.value)
         for family in text_string_to_metric_families(text)
@@ -96,13 +95,16 @@ def test_connections_have_metrics_of_their_own() -> None:
 
 
 def test_label_sets_are_bounded_and_what_is_beyond_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(istio, "MAX_SERIES", 3)
+    monkeypatch.setattr(collector_module, "MAX_SERIES", 3)
     collector = Collector(0.0, 0.0)
     for number in range(5):
         collector.take(message(http_entry(TO_V1, status=200 + number)), PAGE_PROXY, NOW)
-    collector.take(message(http_entry(TO_V1), tcp_entry(TO_V1)), PAGE_PROXY, NOW)
-    assert len(samples(collector, "istio_requests_total")) == 3
-    assert samples(collector, "pymesh_telemetry_series_dropped_total") == [({}, 3)]
+    collector.take(message(http_entry(TO_V1)), PAGE_PROXY, NOW)
+    collector.take(message(tcp_entry(TO_V1)), PAGE_PROXY, NOW)
+    counts = {labels["response_code"]: count for labels, count in samples(collector, "istio_requests_total")}
+    assert counts == {"200": 2, "201": 1, "202": 1, "overflow": 2}
+    assert samples(collector, "pymesh_istio_series_overflow_total") == [({}, 2)]
+    assert samples(collector, "istio_tcp_connections_opened_total")[0][1] == 1
 
 
 def test_what_proxies_lose_is_summed_whatever_restarts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,12 @@ async def get() -> AsyncIterator[Get]:
     collector.take(message(tcp_entry(other)), V1_PROXY, NOW - 1)
     routes = pages.routes(collector, lambda: NOW)
     app = debug.application(
-        None, Metrics(), lambda _: datetime.fromtimestamp(0, UTC), more=routes, collectors=[collector]
+        None,
+        Metrics(),
+        lambda _: datetime.fromtimestamp(0, UTC),
+        more=routes,
+        collectors=[collector],
+        texts=[collector.istio_text],
     )
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()
