@@ -20,8 +20,8 @@ from xds.type.v3.typed_struct_pb2 import TypedStruct
 
 from pymesh import names, policy_api
 from pymesh_controlplane.pilot.messages import duration, packed
-from pymesh_controlplane.pilot.model import Service, ServicePort, World
-from pymesh_controlplane.policy.rules import FailureMode, Otherwise, Rule, Slots, rules_by_host
+from pymesh_controlplane.pilot.model import Service, ServicePort
+from pymesh_controlplane.policy.rules import FailureMode, Otherwise, Rule, Slots
 
 POLICY_CLUSTER: Final = names.outbound_cluster(
     names.PORT_MESH_GRPC, names.service_host("policy", names.SYSTEM_NAMESPACE)
@@ -49,16 +49,13 @@ class PortLimits(NamedTuple):
 
 
 def limits(
-    services: Mapping[int, Iterable[tuple[Service, ServicePort]]], world: World, *, ours: bool
+    services: Mapping[int, Iterable[tuple[Service, ServicePort]]], by_host: Mapping[str, Iterable[Rule]], *, ours: bool
 ) -> tuple[PortLimits, ...]:
-    """The rules for the ports of a pod with the `services` behind them; ports without one are left out.
+    """The rules (`by_host` of the service) for the ports of a pod with these `services`; others are left out.
 
     What a caller asked for is a service, and what comes in is a connection to a port: where two services share one, a
     rule for either holds for both.
     """
-    by_host = rules_by_host(world)
-    if not by_host:
-        return ()
     found: list[PortLimits] = []
     for port, behind in sorted(services.items()):
         rules = {rule.name: rule for service, _ in behind for rule in by_host.get(service.host, ())}
@@ -86,20 +83,21 @@ def put_before_router(manager: _Manager, held: PortLimits) -> None:
 
 def _own(rules: Sequence[Rule]) -> _Filter:
     value = Struct()
-    value.update({"cluster": POLICY_CLUSTER, "timeout": f"{TIMEOUT:g}s", "rules": [_described(rule) for rule in rules]})
+    described = [_described(rule) for rule in rules]
+    value.update({"cluster": POLICY_CLUSTER, "timeout": f"{TIMEOUT:g}s", "rules": described})
     config = TypedStruct(type_url=policy_api.FILTER_TYPE, value=value)
     return _Filter(name=policy_api.FILTER, typed_config=packed(config))
 
 
-def _described(rule: Rule) -> dict[str, object]:
-    about: dict[str, object] = {
-        "name": rule.name,
-        "failure_mode": _MODES[rule.failure_mode],
-        "otherwise": _MODES[rule.otherwise],
-    }
+def _described(rule: Rule) -> Struct:
+    about = Struct()
+    modes = {"failure_mode": _MODES[rule.failure_mode], "otherwise": _MODES[rule.otherwise]}
+    about.update({"name": rule.name, **modes})
     if isinstance(rule.limit, Slots):
-        return about | {"kind": "slots", "max": rule.limit.max}
-    return about | {"kind": "check", "by": list(rule.limit.by)}
+        about.update({"kind": "slots", "max": rule.limit.max})
+    else:
+        about.update({"kind": "check", "by": list(rule.limit.by)})
+    return about
 
 
 def _by_outcome(rules: Iterable[Rule]) -> tuple[list[Rule], list[Rule]]:

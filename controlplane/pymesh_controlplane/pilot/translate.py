@@ -44,6 +44,7 @@ from pymesh_controlplane.pilot.policy_filters import PortLimits
 from pymesh_controlplane.pilot.reporting import Reporting, put_into, reporting
 from pymesh_controlplane.pilot.session import Snapshot
 from pymesh_controlplane.pilot.subscription import Resource, Resources, digest_of
+from pymesh_controlplane.policy.rules import Rule, rules_by_host
 
 SIDECAR: Final = "sidecar"
 
@@ -104,7 +105,7 @@ class Translation:
             return {types.CLUSTER: {}, types.ENDPOINT: {}, types.LISTENER: {}, types.ROUTE: {}}
         services = listeners.inbound_services(node, self.world)
         ports = listeners.inbound_ports(node, self.world, services)
-        held = policy_filters.limits(services, self.world, ours=node.user_agent == USER_AGENT)
+        held = policy_filters.limits(services, self._limits, ours=node.user_agent == USER_AGENT)
         outbound = self._outbound_of(node.namespace)
         own = [self._inbound_cluster(port.number, services.get(port.number, ())) for port in ports]
         everywhere = self._memory.call(_everywhere, None)
@@ -196,6 +197,10 @@ class Translation:
             only = self.world.mesh.registry_only
             self._listeners[name] = self._memory.call(_outbound_listener, name, tuple(chains), only, reports)
         return self._listeners[name]
+
+    @cached_property
+    def _limits(self) -> dict[str, tuple[Rule, ...]]:
+        return rules_by_host(self.world)
 
     @cached_property
     def _connections_ask(self) -> bool:
