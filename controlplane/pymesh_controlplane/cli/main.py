@@ -14,14 +14,16 @@ from pymesh.errors import MeshError
 from pymesh.resources.parse import parse
 from pymesh_controlplane.cli import logs as log_files
 from pymesh_controlplane.cli import manifests, output
-from pymesh_controlplane.cli.demo import demo
+from pymesh_controlplane.cli.demo.command import demo
 from pymesh_controlplane.cli.graph import graph
 from pymesh_controlplane.cli.inject import inject
 from pymesh_controlplane.cli.kinds import kind_of
 from pymesh_controlplane.cli.mesh import READY_TIMEOUT, LocalMesh, check_machine, container_of, title
 from pymesh_controlplane.cli.output import Format
 from pymesh_controlplane.cli.progress import step
+from pymesh_controlplane.cli.prometheus import prometheus
 from pymesh_controlplane.cli.requests import journey, requests
+from pymesh_controlplane.cli.shift import shift
 from pymesh_controlplane.cli.validate import validate
 from pymesh_controlplane.local import launch as launcher
 from pymesh_controlplane.local.judge import Text
@@ -254,7 +256,8 @@ def status(mesh: Mesh = "default", output_format: Output = Format.table) -> None
 
 app.command()(inject)
 app.command()(validate)
-for command in (graph, requests, journey):
+app.command()(shift)
+for command in (graph, requests, journey, prometheus):
     app.command()(command)
 app.command()(demo)
 

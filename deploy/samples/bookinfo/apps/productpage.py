@@ -1,6 +1,6 @@
 """productpage: the page a visitor sees, put together from details and reviews; the same as JSON below `/api/v1`.
 
-`/api/v1/quote` asks a web site outside the mesh (`deploy/samples/egress`).
+`/productpage/quoted` and `/api/v1/quote` ask a web site outside the mesh, too (`deploy/samples/egress`).
 
 Environment: DETAILS_HOSTNAME (`details`), REVIEWS_HOSTNAME (`reviews`), QUOTES_HOSTNAME (`quotes.example.com:80`),
 each a name or name:port.
@@ -58,6 +58,10 @@ def productpage(request: Request) -> Response:
         body += [_review(review) for review in found["reviews"]]
     else:
         body.append("<p>Reviews are not available right now.</p>")
+    if request.path == "/productpage/quoted":
+        answer = quote(request)
+        text = json.loads(answer.body)["quote"] if answer.status == 200 else "not available right now"
+        body.append(f"<p>Quote of the day: {escape(text)}</p>")
     page = f"<!doctype html><html lang=en><title>Bookinfo</title><body>{''.join(body)}</body></html>\n"
     return Response(200, page.encode(), "text/html; charset=utf-8")
 

@@ -1,0 +1,1 @@
+"""`pymesh demo`: the bookinfo sample in a mesh, real traffic from outside, and what the mesh says of it."""
