@@ -1,0 +1,268 @@
+"""A shift under way: one step after the other, each judged before the next, and back again when it goes wrong.
+
+Every change is made from what this process has last put in force, and is refused if somebody else has changed that
+meanwhile; then it stays as they left it. What a signal interrupts is gone back on, at the next moment between two
+questions. Only SIGKILL leaves a shift where it was.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Final, NamedTuple, Self
+from urllib.parse import urlencode
+
+from pymesh.errors import MeshError
+from pymesh.resources.parse import reread
+from pymesh.resources.resource import Key, Positions
+from pymesh_controlplane.cli import guard
+from pymesh_controlplane.cli.client import Changed, Refused
+from pymesh_controlplane.cli.mesh import Expected, LocalMesh
+from pymesh_controlplane.cli.shifting import Document, Shift
+from pymesh_controlplane.galley.findings import listed
+from pymesh_controlplane.local.judge import Text, as_text
+
+# Seconds between two looks at the collector, and at what proxies have acknowledged.
+LOOK: Final = 0.5
+_POLL: Final = 0.1
+# Seconds until every proxy must have taken a step; a push takes a tenth of one.
+ACK_TIMEOUT: Final = 30.0
+# Seconds after a step whose reports still tell of requests before it: proxies report every second.
+SETTLE: Final = 1.0
+# Seconds beyond the time of a step that is waited for enough requests to judge it.
+PATIENCE: Final = 30.0
+# Seconds that the collector may be without an answer: a restart takes some, and then counts anew.
+COLLECTOR_PATIENCE: Final = 5.0
+
+_NOTHING: Final[guard.Numbers] = {"requests": 0, "failed": 0, "errors": 0.0, "p50_ms": None, "p99_ms": None}
+
+
+class StepError(MeshError):
+    """A step went wrong, and the text says how: back to where the shift began."""
+
+
+class InterruptedByPersonError(StepError):
+    """Ctrl-C, or another signal that asks to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How a step went: its share, how many seconds it was watched, and the numbers of each subset in that time."""
+
+    share: int
+    seconds: float
+    subsets: Mapping[str, guard.Numbers]
+
+
+class Signals:
+    """SIGINT, SIGTERM and SIGHUP as something to look at, while the `with` block runs."""
+
+    _ALL: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self._name = ""
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._take) for number in self._ALL}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _take(self, number: int, _: FrameType | None) -> None:
+        self._name = self._name or signal.Signals(number).name
+
+    def ignore(self) -> None:
+        """Take no notice any more of what came and of what will come."""
+        for number in self._ALL:
+            signal.signal(number, signal.SIG_IGN)
+        self._name = ""
+
+    def pause(self, seconds: float) -> None:
+        """Sleep.
+
+        Raises:
+            InterruptedByPersonError: one of the signals has come.
+        """
+        time.sleep(seconds)
+        if self._name:
+            raise InterruptedByPersonError("interrupted" if self._name == "SIGINT" else f"ended by {self._name}")
+
+
+class Manner(NamedTuple):
+    """How a shift is carried out: in which shares (percent), each watched for `every` seconds, by which rules."""
+
+    shares: Sequence[int]
+    every: float
+    rules: tuple[guard.Rule, ...]
+
+
+@dataclass(slots=True)
+class Rollout:
+    """Carries out a shift.
+
+    Attributes:
+        namespace: of the service.
+        pause: sleeps so many seconds, and raises InterruptedByPersonError if it is to end.
+        told: called with what is going on, while it does.
+        seen: called at the end of every step.
+    """
+
+    mesh: LocalMesh
+    shift: Shift
+    namespace: str
+    manner: Manner
+    pause: Callable[[float], None]
+    told: Callable[[str], None]
+    seen: Callable[[Seen], None]
+    _in_force: dict[Key, Document | None] = field(default_factory=dict)
+    _tried: dict[Key, Document] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Take the steps.
+
+        Raises:
+            Changed: somebody else has changed what is shifted; it is left as they made it.
+            StepError: a step went wrong; whatever was changed is still to be taken back.
+            MeshError: the mesh does not answer; likewise.
+        """
+        self._in_force = {key: None if key == self.shift.made else item for key, item in self.shift.before.items()}
+        for share in self.manner.shares:
+            self.told(f"{share}%: waiting until all proxies have it")
+            self._apply(self.shift.at(share))
+            self.seen(self._watch(share))
+        self._require_unchanged()
+
+    def go_back(self) -> None:
+        """Put in force what was before the shift.
+
+        Raises:
+            Changed: somebody else has changed it meanwhile; it is left as they made it.
+            MeshError: it cannot be done, or not all proxies have taken it in time.
+        """
+        if not self._tried:
+            return
+        self._in_force = self._found()
+        if self.shift.made is None:
+            self._apply(self.shift.before)
+        elif self._in_force[self.shift.made] is not None:
+            self.mesh.delete([self.shift.made], expected=self._expected())
+
+    # --- Putting in force ---
+
+    def _apply(self, documents: Mapping[Key, Document]) -> None:
+        self._tried = dict(documents)
+        texts = [Text(f"pymesh shift: {key}", "/", as_text(document)) for key, document in documents.items()]
+        self.mesh.apply(texts, self.namespace, expected=self._expected())
+        self._in_force = dict(documents)
+        self._wait_until_acknowledged(documents)
+
+    def _expected(self) -> list[Expected]:
+        return [((key.kind, key.namespace, key.name), document) for key, document in self._in_force.items()]
+
+    def _found(self) -> dict[Key, Document | None]:
+        """What is in force of what is shifted, which must be what this process has put there, or was about to."""
+        there = {key: self._object(key) for key in self.shift.before}
+        for key, document in there.items():
+            if document not in (self._in_force[key], self._tried.get(key)):
+                what = "deleted" if document is None else "changed"
+                raise Changed(f"{key} was {what} by somebody else; it stays as they left it")
+        return there
+
+    def _require_unchanged(self) -> None:
+        self._tried = {}
+        self._found()
+
+    def _object(self, key: Key) -> Document | None:
+        items: list[Document] = self.mesh.client.get("/objects")["items"]
+        for item in items:
+            metadata = item["metadata"]
+            if (item["kind"], metadata.get("namespace", ""), metadata["name"]) == key:
+                return item
+        return None
+
+    def _wait_until_acknowledged(self, documents: Mapping[Key, Document]) -> None:
+        """Until pilot has `documents` in force, and every proxy has acknowledged a world that has them."""
+        wanted = {key: reread(document, Positions("", {})).digest for key, document in documents.items()}
+        deadline = time.monotonic() + ACK_TIMEOUT
+        having: set[str] = set()  # revisions of worlds that have them
+        done: set[str] = set()
+        waiting = ["pilot"]
+        while waiting:
+            if time.monotonic() > deadline:
+                raise StepError(
+                    f"{listed(waiting)} did not take the weights within {ACK_TIMEOUT:g} s: see pymesh status"
+                )
+            self.pause(_POLL)
+            try:
+                config, proxies = self.mesh.client.get("/configz"), self.mesh.client.get("/syncz")
+            except Refused:
+                continue  # pilot is being started anew; the time is bounded
+            if _has(config["resources"], wanted):
+                having.add(config["revision"])
+            for proxy in proxies:
+                _require_accepted(proxy)
+                if proxy["revision"] in having and all(kind["status"] != "STALE" for kind in proxy["types"].values()):
+                    done.add(proxy["node"])
+            if having:
+                waiting = [proxy["proxy"] for proxy in proxies if proxy["node"] not in done]
+
+    # --- Watching ---
+
+    def _watch(self, share: int) -> Seen:
+        """Watch a step for its time, and longer if there are too few requests to judge it."""
+        began = time.monotonic()
+        answered = began  # when the collector last did
+        while True:
+            self.pause(LOOK)
+            now = time.monotonic()
+            window = math.floor(now - began - SETTLE)
+            if window < 1:
+                continue
+            try:
+                seen = self._ask(share, window)
+            except MeshError as error:
+                if not self.manner.rules:
+                    seen = Seen(share, window, {})
+                elif now - answered > COLLECTOR_PATIENCE:
+                    raise StepError(f"the collector is lost, and nobody watches {self.shift.subset}: {error}") from None
+                else:
+                    continue
+            answered = now
+            if self._is_judged(seen, over=now - began - self.manner.every):
+                return seen
+
+    def _is_judged(self, seen: Seen, over: float) -> bool:
+        """Whether a step may end, `over` seconds after its time."""
+        subset, numbers = self.shift.subset, seen.subsets.get(self.shift.subset, _NOTHING)
+        if (sentence := guard.breach(self.manner.rules, numbers)) is not None:
+            self.seen(seen)
+            raise StepError(f"{subset} has {sentence}")
+        requests = numbers["requests"]
+        if over < 0:
+            return False
+        if not self.manner.rules or requests >= guard.ENOUGH:
+            return True
+        if over > PATIENCE:
+            raise StepError(f"{subset} had {requests} requests in {seen.seconds:g} s, too few to judge it by")
+        self.told(f"{seen.share}%: waiting for requests, {requests} of the {guard.ENOUGH} that {subset} is judged by")
+        return False
+
+    def _ask(self, share: int, window: int) -> Seen:
+        query = urlencode({"service": self.shift.service, "namespace": self.namespace, "window": window})
+        answer = self.mesh.client.get(f"/telemetry/stats?{query}")
+        return Seen(share, window, answer["subsets"])
+
+
+def _has(resources: Sequence[Mapping[str, Any]], wanted: Mapping[Key, str]) -> bool:
+    there = {Key(item["kind"], item["namespace"], item["name"]): item["digest"] for item in resources}
+    return all(there.get(key) == digest for key, digest in wanted.items())
+
+
+def _require_accepted(proxy: Mapping[str, Any]) -> None:
+    for kind, state in proxy["types"].items():
+        if state["status"] == "NACKED":
+            raise StepError(f"{proxy['proxy']} has refused its {kind}: {state['error']}")

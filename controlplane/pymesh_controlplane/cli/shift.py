@@ -1,0 +1,187 @@
+"""`pymesh shift SERVICE --to SUBSET`: blue-green, with a guard that goes back by itself."""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.text import Text as Line
+
+from pymesh.errors import MeshError
+from pymesh.resources.fields import seconds
+from pymesh_controlplane.cli import guard, output
+from pymesh_controlplane.cli.client import Changed
+from pymesh_controlplane.cli.guard import shown
+from pymesh_controlplane.cli.mesh import LocalMesh, check_machine
+from pymesh_controlplane.cli.output import Format
+from pymesh_controlplane.cli.rollout import InterruptedByPersonError, Manner, Rollout, Seen, Signals
+from pymesh_controlplane.cli.shifting import Shift, prepare, steps
+from pymesh_controlplane.local.judge import Text, as_text
+
+# Seconds: shorter than proxies report, and longer than anyone watches.
+_SHORTEST: Final = 1.0
+_LONGEST: Final = 3600.0
+_INTERRUPTED: Final = 130
+
+_PERCENT: Final = re.compile(r"(\d{1,3})%?")
+
+
+def shift(  # noqa: PLR0917  a command has as many options as it has
+    service: Annotated[str, typer.Argument(help="Name of a Service.")],
+    to: Annotated[str, typer.Option("--to", help="The subset of its DestinationRule that gets the requests.")],
+    step: Annotated[str, typer.Option(help="So much more at a time, as in 10%; by default all at once.")] = "",
+    every: Annotated[str, typer.Option(help="How long each step is watched.")] = "5s",
+    guard_text: Annotated[
+        str, typer.Option("--guard", help="What must hold, as in errors<1%,p99<250ms; if not, it goes back by itself.")
+    ] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    mesh: Annotated[str, typer.Option("--mesh", envvar="PYMESH_MESH", help="Name of the mesh.")] = "default",
+    namespace: Annotated[str, typer.Option("-n", "--namespace", help="Namespace of the Service.")] = "default",
+    output_format: Annotated[Format, typer.Option("-o", "--output", help="How to print.")] = Format.table,
+) -> None:
+    """Shift the requests to a service from one version to another, step by step, and watch how that goes.
+
+    The weights in its VirtualService are changed, as by `apply`. On a breach of the guard, on Ctrl-C, or if nobody can
+    say any more how it goes, they become what they were, and the exit status is not 0.
+    """
+    percent, length = _step(step), _length(every)
+    rules = guard.parse(guard_text) if guard_text else ()
+    check_machine()
+    local = LocalMesh(mesh)
+    plan = prepare(local.client.get("/objects")["items"], service, namespace, to)
+    told = Told(plan, output_format)
+    shares = steps(plan.share, percent) if plan.places else []
+    told.plan(shares)
+    if rules:
+        _require_collector(local, plan, namespace)
+    if dry_run:
+        _validate(local, plan, shares)
+        told.end("dry run", "nothing was changed")
+    elif not plan.places:
+        told.end("shifted", f"{plan.service} goes to {to} already: nothing to do")
+    else:
+        _carry_out(local, plan, namespace, Manner(shares, length, rules), told)
+
+
+class Told:
+    """Says how a shift goes: a line for each step as it happens, or for programs one document at the end."""
+
+    def __init__(self, plan: Shift, output_format: Format) -> None:
+        self._plan = plan
+        self._format = output_format
+        # Programs read standard output; what happens meanwhile is told to the person beside it.
+        self._console = Console(stderr=output_format is not Format.table, highlight=False)
+        self._seen: list[Seen] = []
+
+    def plan(self, shares: list[int]) -> None:
+        """What is about to be done."""
+        plan = self._plan
+        if plan.made is not None:
+            self._print(f"{plan.made} is made: no VirtualService has a route to {plan.service} yet")
+        for place in plan.places:
+            already = f", {place.share}% goes there already" if place.share else ""
+            self._print(f"{place}: shifted to {plan.subset}{already}")
+        for place in plan.pinned:
+            self._print(f"{place}: left alone, it is for some callers only")
+        if shares:
+            self._print(f"steps: {' '.join(f'{share}%' for share in shares)}")
+
+    @contextlib.contextmanager
+    def status(self) -> Iterator[Callable[[str], None]]:
+        """Show what is waited for, where there is a terminal that can forget it again."""
+        if not self._console.is_terminal:
+            yield lambda _: None
+            return
+        with self._console.status("") as status:
+            yield lambda text: status.update(Line(text, "dim"))
+
+    def step(self, seen: Seen) -> None:
+        """A step is over."""
+        self._seen.append(seen)
+        names = [*(name for name in seen.subsets if name != self._plan.subset), self._plan.subset]
+        figures = [_figures(name, seen.subsets[name], seen.seconds) for name in names if name in seen.subsets]
+        self._print(f"{f'{seen.share}%':>5}  {'   '.join(figures) or 'no figures: nobody has reported a request'}")
+
+    def end(self, outcome: str, why: str) -> None:
+        """The end, whatever it is."""
+        style = {"shifted": "green", "dry run": ""}.get(outcome, "red")
+        self._console.print(Line.assemble((outcome, style), f": {why}"), soft_wrap=True)
+        plan = self._plan
+        document = {
+            "outcome": outcome,
+            "reason": why,
+            "service": plan.service,
+            "to": plan.subset,
+            "routes": [str(place) for place in plan.places],
+            "steps": [{"share": seen.share, "seconds": seen.seconds, "subsets": seen.subsets} for seen in self._seen],
+        }
+        if self._format is not Format.table:
+            output.show(Console(highlight=False), self._format, document, (), ())
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True, markup=False)
+
+
+def _figures(name: str, numbers: Mapping[str, Any], length: float) -> str:
+    rate = numbers["requests"] / length
+    return f"{name}  {rate:.1f}/s  errors {shown('errors', numbers['errors'])}  p99 {shown('p99', numbers['p99_ms'])}"
+
+
+def _carry_out(local: LocalMesh, plan: Shift, namespace: str, manner: Manner, told: Told) -> None:
+    with Signals() as signals, told.status() as update:
+        rollout = Rollout(local, plan, namespace, manner, signals.pause, update, told.step)
+        try:
+            rollout.run()
+        except Changed as error:
+            told.end("stopped", str(error))
+            raise typer.Exit(1) from None
+        except MeshError as error:
+            update("going back")
+            told.end("went back", f"{error}; {_went_back(rollout, signals)}")
+            raise typer.Exit(_INTERRUPTED if isinstance(error, InterruptedByPersonError) else 1) from None
+    told.end("shifted", f"{plan.service} goes to {plan.subset}")
+
+
+def _went_back(rollout: Rollout, signals: Signals) -> str:
+    signals.ignore()  # nothing interrupts the way back; it is bounded in time
+    try:
+        rollout.go_back()
+    except MeshError as error:
+        return f"what was before is asked for again, but {error}"
+    return "everything is as it was before"
+
+
+def _require_collector(local: LocalMesh, plan: Shift, namespace: str) -> None:
+    try:
+        local.client.get(f"/telemetry/stats?service={plan.service}&namespace={namespace}&window=1")
+    except MeshError as error:
+        raise MeshError(f"a guard needs the collector's figures: {error}") from None
+
+
+def _validate(local: LocalMesh, plan: Shift, shares: list[int]) -> None:
+    documents = plan.at(shares[-1]) if shares else {}
+    texts = [Text(f"pymesh shift: {key}", "/", as_text(document)) for key, document in documents.items()]
+    errors = [problem["text"] for problem in local.validate(texts) if problem["severity"] == "error"]
+    if errors:
+        raise MeshError("\n".join(errors))
+
+
+def _step(text: str) -> int | None:
+    if not text:
+        return None
+    found = _PERCENT.fullmatch(text)
+    if found is None or not 1 <= int(found[1]) <= 100:
+        raise MeshError(f"--step {text!r}: a step is a share between 1% and 100%, as in 10%")
+    return int(found[1])
+
+
+def _length(text: str) -> float:
+    try:
+        length = seconds(text)
+    except ValueError as error:
+        raise MeshError(f"--every: {error}") from None
+    if not _SHORTEST <= length <= _LONGEST:
+        raise MeshError(f"--every {text}: between {_SHORTEST:g}s and {_LONGEST / 60:g}m")
+    return length
