@@ -20,9 +20,9 @@ The protocol, in full:
 - A sidecar that half-closes its stream gives its slots back. Where a stream breaks, the service keeps them aside for
   RETURN_GRACE seconds, in which the sidecar can come back (the same node id) and report what is in use.
 
-A rule that the service does not know limits nothing: the grant is UNLIMITED, and `problem` says why. That holds for
-the moment in which only the sidecar has heard of a new rule, or not yet of a deleted one. For a rule that is not the
-sidecar's to ask about there are no slots, and a problem, too. In both cases `slots` counts; `problem` is for people.
+A grant with a `problem` is no decision: the service does not know the rule yet, or it is not this sidecar's to ask
+about. It stays so until a response without; then the rule's failure mode decides. A rule that was deleted is leased on
+for LINGER seconds, in which sidecars hear of it.
 
 There is no published API like it, so the messages are built here from their descriptors, as protoc would have.
 """
@@ -56,8 +56,8 @@ HEARTBEAT: Final = 1.0
 SILENCE: Final = 5.0
 # Seconds that the slots of a broken stream are kept for the sidecar's return: a reconnect takes a fraction of that.
 RETURN_GRACE: Final = 2.0
-# Slots of a rule that there is not.
-UNLIMITED: Final = 2**31 - 1
+# Seconds that a deleted rule is leased on: pilot and the sidecars need a fraction of that to hear of it.
+LINGER: Final = 5.0
 # Rules in one message; a service with more has lost its way.
 MAX_RULES: Final = 256
 
@@ -91,7 +91,7 @@ class Grant:
     slots: int  # of this sidecar
     limit: int  # of all sidecars together
     valid_for: float = 0.0  # seconds that the service keeps the slots for it after the stream broke
-    problem: str = ""  # for people: no such rule, not this sidecar's
+    problem: str = ""  # why this is no decision, for people
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,21 +33,26 @@ class Desk:
 
     Attributes:
         sidecars: the connected ones.
-        books: of the concurrency limits in force, by rule.
+        books: of the concurrency limits in force, and of those that were until a moment ago, by rule.
     """
 
     rules: Rules = field(default_factory=Rules)
     sidecars: dict[str, Sidecar] = field(default_factory=dict)
     books: dict[str, Book] = field(default_factory=dict)
+    _accounts: dict[str, frozenset[str]] = field(default_factory=dict)
+    _lingering: dict[str, float] = field(default_factory=dict)
     _changed: set[str] = field(default_factory=set)
 
     def put(self, rules: Rules, now: float, *, first: bool = False) -> None:
         """Go by other rules; books of rules that stay are kept. With the `first` ones others may hold slots."""
         limits = {name: rule.limit.max for name, rule in rules.by_name.items() if isinstance(rule.limit, Slots)}
         self.rules = rules
-        self.books = {name: self.books.get(name) or Book(limit) for name, limit in limits.items()}
-        for name, book in self.books.items():
-            book.limit = limits[name]
+        for name in self.books.keys() - limits.keys():
+            self._lingering.setdefault(name, now + policy_api.LINGER)
+        for name, limit in limits.items():
+            self.books.setdefault(name, Book(limit)).limit = limit
+            self._accounts[name] = rules.accounts[name]
+            self._lingering.pop(name, None)
         if first:
             self._settle_anew(now)
         for name, sidecar in self.sidecars.items():
@@ -80,6 +85,8 @@ class Desk:
 
     def decide(self, now: float) -> set[str]:
         """The sidecars whose grants have changed. To be called now and then, also if nothing was heard."""
+        for name in [name for name, until in self._lingering.items() if until <= now]:
+            del self._lingering[name], self.books[name], self._accounts[name]
         for name, book in self.books.items():
             if book.expire(now):
                 self._changed.add(name)
@@ -99,7 +106,7 @@ class Desk:
 
     def _grant(self, name: str, sidecar: Sidecar, rule: str) -> Grant:
         if rule not in self.books:
-            return Grant(rule, policy_api.UNLIMITED, 0, problem=f"there is no {rule}: nothing is limited by it")
+            return Grant(rule, 0, 0, problem=f"the policy service knows of no {rule}")
         book = self.books[rule]
         if rule not in sidecar.rules:
             problem = f"{sidecar.account} runs no workload behind the targets of {rule}"
@@ -112,7 +119,7 @@ class Desk:
         reported: set[str] = set()
         for demand in sidecar.request.demands:
             book = self.books.get(demand.rule)
-            if book is None or sidecar.account not in self.rules.accounts[demand.rule]:
+            if book is None or sidecar.account not in self._accounts[demand.rule]:
                 continue
             reported.add(demand.rule)
             if book.report(name, demand.held, demand.in_use, demand.wanted, seen):
@@ -128,7 +135,7 @@ class Desk:
 
     def _settle_anew(self, now: float) -> None:
         for name, book in self.books.items():
-            book.settle(now + SETTLE, self.rules.pods[name])
+            book.settle(now + SETTLE, self.rules.pods.get(name, frozenset()))
             self._changed.add(name)
 
 
