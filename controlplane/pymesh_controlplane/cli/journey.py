@@ -1,18 +1,20 @@
-"""The journey of one request: the records that sidecars kept of it, joined into a tree and put into words. Pure.
+"""The journey of one request: the records that proxies kept of it, joined into a tree and put into words. Pure.
 
-A sidecar keeps one record for each request that passes it (admin endpoint `/requests`), so a request that goes
-through the mesh leaves two for each hop: outbound where it was sent, inbound where it arrived. The two belong together
-because they speak of the same connection: its source address and port as the sender sees them are the ones that the
-receiver saw. What an app asks others for on behalf of a request carries the same x-request-id, and starts after it.
+A proxy keeps one record for each request that passes it, so a request that goes through the mesh leaves two for each
+hop: one where it was sent (outbound, or by a gateway), one where it arrived (inbound, or at a gateway). The two belong
+together because they speak of the same connection: its source address and port as the sender sees them are the ones
+that the receiver saw. What an app asks others for on behalf of a request carries the same x-request-id, and starts
+after it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from rich.text import Text
 
 from pymesh import names
+from pymesh.errors import printable
 
 # What takes the time up to each of a record's moments, in words.
 _PHASES: Final = {
@@ -23,9 +25,13 @@ _PHASES: Final = {
 }
 
 
+# Seconds by which the clocks of two machines may differ before "after" means nothing.
+_SKEW: Final = 0.5
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One sidecar's record of a request, with the pod that it is from; field by field what the proxy wrote."""
+    """One proxy's record of a request, with the pod that it is from; field by field what the proxy wrote."""
 
     pod: str
     fields: Mapping[str, Any]
@@ -36,8 +42,18 @@ class Record:
 
     @property
     def inbound(self) -> bool:
-        """Whether the request came to the pod's app; else the app sent it."""
+        """Whether the request came to the pod's app; else the app sent it, or a gateway passed it on."""
         return bool(self.fields["direction"] == "inbound")
+
+    @property
+    def gateway(self) -> bool:
+        """Whether it came to a gateway and went on from there."""
+        return bool(self.fields["direction"] == "gateway")
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The pod, with its namespace where that is told."""
+        return str(self.fields.get("namespace", "")), self.pod
 
     @property
     def started(self) -> float:
@@ -74,21 +90,47 @@ def join(records: Iterable[Record]) -> list[Hop]:
     hops = [Hop(record) for record in sorted(records, key=lambda record: record.started)]
     roots: list[Hop] = []
     for hop in hops:
-        cause = next(
-            (other for other in reversed(hops) if other is not hop and _led_to(other.record, hop.record)), None
-        )
+        cause = _cause(hop, hops)
         (roots if cause is None else cause.then).append(hop)
     return roots
 
 
+def _cause(effect: Hop, hops: Sequence[Hop]) -> Hop | None:
+    """What led to `effect`: the latest of what could have, since a connection may carry the same request id again."""
+    others = [other for other in hops if other is not effect and other.record.started <= effect.record.started + _SKEW]
+    for led_to in (_led_to, _first_led_to):
+        causes = [other for other in others if led_to(other.record, effect.record)]
+        if causes:
+            before = [cause for cause in causes if cause.record.started <= effect.record.started]
+            return before[-1] if before else causes[0]
+    return None
+
+
 def _led_to(cause: Record, effect: Record) -> bool:
     if cause.inbound:
-        return not effect.inbound and cause.pod == effect.pod and cause.started < effect.started
+        return _sent(effect) and cause.place == effect.place and cause.started < effect.started
     return (
-        effect.inbound
+        not _sent(effect)
         and cause["upstream_local"] == effect["downstream_remote"] != ""
-        and cause["endpoint"] == effect["original_destination"]
+        and cause["endpoint"] == (effect["original_destination"] or effect["downstream_local"])
     )
+
+
+def _first_led_to(cause: Record, effect: Record) -> bool:
+    """Whether `effect` is where an attempt arrived that was given up: `cause` then tells of the last one only."""
+    return (
+        not cause.inbound
+        and not _sent(effect)
+        and int(cause.fields["attempts"]) > 1
+        and cause["path"] == effect["path"]
+        and _host(cause["upstream_local"]) == _host(effect["downstream_remote"]) != ""
+        and effect.started <= cause.started + cause.milliseconds / 1000
+    )
+
+
+def _sent(record: Record) -> bool:
+    """Whether an app sent it; at a gateway it arrived."""
+    return not record.inbound and not record.gateway
 
 
 def flatten(hops: Iterable[Hop]) -> Iterator[Record]:
@@ -99,10 +141,16 @@ def flatten(hops: Iterable[Hop]) -> Iterator[Record]:
 def what_is_missing(hops: list[Hop]) -> str:
     """What the records of a request that came from outside the mesh do not tell yet, in words; empty if all is there.
 
-    A sidecar writes its record when the last byte has left, so for a moment the answer may be ahead of the records.
+    A proxy writes its record when the last byte has left, and tells the collector a moment later, so for a moment the
+    answer may be ahead of the records.
     """
-    if not any(hop.record.inbound for hop in hops):
-        return "no sidecar has a record of the request's arrival"
+    if not any(hop.record.inbound or hop.record.gateway for hop in hops):
+        return "no proxy has a record of the request's arrival"
+    return loose_ends(hops)
+
+
+def loose_ends(hops: list[Hop]) -> str:
+    """What does not hang together, in words; empty if all does."""
     if len(hops) > 1:
         return f"{len(hops) - 1} of the records do not follow from the first: {hops[-1].record.pod}"
     sent = [hop for hop in _all(hops) if not hop.record.inbound and hop.record["upstream_peer"] and not hop.then]
@@ -113,6 +161,19 @@ def _all(hops: Iterable[Hop]) -> Iterator[Hop]:
     for hop in hops:
         yield hop
         yield from _all(hop.then)
+
+
+def document(hops: Iterable[Hop]) -> list[dict[str, Any]]:
+    """The trees for programs: each record with its `phases_ms`, and `then` what it led to."""
+    return [
+        {
+            **hop.record.fields,
+            "pod": hop.record.pod,
+            "phases_ms": {name: round(duration, 3) for name, duration in hop.record.phases()},
+            "then": document(hop.then),
+        }
+        for hop in hops
+    ]
 
 
 def render(hops: Iterable[Hop], pod_of_address: Mapping[str, str], depth: int = 0) -> Iterator[Text]:
@@ -138,24 +199,40 @@ def _headline(record: Record, pod_of_address: Mapping[str, str]) -> _Words:
     arrow, other = ("▶", record["authority"])
     if record.inbound:
         arrow, other = "◀", _pod_at(record["downstream_remote"], pod_of_address)
-    good = int(record.fields["status"]) < 400
+    elif record.gateway:
+        arrow = "◀▶"
+    good = 0 < int(record.fields["status"]) < 400
     return (
-        (record.pod, "bold"), f" {arrow} ", other, f"  {record['method']} {record['path']}  ",
+        (record.pod, "bold"), f" {arrow} ", printable(other),
+        f"  {printable(record['method'])} {printable(record['path'])}  ",
         (record["status"], "green" if good else "red"), f"  {_duration(record.milliseconds)} ms",
     )  # fmt: skip
 
 
 def _details(record: Record, pod_of_address: Mapping[str, str]) -> Iterator[_Words]:
-    yield "redirect", _redirect(record)
+    if record.gateway:
+        yield "client", *_client(record, pod_of_address)
+    else:
+        yield "redirect", _redirect(record)
     if record.inbound:
         yield "caller", *_identity(record["peer"])
     else:
-        yield "route", record["route_source"] or "the service itself: no VirtualService speaks of it"
+        yield "route", printable(record["route_source"]) or "the service itself: no VirtualService speaks of it"
         yield "endpoint", *_endpoint(record, pod_of_address)
         yield "peer", *_identity(record["upstream_peer"])
+    for name, note in record.fields["notes"].items():
+        yield printable(name), printable(str(note))
     if record["flag"] != "-":
-        yield "flag", (f"{record['flag']} {record['details']}", "red")
+        yield "flag", (f"{record['flag']} {printable(record['details'])}", "red")
     yield "times", " · ".join(f"{name} {_duration(duration)}" for name, duration in record.phases()) + " ms"
+
+
+def _client(record: Record, pod_of_address: Mapping[str, str]) -> _Words:
+    place = f"{_pod_at(record['downstream_remote'], pod_of_address)}, to {record['downstream_local']}"
+    if record["peer"]:
+        return (f"{place}, ", *_identity(record["peer"]))
+    sni = f" as {printable(record['sni'])}" if record["sni"] else ""
+    return (f"{place}, TLS{sni}" if record.fields["tls"] else f"{place}, plaintext",)
 
 
 def _redirect(record: Record) -> str:
@@ -175,7 +252,7 @@ def _identity(peer: str) -> _Words:
 
 def _endpoint(record: Record, pod_of_address: Mapping[str, str]) -> _Words:
     labels = record.fields["endpoint_labels"]
-    version = f", version {labels['version']}" if "version" in labels else ""
+    version = f", version {printable(labels['version'])}" if "version" in labels else ""
     parts = names.ClusterName.parse(record["cluster"])
     subset = f", subset {parts.subset}" if parts and parts.subset else ""
     reused = "pooled connection" if record.fields["reused"] else "new connection"
@@ -186,5 +263,9 @@ def _endpoint(record: Record, pod_of_address: Mapping[str, str]) -> _Words:
 
 
 def _pod_at(address: str, pod_of_address: Mapping[str, str]) -> str:
-    host = address.rpartition(":")[0]
+    host = _host(address)
     return pod_of_address.get(host, host or "nowhere")
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0]

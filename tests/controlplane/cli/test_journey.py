@@ -124,8 +124,8 @@ def test_it_says_what_is_missing_until_every_request_that_was_sent_has_arrived()
     page, call, arrival, *rest = story()
     call = Record(call.pod, {**call.fields, "upstream_peer": f"{SA}bookinfo-reviews"})
     assert what_is_missing(join([page, call, arrival, *rest])) == ""
-    assert "no sidecar" in what_is_missing([])
-    assert "no sidecar" in what_is_missing(join([call]))
+    assert "no proxy" in what_is_missing([])
+    assert "no proxy" in what_is_missing(join([call]))
     assert "did not arrive" in what_is_missing(join([page, call]))
     assert "reviews-v2-0" in what_is_missing(join([page, arrival]))
 

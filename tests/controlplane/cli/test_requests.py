@@ -1,0 +1,118 @@
+"""Records → the table of `pymesh requests`, and the whole story of one request."""
+
+from typing import Any
+
+import pytest
+
+from pymesh.peer_metadata import Peer
+from pymesh_controlplane.cli import records
+from pymesh_controlplane.cli.client import Absent
+from pymesh_controlplane.cli.journey import Record, join
+from pymesh_controlplane.cli.records import of_request
+from pymesh_controlplane.cli.requests import HEADER, rows, story
+from pymesh_controlplane.telemetry.entries import Reader
+from pymesh_controlplane.telemetry.records import record_of
+from tests.controlplane.telemetry.support import FROM_PAGE, PAGE_PROXY, TO_V1, V1_PROXY, http_entry, tcp_entry
+
+PODS = {"10.244.0.8": "reviews-v1-0", "10.244.0.9": "visitor-0"}
+
+
+def record(entry: Any, reporter: Any = PAGE_PROXY, **fields: Any) -> dict[str, Any]:
+    return {**record_of(Reader().flight(entry, reporter)), **fields}
+
+
+def row(found: dict[str, Any]) -> dict[str, str]:
+    [cells] = rows([found], PODS)
+    return dict(zip(HEADER, cells, strict=True))
+
+
+def test_a_request_between_workloads() -> None:
+    found = row(record(http_entry(TO_V1, status=503), flag="UF", authority="reviews:9080"))
+    assert len(found.pop("TIME")) == len("00:00:00.000")
+    assert found == {
+        "FROM": "productpage-v1",
+        "TO": "reviews-v1",
+        "REQUEST": "GET reviews:9080/reviews/0",
+        "STATUS": "503 UF",
+        "MS": "12.0",
+        "MTLS": "yes",
+        "REQUEST ID": "r1",
+    }
+
+
+def test_parties_that_are_no_workloads_are_told_by_what_is_known_of_them() -> None:
+    unknown = dict(Peer()._asdict())
+    found = record(http_entry({**FROM_PAGE, "security": "none"}), V1_PROXY, source=unknown)
+    assert row({**found, "downstream_remote": "10.244.0.9:5000", "security": "none"})["FROM"] == "visitor-0"
+    assert row({**found, "downstream_remote": "192.0.2.1:5000"})["FROM"] == "192.0.2.1:5000"
+    found = record(http_entry({"direction": "outbound"}), endpoint="")
+    assert row(found)["TO"] == "unknown"
+    assert row({**found, "service": {"host": "api.example.com"}})["TO"] == "api.example.com"
+
+
+def test_connections_have_neither_method_nor_id() -> None:
+    found = row(record(tcp_entry(TO_V1)))
+    assert (found["REQUEST"], found["REQUEST ID"], found["MS"]) == ("TCP", "-", "60000.0")
+
+
+def test_what_a_client_wrote_does_not_command_the_terminal() -> None:
+    found = row(record(http_entry(TO_V1, request_id="\x1b[2J"), path="/\x1b]0;x"))
+    assert "".join(found.values()).isprintable()
+
+
+def test_the_story_begins_with_the_whole_and_ends_with_what_is_missing() -> None:
+    call = record(
+        http_entry(TO_V1), trace_id="4bf92f3577b34da6a3ce929d0e0e4736", cluster="", endpoint="10.244.0.8:9080"
+    )
+    lines = [line.plain for line in story("r1", join([Record("productpage-v1-0", call)]), PODS)]
+    assert lines[0] == f"request r1  began 2023-11-14T22:13:20.000Z  took 12.0 ms  trace {trace}"
+    assert lines[1].startswith("productpage-v1-0 ▶ ")
+    assert lines[-1] == (
+        "not all of it is known: productpage-v1-0 sent a request to 10.244.0.8:9080 that did not arrive"
+    )
+
+
+class FakeMesh:
+    """A mesh whose collector and sidecars answer what they are told."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.client = self
+
+    def get(self, path: str) -> Any:
+        assert path == "/telemetry/requests?id=a%2Fb"
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [
+            {"name": "productpage-v1-0", "namespace": "bookinfo", "pids": {"pymesh-proxy": 1}},
+            {"name": "visitor-0", "namespace": "bookinfo", "pids": {"app": 1}},
+        ]
+
+    def run(self, pod: str, namespace: str, command: list[str], container: str) -> str:
+        assert (pod, namespace, container) == ("productpage-v1-0", "bookinfo", "pymesh-proxy")
+        assert command[-1] == "http://127.0.0.1:15000/requests?id=a%2Fb"
+        return "[]"
+
+
+def test_a_request_of_long_ago_is_not_waited_for() -> None:
+    found = of_request(FakeMesh([record(http_entry(TO_V1), endpoint="", upstream_peer="")]), "a/b")  # type: ignore[arg-type]
+    assert (len(found.records), found.source) == (1, "telemetry")
+
+
+def test_what_has_just_ended_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "POLL", 0)
+    monkeypatch.setattr(records.time, "time", lambda: 1_700_000_003.0)
+    complete = [record(http_entry(TO_V1), endpoint="", upstream_peer="")]
+    mesh = FakeMesh([], [], complete)
+    assert len(of_request(mesh, "a/b").records) == 1  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("error", [Absent("this mesh runs without telemetry"), records.MeshError("it does not answer")])
+def test_without_the_collector_the_sidecars_are_asked(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "PATIENCE", 0)
+    found = of_request(FakeMesh(error), "a/b")  # type: ignore[arg-type]
+    assert (list(found.records), found.source, found.why) == ([], "sidecars", str(error))
