@@ -1,11 +1,12 @@
 """Records of one request → a tree → lines."""
 
+import json
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pymesh_controlplane.cli.journey import Record, flatten, join, render, what_is_missing
+from pymesh_controlplane.cli.journey import Record, document, flatten, join, render, what_is_missing
 from pymesh_proxy.admin_pages import record_as_json
 from pymesh_proxy.errors import Flag
 from pymesh_proxy.telemetry.record import RequestRecord
@@ -21,7 +22,7 @@ def record(pod: str, direction: str, wall: float, **fields: Any) -> Record:
     facts = Facts(
         direction,
         remote=fields.pop("downstream_remote", ""),
-        local="127.0.0.1:15001",
+        local=fields.pop("downstream_local", "127.0.0.1:15001"),
         original=fields.pop("original_destination", ""),
         peer=fields.pop("peer", ""),
         own=fields.pop("own", ""),
@@ -140,3 +141,102 @@ def test_failures_are_shown_with_their_flag_and_only_the_phases_that_were_reache
     assert "UH no_healthy_upstream" in text
     assert "connection" not in text.split("times", maxsplit=1)[1]
     assert "nowhere" in text
+
+
+# --- gateways, policy, retries --------------------------------------------------------------------------------------
+
+INGRESS, EGRESS, OUTSIDE = "10.244.0.2", "10.244.0.3", "192.0.2.80"
+
+
+def through_gateways() -> list[Record]:
+    """Somebody from outside asks for the shop; the app asks an external service, through the egress gateway."""
+    return [
+        record(
+            "ingressgateway", "gateway", 1.0, path="/", authority="shop.example.com",
+            downstream_remote="127.0.0.1:5000", downstream_local=f"{INGRESS}:8080", endpoint=f"{PRODUCTPAGE}:9080",
+            upstream_local=f"{INGRESS}:5001", upstream_peer=f"{SA}bookinfo-productpage",
+        ),
+        record(
+            "productpage-0", "inbound", 1.1, path="/", authority="shop.example.com",
+            downstream_remote=f"{INGRESS}:5001", original_destination=f"{PRODUCTPAGE}:9080",
+            endpoint=f"{PRODUCTPAGE}:9080", notes={"policy": "ConcurrencyLimit bookinfo/productpage: slot 37 of 100"},
+        ),
+        record(
+            "productpage-0", "outbound", 1.2, path="/x", authority="api.example.com",
+            original_destination="240.240.0.1:80", endpoint=f"{EGRESS}:8080", upstream_local=f"{PRODUCTPAGE}:5002",
+        ),
+        record(
+            "egressgateway", "gateway", 1.3, path="/x", authority="api.example.com",
+            downstream_remote=f"{PRODUCTPAGE}:5002", downstream_local=f"{EGRESS}:8080",
+            peer=f"{SA}bookinfo-productpage", endpoint=f"{OUTSIDE}:80", upstream_local=f"{EGRESS}:5003",
+        ),
+    ]  # fmt: skip
+
+
+def test_a_journey_begins_at_the_ingress_gateway_and_ends_at_the_egress_gateway() -> None:
+    [root] = join(reversed(through_gateways()))
+    assert [found.pod for found in flatten([root])] == [
+        "ingressgateway",
+        "productpage-0",
+        "productpage-0",
+        "egressgateway",
+    ]
+    assert what_is_missing([root]) == ""
+    text = "\n".join(line.plain for line in render([root], {**PODS, INGRESS: "ingressgateway"}))
+    assert "ingressgateway ◀▶ shop.example.com  GET /  200" in text
+    assert f"client    127.0.0.1, to {INGRESS}:8080, plaintext" in text
+    assert "productpage-0 ◀ ingressgateway  GET /" in text
+    assert "policy    ConcurrencyLimit bookinfo/productpage: slot 37 of 100" in text
+    assert f"client    productpage-0, to {EGRESS}:8080, mTLS, {SA}bookinfo-productpage" in text
+    assert f"endpoint  {OUTSIDE} at {OUTSIDE}:80" in text
+
+
+def test_a_gateway_says_how_its_client_came() -> None:
+    tls = through_gateways()[0]
+    tls = Record(tls.pod, {**tls.fields, "tls": True, "sni": "shop.example.com"})
+    assert "client    127.0.0.1, to 10.244.0.2:8080, TLS as shop.example.com" in "\n".join(
+        line.plain for line in render(join([tls]), {})
+    )
+
+
+def test_the_same_id_over_the_same_connection_again_is_another_hop() -> None:
+    """An app asks twice, over one pooled connection."""
+    page, call, arrival, *_ = story()
+    again = [Record(item.pod, {**item.fields, "started": item.started + 0.2}) for item in (call, arrival)]
+    [root] = join([page, call, arrival, *again])
+    assert [hop.record for hop in root.then] == [call, again[0]]
+    assert [hop.then[0].record for hop in root.then] == [arrival, again[1]]
+
+
+def test_an_attempt_that_was_given_up_is_part_of_the_hop() -> None:
+    page, call, arrival, *_ = story()
+    call = Record(call.pod, {**call.fields, "attempts": 2, "times_ms": {**call.fields["times_ms"], "end": 500.0}})
+    first = Record(
+        "reviews-v1-0", {**arrival.fields, "started": 1.15, "downstream_remote": f"{PRODUCTPAGE}:5009", "status": 503}
+    )
+    [root] = join([page, call, first, arrival])
+    assert [hop.record for hop in root.then[0].then] == [first, arrival]
+    once = Record(call.pod, {**call.fields, "attempts": 1})
+    assert len(join([page, once, first, arrival])) == 2
+
+
+def test_pods_of_the_same_name_in_two_namespaces_are_two_pods() -> None:
+    page, call, *_ = story()
+    here, there = (
+        Record(item.pod, {**item.fields, "namespace": namespace})
+        for item, namespace in ((page, "bookinfo"), (call, "elsewhere"))
+    )
+    assert len(join([here, there])) == 2
+
+
+def test_programs_get_the_tree_with_the_phases() -> None:
+    [tree] = document(join(story()))
+    assert tree["pod"] == "productpage-0"
+    assert tree["phases_ms"] == {"filters and route": 0.2, "connection": 0.4, "answer": 10.0, "body": 0.1}
+    assert tree["then"][0]["route_source"] == "VirtualService bookinfo/reviews http[0]"
+    assert json.loads(json.dumps([tree])) == [tree]
+
+
+def test_what_others_wrote_does_not_command_the_terminal() -> None:
+    hostile = record("p", "outbound", 1.0, path="/\x1b[2J", authority="\x9b1m", notes={"policy": "\r\x1b]0;"})
+    assert all(line.plain.isprintable() for line in render(join([hostile]), {}))
