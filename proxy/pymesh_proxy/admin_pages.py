@@ -101,8 +101,17 @@ def record_as_json(record: RequestRecord) -> dict[str, object]:
             "first_byte": at(record.t_first_byte),
             "end": at(record.t_end),
         },
+        **_trace(record),
         "notes": dict(record.notes),
     }
+
+
+def _trace(record: RequestRecord) -> dict[str, object]:
+    span = record.span
+    if span is None:
+        return {"trace_id": "", "span_id": "", "parent_span_id": "", "sampled": False}
+    keys = ("trace_id", "span_id", "parent_span_id", "sampled")
+    return {key: getattr(span, key) for key in keys}
 
 
 def _requests(proxy: "Proxy", query: Query) -> Answer:

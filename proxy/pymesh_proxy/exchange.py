@@ -128,9 +128,7 @@ class Exchange:
         """The head is there; the body, if any, follows by `request_body` and `request_end`."""
         try:
             self._downstream.runtime.peers.meet(self.record, self.request)
-            self.record.request_id = forwarding.prepare_request(
-                self.request, self._downstream.manager, self._downstream.facts
-            )
+            forwarding.enter(self.request, self._downstream.manager, self.record)
             answer = forwarding.canonicalize(self.request, self._downstream.manager, self._downstream.facts)
             if answer is not None:
                 self._reply(answer)

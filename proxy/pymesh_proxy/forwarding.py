@@ -6,7 +6,7 @@ Source: RFC 9110 7.6 (message forwarding), Envoy's HTTP header manipulation page
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
-from random import getrandbits
+from random import getrandbits, random
 from time import time
 from typing import Final
 
@@ -16,7 +16,9 @@ from pymesh_proxy.config.model import EscapedSlashes, ForwardClientCert, HttpMan
 from pymesh_proxy.errors import CAUSES, Flag, ProxyError
 from pymesh_proxy.filters.base import LocalReply
 from pymesh_proxy.routing import Forward, HeaderMutation, Route, without_port
+from pymesh_proxy.telemetry import tracing
 from pymesh_proxy.telemetry.peers import PEER_HEADERS
+from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.transport.facts import Facts
 from pymesh_proxy.upstream.endpoint import Endpoint
 
@@ -57,6 +59,17 @@ _WITHOUT_BODY: Final = frozenset({204, 304})
 
 
 # --- Requests ------------------------------------------------------------------------------------------------------
+
+
+def enter(request: Head, manager: HttpManager, record: RequestRecord) -> None:
+    """Prepare `request`, and give it its span where requests are traced; its id and span are noted. Raises ProxyError.
+
+    See `prepare_request` and `telemetry.tracing`.
+    """
+    record.request_id = prepare_request(request, manager, record.facts)
+    if manager.tracing is not None:
+        sampling = manager.tracing.sampling
+        record.request_id, record.span = tracing.begin(request, sampling, record.request_id, random, getrandbits)
 
 
 def prepare_request(request: Head, manager: HttpManager, facts: Facts) -> str:

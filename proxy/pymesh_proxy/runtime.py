@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, Protocol
 
-from pymesh_proxy.config.model import AccessLog, AccessLogFile, GrpcAccessLog, InlineCertificate, SdsName, Snapshot
+from pymesh_proxy.config.model import AccessLog, AccessLogFile, InlineCertificate, SdsName, Snapshot
 from pymesh_proxy.control.secrets import Certificate, SecretStore
 from pymesh_proxy.reporting import Reporters
 from pymesh_proxy.telemetry.access_log import AccessLogs
@@ -101,7 +101,7 @@ class Runtime:
         self._logs.clear()
         logs = list(access_logs(snapshot))
         self.access_logs.retain((log.path, log.format) for log in logs if isinstance(log, AccessLogFile))
-        self.reporters.retain(log for log in logs if isinstance(log, GrpcAccessLog))
+        self.reporters.retain(log for log in logs if not isinstance(log, AccessLogFile))
 
     def drain(self) -> None:
         """Begin to shut down: answers say `close`, idle connections end now."""

@@ -8,6 +8,7 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.config.trace.v3.opentelemetry_pb2 import OpenTelemetryConfig
 from envoy.extensions.access_loggers.file.v3.file_pb2 import FileAccessLog
 from envoy.extensions.access_loggers.grpc.v3.als_pb2 import HttpGrpcAccessLogConfig, TcpGrpcAccessLogConfig
 from envoy.extensions.access_loggers.stream.v3.stream_pb2 import StdoutAccessLog
@@ -40,7 +41,7 @@ MESSAGES: Final[Mapping[str, type[Message]]] = {
         OriginalDst, TlsInspector, HttpInspector, HttpConnectionManager, TcpProxy, Router, TypedStruct,
         DownstreamTlsContext, UpstreamTlsContext, RawBuffer,
         HttpProtocolOptions, PreviousHostsPredicate, FileAccessLog, StdoutAccessLog,
-        HttpGrpcAccessLogConfig, TcpGrpcAccessLogConfig,
+        HttpGrpcAccessLogConfig, TcpGrpcAccessLogConfig, OpenTelemetryConfig,
     )
 }  # fmt: skip
 

@@ -143,13 +143,22 @@ SUPPORTED: Final[Mapping[str, Support]] = {
         "request_headers_timeout drain_timeout access_log use_remote_address xff_num_trusted_hops skip_xff_append "
         "generate_request_id preserve_external_request_id always_set_request_id_in_response "
         "forward_client_cert_details set_current_client_cert_details upgrade_configs normalize_path merge_slashes "
-        "path_with_escaped_slashes_action strip_matching_host_port",
+        "path_with_escaped_slashes_action strip_matching_host_port tracing",
         {
             "http_filters": "`envoy.filters.http.router` last; an unknown filter is left out only if `is_optional`",
             "drain_timeout": "after `max_connection_duration`; a proxy that shuts down takes `--drain-time`",
             "upgrade_configs": "one that is not allowed is not asked for: the request goes on without, Envoy says 403",
         },
         only={"codec_type": ("AUTO", "HTTP1")},
+    ),
+    f"{_HCM}HttpConnectionManager.Tracing": Support(
+        "client_sampling random_sampling overall_sampling provider",
+        {"random_sampling": "of requests without a trace; a caller that has decided is believed (docs/tracing.md)"},
+    ),
+    "envoy.config.trace.v3.Tracing.Http": Support("name typed_config"),
+    "envoy.config.trace.v3.OpenTelemetryConfig": Support(
+        "grpc_service service_name",
+        {"grpc_service": "`envoy_grpc`; a cluster with `http2_protocol_options`"},
     ),
     f"{_HCM}Rds": Support("config_source route_config_name", {"config_source": "`ads` only"}),
     f"{_HCM}HttpFilter": Support("name typed_config is_optional disabled"),

@@ -20,6 +20,7 @@ from pymesh_proxy.config.fields import flag, number, one_of, required, timeout
 from pymesh_proxy.config.model import EscapedSlashes, ForwardClientCert, HttpManager, ServerHeader
 from pymesh_proxy.config.policy_filter import policy_filter
 from pymesh_proxy.config.routes import Context, compile_routes
+from pymesh_proxy.config.tracing import tracing
 from pymesh_proxy.filters.base import HttpFilter
 
 # Type of a filter's configuration -> what compiles it, given the message and its path. A new filter is a line here, one
@@ -65,6 +66,7 @@ def http_manager(message: HttpConnectionManager, context: Context, path: str) ->
         rds = required(message.rds.route_config_name, join(path, "rds.route_config_name"))
     else:
         routes = compile_routes(message.route_config, context, join(path, "route_config"), inline=True)
+    traced = tracing(message.tracing, join(path, "tracing")) if message.HasField("tracing") else None
     common = message.common_http_protocol_options
     common_path = join(path, "common_http_protocol_options")
     details = message.set_current_client_cert_details
@@ -105,7 +107,8 @@ def http_manager(message: HttpConnectionManager, context: Context, path: str) ->
         upgrades=frozenset(
             config.upgrade_type.lower() for config in message.upgrade_configs if flag(config, "enabled", default=True)
         ),
-        access_logs=access_logs(message.access_log, join(path, "access_log")),
+        access_logs=access_logs(message.access_log, join(path, "access_log")) + (() if traced is None else (traced,)),
+        tracing=traced,
     )
 
 

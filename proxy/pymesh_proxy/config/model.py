@@ -15,6 +15,7 @@ from pymesh import names
 from pymesh.peer_metadata import NO_SERVICE, ServiceFacts
 from pymesh_proxy.filters.base import HttpFilter
 from pymesh_proxy.routing import RouteTable
+from pymesh_proxy.telemetry.tracing import EVERY_REQUEST, Sampling
 from pymesh_proxy.upstream.balancer import PANIC_THRESHOLD
 from pymesh_proxy.upstream.endpoint import Endpoint
 
@@ -151,7 +152,23 @@ class GrpcAccessLog:
     response_headers: tuple[str, ...] = ()
 
 
-AccessLog: TypeAlias = AccessLogFile | GrpcAccessLog
+@dataclass(frozen=True, slots=True)
+class Tracing:
+    """How requests are traced, and where their spans go (HttpConnectionManager.Tracing, OpenTelemetryConfig).
+
+    Attributes:
+        cluster: where the collector is.
+        service_name: the `service.name` of the spans; empty is the proxy's own service.
+        sampling: which requests are traced.
+    """
+
+    cluster: str
+    service_name: str = ""
+    sampling: Sampling = EVERY_REQUEST
+
+
+# Everything that is told of finished requests.
+AccessLog: TypeAlias = AccessLogFile | GrpcAccessLog | Tracing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -191,6 +208,7 @@ class HttpManager:
     strip_matching_host_port: bool = False
     upgrades: frozenset[str] = frozenset()  # lower case: "websocket"
     access_logs: tuple[AccessLog, ...] = ()
+    tracing: Tracing | None = None  # one of access_logs, too
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,12 +8,12 @@ is away, slow or stopped costs the oldest entries, which are counted; it is trie
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
-from pymesh.grpc.status import RpcError
+from pymesh.grpc.status import Code, RpcError
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.control.backoff import Backoff
 from pymesh_proxy.control.channel import Stream
@@ -30,8 +30,17 @@ MAX_BACKLOG: Final = 2 * 1024 * 1024
 MAX_MESSAGE: Final = 1024 * 1024
 # Seconds for a receiver to take a batch: one that is stopped looks alive for long.
 SEND_TIMEOUT: Final = 10.0
+# Seconds for the answer to a batch that is a call of its own.
+CALL_TIMEOUT: Final = 5.0
 # Seconds between attempts, at most: the backlog of a busy proxy covers not many more.
 LONGEST_PAUSE: Final = 5.0
+
+
+# What OTLP calls retryable (opentelemetry.io/docs/specs/otlp, "OTLP/gRPC response").
+_TRY_AGAIN: Final = frozenset({
+    Code.CANCELLED, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.ABORTED, Code.OUT_OF_RANGE, Code.UNAVAILABLE,
+    Code.DATA_LOSS,
+})  # fmt: skip
 
 
 class Encode(Protocol):
@@ -219,18 +228,28 @@ class Channel(Protocol):
     @property
     def moved(self) -> bool:
         """Whether a new call would go somewhere else than the open ones."""
+        ...
 
     async def unary(self, method: str, request: bytes, *, within: float) -> bytes:
         """The answer to `request`."""
+        ...
 
     def stream(self, method: str, *, within: float | None = None) -> AbstractAsyncContextManager[Stream]:
         """A call with messages both ways."""
+        ...
+
+
+class Join(Protocol):
+    """Makes a message of a batch."""
+
+    def __call__(self, entries: Sequence[bytes], dropped: int, /) -> bytes:
+        """The message; `dropped` entries were lost before."""
 
 
 class StreamReceiver:
     """Batches as messages of one long call, in the manner of ALS: nothing is confirmed before its end."""
 
-    def __init__(self, channel: Channel, method: str, first: Callable[[], bytes], join: "Join") -> None:
+    def __init__(self, channel: Channel, method: str, first: Callable[[], bytes], join: Join) -> None:
         """`first` makes what the first message begins with, `join` a message of a batch."""
         self._channel = channel
         self._method = method
@@ -277,8 +296,28 @@ class StreamReceiver:
             await call.__aexit__(None, None, None)
 
 
-class Join(Protocol):
-    """Makes a message of a batch."""
+class CallReceiver:
+    """Each batch as a call of its own, which is answered, in the manner of OTLP."""
 
-    def __call__(self, entries: list[bytes], dropped: int) -> bytes:
-        """The message; `dropped` entries were lost before."""
+    def __init__(self, channel: Channel, method: str, join: Join) -> None:
+        """`join` makes the request of a batch."""
+        self._channel = channel
+        self._method = method
+        self._join = join
+
+    async def open(self) -> None:
+        """See Receiver: nothing is to be done."""
+
+    async def send(self, entries: list[bytes], dropped: int) -> None:
+        """See Receiver."""
+        await self._channel.unary(self._method, self._join(entries, dropped), within=CALL_TIMEOUT)
+
+    def may_repeat(self, error: RpcError) -> bool:
+        """See Receiver: spans have names of their own, so that a collector can tell doubles."""
+        return error.status.code in _TRY_AGAIN
+
+    async def finish(self) -> None:
+        """See Receiver: every batch is confirmed."""
+
+    async def close(self) -> None:
+        """See Receiver: nothing is open between calls."""

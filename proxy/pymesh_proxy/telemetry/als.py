@@ -280,6 +280,13 @@ def _remarks(common: AccessLogCommon, record: RequestRecord) -> None:
     """Tags that belong to one request."""
     if record.t_filtered:
         common.custom_tags[tags.FILTERED_MS] = str(round((record.t_filtered - record.t_start) * 1e6) / 1000)
+    if record.span is not None:
+        common.custom_tags[tags.TRACE_ID] = record.span.trace_id
+        common.custom_tags[tags.SPAN_ID] = record.span.span_id
+        if record.span.parent_span_id:
+            common.custom_tags[tags.PARENT_SPAN_ID] = record.span.parent_span_id
+        if record.span.sampled:
+            common.custom_tags[tags.SAMPLED] = "true"
     for key, note in record.notes.items():
         common.custom_tags[tags.NOTE_PREFIX + key] = note
     if record.flag is Flag.UPSTREAM_CONNECTION_FAILURE:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pymesh.peer_metadata import NO_SERVICE, UNKNOWN, UNKNOWN_VALUE, Peer, ServiceFacts
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.errors import Flag
+from pymesh_proxy.telemetry.trace_context import SpanContext
 from pymesh_proxy.transport.facts import Facts
 from pymesh_proxy.upstream.endpoint import Endpoint
 
@@ -30,14 +31,15 @@ class RequestRecord:
         reused: whether the upstream connection was a pooled one.
         status, flag, details: the answer, and why where the proxy gave it.
         bytes_received, bytes_sent: of bodies, framing included.
+        span: where it stands in its trace; None where requests are not traced.
         notes: what filters want to say, as in {"policy": "allowed by …"}; empty for most requests.
     """
 
     __slots__ = (
         "attempts", "authority", "bytes_received", "bytes_sent", "cluster", "destination", "details", "endpoint",
         "endpoint_labels", "facts", "flag", "headers", "method", "notes", "path", "protocol", "request_id",
-        "response_headers", "reused", "route", "route_source", "service", "source", "status", "t_connected", "t_end",
-        "t_filtered", "t_first_byte", "t_start", "upstream_local", "upstream_peer", "virtual_host", "wall",
+        "response_headers", "reused", "route", "route_source", "service", "source", "span", "status", "t_connected",
+        "t_end", "t_filtered", "t_first_byte", "t_start", "upstream_local", "upstream_peer", "virtual_host", "wall",
     )  # fmt: skip
 
     def __init__(self, facts: Facts, wall: float, now: float) -> None:
@@ -60,6 +62,7 @@ class RequestRecord:
         self.details = ""
         self.bytes_received = self.bytes_sent = 0
         self.notes: dict[str, str] = {}
+        self.span: SpanContext | None = None
         self.headers: Head | None = None
         self.response_headers: Head | None = None
 
