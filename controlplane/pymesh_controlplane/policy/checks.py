@@ -20,7 +20,7 @@ from pymesh_controlplane.policy.rules import Rate, Rules
 # google.rpc.Code; Envoy takes any but OK for a refusal.
 _RESOURCE_EXHAUSTED: Final = 8
 
-_PER: Final = {1: "second", 60: "minute", 3600: "hour", 86_400: "day"}
+_PER: Final = {1: "a second", 60: "a minute", 3600: "an hour", 86_400: "a day"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,4 +145,4 @@ def _in_words(limit: object) -> str:
         return "no more requests now"
     burst = f", {limit.burst} at once" if limit.burst != limit.requests else ""
     apart = f" for each {', '.join(limit.by)}" if limit.by else ""
-    return f"{limit.requests} a {_PER[limit.period]}{burst}{apart}"
+    return f"{limit.requests} {_PER[limit.period]}{burst}{apart}"

@@ -1,0 +1,117 @@
+"""Checks: which rules, counted by what, and the answer as Envoy takes it."""
+
+import pytest
+from envoy.service.auth.v3.attribute_context_pb2 import AttributeContext
+from google.protobuf.json_format import MessageToDict
+
+from pymesh_controlplane.policy.buckets import NANOSECONDS
+from pymesh_controlplane.policy.checks import Decision, Limits, answer, asked_rules, key_of
+from pymesh_controlplane.policy.rules import Rate, Rule, Rules
+
+A, B = "RateLimit default/a", "RateLimit default/b"
+
+
+def rules(**rates: Rate) -> Rules:
+    named = {f"RateLimit default/{name}": rate for name, rate in rates.items()}
+    return Rules("epoch", {name: Rule(name, (), rate, "Open", "Closed") for name, rate in named.items()})
+
+
+def request(principal: str = "", path: str = "/", **headers: str) -> AttributeContext:
+    found = AttributeContext()
+    found.source.principal = principal
+    found.source.address.socket_address.address = "10.0.0.9"
+    found.request.http.path = path
+    found.request.http.method = "GET"
+    found.request.http.host = "Reviews"
+    found.request.http.headers.update(headers)
+    return found
+
+
+def test_attributes_are_those_that_envoy_tells() -> None:
+    """The path without its query, the host in small letters, a header by its name in any case."""
+    by = ("source.principal", "source.address", "request.method", "request.host", "request.path")
+    by += ("request.headers[X-Tenant]", "request.headers[absent]")
+    key = key_of(by, request("spiffe://a", "/p?q=1", **{"x-tenant": "t"}))
+    assert key == ("spiffe://a", "10.0.0.9", "GET", "reviews", "/p", "t", "")
+
+
+def test_all_rules_have_to_agree_and_a_refusal_costs_nothing() -> None:
+    """Of the one that refuses nothing is spent, nor of the other."""
+    limits = Limits()
+    limits.put(rules(a=Rate(10, 1, 2), b=Rate(10, 1, 1)), 0)
+    assert limits.decide([A, B], request(), 0) == Decision((A, B))
+    assert limits.decide([A, B], request(), 0) == Decision((A, B), B, 0.1)
+    assert limits.decide([A], request(), 0) == Decision((A,))
+    assert limits.decide([A], request(), 0).refused_by == A
+
+
+def test_what_is_not_in_force_limits_nothing() -> None:
+    """A rule that was deleted, and the sidecar has not heard yet."""
+    limits = Limits()
+    limits.put(rules(a=Rate(1, 1, 1)), 0)
+    assert limits.decide(["RateLimit default/gone"], request(), 0) == Decision(())
+
+
+def test_a_change_of_one_rule_leaves_the_others_alone() -> None:
+    """And of itself keeps what was spent."""
+    limits = Limits()
+    limits.put(rules(a=Rate(2, 60, 2), b=Rate(1, 60, 1)), 0)
+    limits.decide([A, B], request(), 0)
+    limits.put(rules(a=Rate(3, 60, 3), b=Rate(1, 60, 1)), NANOSECONDS)
+    assert limits.decide([B], request(), NANOSECONDS).refused_by == B
+    assert [limits.decide([A], request(), NANOSECONDS).refused_by for _ in range(3)] == ["", "", A]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("RateLimit default/a", (A,)), ("RateLimit default/b, RateLimit default/a,,", (B, A)), (f"{A},{A}", (A,))],
+)
+def test_the_rules_of_a_check(text: str, expected: tuple[str, ...]) -> None:
+    """Separated by commas, each once, in their order."""
+    assert asked_rules(AttributeContext(context_extensions={"pymesh.rules": text})) == expected
+
+
+@pytest.mark.parametrize(
+    ("extensions", "sentence"),
+    [
+        ({}, "names no rule: context_extensions has no pymesh.rules"),
+        ({"pymesh.rules": " ,"}, "names no rule"),
+        ({"pymesh.rules": ",".join(map(str, range(257)))}, "257 rules"),
+    ],
+)
+def test_a_check_about_nothing_or_everything_is_refused(extensions: dict[str, str], sentence: str) -> None:
+    """With a sentence."""
+    with pytest.raises(ValueError, match=sentence):
+        asked_rules(AttributeContext(context_extensions=extensions))
+
+
+def test_yes_has_what_a_sidecar_needs_to_remember_it() -> None:
+    """Nothing is to be reused yet, and the keys for it are there."""
+    given = MessageToDict(answer(Decision((A, B)), rules(a=Rate(1, 1, 1, ("source.principal",)), b=Rate(1, 1, 1))))
+    assert given == {
+        "okResponse": {},
+        "dynamicMetadata": {
+            "pymesh.policy": {
+                "rule": f"{A},{B}",
+                "epoch": "epoch",
+                "valid_for": "0s",
+                "valid_uses": 0.0,
+                "attributes": ["source.principal"],
+            }
+        },
+    }
+
+
+def test_no_says_by_what_and_when_to_come_back() -> None:
+    """429, Retry-After in whole seconds, Proxy-Status, and a sentence for people."""
+    given = answer(Decision((A,), A, 2.1), rules(a=Rate(5, 60, 2, ("request.path",))))
+    assert given.status.code == 8
+    denied = given.denied_response
+    assert denied.status.code == 429
+    assert {option.header.key: option.header.value for option in denied.headers} == {
+        "retry-after": "3",
+        "proxy-status": f'pymesh; error=http_request_denied; details="{A}"',
+        "content-type": "text/plain; charset=utf-8",
+    }
+    assert denied.body == f"{A}: 5 a minute, 2 at once for each request.path; try again in 3 s\n"
+    assert MessageToDict(given.dynamic_metadata)["pymesh.policy"]["rule"] == A
