@@ -39,6 +39,8 @@ SDS_SOCKET_PATH: Final = "/var/run/secrets/workload-spiffe-uds/socket"
 POD_LABELS_PATH: Final = "/etc/pymesh/pod/labels"
 SDS_WORKLOAD: Final = "default"
 SDS_ROOT: Final = "ROOTCA"
+# Prefix of the secrets that gateways get from pilot.
+SDS_KUBERNETES: Final = "kubernetes://"
 
 # ALPN that marks a TLS connection as the mesh's own; any other TLS belongs to the application.
 ALPN_MESH_TCP: Final = ("istio-peer-exchange", "istio")

@@ -7,13 +7,14 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.resources import files
 from time import monotonic
 from typing import Final
 
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
+from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from google.protobuf.message import Message
 
 from pymesh.errors import ConfigError, MeshError
@@ -22,10 +23,11 @@ from pymesh.xds.decode import load_bootstrap
 from pymesh.xds.text import parse
 from pymesh_proxy.admin import HttpPort
 from pymesh_proxy.admin_pages import admin_pages, metrics_pages, readiness_pages
-from pymesh_proxy.config.model import Listener, Snapshot
+from pymesh_proxy.config.model import InlineRoots, Listener, Snapshot
+from pymesh_proxy.config.secrets import compile_secret
 from pymesh_proxy.config.snapshot import Configuration
 from pymesh_proxy.control.plane import ControlPlane, control_plane
-from pymesh_proxy.control.secrets import SecretStore
+from pymesh_proxy.control.secrets import Certificate, Roots, SecretStore
 from pymesh_proxy.control.services import FilterServices
 from pymesh_proxy.control.xds import node_message
 from pymesh_proxy.listener import Interception, ListenerServer
@@ -71,10 +73,25 @@ class Proxy:
     # --- Configuration ---
 
     def apply(self, type_url: str, added: dict[str, Message], removed: set[str], version: str) -> None:
-        """See control.ads.Consumer: compile resources of one type, all or nothing. Raises ConfigError."""
+        """See control.ads.Consumer: compile resources of one type, all or nothing. Raises ConfigError.
+
+        Secrets are in force at once: the next handshake uses them.
+        """
+        if type_url == types.SECRET:
+            self._take_secrets(added, removed)
+            return
         self.configuration.apply(type_url, added, removed)
         self._staged = True
         log.info("%s: %d added or changed, %d removed %s", types.short(type_url), len(added), len(removed), version)
+
+    def _take_secrets(self, added: Mapping[str, Message], removed: Iterable[str]) -> None:
+        compiled = {name: compile_secret(message) for name, message in added.items() if isinstance(message, Secret)}
+        for name, found in compiled.items():
+            secret = Roots(found.pem) if isinstance(found, InlineRoots) else Certificate(found.chain, found.key)
+            if self.secrets.put(name, secret):
+                log.info("secret %s is in use", name)
+        for name in removed:
+            self.secrets.drop(name)
 
     def publish(self) -> None:
         """See control.ads.Consumer."""

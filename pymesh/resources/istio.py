@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from pymesh.resources.fields import Block, Count, Duration, Loose, NotYet, ObjectMeta, Port, Weight
+from pymesh.resources.fields import Block, Count, Duration, Loose, Name, NotYet, ObjectMeta, Port, Weight
 
 Labels = dict[str, str]
 Hosts = Annotated[list[str], Meta(min_length=1, description="a list with at least one host")]
@@ -454,33 +454,32 @@ class GatewayPort(Block, frozen=True):
     number: Port
     name: str
     protocol: EntryProtocol
-    target_port: Port | None = None
+    target_port: NotYet = None
 
 
 GatewayTLSMode = Literal["PASSTHROUGH", "SIMPLE", "MUTUAL", "AUTO_PASSTHROUGH", "ISTIO_MUTUAL", "OPTIONAL_MUTUAL"]
+TLSProtocol = Literal["TLS_AUTO", "TLSV1_0", "TLSV1_1", "TLSV1_2", "TLSV1_3"]
 
 
 class ServerTLSSettings(Block, frozen=True):
-    """How connections to a gateway are secured."""
+    """How connections to a gateway are secured. The certificate is in a Secret of the gateway pods' namespace."""
 
-    mode: Literal["PASSTHROUGH", "SIMPLE", "MUTUAL", "AUTO_PASSTHROUGH", "ISTIO_MUTUAL", "OPTIONAL_MUTUAL"] | None = (
-        None
-    )
+    mode: GatewayTLSMode | None = None
     https_redirect: bool = False
-    credential_name: str | None = None
-    credential_names: list[str] = []
-    server_certificate: str | None = None
-    private_key: str | None = None
-    ca_certificates: str | None = None
-    ca_crl: str | None = None
-    ca_cert_credential_name: str | None = None
-    tls_certificates: object | None = None
+    credential_name: Name | None = None
     subject_alt_names: list[str] = []
-    verify_certificate_spki: list[str] = []
-    verify_certificate_hash: list[str] = []
-    min_protocol_version: str | None = None
-    max_protocol_version: str | None = None
-    cipher_suites: list[str] = []
+    min_protocol_version: TLSProtocol = "TLS_AUTO"
+    max_protocol_version: TLSProtocol = "TLS_AUTO"
+    credential_names: NotYet = None
+    server_certificate: NotYet = None
+    private_key: NotYet = None
+    ca_certificates: NotYet = None
+    ca_crl: NotYet = None
+    ca_cert_credential_name: NotYet = None
+    tls_certificates: NotYet = None
+    verify_certificate_spki: NotYet = None
+    verify_certificate_hash: NotYet = None
+    cipher_suites: NotYet = None
 
 
 class Server(Block, frozen=True):
@@ -489,13 +488,13 @@ class Server(Block, frozen=True):
     port: GatewayPort
     hosts: Hosts
     tls: ServerTLSSettings | None = None
-    bind: str | None = None
-    default_endpoint: str | None = None
+    bind: NotYet = None
+    default_endpoint: NotYet = None
     name: str = ""
 
 
 class GatewaySpec(Block, frozen=True):
-    """networking.istio.io Gateway. Accepted and kept; proxies of kind `router`, which read it, come later."""
+    """networking.istio.io Gateway."""
 
     servers: list[Server] = []
     selector: Labels = {}

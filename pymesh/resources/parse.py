@@ -31,6 +31,7 @@ _KINDS: Final[Mapping[tuple[str, str], _Kind]] = {
     ("", "ServiceAccount"): _Kind("", ("v1",), kubernetes.ServiceAccount),
     ("", "Namespace"): _Kind("", ("v1",), kubernetes.Namespace, namespaced=False),
     ("", "ConfigMap"): _Kind("", ("v1",), kubernetes.ConfigMap),
+    ("", "Secret"): _Kind("", ("v1",), kubernetes.Secret),
     ("discovery.k8s.io", "EndpointSlice"): _Kind("discovery.k8s.io", ("v1",), kubernetes.EndpointSlice),
     ("apps", "Deployment"): _Kind("apps", ("v1",), kubernetes.Deployment),
     ("networking.istio.io", "VirtualService"): _Kind("networking.istio.io", _ISTIO_VERSIONS, istio.VirtualService),

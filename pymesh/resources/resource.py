@@ -8,6 +8,7 @@ from typing import Generic, NamedTuple, TypeGuard, TypeVar
 import msgspec
 
 from pymesh.errors import ConfigError, Position, printable
+from pymesh.resources.redaction import redacted
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -91,8 +92,11 @@ class Resource(Generic[T_co]):
 
     @property
     def digest(self) -> str:
-        """A short name for what it says: equal for equal content, wherever and however that was written."""
-        return sha256(msgspec.json.encode(self.raw, order="sorted")).hexdigest()[:16]
+        """A short name for what it says: equal for equal content, wherever and however that was written.
+
+        Of a Secret it tells no more than `redacted` shows.
+        """
+        return sha256(msgspec.json.encode(redacted(self.raw), order="sorted")).hexdigest()[:16]
 
     def error(self, sentence: str, path: str = "") -> ConfigError:
         """An error about the field at `path`, with everything that helps a person to find it."""

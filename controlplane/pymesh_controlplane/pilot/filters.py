@@ -74,15 +74,19 @@ def inbound_http(where: Where, held: PortLimits | None = None) -> listener_compo
     return _http(manager)
 
 
-def gateway_http(port: int, route_configuration: str, *, mutual: bool) -> listener_components_pb2.Filter:
+def gateway_http(
+    port: int, route_configuration: str, *, mutual: bool = False, of_the_mesh: bool = False
+) -> listener_components_pb2.Filter:
     """Requests at the edge of the mesh: what a client says of itself and its path is not believed.
 
-    With `mutual`, its certificate was demanded and verified: it is told in x-forwarded-client-cert.
+    With `mutual`, its certificate was demanded and verified: it is told in x-forwarded-client-cert. If it is
+    `of_the_mesh`, the request has an id already.
     """
     manager = _manager(f"outbound_0.0.0.0_{port}")
     manager.rds.route_config_name = route_configuration
     manager.rds.config_source.CopyFrom(ads())
     manager.use_remote_address.value = True
+    manager.preserve_external_request_id = of_the_mesh
     manager.forward_client_cert_details = _Manager.SANITIZE_SET if mutual else _Manager.SANITIZE
     if mutual:
         manager.set_current_client_cert_details.subject.value = True

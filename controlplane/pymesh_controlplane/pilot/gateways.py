@@ -21,6 +21,8 @@ ROUTER: Final = "router"
 # Protocols of a gateway's port.
 PLAIN: Final = frozenset({"HTTP", "GRPC-Web"})
 ENCRYPTED: Final = frozenset({"HTTPS", "TLS"})
+# TLS that ends at the gateway, with a certificate of its own.
+TERMINATED: Final = frozenset({"SIMPLE", "MUTUAL"})
 # What may stand before the slash of a server's host: any namespace.
 ANY_NAMESPACE: Final = "*"
 
@@ -41,6 +43,19 @@ class Offer(NamedTuple):
     def server(self) -> Server:
         """The server as it is written."""
         return self.gateway.value.spec.servers[self.position]
+
+    @property
+    def mode(self) -> str:
+        """What happens to TLS: SIMPLE, MUTUAL, ISTIO_MUTUAL or PASSTHROUGH; empty for plain HTTP."""
+        server = self.server
+        if server.port.protocol in PLAIN or server.tls is None:
+            return ""
+        return server.tls.mode or ""
+
+    @property
+    def opaque(self) -> bool:
+        """Whether connections are routed, by their server names, and not requests."""
+        return self.mode == "PASSTHROUGH" or (self.mode == "ISTIO_MUTUAL" and self.server.port.protocol == "TLS")
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from google.protobuf.message import DecodeError
 
 from pymesh.errors import MeshError
 from pymesh.identity import Identity
+from pymesh.xds import types
 from pymesh_controlplane.metrics import Metrics
 from pymesh_controlplane.pilot import wire
 from pymesh_controlplane.pilot.model import World
@@ -175,6 +176,8 @@ class DiscoveryServer:
             self._metrics.count("pilot_translate_errors")
             log.exception("%s: translation failed; what it has stays in force", connection.node.id)
             return
+        if connection.origin.identity is None:  # who has proved nothing gets nobody's keys
+            snapshot = {kind: resources for kind, resources in snapshot.items() if kind != types.SECRET}
         connection.session.update(snapshot, changed_at)
         connection.revision = world.revision
         connection.wake.set()
@@ -288,11 +291,11 @@ class RequestBudget:
 
 
 def short_name(type_url: str) -> str:
-    """`cds`, `eds`, `lds` or `rds`: what Istio's metrics and tables call the four types."""
+    """`cds`, `eds`, `lds`, `rds` or `sds`: what Istio's metrics and tables call the types."""
     return _SHORT[type_url]
 
 
-_SHORT: Final = dict(zip(PUSH_ORDER, ("cds", "eds", "lds", "rds"), strict=True))
+_SHORT: Final = dict(zip(PUSH_ORDER, ("cds", "eds", "lds", "rds", "sds"), strict=True))
 
 
 async def _receive(context: ServerContext, *, delta: bool) -> wire.RequestMessage | None:

@@ -14,7 +14,7 @@ from pymesh.errors import MeshError
 from pymesh.xds import types
 from pymesh_controlplane.pilot.subscription import Changes, Resources, Response, Subscription
 
-PUSH_ORDER: Final = (types.CLUSTER, types.ENDPOINT, types.LISTENER, types.ROUTE)
+PUSH_ORDER: Final = (types.CLUSTER, types.ENDPOINT, types.LISTENER, types.ROUTE, types.SECRET)
 _MADE_FIRST: Final = (types.CLUSTER, types.ENDPOINT)
 _MADE_LATER: Final = (types.LISTENER, types.ROUTE)
 
@@ -28,7 +28,7 @@ MAX_KEPT: Final = 1_000
 # Characters of a proxy's reason for refusing an update that are kept.
 MAX_ERROR_LENGTH: Final = 4_096
 
-# Type URL to the resources that one proxy is to know.
+# Type URL to the resources that one proxy is to know; none of a type that is not there.
 Snapshot = Mapping[str, Resources]
 
 
@@ -167,11 +167,11 @@ class Session:
             self.snapshot is not None
             and subscription.outstanding is None
             and not subscription.reply
-            and not subscription.changes(self.snapshot[type_url], keep_removed=False)
+            and not subscription.changes(self.snapshot.get(type_url, {}), keep_removed=False)
         )
 
     def _changes(self, subscription: Subscription) -> Changes:
-        resources = (self.snapshot or {})[subscription.type_url]
+        resources = (self.snapshot or {}).get(subscription.type_url, {})
         if subscription.type_url not in _MADE_FIRST:
             return subscription.changes(resources, keep_removed=False)
         changes = subscription.changes(resources, keep_removed=True)

@@ -26,7 +26,7 @@ class Resource:
 
     name: str
     version: str
-    body: bytes = b""
+    body: bytes = field(default=b"", repr=False)  # may be a key
     needs: str = ""
 
 
@@ -116,7 +116,7 @@ class Subscription:
         self.named = self.named or bool(wanted)
         wanted.discard(WILDCARD)
         added = wanted - self.names
-        if (everything and not self.wildcard) or (added and self.full_state):
+        if (everything and not self.wildcard) or (added and (self.full_state or self.type_url == types.SECRET)):
             self.reply = True  # also where none of it exists: only an answer without it says so
         self.wildcard, self.names = everything, wanted
         self.due |= added

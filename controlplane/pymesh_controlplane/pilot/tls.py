@@ -10,8 +10,8 @@ from envoy.type.matcher.v3 import string_pb2
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from pymesh import names
-from pymesh.resources.istio import ClientTLSSettings
-from pymesh_controlplane.pilot.messages import packed
+from pymesh.resources.istio import ClientTLSSettings, ServerTLSSettings
+from pymesh_controlplane.pilot.messages import ads, packed
 
 # The cluster of the agent's socket in the bootstrap of a proxy that gets its certificates by SDS.
 SDS_CLUSTER: Final = "sds-grpc"
@@ -19,6 +19,13 @@ TRANSPORT_TLS: Final = "envoy.transport_sockets.tls"
 TRANSPORT_RAW: Final = "envoy.transport_sockets.raw_buffer"
 # Roots for TLS to the outside where the rule names none; the bundle of Debian and its relatives.
 SYSTEM_ROOTS: Final = "/etc/ssl/certs/ca-certificates.crt"
+# What a gateway offers to clients from outside; HTTP/2 joins once the proxy speaks it.
+GATEWAY_ALPN: Final = ("http/1.1",)
+
+_VERSIONS: Final = {
+    "TLSV1_2": common_pb2.TlsParameters.TLSv1_2,
+    "TLSV1_3": common_pb2.TlsParameters.TLSv1_3,
+}
 
 
 def raw() -> base_pb2.TransportSocket:
@@ -37,6 +44,30 @@ def mesh_server(alpn: Sequence[str]) -> base_pb2.TransportSocket:
     context = tls_pb2.DownstreamTlsContext(
         common_tls_context=_mesh((), alpn), require_client_certificate=BoolValue(value=True)
     )
+    return base_pb2.TransportSocket(name=TRANSPORT_TLS, typed_config=packed(context))
+
+
+def gateway_server(settings: ServerTLSSettings, secrets: Sequence[str]) -> base_pb2.TransportSocket:
+    """TLS for clients from outside, with a certificate that comes by name over ADS.
+
+    `secrets` are the names of the certificate and, for MUTUAL, of what clients' certificates must lead to; then one is
+    demanded, and it must be for one of the server's `subjectAltNames` where there are some.
+    """
+    certificate, *roots = secrets
+    lowest = _VERSIONS.get(settings.min_protocol_version, common_pb2.TlsParameters.TLSv1_2)
+    highest = _VERSIONS.get(settings.max_protocol_version, common_pb2.TlsParameters.TLS_AUTO)
+    common = tls_pb2.CommonTlsContext(
+        tls_params=common_pb2.TlsParameters(tls_minimum_protocol_version=lowest, tls_maximum_protocol_version=highest),
+        tls_certificate_sds_secret_configs=[secret_pb2.SdsSecretConfig(name=certificate, sds_config=ads())],
+        alpn_protocols=GATEWAY_ALPN,
+    )
+    context = tls_pb2.DownstreamTlsContext(common_tls_context=common)
+    for name in roots:
+        combined = context.common_tls_context.combined_validation_context
+        combined.validation_context_sds_secret_config.CopyFrom(secret_pb2.SdsSecretConfig(name=name, sds_config=ads()))
+        accepted = [_subject(subject) for subject in settings.subject_alt_names]
+        combined.default_validation_context.match_typed_subject_alt_names.extend(accepted)
+        context.require_client_certificate.value = True
     return base_pb2.TransportSocket(name=TRANSPORT_TLS, typed_config=packed(context))
 
 

@@ -32,6 +32,7 @@ from pymesh_controlplane.pilot import (
     policy_filters,
     routes,
 )
+from pymesh_controlplane.pilot.credentials import secrets
 from pymesh_controlplane.pilot.endpoints import Behind
 from pymesh_controlplane.pilot.gateways import ROUTER, Offer
 from pymesh_controlplane.pilot.memory import Memory
@@ -64,10 +65,10 @@ class Translator:
     def snapshot(self, node: Node, world: World) -> Snapshot:
         """All listeners, route configurations, clusters and endpoint assignments of `node`.
 
-        The keys of the outer mapping are the four type URLs (always present), those of the inner one, sorted, the names
-        under which the proxy asks for them. The same node and world give the same bytes, whatever was translated
-        before. Every route configuration and endpoint assignment that a listener or a cluster here names is here too.
-        What is as it was in the world before is the same object.
+        The keys of the outer mapping are the type URLs of these four, and of secrets for gateways; those of the inner
+        one, sorted, are the names under which the proxy asks for them. The same node and world give the same bytes,
+        whatever was translated before. Every route configuration and endpoint assignment that a listener or a cluster
+        here names is here too. What is as it was in the world before is the same object.
 
         A `router` gets what its gateways offer; a node of any other kind nothing.
         """
@@ -127,18 +128,27 @@ class Translation:
         everywhere = self._memory.call(_everywhere, None)
         caller = routes.caller_of(node, self._asked_labels)
         reports = reporting(node, self.world)
+        offered = [offer for some in offers.by_port.values() for offer in some]
         tables: dict[str, list[Offer]] = {}
-        for offer in (offer for offered in offers.by_port.values() for offer in offered):
+        for offer in (offer for offer in offered if not offer.opaque):
             tables.setdefault(gateway_listeners.route_name(offer), []).append(offer)
         return {
             types.CLUSTER: _sorted([*outbound.clusters.values(), *everywhere]),
             types.ENDPOINT: outbound.endpoints,
             types.LISTENER: _sorted(
-                self._memory.call(_gateway_listener, (offered, reports), port, offered, reports)
-                for port, offered in offers.by_port.items()
+                resource
+                for port, some in offers.by_port.items()
+                for resource in self._gateway_listener(port, some, caller, reports)
             ),
-            types.ROUTE: _sorted(self._gateway_routes(name, offered, caller) for name, offered in tables.items()),
+            types.ROUTE: _sorted(self._gateway_routes(name, some, caller) for name, some in tables.items()),
+            types.SECRET: _sorted(encoded(item.name, item) for item in secrets(node, offered, self.world)),
         }
+
+    def _gateway_listener(
+        self, port: int, offers: Iterable[Offer], caller: routes.Caller, reports: Reporting
+    ) -> tuple[Resource, ...]:
+        servers = gateway_listeners.served(offers, self._bound, caller, self.world)
+        return self._memory.call(_gateway_listener, (servers, reports), port, servers, reports)
 
     def _gateway_routes(self, name: str, offers: Iterable[Offer], caller: routes.Caller) -> Resource:
         plans = gateway_routes.plan(offers, self._bound, caller, self.world)
@@ -259,8 +269,11 @@ def _configuration(port: int, virtual_hosts: tuple[VirtualHost, ...], registry_o
     return encoded(str(port), routes.configuration(port, virtual_hosts, registry_only))
 
 
-def _gateway_listener(port: int, offers: tuple[Offer, ...], reports: Reporting) -> Resource:
-    return _listener(gateway_listeners.listener(port, offers), reports)
+def _gateway_listener(
+    port: int, servers: tuple[gateway_listeners.Served, ...], reports: Reporting
+) -> tuple[Resource, ...]:
+    message = gateway_listeners.listener(port, servers)
+    return () if message is None else (_listener(message, reports),)
 
 
 def _listener(message: Listener, reports: Reporting) -> Resource:

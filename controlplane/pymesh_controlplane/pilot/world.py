@@ -9,6 +9,7 @@ import msgspec
 from pymesh import names
 from pymesh.resources import istio, kubernetes, mesh_config
 from pymesh.resources.fields import ObjectMeta
+from pymesh.resources.redaction import redacted
 from pymesh.resources.resource import Key, Resource, holds
 from pymesh_controlplane.pilot import hosts
 from pymesh_controlplane.pilot.model import (
@@ -114,7 +115,7 @@ def _mesh(resources: Mapping[Key, Resource[object]], root_namespace: str) -> mes
 def _revision(resources: Mapping[Key, Resource[object]]) -> str:
     digest = hashlib.sha256()
     for resource in resources.values():
-        digest.update(msgspec.json.encode(resource.raw, order="sorted"))
+        digest.update(msgspec.json.encode(redacted(resource.raw), order="sorted"))
     return digest.hexdigest()[:16]
 
 

@@ -82,7 +82,7 @@ def certificate(common: CommonTlsContext, path: str) -> SdsName | InlineCertific
         raise ConfigError("more than one certificate is not supported", path=join(path, "tls_certificates"))
     if named:
         return SdsName(required(named[0].name, join(path, "tls_certificate_sds_secret_configs[0].name")))
-    return _inline_certificate(given[0], join(path, "tls_certificates[0]")) if given else None
+    return inline_certificate(given[0], join(path, "tls_certificates[0]")) if given else None
 
 
 def validation(common: CommonTlsContext, path: str) -> PeerValidation | None:
@@ -113,7 +113,7 @@ def _validation(context: CertificateValidationContext, named: SdsName | None, pa
     if context.HasField("trusted_ca"):
         if named is not None:
             raise ConfigError("roots are given here and by SDS", path=join(path, "trusted_ca"))
-        return PeerValidation(_roots(context, join(path, "trusted_ca")), names)
+        return PeerValidation(inline_roots(context, join(path, "trusted_ca")), names)
     if named is not None:
         return PeerValidation(named, names)
     if names:
@@ -138,7 +138,8 @@ def alpn(common: CommonTlsContext, path: str) -> tuple[str, ...]:
     return tuple(common.alpn_protocols)
 
 
-def _roots(context: CertificateValidationContext, path: str) -> InlineRoots:
+def inline_roots(context: CertificateValidationContext, path: str) -> InlineRoots:
+    """The trusted roots in `context`, tried out; raises ConfigError as `server` does."""
     pem = data(context.trusted_ca, path)
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem.decode("ascii"))
@@ -147,7 +148,8 @@ def _roots(context: CertificateValidationContext, path: str) -> InlineRoots:
     return InlineRoots(pem)
 
 
-def _inline_certificate(message: TlsCertificate, path: str) -> InlineCertificate:
+def inline_certificate(message: TlsCertificate, path: str) -> InlineCertificate:
+    """The chain and key in `message`, tried out; raises ConfigError as `server` does."""
     chain = data(message.certificate_chain, join(path, "certificate_chain"))
     key = data(message.private_key, join(path, "private_key"))
     # ssl loads a chain from files only; this one is in memory and has no name on any disk.

@@ -9,6 +9,8 @@ Nothing that fails takes away what is in force: a refused resource leaves its pr
 endpoints or routes that the server withdraws stay as long as a cluster or listener refers to them.
 """
 
+import logging
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,9 +19,13 @@ from google.protobuf.message import Message
 
 from pymesh.errors import ConfigError
 from pymesh.xds import types
-from pymesh_proxy.control.resources import CHILD, LABEL, needs
+from pymesh_proxy.control.resources import CHILDREN, LABEL, needs
 from pymesh_proxy.control.subscription import Dialect, Response, Subscription, read_item
 
+log = logging.getLogger(__name__)
+
+# What is asked for by name, since something refers to it.
+_REFERRED_TO = tuple(child for children in CHILDREN.values() for child in children)
 # Seconds; Envoy's default for initial_fetch_timeout.
 INITIAL_FETCH_TIMEOUT = 15.0
 # A refusal names this many mistakes, in this many characters: enough to find them, small enough to log.
@@ -80,8 +86,10 @@ class Ads:
             types.ENDPOINT: Subscription(types.ENDPOINT, wildcard=False),
             types.LISTENER: Subscription(types.LISTENER, wildcard=True),
             types.ROUTE: Subscription(types.ROUTE, wildcard=False),
+            types.SECRET: Subscription(types.SECRET, wildcard=False),
         }
-        self._needs: dict[str, dict[str, frozenset[str]]] = {parent: {} for parent in CHILD}
+        # By type and name of who needs them, the names of what is needed, by type.
+        self._needs: dict[str, dict[str, dict[str, frozenset[str]]]] = {parent: {} for parent in CHILDREN}
         self._awaited: dict[tuple[str, str], float] = {}  # (type, name) → since when
         self._staged = False
         self.ready = False
@@ -94,7 +102,7 @@ class Ads:
     def missing(self) -> str:
         """What is awaited before all is complete, for people: "clusters, listeners"; empty if nothing."""
         parts = [LABEL[url] for url, sub in self._subs.items() if sub.wildcard and not sub.answered]
-        for url in CHILD.values():
+        for url in _REFERRED_TO:
             names = [name for (awaited, name) in self._awaited if awaited == url]
             if names:
                 more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -135,8 +143,8 @@ class Ads:
             self._stats.updates += 1
             sub.version = response.version
         requests = [self._dialect.acknowledge(sub, text)]
-        if sub.type_url in CHILD:
-            requests += self._follow(sub.type_url, now)
+        for child in CHILDREN.get(sub.type_url, ()):
+            requests += self._follow(sub.type_url, child, now)
         self._publish_if_complete()
         return requests
 
@@ -178,10 +186,20 @@ class Ads:
         else:
             for name in response.removed:  # it stays in force; should it come back, it has to come in full
                 sub.held.pop(name, None)
+            if sub.type_url == types.SECRET:
+                self._do_without(response, added)
         errors += self._hand_over(sub, added, versions, removed, response.version)
         for name in added:
             self._awaited.pop((sub.type_url, name), None)
         return errors
+
+    def _do_without(self, response: Response, added: Container[str]) -> None:
+        """Wait no longer for secrets that the server has not: one missing certificate must not hold up the others."""
+        for url, name in list(self._awaited):
+            absent = name in response.removed or (response.complete and name not in added)
+            if url == types.SECRET and absent:
+                del self._awaited[url, name]
+                log.warning("secret %s does not exist: TLS handshakes that need it fail until it does", name)
 
     def _hand_over(
         self,
@@ -223,10 +241,10 @@ class Ads:
                 needed.pop(name, None)
         return []
 
-    def _follow(self, parent: str, now: float) -> list[bytes]:
-        """Subscribe to what the resources of type `parent` refer to now."""
-        sub = self._subs[CHILD[parent]]
-        wanted: set[str] = set().union(*self._needs[parent].values())
+    def _follow(self, parent: str, child: str, now: float) -> list[bytes]:
+        """Subscribe to what, of type `child`, the resources of type `parent` refer to now."""
+        sub = self._subs[child]
+        wanted: set[str] = set().union(*(needed.get(child, ()) for needed in self._needs[parent].values()))
         added, dropped = wanted - sub.names, sub.names - wanted
         if not added and not dropped:
             return []

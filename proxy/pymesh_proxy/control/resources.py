@@ -1,5 +1,6 @@
 """What an xDS resource is called, and which other resources it needs before it is of any use. Pure."""
 
+from collections.abc import Iterator
 from typing import Final
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
@@ -9,10 +10,13 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
+from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
+from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
 
 from pymesh.errors import ConfigError
+from pymesh.names import SDS_KUBERNETES
 from pymesh.xds import types
 
 _KINDS: Final[dict[str, type[Message]]] = {
@@ -20,10 +24,11 @@ _KINDS: Final[dict[str, type[Message]]] = {
     types.ENDPOINT: ClusterLoadAssignment,
     types.LISTENER: Listener,
     types.ROUTE: RouteConfiguration,
+    types.SECRET: Secret,
 }
 
-# The type whose resources those of a type refer to by name.
-CHILD: Final = {types.CLUSTER: types.ENDPOINT, types.LISTENER: types.ROUTE}
+# The types whose resources those of a type refer to by name.
+CHILDREN: Final = {types.CLUSTER: (types.ENDPOINT,), types.LISTENER: (types.ROUTE, types.SECRET)}
 
 # What people call the types.
 LABEL: Final = {
@@ -31,6 +36,7 @@ LABEL: Final = {
     types.ENDPOINT: "endpoints",
     types.LISTENER: "listeners",
     types.ROUTE: "routes",
+    types.SECRET: "secrets",
 }
 
 
@@ -53,21 +59,41 @@ def name_of(resource: Message) -> str:
     match resource:
         case ClusterLoadAssignment():
             return resource.cluster_name
-        case Cluster() | Listener() | RouteConfiguration():
+        case Cluster() | Listener() | RouteConfiguration() | Secret():
             return resource.name
     raise TypeError(f"{type(resource).__name__} is not a resource that this proxy asks for")
 
 
-def needs(resource: Message) -> frozenset[str]:
-    """The names of the endpoints that a cluster, or the routes that a listener, takes by discovery."""
+def needs(resource: Message) -> dict[str, frozenset[str]]:
+    """By type, the names of what a cluster (endpoints) or a listener (routes, secrets) takes by discovery."""
     match resource:
         case Cluster() if resource.type == Cluster.EDS:
-            return frozenset({resource.eds_cluster_config.service_name or resource.name})
+            return {types.ENDPOINT: frozenset({resource.eds_cluster_config.service_name or resource.name})}
         case Listener():
             chains = [*resource.filter_chains, resource.default_filter_chain]
             configs = [network.typed_config for chain in chains for network in chain.filters]
-            return frozenset(name for config in configs if (name := _route_name(config)))
-    return frozenset()
+            sockets = [chain.transport_socket.typed_config for chain in chains]
+            return {
+                types.ROUTE: frozenset(name for config in configs if (name := _route_name(config))),
+                types.SECRET: frozenset(name for socket in sockets for name in _secret_names(socket)),
+            }
+    return {}
+
+
+def _secret_names(socket: AnyMessage) -> Iterator[str]:
+    """The secrets that come from pilot. Those of the mesh's own identity are citadel's to give, under other names."""
+    if socket.type_url != types.DOWNSTREAM_TLS:
+        return
+    try:
+        common = DownstreamTlsContext.FromString(socket.value).common_tls_context
+    except DecodeError:
+        return  # as below
+    configs = [
+        *common.tls_certificate_sds_secret_configs,
+        common.validation_context_sds_secret_config,
+        common.combined_validation_context.validation_context_sds_secret_config,
+    ]
+    yield from (config.name for config in configs if config.name.startswith(SDS_KUBERNETES))
 
 
 def _route_name(config: AnyMessage) -> str:

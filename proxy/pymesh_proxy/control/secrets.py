@@ -72,6 +72,12 @@ class SecretStore:
             tell(name)
         return True
 
+    def drop(self, name: str) -> None:
+        """Forget the secret `name`, which nobody needs any more."""
+        if self._secrets.pop(name, None) is not None:
+            for tell in tuple(self._subscribers):
+                tell(name)
+
     def subscribe(self, tell: Callable[[str], None]) -> Callable[[], None]:
         """Call `tell(name)` after each change, on the event loop, until the function returned is called.
 

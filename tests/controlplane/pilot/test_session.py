@@ -20,10 +20,13 @@ from pymesh_controlplane.pilot.session import (
 )
 from pymesh_controlplane.pilot.subscription import Resource, Response, digest_of
 
+# What every proxy asks for; secrets only where something names them.
+FOUR = PUSH_ORDER[:-1]
+
 
 def snapshot(**resources: Mapping[str, str]) -> Snapshot:
-    """A snapshot from `clusters`, `endpoints`, `listeners` and `routes`, each name to content."""
-    kinds = zip(PUSH_ORDER, ("clusters", "endpoints", "listeners", "routes"), strict=True)
+    """A snapshot from `clusters`, `endpoints`, `listeners`, `routes` and `secrets`, each name to content."""
+    kinds = zip(PUSH_ORDER, ("clusters", "endpoints", "listeners", "routes", "secrets"), strict=True)
     return {
         type_url: {
             name: Resource(name, digest_of(text.encode()), text.encode(), name if kind == "clusters" else "")
@@ -43,7 +46,7 @@ class Proxy:
     """The other end: subscribes as Envoy does, applies what it is sent, and says so."""
 
     session: Session
-    held: dict[str, dict[str, str]] = field(default_factory=lambda: {type_url: {} for type_url in PUSH_ORDER})
+    held: dict[str, dict[str, str]] = field(default_factory=lambda: {type_url: {} for type_url in FOUR})
     asked: dict[str, set[str]] = field(default_factory=lambda: {ENDPOINT: set(), ROUTE: set()})
     nonces: dict[str, str] = field(default_factory=dict)
     now: float = 0.0
@@ -121,7 +124,7 @@ def connected(delta: bool, first: Snapshot = MESH) -> Proxy:
     proxy.session.update(first, 0.0)
     proxy.start()
     proxy.settle()
-    assert all(proxy.session.synced(type_url) for type_url in PUSH_ORDER)
+    assert all(proxy.session.synced(type_url) for type_url in FOUR)
     assert proxy.session.converged(0.0) == 0.0
     return proxy
 
@@ -362,7 +365,7 @@ def test_too_many_names_end_the_stream() -> None:
 def test_versions_depend_on_the_content_alone() -> None:
     """Two processes, two proxies: the same state has the same name."""
     one, other = connected(delta=False), connected(delta=True)
-    for type_url in PUSH_ORDER:
+    for type_url in FOUR:
         assert one.session.subscriptions[type_url].version == other.session.subscriptions[type_url].version
 
 
@@ -430,7 +433,7 @@ def test_no_route_in_force_ever_names_a_cluster_that_is_not(
         for _ in range(40):
             deliver(refuse=False)
             check()
-    for type_url in PUSH_ORDER:
+    for type_url in FOUR:
         expected = {name: resource.body.decode() for name, resource in last[type_url].items()}
         assert proxy.held[type_url] == expected
         if type_url in proxy.session.subscriptions:

@@ -122,8 +122,8 @@ def test_a_strict_inbound_listener_is_what_it_was() -> None:
     compare("strict-inbound", shown(resources[types.LISTENER]["virtualInbound"]))
 
 
-def test_a_gateway_gets_nothing_yet() -> None:
-    found = resources_for(sidecar(kind="router"), world_of(BOOKINFO))
+def test_a_proxy_of_a_kind_that_nobody_knows_gets_nothing() -> None:
+    found = resources_for(sidecar(kind="ztunnel"), world_of(BOOKINFO))
     assert set(found) == {types.LISTENER, types.ROUTE, types.CLUSTER, types.ENDPOINT}
     assert not any(found.values())
 

@@ -7,6 +7,7 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from google.protobuf.message import Message
 
 from pymesh.resources.parse import parse
@@ -25,6 +26,7 @@ _MESSAGES: Final[Mapping[str, type[Message]]] = {
     types.ENDPOINT: ClusterLoadAssignment,
     types.LISTENER: Listener,
     types.ROUTE: RouteConfiguration,
+    types.SECRET: Secret,
 }
 
 
