@@ -71,3 +71,6 @@ SAMPLED: Final = "sampled"
 # On the first entry of a message: how many entries this proxy has lost since it started, because its queue was full or
 # the stream broke. Absent while there are none. A count since the start, so that a lost message takes none with it.
 DROPPED: Final = "dropped_total"
+
+# Only of an Envoy, which does not read it: the caller's x-envoy-peer-metadata, as it came (`pymesh.peer_metadata`).
+PEER_METADATA: Final = "peer_metadata"

@@ -236,7 +236,9 @@ def _client(record: Record, pod_of_address: Mapping[str, str]) -> _Words:
 
 
 def _redirect(record: Record) -> str:
-    met = f"on its way to {record['original_destination']}, led to port {names.PORT_OUTBOUND}"
+    met = f"on its way to {record['original_destination']}"
+    if record["downstream_local"] != record["original_destination"]:
+        met += f", led to port {record['downstream_local'].rpartition(':')[2]}"
     return f"{met}, then to the app" if record.inbound else met
 
 

@@ -16,7 +16,7 @@ from envoy.extensions.access_loggers.grpc.v3 import als_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 
-from pymesh import access_log_formats, names
+from pymesh import access_log_formats, names, peer_metadata, telemetry_tags
 from pymesh.resources.mesh_config import MeshConfig
 from pymesh.xds import types
 from pymesh_controlplane.pilot import hosts
@@ -62,6 +62,7 @@ class Reporting(NamedTuple):
         encoding: TEXT or JSON.
         format: a text, or JSON text of an object; empty is Istio's.
         tracing: None if requests are not traced.
+        envoy: whether the proxy is an Envoy, which has to be told to pass on who its callers say they are.
     """
 
     collector: str = ""
@@ -69,6 +70,7 @@ class Reporting(NamedTuple):
     encoding: str = "TEXT"
     format: str = ""
     tracing: Tracing | None = None
+    envoy: bool = False
 
 
 NOTHING: Final = Reporting()
@@ -83,6 +85,7 @@ def reporting(node: Node, world: World) -> Reporting:
         mesh.access_log_encoding,
         mesh.access_log_format,
         _tracing(node, mesh, world),
+        node.user_agent != names.USER_AGENT,
     )
 
 
@@ -107,7 +110,7 @@ def _cluster(world: World, host: str, port: int) -> str:
 
 def put_into(listener: listener_pb2.Listener, wanted: Reporting) -> None:
     """Let all traffic of `listener` be reported."""
-    if wanted == NOTHING:
+    if wanted == NOTHING._replace(envoy=wanted.envoy):
         return
     logs = _logs(wanted)
     chains = list(listener.filter_chains)
@@ -157,6 +160,8 @@ def _logs(wanted: Reporting) -> _Logs:
     common.buffer_size_bytes.value = FLUSH_BYTES
     http = als_pb2.HttpGrpcAccessLogConfig(common_config=common)
     tcp = als_pb2.TcpGrpcAccessLogConfig(common_config=common)
+    if wanted.envoy:
+        http.common_config.custom_tags.add(tag=telemetry_tags.PEER_METADATA).request_header.name = peer_metadata.HEADER
     return _Logs(
         (*files, _Log(name=HTTP_LOG, typed_config=packed(http))),
         (*files, _Log(name=TCP_LOG, typed_config=packed(tcp))),

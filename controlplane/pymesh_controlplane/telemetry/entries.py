@@ -14,7 +14,7 @@ from envoy.data.accesslog.v3 import accesslog_pb2
 from envoy.service.accesslog.v3 import als_pb2
 
 from pymesh import names, telemetry_tags
-from pymesh.peer_metadata import MAX_VALUE, NO_SERVICE, Peer, ServiceFacts, outsider
+from pymesh.peer_metadata import MAX_VALUE, NO_SERVICE, Peer, ServiceFacts, outsider, peer_of_header
 from pymesh_controlplane.telemetry.reporter import Reporter
 
 Entry: TypeAlias = "accesslog_pb2.HTTPAccessLogEntry | accesslog_pb2.TCPAccessLogEntry"
@@ -181,7 +181,7 @@ class Reader:
             flight.destination = self._peer(tags, _DESTINATION) or Peer()
             flight.destination_principal = _checked(tags.get(telemetry_tags.UPSTREAM_PEER, ""))
         else:
-            flight.source = self._peer(tags, _SOURCE) or outsider(caller)
+            flight.source = self._peer(tags, _SOURCE) or _introduced(tags, caller)
             flight.source_principal = caller
             flight.destination, flight.destination_principal = reporter.peer, reporter.principal
 
@@ -221,6 +221,14 @@ def _service_of(host: str, name: str, namespace: str) -> ServiceFacts:
         name or (labels[0] if in_cluster else host) or unknown,
         namespace or (labels[1] if in_cluster else unknown),
     )
+
+
+def _introduced(tags: Mapping[str, str], caller: str) -> Peer:
+    """The caller of an Envoy, by the header that it sent, where that agrees with the identity that it has proved."""
+    try:
+        return peer_of_header(tags[telemetry_tags.PEER_METADATA].encode(), caller)
+    except (KeyError, ValueError):
+        return outsider(caller)
 
 
 def _http(flight: Flight, entry: accesslog_pb2.HTTPAccessLogEntry) -> None:

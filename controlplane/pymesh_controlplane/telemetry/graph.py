@@ -235,18 +235,40 @@ class Traffic:
             if floor(now - window) <= second <= now:
                 for key, cell in bucket.items():
                     total.setdefault(key, Cell()).add(cell)
-        by_source = {_pair(edge) for edge, reporter in total if reporter == "source"}
+        sources = {_pair(edge) for edge, reporter in total if reporter == "source"}
+        covered = sources | {_vague(pair) for pair in sources}
         return {
             (edge, reporter): cell
             for (edge, reporter), cell in total.items()
-            if reporter == "source" or _pair(edge) not in by_source
+            if reporter == "source" or not covered.intersection(_likenesses(edge, cell))
         }
 
 
-def _pair(edge: Edge) -> tuple[str, ...]:
+Pair: TypeAlias = tuple[str, str, str, str, str]
+
+
+def _pair(edge: Edge) -> Pair:
     """What the reports of both ends agree on."""
     source, destination = edge.source, edge.destination
     return source.workload, source.namespace, destination.workload, destination.namespace, edge.service
+
+
+def _vague(pair: Pair) -> Pair:
+    """The same by the words of a destination that knows less."""
+    _, namespace, destination, destination_namespace, _ = pair
+    return UNKNOWN, namespace, destination, destination_namespace, UNKNOWN
+
+
+def _likenesses(edge: Edge, cell: Cell) -> tuple[Pair, ...]:
+    """What a source's report of the same would say, as far as the destination knows.
+
+    Under mutual TLS the source has a proxy, which reports as well. Of opaque bytes the destination then knows no more
+    of the source than its namespace, and an Envoy does not know which service was asked for.
+    """
+    pair = _pair(edge)
+    if not cell.mtls or UNKNOWN not in {edge.source.workload, edge.service}:
+        return (pair,)
+    return pair, _vague(pair)
 
 
 def _merged(told: Bucket) -> Bucket:

@@ -87,8 +87,8 @@ class Wanted:
     def __call__(self, flight: Flight) -> bool:
         """Whether `flight` is one."""
         source, destination, service = flight.source, flight.destination, flight.service
-        if self._once and flight.side == "destination" and flight.mtls and source.workload != "unknown":
-            return False
+        if self._once and flight.side == "destination" and flight.mtls:
+            return False  # who has proved an identity has a proxy, and that reports
         return (
             self._to in {"", destination.workload, destination.app, service.name, service.host}
             and self._from in {"", source.workload, source.app}

@@ -30,8 +30,9 @@ def record_of(flight: Flight) -> dict[str, Json]:
     entry = _entry(flight)
     common = entry.common_properties
     tags = dict(common.custom_tags)
-    redirected = tag.ACCEPTED_AT in tags
     local = _address(common.downstream_local_address)
+    # An Envoy does not tell where it took the connection, only where that was going.
+    redirected = tag.ACCEPTED_AT in tags or (tag.DIRECTION not in tags and flight.direction != "gateway")
     tls = common.tls_properties
     return {
         "number": flight.number,
@@ -43,7 +44,7 @@ def record_of(flight: Flight) -> dict[str, Json]:
         "direction": flight.direction,
         **_request(entry, tags),
         "downstream_remote": _address(common.downstream_remote_address),
-        "downstream_local": tags[tag.ACCEPTED_AT] if redirected else local,
+        "downstream_local": tags.get(tag.ACCEPTED_AT, local),
         "original_destination": local if redirected else "",
         "tls": common.HasField("tls_properties"),
         "sni": tls.tls_sni_hostname,

@@ -65,6 +65,17 @@ def test_every_chain_reports_to_the_collector_if_there_is_one() -> None:
     assert kinds == {HttpConnectionManager, TcpProxy}
 
 
+def test_an_envoy_is_told_to_pass_on_what_its_callers_say_of_themselves() -> None:
+    for user_agent, expected in (("envoy", ["peer_metadata"]), ("pymesh-proxy", [])):
+        for handler in handlers(BOOKINFO + TELEMETRY, user_agent=user_agent):
+            [log] = handler.access_log
+            if isinstance(handler, HttpConnectionManager):
+                config = HttpGrpcAccessLogConfig.FromString(log.typed_config.value).common_config
+                assert [tag.tag for tag in config.custom_tags] == expected
+            else:
+                assert not TcpGrpcAccessLogConfig.FromString(log.typed_config.value).common_config.custom_tags
+
+
 @pytest.mark.parametrize(
     ("config", "text", "members"),
     [

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from envoy.data.accesslog.v3 import accesslog_pb2
 
-from pymesh.peer_metadata import UNKNOWN, Peer
+from pymesh.peer_metadata import UNKNOWN, Peer, header_of
 from pymesh_controlplane.telemetry.entries import FLAGS, MAX_TAGS, EntryError, Flight, Reader
 from pymesh_controlplane.telemetry.reporter import Reporter
 from tests.controlplane.telemetry.support import (
@@ -90,6 +90,18 @@ def test_an_envoy_inbound() -> None:
     )
     assert flight.source == UNKNOWN._replace(namespace="bookinfo")
     assert flight.destination == V1
+
+
+def test_an_envoy_passes_on_what_its_caller_says_of_itself() -> None:
+    entry = http_entry({"peer_metadata": header_of(PAGE, "productpage-v1-0")}, cluster="inbound|9080||")
+    uri = entry.common_properties.tls_properties.peer_certificate_properties.subject_alt_name.add()
+    uri.uri = str(PAGE_ID)
+    assert read(entry, V1_PROXY).source == PAGE
+    uri.uri = "spiffe://cluster.local/ns/elsewhere/sa/productpage"
+    assert read(entry, V1_PROXY).source == UNKNOWN._replace(namespace="elsewhere")
+    uri.uri = str(PAGE_ID)
+    entry.common_properties.custom_tags["peer_metadata"] = "rubbish"
+    assert read(entry, V1_PROXY).source == UNKNOWN._replace(namespace="bookinfo")
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,21 @@ def test_the_destination_is_believed_where_the_source_has_no_sidecar() -> None:
     }
 
 
+def test_a_destination_that_knows_less_tells_of_the_same_request() -> None:
+    traffic = Traffic(0.0)
+    traffic.add(1.0, TO_V1, "source")
+    # Opaque bytes: of the source no more than its namespace. An Envoy: not which service was asked for.
+    traffic.add(1.0, Edge(Party(namespace="bookinfo"), V1, REVIEWS, protocol="tcp"), "destination", mtls=True)
+    traffic.add(1.0, Edge(PAGE, V1, graph.UNKNOWN), "destination", mtls=True)
+    [edge] = traffic.graph(2.0, 10)["edges"]
+    assert (edge["reporter"], edge["requests"]) == ("source", 1)
+    # But not of somebody else's.
+    traffic.add(1.0, Edge(Party(namespace="shop"), V1, REVIEWS), "destination", mtls=True)
+    traffic.add(1.0, Edge(Party(), V1, REVIEWS), "destination")
+    traffic.add(1.0, Edge(Party(namespace="bookinfo"), V2, REVIEWS), "destination", mtls=True)
+    assert sum(edge["reporter"] == "destination" for edge in traffic.graph(2.0, 10)["edges"]) == 3
+
+
 def test_what_is_older_than_the_window_does_not_count() -> None:
     traffic = Traffic(0.0)
     for second in range(100):

@@ -115,7 +115,7 @@ def test_an_envoy_has_words_for_less() -> None:
     entry = entry_of({}, cluster=f"outbound|9080||{REVIEWS}")
     entry.common_properties.downstream_local_address.pipe.path = "/run/app.sock"
     found = record_of(Reader().flight(entry, Reporter("sidecar", "envoy-0", Peer())))
-    assert found["downstream_local"] == "/run/app.sock"
+    assert found["downstream_local"] == found["original_destination"] == "/run/app.sock"
     assert (found["route_source"], found["upstream_peer"], found["endpoint_labels"]) == ("", "", {})
     assert found["times_ms"] == {"filtered": None, "sent": None, "first_byte": None, "end": 12.0}
 
