@@ -58,6 +58,7 @@ class Leases:
     Attributes:
         node: our xDS node id.
         timeout: seconds for an answer to count.
+        rules: those in force, by name.
     """
 
     def __init__(self, home: Home, channel: ClusterChannel, metrics: PolicyMetrics, node: Callable[[], str]) -> None:
@@ -67,7 +68,7 @@ class Leases:
         self._metrics = metrics
         self._node = node
         self._known: WeakValueDictionary[str, SlotRule] = WeakValueDictionary()
-        self._rules: dict[str, SlotRule] = {}  # in force
+        self.rules: dict[str, SlotRule] = {}
         self._away = ""
         self._task: asyncio.Task[None] | None = None
         self._leaving = False
@@ -81,7 +82,7 @@ class Leases:
 
     def begin(self) -> None:
         """A configuration comes into force: `add` names its rules, then `settle`."""
-        self._rules = {}
+        self.rules = {}
 
     def add(self, settings: SlotSettings) -> SlotRule:
         """The rule, as it is to be from now on; what it has in use stays."""
@@ -93,23 +94,23 @@ class Leases:
         rule.configure(settings)
         if self._away:
             rule.lose(self._away)
-        self._rules[settings.name] = rule
+        self.rules[settings.name] = rule
         return rule
 
     def settle(self) -> None:
         """The configuration is in force: keep a stream for its rules, if there are any."""
-        if self._rules and self._task is None and not self._leaving:
+        if self.rules and self._task is None and not self._leaving:
             self._task = self._home.spawn(self._run())
-        elif not self._rules and self._task is not None:
+        elif not self.rules and self._task is not None:
             self._wake.set()
 
     async def close(self) -> None:
         """Give the slots back and end the stream."""
         self._leaving = True
         self._wake.set()
-        if self._task is not None:
-            await asyncio.wait([self._task], timeout=2 * GOODBYE)
-            self._task.cancel()
+        if (task := self._task) is not None:
+            await asyncio.wait([task], timeout=2 * GOODBYE)
+            task.cancel()
 
     # --- Requests ---
 
@@ -157,7 +158,7 @@ class Leases:
     @property
     def _wanted(self) -> bool:
         """Whether there is to be a stream."""
-        return bool(self._rules) and not self._leaving
+        return bool(self.rules) and not self._leaving
 
     async def _pause(self, seconds: float) -> None:
         until = self._home.loop.time() + seconds
@@ -190,7 +191,7 @@ class Leases:
             reader.cancel()
 
     async def _report(self, stream: Stream, now: float) -> None:
-        demands = tuple(rule.report(now) for rule in self._rules.values())
+        demands = tuple(rule.report(now) for rule in self.rules.values())
         self._last_sent = self._sent_at = now
         self._due = now + (WHILE_AWAY if self._away else HEARTBEAT)
         await stream.send(encode_request(LeaseRequest(self._node(), demands, self._seen)))
@@ -229,7 +230,7 @@ class Leases:
             log.info("policy service %s: back", self._channel.cluster_name)
             self._away = ""
         for grant in response.grants:
-            rule = self._rules.get(grant.rule)
+            rule = self.rules.get(grant.rule)
             if rule is not None:
                 rule.answer(grant, in_time=in_time)
         self._wake.set()
@@ -245,5 +246,5 @@ class Leases:
         if not self._away:
             log.warning("policy service %s is away: %s", self._channel.cluster_name, why)
         self._away = why
-        for rule in self._rules.values():
+        for rule in self.rules.values():
             rule.lose(why)

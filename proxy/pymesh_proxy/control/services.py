@@ -129,20 +129,21 @@ class FilterServices:
 
     Attributes:
         node: our xDS node id.
+        policies: the policy services that are asked, by cluster.
     """
 
     def __init__(self, home: Home, metrics: PolicyMetrics) -> None:
         self.node = ""
         self._home = home
         self._metrics = metrics
-        self._policies: dict[str, PolicyClient] = {}
+        self.policies: dict[str, PolicyClient] = {}
         self._authorizations: dict[str, AuthorizationClient] = {}
         self._asked: set[PolicyClient | AuthorizationClient] = set()
 
     def follow(self, snapshot: Snapshot) -> None:
         """Connect the filters of `snapshot`, which comes into force now, with what they ask."""
         self._asked = set()
-        for client in self._policies.values():
+        for client in self.policies.values():
             client.leases.begin()
         for listener in snapshot.listeners.values():
             for chain in (*listener.chains, listener.default_chain):
@@ -150,19 +151,19 @@ class FilterServices:
                     for item in chain.handler.filters:
                         if item.connect is not None:
                             item.connect(self)
-        for client in self._policies.values():
+        for client in self.policies.values():
             client.leases.settle()
-        for cluster in [cluster for cluster, client in self._policies.items() if client not in self._asked]:
-            self._home.spawn(self._policies.pop(cluster).close())
+        for cluster in [cluster for cluster, client in self.policies.items() if client not in self._asked]:
+            self._home.spawn(self.policies.pop(cluster).close())
         for cluster in [cluster for cluster, client in self._authorizations.items() if client not in self._asked]:
             self._home.spawn(self._authorizations.pop(cluster).close())
 
     def policy(self, cluster: str, timeout: float) -> PolicyClient:
         """See filters.services.Services."""
-        client = self._policies.get(cluster)
+        client = self.policies.get(cluster)
         if client is None:
             client = PolicyClient(self._home, cluster, self._metrics, lambda: self.node)
-            self._policies[cluster] = client
+            self.policies[cluster] = client
         self._asked.add(client)
         client.timeout = client.leases.timeout = timeout
         return client
@@ -178,7 +179,7 @@ class FilterServices:
     async def close(self) -> None:
         """Take leave of every service, in bounded time."""
         async with asyncio.TaskGroup() as group:
-            for policy in self._policies.values():
+            for policy in self.policies.values():
                 group.create_task(policy.close())
             for authorization in self._authorizations.values():
                 group.create_task(authorization.close())

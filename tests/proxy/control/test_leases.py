@@ -1,0 +1,383 @@
+"""Concurrency limits in a running proxy: a real grpcio server grants the slots, raw upstreams count who is inside."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from random import random
+
+import pytest
+
+from pymesh.policy_api import FILTER, FILTER_TYPE
+from pymesh.xds.decode import load_bootstrap
+from pymesh_proxy.config.snapshot import Configuration
+from pymesh_proxy.filters.slots import SlotRule
+from pymesh_proxy.telemetry.record import RequestRecord
+from pymesh_proxy.upstream.registry import EndpointRegistry
+from tests.support.inprocess import Json, Running, bootstrap, cluster, http_listener, route, running
+from tests.support.peers import Peer, RawUpstream, client
+from tests.support.policy_peer import PolicyPeer, policy_peer
+from tests.support.waiting import eventually
+
+RULE = "ConcurrencyLimit shop/cart"
+OTHER = "ConcurrencyLimit shop/all"
+GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+ROUTER = {
+    "name": "router",
+    "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+}
+
+
+def slots(name: str = RULE, mode: str = "LAST_DECISION", otherwise: str = "CLOSED", most: int = 100) -> Json:
+    return {"name": name, "kind": "slots", "max": most, "failure_mode": mode, "otherwise": otherwise}
+
+
+def policy(*rules: Json, timeout: str = "0.2s") -> Json:
+    value = {"cluster": "policy", "timeout": timeout, "rules": list(rules)}
+    return {
+        "name": FILTER,
+        "typed_config": {
+            "@type": "type.googleapis.com/xds.type.v3.TypedStruct",
+            "type_url": FILTER_TYPE,
+            "value": value,
+        },
+    }
+
+
+def config(upstream: RawUpstream, port: int, filters: Sequence[Json], **action: object) -> str:
+    listener = http_listener([route(**action)], http_filters=[*filters, ROUTER])
+    return bootstrap([listener], [cluster("service", upstream.address), cluster("policy", ("127.0.0.1", port))])
+
+
+class Site:
+    """A proxy with a policy service and an upstream."""
+
+    def __init__(self, proxy: Running, upstream: RawUpstream, peer: PolicyPeer, stack: AsyncExitStack) -> None:
+        self.proxy = proxy
+        self.upstream = upstream
+        self.peer = peer
+        self.stack = stack
+
+    async def ask(self) -> Peer:
+        """A client that has sent a request."""
+        peer = await self.stack.enter_async_context(client(self.proxy.address))
+        peer.send(GET)
+        return peer
+
+    async def inside(self) -> tuple[Peer, Peer]:
+        """A client, and its request's connection to the app, where it stays."""
+        peer = await self.ask()
+        served = await self.upstream.accept()
+        await served.head()
+        return peer, served
+
+    async def answered(self) -> tuple[int, bytes, bytes]:
+        """Status, head and body of what a new request gets, without the app."""
+        return await answer_to(await self.ask())
+
+    async def connected(self, rule: str = RULE) -> None:
+        """The service has granted."""
+        await eventually(lambda: len(self.peer.heard) > 0 and self.rule(rule).usable > 0, what="a grant")
+
+    def rule(self, name: str = RULE) -> SlotRule:
+        """The rule's state."""
+        [client] = self.proxy.proxy.services.policies.values()
+        return client.leases.rules[name]
+
+    @property
+    def in_use(self) -> int:
+        return len(self.rule().holders)
+
+    async def last(self, count: int) -> RequestRecord:
+        return (await self.proxy.records(count))[-1]
+
+
+async def answer_to(peer: Peer) -> tuple[int, bytes, bytes]:
+    head, body = await peer.message()
+    return int(head.split(b" ", 2)[1]), head, body
+
+
+@pytest.fixture
+def peer() -> Iterator[PolicyPeer]:
+    with policy_peer({RULE: 2}) as found:
+        yield found
+
+
+@asynccontextmanager
+async def site(peer: PolicyPeer, *filters: Json, **action: object) -> AsyncIterator[Site]:
+    async with AsyncExitStack() as stack:
+        upstream = await stack.enter_async_context(RawUpstream())
+        text = config(upstream, peer.port, filters or [policy(slots())], **action)
+        proxy = await stack.enter_async_context(running(text))
+        try:
+            yield Site(proxy, upstream, peer, stack)
+        finally:
+            await proxy.proxy.services.close()
+
+
+# --- Slots ---
+
+
+async def test_as_many_requests_as_slots_get_in_and_the_next_is_told_the_rule(peer: PolicyPeer) -> None:
+    async with site(peer) as here:
+        first, served = await here.inside()
+        second, _ = await here.inside()
+        status, head, body = await here.answered()
+        assert status == 429
+        assert b"\r\nretry-after: 1\r\n" in head
+        assert b'proxy-status: pymesh; error=http_request_denied; details="RL policy_denied{ConcurrencyLimit' in head
+        assert RULE.encode() in body
+        record = await here.last(1)
+        assert (record.flag.value, record.details) == ("RL", f"policy_denied{{{RULE}}}")
+        assert record.notes["policy"] == f"{RULE}: denied, no slot: 2 in use here, of 100 in all"
+        assert here.upstream.waiting == 0
+        served.send(OK)
+        assert (await answer_to(first))[0] == 200
+        assert (await here.last(2)).notes["policy"] == f"{RULE}: slot 1 of 100"
+        third = await here.ask()
+        await served.head()  # the pooled connection
+        assert here.in_use == 2
+        for each in (second, third):
+            each.close()
+        await eventually(lambda: here.in_use == 0)
+        assert here.proxy.counter("pymesh_policy_allowed_total") == 3
+        assert here.proxy.counter("pymesh_policy_denied_total") == 1
+
+
+async def test_a_held_slot_is_not_asked_for(peer: PolicyPeer) -> None:
+    async with site(peer) as here:
+        await here.connected()
+        heard = len(peer.heard)
+        first, served = await here.inside()
+        for _ in range(20):
+            served.send(OK)
+            await answer_to(first)
+            first.send(GET)
+            await served.head()
+        assert len(peer.heard) <= heard + 2  # heartbeats
+        assert here.proxy.counter("pymesh_policy_asked_total") == 0
+        served.send(OK)
+        await answer_to(first)
+
+
+async def test_a_request_that_finds_no_slot_waits_for_more_to_be_granted(peer: PolicyPeer) -> None:
+    peer.slots[RULE] = 1
+    async with site(peer) as here:
+        await here.connected()
+        await here.inside()
+        peer.slots[RULE] = 5
+        here.rule().full = False
+        await here.inside()
+        assert here.proxy.counter("pymesh_policy_asked_total") == 1
+        assert here.rule().usable == 5
+        demand = peer.last(RULE)
+        assert demand is not None
+        assert (demand.held, demand.in_use) == (1, 1)
+        assert demand.wanted >= 2
+
+
+async def test_a_flood_of_refused_requests_is_few_reports(peer: PolicyPeer) -> None:
+    async with site(peer) as here:
+        await here.inside()
+        await here.inside()
+        await here.answered()
+        begun, heard = asyncio.get_running_loop().time(), len(peer.heard)
+        for _ in range(50):
+            assert (await here.answered())[0] == 429
+        spent = asyncio.get_running_loop().time() - begun
+        assert len(peer.heard) - heard <= spent / 0.1 + 2
+        await eventually(lambda: peer.heard[-1].demands[0].wanted > 10)
+
+
+async def test_slots_that_are_asked_back_are_given_back_as_requests_end(peer: PolicyPeer) -> None:
+    async with site(peer) as here:
+        first, _ = await here.inside()
+        second, _ = await here.inside()
+        peer.slots[RULE] = 0
+        await eventually(lambda: here.rule().usable == 0)
+        assert (await here.answered())[0] == 429
+        for gone, left in ((first, 1), (second, 0)):
+            gone.close()
+            await eventually(partial(lambda left: peer.heard[-1].demands[0].held == left, left))
+
+
+# --- Whatever becomes of a request, its slot comes back ---
+
+
+async def test_a_client_that_leaves_while_it_waits_takes_no_slot(peer: PolicyPeer) -> None:
+    peer.slots[RULE] = 0
+    async with site(peer, policy(slots(), timeout="5s")) as here:
+        await eventually(lambda: len(peer.heard) > 0)
+        peer.answering = False
+        here.rule().full = False
+        waiting = await here.ask()
+        await eventually(lambda: here.rule().waiting == 1)
+        waiting.reset()
+        await eventually(lambda: here.rule().waiting == 0)
+        peer.slots[RULE] = 3
+        peer.answering = True
+        await here.connected()
+        assert here.in_use == 0
+        assert (await here.proxy.record()).flag.value == "DC"
+
+
+async def test_retries_keep_the_one_slot(peer: PolicyPeer) -> None:
+    async with site(peer, retry_policy={"retry_on": "5xx", "num_retries": 2}) as here:
+        await here.connected()
+        asking, served = await here.inside()
+        served.send(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        again = await here.upstream.accept()
+        await again.head()
+        assert here.in_use == 1
+        again.send(OK)
+        assert (await answer_to(asking))[0] == 200
+        await eventually(lambda: here.in_use == 0)
+        assert (await here.proxy.record()).attempts == 2
+
+
+async def test_an_upstream_that_breaks_and_an_upgrade_give_it_back(peer: PolicyPeer) -> None:
+    async with site(peer, upgrade_configs=[{"upgrade_type": "websocket"}]) as here:
+        await here.connected()
+        broken, served = await here.inside()
+        served.reset()
+        assert (await answer_to(broken))[0] == 503
+        await eventually(lambda: here.in_use == 0)
+        upgraded = await here.stack.enter_async_context(client(here.proxy.address))
+        upgraded.send(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+        served = await here.upstream.accept()
+        await served.head()
+        served.send(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+        await upgraded.head()
+        upgraded.send(b"opaque")
+        assert await served.exactly(6) == b"opaque"
+        assert here.in_use == 1
+        upgraded.close()
+        served.close()
+        await eventually(lambda: here.in_use == 0)
+
+
+async def test_a_new_configuration_keeps_the_counts_of_the_rules_that_stay(peer: PolicyPeer) -> None:
+    async with site(peer) as here:
+        await here.connected()
+        asking, served = await here.inside()
+        before = here.rule()
+        peer.slots[OTHER] = 1
+        changed = config(here.upstream, peer.port, [policy(slots(most=50), slots(OTHER))])
+        pushed = Configuration(EndpointRegistry(), random).apply_bootstrap(load_bootstrap(changed, "test"))
+        here.proxy.proxy.adopt(replace(here.proxy.runtime.snapshot, listeners=pushed.listeners))
+        await here.connected(OTHER)
+        assert here.rule() is before
+        assert here.in_use == 1
+        served.send(OK)
+        assert (await answer_to(asking))[0] == 200  # under the filter that it came in by
+        await eventually(lambda: here.in_use == 0)
+        assert here.rule(OTHER).holders == set()
+
+
+async def test_the_stream_is_left_in_good_order(peer: PolicyPeer) -> None:
+    async with site(peer) as here:
+        await here.connected()
+        assert peer.left == 0
+        await here.proxy.proxy.services.close()
+        await eventually(lambda: (peer.streams, peer.left) == (1, 1))
+
+
+# --- The service is away ---
+
+
+@pytest.mark.parametrize(
+    ("mode", "otherwise", "status", "note"),
+    [
+        ("OPEN", "CLOSED", 200, "let in, since the policy service is away"),
+        ("CLOSED", "OPEN", 503, "kept out, since the policy service is away"),
+        ("LAST_DECISION", "OPEN", 200, "let in, since the policy service is away"),
+        ("LAST_DECISION", "CLOSED", 503, "kept out, since the policy service is away"),
+    ],
+)
+async def test_without_a_service_from_the_start(
+    peer: PolicyPeer, mode: str, otherwise: str, status: int, note: str
+) -> None:
+    peer.port = 9  # nobody listens there
+    async with site(peer, policy(slots(mode=mode, otherwise=otherwise))) as here:
+        for _ in range(3):
+            asking = await here.ask()
+            if status == 200:
+                served = await here.upstream.accept()
+                await served.head()
+                served.send(OK.replace(b"content", b"connection: close\r\ncontent"))
+            found, head, body = await answer_to(asking)
+            assert found == status
+        record = await here.last(3)
+        assert note in record.notes["policy"]
+        assert "connect" in record.notes["policy"].lower()
+        if status == 503:
+            assert record.flag.value == "UAEX"
+            assert b"the policy service is away" in head
+            assert b"the policy service is away" in body
+        assert here.proxy.counter("pymesh_policy_unavailable_total") == 3
+
+
+async def test_a_stopped_service_costs_the_first_requests_its_timeout_and_later_ones_nothing(peer: PolicyPeer) -> None:
+    async with site(peer, policy(slots(mode="CLOSED"), timeout="0.3s")) as here:
+        await here.connected()
+        await here.inside()
+        await here.inside()
+        peer.slots[RULE] = 5
+        here.rule().full = False
+        peer.answering = False
+        first = [await here.ask() for _ in range(3)]
+        for each in first:
+            assert (await answer_to(each))[0] == 503
+        assert here.proxy.counter("pymesh_policy_asked_total") == 3
+        for _ in range(5):
+            assert (await here.answered())[0] == 503
+        assert here.proxy.counter("pymesh_policy_asked_total") == 3  # nobody else waited
+        assert "no answer within 0.3 s" in (await here.last(8)).notes["policy"]
+        peer.answering = True
+        await here.connected()
+        await here.inside()
+
+
+async def test_the_last_grant_goes_on_counting_and_recovery_is_noticed(peer: PolicyPeer) -> None:
+    async with site(peer) as here:
+        await here.connected()
+        await here.inside()
+        peer.rubbish = True
+        await eventually(lambda: here.rule().away != "", what="rubbish noticed")
+        await here.inside()
+        assert (await here.answered())[0] == 429
+        record = await here.last(1)
+        assert record.notes["policy"].endswith("all 2 slots granted before the policy service was away are in use")
+        peer.rubbish, peer.slots[RULE] = False, 3
+        await eventually(lambda: here.rule().away == "")
+        demand = peer.last(RULE)
+        assert demand is not None
+        assert (demand.held, demand.in_use) == (2, 2)  # a sidecar that comes back says what it has
+        await here.inside()
+
+
+async def test_a_rule_that_the_service_does_not_know_yet_is_waited_for(peer: PolicyPeer) -> None:
+    peer.problems[RULE] = "there is no such rule"
+    async with site(peer, policy(slots(), timeout="5s")) as here:
+        await eventually(lambda: len(peer.heard) > 0)
+        asking = await here.ask()
+        await eventually(lambda: here.rule().waiting == 1)
+        del peer.problems[RULE]
+        served = await here.upstream.accept()
+        await served.head()
+        served.send(OK)
+        assert (await answer_to(asking))[0] == 200
+
+
+async def test_a_rule_that_the_service_does_not_know_is_waited_for_once(peer: PolicyPeer) -> None:
+    peer.problems[RULE] = "there is no such rule"
+    async with site(peer) as here:
+        assert (await here.answered())[0] == 503
+        assert (await here.answered())[0] == 503
+        assert here.proxy.counter("pymesh_policy_asked_total") == 1
+        assert "there is no such rule" in (await here.last(2)).notes["policy"]
+        del peer.problems[RULE]
+        await here.connected()
+        await here.inside()
