@@ -65,7 +65,7 @@ class Publisher:
             MeshError: the kernel takes no address translation.
         """
         members: list[services.Member] = []
-        documents: list[Document] = []
+        documents: list[Document] = services.dns_objects()
         for runner, manifest in pods:
             facts, status = runner.facts, runner.status()
             members.append(

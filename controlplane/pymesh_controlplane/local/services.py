@@ -16,6 +16,8 @@ from pymesh_controlplane.local.podspec import PodSpec
 
 SLICE_LABEL: Final = "kubernetes.io/service-name"
 HEADLESS: Final = "None"
+DNS_SERVICE: Final = "kube-dns"
+DNS_NAMESPACE: Final = "kube-system"
 # Label `istio` of the pods through which traffic leaves the mesh.
 EGRESS_GATEWAY: Final = "egressgateway"
 
@@ -230,3 +232,21 @@ def _endpoint_object(endpoint: Endpoint, namespace: str) -> Object:
     if endpoint.pod:
         result["targetRef"] = {"kind": "Pod", "name": endpoint.pod, "namespace": namespace}
     return result
+
+
+def dns_objects() -> list[Object]:
+    """The mesh's DNS as the Service that every cluster has: sidecars let through to it, over TCP, what they know."""
+    metadata = {"name": DNS_SERVICE, "namespace": DNS_NAMESPACE}
+    ports = [{"name": "dns", "protocol": "UDP", "port": 53}, {"name": "dns-tcp", "protocol": "TCP", "port": 53}]
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": metadata}
+    return [
+        {**service, "spec": {"clusterIP": DNS_ADDRESS, "ports": ports}},
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {**metadata, "labels": {SLICE_LABEL: DNS_SERVICE}},
+            "addressType": "IPv4",
+            "ports": ports,
+            "endpoints": [{"addresses": [DNS_ADDRESS], "conditions": {"ready": True}}],
+        },
+    ]

@@ -1,5 +1,6 @@
 """Services: which pods are behind them, and what follows for addresses, names and slices."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,8 @@ from pymesh_controlplane.local import services
 from pymesh_controlplane.local.network import Frontend
 from pymesh_controlplane.local.podspec import Container, ContainerPort, PodSpec
 from pymesh_controlplane.local.services import ClusterIps, Endpoint, Member
+from pymesh_controlplane.pilot import world
+from pymesh_controlplane.pilot.model import Protocol
 
 SPEC = PodSpec(containers=[Container(name="c", ports=[ContainerPort(container_port=8080, name="web")])])
 A = Member("default", "a", "10.244.0.2", {"app": "web"}, True, False, SPEC)
@@ -127,3 +130,14 @@ def test_only_the_egress_gateways_pods_of_the_mesh_itself_may_leave_it() -> None
     assert services.leaving([A, labelled, gateway, replace(gateway, labels={"istio": "ingressgateway"})]) == [
         gateway.ip
     ]
+
+
+def test_the_meshs_dns_is_a_service_that_pilot_can_read() -> None:
+    parsed = parse("---\n".join(json.dumps(item) + "\n" for item in services.dns_objects()), "observed.json")
+    assert not parsed.errors
+    current = world.build(parsed.resources)
+    (service,) = current.services.values()
+    assert (service.host, service.addresses) == ("kube-dns.kube-system.svc.cluster.local", ("10.96.0.10",))
+    assert [(port.port, port.protocol) for port in service.ports] == [(53, Protocol.TCP)]
+    (endpoint,) = current.endpoints[service.host, 53]
+    assert (endpoint.address, endpoint.port, endpoint.mesh) == ("10.96.0.10", 53, False)

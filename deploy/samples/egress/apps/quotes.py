@@ -29,7 +29,7 @@ class Visit(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer a GET."""
         told = {"quote": next(LINES), "host": self.headers.get("host", ""), "seen_from": self.client_address[0]}
-        body = json.dumps(told).encode()
+        body = f"{json.dumps(told)}\n".encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
