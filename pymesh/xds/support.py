@@ -39,6 +39,7 @@ _BOOTSTRAP: Final = "envoy.config.bootstrap.v3.Bootstrap"
 _CORE: Final = "envoy.config.core.v3."
 _LISTENER: Final = "envoy.config.listener.v3."
 _HCM: Final = "envoy.extensions.filters.network.http_connection_manager.v3."
+_EXT_AUTHZ: Final = "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz"
 _TCP: Final = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 _GRPC_LOG: Final = "envoy.extensions.access_loggers.grpc.v3."
 _ROUTE: Final = "envoy.config.route.v3."
@@ -81,7 +82,7 @@ SUPPORTED: Final[Mapping[str, Support]] = {
         },
         only={"api_type": ("GRPC", "DELTA_GRPC"), "transport_api_version": ("V3",)},
     ),
-    f"{_CORE}GrpcService": Support("envoy_grpc"),
+    f"{_CORE}GrpcService": Support("envoy_grpc timeout", {"timeout": "of `ext_authz` only"}),
     f"{_CORE}GrpcService.EnvoyGrpc": Support("cluster_name"),
     # --- addresses, data ---
     f"{_CORE}Address": Support("socket_address"),
@@ -165,6 +166,19 @@ SUPPORTED: Final[Mapping[str, Support]] = {
     f"{_HCM}HttpConnectionManager.UpgradeConfig": Support("upgrade_type enabled"),
     f"{_HCM}HttpConnectionManager.SetCurrentClientCertDetails": Support("subject dns uri"),
     "envoy.extensions.filters.http.router.v3.Router": Support(),
+    _EXT_AUTHZ: Support(
+        "grpc_service transport_api_version failure_mode_allow failure_mode_allow_header_add status_on_error "
+        "allowed_headers disallowed_headers stat_prefix validate_mutations",
+        {
+            "grpc_service": "`envoy_grpc` and `timeout` (0.2 s by default)",
+            "stat_prefix": "no effect: metrics carry the cluster's name",
+            "validate_mutations": "always on: an answer that would set a header that cannot be, `host`, a `:`-header or "
+            "the message's framing gets 500, flag UAEX",
+        },
+        only={"transport_api_version": ("V3",)},
+    ),
+    f"{_MATCHER}ListStringMatcher": Support("patterns"),
+    "envoy.type.v3.HttpStatus": Support("code"),
     "xds.type.v3.TypedStruct": Support(
         "type_url value",
         {

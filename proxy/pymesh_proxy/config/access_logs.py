@@ -16,7 +16,7 @@ from envoy.extensions.access_loggers.stream.v3.stream_pb2 import StdoutAccessLog
 from pymesh.access_log_formats import ENVOY_TEXT_FORMAT
 from pymesh.errors import ConfigError
 from pymesh.xds.check import join, unpack
-from pymesh_proxy.config.fields import data, number, one_of, positive, required
+from pymesh_proxy.config.fields import data, grpc_cluster, number, one_of, positive, required
 from pymesh_proxy.config.model import AccessLog, AccessLogFile, GrpcAccessLog
 from pymesh_proxy.telemetry.log_format import compile_format
 
@@ -74,11 +74,9 @@ def _service(
     request_headers: tuple[str, ...] = (),
     response_headers: tuple[str, ...] = (),
 ) -> GrpcAccessLog:
-    which = one_of(common.grpc_service, "target_specifier", join(path, "grpc_service"))
-    cluster = common.grpc_service.envoy_grpc.cluster_name
     return GrpcAccessLog(
         kind,
-        required(cluster, join(path, f"grpc_service.{which}.cluster_name")),
+        grpc_cluster(common.grpc_service, join(path, "grpc_service")),
         required(common.log_name, join(path, "log_name")),
         positive(common, "buffer_flush_interval", DEFAULT_FLUSH_INTERVAL, path),
         number(common, "buffer_size_bytes", DEFAULT_BUFFER_SIZE),

@@ -7,6 +7,7 @@ from typing import Final
 
 from envoy.config.core.v3.address_pb2 import Address, CidrRange
 from envoy.config.core.v3.base_pb2 import DataSource, Metadata
+from envoy.config.core.v3.grpc_service_pb2 import GrpcService
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
@@ -133,3 +134,11 @@ def scalars(struct: Struct) -> dict[str, str]:
             case "number_value":
                 found[key] = f"{value.number_value:.17g}"
     return found
+
+
+def grpc_cluster(service: GrpcService, path: str, *, timed: bool = False) -> str:
+    """The cluster of a gRPC service; a `timeout` is refused unless the calls are `timed`."""
+    which = one_of(service, "target_specifier", path)
+    if service.HasField("timeout") and not timed:
+        raise ConfigError("is supported for ext_authz only", path=join(path, "timeout"))
+    return required(service.envoy_grpc.cluster_name, join(path, f"{which}.cluster_name"))

@@ -16,6 +16,7 @@ from pymesh.errors import ConfigError
 from pymesh.xds import types
 from pymesh.xds.check import join, unpack
 from pymesh_proxy.config.access_logs import access_logs
+from pymesh_proxy.config.ext_authz import ext_authz
 from pymesh_proxy.config.fields import flag, number, one_of, required, timeout
 from pymesh_proxy.config.model import EscapedSlashes, ForwardClientCert, HttpManager, ServerHeader
 from pymesh_proxy.config.policy_filter import policy_filter
@@ -26,6 +27,7 @@ from pymesh_proxy.filters.base import HttpFilter
 # Type of a filter's configuration -> what compiles it, given the message and its path. A new filter is a line here, one
 # in pymesh/xds/support.py and one in pymesh/xds/check.py. The router is the end of every chain and not a hook.
 HTTP_FILTERS: Final[Mapping[str, Callable[[Message, str], HttpFilter]]] = {
+    types.EXT_AUTHZ: ext_authz,
     types.TYPED_STRUCT: policy_filter,
 }
 

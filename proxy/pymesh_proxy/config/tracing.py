@@ -7,7 +7,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 
 from pymesh.errors import ConfigError
 from pymesh.xds.check import join, unpack
-from pymesh_proxy.config.fields import one_of, required
+from pymesh_proxy.config.fields import grpc_cluster
 from pymesh_proxy.config.model import Tracing
 from pymesh_proxy.telemetry.tracing import Sampling
 
@@ -25,15 +25,14 @@ def tracing(message: HttpConnectionManager.Tracing, path: str) -> Tracing:
     config = unpack(message.provider.typed_config, here)
     if not isinstance(config, OpenTelemetryConfig):
         raise ConfigError("a provider of traces is an OpenTelemetryConfig", path=here)
-    which = one_of(config.grpc_service, "target_specifier", join(here, "grpc_service"))
-    cluster = config.grpc_service.envoy_grpc.cluster_name
+    cluster = grpc_cluster(config.grpc_service, join(here, "grpc_service"))
     # Envoy's resolution: whole percents, and hundredths of one for what is decided by the request id.
     sampling = Sampling(
         client=int(_percent(message, "client_sampling", path)),
         random=int(_percent(message, "random_sampling", path) * 100),
         overall=int(_percent(message, "overall_sampling", path)),
     )
-    return Tracing(required(cluster, join(here, f"grpc_service.{which}.cluster_name")), config.service_name, sampling)
+    return Tracing(cluster, config.service_name, sampling)
 
 
 def _percent(message: HttpConnectionManager.Tracing, field: str, path: str) -> float:

@@ -8,9 +8,9 @@ order, `on_response` in reverse, `on_complete` exactly once for each request, wh
 where it has to ask somebody; only then does a request cost a task.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.errors import Flag
@@ -66,3 +66,15 @@ class HttpFilter:
     on_response: OnResponse | None = None
     on_complete: OnComplete | None = None
     connect: "Callable[[Services], None] | None" = None
+
+
+class Later:
+    """An awaitable whose coroutine is made when it is awaited: a request that ends before leaves none behind."""
+
+    __slots__ = ("_begin",)
+
+    def __init__(self, begin: Callable[[], Coroutine[Any, Any, Verdict]]) -> None:
+        self._begin = begin
+
+    def __await__(self) -> Generator[Any, Any, Verdict]:
+        return self._begin().__await__()

@@ -5,16 +5,16 @@ that finds none waits for the policy service to grant more, or is refused where 
 of kind `check` are asked about, all in one question. While the service is away, each rule's failure mode decides.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from pymesh.grpc.status import RpcError
 from pymesh.policy_api import RULES_EXTENSION
 from pymesh_proxy.errors import Flag
 from pymesh_proxy.filters.authz import Answer, AnswerError, question, read_answer
-from pymesh_proxy.filters.base import LocalReply, RequestContext, Verdict
+from pymesh_proxy.filters.base import Later, LocalReply, RequestContext, Verdict
 from pymesh_proxy.filters.remembered import Attribute, Key, key_of
 from pymesh_proxy.filters.services import PolicyService, Services
 from pymesh_proxy.filters.slots import Mode, Refusal, SlotRule, SlotSettings
@@ -77,8 +77,8 @@ class PolicyFilter:
             refusal = rule.refusal()
             if refusal is not None:
                 return _no_slot(rule, refusal, record)
-            return _Later(partial(self._ask, context, index))
-        return _Later(partial(self._check, context)) if self._checks else None
+            return Later(partial(self._ask, context, index))
+        return Later(partial(self._check, context)) if self._checks else None
 
     def on_complete(self, record: RequestRecord) -> None:
         """See filters.base: whatever became of the request, its slots are free."""
@@ -177,18 +177,6 @@ class PolicyFilter:
             else:
                 return _unavailable(rule.name, why, context.record)
         return None
-
-
-class _Later:
-    """An awaitable whose coroutine is made when it is awaited: a request that ends before leaves none behind."""
-
-    __slots__ = ("_begin",)
-
-    def __init__(self, begin: Callable[[], Coroutine[Any, Any, Verdict]]) -> None:
-        self._begin = begin
-
-    def __await__(self) -> Generator[Any, Any, Verdict]:
-        return self._begin().__await__()
 
 
 def _entered(rule: SlotRule, record: RequestRecord) -> None:
