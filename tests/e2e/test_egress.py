@@ -31,17 +31,14 @@ GATEWAY = "egressgateway.pymesh-system.svc.cluster.local"
 
 
 class World(NamedTuple):
-    """The mesh, and the sites outside."""
+    """The mesh, the address of its egress gateway, and the sites outside."""
 
     mesh: Mesh
+    gateway: str
     key_of_bank: str
     quotes: Site
     bank: Site
     others: tuple[Site, ...]
-
-    def gateway(self) -> str:
-        """The address of the egress gateway's pod."""
-        return str(self.mesh.pod("egressgateway")["ip"])
 
     def ask(self, *arguments: str) -> dict[str, Any]:
         """What a site says that the client asks."""
@@ -75,7 +72,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             Site(outside, OTHER, 443, context(bank_certificate, folder)) as other_tls,
             Site(outside, OTHER, 7000) as other_tcp,
         ):
-            yield World(mesh, fingerprint(bank_certificate), quotes, bank, (other, other_tls, other_tcp))
+            gateway = mesh.pod("egressgateway")["ip"]
+            yield World(mesh, gateway, fingerprint(bank_certificate), quotes, bank, (other, other_tls, other_tcp))
 
 
 def context(issued: Issued, folder: Path) -> ssl.SSLContext:
@@ -94,8 +92,8 @@ def fingerprint(issued: Issued) -> str:
 
 def test_a_request_leaves_through_the_gateway_over_mutual_tls(world: World) -> None:
     seen = world.ask("-H", "x-request-id: the-way-out", "http://quotes.example.com/today")
-    assert seen == {"seen_from": world.gateway(), "host": "quotes.example.com", "server_name": ""}
-    assert set(world.quotes.callers) == {world.gateway()}
+    assert seen == {"seen_from": world.gateway, "host": "quotes.example.com", "server_name": ""}
+    assert set(world.quotes.callers) == {world.gateway}
     (out,) = world.records("client", request_id="the-way-out")
     assert (out["cluster"], out["status"]) == (f"outbound|443|quotes|{GATEWAY}", 200)
     (through,) = world.records("egressgateway", request_id="the-way-out")
@@ -106,8 +104,8 @@ def test_a_request_leaves_through_the_gateway_over_mutual_tls(world: World) -> N
 
 def test_tls_leaves_through_the_gateway_by_its_server_name_and_stays_closed(world: World) -> None:
     seen = world.ask("-k", "--pinnedpubkey", world.key_of_bank, "https://bank.example.com/account")
-    assert seen == {"seen_from": world.gateway(), "host": "bank.example.com", "server_name": "bank.example.com"}
-    assert set(world.bank.callers) == {world.gateway()}
+    assert seen == {"seen_from": world.gateway, "host": "bank.example.com", "server_name": "bank.example.com"}
+    assert set(world.bank.callers) == {world.gateway}
     eventually_sync(
         lambda: world.records("client", cluster=f"outbound|443|bank|{GATEWAY}"), what="the sidecar's record"
     )
@@ -118,7 +116,7 @@ def test_tls_leaves_through_the_gateway_by_its_server_name_and_stays_closed(worl
 
 def test_the_gateway_serves_only_workloads_of_the_mesh_and_only_what_it_is_for(world: World) -> None:
     """A pod without a sidecar has no certificate to show; a server name that no server has is cut off."""
-    ip = world.gateway()
+    ip = world.gateway
     for name in ("quotes.example.com", "other.example.com"):
         done = world.mesh.curl("bare", "-k", "--connect-to", f"{name}:443:{ip}:8443", f"https://{name}/")
         assert done.returncode != 0
@@ -148,7 +146,7 @@ def test_nobody_gets_out_beside_the_gateway(world: World) -> None:
             assert done.returncode != 0
             assert "No route to host" in done.stderr
     assert not any(site.callers for site in world.others)
-    assert set(world.quotes.callers) <= {world.gateway()}
+    assert set(world.quotes.callers) <= {world.gateway}
 
 
 def test_names_outside_have_addresses_that_stand_for_them(world: World) -> None:
