@@ -9,7 +9,7 @@ from typing import Any, Final
 
 # Certificates are public; so that it can be seen that one has changed, a digest stands for it. Of anything else a
 # digest would let a short password be guessed.
-_PUBLIC: Final = frozenset({"tls.crt", "ca.crt"})
+_PUBLIC: Final = frozenset({"tls.crt", "ca.crt", "cert", "cacert"})
 # What kubectl keeps there repeats the document.
 _LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 

@@ -11,6 +11,7 @@ _SHORT: Final = {
     "ServiceAccount": ("sa",),
     "Namespace": ("ns",),
     "ConfigMap": ("cm",),
+    "Secret": (),
     "EndpointSlice": (),
     "Deployment": ("deploy",),
     "VirtualService": ("vs",),

@@ -184,9 +184,9 @@ def get(
     if name and not found:
         raise MeshError(f"there is no {title(wanted, namespace, name)}")
     found.sort(key=lambda item: (item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"]))
-    rows = [[item["kind"], item["metadata"].get("namespace", "-"), item["metadata"]["name"]] for item in found]
+    header, rows = output.object_rows(found, wanted)
     one_or_list = found[0] if name and len(found) == 1 else {"apiVersion": "v1", "kind": "List", "items": found}
-    output.show(out, output_format, one_or_list, ("KIND", "NAMESPACE", "NAME"), rows)
+    output.show(out, output_format, one_or_list, header, rows)
 
 
 @app.command(name="exec", context_settings={"ignore_unknown_options": True})

@@ -1,5 +1,6 @@
 """`pymesh validate -f FILE`: everything that is wrong with manifests, in the words of `apply`, without a mesh."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -42,7 +43,7 @@ def validate(
 
 
 def _alone(texts: list[Text], namespace: str) -> _Problems:
-    verdict = judge(texts, namespace, {}, InjectionConfig())
+    verdict = judge(texts, namespace, {}, InjectionConfig(), datetime.now(UTC))
     return [dict(problem.as_json()) for problem in verdict.problems]
 
 

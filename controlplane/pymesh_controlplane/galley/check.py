@@ -1,18 +1,27 @@
 """Everything that is wrong with resources in the world that they make."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from google.protobuf.message import Message
 
 from pymesh.errors import ConfigError
 from pymesh.resources.istio import DestinationRule, Gateway, PeerAuthentication, ServiceEntry, VirtualService
-from pymesh.resources.kubernetes import ConfigMap, EndpointSlice, Pod
+from pymesh.resources.kubernetes import ConfigMap, EndpointSlice, Pod, Secret
 from pymesh.resources.kubernetes import Service as KubernetesService
 from pymesh.resources.policy import ConcurrencyLimit, RateLimit
 from pymesh.resources.resource import Key, Resource, holds
 from pymesh.xds.check import check as check_supported
-from pymesh_controlplane.galley import destination_rules, gateways, limits, mesh_configs, services, virtual_services
+from pymesh_controlplane.galley import (
+    destination_rules,
+    gateways,
+    limits,
+    mesh_configs,
+    secrets,
+    services,
+    virtual_services,
+)
 from pymesh_controlplane.galley.findings import Findings
 from pymesh_controlplane.pilot import clusters, endpoints, routes
 from pymesh_controlplane.pilot.matching import ANYTHING
@@ -24,7 +33,9 @@ from pymesh_controlplane.pilot.policies import in_one_place, rule_for, selected_
 _SOME_PORT = 80
 
 
-def check(resources: Iterable[Resource[object]], world: World, memory: Memory | None = None) -> list[Problem]:
+def check(
+    resources: Iterable[Resource[object]], world: World, memory: Memory | None = None, *, now: datetime | None = None
+) -> list[Problem]:
     """What is wrong with each of `resources`, all of which are in `world`; in their order.
 
     A resource with an error (`Severity.ERROR`) must not come into force. One without is translated to messages that
@@ -32,6 +43,7 @@ def check(resources: Iterable[Resource[object]], world: World, memory: Memory | 
 
     Args:
         memory: what was found in an earlier world, so that only what has changed is translated and checked again.
+        now: for what ends one day; without it, nothing is said of that.
     """
     found: list[Problem] = []
     memory = memory if memory is not None else Memory()
@@ -39,7 +51,7 @@ def check(resources: Iterable[Resource[object]], world: World, memory: Memory | 
     concerned = _services_by_resource(world)
     missing = virtual_services.missing_subsets(world)
     for resource in resources:
-        problems = _check(resource, missing, world)
+        problems = secrets.check(resource, now) if holds(resource, Secret) else _check(resource, missing, world)
         if not any(problem.severity is Severity.ERROR for problem in problems):
             problems += _check_translation(resource, concerned.get(resource.key, []), world, memory)
         found += problems

@@ -1,16 +1,30 @@
 """Gateway: which pods, on which ports, for which hosts; and what is bound to it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
 
 from pymesh import names
 from pymesh.resources.istio import Gateway, Server, VirtualService
 from pymesh.resources.kubernetes import Deployment, Pod
 from pymesh.resources.resource import Resource, holds
 from pymesh_controlplane.galley.findings import Findings, listed
-from pymesh_controlplane.pilot import gateways, hosts
-from pymesh_controlplane.pilot.gateways import ENCRYPTED, PLAIN, ROUTER, Offers
+from pymesh_controlplane.pilot import credentials, gateways, hosts
+from pymesh_controlplane.pilot.gateways import ENCRYPTED, PLAIN, ROUTER, TERMINATED, Offers
 from pymesh_controlplane.pilot.model import Problem, World
 from pymesh_controlplane.pilot.node import Node
+
+# What may be done with TLS, by protocol.
+_MODES: Final = {
+    "HTTPS": ("SIMPLE", "MUTUAL", "ISTIO_MUTUAL", "PASSTHROUGH"),
+    "TLS": ("PASSTHROUGH", "ISTIO_MUTUAL"),
+}
+
+
+class _Pod(NamedTuple):
+    """What pods of one namespace, all alike, offer."""
+
+    namespace: str
+    offers: Offers
 
 
 def check(resource: Resource[Gateway], world: World) -> list[Problem]:
@@ -48,6 +62,8 @@ def _check_server(findings: Findings, server: Server, path: str) -> None:
     protocol = server.port.protocol
     if protocol not in PLAIN | ENCRYPTED:
         findings.error(f"{path}.port.protocol", f"{protocol} is not supported yet: use HTTP, HTTPS or TLS")
+    else:
+        _check_tls(findings, server, path)
     for index, written in enumerate(server.hosts):
         place, slash, host = written.rpartition("/")
         findings.check_host(f"{path}.hosts[{index}]", host)
@@ -55,6 +71,39 @@ def _check_server(findings: Findings, server: Server, path: str) -> None:
             findings.error(
                 f"{path}.hosts[{index}]", f"{place!r} is not a namespace: write namespace/host, ./host or */host"
             )
+
+
+def _check_tls(findings: Findings, server: Server, path: str) -> None:
+    """Whether what is said of TLS goes together."""
+    tls, protocol, here = server.tls, server.port.protocol, f"{path}.tls"
+    if tls is None:
+        if protocol in ENCRYPTED:
+            findings.error(path, f"{protocol} needs tls: write at least tls.mode")
+        return
+    if protocol in PLAIN:
+        if tls.mode is not None or tls.credential_name is not None:
+            findings.error(here, "HTTP has no TLS, only httpsRedirect: say protocol HTTPS")
+        return
+    if tls.https_redirect:
+        findings.error(f"{here}.httpsRedirect", "is for servers of plain HTTP: this one has HTTPS already")
+    if tls.mode not in _MODES[protocol]:
+        written = tls.mode or "no mode"
+        findings.error(f"{here}.mode", f"{written} is not supported for {protocol}: use {listed(_MODES[protocol])}")
+        return
+    if tls.mode in TERMINATED and tls.credential_name is None:
+        findings.error(here, f"{tls.mode} needs credentialName: the Secret with the certificate")
+    if tls.mode not in TERMINATED and tls.credential_name is not None:
+        findings.error(f"{here}.credentialName", f"{tls.mode} uses no Secret: remove it")
+    if tls.mode != "MUTUAL" and tls.subject_alt_names:
+        findings.error(f"{here}.subjectAltNames", "names of clients are checked with mode MUTUAL alone")
+    for field, version in (
+        ("minProtocolVersion", tls.min_protocol_version),
+        ("maxProtocolVersion", tls.max_protocol_version),
+    ):
+        if version in {"TLSV1_0", "TLSV1_1"}:
+            findings.error(f"{here}.{field}", f"{version} is broken and not spoken: TLSV1_2 is the lowest")
+    if (tls.min_protocol_version, tls.max_protocol_version) == ("TLSV1_3", "TLSV1_2"):
+        findings.error(f"{here}.minProtocolVersion", "is above maxProtocolVersion")
 
 
 def _check_served(findings: Findings, resource: Resource[Gateway], world: World) -> None:
@@ -66,21 +115,51 @@ def _check_served(findings: Findings, resource: Resource[Gateway], world: World)
     if not pods:
         labels = ", ".join(f"{label}={value}" for label, value in sorted(selector.items()))
         findings.warning("spec.selector", f"no pod has the labels {labels}: nothing serves it")
+    _check_credentials(findings, resource, pods, world)
     told = set()
-    for conflict in (conflict for offers in pods for conflict in offers.conflicts):
+    for conflict in (conflict for pod in pods for conflict in pod.offers.conflicts):
         if conflict.gateway == resource.key and conflict not in told:
             told.add(conflict)
             findings.warning(conflict.path, f"{conflict.sentence}; it is not served")
 
 
-def _offers(resource: Resource[Gateway], world: World) -> Iterator[Offers]:
+def _check_credentials(findings: Findings, resource: Resource[Gateway], pods: Iterable[_Pod], world: World) -> None:
+    """Whether the pods' namespaces have the Secrets."""
+    told = set()
+    for namespace, offers in pods:
+        mine = (offer for some in offers.by_port.values() for offer in some if offer.gateway.key == resource.key)
+        for offer in mine:
+            for item in credentials.wanted(offer):
+                path = f"spec.servers[{offer.position}].tls.credentialName"
+                sentence = _missing(item, namespace, world)
+                if sentence and (path, sentence) not in told:
+                    told.add((path, sentence))
+                    findings.warning(path, f"{sentence}: TLS handshakes for {listed(offer.names)} fail")
+
+
+def _missing(item: credentials.Wanted, namespace: str, world: World) -> str:
+    """What is not there of a secret; empty if all is."""
+    found = credentials.find(item, namespace, world)
+    if found is None:
+        return f"there is no Secret {namespace}/{item.credential} (the namespace of the gateway's pods)"
+    content = credentials.readable(found)
+    if item.roots and credentials.pick(content, credentials.ROOTS) is None:
+        return (
+            f"MUTUAL needs the roots of its clients' certificates: ca.crt in {found.key}, "
+            f"or a Secret {namespace}/{item.credential}{credentials.CA_SUFFIX}"
+        )
+    pair = [credentials.pick(content, keys) for keys in (credentials.CHAIN, credentials.KEY)]
+    return f"{found.key} has no tls.crt and tls.key" if not item.roots and None in pair else ""
+
+
+def _offers(resource: Resource[Gateway], world: World) -> Iterator[_Pod]:
     """What the pods of a gateway offer; once for pods that are alike, and also for those that are yet to be made."""
     seen = set()
     for namespace, labels in _pods(world):
         alike = (namespace, *sorted(labels.items()))
         if alike not in seen and gateways.selects(resource.value, labels):
             seen.add(alike)
-            yield gateways.offers(Node("", ROUTER, (), "", namespace, labels=labels), world)
+            yield _Pod(namespace, gateways.offers(Node("", ROUTER, (), "", namespace, labels=labels), world))
 
 
 def _pods(world: World) -> Iterator[tuple[str, dict[str, str]]]:

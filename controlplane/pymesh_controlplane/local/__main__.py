@@ -65,7 +65,7 @@ def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[BaseException]:
 async def _run(place: State, components: list[str]) -> None:
     state.claim(place)
     # The control plane runs as the sidecars' user, and these directories are its own.
-    private = [place.citadel, *(place.last_good(part) for part in ("pilot", "policy"))]
+    private = [place.citadel, place.secrets, *(place.last_good(part) for part in ("pilot", "policy"))]
     for path in private:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.chmod(0o700)

@@ -7,6 +7,7 @@ words, found by the same code.
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -87,7 +88,11 @@ class InUseError(MeshError):
 
 
 def judge(
-    texts: Iterable[Text], namespace: str, in_force: Mapping[Key, Applied], injection: InjectionConfig
+    texts: Iterable[Text],
+    namespace: str,
+    in_force: Mapping[Key, Applied],
+    injection: InjectionConfig,
+    now: datetime | None = None,
 ) -> Verdict:
     """What is to be said of the resources in `texts`, in the world that they make with what is `in_force`.
 
@@ -96,6 +101,7 @@ def judge(
         namespace: of resources that name none.
         in_force: what was applied before; a resource in `texts` takes the place of one of its name.
         injection: how sidecars are added, for a pod that cannot get one is refused.
+        now: for certificates that expire; without it, nothing is said of that.
     """
     found: dict[Key, Applied] = {}
     errors: list[ConfigError] = []
@@ -116,7 +122,7 @@ def judge(
     errors += _too_large(found, in_force)
     labels = labels_of([*in_force.values(), *found.values()])
     errors += (error for applied in found.values() for error in _injection_errors(applied, labels, injection))
-    problems = [*map(Problem.of, errors), *_galley(found, in_force), *_unresolvable(found.values())]
+    problems = [*map(Problem.of, errors), *_galley(found, in_force, now), *_unresolvable(found.values())]
     if unread and any(problem.severity is Severity.ERROR for problem in problems[len(errors) :]):
         problems.append(Problem(Severity.WARNING, INCOMPLETE))
     return Verdict(tuple(found.values()), tuple(problems))
@@ -135,10 +141,10 @@ def _errors(resources: Iterable[Resource[object]], all_of_them: Mapping[Key, Res
     return [problem for problem in found if problem.severity is Severity.ERROR]
 
 
-def _galley(found: Mapping[Key, Applied], in_force: Mapping[Key, Applied]) -> list[Problem]:
+def _galley(found: Mapping[Key, Applied], in_force: Mapping[Key, Applied], now: datetime | None) -> list[Problem]:
     vips = Vips()
     resources = {key: _as_published(applied.resource, vips) for key, applied in {**in_force, **found}.items()}
-    return galley.check([resources[key] for key in found], world.build(resources.values()))
+    return galley.check([resources[key] for key in found], world.build(resources.values()), now=now)
 
 
 def _as_published(resource: Resource[object], vips: Vips) -> Resource[object]:

@@ -64,6 +64,7 @@ def row(
     ip: str,
     created: float,
     host_ports: Mapping[str, int],
+    labels: Mapping[str, str],
 ) -> Object:
     """One line of `pymesh ps`; `host_ports` are addresses of the machine and the container ports they lead to."""
     return {
@@ -78,11 +79,26 @@ def row(
         "created": created,
         "ip": ip,
         "host_ports": dict(host_ports),
+        "labels": dict(labels),
         "is_ready": status.ready or status.phase == "Succeeded",
         "container_names": [container.name for container in status.containers],
         "init_container_names": [container.name for container in status.init_containers],
         "pids": {container.name: container.pid for container in status.containers if container.pid},
     }
+
+
+def with_ways_in(document: Object, rows: Iterable[Object]) -> Object:
+    """A Gateway with the machine's addresses that lead to its pods, as its status; anything else as it is."""
+    if document["kind"] != "Gateway":
+        return document
+    wanted = (document.get("spec", {}).get("selector") or {}).items()
+    found = [
+        {"value": address, "pod": row["name"], "port": port}
+        for row in rows
+        for address, port in row["host_ports"].items()
+        if wanted <= row["labels"].items()
+    ]
+    return {**document, "status": {"addresses": found}} if found else document
 
 
 def blocked_row(namespace: str, name: str, owner: str, why: str) -> Object:
@@ -99,6 +115,7 @@ def blocked_row(namespace: str, name: str, owner: str, why: str) -> Object:
         "created": 0.0,
         "ip": "",
         "host_ports": {},
+        "labels": {},
         "is_ready": False,
         "container_names": [],
         "init_container_names": [],

@@ -50,6 +50,11 @@ class State:
         return self.config / "applied"
 
     @property
+    def secrets(self) -> Path:
+        """What of it is for pilot alone: Secrets. The control plane's user owns it."""
+        return self.config / "secrets"
+
+    @property
     def observed(self) -> Path:
         """What the runtime observed."""
         return self.config / "observed"
@@ -124,7 +129,15 @@ def create(state: State) -> None:
     try:
         RUN.mkdir(mode=0o700, exist_ok=True)
         state.root.mkdir(mode=0o700)
-        for path in (state.config, state.applied, state.observed, state.pods, state.tokens, state.citadel):
+        for path in (
+            state.config,
+            state.applied,
+            state.secrets,
+            state.observed,
+            state.pods,
+            state.tokens,
+            state.citadel,
+        ):
             path.mkdir()
         for path in (state.shared, state.staging, state.temporary):
             path.mkdir()

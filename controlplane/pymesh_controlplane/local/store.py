@@ -1,10 +1,13 @@
 """What the operator has applied: checked as a whole, kept by kind, namespace and name, and shown to pilot as files."""
 
 import contextlib
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from pymesh import names
 from pymesh.errors import MeshError
 from pymesh.resources.resource import Key
 from pymesh_controlplane.injector.containers import InjectionConfig
@@ -25,6 +28,8 @@ MAX_APPLY: Final = 32 * 1024 * 1024
 # What the runtime shows to pilot as it observes it: a Service has its cluster IP, a Pod its address, a ServiceEntry
 # those of its hosts.
 OBSERVED_KINDS: Final = frozenset({"Service", "Pod", "ServiceEntry"})
+# Kinds whose content is for pilot's eyes alone.
+PRIVATE_KINDS: Final = frozenset({"Secret"})
 
 Outcome = Literal["created", "configured", "unchanged", "deleted"]
 
@@ -42,10 +47,11 @@ class ChangedError(MeshError):
 
 
 class Store:
-    """The resources in force. `directory` is where pilot sees them."""
+    """The resources in force. `directory` is where pilot and others see them, `private` where pilot alone does."""
 
-    def __init__(self, directory: Path, temporary: Path, injection: InjectionConfig) -> None:
+    def __init__(self, directory: Path, private: Path, temporary: Path, injection: InjectionConfig) -> None:
         self._directory = directory
+        self._private = private
         self._temporary = temporary
         self._injection = injection
         self.items: dict[Key, Applied] = {}
@@ -53,7 +59,7 @@ class Store:
     def judge(self, texts: Iterable[Text], namespace: str) -> Verdict:
         """What is to be said of `texts` next to what is in force."""
         # A copy: this runs in a thread, and the event loop may change what is in force meanwhile.
-        return judge(texts, namespace, dict(self.items), self._injection)
+        return judge(texts, namespace, dict(self.items), self._injection, datetime.now(UTC))
 
     def read(self, texts: Iterable[Text], namespace: str) -> tuple[list[Applied], list[str]]:
         """The resources in `texts`, checked, and what a person should know about them all the same.
@@ -101,7 +107,7 @@ class Store:
                 results.append((key, "unchanged"))
                 continue
             if key.kind not in OBSERVED_KINDS:
-                write_json(self._directory / file_name(key), applied.raw, self._temporary)
+                write_json(self._path(key), applied.raw, self._temporary)
             self.items[key] = applied
             results.append((key, "configured" if current else "created"))
         return results
@@ -114,7 +120,10 @@ class Store:
         """
         del self.items[key]
         with contextlib.suppress(FileNotFoundError):
-            (self._directory / file_name(key)).unlink()
+            self._path(key).unlink()
+
+    def _path(self, key: Key) -> Path:
+        return (self._private if key.kind in PRIVATE_KINDS else self._directory) / file_name(key)
 
     def of_kind(self, kind: str) -> list[Applied]:
         """All resources of a kind, by namespace and name."""
@@ -146,6 +155,10 @@ def write_json(path: Path, document: Mapping[str, Any], temporary: Path) -> None
     """
     draft = temporary / path.name
     try:
+        if document["kind"] in PRIVATE_KINDS:
+            draft.unlink(missing_ok=True)
+            draft.touch(0o600, exist_ok=False)  # from the first byte on it is for pilot and nobody else
+            os.chown(draft, names.PROXY_UID, names.PROXY_UID)
         draft.write_text(as_text(document))
         draft.replace(path)
     except OSError as error:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from pymesh import names
 from pymesh.errors import ConfigError, MeshError
+from pymesh.resources.redaction import redacted
 from pymesh.resources.resource import Key
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.injector.inject import inject
@@ -84,7 +85,7 @@ class Supervisor:
     ) -> None:
         self.state = state
         self._has_pilot = has_pilot
-        self.store = Store(state.applied, state.temporary, injection)
+        self.store = Store(state.applied, state.secrets, state.temporary, injection)
         self.stop = asyncio.Event()
         self.root = ""
         self._around = Surroundings(
@@ -138,6 +139,7 @@ class Supervisor:
                 ip=pod.runner.facts.ip,
                 created=pod.runner.created,
                 host_ports=HostPorts.of(pod.runner.spec),
+                labels=pod.runner.facts.labels,
             )
             for pod_id, pod in self._pods.items()
         ]
@@ -162,10 +164,11 @@ class Supervisor:
         return unsettled(self._publisher.observed.values(), json.loads(registry), json.loads(proxies))
 
     def objects(self) -> list[Mapping[str, Any]]:
-        """Everything that was applied and everything that is observed, as Kubernetes objects."""
+        """Everything that was applied and everything that is observed, as Kubernetes objects; of Secrets the keys."""
         observed = list(self._publisher.observed.values())
         seen = {_identity(document) for document in observed}
-        applied = [item.raw for item in self.store.items.values()]
+        rows = self.rows()
+        applied = [redacted(observe.with_ways_in(item.raw, rows)) for item in self.store.items.values()]
         return [*(document for document in applied if _identity(document) not in seen), *observed]
 
     def pod(self, namespace: str, name: str) -> PodRunner | None:

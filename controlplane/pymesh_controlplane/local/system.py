@@ -93,9 +93,15 @@ def _on_mesh_port(state: State, name: str) -> list[Document]:
     ]
     if name == "policy":
         command += ["--config-dir", f"{_HOME}/config", "--state-dir", f"{_HOME}/last-good"]
-        directories = {"config": state.config, "last-good": state.last_good(name)}
-        volumes += ({"name": of, "hostPath": {"path": str(path)}} for of, path in directories.items())
-        mounts += ({"name": of, "mountPath": f"{_HOME}/{of}", "readOnly": of == "config"} for of in directories)
+        # All of the configuration but the Secrets: they are none of its business.
+        directories = {
+            "applied": ("config/applied", state.applied),
+            "observed": ("config/observed", state.observed),
+            "last-good": ("last-good", state.last_good(name)),
+        }
+        for of, (below, path) in directories.items():
+            volumes.append({"name": of, "hostPath": {"path": str(path)}})
+            mounts.append({"name": of, "mountPath": f"{_HOME}/{below}", "readOnly": of != "last-good"})
     # There is no sidecar, and there is mutual TLS: the process ends it itself.
     labels = {names.LABEL_TLS_MODE: "istio"}
     ports = {f"grpc-{name}": names.PORT_MESH_GRPC, "http-pages": names.PORT_PILOT_HTTP}

@@ -72,6 +72,14 @@ def find(item: Wanted, namespace: str, world: World) -> Resource[Secret] | None:
     return None
 
 
+def readable(resource: Resource[Secret]) -> dict[str, bytes]:
+    """What a Secret holds; nothing if it cannot be read, which galley says of it."""
+    try:
+        return resource.value.content()
+    except ValueError:
+        return {}
+
+
 def pick(content: dict[str, bytes], keys: Iterable[str]) -> bytes | None:
     """What stands under the first of `keys` that is there."""
     return next((content[key] for key in keys if key in content), None)
@@ -81,7 +89,7 @@ def _secret(item: Wanted, namespace: str, world: World) -> secret_pb2.Secret | N
     resource = find(item, namespace, world)
     if resource is None:
         return None
-    content = resource.value.content()
+    content = readable(resource)
     message = secret_pb2.Secret(name=item.name)
     if item.roots:
         roots = pick(content, ROOTS)

@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -91,7 +92,7 @@ class DirectorySource:
             found, errors = self._last_good.load()
             self._ledger.remember(found)
             self._forgotten = tuple(Problem.of(error, Severity.WARNING, FORGOTTEN) for error in errors)
-        world = self._ledger.update(self._files.read())
+        world = self._ledger.update(self._files.read(), datetime.now(UTC))
         problems = [*world.problems, *self._forgotten]
         if self._last_good is not None:
             try:

@@ -8,6 +8,7 @@ stays, answers what it can, and a problem says so.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Final
 
 from pymesh import names
@@ -51,11 +52,11 @@ class Ledger:
         """What is in force and was written by people: what a runtime observed it observes again, all the time."""
         return [item for item in self._in_force.values() if not item.file.startswith(self.overrides)]
 
-    def update(self, contents: Contents) -> World:
-        """The world after `contents` (all files there are, by path) was read."""
+    def update(self, contents: Contents, now: datetime | None = None) -> World:
+        """The world after `contents` (all files there are, by path) was read, at the time `now`."""
         problems: list[Problem] = []
         candidates = self._candidates(contents, problems)
-        result = self._settle(candidates, problems)
+        result = self._settle(candidates, problems, now)
         self._in_force = dict(result.resources)
         return result
 
@@ -107,11 +108,11 @@ class Ledger:
 
     # --- Judging ---
 
-    def _settle(self, candidates: dict[Key, Resource[object]], problems: list[Problem]) -> World:
+    def _settle(self, candidates: dict[Key, Resource[object]], problems: list[Problem], now: datetime | None) -> World:
         """Take back what is new and wrong until nothing new is; ends because every round takes back something."""
         while True:
             result = world.build(candidates.values(), (), self.trust_domain, self.root_namespace)
-            found = list(_by_resource(check(result.resources.values(), result, self._checked), result))
+            found = list(_by_resource(check(result.resources.values(), result, self._checked, now=now), result))
             wrong = {item.key for item, issues in found if self._is_new(item) and _has_errors(issues)}
             if not wrong:
                 break

@@ -43,9 +43,9 @@ def verdict(*texts: str, in_force: dict[Key, Applied] | None = None) -> Verdict:
 
 
 def store(tmp_path: Path, *texts: str) -> Store:
-    for name in ("applied", "tmp"):
+    for name in ("applied", "secrets", "tmp"):
         (tmp_path / name).mkdir()
-    found = Store(tmp_path / "applied", tmp_path / "tmp", InjectionConfig())
+    found = Store(tmp_path / "applied", tmp_path / "secrets", tmp_path / "tmp", InjectionConfig())
     items, _ = found.read([Text("all.yaml", "/srv", "---".join(texts))], "default")
     found.apply(items)
     return found

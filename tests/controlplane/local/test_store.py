@@ -28,9 +28,9 @@ CONFIG = "{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {m
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    for name in ("applied", "tmp"):
+    for name in ("applied", "secrets", "tmp"):
         (tmp_path / name).mkdir()
-    return Store(tmp_path / "applied", tmp_path / "tmp", InjectionConfig())
+    return Store(tmp_path / "applied", tmp_path / "secrets", tmp_path / "tmp", InjectionConfig())
 
 
 def apply(store: Store, *texts: str, namespace: str = "default") -> list[tuple[str, str]]:
