@@ -603,16 +603,17 @@ class Exchange:
         record.t_first_byte = monotonic()
         keep = self._request_ended and self._keeps_alive() and reply.flag is not Flag.DOWNSTREAM_PROTOCOL_ERROR
         self._response_started = True
+        head_only = self.request.method == b"HEAD"
         data = forwarding.local_reply_bytes(
             reply,
             downstream.manager,
             request_id=record.request_id,
             reason=reason,
-            head_only=self.request.method == b"HEAD",
+            head_only=head_only,
             close=not keep,
             response_headers=None if self._route_found is None else self._route_found.response_headers,
         )
-        record.bytes_sent = len(reply.body)
+        record.bytes_sent = 0 if head_only else len(reply.body)
         downstream.transport.write(data)
         self._complete(keep=keep)
 

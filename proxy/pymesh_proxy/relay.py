@@ -19,7 +19,7 @@ from pymesh_proxy.transport.facts import Facts
 from pymesh_proxy.transport.reset import reset
 from pymesh_proxy.upstream.balancer import choose_weighted
 from pymesh_proxy.upstream.endpoint import Endpoint
-from pymesh_proxy.upstream.pool import WRITE_HIGH_WATER, ClusterState
+from pymesh_proxy.upstream.pool import WRITE_HIGH_WATER, ClusterState, socket_text
 
 # Python's TLS cannot end one half of a connection (RFC 8446 6.1 could): when the half towards a TLS peer ends, the
 # connection is kept for what still comes back, and closed once nothing has come for this many seconds.
@@ -271,6 +271,8 @@ class Relay:
             raise failure(Flag.UPSTREAM_OVERFLOW, "upstream_reset_before_response_started{overflow}")
         self._state = upstreams.state(cluster)
         record.upstream_peer = await upstreams.connect(cluster, endpoint, lambda: self.upstream)
+        if self.upstream.transport is not None:
+            record.upstream_local = socket_text(self.upstream.transport.get_extra_info("sockname"))
         if not self._done:  # the client may have gone meanwhile
             self._endpoint = endpoint
             endpoint.active += 1

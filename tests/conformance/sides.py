@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
-from typing import Final
+from typing import Final, Protocol
 
-from tests.support.echo import EchoServer
 from tests.support.envoy import command
 from tests.support.waiting import eventually_sync
 
@@ -103,10 +102,14 @@ def ask(connection: http.client.HTTPConnection, situation: Situation, label: str
     return Answer(response.status, headers, body, json.loads(body) if from_upstream else {})
 
 
+class Upstream(Protocol):
+    """A server on a port of loopback."""
+
+    port: int
+
+
 @contextmanager
-def both_proxies(
-    folder: Path, a: EchoServer, b: EchoServer, bootstrap: str | None = None
-) -> Iterator[tuple[Side, Side]]:
+def both_proxies(folder: Path, a: Upstream, b: Upstream, bootstrap: str | None = None) -> Iterator[tuple[Side, Side]]:
     """Envoy and pymesh-proxy, each with `bootstrap` or that of this directory, in front of the same upstreams."""
     text = BOOTSTRAP.read_text() if bootstrap is None else bootstrap
     with _proxy("envoy", text, folder, a, b) as envoy, _proxy("pymesh", text, folder, a, b) as pymesh:
@@ -114,7 +117,7 @@ def both_proxies(
 
 
 @contextmanager
-def _proxy(name: str, bootstrap: str, folder: Path, a: EchoServer, b: EchoServer) -> Iterator[Side]:
+def _proxy(name: str, bootstrap: str, folder: Path, a: Upstream, b: Upstream) -> Iterator[Side]:
     port, dead = _free_port(), _free_port()
     config = folder / f"{name}.yaml"
     config.write_text(Template(bootstrap).safe_substitute(LISTEN=port, A=a.port, B=b.port, DEAD=dead))

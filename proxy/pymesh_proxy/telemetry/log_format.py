@@ -4,8 +4,10 @@ A format is a text with operators (`%REQ(USER-AGENT):40%`), or keys with such te
 then made by a list of small functions. What is not known is `-` in text and null in JSON. In JSON a value that is one
 operator keeps its type, and keys are sorted; both as Envoy 1.40 does.
 
-Whatever a peer sent, a line stays one line of valid UTF-8: in text, control characters are written `\\x0a`. Where Envoy
-logs the first of several fields of a name, this logs them all, joined by `, `.
+Lines are Envoy's, byte for byte (tests/conformance/test_access_logs.py), but for these: whatever a peer sent, a line
+stays one line of valid UTF-8, so that in text control characters are written `\\x0a`; where Envoy logs the first of
+several fields of a name, this logs them all, joined by `, `; the bytes of a chunked body count its framing; and why a
+connection was refused is told in the words of Python's sockets.
 
 Source: Envoy, "Command operators" (observability/access_log/usage); Istio, pilot/pkg/model/telemetry_logging.go.
 """
@@ -14,6 +16,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from ipaddress import ip_address
 from time import gmtime, strftime
 from typing import Final, TypeAlias
 
@@ -279,6 +282,35 @@ def _local_address(record: RequestRecord) -> str:
     return record.facts.original or record.facts.local
 
 
+def _remote_address(record: RequestRecord) -> str:
+    """The client, as Envoy has it: whom the proxy before us names in x-forwarded-for, without a port; or who connected.
+
+    At the edge the last one named there is whoever connected.
+    """
+    direct = record.facts.remote
+    named = None if record.headers is None else record.headers.get(b"x-forwarded-for")
+    if named is None:
+        return direct
+    last = named.rpartition(b",")[2].strip().decode("latin-1")
+    if last == (_host(direct) or "") or not _is_address(last):
+        return direct
+    return f"[{last}]:0" if ":" in last else f"{last}:0"
+
+
+@lru_cache(maxsize=256)
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return "%" not in text
+
+
+def _cluster(record: RequestRecord) -> Value:
+    """None for one that there is not, as in Envoy; the route's name and the details say which was meant."""
+    return None if record.flag is Flag.NO_CLUSTER else record.cluster or None
+
+
 _OPERATORS: Final[dict[str, Operator]] = {
     "BYTES_RECEIVED": lambda record: record.bytes_received,
     "BYTES_SENT": lambda record: record.bytes_sent,
@@ -292,9 +324,9 @@ _OPERATORS: Final[dict[str, Operator]] = {
     "DOWNSTREAM_PEER_FINGERPRINT_256": lambda record: record.facts.peer_certificate_hash or None,
     "DOWNSTREAM_PEER_SUBJECT": lambda record: record.facts.peer_subject or None,
     "DOWNSTREAM_PEER_URI_SAN": lambda record: record.facts.peer or None,
-    "DOWNSTREAM_REMOTE_ADDRESS": lambda record: record.facts.remote or None,
-    "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": lambda record: _host(record.facts.remote),
-    "DOWNSTREAM_REMOTE_PORT": lambda record: _port(record.facts.remote),
+    "DOWNSTREAM_REMOTE_ADDRESS": lambda record: _remote_address(record) or None,
+    "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT": lambda record: _host(_remote_address(record)),
+    "DOWNSTREAM_REMOTE_PORT": lambda record: _port(_remote_address(record)),
     "DURATION": lambda record: _milliseconds(record.t_start, record.t_end),
     "PROTOCOL": lambda record: None if _is_tcp(record) else record.protocol,
     "REQUESTED_SERVER_NAME": lambda record: record.facts.sni or None,
@@ -308,8 +340,8 @@ _OPERATORS: Final[dict[str, Operator]] = {
         None if record.response_headers is None else _milliseconds(record.t_first_byte, record.t_end)
     ),
     "ROUTE_NAME": lambda record: record.route or None,
-    "UPSTREAM_CLUSTER": lambda record: record.cluster or None,
-    "UPSTREAM_CLUSTER_RAW": lambda record: record.cluster or None,
+    "UPSTREAM_CLUSTER": _cluster,
+    "UPSTREAM_CLUSTER_RAW": _cluster,
     "UPSTREAM_HOST": lambda record: record.endpoint or None,
     "UPSTREAM_LOCAL_ADDRESS": lambda record: record.upstream_local or None,
     "UPSTREAM_PEER_URI_SAN": lambda record: record.upstream_peer or None,

@@ -207,7 +207,7 @@ class Upstreams:
 
         connection = UpstreamConnection(endpoint, state.transport(cluster, endpoint), lost)
         connection.peer = await self.connect(cluster, endpoint, lambda: connection)
-        connection.local = _address(connection.transport.get_extra_info("sockname"))
+        connection.local = socket_text(connection.transport.get_extra_info("sockname"))
         return connection
 
     def reserve(self, cluster: Cluster) -> bool:
@@ -367,7 +367,7 @@ def _ssl_object(transport: asyncio.BaseTransport) -> ssl.SSLObject:
     return found
 
 
-def _address(name: object) -> str:
+def socket_text(name: object) -> str:
     """`ip:port` of a socket name; empty for what has none (a Unix socket)."""
     if not isinstance(name, tuple):
         return ""

@@ -206,7 +206,7 @@ def test_the_formats_of_istio_and_envoy() -> None:
     assert line(ISTIO_TEXT_FORMAT, busy) == (
         '[2026-11-22T21:36:32.862Z] "GET /reviews/1?x=y HTTP/1.1" 200 - via_upstream - "-" 5 357 12 5 "1.2.3.4" '
         '"curl/8" "c71d8373" "reviews:9080" "10.244.0.8:9080" inbound|9080|| 127.0.0.6:50000 10.244.0.8:9080 '
-        "10.244.0.7:40000 outbound_.9080_._.reviews.default.svc.cluster.local default\n"
+        "1.2.3.4:0 outbound_.9080_._.reviews.default.svc.cluster.local default\n"
     )
     assert line(ENVOY_TEXT_FORMAT, busy) == (
         '[2026-11-22T21:36:32.862Z] "GET /reviews/1?x=y HTTP/1.1" 200 - 5 357 12 5 "1.2.3.4" "curl/8" "c71d8373" '
@@ -215,6 +215,29 @@ def test_the_formats_of_istio_and_envoy() -> None:
     found = json.loads(compile_format(ISTIO_JSON_FORMAT)(busy))
     assert found.keys() == ISTIO_JSON_FORMAT.keys()
     assert (found["response_code"], found["duration"], found["connection_termination_details"]) == (200, 12, None)
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "expected"),
+    [
+        ("192.0.2.1, 198.51.100.7", "198.51.100.7:0 198.51.100.7 0"),
+        ("fd00::1", "[fd00::1]:0 fd00::1 0"),
+        ("192.0.2.1,10.244.0.7", "10.244.0.7:40000 10.244.0.7 40000"),
+        ("192.0.2.1, unknown", "10.244.0.7:40000 10.244.0.7 40000"),
+        ("fe80::1%eth0", "10.244.0.7:40000 10.244.0.7 40000"),
+    ],
+)
+def test_the_client_is_whom_the_proxy_before_us_names(forwarded: str, expected: str) -> None:
+    named = record(f"X-Forwarded-For: {forwarded}\r\n".encode())
+    text = "%DOWNSTREAM_REMOTE_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_REMOTE_PORT%"
+    assert line(text, named) == expected
+    assert line("%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%", named) == "10.244.0.7:40000"
+
+
+def test_a_cluster_that_there_is_not_is_not_named() -> None:
+    missing = record(b"")
+    missing.flag = Flag.NO_CLUSTER
+    assert line("%UPSTREAM_CLUSTER% %UPSTREAM_CLUSTER_RAW%", missing) == "- -"
 
 
 def test_both_default_formats_take_a_record_of_nothing() -> None:
