@@ -43,7 +43,7 @@ class Answer:
         allowed: the request may go on. Otherwise `status`, `headers` and `body` are what it is answered with.
         error: the service says that it could not decide.
         set, append, remove: changes to the request's headers; what is appended goes behind what is there, if anything.
-        add_to_response: headers for the response, if the request goes on.
+        for_response: changes to the response's headers, if the request goes on: (append_action, name, value).
         rule: the rule of ours that decided; empty where another kind of service answered.
     """
 
@@ -55,7 +55,7 @@ class Answer:
     set: Pairs = ()
     append: Pairs = ()
     remove: tuple[bytes, ...] = ()
-    add_to_response: Pairs = ()
+    for_response: tuple[tuple[int, bytes, bytes], ...] = ()
     rule: str = ""
 
     def change(self, request: Head) -> None:
@@ -68,6 +68,16 @@ class Answer:
             present = request.get(name)
             if present is not None:
                 request.set(name, b"%b,%b" % (present, value))
+
+    def change_response(self, response: Head) -> None:
+        """Make the changes to the response's headers."""
+        for action, name, value in self.for_response:
+            if action == HeaderValueOption.APPEND_IF_EXISTS_OR_ADD:
+                response.add(name, value)
+            elif action == HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD or response.has(name) is (
+                action == HeaderValueOption.OVERWRITE_IF_EXISTS
+            ):
+                response.set(name, value)
 
 
 def read_answer(data: bytes) -> Answer:
@@ -110,7 +120,12 @@ def read_answer(data: bytes) -> Answer:
         set=_pairs(option for option in okay.headers if not option.append.value),
         append=_pairs(option for option in okay.headers if option.append.value),
         remove=tuple(_name(name) for name in okay.headers_to_remove),
-        add_to_response=_pairs(okay.response_headers_to_add),
+        for_response=tuple(
+            (_action(option), name, value)
+            for option, (name, value) in zip(
+                okay.response_headers_to_add, _pairs(okay.response_headers_to_add), strict=True
+            )
+        ),
         rule=rule,
     )
 
@@ -174,6 +189,17 @@ def _text(value: bytes) -> str:
 
 def _pairs(options: Iterable[HeaderValueOption]) -> Pairs:
     return tuple((_name(option.header.key), _value(option)) for option in options)
+
+
+def _action(option: HeaderValueOption) -> int:
+    """What is to be done with a response header; the older `append` counts where it is given."""
+    if not option.HasField("append"):
+        return option.append_action
+    return (
+        HeaderValueOption.APPEND_IF_EXISTS_OR_ADD
+        if option.append.value
+        else HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+    )
 
 
 def _name(text: str) -> bytes:

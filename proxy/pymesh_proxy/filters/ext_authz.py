@@ -44,8 +44,8 @@ class ExtAuthzFilter:
     def __init__(self, settings: ExtAuthzSettings) -> None:
         self._settings = settings
         self._service: Authorization | None = None
-        # Headers that the service wants in the response, until there is one or the request is over.
-        self._for_response: dict[RequestRecord, tuple[tuple[bytes, bytes], ...]] = {}
+        # Answers that have something to say about the response, until there is one or the request is over.
+        self._for_response: dict[RequestRecord, Answer] = {}
 
     def connect(self, services: Services) -> None:
         """See filters.base: the filter is in force."""
@@ -61,8 +61,8 @@ class ExtAuthzFilter:
 
     def on_response(self, context: RequestContext, head: Head) -> None:
         """See filters.base."""
-        for name, value in self._for_response.pop(context.record, ()):
-            head.add(name, value)
+        if self._for_response and (answer := self._for_response.pop(context.record, None)) is not None:
+            answer.change_response(head)
 
     def on_complete(self, record: RequestRecord) -> None:
         """See filters.base."""
@@ -93,8 +93,8 @@ class ExtAuthzFilter:
         stats.allowed += 1
         context.record.notes[NOTE] = "allowed"
         answer.change(context.request)
-        if answer.add_to_response:
-            self._for_response[context.record] = answer.add_to_response
+        if answer.for_response:
+            self._for_response[context.record] = answer
         return None
 
     def _failed(self, context: RequestContext, answer: Answer | None, why: str) -> Verdict:

@@ -118,7 +118,7 @@ class PolicyFilter:
         begun = service.clock()
         try:
             answer = read_answer(await service.check(question(context, self._extensions), self.settings.timeout))
-            if answer.add_to_response:
+            if answer.for_response:
                 raise AnswerError("headers for the response are not supported here")
             problem = "it could not decide" if answer.error else ""
         except RpcError as error:
