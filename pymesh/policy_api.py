@@ -41,7 +41,8 @@ PATH: Final = f"/{SERVICE}/{METHOD}"
 CHECK_SERVICE: Final = "envoy.service.auth.v3.Authorization"
 CHECK_METHOD: Final = "Check"
 CHECK_PATH: Final = f"/{CHECK_SERVICE}/{CHECK_METHOD}"
-# Key of `context_extensions` in a Check: the names of the rules that are asked about, separated by commas.
+# Key of `context_extensions` in a Check: the names of the rules that are asked about, separated by commas. A check
+# without rules is allowed: so a sidecar asks whether the service is back.
 RULES_EXTENSION: Final = "pymesh.rules"
 # Key of `dynamic_metadata` in the answer: a Struct with rule, epoch, valid_for, valid_uses and attributes.
 ANSWER_METADATA: Final = "pymesh.policy"

@@ -67,15 +67,13 @@ class Limits:
 
 
 def asked_rules(attributes: AttributeContext) -> tuple[str, ...]:
-    """The names of the rules that a check is about.
+    """The names of the rules that a check is about. It may be about none: so a sidecar asks whether we are back.
 
     Raises:
-        ValueError: it names none, or more than MAX_RULES.
+        ValueError: there are more than MAX_RULES.
     """
     text = attributes.context_extensions.get(policy_api.RULES_EXTENSION, "")
     found = tuple(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
-    if not found:
-        raise ValueError(f"the check names no rule: context_extensions has no {policy_api.RULES_EXTENSION}")
     if len(found) > policy_api.MAX_RULES:
         raise ValueError(f"the check names {len(found)} rules; {policy_api.MAX_RULES} are allowed")
     return found
