@@ -230,8 +230,13 @@ class DownstreamConnection(asyncio.Protocol):
         self._read_on()
 
     def is_last(self) -> bool:
-        """Whether the request in hand is the last on this connection, so that its answer says `close`."""
+        """Whether the request in hand is the last on this connection, so that its answer says `close`.
+
+        It is where the connection manager is not in force any more: what holds now holds for the next connection.
+        """
         most, life = self.manager.max_requests_per_connection, self.manager.max_connection_duration
+        if not self.runtime.in_force(self.manager):
+            return True
         return (most is not None and self.requests >= most) or (life is not None and monotonic() >= self._born + life)
 
     def finish(self) -> None:

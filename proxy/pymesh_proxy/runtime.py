@@ -5,7 +5,15 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, Protocol
 
-from pymesh_proxy.config.model import AccessLog, AccessLogFile, InlineCertificate, SdsName, Snapshot
+from pymesh_proxy.config.model import (
+    AccessLog,
+    AccessLogFile,
+    HttpManager,
+    InlineCertificate,
+    SdsName,
+    Snapshot,
+    TcpProxy,
+)
 from pymesh_proxy.control.secrets import Certificate, SecretStore
 from pymesh_proxy.reporting import Reporters
 from pymesh_proxy.telemetry.access_log import AccessLogs
@@ -66,6 +74,7 @@ class Runtime:
         self.observers: list[Callable[[RequestRecord], None]] = []
         self.draining = False
         self.connections: set[Drainable] = set()
+        self._handlers: frozenset[HttpManager | TcpProxy] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def own_identity(self, certificate: SdsName | InlineCertificate) -> str:
@@ -98,10 +107,16 @@ class Runtime:
     def adopt(self, snapshot: Snapshot) -> None:
         """Put `snapshot` in force: one assignment. Access logs that it no longer names are closed."""
         self.snapshot = snapshot
+        chains = (chain for listener in snapshot.listeners.values() for chain in listener.all_chains())
+        self._handlers = frozenset(chain.handler for chain in chains)
         self._logs.clear()
         logs = list(access_logs(snapshot))
         self.access_logs.retain((log.path, log.format) for log in logs if isinstance(log, AccessLogFile))
         self.reporters.retain(log for log in logs if not isinstance(log, AccessLogFile))
+
+    def in_force(self, manager: HttpManager) -> bool:
+        """Whether a listener of the snapshot in force has `manager`; before the first snapshot any is."""
+        return self._handlers is None or manager in self._handlers
 
     def drain(self) -> None:
         """Begin to shut down: answers say `close`, idle connections end now."""

@@ -1,5 +1,7 @@
 """envoy Listener → Listener: listener filters, filter chains and the network filter at the end of each."""
 
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
 from typing import Final
 
 from envoy.config.core.v3.base_pb2 import TrafficDirection
@@ -33,8 +35,10 @@ _DIRECTION: Final = {
 _TRANSPORTS: Final = ("", "tls", "raw_buffer")
 
 
-def compile_listener(message: ListenerMessage, context: Context, path: str = "") -> Listener:
-    """The listener at `path`; `context` is for its inline routes.
+def compile_listener(
+    message: ListenerMessage, context: Context, path: str = "", known: Iterable[FilterChain] = ()
+) -> Listener:
+    """The listener at `path`; `context` is for its inline routes. Chains that are `known` are not compiled again.
 
     Raises:
         ConfigError: with the path of what is wrong.
@@ -43,14 +47,15 @@ def compile_listener(message: ListenerMessage, context: Context, path: str = "")
     here = join(path, "address")
     host, port = socket_address(message.address, here)
     filters = _listener_filters(message, path)
+    by_key = {chain.key: chain for chain in known}
     chains = tuple(
-        _filter_chain(chain, context, f"{join(path, 'filter_chains')}[{index}]")
+        _filter_chain(chain, context, f"{join(path, 'filter_chains')}[{index}]", by_key)
         for index, chain in enumerate(message.filter_chains)
     )
     _check_chains(chains, join(path, "filter_chains"))
     default = None
     if message.HasField("default_filter_chain"):
-        default = _filter_chain(message.default_filter_chain, context, join(path, "default_filter_chain"))
+        default = _filter_chain(message.default_filter_chain, context, join(path, "default_filter_chain"), by_key)
     if not chains and default is None:
         raise ConfigError("at least one filter chain is required", path=join(path, "filter_chains"))
     needs_tls = any(chain.match.transport_protocol or chain.match.server_names for chain in chains)
@@ -100,7 +105,12 @@ def _check_chains(chains: tuple[FilterChain, ...], path: str) -> None:
         matches.add(chain.match)
 
 
-def _filter_chain(message: FilterChainMessage, context: Context, path: str) -> FilterChain:
+def _filter_chain(
+    message: FilterChainMessage, context: Context, path: str, known: Mapping[bytes, FilterChain]
+) -> FilterChain:
+    key = blake2b(message.SerializeToString(deterministic=True), digest_size=16).digest()
+    if key in known:
+        return known[key]
     here = join(path, "filters")
     if len(message.filters) != 1:
         problem = "exactly one network filter is supported: http_connection_manager or tcp_proxy"
@@ -122,6 +132,7 @@ def _filter_chain(message: FilterChainMessage, context: Context, path: str) -> F
         if message.HasField("transport_socket")
         else None,
         handshake_timeout=positive(message, "transport_socket_connect_timeout", 15.0, path),
+        key=key,
     )
 
 

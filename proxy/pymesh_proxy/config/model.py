@@ -235,13 +235,19 @@ class FilterChainMatch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FilterChain:
-    """What is done with a connection once it is known to belong here."""
+    """What is done with a connection once it is known to belong here.
+
+    Attributes:
+        key: of the message that it was compiled from. Where a listener changes, a chain that does not stays the same
+            object, and its connections go on.
+    """
 
     name: str
     match: FilterChainMatch
     handler: HttpManager | TcpProxy
     tls: TlsServer | None = None
     handshake_timeout: float = 15.0
+    key: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -261,6 +267,10 @@ class Listener:
     inspect_timeout_continues: bool
     chains: tuple[FilterChain, ...]
     default_chain: FilterChain | None
+
+    def all_chains(self) -> tuple[FilterChain, ...]:
+        """The default one last, if there is one."""
+        return self.chains if self.default_chain is None else (*self.chains, self.default_chain)
 
 
 # --- Clusters ------------------------------------------------------------------------------------------------------
