@@ -3,6 +3,7 @@
 import pytest
 
 from pymesh_controlplane.galley.check import check
+from tests.controlplane.galley.certificates import AUTHORITY, WEB, secret, tls_secret
 from tests.controlplane.pilot.gateway_worlds import EDGE, HTTP, gateway, virtual
 from tests.controlplane.pilot.worlds import BOOKINFO, world_of
 
@@ -13,6 +14,12 @@ def findings(*manifests: str) -> list[str]:
         f"{item.severity.value} {item.resource} {item.path}: {item.sentence}"
         for item in check(world.resources.values(), world)
     ]
+
+
+TLS = (
+    "{port: {number: 443, name: https, protocol: HTTPS}, hosts: [www.example.com],"
+    " tls: {mode: SIMPLE, credentialName: web}}"
+)
 
 
 def server(protocol: str = "HTTP", hosts: str = "['*']", number: int = 80) -> str:
@@ -49,7 +56,7 @@ def test_a_gateway_that_no_pod_serves() -> None:
 
 
 def test_what_an_earlier_gateway_has_already_is_told() -> None:
-    (found,) = findings(gateway(HTTP), gateway(server("HTTPS"), name="second"))
+    (found,) = findings(gateway(HTTP), gateway(TLS.replace("443", "80"), name="second"), tls_secret(WEB))
     assert found == (
         "warning Gateway default/second spec.servers[0].port.protocol: Gateway default/edge has HTTP on port 80: "
         "use another port; it is not served"
@@ -69,3 +76,73 @@ def test_a_host_of_another_namespace_is_told() -> None:
 def test_a_gateway_that_does_not_exist() -> None:
     (found,) = findings(virtual("[www.example.com]"))
     assert found.startswith("error VirtualService default/front spec.gateways[0]: there is no Gateway edge")
+
+
+def tls(settings: str, protocol: str = "HTTPS") -> str:
+    return f"{{port: {{number: 443, name: x, protocol: {protocol}}}, hosts: [www.example.com], tls: {{{settings}}}}}"
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (server("HTTPS", number=443), "spec.servers[0]: HTTPS needs tls"),
+        (tls("mode: SIMPLE", "HTTP"), "spec.servers[0].tls: HTTP has no TLS, only httpsRedirect"),
+        (tls("mode: SIMPLE"), "spec.servers[0].tls: SIMPLE needs credentialName"),
+        (tls("credentialName: web"), "spec.servers[0].tls.mode: no mode is not supported for HTTPS"),
+        (tls("mode: OPTIONAL_MUTUAL"), "spec.servers[0].tls.mode: OPTIONAL_MUTUAL is not supported for HTTPS"),
+        (tls("mode: SIMPLE, credentialName: web", "TLS"), "spec.servers[0].tls.mode: SIMPLE is not supported for TLS"),
+        (tls("mode: PASSTHROUGH, credentialName: web"), "spec.servers[0].tls.credentialName: PASSTHROUGH uses no"),
+        (
+            tls("mode: SIMPLE, credentialName: web, subjectAltNames: [a]"),
+            "spec.servers[0].tls.subjectAltNames: names of clients",
+        ),
+        (
+            tls("mode: SIMPLE, credentialName: web, minProtocolVersion: TLSV1_1"),
+            "spec.servers[0].tls.minProtocolVersion: TLSV1_1 is broken",
+        ),
+        (
+            tls("mode: SIMPLE, credentialName: web, minProtocolVersion: TLSV1_3, maxProtocolVersion: TLSV1_2"),
+            "spec.servers[0].tls.minProtocolVersion: is above",
+        ),
+        (
+            tls("mode: SIMPLE, credentialName: web, httpsRedirect: true"),
+            "spec.servers[0].tls.httpsRedirect: is for servers of plain HTTP",
+        ),
+    ],
+)
+def test_what_is_refused_of_tls(written: str, expected: str) -> None:
+    (found,) = findings(gateway(written), tls_secret(WEB))
+    assert found.startswith(f"error Gateway default/edge {expected}")
+
+
+def test_every_mode_that_is_right() -> None:
+    secrets = tls_secret(WEB), tls_secret(WEB, "both", AUTHORITY.root)
+    for settings in ("mode: SIMPLE, credentialName: web", "mode: MUTUAL, credentialName: both", "mode: ISTIO_MUTUAL"):
+        assert findings(gateway(tls(settings)), *secrets) == []
+    for settings in ("mode: PASSTHROUGH", "mode: ISTIO_MUTUAL"):
+        assert findings(gateway(tls(settings, "TLS")), *secrets) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "held", "expected"),
+    [
+        ("mode: SIMPLE, credentialName: web", "", "there is no Secret pymesh-system/web"),
+        ("mode: SIMPLE, credentialName: web", secret(), "Secret pymesh-system/web has no tls.crt and tls.key"),
+        ("mode: MUTUAL, credentialName: web", tls_secret(WEB), "MUTUAL needs the roots of its clients' certificates"),
+    ],
+)
+def test_a_certificate_that_is_not_there_is_told(settings: str, held: str, expected: str) -> None:
+    (found,) = findings(gateway(tls(settings)), held)
+    assert found.startswith(f"warning Gateway default/edge spec.servers[0].tls.credentialName: {expected}")
+    assert found.endswith("TLS handshakes for www.example.com fail")
+
+
+def test_the_roots_may_be_a_secret_of_their_own() -> None:
+    roots = secret("web-cacert", {"ca.crt": AUTHORITY.root})
+    assert findings(gateway(tls("mode: MUTUAL, credentialName: web")), tls_secret(WEB), roots) == []
+
+
+def test_a_secret_that_cannot_be_read_does_not_keep_the_gateway_from_being_judged() -> None:
+    broken = secret().replace("data: {}", "data: {tls.crt: '?'}")
+    found = findings(gateway(tls("mode: SIMPLE, credentialName: web")), broken)
+    assert [line.split()[1] for line in found] == ["Gateway", "Secret"]

@@ -58,3 +58,27 @@ def router(**changes: object) -> Node:
 def edge(*manifests: str) -> Messages:
     """What the gateway's pod is sent in a world of Bookinfo and `manifests`."""
     return resources_for(router(), world_of(BOOKINFO + EDGE + "".join(manifests)))
+
+
+def _https(name: str, host: str, tls: str, protocol: str = "HTTPS") -> str:
+    return f"{{port: {{number: 443, name: {name}, protocol: {protocol}}}, hosts: ['{host}'], tls: {{{tls}}}}}"
+
+
+# Every kind of server.
+EVERY_SERVER = EDGE + "".join(
+    [
+        gateway(
+            HTTP,
+            "{port: {number: 8081, name: up, protocol: HTTP}, hosts: ['*'], tls: {httpsRedirect: true}}",
+            _https("web", "www.example.com", "mode: SIMPLE, credentialName: web"),
+            _https("shop", "shop.example.com", "mode: MUTUAL, credentialName: web, maxProtocolVersion: TLSV1_2"),
+            _https("mesh", "mesh.example.com", "mode: ISTIO_MUTUAL"),
+            _https("pass", "*.example.org", "mode: PASSTHROUGH", "TLS"),
+        ),
+        virtual("['*.example.com']"),
+        virtual("['*.example.org']", name="pass").replace(
+            "http: [{route: [{destination: {host: productpage.default.svc.cluster.local}}]}]",
+            "tls: [{match: [{sniHosts: ['*.example.org']}], route: [{destination: {host: productpage}}]}]",
+        ),
+    ]
+)

@@ -15,6 +15,8 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from pymesh.xds import types
+from tests.controlplane.galley.certificates import AUTHORITY, WEB, tls_secret
+from tests.controlplane.pilot.gateway_worlds import EVERY_SERVER, router
 from tests.controlplane.pilot.test_reporting import REPORTED
 from tests.controlplane.pilot.worlds import BOOKINFO, EGRESS, EVERYTHING, Messages, resources_for, sidecar, world_of
 
@@ -69,7 +71,11 @@ def bootstrap(resources: Messages) -> dict[str, object]:
     return {
         "node": {"id": "test", "cluster": "test"},
         "dynamic_resources": {"ads_config": ads},
-        "static_resources": {"clusters": [*clusters, *HELPERS], "listeners": listeners},
+        "static_resources": {
+            "clusters": [*clusters, *HELPERS],
+            "listeners": listeners,
+            "secrets": [as_json(secret) for secret in resources.get(types.SECRET, {}).values()],
+        },
     }
 
 
@@ -87,8 +93,20 @@ def bootstrap(resources: Messages) -> dict[str, object]:
 )
 def test_envoy_accepts_everything_that_a_sidecar_is_sent(tmp_path: Path, text: str, ip: str, pod: str) -> None:
     resources = resources_for(sidecar(ip, pod), world_of(text))
+    assert validated(resources, tmp_path) == ""
+
+
+def test_envoy_accepts_everything_that_a_gateway_is_sent(tmp_path: Path) -> None:
+    text = BOOKINFO + EVERY_SERVER + tls_secret(WEB, roots=AUTHORITY.root)
+    resources = resources_for(router(service_account="default"), world_of(text))
+    assert len(resources[types.LISTENER]) == 3
+    assert validated(resources, tmp_path) == ""
+
+
+def validated(resources: Messages, tmp_path: Path) -> str:
+    """What Envoy has against `resources`; empty if it takes them."""
     config = tmp_path / "bootstrap.json"
     config.write_text(json.dumps(bootstrap(resources)))
     command = [str(ENVOY), "--mode", "validate", "-c", str(config), "-l", "warning", "--disable-hot-restart"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert result.returncode == 0, result.stdout + result.stderr
+    return "" if result.returncode == 0 else result.stdout + result.stderr

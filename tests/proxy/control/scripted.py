@@ -10,6 +10,8 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
+from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
+from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryResponse, DiscoveryResponse, Resource
 from google.protobuf.message import Message
 
@@ -37,6 +39,20 @@ def listener(name: str, *routes: str) -> Listener:
         chain = result.filter_chains.add()
         chain.filters.add(name="http").typed_config.Pack(manager)
     return result
+
+
+def tls_listener(name: str, *secrets: str) -> Listener:
+    """One with a chain that needs each of `secrets`."""
+    result = Listener(name=name)
+    for secret in secrets:
+        context = DownstreamTlsContext()
+        context.common_tls_context.tls_certificate_sds_secret_configs.add(name=secret)
+        result.filter_chains.add().transport_socket.typed_config.Pack(context)
+    return result
+
+
+def secret(name: str) -> Secret:
+    return Secret(name=name)
 
 
 def routes(name: str) -> RouteConfiguration:
@@ -87,4 +103,4 @@ class Remembering:
         return set(self.in_force[type_url])
 
 
-_TYPES = (types.CLUSTER, types.ENDPOINT, types.LISTENER, types.ROUTE)
+_TYPES = (types.CLUSTER, types.ENDPOINT, types.LISTENER, types.ROUTE, types.SECRET)

@@ -10,10 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pymesh.errors import ConfigError
-from pymesh.xds.types import CLUSTER, ENDPOINT, LISTENER, ROUTE
+from pymesh.xds.types import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 from pymesh_proxy.control.ads import INITIAL_FETCH_TIMEOUT, MAX_ERROR_LENGTH, Ads, XdsStats
 from pymesh_proxy.control.subscription import Delta, StateOfTheWorld
-from tests.proxy.control.scripted import Remembering, cluster, delta, endpoints, listener, routes, sotw
+from tests.proxy.control.scripted import (
+    Remembering,
+    cluster,
+    delta,
+    endpoints,
+    listener,
+    routes,
+    secret,
+    sotw,
+    tls_listener,
+)
 
 
 class Scripted:
@@ -267,6 +277,56 @@ class ScriptedWorld:
     def receive(self, type_url: str, version: str, *resources: Message) -> list[DiscoveryRequest]:
         response = sotw(type_url, version, *resources).SerializeToString()
         return [DiscoveryRequest.FromString(data) for data in self.ads.receive(response, 0.0)]
+
+
+WEB, LOST = "kubernetes://web", "kubernetes://lost"
+
+
+def test_a_listener_waits_for_its_secrets_and_not_for_those_that_do_not_exist(script: Scripted) -> None:
+    script.complete()
+    _, routes_dropped, follow = script.receive(delta(LISTENER, "5", tls_listener("l", WEB, LOST, "default")))
+    assert routes_dropped.resource_names_unsubscribe == ["80"]
+    assert (follow.type_url, follow.resource_names_subscribe) == (SECRET, [LOST, WEB])
+    assert script.ads.missing() == f"secrets of {LOST} and 1 more"
+    assert script.consumer.in_force[LISTENER]["l"] == listener("l", "80")
+    script.receive(delta(SECRET, "6", secret(WEB), removed=[LOST]))
+    assert script.ads.missing() == ""
+    assert script.consumer.in_force[LISTENER]["l"] == tls_listener("l", WEB, LOST, "default")
+    script.receive(delta(SECRET, "7", secret(LOST)))  # it comes later, and is taken
+    assert script.consumer.names(SECRET) == {WEB, LOST}
+
+
+def test_a_secret_goes_with_the_listener_and_a_withdrawn_one_stays_while_it_is_named(script: Scripted) -> None:
+    script.complete()
+    script.receive(delta(LISTENER, "5", tls_listener("t", WEB)))
+    script.receive(delta(SECRET, "6", secret(WEB)))
+    script.receive(delta(SECRET, "7", removed=[WEB]))
+    assert script.consumer.names(SECRET) == {WEB}
+    *_, follow = script.receive(delta(LISTENER, "8", removed=["t"]))
+    assert follow.resource_names_unsubscribe == [WEB]
+    assert script.consumer.names(SECRET) == set()
+
+
+def test_a_refused_secret_holds_nothing_up(script: Scripted) -> None:
+    script.complete()
+    script.consumer.refuse = {WEB}
+    script.receive(delta(LISTENER, "5", tls_listener("t", WEB)))
+    (nack,) = script.receive(delta(SECRET, "6", secret(WEB)))
+    assert nack.error_detail.message
+    assert script.consumer.names(LISTENER) == {"l", "t"}
+
+
+def test_secrets_in_the_state_of_the_world() -> None:
+    consumer = Remembering()
+    ads = Ads(StateOfTheWorld(), NodeMessage(id="me"), consumer, XdsStats())
+    ads.open(0)
+    ads.receive(sotw(CLUSTER, "1").SerializeToString(), 0)
+    _, follow = ads.receive(sotw(LISTENER, "1", tls_listener("t", WEB, LOST)).SerializeToString(), 0)
+    assert DiscoveryRequest.FromString(follow).resource_names == [LOST, WEB]
+    assert not ads.ready
+    ads.receive(sotw(SECRET, "1", secret(WEB)).SerializeToString(), 0)
+    assert ads.ready
+    assert consumer.names(SECRET) == {WEB}
 
 
 def test_state_of_the_world() -> None:
