@@ -44,6 +44,9 @@ BUCKETS: Final = (
     0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 300000, 600000, 1800000, 3600000,
 )  # fmt: skip
 
+# The same for floats: comparing them with integers costs twice as much.
+_MILLISECONDS: Final = tuple(float(bound) for bound in BUCKETS)
+
 # Series of one kind that a process keeps. A series of requests is 66 lines of some 900 bytes when it is scraped, so
 # that these are 16 MB; a sidecar in a busy mesh has some hundreds.
 MAX_SERIES: Final = 256
@@ -60,7 +63,7 @@ class Histogram:
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BUCKETS) + 1)
-        self.sum = 0.0
+        self.sum: float = 0
 
 
 class Requests:
@@ -76,7 +79,7 @@ class Requests:
     def add(self, milliseconds: float, request_bytes: int, response_bytes: int) -> None:
         """Count one request."""
         histogram = self.durations
-        histogram.counts[bisect_left(BUCKETS, milliseconds)] += 1
+        histogram.counts[bisect_left(_MILLISECONDS, milliseconds)] += 1
         histogram.sum += milliseconds
         histogram = self.request_bytes
         histogram.counts[bisect_left(BUCKETS, request_bytes)] += 1

@@ -14,6 +14,7 @@ from time import process_time
 
 import uvloop
 
+from pymesh.peer_metadata import Peer, ServiceFacts
 from pymesh_proxy.config.model import Balancing, Cluster, Discovery, HttpManager, Snapshot
 from pymesh_proxy.connection import DownstreamConnection
 from pymesh_proxy.control.secrets import SecretStore
@@ -54,8 +55,9 @@ class NullTransport(asyncio.Transport):
 async def prepare() -> tuple[DownstreamConnection, UpstreamConnection]:
     """A downstream connection, and the pooled upstream connection that its requests will take."""
     runtime = Runtime(asyncio.get_running_loop(), lambda: 0.5, SecretStore())
-    endpoint = Endpoint("127.0.0.1", 80)
-    cluster = Cluster("service", Discovery.STATIC, Balancing.ROUND_ROBIN, (endpoint,))
+    endpoint = Endpoint("127.0.0.1", 80, peer=Peer("reviews-v1", "default", "reviews", "v1", "reviews", "v1", "c1"))
+    service = ServiceFacts("reviews.default.svc.cluster.local", "reviews", "default")
+    cluster = Cluster("service", Discovery.STATIC, Balancing.ROUND_ROBIN, (endpoint,), service=service)
     route = Route("route", "host", "", lambda head: head.path.startswith(b"/"), Forward((("service", 1),)))
     table = RouteTable("table", [VirtualHost("host", ("*",), (route,))])
     manager = HttpManager("bench", table, "")

@@ -6,6 +6,7 @@ only as far as that identity bears them out (`pymesh.peer_metadata`). The app ne
 """
 
 from collections import OrderedDict
+from functools import lru_cache
 from typing import Final
 
 from pymesh.names import BLACK_HOLE_CLUSTER, PASSTHROUGH_CLUSTER
@@ -24,8 +25,8 @@ from pymesh.peer_metadata import (
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.telemetry.record import RequestRecord
 
-PEER_HEADERS: Final = frozenset({HEADER.encode(), HEADER_ID.encode()})
 _HEADER: Final = HEADER.encode()
+PEER_HEADERS: Final = (_HEADER, HEADER_ID.encode())
 
 # Introductions that are remembered, each as long as the longest (8 KiB): 4 MiB. Callers have some hundreds of bytes,
 # and a service has tens of them.
@@ -112,8 +113,12 @@ class Peers:
     def _service(self, record: RequestRecord) -> ServiceFacts:
         name = _CATCH_ALL.get(record.route, record.service.name)
         if record.facts.direction == "inbound":
-            own = self.own.canonical_service
-            return ServiceFacts(own, own if name == UNKNOWN_VALUE else name, self.own.namespace)
-        host = record.authority.lower() if self._sidecar and len(record.authority) <= MAX_VALUE else ""
-        host = host or UNKNOWN_VALUE
-        return ServiceFacts(host, host if name == UNKNOWN_VALUE else name, record.destination.namespace)
+            return _service_facts(self.own.canonical_service, name, self.own.namespace)
+        host = record.authority if self._sidecar and len(record.authority) <= MAX_VALUE else ""
+        return _service_facts(host, name, record.destination.namespace)
+
+
+@lru_cache(maxsize=MAX_KNOWN)
+def _service_facts(host: str, name: str, namespace: str) -> ServiceFacts:
+    host = host.lower() or UNKNOWN_VALUE
+    return ServiceFacts(host, host if name == UNKNOWN_VALUE else name, namespace)

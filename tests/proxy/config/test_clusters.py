@@ -142,8 +142,9 @@ def test_endpoints_with_everything() -> None:
     assert found == (
         EndpointSpec(
             "::1", 80, weight=7, hostname="pod", metadata={"tlsMode": "istio"},
-            labels={"workload": "reviews-v1", "namespace": "default", "canonical_name": "reviews",
+            labels={"workload": "reviews-v1", "namespace": "default", "canonical_service": "reviews",
                     "canonical_revision": "v1", "cluster": "c1", "version": "v1"},
+            peer=Peer("reviews-v1", "default", "unknown", "v1", "reviews", "v1", "c1"),
             healthy=False, priority=1,
         ),
     )  # fmt: skip
