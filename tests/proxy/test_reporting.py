@@ -1,21 +1,34 @@
 """Requests and connections of a proxy, as a real access log service is told of them."""
 
+import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from envoy.config.core.v3.base_pb2 import RequestMethod
 from envoy.data.accesslog.v3.accesslog_pb2 import AccessLogType, HTTPAccessLogEntry
 
 from pymesh import telemetry_tags
-from pymesh_proxy.control import reporter
+from pymesh_proxy.control import call, reporter
 from pymesh_proxy.control.reporter import SLICE
 from tests.support.als_server import als_server
 from tests.support.echo import EchoServer
-from tests.support.inprocess import Json, Running, bootstrap, cluster, http_listener, route, running, tcp_listener
-from tests.support.peers import client
-from tests.support.proxy_process import free_port
+from tests.support.inprocess import (
+    Json,
+    Running,
+    bootstrap,
+    cluster,
+    http_listener,
+    route,
+    running,
+    tcp_listener,
+    write_bootstrap,
+)
+from tests.support.peers import RawUpstream, client
+from tests.support.proxy_process import ProxyProcess, free_port
 from tests.support.waiting import eventually
 
 NODE = "sidecar~10.0.0.1~pod.ns~ns.svc.cluster.local"
@@ -145,6 +158,19 @@ async def test_a_collector_that_is_away_costs_no_request_and_only_the_oldest_ent
             assert collector.http[0].common_properties.custom_tags[telemetry_tags.DROPPED] == str(dropped)
 
 
+async def test_a_collector_that_is_stopped_is_given_up_and_costs_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporter, "SEND_TIMEOUT", 0.2)
+    monkeypatch.setattr(call, "SEND_WATERMARK", 0)
+    async with RawUpstream() as stopped, reporting(stopped.address[1]) as proxy:  # it takes connections, and no more
+        extra = f"user-agent: {'x' * 8000}\r\n"
+        for number in range(20):  # more than an HTTP/2 window of a peer that says nothing
+            await ask(proxy, f"/{number}", extra=extra)
+        await eventually(lambda: proxy.counter("pymesh_telemetry_dropped_total"))
+        assert proxy.counter("pymesh_telemetry_connected") == 0
+        await ask(proxy)
+        assert len(await proxy.records(21)) == 21
+
+
 async def test_a_collector_that_comes_back_is_reported_to_again() -> None:
     port = free_port()
     async with reporting(port) as proxy:
@@ -153,6 +179,22 @@ async def test_a_collector_that_comes_back_is_reported_to_again() -> None:
                 await ask(proxy, name)
                 await eventually(lambda: [entry.request.path for entry in collector.http][-1:] == [name])  # noqa: B023
         assert proxy.counter("pymesh_telemetry_dropped_total") == 0
+
+
+@pytest.mark.e2e
+async def test_what_waits_is_sent_before_a_proxy_ends(tmp_path: Path) -> None:
+    with EchoServer("a") as upstream, als_server() as collector:
+        config = json.loads(proxied(upstream.port, collector.port, buffer_flush_interval="60s"))
+        port = config["static_resources"]["listeners"][0]["address"]["socket_address"]["port_value"] = free_port()
+        path = write_bootstrap(tmp_path, json.dumps(config))
+        with ProxyProcess("--config", str(path)) as proxy:
+            async with client(("127.0.0.1", port)) as peer:
+                peer.send(b"GET /last HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+                await peer.rest()
+            proxy.terminate()
+            assert await asyncio.to_thread(proxy.wait) == 0
+        assert [entry.request.path for entry in collector.http] == ["/last"]
+        assert collector.ended == 1
 
 
 async def test_entries_of_a_configuration_that_is_gone_are_still_sent() -> None:

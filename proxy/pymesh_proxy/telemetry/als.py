@@ -196,7 +196,8 @@ def _connection(common: AccessLogCommon, facts: Facts) -> None:
     _address(common.downstream_local_address, facts.original or facts.local)
     if facts.original:
         common.custom_tags[tags.ACCEPTED_AT] = facts.local
-    common.custom_tags[tags.DIRECTION] = facts.direction
+    if facts.direction != "unspecified":
+        common.custom_tags[tags.DIRECTION] = facts.direction
     if not facts.tls:
         return
     tls = common.tls_properties
