@@ -1,6 +1,7 @@
 """The downstream side: requests in order, bodies as they come, refusals that arrive, an end for everything."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -493,6 +494,29 @@ async def test_a_chunked_answer_to_head_has_no_body_for_an_http_1_0_client() -> 
     assert head.endswith(b"\r\n\r\n")
     assert b"transfer-encoding" not in head
     assert b"connection: keep-alive" in head
+
+
+# --- Another configuration ---
+
+
+async def test_a_connection_ends_when_its_connection_manager_is_not_in_force_any_more() -> None:
+    """With the answer to its next request: the one after it finds what holds now."""
+    async with RawUpstream() as upstream, running(simple(upstream.address)) as proxy, client(proxy.address) as peer:
+        peer.send(GET)
+        served = await upstream.accept()
+        await serve(served, OK)
+        assert b"connection:" not in (await peer.message())[0]
+        proxy.runtime.adopt(proxy.runtime.snapshot)
+        peer.send(GET)
+        await serve(served, OK)
+        assert b"connection:" not in (await peer.message())[0], "the same managers again"
+        proxy.runtime.adopt(replace(proxy.runtime.snapshot, listeners={}))
+        peer.send(GET)
+        await serve(served, OK)
+        head, body = await peer.message()
+        assert b"connection: close\r\n" in head
+        assert body == b"ok"
+        assert await peer.ended()
 
 
 # --- Shutting down ---

@@ -74,6 +74,22 @@ def test_what_did_not_change_is_the_same_object() -> None:
     assert before.clusters["b"].connect_timeout == 5.0, "a snapshot never changes"
 
 
+def test_a_filter_chain_that_did_not_change_is_the_same_object() -> None:
+    """Though its listener changed: its connections go on."""
+    config, first = new(), listener("l")
+    first.filter_chains.append(listener("l").filter_chains[0])
+    for port, chain in enumerate(first.filter_chains, start=1):
+        chain.filter_chain_match.destination_port.value = port
+    second = Listener.FromString(first.SerializeToString())
+    second.filter_chains[1].filter_chain_match.destination_port.value = 3
+    before = config.apply_listeners({"l": first}).listeners["l"]
+    after = config.apply_listeners({"l": second}).listeners["l"]
+    assert after is not before
+    assert after.chains[0] is before.chains[0]
+    assert after.chains[1] is not before.chains[1]
+    assert after.chains[1].match.destination_port == 3
+
+
 def test_endpoints_survive_and_those_that_are_gone_retire() -> None:
     config = new()
     config.apply_clusters({"a": eds("a")})
