@@ -40,7 +40,8 @@ def deny(rule: str) -> Decide:
         answer = CheckResponse()
         answer.status.code = 7
         answer.denied_response.status.code = 429  # type: ignore[assignment]  # an open enum
-        answer.denied_response.headers.add().header.MergeFrom({"key": "retry-after", "value": "7"})  # type: ignore[arg-type]
+        after = answer.denied_response.headers.add().header
+        after.key, after.value = "retry-after", "7"
         answer.dynamic_metadata.update({ANSWER_METADATA: {"rule": rule}})
         return answer
 

@@ -42,14 +42,14 @@ class ExtAuthzFilter:
     """The filter of one connection manager. It serves once it is in force: after the first `connect`."""
 
     def __init__(self, settings: ExtAuthzSettings) -> None:
-        self._settings = settings
+        self.settings = settings
         self._service: Authorization | None = None
         # Answers that have something to say about the response, until there is one or the request is over.
         self._for_response: dict[RequestRecord, Answer] = {}
 
     def connect(self, services: Services) -> None:
         """See filters.base: the filter is in force."""
-        self._service = services.authorization(self._settings.cluster)
+        self._service = services.authorization(self.settings.cluster)
 
     def on_request(self, context: RequestContext) -> Verdict | Awaitable[Verdict]:
         """See filters.base. A request without a route is not asked about, as in Envoy."""
@@ -73,7 +73,7 @@ class ExtAuthzFilter:
         stats, begun = service.stats(), service.clock()
         answer, problem = None, ""
         try:
-            data = await service.check(question(context, {}, self._settings.shown), self._settings.timeout)
+            data = await service.check(question(context, {}, self.settings.shown), self.settings.timeout)
             answer = read_answer(data)
         except RpcError as error:
             problem = error.status.message or str(error)
@@ -83,7 +83,7 @@ class ExtAuthzFilter:
             stats.asked += 1
             stats.seconds += service.clock() - begun
         if answer is None or answer.error:
-            stats.without("open" if self._settings.failure_mode_allow else "closed")
+            stats.without("open" if self.settings.failure_mode_allow else "closed")
             return self._failed(context, answer, problem or "the service could not decide")
         if not answer.allowed:
             stats.denied += 1
@@ -99,7 +99,7 @@ class ExtAuthzFilter:
 
     def _failed(self, context: RequestContext, answer: Answer | None, why: str) -> Verdict:
         """There is no decision: what the configuration says then."""
-        settings = self._settings
+        settings = self.settings
         if settings.failure_mode_allow:
             context.record.notes[NOTE] = f"allowed without an answer: {why}"
             if settings.failure_mode_allow_header_add:
