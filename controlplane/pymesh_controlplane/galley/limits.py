@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from typing import Final, TypeAlias
 
 from pymesh import names
+from pymesh.resources.kubernetes import Pod
 from pymesh.resources.policy import ConcurrencyLimit, RateLimit
-from pymesh.resources.resource import Resource
-from pymesh_controlplane.galley.findings import Findings, near
-from pymesh_controlplane.pilot.model import Problem, Service, World
-from pymesh_controlplane.policy.rules import PERIODS
+from pymesh.resources.resource import Key, Resource, holds
+from pymesh_controlplane.galley.findings import Findings, listed, near
+from pymesh_controlplane.injector.settings import ANNOTATION_PROXY
+from pymesh_controlplane.pilot.model import Problem, Service, Workload, World
+from pymesh_controlplane.policy.rules import PERIODS, is_behind
 
 # Requests per second that one policy service can be asked about with room to spare; every one is a question to it.
 MAX_RATE: Final = 1_000_000
@@ -25,12 +27,14 @@ def check(resource: AnyLimit, world: World) -> list[Problem]:
     if spec.failure_mode != "LastDecision" and "otherwise" in _written(resource):
         findings.warning(
             "spec.otherwise",
-            f"has no effect with failureMode {spec.failure_mode}: it is what LastDecision falls back to",
+            f"has no effect with failureMode {spec.failure_mode}: LastDecision falls back to it",
         )
     if POLICY_SERVICE not in world.services:
         findings.warning("spec", "no policy service runs in this mesh: sidecars do what failureMode says")
     if isinstance(resource.value, RateLimit):
         _check_rate(findings, resource.value)
+    else:
+        _check_proxies(findings, resource.value, resource.key.namespace, world)
     return findings.problems
 
 
@@ -59,6 +63,27 @@ def _check_protocol(findings: Findings, path: str, service: Service) -> None:
         findings.warning(path, f"no port of Service {service.name} carries HTTP: there are no requests to count")
 
 
+def _check_proxies(findings: Findings, limit: ConcurrencyLimit, namespace: str, world: World) -> None:
+    targets = [world.services.get(names.service_host(ref.name, namespace)) for ref in limit.spec.target_refs]
+    others = [
+        workload.name
+        for workload in world.workloads.values()
+        if _proxy_of(workload, world) not in {None, "pymesh"}
+        and any(service is not None and is_behind(workload, service, world) for service in targets)
+    ]
+    if others:
+        findings.warning(
+            "spec.targetRefs", f"only pymesh-proxy can hold slots: the sidecars of {listed(others)} let in what comes"
+        )
+
+
+def _proxy_of(workload: Workload, world: World) -> str | None:
+    pod = world.resources.get(Key("Pod", workload.namespace, workload.name))
+    if pod is None or not holds(pod, Pod):
+        return None
+    return (pod.value.metadata.annotations or {}).get(ANNOTATION_PROXY)
+
+
 def _check_rate(findings: Findings, limit: RateLimit) -> None:
     spec = limit.spec
     if spec.requests / PERIODS[spec.per] > MAX_RATE:
@@ -66,7 +91,7 @@ def _check_rate(findings: Findings, limit: RateLimit) -> None:
     if spec.burst is not None and spec.burst > spec.requests:
         findings.warning(
             "spec.burst",
-            f"is more than the {spec.requests} of a whole {spec.per.lower()}: a quiet time allows that many",
+            f"after a quiet time {spec.burst} come at once, more than the {spec.requests} per {spec.per}",
         )
     for index, attribute in enumerate(spec.by):
         if attribute.lower() in [earlier.lower() for earlier in spec.by[:index]]:
