@@ -25,7 +25,7 @@ from tests.support.waiting import eventually_sync
 pytestmark = [pytest.mark.e2e, pytest.mark.netns]
 
 MANIFEST = Path(__file__).parent / "manifests" / "egress.yaml"
-QUOTES, BANK, OTHER = "203.0.113.10", "203.0.113.20", "203.0.113.66"
+QUOTES, BANK, DB, OTHER = "203.0.113.10", "203.0.113.20", "203.0.113.30", "203.0.113.66"
 CLIENT = "spiffe://cluster.local/ns/default/sa/client"
 GATEWAY = "egressgateway.pymesh-system.svc.cluster.local"
 
@@ -38,21 +38,29 @@ class World(NamedTuple):
     key_of_bank: str
     quotes: Site
     bank: Site
+    db: Site
     others: tuple[Site, ...]
+
+    def run(self, pod: str, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run `command` as the app of a pod would: in its network, with its files, as its user."""
+        app = next(pid for pid in self.mesh.pids(pod) if Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
+        inside = ["nsenter", f"--target={app}", "--net", "--mount", "--setuid=65532", "--setgid=65532"]
+        return subprocess.run([*inside, *command], capture_output=True, text=True, timeout=30)
 
     def ask(self, *arguments: str) -> dict[str, Any]:
         """What a site says that the client asks."""
-        done = self.mesh.curl("client", "--fail", *arguments)
+        done = self.run("client", "curl", "-sS", "-m", "10", "--fail", *arguments)
         assert done.returncode == 0, f"{done.stdout}{done.stderr}"
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
+    def status_of(self, url: str, *arguments: str) -> str:
+        """The status of the client's GET; `000` where the connection was cut."""
+        return self.run("client", "curl", "-s", "-m", "10", "-o/dev/null", "-w%{http_code}", *arguments, url).stdout
+
     def records(self, pod: str, **facts: object) -> list[dict[str, Any]]:
         """What the proxy of a pod has recorded, with these facts."""
-        namespace = "pymesh-system" if pod == "egressgateway" else "default"
-        page = self.mesh.exec(
-            pod, "curl", "-s", "127.0.0.1:15000/requests?last=50", container="pymesh-proxy", namespace=namespace
-        )
+        page = self.mesh.in_pod(pod, "curl", "-s", "127.0.0.1:15000/requests?limit=50")
         return [item for item in json.loads(page) if all(item.get(name) == value for name, value in facts.items())]
 
 
@@ -63,17 +71,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     bank_certificate = authority.issue(dns=("bank.example.com",))
     mesh = Mesh("egress", MANIFEST, without="policy,telemetry,ingress")
     with mesh, Outside(mesh_namespace("egress")) as outside:
-        for address in (QUOTES, BANK, OTHER):
+        for address in (QUOTES, BANK, DB, OTHER):
             outside.host(int(address.rpartition(".")[2]))
         with (
             Site(outside, QUOTES, 80) as quotes,
             Site(outside, BANK, 443, context(bank_certificate, folder)) as bank,
+            Site(outside, DB, 7000) as db,
             Site(outside, OTHER, 80) as other,
             Site(outside, OTHER, 443, context(bank_certificate, folder)) as other_tls,
             Site(outside, OTHER, 7000) as other_tcp,
         ):
             gateway = mesh.pod("egressgateway")["ip"]
-            yield World(mesh, gateway, fingerprint(bank_certificate), quotes, bank, (other, other_tls, other_tcp))
+            yield World(mesh, gateway, fingerprint(bank_certificate), quotes, bank, db, (other, other_tls, other_tcp))
 
 
 def context(issued: Issued, folder: Path) -> ssl.SSLContext:
@@ -114,20 +123,28 @@ def test_tls_leaves_through_the_gateway_by_its_server_name_and_stays_closed(worl
     )
 
 
+def test_opaque_bytes_leave_through_the_gateway_by_the_address_of_their_host(world: World) -> None:
+    """The site happens to speak HTTP; on a port that is declared TCP nobody looks."""
+    seen = world.ask("-H", "x-request-id: unseen", "http://db.example.com:7000/")
+    assert seen == {"seen_from": world.gateway, "host": "db.example.com:7000", "server_name": ""}
+    counted = world.mesh.in_pod("egressgateway", "curl", "-s", "127.0.0.1:15090/stats/prometheus").splitlines()
+    assert [line for line in counted if line.startswith("istio_tcp_conn") and 'service="db.example.com"' in line]
+
+
 def test_the_gateway_serves_only_workloads_of_the_mesh_and_only_what_it_is_for(world: World) -> None:
     """A pod without a sidecar has no certificate to show; a server name that no server has is cut off."""
     ip = world.gateway
     for name in ("quotes.example.com", "other.example.com"):
-        done = world.mesh.curl("bare", "-k", "--connect-to", f"{name}:443:{ip}:8443", f"https://{name}/")
+        done = world.run("bare", "curl", "-sk", "-m", "10", "--connect-to", f"{name}:443:{ip}:8443", f"https://{name}/")
         assert done.returncode != 0
         assert done.stdout == ""
 
 
 def test_what_the_registry_does_not_know_gets_nowhere(world: World) -> None:
     unknown = ("--resolve", f"other.example.com:80:{OTHER}", "--resolve", f"other.example.com:443:{OTHER}")
-    assert world.mesh.status_of("client", "http://other.example.com/", *unknown) == "502"
-    assert world.mesh.status_of("client", "https://other.example.com/", "-k", *unknown) == "000"
-    assert world.mesh.status_of("client", f"http://{OTHER}:7000/") == "000"
+    assert world.status_of("http://other.example.com/", *unknown) == "502"
+    assert world.status_of("https://other.example.com/", "-k", *unknown) == "000"
+    assert world.status_of(f"http://{OTHER}:7000/") == "000"
     assert world.records("client", authority="other.example.com", route="block_all", status=502)
     black_hole = world.records("client", cluster="BlackHoleCluster")
     assert {record["flag"] for record in black_hole} == {"UH"}
@@ -136,7 +153,7 @@ def test_what_the_registry_does_not_know_gets_nowhere(world: World) -> None:
 
 def test_nobody_gets_out_beside_the_gateway(world: World) -> None:
     """Not a sidecar that knows the host, not a pod without one, not a process that the redirect leaves alone."""
-    assert world.mesh.status_of("client", "http://direct.example.com/") == "503"
+    assert world.status_of("http://direct.example.com/") == "503"
     for pod in ("client", "bare"):
         for address in (f"{OTHER}:80", f"{QUOTES}:80", f"{BANK}:443"):
             as_proxy = ["nsenter", f"--net=/run/netns/{world.mesh.namespace_of(pod)}", "--setuid=1337"]
@@ -151,15 +168,16 @@ def test_nobody_gets_out_beside_the_gateway(world: World) -> None:
 
 def test_names_outside_have_addresses_that_stand_for_them(world: World) -> None:
     answered = {
-        name: world.mesh.exec("client", "getent", "ahostsv4", f"{name}.example.com").split()[0]
+        name: world.run("client", "getent", "ahostsv4", f"{name}.example.com").stdout.split()[0]
         for name in ("quotes", "bank", "direct")
     }
     assert len(set(answered.values())) == 3
     assert all(address.startswith("240.240.") for address in answered.values())
-    over_tcp = world.mesh.exec("client", "env", "RES_OPTIONS=use-vc", "getent", "ahostsv4", "quotes.example.com")
-    assert over_tcp.split()[0] == answered["quotes"], "the mesh's DNS is known to the registry too"
-    done = world.mesh.curl("client", "-o", "/dev/null", f"http://{answered['direct']}:7000/")
-    assert done.returncode != 0, "opaque bytes have a route, and the network no way out for a sidecar"
+    over_tcp = world.run("client", "env", "RES_OPTIONS=use-vc", "getent", "ahostsv4", "quotes.example.com")
+    assert over_tcp.stdout.split()[0] == answered["quotes"], "the mesh's DNS is known to the registry too"
+    assert world.status_of(f"http://{answered['direct']}:7000/") == "000", (
+        "opaque bytes have a route, and the network no way out for a sidecar"
+    )
     eventually_sync(
         lambda: world.records("client", cluster="outbound|7000||direct.example.com"), what="a connection by its address"
     )
@@ -172,7 +190,7 @@ def test_the_policy_changes_while_the_mesh_runs_and_a_wrong_one_changes_nothing(
         return text.replace("REGISTRY_ONLY", mode)
 
     def status() -> str:
-        return world.mesh.status_of("client", "http://other.example.com/", "--resolve", f"other.example.com:80:{OTHER}")
+        return world.status_of("http://other.example.com/", "--resolve", f"other.example.com:80:{OTHER}")
 
     world.mesh.apply(policy("ALLOW_ANY"))
     # The sidecar now tries; it is the network that does not let it out.
