@@ -1,25 +1,38 @@
 """What one proxied request costs in Python alone: real connection, exchange and pool, with transports that do nothing.
 
-    python -m benchmarks.micro.request_path [--profile]
+    python -m benchmarks.micro.request_path [--report] [--trace PERCENT] [--profile]
 
-Prints microseconds of CPU per request, the best of several rounds. System calls and the event loop come on top; see
-`benchmarks/macro` for the whole, next to other proxies.
+With `--report` every request is reported to an access log service (which is away: entries are made, and dropped), with
+`--trace` so many of a hundred get a span, likewise. Prints microseconds of CPU per request, the best of several rounds.
+System calls and the event loop come on top; see `benchmarks/macro` for the whole, next to other proxies.
 """
 
+import argparse
 import asyncio
 import cProfile
 import pstats
-import sys
 from time import process_time
 
 import uvloop
 
 from pymesh.peer_metadata import Peer, ServiceFacts
-from pymesh_proxy.config.model import Balancing, Cluster, Discovery, HttpManager, Snapshot
+from pymesh_proxy.config.model import (
+    AccessLog,
+    Balancing,
+    Cluster,
+    Discovery,
+    GrpcAccessLog,
+    HttpManager,
+    Snapshot,
+    Tracing,
+)
 from pymesh_proxy.connection import DownstreamConnection
+from pymesh_proxy.control.reporter import SLICE
 from pymesh_proxy.control.secrets import SecretStore
+from pymesh_proxy.filters.base import HttpFilter
 from pymesh_proxy.routing import Forward, Route, RouteTable, VirtualHost
 from pymesh_proxy.runtime import Runtime
+from pymesh_proxy.telemetry.tracing import Sampling
 from pymesh_proxy.transport.facts import Facts
 from pymesh_proxy.upstream.connection import UpstreamConnection
 from pymesh_proxy.upstream.endpoint import Endpoint
@@ -52,7 +65,9 @@ class NullTransport(asyncio.Transport):
         return False
 
 
-async def prepare() -> tuple[DownstreamConnection, UpstreamConnection]:
+async def prepare(
+    logs: tuple[AccessLog, ...], tracing: Tracing | None, filters: tuple[HttpFilter, ...] = ()
+) -> tuple[DownstreamConnection, UpstreamConnection]:
     """A downstream connection, and the pooled upstream connection that its requests will take."""
     runtime = Runtime(asyncio.get_running_loop(), lambda: 0.5, SecretStore())
     endpoint = Endpoint("127.0.0.1", 80, peer=Peer("reviews-v1", "default", "reviews", "v1", "reviews", "v1", "c1"))
@@ -60,7 +75,7 @@ async def prepare() -> tuple[DownstreamConnection, UpstreamConnection]:
     cluster = Cluster("service", Discovery.STATIC, Balancing.ROUND_ROBIN, (endpoint,), service=service)
     route = Route("route", "host", "", lambda head: head.path.startswith(b"/"), Forward((("service", 1),)))
     table = RouteTable("table", [VirtualHost("host", ("*",), (route,))])
-    manager = HttpManager("bench", table, "")
+    manager = HttpManager("bench", table, "", filters=filters, access_logs=logs, tracing=tracing)
     runtime.snapshot = Snapshot(1, {}, {}, {"service": cluster})
     upstream = UpstreamConnection(endpoint, None, lambda _: None)
     upstream.connection_made(NullTransport())
@@ -72,28 +87,46 @@ async def prepare() -> tuple[DownstreamConnection, UpstreamConnection]:
     return downstream, upstream
 
 
-async def main() -> None:
+async def main(options: argparse.Namespace) -> None:
     """Run the rounds."""
-    downstream, upstream = await prepare()
+    logs: list[AccessLog] = [GrpcAccessLog("http", "collector", "bench")] if options.report else []
+    tracing = None
+    if options.trace is not None:
+        tracing = Tracing("collector", "bench", Sampling(random=int(options.trace * 100)))
+        logs.append(tracing)
+    downstream, upstream = await prepare(tuple(logs), tracing)
 
-    def requests(count: int) -> None:
-        for _ in range(count):
-            downstream.data_received(REQUEST)
-            upstream.data_received(RESPONSE)
+    async def requests(count: int) -> None:
+        for _ in range(count // SLICE):
+            for _ in range(SLICE):
+                downstream.data_received(REQUEST)
+                upstream.data_received(RESPONSE)
+            await asyncio.sleep(0)  # what is put off until after the requests costs, too
 
-    requests(2_000)
-    if "--profile" in sys.argv:
+    await requests(2_000)
+    if options.profile:
         profile = cProfile.Profile()
-        profile.runcall(requests, 50_000)
+        profile.enable()
+        await requests(50_000)
+        profile.disable()
         pstats.Stats(profile).sort_stats("tottime").print_stats(40)
         return
     rounds = []
     for _ in range(7):
         begun = process_time()
-        requests(20_000)
+        await requests(20_000)
         rounds.append((process_time() - begun) / 20_000 * 1e6)
     print(f"{min(rounds):.1f} us per request (rounds: {', '.join(f'{value:.1f}' for value in rounds)})")
 
 
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--report", action="store_true")
+    parser.add_argument("--trace", type=float)
+    parser.add_argument("--profile", action="store_true")
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    uvloop.run(main())
+    uvloop.run(main(arguments()))

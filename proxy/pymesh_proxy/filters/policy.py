@@ -72,7 +72,10 @@ class PolicyFilter:
             raise RuntimeError("a policy filter was asked before it was in force")
         for index, rule in enumerate(self._slots):
             if rule.take(record):
-                _entered(rule, record)
+                if index:
+                    _note(record, rule.note())
+                else:
+                    record.notes[NOTE] = rule.note()
                 continue
             refusal = rule.refusal()
             if refusal is not None:
@@ -95,7 +98,7 @@ class PolicyFilter:
                 refusal = rule.refusal() or await self._wait(rule, record)
                 if refusal is not None:
                     return _no_slot(rule, refusal, record)
-            _entered(rule, record)
+            _note(record, rule.note())
         return await self._check(context) if self._checks else None
 
     async def _wait(self, rule: SlotRule, record: RequestRecord) -> Refusal | None:
@@ -179,18 +182,9 @@ class PolicyFilter:
         return None
 
 
-def _entered(rule: SlotRule, record: RequestRecord) -> None:
-    """The request has a slot."""
-    if rule.down:
-        rule.stats.without(rule.effective.value.lower())
-    else:
-        rule.stats.allowed += 1
-    _note(record, rule.note())
-
-
 def _no_slot(rule: SlotRule, refusal: Refusal, record: RequestRecord) -> LocalReply:
     if refusal is Refusal.AWAY:
-        rule.stats.without(rule.effective.value.lower())
+        rule.stats.without(rule.mode.value.lower())
         return _unavailable(rule.name, rule.reason(), record)
     rule.stats.denied += 1
     _note(record, f"{rule.name}: denied, {rule.why_full()}")

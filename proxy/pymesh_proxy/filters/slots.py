@@ -61,13 +61,15 @@ class SlotRule:
         usable: how many there may be at the moment.
         limit: of all sidecars together, as configured, then as last heard.
         away: why nothing is heard of the service; empty while it answers.
+        down: the failure mode decides, by `mode`: LAST_DECISION only where there was one.
         problem: why the service grants nothing, in its words: no such rule, not this sidecar's.
         full: the last answer granted less than was wanted: asking again at once is of no use.
     """
 
     __slots__ = (
-        "__weakref__", "_gave_up", "_grant", "_peak", "_peak_before", "_refused", "_reported", "_rotated",
-        "_settings", "_waiting", "away", "full", "holders", "limit", "name", "problem", "stats", "urgent", "usable",
+        "__weakref__", "_gave_up", "_grant", "_of", "_peak", "_peak_before", "_refused", "_reported", "_rotated",
+        "_said", "_settings", "_waiting", "away", "down", "full", "holders", "limit", "mode", "name", "problem",
+        "stats", "urgent", "usable",
     )  # fmt: skip
 
     def __init__(self, settings: SlotSettings, stats: PolicyStats, urgent: Urgent) -> None:
@@ -86,6 +88,7 @@ class SlotRule:
         self._reported = Demand(name, 0, 0, 0)
         self._peak = self._peak_before = self._refused = 0
         self._rotated = 0.0
+        self._recount()
 
     def configure(self, settings: SlotSettings) -> None:
         """What the configuration in force says; slots in use and the grant stay as they are."""
@@ -104,7 +107,7 @@ class SlotRule:
         return len(self._waiting)
 
     def take(self, record: RequestRecord) -> bool:
-        """Give the request a slot if one is free."""
+        """Give the request a slot if one is free. Every request comes through here."""
         holders = self.holders
         count = len(holders)
         if count >= self.usable:
@@ -112,12 +115,20 @@ class SlotRule:
         holders.add(record)
         if count >= self._peak:
             self._peak = count + 1
+        if self.down:
+            self.stats.without(self.mode.value.lower())
+        else:
+            self.stats.allowed += 1
         return True
+
+    def note(self) -> str:
+        """How the request that just got its slot got it, for people."""
+        return f"{self._said}{len(self.holders)}{self._of}"
 
     def refusal(self) -> Refusal | None:
         """Why a request that found no slot is refused at once; None if the service may still give one."""
         if self.down:
-            return Refusal.LIMIT if self._decides_alone else Refusal.AWAY
+            return Refusal.LIMIT if self.mode is Mode.LAST_DECISION else Refusal.AWAY
         if self.full or len(self._waiting) >= MAX_WAITING:
             self._refused += 1
             self.urgent(False)
@@ -158,11 +169,6 @@ class SlotRule:
 
     # --- The service ---
 
-    @property
-    def down(self) -> bool:
-        """Whether the failure mode decides."""
-        return bool(self.away) or (bool(self.problem) and (self._gave_up or self._grant is not None))
-
     def report(self, now: float) -> Demand:
         """What the service should know. `now` is in seconds of any clock."""
         in_use = len(self.holders)
@@ -201,17 +207,24 @@ class SlotRule:
 
     # --- Deciding ---
 
-    @property
-    def _decides_alone(self) -> bool:
-        """While the service is away: the last grant goes on being the limit."""
-        return self.effective is Mode.LAST_DECISION
-
     def _recount(self) -> None:
-        """`usable`, from what is known and what the failure mode says."""
-        if not self.down or self._decides_alone:
-            self.usable = self._grant or 0
+        """What the next request gets, from what is known and what the failure mode says."""
+        settings, granted = self._settings, self._grant
+        last = settings.mode is Mode.LAST_DECISION
+        self.mode = settings.otherwise if last and granted is None else settings.mode
+        self.down = bool(self.away) or (bool(self.problem) and (self._gave_up or granted is not None))
+        why = self.away or self.problem
+        if not self.down:
+            self.usable = granted or 0
+            self._said, self._of = f"{self.name}: slot ", f" of {self.limit}"
+        elif self.mode is Mode.LAST_DECISION:
+            self.usable = granted or 0
+            self._said = f"{self.name}: slot "
+            self._of = f" of {granted} granted before the policy service was away ({why})"
         else:
-            self.usable = _UNLIMITED if self.effective is Mode.OPEN else 0
+            self.usable = _UNLIMITED if self.mode is Mode.OPEN else 0
+            self._said = f"{self.name}: let in, since the policy service is away ({why}); "
+            self._of = " are in"
 
     def _settle_all(self) -> None:
         """Decide again about those who wait."""
@@ -235,23 +248,7 @@ class SlotRule:
             return None
         return self.refusal() or Refusal.AWAY
 
-    @property
-    def effective(self) -> Mode:
-        """What decides while the service is away."""
-        mode = self._settings.mode
-        return self._settings.otherwise if mode is Mode.LAST_DECISION and self._grant is None else mode
-
     # --- For people ---
-
-    def note(self) -> str:
-        """How the request that just got its slot got it."""
-        count = len(self.holders)
-        if not self.down:
-            return f"{self.name}: slot {count} of {self.limit}"
-        why = self.away or self.problem
-        if self._decides_alone:
-            return f"{self.name}: slot {count} of {self._grant} granted before the policy service was away ({why})"
-        return f"{self.name}: let in, since the policy service is away ({why})"
 
     def why_full(self) -> str:
         """Why there is no slot."""

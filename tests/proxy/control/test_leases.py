@@ -34,7 +34,7 @@ def slots(name: str = RULE, mode: str = "LAST_DECISION", otherwise: str = "CLOSE
     return {"name": name, "kind": "slots", "max": most, "failure_mode": mode, "otherwise": otherwise}
 
 
-def policy(*rules: Json, timeout: str = "0.2s") -> Json:
+def policy(*rules: Json, timeout: str = "2s") -> Json:
     value = {"cluster": "policy", "timeout": timeout, "rules": list(rules)}
     return {
         "name": FILTER,
@@ -47,7 +47,7 @@ def policy(*rules: Json, timeout: str = "0.2s") -> Json:
 
 
 def config(upstream: RawUpstream, port: int, filters: Sequence[Json], **action: object) -> str:
-    listener = http_listener([route(**action)], http_filters=[*filters, ROUTER])
+    listener = http_listener([route("service", prefix="/", **action)], http_filters=[*filters, ROUTER])
     return bootstrap([listener], [cluster("service", upstream.address), cluster("policy", ("127.0.0.1", port))])
 
 
@@ -373,7 +373,8 @@ async def test_a_rule_that_the_service_does_not_know_yet_is_waited_for(peer: Pol
 
 async def test_a_rule_that_the_service_does_not_know_is_waited_for_once(peer: PolicyPeer) -> None:
     peer.problems[RULE] = "there is no such rule"
-    async with site(peer) as here:
+    async with site(peer, policy(slots(), timeout="0.3s")) as here:
+        await eventually(lambda: here.rule().problem != "")
         assert (await here.answered())[0] == 503
         assert (await here.answered())[0] == 503
         assert here.proxy.counter("pymesh_policy_asked_total") == 1

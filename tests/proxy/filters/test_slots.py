@@ -102,7 +102,7 @@ def test_slots_asked_back_count_until_they_are_free() -> None:
     assert all(found.take(each) for each in requests)
     assert found.report(0.0).held == 5
     found.answer(granted(2), in_time=True)
-    assert found.owes  # one that was not in use
+    assert bool(found.owes)  # one that was not in use
     assert found.report(0.0).held == 4
     assert not found.owes
     assert not found.take(request())
@@ -131,7 +131,7 @@ def test_a_new_limit_is_asked_about_again() -> None:
     found.wait(request(), unheard)
     found.report(0.0)
     found.answer(granted(0), in_time=True)
-    assert found.full
+    assert bool(found.full)
     found.configure(SlotSettings("r", 20, Mode.OPEN, Mode.CLOSED))
     assert not found.full
     found.lose("gone")
