@@ -23,6 +23,8 @@ MAX_NODES: Final = 200_000
 # Documents in one file: manifests of a thousand workloads have some thousands.
 MAX_DOCUMENTS: Final = 10_000
 
+RESOURCE: Final = "a resource is a group of fields (apiVersion, kind, ...)"
+
 Value: TypeAlias = "str | int | float | bool | list[Value] | dict[str, Value] | None"
 
 _SEPARATOR: Final = re.compile(r"^---(?=\s|$)|^\.\.\.(?=\s|$)", re.MULTILINE)
@@ -49,10 +51,10 @@ class Document:
     text: str
 
 
-def documents(text: str, file: str) -> Iterator[Document | ConfigError]:
+def documents(text: str, file: str, what: str = RESOURCE) -> Iterator[Document | ConfigError]:
     """The documents in `text`, in order; for one that cannot be read, the reason. Empty documents are left out.
 
-    After MAX_DOCUMENTS, empty ones included, comes an error for all the rest.
+    After MAX_DOCUMENTS, empty ones included, comes an error for all the rest. `what` says in errors what a document is.
     """
     count = 0
     for first_line, part in _parts(text):
@@ -64,7 +66,7 @@ def documents(text: str, file: str) -> Iterator[Document | ConfigError]:
             yield ConfigError(sentence, position=Position(file, first_line + 1, 1))
             return
         try:
-            document = _Reader(part, file, first_line).read()
+            document = _Reader(part, file, first_line, what).read()
         except ConfigError as error:
             yield error
         else:
@@ -90,8 +92,9 @@ def _parts(text: str) -> Iterator[tuple[int, str]]:
 class _Reader:
     """Builds one document out of the parser's events."""
 
-    def __init__(self, text: str, file: str, first_line: int) -> None:
+    def __init__(self, text: str, file: str, first_line: int, what: str) -> None:
         self._text = text
+        self._what = what
         self._file = file
         self._first_line = first_line
         self._marks: dict[str, tuple[int, int]] = {}
@@ -131,7 +134,7 @@ class _Reader:
         if value is None:
             return None
         if not isinstance(value, dict):
-            raise self._error(f"a resource is a group of fields (apiVersion, kind, ...), not {describe(value)}", root)
+            raise self._error(f"{self._what}, not {describe(value)}", root)
         return Document(value, Positions(self._file, self._marks, blocks=self._blocks), self._text)
 
     def _value(self, events: "_Events", path: str, depth: int) -> Value:

@@ -193,7 +193,7 @@ def read(resource: Resource[ConfigMap]) -> MeshConfig | list[ConfigError]:
         return MeshConfig()
     if not isinstance(text, str):
         return [resource.error(f"the MeshConfig is a text: write '{KEY}: |' and indent what follows", PATH)]
-    found = list(documents(text, resource.file))
+    found = list(documents(text, resource.file, "a MeshConfig is a group of fields"))
     if not found:
         return MeshConfig()
     if isinstance(found[0], ConfigError):

@@ -26,6 +26,9 @@ def check(findings: Findings, resource: Resource[VirtualService], world: World) 
             if not _is_range(subnet):
                 sentence = f"{subnet!r} is not a range of IPv4 addresses: write one such as 10.1.0.0/16"
                 findings.error(f"{path}.destinationSubnets[{index}]", sentence)
+        if match.destination_subnets and any(name != "mesh" for name in match.gateways or spec.gateways):
+            sentence = "at a gateway this says nothing: who dials it dials its own address"
+            findings.warning(f"{path}.destinationSubnets", sentence)
     if not spec.gateways or "mesh" in spec.gateways:
         _check_ports(findings, resource.value, own, world)
 

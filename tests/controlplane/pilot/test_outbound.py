@@ -12,7 +12,16 @@ from pymesh_controlplane.pilot.connections import Share, tcp_ways, tls_ways
 from pymesh_controlplane.pilot.node import Node
 from pymesh_controlplane.pilot.routes import ANYBODY, targets
 from tests.controlplane.pilot.chains import chain_for, target
-from tests.controlplane.pilot.worlds import BOOKINFO, EGRESS, EVERYTHING, resources_for, service, sidecar, world_of
+from tests.controlplane.pilot.worlds import (
+    BOOKINFO,
+    EGRESS,
+    EVERYTHING,
+    REGISTRY_ONLY,
+    resources_for,
+    service,
+    sidecar,
+    world_of,
+)
 
 PRODUCTPAGE = sidecar()
 REVIEWS = sidecar("10.244.0.11", "reviews-v1")
@@ -103,32 +112,21 @@ def test_a_gateway_gets_what_is_written_for_it() -> None:
 
 # --- REGISTRY_ONLY ---
 
-ONLY = """
----
-apiVersion: v1
-kind: ConfigMap
-metadata: {name: pymesh, namespace: pymesh-system}
-data:
-  mesh: |
-    outboundTrafficPolicy:
-      mode: REGISTRY_ONLY
-"""
-
 
 @pytest.mark.parametrize("port", [443, 9080, 4444, 5432])
 def test_under_registry_only_unknown_connections_end_in_the_black_hole(port: int) -> None:
     assert to(port, address="198.51.100.1") == PASSTHROUGH
-    assert to(port, address="198.51.100.1", text=EGRESS + ONLY) == "tcp BlackHoleCluster"
-    assert to(port, "unknown.example.net", text=EGRESS + ONLY) == "tcp BlackHoleCluster"
+    assert to(port, address="198.51.100.1", text=EGRESS + REGISTRY_ONLY) == "tcp BlackHoleCluster"
+    assert to(port, "unknown.example.net", text=EGRESS + REGISTRY_ONLY) == "tcp BlackHoleCluster"
 
 
 def test_under_registry_only_what_is_known_is_as_it_was() -> None:
     for port, name, address in ((443, "api.example.com", "192.0.2.1"), (5432, "", "203.0.113.7")):
-        assert to(port, name, address, text=EGRESS + ONLY) == to(port, name, address)
+        assert to(port, name, address, text=EGRESS + REGISTRY_ONLY) == to(port, name, address)
 
 
 def test_under_registry_only_a_request_for_an_unknown_host_gets_502() -> None:
-    last = resources_for(PRODUCTPAGE, world_of(BOOKINFO + ONLY))[types.ROUTE]["9080"].virtual_hosts[-1]  # type: ignore[attr-defined]  # RouteConfiguration
+    last = resources_for(PRODUCTPAGE, world_of(BOOKINFO + REGISTRY_ONLY))[types.ROUTE]["9080"].virtual_hosts[-1]  # type: ignore[attr-defined]  # RouteConfiguration
     (route,) = last.routes
     assert (last.name, list(last.domains), route.name) == ("block_all", ["*"], "block_all")
     assert route.direct_response.status == 502
@@ -191,6 +189,10 @@ ROUTE = "route: [{destination: {host: ratings, port: {number: 9080}}}]"
         (
             f"{{hosts: [db], tls: [{{match: [{{sniHosts: [db.default.svc.cluster.local]}}], {ROUTE}}}]}}",
             "warning spec.tls: no port of db.default.svc.cluster.local is declared TLS",
+        ),
+        (
+            f"{{hosts: [db], gateways: [mesh, x], tcp: [{{match: [{{destinationSubnets: [10.0.0.0/8]}}], {ROUTE}}}]}}",
+            "warning spec.tcp[0].match[0].destinationSubnets: at a gateway this says nothing",
         ),
         (f"{{hosts: [peerless], tcp: [{{{ROUTE}}}]}}", "no sidecar takes its connections"),
         (f"{{hosts: [productpage], tcp: [{{{ROUTE}}}]}}", "warning spec.tcp: no port of productpage.default"),

@@ -18,7 +18,16 @@ from pymesh.xds import types
 from tests.controlplane.galley.certificates import AUTHORITY, WEB, tls_secret
 from tests.controlplane.pilot.gateway_worlds import EVERY_SERVER, router
 from tests.controlplane.pilot.test_reporting import REPORTED
-from tests.controlplane.pilot.worlds import BOOKINFO, EGRESS, EVERYTHING, Messages, resources_for, sidecar, world_of
+from tests.controlplane.pilot.worlds import (
+    BOOKINFO,
+    EGRESS,
+    EVERYTHING,
+    REGISTRY_ONLY,
+    Messages,
+    resources_for,
+    sidecar,
+    world_of,
+)
 
 pytestmark = pytest.mark.envoy
 
@@ -85,7 +94,7 @@ def bootstrap(resources: Messages) -> dict[str, object]:
         (BOOKINFO, "10.244.0.10", "productpage-1"),
         (EVERYTHING, "10.244.0.10", "productpage-1"),
         (EVERYTHING, "10.244.0.11", "reviews-v1"),
-        (EGRESS, "10.244.0.11", "reviews-v1"),
+        (EGRESS + REGISTRY_ONLY, "10.244.0.11", "reviews-v1"),
         (BOOKINFO + REPORTED, "10.244.0.10", "productpage-1"),
         ("", "10.244.0.99", "stranger"),
     ],

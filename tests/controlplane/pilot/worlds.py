@@ -321,6 +321,18 @@ data:
 """
 
 
+REGISTRY_ONLY = """
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: pymesh, namespace: pymesh-system}
+data:
+  mesh: |
+    outboundTrafficPolicy:
+      mode: REGISTRY_ONLY
+"""
+
+
 def world_of(text: str) -> World:
     """The world of the manifests in `text`, which must be right."""
     parsed = parse(text, "world.yaml")

@@ -114,7 +114,7 @@ def test_in_a_quoted_text_a_mistake_is_where_the_text_is() -> None:
         ("acessLogFile: x", "data.mesh.acessLogFile: unknown field 'acessLogFile'; did you mean 'accessLogFile'?"),
         ("enableAutoMtls: false", "data.mesh.enableAutoMtls: 'enableAutoMtls' is not supported yet: remove it"),
         ("a: b: c", "data.mesh: malformed YAML: a second ':' in this line"),
-        ("[a]", "data.mesh: a resource is a group of fields"),
+        ("[a]", "data.mesh: a MeshConfig is a group of fields, not a list"),
         ("{}\n    ---\n    {}", "data.mesh: there is more than one document"),
         ("defaultConfig: {tracing: {sampling: 101}}", "sampling: the number 101 is not a percentage between 0 and 100"),
         ("defaultConfig: {tracing: {sampling: '5'}}", "a percentage between 0 and 100: remove the quotes"),
