@@ -75,6 +75,7 @@ class Leases:
         self._wake = asyncio.Event()
         self._due = self._last_sent = 0.0  # of the next report, and of the one before
         self._sent_at: float | None = None  # of the report that is not answered yet
+        self._heard_at = float("-inf")
         self._seen = 0
         self._ended = ""
 
@@ -99,6 +100,9 @@ class Leases:
 
     def settle(self) -> None:
         """The configuration is in force: keep a stream for its rules, if there are any."""
+        for name, rule in tuple(self._known.items()):
+            if name not in self.rules:
+                rule.retire()
         if self.rules and self._task is None and not self._leaving:
             self._task = self._home.spawn(self._run())
         elif not self.rules and self._task is not None:
@@ -132,7 +136,7 @@ class Leases:
         """A request has waited for as long as it may."""
         if not rule.waits(record):
             return
-        if self._sent_at is not None or not self._seen:
+        if self._home.loop.time() - self._heard_at >= within:
             self._lose(f"no answer within {within:g} s")
         rule.give_up(record)
 
@@ -224,7 +228,7 @@ class Leases:
     def _answered(self, response: LeaseResponse) -> None:
         now = self._home.loop.time()
         in_time = self._sent_at is None or now - self._sent_at <= self.timeout
-        self._sent_at = None
+        self._sent_at, self._heard_at = None, now
         self._seen = response.nonce
         if in_time and self._away:
             log.info("policy service %s: back", self._channel.cluster_name)

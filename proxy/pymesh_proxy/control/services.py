@@ -1,6 +1,7 @@
 """The services that filters in force ask: policy services and external authorization services, by cluster."""
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
@@ -13,7 +14,7 @@ from pymesh.policy_api import CHECK_PATH, RULES_EXTENSION
 from pymesh_proxy.config.model import HttpManager, Snapshot
 from pymesh_proxy.control.backoff import Backoff
 from pymesh_proxy.control.grpc_cluster import ClusterChannel
-from pymesh_proxy.control.leases import LONGEST_PAUSE, Home, Leases
+from pymesh_proxy.control.leases import GOODBYE, LONGEST_PAUSE, Home, Leases
 from pymesh_proxy.filters.authz import AnswerError, read_answer
 from pymesh_proxy.filters.remembered import Remembered
 from pymesh_proxy.filters.slots import Refusal, SlotRule, SlotSettings
@@ -96,7 +97,7 @@ class PolicyClient:
         if self._probe is not None:
             self._probe.cancel()
         await self.leases.close()
-        await self.channel.close()
+        await _close(self.channel)
 
 
 class AuthorizationClient:
@@ -121,7 +122,14 @@ class AuthorizationClient:
 
     async def close(self) -> None:
         """End every call."""
-        await self.channel.close()
+        await _close(self.channel)
+
+
+async def _close(channel: ClusterChannel) -> None:
+    """In bounded time: a connection may just be in the making, to a peer that does not answer."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(GOODBYE):
+            await channel.close()
 
 
 class FilterServices:

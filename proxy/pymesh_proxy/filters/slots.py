@@ -63,13 +63,13 @@ class SlotRule:
         away: why nothing is heard of the service; empty while it answers.
         down: the failure mode decides, by `mode`: LAST_DECISION only where there was one.
         problem: why the service grants nothing, in its words: no such rule, not this sidecar's.
-        full: the last answer granted less than was wanted: asking again at once is of no use.
+        full: the last answer granted less than was wanted, or all there is: asking again at once is of no use.
     """
 
     __slots__ = (
-        "__weakref__", "_gave_up", "_grant", "_of", "_peak", "_peak_before", "_refused", "_reported", "_rotated",
-        "_said", "_settings", "_waiting", "away", "down", "full", "holders", "limit", "mode", "name", "problem",
-        "stats", "urgent", "usable",
+        "__weakref__", "_gave_up", "_grant", "_in_force", "_of", "_peak", "_peak_before", "_refused", "_reported",
+        "_rotated", "_said", "_settings", "_waiting", "away", "down", "full", "holders", "limit", "mode", "name",
+        "problem", "stats", "urgent", "usable",
     )  # fmt: skip
 
     def __init__(self, settings: SlotSettings, stats: PolicyStats, urgent: Urgent) -> None:
@@ -88,16 +88,23 @@ class SlotRule:
         self._reported = Demand(name, 0, 0, 0)
         self._peak = self._peak_before = self._refused = 0
         self._rotated = 0.0
+        self._in_force = True
         self._recount()
 
     def configure(self, settings: SlotSettings) -> None:
         """What the configuration in force says; slots in use and the grant stay as they are."""
-        if settings == self._settings:
+        if settings != self._settings:
+            self.limit, self.full = settings.limit, False
+        elif self._in_force:
             return
-        self._settings = settings
-        self.limit = settings.limit
-        self.full = False
+        self._settings, self._in_force = settings, True
         self._settle_all()
+
+    def retire(self) -> None:
+        """The rule is not in force any more: whoever still comes by it is let in."""
+        if self._in_force:
+            self._in_force = False
+            self._settle_all()
 
     # --- Requests ---
 
@@ -194,7 +201,7 @@ class SlotRule:
         if not grant.problem:
             self._gave_up = False
             self._grant, self.limit = grant.slots, grant.limit
-            self.full = grant.slots < self._reported.wanted
+            self.full = grant.slots < self._reported.wanted or grant.slots >= grant.limit
         self._settle_all()
         if self._waiting or self.owes:
             self.urgent(True)
@@ -214,7 +221,10 @@ class SlotRule:
         self.mode = settings.otherwise if last and granted is None else settings.mode
         self.down = bool(self.away) or (bool(self.problem) and (self._gave_up or granted is not None))
         why = self.away or self.problem
-        if not self.down:
+        if not self._in_force:
+            self.usable, self.down = _UNLIMITED, False
+            self._said, self._of = f"{self.name}: let in, since it is no longer in force; ", " are in"
+        elif not self.down:
             self.usable = granted or 0
             self._said, self._of = f"{self.name}: slot ", f" of {self.limit}"
         elif self.mode is Mode.LAST_DECISION:

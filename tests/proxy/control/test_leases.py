@@ -191,6 +191,17 @@ async def test_a_flood_of_refused_requests_is_few_reports(peer: PolicyPeer) -> N
         await eventually(lambda: peer.heard[-1].demands[0].wanted > 10)
 
 
+async def test_one_sidecar_with_the_whole_limit_refuses_at_once(peer: PolicyPeer) -> None:
+    peer.limit = 2
+    async with site(peer) as here:
+        await here.inside()
+        await here.inside()
+        asked = here.proxy.counter("pymesh_policy_asked_total")
+        assert (await here.answered())[0] == 429
+        assert here.proxy.counter("pymesh_policy_asked_total") == asked
+        assert here.rule().away == ""
+
+
 async def test_slots_that_are_asked_back_are_given_back_as_requests_end(peer: PolicyPeer) -> None:
     async with site(peer) as here:
         first, _ = await here.inside()

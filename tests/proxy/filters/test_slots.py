@@ -54,6 +54,28 @@ def test_an_answer_that_grants_less_than_was_wanted_refuses_those_who_wait_and_t
     assert found.refusal() is Refusal.LIMIT
 
 
+def test_a_sidecar_that_has_all_there_is_refuses_without_asking() -> None:
+    found = new(limit=2)
+    found.answer(Grant("r", 2, 2), in_time=True)
+    assert [found.take(request()) for _ in range(2)] == [True, True]
+    assert found.refusal() is Refusal.LIMIT
+    nothing = new(limit=0)
+    nothing.answer(Grant("r", 0, 0), in_time=True)
+    assert nothing.refusal() is Refusal.LIMIT
+
+
+def test_a_rule_that_is_no_longer_in_force_keeps_nobody_out() -> None:
+    found = new(Mode.CLOSED)
+    told: list[Refusal | None] = []
+    found.wait(request(), told.append)
+    found.retire()
+    assert told == [None]
+    assert found.take(request())
+    assert found.note() == "r: let in, since it is no longer in force; 2 are in"
+    found.configure(SlotSettings("r", 10, Mode.CLOSED, Mode.CLOSED))
+    assert not found.take(request())
+
+
 def test_those_who_wait_are_bounded() -> None:
     found = new()
     for _ in range(MAX_WAITING):
@@ -212,6 +234,11 @@ class Slots(RuleBasedStateMachine):
     @rule(limit=st.integers(0, 10), mode=st.sampled_from(Mode))
     def configure(self, limit: int, mode: Mode) -> None:
         self.rule.configure(SlotSettings("r", limit, mode, Mode.OPEN))
+
+    @rule()
+    def retire(self) -> None:
+        self.rule.retire()
+        assert not self.waiting
 
     @invariant()
     def counts_agree(self) -> None:
