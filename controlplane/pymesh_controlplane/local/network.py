@@ -151,13 +151,16 @@ def rules(frontends: Iterable[Frontend], pods: Iterable[str], leaving: Iterable[
             chance = f" -m statistic --mode random --probability {1 / left:.8f}" if left > 1 else ""
             lines.append(f"{match}{chance} -j DNAT --to-destination {address}:{port}")
     lines += [f"-A POSTROUTING -s {pod}/32 -d {pod}/32 -j MASQUERADE" for pod in pods]
-    lines += ["COMMIT", "*filter", ":FORWARD ACCEPT [0:0]"]
+    lines += ["COMMIT", "*filter", ":FORWARD ACCEPT [0:0]", ":INPUT ACCEPT [0:0]"]
     # What PREROUTING has not translated has no endpoints: refused at once instead of a timeout.
     lines += [f"-A FORWARD -d {SERVICE_NETWORK} -j REJECT --reject-with icmp-port-unreachable"]
     lines += [f"-A FORWARD -i {BRIDGE} -o {BRIDGE} -j ACCEPT"]
-    lines += ["-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"]
     lines += [f"-A FORWARD -i {BRIDGE} -s {pod}/32 -j ACCEPT" for pod in leaving]
-    lines += ["-A FORWARD -j REJECT --reject-with icmp-admin-prohibited", "COMMIT"]
+    lines += ["-A INPUT -i lo -j ACCEPT", f"-A INPUT -i {BRIDGE} -j ACCEPT"]
+    for chain in ("FORWARD", "INPUT"):
+        lines += [f"-A {chain} -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"]
+        lines += [f"-A {chain} -j REJECT --reject-with icmp-admin-prohibited"]
+    lines += ["COMMIT"]
     return "\n".join(lines) + "\n"
 
 

@@ -62,7 +62,7 @@ def opaque_chains(to: Opaque) -> list[_Chain]:
     """Connections to a service that is told apart by its addresses or its server name."""
     chains: list[_Chain] = []
     for index, way in enumerate(to.ways):
-        # The last one is for what no route takes: the service itself.
+        # The last one is, as a rule, the service itself, and is called by its name alone.
         name = f"{to.port}_{to.host}" if index == len(to.ways) - 1 else f"{to.port}_{to.host}_{index}"
         chains += _way_chains(name, to, way)
     return chains

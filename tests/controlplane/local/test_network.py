@@ -1,6 +1,7 @@
 """What is run to make the network, and whether packets then go where they should."""
 
 import os
+import socket
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -138,6 +139,13 @@ async def test_only_those_who_may_reach_what_is_outside_and_nobody_comes_in(net:
         assert "No route to host" in reach("other")
         inward = outside.namespace.run(["bash", "-c", f"exec 3<>/dev/tcp/{gateway}/80"], check=False)
         assert "No route to host" in inward.stderr
+        with net.socket(socket.SOCK_STREAM) as dns:  # what the mesh itself listens on
+            dns.bind((network.DNS_ADDRESS, 53))
+            dns.listen()
+            subprocess.run(["ip", "-n", outside.namespace.name, "route", "add", "10.96.0.0/16", "via", "203.0.113.1"])
+            own = outside.namespace.run(["bash", "-c", f"exec 3<>/dev/tcp/{network.DNS_ADDRESS}/53"], check=False)
+            assert "No route to host" in own.stderr
+            assert inside("other", "bash", "-c", f"exec 3<>/dev/tcp/{network.DNS_ADDRESS}/53").returncode == 0
 
 
 @pytest.mark.netns
