@@ -58,6 +58,11 @@ class Answer:
     for_response: tuple[tuple[int, bytes, bytes], ...] = ()
     rule: str = ""
 
+    @property
+    def changes_headers(self) -> bool:
+        """Whether anything but the decision is asked for, if the request goes on."""
+        return bool(self.set or self.append or self.remove or self.for_response)
+
     def change(self, request: Head) -> None:
         """Make the changes to the request's headers."""
         for name in self.remove:

@@ -25,6 +25,8 @@ from pymesh_proxy.telemetry.record import RequestRecord
 NOTE: Final = "policy"
 # Seconds, for `Retry-After` of a reached limit: slots come free with every request that ends.
 RETRY_AFTER: Final = b"1"
+# Seconds: with less than this left, a request is not asked about; a service cannot answer in it.
+LEAST_TIME: Final = 0.001
 _TOO_MANY: Final = 429
 _UNAVAILABLE: Final = 503
 
@@ -91,38 +93,45 @@ class PolicyFilter:
     # --- What takes time ---
 
     async def _ask(self, context: RequestContext, first: int) -> Verdict:
-        """Wait for a slot of rule number `first`, then go on with the next."""
+        """Wait for a slot of rule number `first`, then go on with the next; all of it within the one timeout."""
         record = context.record
+        until = self._until()
         for rule in self._slots[first:]:
             if not rule.take(record):
-                refusal = rule.refusal() or await self._wait(rule, record)
+                refusal = rule.refusal() or await self._wait(rule, record, until)
                 if refusal is not None:
                     return _no_slot(rule, refusal, record)
             _note(record, rule.note())
-        return await self._check(context) if self._checks else None
+        return await self._check(context, until) if self._checks else None
 
-    async def _wait(self, rule: SlotRule, record: RequestRecord) -> Refusal | None:
+    def _until(self) -> float:
+        """When the request has waited for long enough."""
+        assert self._service is not None
+        return self._service.clock() + self.settings.timeout
+
+    async def _wait(self, rule: SlotRule, record: RequestRecord, until: float) -> Refusal | None:
         service = self._service
         assert service is not None
         begun = service.clock()
         try:
-            return await service.wait(rule, record, self.settings.timeout)
+            return await service.wait(rule, record, until - begun)
         finally:
             rule.stats.asked += 1
             rule.stats.seconds += service.clock() - begun
 
-    async def _check(self, context: RequestContext) -> Verdict:
+    async def _check(self, context: RequestContext, until: float | None = None) -> Verdict:
         """Ask about all rules of kind `check` at once."""
         service = self._service
         assert service is not None
         keys = [key_of(context, rule.by) for rule in self._checks]
-        if service.away:
-            return self._without(context, keys, service.away)
         begun = service.clock()
+        left = self.settings.timeout if until is None else until - begun
+        if service.away or left < LEAST_TIME:
+            return self._without(context, keys, service.away or "the wait for a slot has taken all the time")
         try:
-            answer = read_answer(await service.check(question(context, self._extensions), self.settings.timeout))
-            if answer.for_response:
-                raise AnswerError("headers for the response are not supported here")
+            answer = read_answer(await service.check(question(context, self._extensions), left))
+            if answer.changes_headers:
+                raise AnswerError("header changes are not supported here")
             problem = "it could not decide" if answer.error else ""
         except RpcError as error:
             answer, problem = None, error.status.message or str(error)
@@ -151,10 +160,7 @@ class PolicyFilter:
             remembered.put(rule.name, key, answer)
         names = ", ".join(rule.name for rule in self._checks) if answer.allowed else self._denier(answer)
         _note(context.record, f"{names}: {'allowed' if answer.allowed else 'denied'}, {how}")
-        if answer.allowed:
-            answer.change(context.request)
-            return None
-        return _denied(self._denier(answer), answer)
+        return None if answer.allowed else _denied(self._denier(answer), answer)
 
     def _denier(self, answer: Answer) -> str:
         return answer.rule or ", ".join(rule.name for rule in self._checks)

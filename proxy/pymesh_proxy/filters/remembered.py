@@ -3,14 +3,17 @@
 import re
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from typing import Final
 
 from pymesh_proxy.filters.authz import Answer
 from pymesh_proxy.filters.base import RequestContext
 
-# Answers kept, over all rules of a policy service: about 1 KiB each where one has a body, so a few megabytes at most.
+# Answers kept, over all rules of a policy service. An allowance is some 100 bytes, a denial what the service said.
 MAX_ANSWERS: Final = 4096
+# Bytes of headers and body of a denial; a longer one is remembered without them.
+MAX_ANSWER_BYTES: Final = 1024
 # Characters of an attribute's value that are kept as they are; of longer ones, a digest is.
 MAX_VALUE: Final = 256
 
@@ -55,6 +58,8 @@ class Remembered:
 
     def put(self, rule: str, key: Key, answer: Answer) -> None:
         """Remember the answer to the last question about `rule` and `key`."""
+        if len(answer.body) + sum(len(name) + len(value) for name, value in answer.headers) > MAX_ANSWER_BYTES:
+            answer = replace(answer, body=b"", headers=())
         self._answers[rule, key] = answer
         self._answers.move_to_end((rule, key))
         if len(self._answers) > self._most:

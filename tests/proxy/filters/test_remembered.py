@@ -60,3 +60,9 @@ def test_the_least_recently_used_answer_is_forgotten() -> None:
     found.put("r", ("a",), no)
     assert found.get("r", ("a",)) is no
     assert len(found) == 2
+
+
+def test_long_denials_are_remembered_without_what_they_said() -> None:
+    found = Remembered()
+    found.put("r", (), Answer(False, status=429, headers=((b"x", b"y"),), body=b"a" * 2000))
+    assert found.get("r", ()) == Answer(False, status=429)
