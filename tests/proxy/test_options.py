@@ -20,6 +20,11 @@ def test_a_bootstrap_binds_its_own_listeners() -> None:
     assert parse(["--config", "a.yaml", "--listen", "1"]).listen == 1
 
 
+def test_a_gateway_binds_what_it_is_sent() -> None:
+    options = parse(["--gateway", "--discovery", "pilot:15012"])
+    assert (options.gateway, options.listen) == (True, None)
+
+
 def test_hosts_and_ports() -> None:
     assert parse(["--discovery", "[fd00::1]:15012"]).discovery == ("fd00::1", 15012)
     assert parse(["--discovery", "pilot:15012"]).discovery == ("pilot", 15012)
@@ -31,6 +36,9 @@ def test_hosts_and_ports() -> None:
     [
         (["--config", "a", "--discovery", "b:1"], "exclude each other"),
         (["--agent"], "--agent needs --discovery"),
+        (["--gateway"], "--gateway needs --discovery"),
+        (["--gateway", "--discovery", "a:1", "--listen", "1"], "leave out --listen"),
+        (["--gateway", "--discovery", "a:1", "--agent"], "and --agent"),
         (["--validate"], "--validate checks a --config FILE"),
         (["x"], "unexpected arguments: x"),
         (["--listen", "70000"], "'70000' is not a port (0 to 65535)"),

@@ -127,7 +127,14 @@ async def envoy(folder: Path, port: int, api: str) -> AsyncIterator[None]:
     """A real Envoy that takes everything from pilot."""
     config = folder / "envoy.json"
     config.write_text(json.dumps(bootstrap(port, api)))
-    with (folder / "envoy.log").open("wb") as log:
+    async with running(config):
+        yield
+
+
+@asynccontextmanager
+async def running(config: Path) -> AsyncIterator[None]:
+    """A real Envoy with this bootstrap."""
+    with config.with_suffix(".log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             ENVOY, "-c", config, "--disable-hot-restart", "--concurrency", "1", stdout=log, stderr=log
         )

@@ -8,6 +8,7 @@ import grpc
 import grpc.aio
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from envoy.service.discovery.v3.discovery_pb2 import (
     DeltaDiscoveryRequest,
     DeltaDiscoveryResponse,
@@ -143,7 +144,7 @@ async def test_types_that_pilot_does_not_serve_are_passed_over(pilot: Pilot) -> 
     """Counted, and no reason to end the stream."""
     pilot.feed.put(clusters("a"))
     async with stream(pilot) as call:
-        await say(call, type_url=SECRET, node=node_message())
+        await say(call, type_url="type.googleapis.com/envoy.service.runtime.v3.Runtime", node=node_message())
         await say(call, type_url=CLUSTER)
         await hear(call)
         assert pilot.metrics.counted("pilot_xds_unknown_types") == 1
@@ -248,6 +249,17 @@ async def test_a_node_must_be_the_one_that_was_proved(account: str, code: grpc.S
             status = await ended(call)
             assert status[0] == code
             assert "proved to be spiffe://cluster.local/ns/default/sa/reviews" in status[1]
+
+
+@pytest.mark.parametrize("proved", [True, False], ids=["proved", "anybody"])
+async def test_secrets_are_for_those_who_have_proved_who_they_are(*, proved: bool) -> None:
+    """On the plaintext port everybody may say that they are the gateway."""
+    identity = Identity("cluster.local", "default", "reviews") if proved else None
+    async with serving(lambda _: Origin("10.244.0.7:4000", identity)) as pilot, stream(pilot) as call:
+        pilot.feed.put({SECRET: {"kubernetes://web": Secret(name="kubernetes://web")}})
+        await say(call, type_url=SECRET, resource_names=["kubernetes://web"], node=node_message())
+        response = await hear(call)
+        assert len(response.resources) == int(proved)
 
 
 async def test_a_caller_without_proof_is_refused() -> None:
