@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import grpc
@@ -175,8 +175,11 @@ def situation(path: str, status: int) -> Situation:
     return Situation(path, status, path, "POST", "Any.test:80", HEADERS, b"abc")
 
 
-def test_both_ask_the_same(sides: Sides, server: Server) -> None:
+@pytest.mark.parametrize("forwarded", ["", "203.0.113.7", "203.0.113.7, 198.51.100.3", "nonsense"])
+def test_both_ask_the_same(forwarded: str, sides: Sides, server: Server) -> None:
     asked = situation("/b/allowed?x=y", 200)
+    if forwarded:
+        asked = replace(asked, name=f"for {forwarded}", headers=(*HEADERS, ("x-forwarded-for", forwarded)))
     for side in sides:
         assert side.ask(asked).status == 200
     envoy, pymesh = (told(server.heard[f"{side.name} {asked.name}"]) for side in sides)
@@ -186,7 +189,6 @@ def test_both_ask_the_same(sides: Sides, server: Server) -> None:
 def told(request: CheckRequest) -> dict[str, object]:
     """The question, without what differs between any two requests."""
     attributes = request.attributes
-    assert attributes.source.address.socket_address.port_value
     assert attributes.destination.address.socket_address.port_value
     attributes.source.address.socket_address.port_value = 0
     attributes.destination.address.socket_address.port_value = 0

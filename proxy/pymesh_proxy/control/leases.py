@@ -57,7 +57,7 @@ class Leases:
 
     Attributes:
         node: our xDS node id.
-        timeout: seconds for an answer to count.
+        timeout: seconds for an answer to count; the longest of those that filters in force give it.
         rules: those in force, by name.
     """
 
@@ -84,6 +84,7 @@ class Leases:
     def begin(self) -> None:
         """A configuration comes into force: `add` names its rules, then `settle`."""
         self.rules = {}
+        self.timeout = 0.0
 
     def add(self, settings: SlotSettings) -> SlotRule:
         """The rule, as it is to be from now on; what it has in use stays."""

@@ -35,7 +35,6 @@ class PolicyClient:
         self.away = ""
         self.channel = ClusterChannel(home, cluster)
         self.leases = Leases(home, self.channel, metrics, node)
-        self.timeout = 0.0
         self._home = home
         self._metrics = metrics
         self._probe: asyncio.Task[None] | None = None
@@ -87,7 +86,7 @@ class PolicyClient:
                 if self.clock() - begun >= PROBE_TIMEOUT:
                     self.channel.renew()
                 continue
-            if self.clock() - begun <= self.timeout:
+            if self.clock() - begun <= self.leases.timeout:
                 self.away = ""
         log.info("policy service %s: back", self.channel.cluster_name)
         self._probe = None
@@ -173,7 +172,7 @@ class FilterServices:
             client = PolicyClient(self._home, cluster, self._metrics, lambda: self.node)
             self.policies[cluster] = client
         self._asked.add(client)
-        client.timeout = client.leases.timeout = timeout
+        client.leases.timeout = max(client.leases.timeout, timeout)
         return client
 
     def authorization(self, cluster: str) -> AuthorizationClient:
