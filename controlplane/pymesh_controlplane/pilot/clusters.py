@@ -139,7 +139,7 @@ def _cluster(name: str, service: Service, variant: Variant, *, http: bool) -> _C
         cluster.dns_lookup_family = _Cluster.V4_ONLY
         cluster.load_assignment.CopyFrom(endpoints.assignment(name, variant.members))
     _limits(cluster, policy.connection_pool)
-    if _is_system_grpc(service, variant.name.port):
+    if _is_grpc(service, variant.name.port):
         _speak_http2(cluster)
     else:
         _http_options(cluster, policy.connection_pool)
@@ -208,10 +208,15 @@ def _limit(value: int | None) -> UInt32Value:
     return UInt32Value(value=value or UNLIMITED)  # 0 means "no limit", as in Istio
 
 
+def _is_grpc(service: Service, number: int) -> bool:
+    """Whether gRPC is spoken there: by apps, whose bytes pass opaque, or by proxies, as to a collector of traces."""
+    port = service.port(number)
+    return port is not None and port.protocol is Protocol.TCP and port.name.startswith("grpc")
+
+
 def _is_system_grpc(service: Service, number: int) -> bool:
     """Whether it is a gRPC service of the mesh itself: proxies call it, and carry nobody's requests to it."""
-    port = service.port(number)
-    return service.namespace == names.SYSTEM_NAMESPACE and port is not None and port.name.startswith("grpc")
+    return service.namespace == names.SYSTEM_NAMESPACE and _is_grpc(service, number)
 
 
 def _speak_http2(cluster: _Cluster) -> None:

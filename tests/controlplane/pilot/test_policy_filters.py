@@ -13,6 +13,7 @@ from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpPro
 from google.protobuf import json_format
 from xds.type.v3.typed_struct_pb2 import TypedStruct
 
+from pymesh import names
 from pymesh.xds import types
 from pymesh.xds.check import check
 from tests.controlplane.pilot.worlds import BOOKINFO, resources_for, sidecar, world_of
@@ -130,7 +131,7 @@ def test_another_proxy_asks_as_envoy_does() -> None:
 
 
 def test_the_policy_service_is_spoken_to_in_http2_and_by_its_identity() -> None:
-    """Its pages are not, and nor is anyone's own gRPC service: that is carried as opaque bytes."""
+    """Its pages are not. Anyone's own gRPC service is, but it is the mesh's TLS that sidecars speak to each other."""
     own = SERVICE.replace("pymesh-system", "default")
     clusters = resources_for(sidecar(), world_of(BOOKINFO + SERVICE + own))[types.CLUSTER]
     cluster = clusters[POLICY]
@@ -139,5 +140,9 @@ def test_the_policy_service_is_spoken_to_in_http2_and_by_its_identity() -> None:
     assert HttpProtocolOptions.FromString(options.value).explicit_http_config.HasField("http2_protocol_options")
     mesh = UpstreamTlsContext.FromString(cluster.transport_socket_matches[0].transport_socket.typed_config.value)
     assert list(mesh.common_tls_context.alpn_protocols) == ["h2"]
-    for name in (POLICY.replace("9091", "80"), POLICY.replace("pymesh-system", "default")):
-        assert not clusters[name].typed_extension_protocol_options
+    assert not clusters[POLICY.replace("9091", "80")].typed_extension_protocol_options
+    theirs = clusters[POLICY.replace("pymesh-system", "default")]
+    assert isinstance(theirs, Cluster)
+    assert theirs.typed_extension_protocol_options == cluster.typed_extension_protocol_options
+    mesh = UpstreamTlsContext.FromString(theirs.transport_socket_matches[0].transport_socket.typed_config.value)
+    assert list(mesh.common_tls_context.alpn_protocols) == list(names.ALPN_MESH_TCP)
