@@ -139,6 +139,9 @@ class TlsFrontend:
             self._metrics.count("controlplane_tls_refused", "handshake")
             log.debug("TLS handshake failed: %s", error)
             return None
+        except asyncio.CancelledError:
+            accepted.close()  # nobody else would: there is no transport yet
+            raise
         return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str) -> None:

@@ -63,8 +63,8 @@ class Desk:
         """Take the report of a sidecar; `new` if it is the first of a stream."""
         sidecar = self.sidecars.get(name)
         if sidecar is None or new:
-            for book in self.books.values():
-                book.reconnected(name)
+            # Its grants are to be decided anew even if it reports what it reported before.
+            self._changed |= {rule for rule, book in self.books.items() if book.reconnected(name)}
             sidecar = Sidecar(account, request, rules=sidecar.rules if sidecar is not None else frozenset())
             self.sidecars[name] = sidecar
         sidecar.account, sidecar.request = account, request

@@ -22,7 +22,7 @@ from pymesh import names, policy_api
 from pymesh.identity import Identity
 from pymesh.policy_api import LeaseRequest
 from pymesh_controlplane.pilot.model import World
-from pymesh_controlplane.pilot.server import Authenticate, RequestBudget, ServerContext, StreamError
+from pymesh_controlplane.pilot.server import Authenticate, Origin, RequestBudget, ServerContext, StreamError
 from pymesh_controlplane.pilot.status import Json
 from pymesh_controlplane.policy import checks, pages
 from pymesh_controlplane.policy.checks import Limits
@@ -91,17 +91,21 @@ class PolicyService:
         """The gRPC services, for callers whom `authenticate` tells. Messages stay bytes: garbage is ours to refuse."""
 
         async def check(data: bytes, context: ServerContext) -> bytes:
+            origin = Origin(context.peer())
             try:
-                return self._check(data, _identity(authenticate, context))
+                origin = authenticate(context)
+                return self._check(data, _identity(origin))
             except StreamError as error:
-                self._refuse(error, context)
+                self._refuse(error, origin)
                 await context.abort(error.code, str(error))
 
         async def hold(_: object, context: ServerContext) -> None:
+            origin = Origin(context.peer())
             try:
-                await self._hold(context, _identity(authenticate, context))
+                origin = authenticate(context)
+                await self._hold(context, _identity(origin))
             except StreamError as error:
-                self._refuse(error, context)
+                self._refuse(error, origin)
                 await context.abort(error.code, str(error))
 
         return (
@@ -267,13 +271,12 @@ class PolicyService:
             raise StreamError(grpc.StatusCode.UNAVAILABLE, "the rules have not been read yet", "starting")
         return self._rules
 
-    def _refuse(self, error: StreamError, context: ServerContext) -> None:
+    def _refuse(self, error: StreamError, origin: Origin) -> None:
         self.counts.refused[error.reason] += 1
-        log.warning("%s: refused: %s", context.peer(), error)
+        log.warning("%s (%s) was refused: %s", origin.address, origin.identity or "not known", error)
 
 
-def _identity(authenticate: Authenticate, context: ServerContext) -> Identity:
-    origin = authenticate(context)
+def _identity(origin: Origin) -> Identity:
     if origin.identity is None:
         raise StreamError(grpc.StatusCode.UNAUTHENTICATED, "show a certificate of this mesh", "unauthenticated")
     return origin.identity

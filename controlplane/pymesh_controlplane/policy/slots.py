@@ -105,11 +105,13 @@ class Book:
         holder.unseen[nonce] = holder.grant
         return holder.grant
 
-    def reconnected(self, name: str) -> None:
-        """A sidecar that was here has opened a new stream: its next report says all that it has."""
-        if (holder := self.holders.get(name)) is not None:
+    def reconnected(self, name: str) -> bool:
+        """A sidecar has opened a new stream: its next report says all that it has. Whether it was here before."""
+        holder = self.holders.get(name)
+        if holder is not None:
             # Nonces begin anew. What it was granted before counts until the report, which `report` then replaces.
             holder.held, holder.grant, holder.unseen = holder.charge, 0, {}
+        return holder is not None
 
     def leave(self, name: str, until: float | None) -> None:
         """A sidecar's stream has ended; its slots are released at `until`, or now if that is None."""

@@ -87,6 +87,14 @@ def test_a_sidecar_that_comes_back_brings_what_it_holds() -> None:
     assert at.respond("b.default").grants[0].slots == 4
 
 
+def test_a_sidecar_that_comes_back_with_what_it_had_goes_on_with_it() -> None:
+    """The same numbers on a new stream."""
+    at = desk()
+    ask(at, "a.default", wanted=3, new=True)
+    ask(at, "a.default", held=10, wanted=3, seen=1)
+    assert ask(at, "a.default", held=10, wanted=3, new=True) == (10, "")
+
+
 def test_slots_of_a_sidecar_that_does_not_come_back_are_free_after_a_while() -> None:
     """Those of one that said goodbye at once."""
     at = desk()
