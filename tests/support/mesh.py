@@ -15,15 +15,18 @@ PATIENCE = 60.0
 
 
 class Mesh:
-    """A mesh named `name`, up for as long as the `with` block runs."""
+    """A mesh named `name`, up for as long as the `with` block runs; `without` some parts, separated by commas."""
 
-    def __init__(self, name: str, *manifests: Path) -> None:
+    def __init__(self, name: str, *manifests: Path, without: str = "") -> None:
         self.name = name
+        self._without = without
         self._manifests = manifests
 
     def __enter__(self) -> Self:
         self.run("down", check=False)
-        self.run("up", *[argument for path in self._manifests for argument in ("-f", str(path))])
+        self.run(
+            "up", "--without", self._without, *[argument for path in self._manifests for argument in ("-f", str(path))]
+        )
         return self
 
     def __exit__(self, *_: object) -> None:

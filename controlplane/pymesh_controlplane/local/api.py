@@ -39,7 +39,7 @@ from pymesh.resources.resource import Key
 from pymesh_controlplane.local.judge import Text
 from pymesh_controlplane.local.store import MAX_APPLY, ChangedError, RefusedError
 from pymesh_controlplane.local.supervisor import AbsentError, Supervisor
-from pymesh_controlplane.local.system import CONTROL_PLANE
+from pymesh_controlplane.local.system import CONFIG_MOUNT, CONTROL_PLANE
 
 # Seconds that requests under way have to end when the supervisor does.
 GRACE = 2
@@ -139,7 +139,10 @@ def _asked_of_others(supervisor: Supervisor) -> list[Route]:
         return Response(await supervisor.ask(CONTROL_PLANE, "/debug/syncz"), media_type="application/json")
 
     async def configz(_: Request) -> Response:
-        return Response(await supervisor.ask(CONTROL_PLANE, "/debug/configz"), media_type="application/json")
+        page = await supervisor.ask(CONTROL_PLANE, "/debug/configz")
+        # Files are named as pilot's pod sees them; whoever reads this looks for them on the machine.
+        page = page.replace(f"{CONFIG_MOUNT}/".encode(), f"{supervisor.state.config}/".encode())
+        return Response(page, media_type="application/json")
 
     async def telemetry(request: Request) -> Response:
         page = request.path_params["page"]

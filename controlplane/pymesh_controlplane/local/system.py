@@ -24,6 +24,8 @@ SERVICE: Final = "pilot"
 PARTS: Final = (*COMPONENTS, *GATEWAYS)
 
 _HOME: Final = "/var/lib/pymesh"
+# Where the parts find what they watch.
+CONFIG_MOUNT: Final = f"{_HOME}/config"
 
 Document = dict[str, Any]
 
@@ -60,7 +62,7 @@ def manifests(state: State, running: list[str]) -> list[Document]:
 
 def _control_plane(state: State, running: list[str]) -> list[Document]:
     ports = {"xds": names.PORT_XDS_PLAINTEXT, "xds-tls": names.PORT_XDS_TLS, "http": names.PORT_PILOT_HTTP}
-    command = [CONTROL_PLANE, "--components", ",".join(running), "--config-dir", f"{_HOME}/config"]
+    command = [CONTROL_PLANE, "--components", ",".join(running), "--config-dir", CONFIG_MOUNT]
     directories = {"config": state.config, "citadel": state.citadel, "shared": state.shared}
     if "pilot" in running:
         command += ["--state-dir", f"{_HOME}/last-good"]
@@ -92,7 +94,7 @@ def _on_mesh_port(state: State, name: str) -> list[Document]:
         {"name": "istiod-ca-cert", "mountPath": posixpath.dirname(names.ROOT_CERT_PATH), "readOnly": True},
     ]
     if name == "policy":
-        command += ["--config-dir", f"{_HOME}/config", "--state-dir", f"{_HOME}/last-good"]
+        command += ["--config-dir", CONFIG_MOUNT, "--state-dir", f"{_HOME}/last-good"]
         # All of the configuration but the Secrets: they are none of its business.
         directories = {
             "applied": ("config/applied", state.applied),

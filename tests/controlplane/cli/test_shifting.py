@@ -168,7 +168,7 @@ def test_who_gets_all_already_needs_no_shift() -> None:
         (
             PLAIN + virtual(f"{{match: [{{headers: {{tester: {{exact: 'yes'}}}}}}], route: [{to('v1')}]}}"),
             ("shop", "default", "v2"),
-            "every route to shop.default.svc.cluster.local is for some callers only: VirtualService default/shop spec.h",
+            "every route to shop.default.svc.cluster.local is for some callers only: VirtualService default/shop",
         ),
         (
             PLAIN + virtual("{redirect: {uri: /}}"),
