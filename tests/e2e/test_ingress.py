@@ -75,10 +75,14 @@ class Edge:
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
         return Answer(int(lines[0].split()[1]) if lines else 0, headers, body)
 
-    def issue(self, name: str) -> Issued:
-        """A new certificate for `<name>.example.com`, in force as the Secret `name`."""
+    def secret(self, name: str) -> str:
+        """The Secret `name` with a new certificate for `<name>.example.com`."""
         self.issued[name] = self.authority.issue(dns=(f"{name}.example.com",))
-        self.mesh.apply(tls_secret(self.issued[name], name, self.authority.root if name == "members" else b""))
+        return tls_secret(self.issued[name], name, self.authority.root if name == "members" else b"")
+
+    def issue(self, name: str) -> Issued:
+        """A new certificate for `<name>.example.com`, in force."""
+        self.mesh.apply(self.secret(name))
         return self.issued[name]
 
     def connect(self, host: str) -> ssl.SSLSocket:
@@ -99,12 +103,11 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     folder = tmp_path_factory.mktemp("ingress")
     authority = Authority("the outside")
     (folder / "root.pem").write_bytes(authority.root)
-    with Mesh("ingress", MANIFEST, without="egress,telemetry") as mesh:
-        found = Edge(mesh, folder, authority)
-        for name in ("www", "shop", "members"):
-            found.issue(name)
-        for name in ("www", "shop"):
-            answers(found, f"https://{name}.example.com/")
+    secrets = folder / "secrets.yaml"
+    found = Edge(Mesh("ingress", MANIFEST, secrets, without="egress,telemetry"), folder, authority)
+    secrets.write_text("".join(found.secret(name) for name in ("www", "shop", "members")))
+    with found.mesh:
+        answers(found, "https://www.example.com/")
         yield found
 
 

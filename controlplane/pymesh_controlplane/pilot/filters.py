@@ -17,6 +17,9 @@ HTTP_FILTER: Final = "envoy.filters.network.http_connection_manager"
 TCP_FILTER: Final = "envoy.filters.network.tcp_proxy"
 ROUTER: Final = "envoy.filters.http.router"
 
+# Seconds for a client from outside to send the head of a request: who takes longer holds a connection for nothing.
+HEAD_TIMEOUT: Final = 15.0
+
 _Manager = http_connection_manager_pb2.HttpConnectionManager
 
 
@@ -87,6 +90,7 @@ def gateway_http(
     manager.rds.config_source.CopyFrom(ads())
     manager.use_remote_address.value = True
     manager.preserve_external_request_id = of_the_mesh
+    manager.request_headers_timeout.CopyFrom(duration(HEAD_TIMEOUT))
     manager.forward_client_cert_details = _Manager.SANITIZE_SET if mutual else _Manager.SANITIZE
     if mutual:
         manager.set_current_client_cert_details.subject.value = True
