@@ -47,8 +47,8 @@ class Record:
 
     @property
     def gateway(self) -> bool:
-        """Whether it came to a gateway and went on from there."""
-        return bool(self.fields["direction"] == "gateway")
+        """Whether it came to a gateway and went on from there: no app sent it, and nothing redirected it."""
+        return not self.inbound and not self.fields["original_destination"]
 
     @property
     def place(self) -> tuple[str, str]:

@@ -125,7 +125,7 @@ def journey(request_id: _RequestId, mesh: _Mesh = "default", output_format: _Out
     local = LocalMesh(mesh)
     found = records.of_request(local, request_id)
     if found.source == "sidecars":
-        sys.stderr.write(f"{found.why}: asked the sidecars, which remember their last requests\n")
+        sys.stderr.write(f"{found.why}; asked the sidecars, which remember their last requests\n")
     if not found.records:
         raise MeshError(
             f"no proxy has a record of {printable(request_id)}: only the newest are kept, and of requests that passed "

@@ -185,13 +185,13 @@ class Supervisor:
         """
         runner = self.pod(names.SYSTEM_NAMESPACE, pod)
         if runner is None:
-            raise AbsentError(f"this mesh runs without {pod}")
+            raise AbsentError(f"this mesh runs without {pod} (pymesh up starts it, unless --without leaves it out)")
         try:
             async with asyncio.timeout(ASK_TIMEOUT):
                 sock = self._network.socket(socket.SOCK_STREAM)
                 status, body = await http.get(sock, (runner.facts.ip, names.PORT_PILOT_HTTP), path, limit=MAX_ANSWER)
         except (OSError, TimeoutError) as error:
-            why = error or f"no answer within {ASK_TIMEOUT:g} s"
+            why = str(error) or f"no answer within {ASK_TIMEOUT:g} s"
             raise MeshError(f"{pod} does not answer: {why}; pymesh logs {pod} may say why") from None
         if status != 200:
             text = body[:MAX_REASON].decode(errors="replace").strip()

@@ -23,7 +23,7 @@ def record(pod: str, direction: str, wall: float, **fields: Any) -> Record:
         direction,
         remote=fields.pop("downstream_remote", ""),
         local=fields.pop("downstream_local", "127.0.0.1:15001"),
-        original=fields.pop("original_destination", ""),
+        original=fields.pop("original_destination", "10.96.0.1:80" if direction == "outbound" else ""),
         peer=fields.pop("peer", ""),
         own=fields.pop("own", ""),
     )
@@ -152,8 +152,9 @@ def through_gateways() -> list[Record]:
     """Somebody from outside asks for the shop; the app asks an external service, through the egress gateway."""
     return [
         record(
-            "ingressgateway", "gateway", 1.0, path="/", authority="shop.example.com",
-            downstream_remote="127.0.0.1:5000", downstream_local=f"{INGRESS}:8080", endpoint=f"{PRODUCTPAGE}:9080",
+            "ingressgateway", "outbound", 1.0, path="/", authority="shop.example.com",
+            original_destination="", downstream_remote="127.0.0.1:5000", downstream_local=f"{INGRESS}:8080",
+            endpoint=f"{PRODUCTPAGE}:9080",
             upstream_local=f"{INGRESS}:5001", upstream_peer=f"{SA}bookinfo-productpage",
         ),
         record(
@@ -166,8 +167,8 @@ def through_gateways() -> list[Record]:
             original_destination="240.240.0.1:80", endpoint=f"{EGRESS}:8080", upstream_local=f"{PRODUCTPAGE}:5002",
         ),
         record(
-            "egressgateway", "gateway", 1.3, path="/x", authority="api.example.com",
-            downstream_remote=f"{PRODUCTPAGE}:5002", downstream_local=f"{EGRESS}:8080",
+            "egressgateway", "outbound", 1.3, path="/x", authority="api.example.com",
+            original_destination="", downstream_remote=f"{PRODUCTPAGE}:5002", downstream_local=f"{EGRESS}:8080",
             peer=f"{SA}bookinfo-productpage", endpoint=f"{OUTSIDE}:80", upstream_local=f"{EGRESS}:5003",
         ),
     ]  # fmt: skip

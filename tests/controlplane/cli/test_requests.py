@@ -62,7 +62,7 @@ def test_what_a_client_wrote_does_not_command_the_terminal() -> None:
 
 def test_the_story_begins_with_the_whole_and_ends_with_what_is_missing() -> None:
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
-    call = record(http_entry(TO_V1), trace_id=trace, endpoint="10.244.0.8:9080")
+    call = record(http_entry(TO_V1), trace_id=trace, endpoint="10.244.0.8:9080", original_destination="x")
     lines = [line.plain for line in story("r1", join([Record("productpage-v1-0", call)]), PODS)]
     assert lines[0] == f"request r1  began 2023-11-14T22:13:20.000Z  took 12.0 ms  trace {trace}"
     assert lines[1].startswith("productpage-v1-0 ▶ ")
