@@ -33,8 +33,8 @@ This page is generated from the table in `pymesh/xds/support.py` that drives the
   `weight / (active + 1)`.
 - **Warming.** A listener or cluster is in force at once, also while its routes or endpoints have not arrived; requests
   get 404 or 503 until then.
-- **External authorization.** `request.http.id` is the x-request-id; Envoy's is a number that nothing else knows. A header
-  of a denial with `append` is in the answer, too.
+- **External authorization.** `request.http.id` is the x-request-id; Envoy's is a number that nothing else knows. A
+  header of a denial with `append` is in the answer, too.
 - **YAML** is read in the core schema of YAML 1.2: booleans are `true` and `false`; a key given twice is an error.
 
 Regular expressions are RE2, as in Envoy, and match the whole value.

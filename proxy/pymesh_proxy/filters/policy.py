@@ -95,19 +95,19 @@ class PolicyFilter:
     async def _ask(self, context: RequestContext, first: int) -> Verdict:
         """Wait for a slot of rule number `first`, then go on with the next; all of it within the one timeout."""
         record = context.record
-        until = self._until()
-        for rule in self._slots[first:]:
-            if not rule.take(record):
-                refusal = rule.refusal() or await self._wait(rule, record, until)
-                if refusal is not None:
-                    return _no_slot(rule, refusal, record)
-            _note(record, rule.note())
-        return await self._check(context, until) if self._checks else None
-
-    def _until(self) -> float:
-        """When the request has waited for long enough."""
         assert self._service is not None
-        return self._service.clock() + self.settings.timeout
+        clock = self._service.clock
+        until = clock() + self.settings.timeout
+        for rule in self._slots[first:]:
+            if rule.take(record):
+                _note(record, rule.note())
+                continue
+            begun = clock()
+            refusal = rule.refusal() or await self._wait(rule, record, until)
+            if refusal is not None:
+                return _no_slot(rule, refusal, record)
+            _note(record, f"{rule.note()}, asked, {(clock() - begun) * 1000:.1f} ms")
+        return await self._check(context, until) if self._checks else None
 
     async def _wait(self, rule: SlotRule, record: RequestRecord, until: float) -> Refusal | None:
         service = self._service

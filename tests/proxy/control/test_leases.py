@@ -122,6 +122,7 @@ async def site(peer: PolicyPeer, *filters: Json, **action: object) -> AsyncItera
 
 async def test_as_many_requests_as_slots_get_in_and_the_next_is_told_the_rule(peer: PolicyPeer) -> None:
     async with site(peer) as here:
+        await here.connected()
         first, served = await here.inside()
         second, _ = await here.inside()
         status, head, body = await here.answered()

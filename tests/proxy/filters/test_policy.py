@@ -77,7 +77,9 @@ async def test_all_that_a_request_waits_for_shares_one_timeout() -> None:
     asked = context()
     assert await verdict(new(service), asked) is None
     assert service.within == pytest.approx([0.2, 0.15, 0.1])
-    assert asked.record.notes[NOTE] == "a: slot 1 of 9; b: slot 1 of 9; c: allowed, asked, 0.0 ms"
+    assert asked.record.notes[NOTE] == (
+        "a: slot 1 of 9, asked, 50.0 ms; b: slot 1 of 9, asked, 50.0 ms; c: allowed, asked, 0.0 ms"
+    )
 
 
 async def test_a_request_that_has_waited_for_long_enough_is_not_asked_about() -> None:
