@@ -97,6 +97,11 @@ class Parsed:
         return any(refused.key is None for refused in self.refused)
 
 
+def kinds() -> list[str]:
+    """The kinds that are read, as they are written in `kind:`."""
+    return sorted(kind for _, kind in _KINDS)
+
+
 def parse(text: str, file: str, namespace: str = DEFAULT_NAMESPACE) -> Parsed:
     """All resources in `text`, YAML or JSON; documents of kind List are taken apart.
 

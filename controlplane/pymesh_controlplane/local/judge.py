@@ -17,6 +17,7 @@ from pymesh.resources.istio import ServiceEntry
 from pymesh.resources.parse import parse
 from pymesh.resources.resource import Key, Resource, holds
 from pymesh_controlplane.galley import check as galley
+from pymesh_controlplane.galley import references
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.injector.inject import inject_document
 from pymesh_controlplane.local import podcheck, podspec, services
@@ -133,7 +134,8 @@ def wrong_without(keys: Collection[Key], in_force: Mapping[Key, Applied]) -> lis
     before = {key: applied.resource for key, applied in in_force.items()}
     left = {key: resource for key, resource in before.items() if key not in keys}
     known = set(_errors(left.values(), before))
-    return [problem for problem in _errors(left.values(), left) if problem not in known]
+    wrong = [problem for problem in _errors(left.values(), left) if problem not in known]
+    return wrong + references.missed([key for key in keys if key in before], left.values())
 
 
 def _errors(resources: Iterable[Resource[object]], all_of_them: Mapping[Key, Resource[object]]) -> list[Problem]:

@@ -99,6 +99,35 @@ def test_what_others_name_is_not_deleted(key: Key, named_by: list[str], tmp_path
         assert (f": {name}: spec." in text) is (name in named_by)
 
 
+SECURE = """
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: secure}
+spec:
+  selector: {istio: ingressgateway}
+  servers: [{port: {number: 443, name: https, protocol: HTTPS}, hosts: ['*'], tls: {mode: SIMPLE, credentialName: web}}]
+"""
+SECRET = "\n{apiVersion: v1, kind: Secret, metadata: {name: web, namespace: pymesh-system}, type: Opaque}\n"
+LIMIT = """
+apiVersion: policy.pymesh.io/v1alpha1
+kind: RateLimit
+metadata: {name: calm}
+spec: {targetRefs: [{kind: Service, name: reviews}], requests: 10, per: Second}
+"""
+
+
+def test_what_is_only_named_is_not_deleted_either(tmp_path: Path) -> None:
+    """A Gateway without its Secret and a limit without its Service may be right, but hardly are when it is deleted."""
+    found = store(tmp_path, SERVICE, SECURE, SECRET, LIMIT)
+    with pytest.raises(
+        InUseError, match=r"Gateway default/secure: spec.servers\[0\].tls.credentialName: error: names"
+    ):
+        found.refuse_if_named([Key("Secret", "pymesh-system", "web")])
+    with pytest.raises(InUseError, match=r"RateLimit default/calm: spec.targetRefs\[0\].name: error: names Service"):
+        found.refuse_if_named([Key("Service", "default", "reviews")])
+    found.refuse_if_named(list(found.items))
+
+
 def test_whoever_names_it_may_go_with_it_and_what_nobody_names_may_go(tmp_path: Path) -> None:
     found = store(tmp_path, SERVICE, RULE, ROUTE, EDGE, ENTERING)
     found.refuse_if_named([Key("VirtualService", "default", "reviews")])
