@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
+from pymesh import access_log_formats
 from pymesh.errors import ConfigError
 from pymesh.resources import check
 from pymesh.resources.documents import Document, documents
@@ -238,14 +239,30 @@ def _inconsistent(config: MeshConfig) -> Iterable[ConfigError]:
             yield ConfigError(sentence, path=path)
         elif index:
             yield ConfigError("spans go to one provider only: remove this one", path=path)
-    if config.access_log_format and config.access_log_encoding == "JSON":
+    yield from _access_log_problems(config)
+
+
+def _access_log_problems(config: MeshConfig) -> Iterable[ConfigError]:
+    """What no proxy could make a line of: every one would refuse its listeners for it."""
+    path = "accessLogFormat"
+    if config.access_log_encoding == "TEXT":
+        yield from _format_problems(config.access_log_format, path)
+    elif config.access_log_format:
         try:
             fields = json.loads(config.access_log_format)
         except ValueError as error:
             sentence = f"with accessLogEncoding JSON this is a JSON object, and it is not JSON: {error}"
-            yield ConfigError(sentence, path="accessLogFormat")
-        else:
-            if not isinstance(fields, dict) or not all(isinstance(value, str) for value in fields.values()):
-                yield ConfigError(
-                    'write a JSON object of texts, as in {"path": "%REQ(:PATH)%"}', path="accessLogFormat"
-                )
+            yield ConfigError(sentence, path=path)
+            return
+        if not isinstance(fields, dict) or not all(isinstance(value, str) for value in fields.values()):
+            yield ConfigError('write a JSON object of texts, as in {"path": "%REQ(:PATH)%"}', path=path)
+            return
+        for text in fields.values():
+            yield from _format_problems(text, path)
+
+
+def _format_problems(text: str, path: str) -> Iterable[ConfigError]:
+    try:
+        access_log_formats.parse_format(text)
+    except ConfigError as error:
+        yield ConfigError(error.problem, path=path)

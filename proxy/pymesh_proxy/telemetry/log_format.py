@@ -20,6 +20,7 @@ from ipaddress import ip_address
 from time import gmtime, strftime
 from typing import Final, TypeAlias
 
+from pymesh.access_log_formats import Command, header_names, parse_format
 from pymesh.errors import ConfigError
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.errors import Flag
@@ -86,55 +87,18 @@ def decode_value(value: bytes) -> str:
         return value.decode("latin-1")
 
 
-# --- Parsing ----------------------------------------------------------------------------------------------------------
-
-_OPERATOR: Final = re.compile(r"%(?P<name>[A-Z][A-Z0-9_]*)(?:\((?P<argument>.*?)\))?(?::(?P<length>[0-9]{1,9}))?%")
-_HEADER_NAME: Final = re.compile(r":?[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+# --- Operators --------------------------------------------------------------------------------------------------------
 
 
 def _parts(text: str) -> list[str | Operator]:
     """Literal texts and operators, in order."""
-    parts: list[str | Operator] = []
-    literal = ""
-    position = 0
-    while position < len(text):
-        if text[position] != "%":
-            end = text.find("%", position)
-            end = len(text) if end < 0 else end
-            literal += text[position:end]
-        elif text.startswith("%%", position):
-            literal += "%"
-            end = position + 2
-        else:
-            match = _OPERATOR.match(text, position)
-            if match is None:
-                raise ConfigError(f"{_at(position)}: no operator begins with this %; write %% for a percent sign")
-            if literal:
-                parts.append(literal)
-                literal = ""
-            parts.append(_operator(match, _at(position)))
-            end = match.end()
-        position = end
-    if literal:
-        parts.append(literal)
-    return parts
+    return [part if isinstance(part, str) else _operator(part) for part in parse_format(text)]
 
 
-def _at(position: int) -> str:
-    return f"access log format, character {position + 1}"
-
-
-def _operator(match: re.Match[str], where: str) -> Operator:
-    name, argument, length = match["name"], match["argument"], match["length"]
-    operator = _OPERATORS.get(name)
-    if operator is not None:
-        if argument is not None:
-            raise ConfigError(f"{where}: %{name}% takes nothing in parentheses")
-    elif (maker := _MAKERS.get(name)) is not None:
-        operator = maker(argument or "", f"{where}: %{name}%")
-    else:
-        raise ConfigError(f"{where}: unknown operator %{name}%; known are {', '.join(sorted(_MAKERS | _OPERATORS))}")
-    return operator if length is None else _shortened(operator, int(length))
+def _operator(command: Command) -> Operator:
+    maker = _MAKERS.get(command.name)
+    operator = _OPERATORS[command.name] if maker is None else maker(command.argument)
+    return operator if command.length is None else _shortened(operator, command.length)
 
 
 def _shortened(operator: Operator, length: int) -> Operator:
@@ -148,20 +112,13 @@ def _shortened(operator: Operator, length: int) -> Operator:
 # --- Operators with an argument: makers of functions ------------------------------------------------------------------
 
 
-def _header_names(argument: str, where: str) -> list[str]:
-    names = argument.lower().split("?")
-    if len(names) > 2 or not all(_HEADER_NAME.fullmatch(name) for name in names):
-        raise ConfigError(f"{where} takes a header name, or two with a ? between them, in parentheses")
-    return names
-
-
-def _request_header(argument: str, where: str) -> Operator:
-    fields = [_request_field(name, where) for name in _header_names(argument, where)]
+def _request_header(argument: str) -> Operator:
+    fields = [_request_field(name) for name in header_names(argument)]
     return fields[0] if len(fields) == 1 else _first_of(*fields)
 
 
-def _response_header(argument: str, where: str) -> Operator:
-    fields = [_response_field(name, where) for name in _header_names(argument, where)]
+def _response_header(argument: str) -> Operator:
+    fields = [_response_field(name) for name in header_names(argument)]
     return fields[0] if len(fields) == 1 else _first_of(*fields)
 
 
@@ -173,28 +130,22 @@ def _first_of(one: Operator, other: Operator) -> Operator:
     return first
 
 
-def _request_field(name: str, where: str) -> Operator:
+def _request_field(name: str) -> Operator:
     if name in {":authority", "host"}:
         return lambda record: _known(record.headers.authority) if record.headers else None
     if name == ":path":
         return lambda record: _known(record.headers.path) if record.headers else None
     if name == ":method":
         return lambda record: record.method or None
-    key = _field_key("x-forwarded-proto" if name == ":scheme" else name, where)
+    key = b"x-forwarded-proto" if name == ":scheme" else name.encode()
     return lambda record: _field(record.headers, key)
 
 
-def _response_field(name: str, where: str) -> Operator:
+def _response_field(name: str) -> Operator:
     if name == ":status":
         return lambda record: str(record.status) if record.status else None
-    key = _field_key(name, where)
+    key = name.encode()
     return lambda record: _field(record.response_headers, key)
-
-
-def _field_key(name: str, where: str) -> bytes:
-    if name.startswith(":"):
-        raise ConfigError(f"{where}: there is no pseudo-header {name}")
-    return name.encode()
 
 
 def _field(head: Head | None, key: bytes) -> Value:
@@ -216,12 +167,10 @@ def _iso_time(record: RequestRecord) -> Value:
     return f"{_stamp('%Y-%m-%dT%H:%M:%S', milliseconds // 1000)}.{milliseconds % 1000:03}Z"
 
 
-def _start_time(argument: str, where: str) -> Operator:
+def _start_time(argument: str) -> Operator:
     """`%START_TIME%` in ISO 8601, or by strftime in UTC, with `%s` for Unix time and `%3f` for digits of the second."""
     if not argument:
         return _iso_time
-    if not argument.isprintable():
-        raise ConfigError(f"{where}: control characters have no place in a time")
     pieces = [_time_piece(piece) for piece in re.findall(r"%[1-9]?f|%s|(?:%[^1-9fs]|[^%])+|%", argument)]
 
     def time(record: RequestRecord) -> Value:
@@ -241,7 +190,7 @@ def _time_piece(piece: str) -> Callable[[int, int], str]:
     return lambda second, _: _stamp(piece, second)
 
 
-_MAKERS: Final[dict[str, Callable[[str, str], Operator]]] = {
+_MAKERS: Final[dict[str, Callable[[str], Operator]]] = {
     "REQ": _request_header,
     "RESP": _response_header,
     "START_TIME": _start_time,
