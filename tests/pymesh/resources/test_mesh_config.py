@@ -123,7 +123,7 @@ def test_in_a_quoted_text_a_mistake_is_where_the_text_is() -> None:
         ("extensionProviders: [{name: x, zipkin: {}}]", "'zipkin' is not supported yet"),
         ("accessLogEncoding: JSON\n    accessLogFormat: '%PROTOCOL%'", "it is not JSON"),
         ("accessLogEncoding: JSON\n    accessLogFormat: '[]'", "write a JSON object of texts"),
-        ("accessLogFormat: 'a %FOO%'", "accessLogFormat: access log format, character 3: unknown operator %FOO%; known"),
+        ("accessLogFormat: 'a %FOO%'", "accessLogFormat: access log format, character 3: unknown operator %FOO%"),
         ("accessLogEncoding: JSON\n    accessLogFormat: '{\"a\": \"%REQ%\"}'", "%REQ% takes a header name"),
     ],
 )
