@@ -1,10 +1,13 @@
 """Concurrency limits in a running proxy: a real grpcio server grants the slots, raw upstreams count who is inside."""
 
 import asyncio
+import json
+import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from random import random
 
 import pytest
@@ -15,9 +18,10 @@ from pymesh_proxy.config.snapshot import Configuration
 from pymesh_proxy.filters.slots import SlotRule
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.upstream.registry import EndpointRegistry
-from tests.support.inprocess import Json, Running, bootstrap, cluster, http_listener, route, running
+from tests.support.inprocess import Json, Running, bootstrap, cluster, http_listener, route, running, write_bootstrap
 from tests.support.peers import Peer, RawUpstream, client
 from tests.support.policy_peer import PolicyPeer, policy_peer
+from tests.support.proxy_process import ProxyProcess, free_port
 from tests.support.waiting import eventually
 
 RULE = "ConcurrencyLimit shop/cart"
@@ -294,6 +298,37 @@ async def test_the_stream_is_left_in_good_order(peer: PolicyPeer) -> None:
         assert peer.left == 0
         await here.proxy.proxy.services.close()
         await eventually(lambda: (peer.streams, peer.left) == (1, 1))
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("answering", [True, False], ids=["there", "stopped"])
+async def test_a_process_that_ends_keeps_its_slots_until_its_requests_are_done(
+    peer: PolicyPeer, answering: bool, tmp_path: Path
+) -> None:
+    port = free_port()
+    async with RawUpstream() as upstream:
+        text = json.loads(config(upstream, peer.port, [policy(slots(), timeout="5s")]))
+        text["static_resources"]["listeners"][0]["address"]["socket_address"]["port_value"] = port
+        text["node"] = {"id": "sidecar~10.0.0.1~a.b~b.svc.cluster.local", "cluster": "a.b"}
+        with ProxyProcess("--config", str(write_bootstrap(tmp_path, json.dumps(text)))) as proxy:
+            async with client(("127.0.0.1", port)) as busy:
+                busy.send(GET)
+                served = await upstream.accept()
+                await served.head()
+                proxy.process.send_signal(signal.SIGTERM)
+                await eventually(lambda: proxy.get("/ready").status == 503)
+                heard = len(peer.heard)
+                await eventually(lambda: len(peer.heard) > heard, what="a heartbeat while it drains")
+                assert peer.heard[-1].demands[0].in_use == 1
+                assert peer.heard[-1].node == text["node"]["id"]
+                assert peer.left == 0
+                peer.answering = answering
+                served.send(OK)
+                assert (await answer_to(busy))[0] == 200
+                assert await asyncio.to_thread(proxy.wait) == 0
+                assert not proxy.logged("Traceback")
+        if answering:
+            await eventually(lambda: peer.left == 1)
 
 
 # --- The service is away ---
