@@ -1,16 +1,20 @@
 """`pymesh validate -f FILE`: everything that is wrong with manifests, in the words of `apply`, without a mesh."""
 
+import json
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from pymesh import names
+from pymesh.resources.resource import Key
 from pymesh_controlplane.cli import manifests, output
 from pymesh_controlplane.cli.mesh import LocalMesh, check_machine
 from pymesh_controlplane.cli.output import Format
 from pymesh_controlplane.injector.containers import InjectionConfig
-from pymesh_controlplane.local.judge import Text, judge
+from pymesh_controlplane.local import gateways, state, system
+from pymesh_controlplane.local.judge import Applied, Text, judge
 
 _Files = Annotated[list[str], typer.Option("-f", "--filename", help="A file or directory with manifests; - is stdin.")]
 _Mesh = Annotated[str, typer.Option("--mesh", help="Judge them next to what is in force in this mesh (as root).")]
@@ -28,8 +32,8 @@ def validate(
 ) -> None:
     """Say everything that is wrong with manifests, and change nothing.
 
-    They are judged as `apply` would on an empty mesh, or with --mesh next to what is in force there. The exit status
-    is 1 if something is wrong; warnings alone leave it 0.
+    They are judged as `apply` would on a mesh that has just been started, or with --mesh next to what is in force
+    there. The exit status is 1 if something is wrong; warnings alone leave it 0.
     """
     texts = manifests.read(filename)
     problems = _in_mesh(mesh, texts, namespace) if mesh else _alone(texts, namespace)
@@ -43,8 +47,19 @@ def validate(
 
 
 def _alone(texts: list[Text], namespace: str) -> _Problems:
-    verdict = judge(texts, namespace, {}, InjectionConfig(), datetime.now(UTC))
+    injection = InjectionConfig()
+    verdict = judge(texts, namespace, _of_every_mesh(injection), injection, datetime.now(UTC))
     return [dict(problem.as_json()) for problem in verdict.problems]
+
+
+def _of_every_mesh(injection: InjectionConfig) -> dict[Key, Applied]:
+    """What `pymesh up` starts of its own accord: gateways that a selector may mean, services that limits ask."""
+    documents = system.manifests(state.named("none"), list(system.PARTS))
+    for part in gateways.GATEWAYS:
+        documents += gateways.manifests(part, {}, injection)
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": documents})
+    own = judge([Text("the mesh's own manifests", "/", text)], names.SYSTEM_NAMESPACE, {}, injection)
+    return {applied.resource.key: applied for applied in own.items}
 
 
 def _in_mesh(mesh: str, texts: list[Text], namespace: str) -> _Problems:

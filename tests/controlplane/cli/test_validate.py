@@ -72,3 +72,15 @@ def test_anyone_may_validate() -> None:
     """Without root and without a mesh; the interpreter must be readable, as the sidecar's user needs it to be."""
     done = validate(text=FINE, user=None if os.geteuid() else NOBODY)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "valid\n")
+
+
+def test_what_every_mesh_has_is_there() -> None:
+    """A Gateway for the ingress gateway is nothing to warn of, although no manifest has that pod."""
+    gateway = """
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge}
+spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ["*"]}]}
+"""
+    assert validate(text=gateway).stdout == ""
+    assert "no pod has the labels istio=nobody" in validate(text=gateway.replace("ingressgateway", "nobody")).stdout
