@@ -43,9 +43,10 @@ class _Counted:
 class IstioReporter:
     """Counts what this proxy does, in Istio's words."""
 
-    def __init__(self, peers: Peers) -> None:
+    def __init__(self, peers: Peers, limit: int = MAX_SERIES) -> None:
+        """`limit`: series of requests, and of connections."""
         self._peers = peers
-        self._metrics = IstioMetrics()
+        self._metrics = IstioMetrics(limit)
         self._requests: dict[Hashable, Requests] = {}
         self._open: dict[Flow, _Counted] = {}
 

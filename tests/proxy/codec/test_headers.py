@@ -1,5 +1,8 @@
 """A head as it is changed on the way through: what is looked up, and what is written out."""
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.codec.http1 import parse_request
 
@@ -83,3 +86,28 @@ def test_hop_by_hop_fields_go_and_so_does_what_connection_lists() -> None:
     )
     found.remove_hop_by_hop()
     assert found.fields() == b"Host: a\r\nX-Public: 2\r\n"
+
+
+def test_fields_that_come_last_are_cut_off_and_the_rest_stays_as_it_came() -> None:
+    found = head(b"X-A: 1", b"X-Last: 2 ", b"x-END:3")
+    found.remove_last((b"x-end", b"x-last", b"x-none"))
+    assert found.fields() == b"Host: a\r\nX-A: 1\r\n"
+    assert not found.has_any((b"x-end", b"x-last"))
+    assert found.items() == [(b"Host", b"a"), (b"X-A", b"1")]
+
+
+_LINES = st.lists(st.sampled_from([b"X-A: 1", b"x-a: 2", b"X-B: 3", b"x-b: 4 ", b"X-C:5", b"host-not: 6"]), max_size=8)
+
+
+@given(_LINES, st.sampled_from([(), (b"x-a",), (b"x-b", b"x-c")]), st.booleans())
+def test_cutting_off_takes_away_what_removing_does(lines: list[bytes], names: tuple[bytes, ...], changed: bool) -> None:
+    one, other = head(*lines), head(*lines)
+    for found in (one, other):
+        if changed:
+            found.set(b"x-a", b"7")
+    one.remove_last(names)
+    for name in names:
+        other.remove(name)
+    assert [(n.lower(), v) for n, v in one.items()] == [(n.lower(), v) for n, v in other.items()]
+    assert one.names() == other.names()
+    assert one.fields().lower().replace(b": ", b":") == other.fields().lower().replace(b": ", b":")
