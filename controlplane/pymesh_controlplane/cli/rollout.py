@@ -232,29 +232,45 @@ class Rollout:
                 else:
                     continue
             answered = now
-            if self._is_judged(seen, over=now - began - self.manner.every):
+            try:
+                missing = judge(seen, self.shift.subset, self.manner.rules, over=now - began - self.manner.every)
+            except StepError:
+                self.seen(seen)
+                raise
+            if missing:
+                self.told(f"{share}%: {missing}")
+            else:
                 return seen
-
-    def _is_judged(self, seen: Seen, over: float) -> bool:
-        """Whether a step may end, `over` seconds after its time."""
-        subset, numbers = self.shift.subset, seen.subsets.get(self.shift.subset, _NOTHING)
-        if (sentence := guard.breach(self.manner.rules, numbers)) is not None:
-            self.seen(seen)
-            raise StepError(f"{subset} has {sentence}")
-        requests = numbers["requests"]
-        if over < 0:
-            return False
-        if not self.manner.rules or requests >= guard.ENOUGH:
-            return True
-        if over > PATIENCE:
-            raise StepError(f"{subset} had {requests} requests in {seen.seconds:g} s, too few to judge it by")
-        self.told(f"{seen.share}%: waiting for requests, {requests} of the {guard.ENOUGH} that {subset} is judged by")
-        return False
 
     def _ask(self, share: int, window: int) -> Seen:
         query = urlencode({"service": self.shift.service, "namespace": self.namespace, "window": window})
         answer = self.mesh.client.get(f"/telemetry/stats?{query}")
         return Seen(share, window, answer["subsets"])
+
+
+def judge(seen: Seen, subset: str, rules: Sequence[guard.Rule], *, over: float) -> str:
+    """What a step still waits for, in words; empty if it went well and is over.
+
+    Args:
+        seen: how it went so far.
+        subset: the one that is shifted to.
+        rules: of the guard; without any, time alone counts.
+        over: seconds since the end of its time, negative before.
+
+    Raises:
+        StepError: a rule is broken, or there were too few requests for too long.
+    """
+    numbers = seen.subsets.get(subset, _NOTHING)
+    if (sentence := guard.breach(rules, numbers)) is not None:
+        raise StepError(f"{subset} has {sentence}")
+    if over < 0:
+        return f"watched for {-over:.0f} s more"
+    requests = numbers["requests"]
+    if not rules or requests >= guard.ENOUGH:
+        return ""
+    if over > PATIENCE:
+        raise StepError(f"{subset} had {requests} requests in {seen.seconds:g} s, too few to judge it by")
+    return f"waiting for requests: {requests} of the {guard.ENOUGH} that {subset} is judged by"
 
 
 def _has(resources: Sequence[Mapping[str, Any]], wanted: Mapping[Key, str]) -> bool:
