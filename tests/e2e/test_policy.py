@@ -18,7 +18,7 @@ import pytest
 from tests.support.mesh import PYMESH, Mesh
 from tests.support.waiting import eventually_sync
 
-pytestmark = [pytest.mark.e2e, pytest.mark.netns]
+pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.envoy]
 
 MANIFEST = Path(__file__).parent / "manifests" / "policy.yaml"
 CLIENTS = 150
@@ -77,7 +77,7 @@ print(json.dumps(seen))
 def mesh() -> Iterator[Mesh]:
     """A client, and an app in two pods behind services with limits."""
     with Mesh("policy", MANIFEST, without="telemetry,ingress,egress") as running:
-        eventually_sync(lambda: len(page(running)["rules"]) == 7 and page(running)["sidecars"] == 2, what="leases")
+        eventually_sync(lambda: len(page(running)["rules"]) == 8 and page(running)["sidecars"] == 2, what="leases")
         yield running
 
 
@@ -189,6 +189,19 @@ def test_a_rate_is_counted_for_all_sidecars_and_apart_for_each_caller(mesh: Mesh
     assert "RateLimit default/rated" in fields(refused)["proxy-status"]
     assert int(fields(refused)["retry-after"]) > 600
     assert rule(mesh, "RateLimit default/rated")["denied"] == 4
+
+
+def test_a_real_envoy_asks_the_same_service(mesh: Mesh) -> None:
+    """Over mutual TLS with its own certificate, by ext_authz; and gives the answer to the caller."""
+    answers = [get(mesh, "enveloped") for _ in range(3)]
+    assert [status(answer) for answer in answers] == [200, 200, 429]
+    assert answers[2].endswith(
+        "RateLimit default/enveloped: 2 an hour for each source.principal; try again in 1800 s\n"
+    )
+    assert "RateLimit default/enveloped" in fields(answers[2])["proxy-status"]
+    assert fields(answers[2])["retry-after"] == "1800"
+    counted = rule(mesh, "RateLimit default/enveloped")
+    assert (counted["allowed"], counted["denied"]) == (2, 1)
 
 
 def test_a_new_limit_holds_at_once_and_a_deleted_one_no_more(mesh: Mesh) -> None:
