@@ -161,12 +161,19 @@ def _resource(value: Mapping[str, object], positions: Positions, namespace: str)
     if isinstance(struct, list):
         name = str(key or value["kind"])
         errors = (
-            ConfigError(error.problem, path=error.path, position=positions.at(error.path), resource=name)
+            ConfigError(_hushed(kind.struct, error), path=error.path, position=positions.at(error.path), resource=name)
             for error in struct
         )
         return Refused(key, tuple(errors))
     assert key is not None, "whatever has been converted has a name"
     return Resource(key, str(value["apiVersion"]), struct, value, positions)
+
+
+def _hushed(struct: type[object], error: ConfigError) -> str:
+    """What is wrong, without the value that is wrong where that may be a secret."""
+    if struct is kubernetes.Secret and error.path.partition(".")[0] in {"data", "stringData"}:
+        return "a Secret holds text by key: put each value in quotes"
+    return error.problem
 
 
 def _kind(value: Mapping[str, object]) -> _Kind:
