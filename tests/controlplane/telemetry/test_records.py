@@ -12,6 +12,7 @@ from pymesh_proxy.admin_pages import record_as_json
 from pymesh_proxy.errors import Flag
 from pymesh_proxy.telemetry.als import HttpEncoder, tcp_entry
 from pymesh_proxy.telemetry.record import RequestRecord
+from pymesh_proxy.telemetry.trace_context import SpanContext
 from pymesh_proxy.transport.facts import Facts
 from tests.controlplane.telemetry.support import PAGE, PAGE_ID, PAGE_PROXY, REVIEWS, REVIEWS_ID, V1, V1_PROXY
 from tests.controlplane.telemetry.support import http_entry as entry_of
@@ -40,6 +41,7 @@ RECORDS = {
         record(
             OUTBOUND, virtual_host="reviews", route="jason", route_source="VirtualService bookinfo/reviews",
             cluster=f"outbound|9080|v1|{REVIEWS}", endpoint="10.244.0.8:9080", upstream_local="10.244.0.7:40001",
+            span=SpanContext("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", "b7ad6b7169203331", sampled=True),
             upstream_peer=str(REVIEWS_ID), endpoint_labels={"version": "v1", "app": "reviews"}, reused=True, attempts=2,
             source=PAGE, destination=V1, service=ServiceFacts(REVIEWS, "reviews", "bookinfo"),
             bytes_received=7, bytes_sent=70_000, details="via_upstream",
@@ -69,11 +71,8 @@ RECORDS = {
 }  # fmt: skip
 
 
-NO_TRACE = {"trace_id": "", "span_id": "", "parent_span_id": "", "sampled": False}
-
-
 def what_the_proxy_says(kept: RequestRecord) -> dict[str, Any]:
-    return {**NO_TRACE, **record_as_json(kept), "started": pytest.approx(kept.wall, abs=1e-6)}
+    return {**record_as_json(kept), "started": pytest.approx(kept.wall, abs=1e-6)}
 
 
 def without_the_reporter(found: dict[str, Any]) -> dict[str, Any]:
