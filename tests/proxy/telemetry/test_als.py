@@ -3,6 +3,7 @@
 import string
 from typing import Any
 
+import pytest
 from envoy.data.accesslog.v3.accesslog_pb2 import HTTPAccessLogEntry
 from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
 from google.protobuf.wrappers_pb2 import BytesValue, UInt64Value
@@ -16,6 +17,7 @@ from pymesh_proxy.codec.http1 import parse_request
 from pymesh_proxy.errors import Flag
 from pymesh_proxy.telemetry import als
 from pymesh_proxy.telemetry.record import RequestRecord
+from pymesh_proxy.telemetry.trace_context import SpanContext
 from pymesh_proxy.telemetry.wire import nested, varint
 from pymesh_proxy.transport.facts import Facts
 
@@ -88,14 +90,46 @@ def test_pieces_are_bounded() -> None:
     assert len(encode._ways) <= als.MAX_PIECES
 
 
-def test_records_whose_endpoints_differ_in_labels_only_are_told_apart() -> None:
+ONE_AND_OTHER: dict[str, tuple[Any, Any]] = {
+    **dict.fromkeys(
+        ("request_id", "authority", "path", "route", "virtual_host", "route_source", "cluster", "upstream_peer",
+         "details"), ("one", "other"),
+    ),
+    **dict.fromkeys(("endpoint", "upstream_local"), ("10.0.0.1:80", "10.0.0.1:81")),
+    **dict.fromkeys(("t_filtered", "t_connected", "t_first_byte", "t_end"), (1000.5, 1000.75)),
+    **dict.fromkeys(("bytes_received", "bytes_sent", "attempts"), (1, 2)),
+    "method": ("GET", "POST"),
+    "protocol": ("HTTP/1.0", "HTTP/1.1"),
+    "facts": (Facts("inbound", "10.0.0.1:1", ""), Facts("inbound", "10.0.0.1:2", "")),
+    "endpoint_labels": ({"version": "v1"}, {"version": "v2"}),
+    "source": (Peer("one"), Peer("other")),
+    "destination": (Peer("one"), Peer("other")),
+    "service": (ServiceFacts("one"), ServiceFacts("other")),
+    "reused": (False, True),
+    "status": (200, 503),
+    "flag": (Flag.NONE, Flag.NO_ROUTE),
+    "notes": ({}, {"policy": "asked"}),
+    "span": (None, SpanContext("1" * 32, "2" * 16, "3" * 16, sampled=True)),
+    "wall": (1.5, 2.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", ONE_AND_OTHER)
+def test_records_that_differ_in_one_thing_only_are_told_apart(field: str) -> None:
     encode = als.HttpEncoder()
-    facts = Facts("outbound", "10.0.0.1:1", "10.0.0.2:80")
-    for version in ("v1", "v2"):
-        record = RequestRecord(facts, 1.0, 1.0)
-        record.endpoint_labels = {"version": version}
-        tags = HTTPAccessLogEntry.FromString(encode(record, None, None)).common_properties.custom_tags
-        assert tags[telemetry_tags.ENDPOINT_LABELS] == f'{{"version": "{version}"}}'
+    facts = Facts("inbound", "10.0.0.1:1", "10.0.0.2:80")
+    found = []
+    for value in ONE_AND_OTHER[field]:
+        record = RequestRecord(facts, 1.0, 1000.0)
+        setattr(record, field, value)
+        found.append(HTTPAccessLogEntry.FromString(encode(record, None, None)))
+        assert found[-1] == encode.message(record, None, None)
+    assert found[0] != found[1]
+
+
+def test_every_field_of_a_record_is_told_of() -> None:
+    heads, own = {"headers", "response_headers"}, {"t_start"}
+    assert set(RequestRecord.__slots__) - heads - own == ONE_AND_OTHER.keys()
 
 
 def test_every_flag_has_its_field() -> None:
