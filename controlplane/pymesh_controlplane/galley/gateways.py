@@ -32,8 +32,13 @@ def check(resource: Resource[Gateway], world: World) -> list[Problem]:
     findings = Findings(resource)
     if not resource.value.spec.servers:
         findings.error("spec.servers", "there is no server: write at least one below spec.servers")
+    names_of_ports: dict[str, int] = {}
     for index, server in enumerate(resource.value.spec.servers):
         _check_server(findings, server, f"spec.servers[{index}]")
+        first = names_of_ports.setdefault(server.port.name, index)
+        if first != index:
+            sentence = f"spec.servers[{first}] has this name already: servers are told apart by it"
+            findings.error(f"spec.servers[{index}].port.name", sentence)
     _check_served(findings, resource, world)
     return findings.problems
 

@@ -45,11 +45,11 @@ def route_name(offer: Offer) -> str:
 
 
 def served(
-    offers: Iterable[Offer], bound: Mapping[Key, Sequence[Resource[VirtualService]]], caller: Caller, world: World
+    offers: Sequence[Offer], bound: Mapping[Key, Sequence[Resource[VirtualService]]], caller: Caller, world: World
 ) -> tuple[Served, ...]:
     """`offers` with the ways of their connections; a server name goes to the first that has it."""
     found = []
-    taken: set[str] = set()
+    taken = {name for offer in offers if not offer.opaque for name in offer.names}
     for offer in offers:
         ways: list[Way] = []
         if offer.opaque:

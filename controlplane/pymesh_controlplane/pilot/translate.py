@@ -145,7 +145,7 @@ class Translation:
         }
 
     def _gateway_listener(
-        self, port: int, offers: Iterable[Offer], caller: routes.Caller, reports: Reporting
+        self, port: int, offers: tuple[Offer, ...], caller: routes.Caller, reports: Reporting
     ) -> tuple[Resource, ...]:
         servers = gateway_listeners.served(offers, self._bound, caller, self.world)
         return self._memory.call(_gateway_listener, (servers, reports), port, servers, reports)

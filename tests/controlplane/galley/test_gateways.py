@@ -49,6 +49,11 @@ def test_a_gateway_needs_a_server() -> None:
     ]
 
 
+def test_the_names_of_ports_tell_servers_apart() -> None:
+    (found,) = findings(gateway(server(), server(number=8081)))
+    assert found.startswith("error Gateway default/edge spec.servers[1].port.name: spec.servers[0] has this name")
+
+
 def test_a_gateway_that_no_pod_serves() -> None:
     assert findings(gateway(HTTP, selector="nobody")) == [
         "warning Gateway default/edge spec.selector: no pod has the labels istio=nobody: nothing serves it"

@@ -114,6 +114,21 @@ def test_a_server_name_goes_to_the_first_that_has_it() -> None:
     ]
 
 
+def test_a_name_that_is_opened_here_does_not_pass_through() -> None:
+    """Two chains for one name would make Envoy refuse the listener."""
+    (listener,) = listeners(
+        gateway(
+            server("*.example.com", "mode: PASSTHROUGH", protocol="TLS", name="a"),
+            server("www.example.com", "mode: SIMPLE, credentialName: web", name="b"),
+        ),
+        tls_routes("www.example.com, api.example.com", "['*.example.com']"),
+    ).values()
+    assert sorted(list(chain.filter_chain_match.server_names) for chain in listener.filter_chains) == [
+        ["api.example.com"],
+        ["www.example.com"],
+    ]
+
+
 def test_where_nothing_is_routed_there_is_no_listener() -> None:
     assert listeners(gateway(server("*.example.com", "mode: PASSTHROUGH", protocol="TLS"))) == {}
 
