@@ -50,8 +50,9 @@ def convert(value: Mapping[str, object], kind: type[T]) -> T | list[ConfigError]
 
 def near(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'weight'?` for `weigth`, or nothing if no known name is close."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    spelled = {word.lower(): word for word in known}
+    close = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.6)
+    return f"; did you mean '{spelled[close[0]]}'?" if close else ""
 
 
 def _type_of(kind: type) -> inspect.Type:
@@ -122,7 +123,8 @@ def _check_list(value: object, kind: inspect.ListType, path: str, expected: str)
         yield ConfigError(f"{describe(value)} is not a list{hint}", path=path)
         return
     if kind.min_length is not None and len(value) < kind.min_length:
-        yield ConfigError(f"{expected or 'a longer list'} is needed", path=path)
+        items = "one item" if kind.min_length == 1 else f"{kind.min_length} items"
+        yield ConfigError(f"{expected or f'a list with at least {items}'} is needed", path=path)
     for index, item in enumerate(value):
         yield from _check(item, kind.item_type, child_path(path, index))
 
@@ -188,7 +190,7 @@ def _expected(kind: inspect.Type) -> str:
     if isinstance(kind, inspect.StrType):
         return "text"
     if isinstance(kind, inspect.IntType):
-        return "a whole number"
+        return "a whole number" if kind.ge is None else f"a whole number, {kind.ge} or more"
     if isinstance(kind, inspect.FloatType):
         return "a number"
     return "true or false" if isinstance(kind, inspect.BoolType) else "another type"

@@ -23,5 +23,5 @@ def test_a_kind_goes_by_kubectls_names(name: str, kind: str) -> None:
 
 
 def test_an_unknown_kind_is_told_with_the_known_ones() -> None:
-    with pytest.raises(MeshError, match="there is no kind secret; there are pod, service,"):
-        kind_of("secret")
+    with pytest.raises(MeshError, match="there is no kind sidecar; there are pod, service,"):
+        kind_of("sidecar")

@@ -22,7 +22,7 @@ def test_a_step_that_went_well_is_over_with_its_time_and_not_before() -> None:
 
 
 def test_a_breach_does_not_wait_for_the_end_of_the_step_and_only_the_new_version_is_judged() -> None:
-    with pytest.raises(StepError, match="v2 has errors 50.0%, and the guard says errors<1%"):
+    with pytest.raises(StepError, match=r"v2 has errors 50\.0%, and the guard says errors<1%"):
         judge(seen(100, 50), "v2", RULES, over=-3.0)
     assert judge(seen(100, 50), "v2", (), over=1.0) == ""
 
