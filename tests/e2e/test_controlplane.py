@@ -7,8 +7,11 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
+import urllib.error
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
@@ -19,7 +22,8 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, Delt
 
 from pymesh.identity import Identity
 from pymesh.xds.types import CLUSTER
-from tests.controlplane.citadel.support import REVIEWS, Tokens, csr_for, new_key
+from pymesh_controlplane.citadel.authority import self_signed
+from tests.controlplane.citadel.support import REVIEWS, Tokens, csr_for, key_pem, new_key
 from tests.e2e.controlplane import SERVER_NAME, Place, Running, running
 from tests.support.waiting import eventually_sync
 
@@ -259,6 +263,60 @@ def test_the_inner_port_is_not_a_way_around_tls(plane: Running) -> None:
     answers = {refused(plane, token, channel=grpc.insecure_channel(f"127.0.0.1:{port}")) for port in inner}
     assert {code for code, _ in answers} == {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNIMPLEMENTED}
     assert any("from the TLS port only" in details for _, details in answers)
+
+
+def test_the_mesh_port_shows_who_the_process_is_and_takes_only_workloads(plane: Running, tmp_path: Path) -> None:
+    """Of an all-in-one control plane, whose citadel needs not be asked; without a certificate nobody gets in."""
+    eventually_sync(lambda: plane.get("/ready") == "ready\n")
+    key = new_key()
+    chain = plane.sign(plane.place.tokens.token(), csr=csr_for(key))
+    (tmp_path / "pair.pem").write_bytes(key_pem(key) + "".join(chain).encode())
+    context = ssl.create_default_context(cafile=str(plane.place.root_cert))
+    context.check_hostname = False  # who it is stands in the URI
+    for certified in (False, True):
+        if certified:
+            context.load_cert_chain(tmp_path / "pair.pem")
+        with (
+            socket.create_connection(("127.0.0.1", plane.ports["mesh"]), timeout=5) as raw,
+            context.wrap_socket(raw, server_hostname="any") as secured,
+        ):
+            shown = secured.getpeercert()
+            if not certified:
+                with contextlib.suppress(ssl.SSLError):  # TLS 1.3: the refusal comes after the handshake
+                    assert secured.recv(1) == b""
+            assert shown is not None
+            uri = "spiffe://cluster.local/ns/pymesh-system/sa/pymesh-controlplane"
+            assert ("URI", uri) in shown["subjectAltName"]
+
+
+class PolicyOnly(Place):
+    """A place where nothing else runs."""
+
+    def command(self, *more: str, xds: int = 0, tls: int = 0, http: int = 0, mesh: int = 0) -> list[str]:
+        program = [sys.executable, "-m", "pymesh_controlplane", "--listen", "127.0.0.1", "--components", "policy"]
+        ports = ["--http-port", str(http), "--mesh-port", str(mesh)]
+        return [*program, "--config-dir", str(self.config), *ports, *more]
+
+
+def test_a_policy_service_without_citadel_is_not_ready_and_says_why(tmp_path: Path) -> None:
+    """Its port stays closed meanwhile."""
+    place = PolicyOnly(tmp_path)
+    (tmp_path / "token").write_text("token")
+    (tmp_path / "root.pem").write_text(self_signed("cluster.local", now=datetime.now(UTC)).root_pem)
+    files = ["--token", str(tmp_path / "token"), "--root-cert", str(tmp_path / "root.pem")]
+    with running(place, "--citadel", "127.0.0.1:1", *files) as process:
+
+        def told() -> bool:
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                process.get("/ready")
+            reason = caught.value.read().decode()
+            assert caught.value.code == 503
+            return reason.startswith("waiting for a certificate from 127.0.0.1:1: ") and "onnect" in reason
+
+        eventually_sync(told, what="the reason")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", process.ports["mesh"]), timeout=5)
+        assert json.loads(process.get("/policy"))["rules"] == []
 
 
 def listening_ports(pid: int) -> set[int]:

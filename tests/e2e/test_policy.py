@@ -195,11 +195,9 @@ def test_a_real_envoy_asks_the_same_service(mesh: Mesh) -> None:
     """Over mutual TLS with its own certificate, by ext_authz; and gives the answer to the caller."""
     answers = [get(mesh, "enveloped") for _ in range(3)]
     assert [status(answer) for answer in answers] == [200, 200, 429]
-    assert answers[2].endswith(
-        "RateLimit default/enveloped: 2 an hour for each source.principal; try again in 1800 s\n"
-    )
+    assert "RateLimit default/enveloped: 2 an hour for each source.principal; try again in" in answers[2]
     assert "RateLimit default/enveloped" in fields(answers[2])["proxy-status"]
-    assert fields(answers[2])["retry-after"] == "1800"
+    assert 1700 < int(fields(answers[2])["retry-after"]) <= 1800
     counted = rule(mesh, "RateLimit default/enveloped")
     assert (counted["allowed"], counted["denied"]) == (2, 1)
 
