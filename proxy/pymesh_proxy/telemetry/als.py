@@ -124,9 +124,9 @@ class HttpEncoder:
         labels = record.endpoint_labels
         key = (
             record.method, record.authority, record.protocol, record.route, record.virtual_host, record.route_source,
-            record.cluster, record.endpoint, id(labels), record.upstream_local, record.upstream_peer, record.attempts,
+            record.cluster, record.endpoint, record.upstream_local, record.upstream_peer, record.attempts,
             record.reused, record.status, record.details, record.flag is not Flag.NONE and record.flag.value,
-            record.source, record.destination, record.service, record.security,
+            record.source, record.destination, record.service, record.security, id(labels) if labels else 0,
         )  # fmt: skip
         kept = self._ways.get(key)
         if kept is None:
