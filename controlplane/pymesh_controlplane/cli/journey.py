@@ -37,8 +37,8 @@ class Record:
     fields: Mapping[str, Any]
 
     def __getitem__(self, name: str) -> str:
-        """The field `name` as text."""
-        return str(self.fields[name])
+        """The field `name` as text that no terminal obeys."""
+        return printable(str(self.fields[name]))
 
     @property
     def inbound(self) -> bool:
@@ -203,8 +203,8 @@ def _headline(record: Record, pod_of_address: Mapping[str, str]) -> _Words:
         arrow = "◀▶"
     good = 0 < int(record.fields["status"]) < 400
     return (
-        (record.pod, "bold"), f" {arrow} ", printable(other),
-        f"  {printable(record['method'])} {printable(record['path'])}  ",
+        (record.pod, "bold"), f" {arrow} ", other,
+        f"  {record['method']} {record['path']}  ",
         (record["status"], "green" if good else "red"), f"  {_duration(record.milliseconds)} ms",
     )  # fmt: skip
 
@@ -217,13 +217,13 @@ def _details(record: Record, pod_of_address: Mapping[str, str]) -> Iterator[_Wor
     if record.inbound:
         yield "caller", *_identity(record["peer"])
     else:
-        yield "route", printable(record["route_source"]) or "the service itself: no VirtualService speaks of it"
+        yield "route", record["route_source"] or "the service itself: no VirtualService speaks of it"
         yield "endpoint", *_endpoint(record, pod_of_address)
         yield "peer", *_identity(record["upstream_peer"])
     for name, note in record.fields["notes"].items():
         yield printable(name), printable(str(note))
     if record["flag"] != "-":
-        yield "flag", (f"{record['flag']} {printable(record['details'])}", "red")
+        yield "flag", (f"{record['flag']} {record['details']}", "red")
     yield "times", " · ".join(f"{name} {_duration(duration)}" for name, duration in record.phases()) + " ms"
 
 
@@ -231,7 +231,7 @@ def _client(record: Record, pod_of_address: Mapping[str, str]) -> _Words:
     place = f"{_pod_at(record['downstream_remote'], pod_of_address)}, to {record['downstream_local']}"
     if record["peer"]:
         return (f"{place}, ", *_identity(record["peer"]))
-    sni = f" as {printable(record['sni'])}" if record["sni"] else ""
+    sni = f" as {record['sni']}" if record["sni"] else ""
     return (f"{place}, TLS{sni}" if record.fields["tls"] else f"{place}, plaintext",)
 
 

@@ -1,17 +1,16 @@
 """What becomes of what is reported: it is counted by edge and by label, and kept for a while. Pure; time is given."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from envoy.service.accesslog.v3 import als_pb2
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector as PrometheusCollector
 
 from pymesh import telemetry_tags
 from pymesh.istio_metrics import IstioMetrics
 from pymesh_controlplane.telemetry import istio
-from pymesh_controlplane.telemetry.entries import Flight, Reader
+from pymesh_controlplane.telemetry.entries import Entry, Flight, Reader
 from pymesh_controlplane.telemetry.graph import Edge, Party, Traffic
 from pymesh_controlplane.telemetry.reporter import Reporter
 from pymesh_controlplane.telemetry.ring import Ring
@@ -48,10 +47,11 @@ class Collector(PrometheusCollector):
         self._lost: dict[tuple[str, str], int] = {}
         self._lost_before = 0
 
-    def take(self, message: als_pb2.StreamAccessLogsMessage, reporter: Reporter, now: float) -> None:
-        """Count and keep what `reporter` says in `message`."""
-        self._note_losses(message, reporter)
-        for flight in self._reader.read(message, reporter, self.refused):
+    def take(self, entries: Sequence[Entry], reporter: Reporter, now: float) -> None:
+        """Count and keep what `reporter` says in `entries` of one message, or in a part of it."""
+        if entries:
+            self._note_losses(entries[0].common_properties.custom_tags, reporter)
+        for flight in self._reader.read(entries, reporter, self.refused):
             self.entries += 1
             self.ring.add(flight)
             istio.count(self._istio, flight)
@@ -71,14 +71,11 @@ class Collector(PrometheusCollector):
         """Entries that the proxies say they have lost, since they started."""
         return self._lost_before + sum(self._lost.values())
 
-    def _note_losses(self, message: als_pb2.StreamAccessLogsMessage, reporter: Reporter) -> None:
-        for entries in (message.http_logs.log_entry, message.tcp_logs.log_entry):
-            if not entries or telemetry_tags.DROPPED not in entries[0].common_properties.custom_tags:
-                continue
-            told = entries[0].common_properties.custom_tags[telemetry_tags.DROPPED]
-            if not told.isdecimal() or len(told) > 18:
-                self.refused["dropped_total"] += 1
-                continue
+    def _note_losses(self, tags: Mapping[str, str], reporter: Reporter) -> None:
+        told = tags.get(telemetry_tags.DROPPED, "0")
+        if not told.isdecimal() or len(told) > 18:
+            self.refused["dropped_total"] += 1
+        elif told != "0":
             self._lost_by(reporter, int(told))
 
     def _lost_by(self, reporter: Reporter, told: int) -> None:

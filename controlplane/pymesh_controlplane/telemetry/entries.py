@@ -7,7 +7,7 @@ somebody asks for one, which few ever do.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal, TypeAlias
 
 from envoy.data.accesslog.v3 import accesslog_pb2
@@ -27,6 +27,9 @@ MAX_ENTRY: Final = 64 * 1024
 MAX_TAGS: Final = 96
 # Peers and services that are remembered, so that a thousand entries of one workload share their strings.
 MAX_KNOWN: Final = 10_000
+
+# Seconds: no request begins after the year 2200, and none lasts as long as from 1970 to then.
+MAX_TIME: Final = 230 * 365 * 86_400
 
 # Flags of an answer that is broken, whatever status was sent before it broke: the upstream, or the way to it, failed.
 BROKEN: Final = frozenset({
@@ -51,9 +54,16 @@ FLAGS: Final = {
     "dns_resolution_failure": "DF", "downstream_remote_reset": "DR",
 }  # fmt: skip
 
+_KNOWN_FLAGS: Final = frozenset(FLAGS.values())
+
 _SOURCE: Final = tuple(f"{telemetry_tags.SOURCE_PREFIX}{field}" for field in Peer._fields)
 _DESTINATION: Final = tuple(f"{telemetry_tags.DESTINATION_PREFIX}{field}" for field in Peer._fields)
 _SERVICE: Final = tuple(f"{telemetry_tags.SERVICE_PREFIX}{field}" for field in ServiceFacts._fields)
+
+
+def entries_of(message: als_pb2.StreamAccessLogsMessage) -> list[Entry]:
+    """The entries of `message`, which has one kind of them."""
+    return [*message.http_logs.log_entry, *message.tcp_logs.log_entry]
 
 
 class EntryError(ValueError):
@@ -125,15 +135,12 @@ class Reader:
         self._peers: dict[tuple[str, ...], Peer] = {}
         self._services: dict[tuple[str, ...], ServiceFacts] = {}
 
-    def read(
-        self, message: als_pb2.StreamAccessLogsMessage, reporter: Reporter, refused: Counter[str]
-    ) -> "list[Flight]":
-        """The flights in `message`, from `reporter`; what cannot be true is counted in `refused`, by reason.
+    def read(self, entries: Iterable[Entry], reporter: Reporter, refused: Counter[str]) -> list[Flight]:
+        """What `entries` from `reporter` say; what cannot be true is counted in `refused`, by reason.
 
         What is reported of a connection that is still open counts as `intermediate`: its end will come.
         """
         flights = []
-        entries: list[Entry] = [*message.http_logs.log_entry, *message.tcp_logs.log_entry]
         for entry in entries:
             if entry.common_properties.intermediate_log_entry:
                 refused["intermediate"] += 1
@@ -159,7 +166,7 @@ class Reader:
         flight.reporter = reporter
         flight.direction = _direction(tags, common.upstream_cluster, reporter)
         flight.side = "destination" if flight.direction == "inbound" else "source"
-        flight.flag = _checked(tags.get(telemetry_tags.FLAG, "")) or _flag_of(common)
+        flight.flag = _flag(tags, common)
         flight.milliseconds = _milliseconds(common)
         flight.number = 0
         if isinstance(entry, accesslog_pb2.HTTPAccessLogEntry):
@@ -279,7 +286,12 @@ def _principal(certificate: accesslog_pb2.TLSProperties.CertificateProperties) -
     return next((_checked(name.uri) for name in certificate.subject_alt_name if name.uri), "")
 
 
-def _flag_of(common: accesslog_pb2.AccessLogCommon) -> str:
+def _flag(tags: Mapping[str, str], common: accesslog_pb2.AccessLogCommon) -> str:
+    said = tags.get(telemetry_tags.FLAG, "")
+    if said:
+        if said not in _KNOWN_FLAGS:
+            raise EntryError("flag")
+        return said
     if not common.HasField("response_flags"):
         return "-"
     fields = [field.name for field, _ in common.response_flags.ListFields()]
@@ -287,9 +299,11 @@ def _flag_of(common: accesslog_pb2.AccessLogCommon) -> str:
 
 
 def _milliseconds(common: accesslog_pb2.AccessLogCommon) -> float:
+    if not 0 <= common.start_time.seconds < MAX_TIME:
+        raise EntryError("start")
     duration = common.duration if common.HasField("duration") else common.time_to_last_downstream_tx_byte
     milliseconds = duration.seconds * 1000 + duration.nanos / 1e6
-    if milliseconds < 0:
+    if not 0 <= milliseconds < MAX_TIME * 1000:
         raise EntryError("duration")
     return milliseconds
 

@@ -16,12 +16,15 @@ from google.protobuf.message import DecodeError
 from pymesh.errors import printable
 from pymesh_controlplane.pilot.server import Authenticate, ServerContext, StreamError
 from pymesh_controlplane.telemetry.collector import Collector
+from pymesh_controlplane.telemetry.entries import entries_of
 from pymesh_controlplane.telemetry.reporter import ForeignNodeError, Reporter, reporter_of
 
 log = logging.getLogger("pymesh.telemetry")
 
 SERVICE: Final = "envoy.service.accesslog.v3.AccessLogService"
 METHOD: Final = "StreamAccessLogs"
+# Entries that are counted in one go, at 20 µs each; then it is the others' turn. A message may have a hundred thousand.
+SLICE: Final = 200
 
 
 class AccessLogService:
@@ -65,8 +68,10 @@ class AccessLogService:
                     raise StreamError(grpc.StatusCode.INVALID_ARGUMENT, str(error), "node") from error
             if reporter is None:
                 raise StreamError(grpc.StatusCode.INVALID_ARGUMENT, "the first message has no identifier", "node")
-            self._collector.take(message, reporter, self._clock())
-            await asyncio.sleep(0)  # the others' turn: a message of megabytes has taken a while
+            entries = entries_of(message)
+            for start in range(0, len(entries), SLICE):
+                self._collector.take(entries[start : start + SLICE], reporter, self._clock())
+                await asyncio.sleep(0)
         return als_pb2.StreamAccessLogsResponse().SerializeToString()
 
 

@@ -65,6 +65,11 @@ def tcp_entry(tags: Mapping[str, str], *, received: int = 10, sent: int = 20) ->
     return entry
 
 
+def entries(*given: Any) -> list[Any]:
+    """`given`, as the entries of one message."""
+    return list(given)
+
+
 def message(*entries: Any, node: Mapping[str, Any] | None = None) -> als_pb2.StreamAccessLogsMessage:
     """The message with `entries`, all of one kind, and who sends it where it is the first."""
     assert len({type(entry) for entry in entries}) <= 1

@@ -15,8 +15,8 @@ from tests.controlplane.telemetry.support import (
     REVIEWS_ID,
     TO_V1,
     V1_PROXY,
+    entries,
     http_entry,
-    message,
     tcp_entry,
 )
 
@@ -37,8 +37,8 @@ def samples(collector: Collector, name: str) -> list[tuple[dict[str, str], float
 
 def test_a_request_is_counted_kept_and_seen_in_istios_metrics() -> None:
     collector = Collector(0.0, 0.0)
-    collector.take(message(http_entry(TO_V1, cluster=f"outbound|9080|v1|{REVIEWS}")), PAGE_PROXY, NOW)
-    collector.take(message(http_entry(FROM_PAGE, status=500)), V1_PROXY, NOW)
+    collector.take(entries(http_entry(TO_V1, cluster=f"outbound|9080|v1|{REVIEWS}")), PAGE_PROXY, NOW)
+    collector.take(entries(http_entry(FROM_PAGE, status=500)), V1_PROXY, NOW)
     assert collector.traffic.stats(NOW, 60, "reviews", "bookinfo")["versions"]["v1"]["requests"] == 1
     assert len(collector.ring.of_request("r1")) == 2
     both = {
@@ -82,7 +82,7 @@ def test_a_request_is_counted_kept_and_seen_in_istios_metrics() -> None:
 
 def test_connections_have_metrics_of_their_own() -> None:
     collector = Collector(0.0, 0.0)
-    collector.take(message(tcp_entry(TO_V1), tcp_entry(TO_V1)), PAGE_PROXY, NOW)
+    collector.take(entries(tcp_entry(TO_V1), tcp_entry(TO_V1)), PAGE_PROXY, NOW)
     [(labels, opened)] = samples(collector, "istio_tcp_connections_opened_total")
     assert opened == 2
     assert labels.keys() == set(TCP_LABELS) == set(HTTP_LABELS) - {"response_code", "grpc_response_status"}
@@ -98,9 +98,9 @@ def test_label_sets_are_bounded_and_what_is_beyond_is_counted(monkeypatch: pytes
     monkeypatch.setattr(collector_module, "MAX_SERIES", 3)
     collector = Collector(0.0, 0.0)
     for number in range(5):
-        collector.take(message(http_entry(TO_V1, status=200 + number)), PAGE_PROXY, NOW)
-    collector.take(message(http_entry(TO_V1)), PAGE_PROXY, NOW)
-    collector.take(message(tcp_entry(TO_V1)), PAGE_PROXY, NOW)
+        collector.take(entries(http_entry(TO_V1, status=200 + number)), PAGE_PROXY, NOW)
+    collector.take(entries(http_entry(TO_V1)), PAGE_PROXY, NOW)
+    collector.take(entries(tcp_entry(TO_V1)), PAGE_PROXY, NOW)
     counts = {labels["response_code"]: count for labels, count in samples(collector, "istio_requests_total")}
     assert counts == {"200": 2, "201": 1, "202": 1, "overflow": 2}
     assert samples(collector, "pymesh_istio_series_overflow_total") == [({}, 2)]
@@ -111,7 +111,7 @@ def test_what_proxies_lose_is_summed_whatever_restarts(monkeypatch: pytest.Monke
     collector = Collector(0.0, 0.0)
 
     def tell(reporter: object, lost: str) -> int:
-        collector.take(message(http_entry({**TO_V1, "dropped_total": lost})), reporter, NOW)  # type: ignore[arg-type]
+        collector.take(entries(http_entry({**TO_V1, "dropped_total": lost})), reporter, NOW)  # type: ignore[arg-type]
         return collector.lost
 
     assert tell(PAGE_PROXY, "10") == 10
@@ -119,7 +119,7 @@ def test_what_proxies_lose_is_summed_whatever_restarts(monkeypatch: pytest.Monke
     assert tell(PAGE_PROXY, "15") == 15
     assert tell(V1_PROXY, "1") == 16
     assert tell(PAGE_PROXY, "2") == 18  # it has started anew
-    collector.take(message(http_entry(TO_V1)), PAGE_PROXY, NOW)
+    collector.take(entries(http_entry(TO_V1)), PAGE_PROXY, NOW)
     assert collector.lost == 18
     for rubbish in ("-1", "many", "9" * 30):
         assert tell(PAGE_PROXY, rubbish) == 18

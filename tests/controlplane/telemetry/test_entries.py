@@ -19,8 +19,8 @@ from tests.controlplane.telemetry.support import (
     TO_V1,
     V1,
     V1_PROXY,
+    entries,
     http_entry,
-    message,
     tcp_entry,
 )
 
@@ -180,6 +180,10 @@ def rubbish(kind: str) -> accesslog_pb2.HTTPAccessLogEntry:
             entry.response.response_code.value = 1000
         case "duration":
             common.duration.nanos = -1
+        case "start":
+            common.start_time.seconds = 2**60
+        case "flag":
+            common.custom_tags["flag"] = "\x1b[2J"
         case "direction":
             common.custom_tags["direction"] = "sideways"
         case "security":
@@ -194,12 +198,12 @@ def rubbish(kind: str) -> accesslog_pb2.HTTPAccessLogEntry:
 
 
 @pytest.mark.parametrize(
-    "kind", ["status", "duration", "direction", "security", "name too long", "too long", "too many"]
+    "kind", ["status", "duration", "start", "flag", "direction", "security", "name too long", "too long", "too many"]
 )
 def test_rubbish_is_counted_and_the_rest_is_taken(kind: str) -> None:
     refused: Counter[str] = Counter()
     good = http_entry(TO_V1, request_id="good")
-    flights = Reader().read(message(rubbish(kind), good), PAGE_PROXY, refused)
+    flights = Reader().read(entries(rubbish(kind), good), PAGE_PROXY, refused)
     assert [flight.request_id for flight in flights] == ["good"]
     assert refused == {"too long" if kind == "too many" else kind: 1}
     with pytest.raises(EntryError):
@@ -210,7 +214,7 @@ def test_open_connections_wait_for_their_end() -> None:
     refused: Counter[str] = Counter()
     entry = tcp_entry(TO_V1)
     entry.common_properties.intermediate_log_entry = True
-    assert Reader().read(message(entry), PAGE_PROXY, refused) == []
+    assert Reader().read(entries(entry), PAGE_PROXY, refused) == []
     assert refused == {"intermediate": 1}
 
 

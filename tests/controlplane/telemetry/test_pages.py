@@ -21,8 +21,8 @@ from tests.controlplane.telemetry.support import (
     REVIEWS,
     TO_V1,
     V1_PROXY,
+    entries,
     http_entry,
-    message,
     tcp_entry,
 )
 
@@ -37,11 +37,11 @@ async def get() -> AsyncIterator[Get]:
     for number in range(5):
         status = 503 if number == 4 else 200
         out = http_entry(TO_V1, request_id=f"r{number}", status=status, cluster=f"outbound|9080|v1|{REVIEWS}")
-        collector.take(message(out), PAGE_PROXY, NOW - 1)
-        collector.take(message(http_entry(FROM_PAGE, request_id=f"r{number}", status=status)), V1_PROXY, NOW - 1)
+        collector.take(entries(out), PAGE_PROXY, NOW - 1)
+        collector.take(entries(http_entry(FROM_PAGE, request_id=f"r{number}", status=status)), V1_PROXY, NOW - 1)
     other = {**TO_V1, "destination.workload": "db", "destination.app": "db", "service.name": "db"}
     other["service.host"] = "db.bookinfo.svc.cluster.local"
-    collector.take(message(tcp_entry(other)), V1_PROXY, NOW - 1)
+    collector.take(entries(tcp_entry(other)), V1_PROXY, NOW - 1)
     routes = pages.routes(collector, lambda: NOW)
     app = debug.application(
         None,
