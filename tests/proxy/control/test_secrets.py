@@ -32,3 +32,12 @@ def test_only_small_files_are_secrets(tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(b"x" * (MAX_SECRET_BYTES + 1))
     with pytest.raises(OSError, match="no certificate, key or token"):
         read_bounded(tmp_path / "large")
+
+
+def test_a_dropped_secret_is_gone_and_whoever_used_it_hears_of_it() -> None:
+    store, told = SecretStore(), []
+    store.put("a", Roots(b"x"))
+    store.subscribe(told.append)
+    store.drop("a")
+    store.drop("a")
+    assert (store.get("a"), told) == (None, ["a"])
