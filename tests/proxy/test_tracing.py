@@ -182,6 +182,17 @@ async def test_a_collector_that_asks_for_it_gets_spans_again(monkeypatch: pytest
             await eventually(lambda: second.counter("pymesh_telemetry_dropped_total") == 1)
 
 
+async def test_a_collector_that_takes_a_part_only_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    with otlp_server() as collector:
+        collector.partly = b"\x0a\x08\x08\x01\x12\x04late"  # partial_success: {rejected_spans: 1, error_message: late}
+        async with chain(collector) as (first, second):
+            for count in (1, 2):
+                await ask(first)
+                await eventually(lambda: len(collector.spans) == 3 * count)  # noqa: B023 - awaited here
+            await eventually(lambda: second.counter("pymesh_telemetry_sent_total") == 2)
+    assert len([line for line in caplog.messages if "refuses some" in line and "late" in line]) == 2  # a proxy each
+
+
 async def test_without_tracing_headers_pass_untouched() -> None:
     fields = {"traceparent": "rubbish", "tracestate": "a=1", "b3": "rubbish", "x-request-id": f"{TRACE[:8]}-x"}
     with EchoServer("a") as upstream:

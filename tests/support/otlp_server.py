@@ -23,6 +23,7 @@ class OtlpServer(grpc.GenericRpcHandler):
         self.requests: list[ExportTraceServiceRequest] = []
         self.refusing: grpc.StatusCode | None = None
         self.refused = 0
+        self.partly = b""  # the bytes of an answer that says so
         self._lock = threading.Lock()
 
     @property
@@ -52,7 +53,7 @@ class OtlpServer(grpc.GenericRpcHandler):
                 self.refused += 1
                 context.abort(self.refusing, "not now")
             self.requests.append(request)
-        return ExportTraceServiceResponse()
+        return ExportTraceServiceResponse.FromString(self.partly)
 
 
 @contextmanager

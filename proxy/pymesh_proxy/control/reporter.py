@@ -35,7 +35,6 @@ CALL_TIMEOUT: Final = 5.0
 # Seconds between attempts, at most: the backlog of a busy proxy covers not many more.
 LONGEST_PAUSE: Final = 5.0
 
-
 # What OTLP calls retryable (opentelemetry.io/docs/specs/otlp, "OTLP/gRPC response").
 _TRY_AGAIN: Final = frozenset({
     Code.CANCELLED, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.ABORTED, Code.OUT_OF_RANGE, Code.UNAVAILABLE,
@@ -304,13 +303,17 @@ class CallReceiver:
         self._channel = channel
         self._method = method
         self._join = join
+        self._complained = False
 
     async def open(self) -> None:
         """See Receiver: nothing is to be done."""
 
     async def send(self, entries: list[bytes], dropped: int) -> None:
         """See Receiver."""
-        await self._channel.unary(self._method, self._join(entries, dropped), within=CALL_TIMEOUT)
+        answer = await self._channel.unary(self._method, self._join(entries, dropped), within=CALL_TIMEOUT)
+        if answer and not self._complained:  # ExportTraceServiceResponse is empty but for `partial_success`
+            self._complained = True
+            log.warning("%s: the collector refuses some of what it is sent: %r", self._method, answer[:200])
 
     def may_repeat(self, error: RpcError) -> bool:
         """See Receiver: spans have names of their own, so that a collector can tell doubles."""
