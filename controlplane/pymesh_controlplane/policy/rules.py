@@ -62,12 +62,14 @@ class Rules:
         by_name: sorted.
         accounts: SPIFFE identities of the workloads behind each rule's services: who may ask about it.
         pods: those that have a sidecar of ours, as `pod.namespace`: who may hold slots of it.
+        owners: of these pods, the account that each runs as.
     """
 
     epoch: str = ""
     by_name: Mapping[str, Rule] = field(default_factory=dict)
     accounts: Mapping[str, frozenset[str]] = field(default_factory=dict)
     pods: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    owners: Mapping[str, str] = field(default_factory=dict)
 
 
 def rules_of(world: World) -> Rules:
@@ -76,15 +78,18 @@ def rules_of(world: World) -> Rules:
     digest = hashlib.sha256(repr(list(rules.values())).encode()).hexdigest()[:16]
     accounts: dict[str, frozenset[str]] = {}
     pods: dict[str, frozenset[str]] = {}
+    owners: dict[str, str] = {}
     for name, rule in rules.items():
         services = [world.services[host] for host in rule.hosts if host in world.services]
         accounts[name] = frozenset(account for service in services for account in service.accounts)
-        pods[name] = frozenset(
-            f"{workload.name}.{workload.namespace}"
+        behind = {
+            f"{workload.name}.{workload.namespace}": str(workload.identity(world.trust_domain))
             for workload in world.workloads.values()
             if workload.mesh and any(is_behind(workload, service, world) for service in services)
-        )
-    return Rules(digest if rules else "", rules, accounts, pods)
+        }
+        pods[name] = frozenset(behind)
+        owners |= behind
+    return Rules(digest if rules else "", rules, accounts, pods, owners)
 
 
 def is_behind(workload: Workload, service: Service, world: World) -> bool:

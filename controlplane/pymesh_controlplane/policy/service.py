@@ -50,11 +50,10 @@ class Stream:
     """The stream of one sidecar.
 
     Attributes:
-        owed: whether it has asked for something since the last response.
+        wake: set when it is to be told something.
         ended: set when another stream has taken its place.
     """
 
-    owed: bool = True
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -199,14 +198,14 @@ class PolicyService:
     # --- Leases ----------------------------------------------------------------------------------------------------
 
     async def _hold(self, context: ServerContext, identity: Identity) -> None:
-        self._in_force()
+        rules = self._in_force()
         if len(self._streams) >= MAX_STREAMS:
             sentence = f"{MAX_STREAMS} sidecars hold leases here: run more policy services, or fewer sidecars"
             raise StreamError(grpc.StatusCode.RESOURCE_EXHAUSTED, sentence, "streams")
         first = await self._receive(context)
         if first is None:
             return
-        name = _sidecar(first, identity)
+        name = _sidecar(first, identity, rules)
         if (other := self._streams.get(name)) is not None:
             other.ended.set()
         stream = self._streams[name] = Stream()
@@ -238,7 +237,6 @@ class PolicyService:
     def _hear(self, name: str, stream: Stream, request: LeaseRequest, identity: Identity, *, new: bool) -> None:
         self.counts.unknown_rules += sum(demand.rule not in self.desk.books for demand in request.demands)
         self.desk.hear(name, str(identity), request, new=new)
-        stream.owed = True
         self._asked.add(name)
         self._news.set()
 
@@ -246,7 +244,6 @@ class PolicyService:
         while True:
             await stream.wake.wait()
             stream.wake.clear()
-            stream.owed = False
             await context.write(policy_api.encode_response(self.desk.respond(name)))
 
     async def _receive(self, context: ServerContext) -> LeaseRequest | None:
@@ -282,16 +279,20 @@ def _identity(origin: Origin) -> Identity:
     return origin.identity
 
 
-def _sidecar(request: LeaseRequest, identity: Identity) -> str:
-    """The pod whose sidecar speaks, `pod.namespace`; it is in the namespace that the caller has proved."""
+def _sidecar(request: LeaseRequest, identity: Identity, rules: Rules) -> str:
+    """The pod whose sidecar speaks, `pod.namespace`: one that runs as the caller has proved to be, as far as we know.
+
+    Otherwise anyone in the namespace could take the place of a sidecar, and its slots from it.
+    """
     try:
         node = names.NodeId.parse(request.node)
     except ValueError as error:
         raise StreamError(grpc.StatusCode.INVALID_ARGUMENT, str(error), "node") from error
-    if node.namespace != identity.namespace:
-        sentence = f"the node is of namespace {node.namespace}, and the caller has proved to be {identity}"
+    name = f"{node.pod}.{node.namespace}"
+    if node.namespace != identity.namespace or rules.owners.get(name, str(identity)) != str(identity):
+        sentence = f"the node says that it is pod {name}, and the caller has proved to be {identity}"
         raise StreamError(grpc.StatusCode.PERMISSION_DENIED, sentence, "identity")
-    return f"{node.pod}.{node.namespace}"
+    return name
 
 
 async def _superseded(stream: Stream) -> None:

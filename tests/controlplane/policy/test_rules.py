@@ -46,6 +46,7 @@ def test_only_workloads_behind_the_targets_may_ask() -> None:
     rules = rules_of(world_of(BOOKINFO + LIMITS + "---" + pod("reviews-out", "10.244.0.98", "reviews", mesh=False)))
     assert rules.accounts["RateLimit default/reviews"] == {"spiffe://cluster.local/ns/default/sa/reviews"}
     pods = rules.pods["RateLimit default/reviews"]
+    assert rules.owners["reviews-v1.default"] == "spiffe://cluster.local/ns/default/sa/reviews"
     assert "reviews-v1.default" in pods
     assert not {"reviews-out.default", "ratings-1.default", "productpage-1.default"} & pods
 

@@ -298,6 +298,19 @@ async def test_who_says_nothing_is_taken_for_gone(monkeypatch: pytest.MonkeyPatc
         assert await lease.ended() == (grpc.StatusCode.DEADLINE_EXCEEDED, "no report within 0.2 s")
 
 
+async def test_nobody_takes_the_place_of_anothers_sidecar() -> None:
+    """Another workload of the namespace, which says that it is reviews' pod."""
+    async with serving() as running, running.channel() as channel, running.channel(RATINGS) as another:
+        lease = Lease(channel)
+        await lease.say(wanted=3)
+        thief = Lease(another)
+        await thief.call.write(policy_api.encode_request(LeaseRequest(NODE)))
+        code, sentence = await thief.ended()
+        assert code is grpc.StatusCode.PERMISSION_DENIED
+        assert sentence == f"the node says that it is pod reviews-v1.default, and the caller has proved to be {RATINGS}"
+        assert await lease.say(wanted=3, held=10) == 10
+
+
 @pytest.mark.parametrize(
     ("node", "code"),
     [
