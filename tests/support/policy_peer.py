@@ -97,7 +97,7 @@ class PolicyPeer:
             self._wait(context)
             grants = tuple(self._grant(demand) for demand in request.demands)
             yield b"\xff" if self.rubbish else encode_response(LeaseResponse("1", grants, nonce))
-        self.left += 1
+        self.left += context.is_active()  # a stream that was broken off ends here, too
 
     def check(self, data: bytes, context: grpc.ServicerContext) -> bytes:
         """Authorization/Check."""

@@ -56,7 +56,6 @@ class Leases:
     """The rules of kind `slots` that one policy service decides, and the stream to it.
 
     Attributes:
-        node: our xDS node id.
         timeout: seconds for an answer to count; the longest of those that filters in force give it.
         rules: those in force, by name.
     """
@@ -106,8 +105,7 @@ class Leases:
                 rule.retire()
         if self.rules and self._task is None and not self._leaving:
             self._task = self._home.spawn(self._run())
-        elif not self.rules and self._task is not None:
-            self._wake.set()
+        self._wake.set()  # the service may have moved, or is no longer asked
 
     async def close(self) -> None:
         """Give the slots back and end the stream."""
@@ -177,7 +175,13 @@ class Leases:
                 await self._wake.wait()
 
     async def _hold(self, stream: Stream) -> str:
-        """Talk until the stream is no longer wanted (empty), or of no more use (why). Raises RpcError."""
+        """Talk until the stream is no longer wanted, or leads to the wrong place (empty), or is of no use (why).
+
+        Only a stream that is not wanted is ended in order, which gives the slots back: they are to be ours elsewhere.
+
+        Raises:
+            RpcError: it broke.
+        """
         self._ended, self._sent_at, self._seen, self._due = "", None, 0, 0.0
         reader = self._home.spawn(self._read(stream))
         try:
@@ -187,11 +191,11 @@ class Leases:
                 if self._sent_at is None and now >= self._due:
                     await self._report(stream, now)
                 await self._woken(self._check_silence(now))
-            if self._ended:
-                return self._ended
-            stream.finish()
-            await asyncio.wait([reader], timeout=GOODBYE)
-            return ""
+            if not self._ended and not self._wanted:
+                stream.finish()
+                await asyncio.wait([reader], timeout=GOODBYE)
+                return ""
+            return self._ended
         finally:
             reader.cancel()
 

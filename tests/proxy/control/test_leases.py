@@ -17,6 +17,7 @@ from pymesh.xds.decode import load_bootstrap
 from pymesh_proxy.config.snapshot import Configuration
 from pymesh_proxy.filters.slots import SlotRule
 from pymesh_proxy.telemetry.record import RequestRecord
+from pymesh_proxy.upstream.endpoint import Endpoint
 from pymesh_proxy.upstream.registry import EndpointRegistry
 from tests.support.inprocess import Json, Running, bootstrap, cluster, http_listener, route, running, write_bootstrap
 from tests.support.peers import Peer, RawUpstream, client
@@ -290,6 +291,21 @@ async def test_a_new_configuration_keeps_the_counts_of_the_rules_that_stay(peer:
         assert (await answer_to(asking))[0] == 200  # under the filter that it came in by
         await eventually(lambda: here.in_use == 0)
         assert here.rule(OTHER).holders == set()
+
+
+async def test_a_service_that_moves_is_followed_without_giving_the_slots_back(peer: PolicyPeer) -> None:
+    async with site(peer) as here:
+        await here.connected()
+        await here.inside()
+        with policy_peer({RULE: 4}) as other:
+            snapshot = here.proxy.runtime.snapshot
+            there = replace(snapshot.clusters["policy"], endpoints=(Endpoint("127.0.0.1", other.port),))
+            here.proxy.proxy.adopt(replace(snapshot, clusters={**snapshot.clusters, "policy": there}))
+            await eventually(lambda: here.rule().usable == 4)
+            assert (other.heard[0].demands[0].held, other.heard[0].demands[0].in_use) == (2, 1)
+            assert peer.left == 0
+            here.proxy.proxy.adopt(snapshot)
+            await eventually(lambda: here.rule().usable == 2)
 
 
 async def test_the_stream_is_left_in_good_order(peer: PolicyPeer) -> None:
