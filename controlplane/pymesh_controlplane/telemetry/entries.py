@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal, TypeAlias
 
+from envoy.config.core.v3 import base_pb2
 from envoy.data.accesslog.v3 import accesslog_pb2
 from envoy.service.accesslog.v3 import als_pb2
 
@@ -35,6 +36,8 @@ MAX_TIME: Final = 230 * 365 * 86_400
 BROKEN: Final = frozenset({
     "UH", "UF", "UT", "LR", "UR", "UC", "UO", "URX", "SI", "UPE", "UMSDR", "DT", "NC", "DF", "OM",
 })  # fmt: skip
+# The methods that Envoy has a number for, and 0 for any other: the enum is open, and only these have names.
+_METHODS: Final = frozenset(base_pb2.RequestMethod.values())
 # gRPC's status codes that are the server's failure: unknown, deadline exceeded, unimplemented, internal, unavailable,
 # data loss (grpc/doc/statuscodes.md).
 _GRPC_STATUSES: Final = frozenset(map(str, range(17)))
@@ -243,6 +246,8 @@ def _http(flight: Flight, entry: accesslog_pb2.HTTPAccessLogEntry) -> None:
     status = response.response_code.value
     if status > 999:
         raise EntryError("status")
+    if request.request_method not in _METHODS:
+        raise EntryError("method")
     flight.request_id = request.request_id
     flight.status = status
     flight.received, flight.sent = request.request_body_bytes, response.response_body_bytes

@@ -178,6 +178,8 @@ def rubbish(kind: str) -> accesslog_pb2.HTTPAccessLogEntry:
     match kind:
         case "status":
             entry.response.response_code.value = 1000
+        case "method":
+            entry.request.request_method = 12345  # type: ignore[assignment]  # an open enum
         case "duration":
             common.duration.nanos = -1
         case "start":
@@ -198,8 +200,12 @@ def rubbish(kind: str) -> accesslog_pb2.HTTPAccessLogEntry:
 
 
 @pytest.mark.parametrize(
-    "kind", ["status", "duration", "start", "flag", "direction", "security", "name too long", "too long", "too many"]
-)
+    "kind",
+    [
+        "status", "method", "duration", "start", "flag", "direction", "security",
+        "name too long", "too long", "too many",
+    ],
+)  # fmt: skip
 def test_rubbish_is_counted_and_the_rest_is_taken(kind: str) -> None:
     refused: Counter[str] = Counter()
     good = http_entry(TO_V1, request_id="good")
