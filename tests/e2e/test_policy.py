@@ -66,7 +66,7 @@ def ask(host):
             connection.close()
 threads = [threading.Thread(target=ask, args=(host,)) for host in ("open", "last", "closed")]
 for thread in threads: thread.start()
-for line in sys.stdin: print(json.dumps(seen), flush=True)
+for line in sys.stdin: print(json.dumps(dict(seen)), flush=True)  # a copy: the threads go on counting
 over.set()
 for thread in threads: thread.join()
 print(json.dumps(seen))
