@@ -6,6 +6,7 @@ the labels is that of Istio's telemetry filter (istio/proxy, istio_stats.cc).
 """
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import Final, Generic, TypeAlias, TypeVar
@@ -102,22 +103,32 @@ S = TypeVar("S")
 
 
 class Table(Generic[S]):
-    """The series of one kind, by their labels. Bounded; what does not fit is counted, in one series by reporter."""
+    """The series of one kind, by their labels. Bounded; what does not fit is counted, in one series by reporter.
 
-    def __init__(self, names: tuple[str, ...], make: Callable[[], S], limit: int) -> None:
+    At most `limit` in all, and `share` of one owner, so that none takes the others' room by making up labels.
+    """
+
+    def __init__(self, names: tuple[str, ...], make: Callable[[], S], limit: int, share: int) -> None:
         self.overflowed = 0  # how often a series was asked for that did not fit
         self._limit = limit
+        self._share = share
+        self._owned: Counter[str] = Counter()
         self._names = names
         self._make = make
         self._series: dict[Labels, tuple[str, S]] = {}
 
-    def get(self, labels: Labels) -> tuple[S, bool]:
-        """The series with these labels, and whether it is theirs alone, so that it may be remembered for them."""
+    def get(self, labels: Labels, owner: str = "") -> tuple[S, bool]:
+        """The series with these labels, and whether it is theirs alone, so that it may be remembered for them.
+
+        A new one is `owner`'s.
+        """
         found = self._series.get(labels)
         if found is not None:
             return found[1], True
-        own = len(self._series) < self._limit
-        if not own:
+        own = len(self._series) < self._limit and self._owned[owner] < self._share
+        if own:
+            self._owned[owner] += 1
+        else:
             self.overflowed += 1
             labels = (labels[0],) + (OVERFLOW,) * (len(labels) - 1)
         if labels not in self._series:
@@ -136,11 +147,11 @@ class Table(Generic[S]):
 
 
 class IstioMetrics:
-    """All standard metrics of one process, at most `limit` series of each kind."""
+    """All standard metrics of one process: at most `limit` series of each kind, `share` of them one owner's."""
 
-    def __init__(self, limit: int = MAX_SERIES) -> None:
-        self.requests = Table(HTTP_LABELS, Requests, limit)
-        self.connections = Table(TCP_LABELS, Connections, limit)
+    def __init__(self, limit: int = MAX_SERIES, share: int | None = None) -> None:
+        self.requests = Table(HTTP_LABELS, Requests, limit, share or limit)
+        self.connections = Table(TCP_LABELS, Connections, limit, share or limit)
 
     def text(self) -> str:
         """Everything in Prometheus' text format, version 0.0.4. May be made in a thread, while others count."""

@@ -10,10 +10,14 @@ from pymesh_controlplane.telemetry.entries import Flight
 
 
 def count(metrics: IstioMetrics, flight: Flight) -> None:
-    """Count `flight` in `metrics`. Connections of opaque bytes are reported at their end: opened is closed."""
-    ends = _ends(flight)
+    """Count `flight` in `metrics`. Connections of opaque bytes are reported at their end: opened is closed.
+
+    A new series is its reporter's, by the identity that it has proved: names of hosts, and all that a proxy says of the
+    other end, can be made up.
+    """
+    ends, owner = _ends(flight), flight.reporter.principal
     if flight.protocol == "tcp":
-        connections, _ = metrics.connections.get((*ends, "tcp", flight.flag, flight.security))
+        connections, _ = metrics.connections.get((*ends, "tcp", flight.flag, flight.security), owner)
         connections.opened += 1
         connections.closed += 1
         connections.received += flight.received
@@ -21,7 +25,7 @@ def count(metrics: IstioMetrics, flight: Flight) -> None:
         return
     status = str(flight.status)
     requests, _ = metrics.requests.get(
-        (*ends, flight.protocol, status, flight.grpc_status, flight.flag, flight.security)
+        (*ends, flight.protocol, status, flight.grpc_status, flight.flag, flight.security), owner
     )
     requests.add(flight.milliseconds, flight.received, flight.sent)
 

@@ -107,6 +107,16 @@ def test_label_sets_are_bounded_and_what_is_beyond_is_counted(monkeypatch: pytes
     assert samples(collector, "istio_tcp_connections_opened_total")[0][1] == 1
 
 
+def test_one_identity_cannot_use_up_everyones_label_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collector_module, "MAX_SERIES_OF_ONE", 3)
+    collector = Collector(0.0, 0.0)
+    for number in range(10):
+        collector.take(entries(http_entry({**TO_V1, "service.host": f"{number}.example.com"})), PAGE_PROXY, 1.0)
+    collector.take(entries(http_entry(FROM_PAGE)), V1_PROXY, 1.0)
+    counts = {labels["destination_service"]: value for labels, value in samples(collector, "istio_requests_total")}
+    assert counts == {"0.example.com": 1, "1.example.com": 1, "2.example.com": 1, "overflow": 7, REVIEWS: 1}
+
+
 def test_what_proxies_lose_is_summed_whatever_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
     collector = Collector(0.0, 0.0)
 
