@@ -46,7 +46,11 @@ def node_of(message: base_pb2.Node) -> Node:
     labels = metadata.get("LABELS") or {}
     if not isinstance(labels, dict):
         raise ValueError(f"node {message.id!r}: metadata LABELS is not an object")
-    addresses = str(metadata.get("INSTANCE_IPS") or "").split(",")
+    addresses = metadata.get("INSTANCE_IPS") or []
+    if isinstance(addresses, str):  # as Istio's agent writes them; ours is a list
+        addresses = addresses.split(",")
+    if not isinstance(addresses, list) or not all(isinstance(address, str) for address in addresses):
+        raise ValueError(f"node {message.id!r}: metadata INSTANCE_IPS is neither text nor a list of texts")
     return Node(
         id=message.id,
         kind=parsed.kind,

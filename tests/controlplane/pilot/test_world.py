@@ -101,10 +101,11 @@ def test_the_revision_is_of_the_content() -> None:
     assert world_of(BOOKINFO).revision != world_of(EVERYTHING).revision
 
 
-def test_a_node_is_what_the_proxy_says_of_itself() -> None:
+@pytest.mark.parametrize("addresses", ["10.244.0.7,10.9.9.9", ["10.244.0.7", "10.9.9.9"]])
+def test_a_node_is_what_the_proxy_says_of_itself(addresses: str | list[str]) -> None:
     message = NodeMessage(id="sidecar~10.244.0.7~a-0.ns~ns.svc.cluster.local", user_agent_name="envoy")
     message.metadata.update(
-        {"LABELS": {"app": "a"}, "INSTANCE_IPS": "10.244.0.7,10.9.9.9", "SERVICE_ACCOUNT": "sa", "WORKLOAD_NAME": "a"}
+        {"LABELS": {"app": "a"}, "INSTANCE_IPS": addresses, "SERVICE_ACCOUNT": "sa", "WORKLOAD_NAME": "a"}
     )
     node = node_of(message)
     assert (node.kind, node.pod, node.namespace, node.service_account) == ("sidecar", "a-0", "ns", "sa")
@@ -118,8 +119,9 @@ def test_a_node_with_another_id_is_refused(wrong: str) -> None:
         node_of(NodeMessage(id=wrong))
 
 
-def test_labels_that_are_no_object_are_refused() -> None:
+@pytest.mark.parametrize(("field", "value"), [("LABELS", "x"), ("INSTANCE_IPS", {"a": 1}), ("INSTANCE_IPS", [1])])
+def test_metadata_of_another_type_is_refused(field: str, value: object) -> None:
     message = NodeMessage(id="sidecar~~a.b~c")
-    message.metadata.update({"LABELS": "x"})
-    with pytest.raises(ValueError, match="LABELS"):
+    message.metadata.update({field: value})
+    with pytest.raises(ValueError, match=field):
         node_of(message)

@@ -1,8 +1,10 @@
 """An app that says its version, and that can be told to do worse: `/become?status=500&delay=0.3`."""
 
+import socket
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 behaviour = {"status": 200.0, "delay": 0.0}
@@ -36,6 +38,14 @@ class Server(ThreadingHTTPServer):
     """Takes bursts of connections."""
 
     request_queue_size = 256
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept; without a descriptor left for that, rest a moment instead of asking again and again."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(0.05)
+            raise
 
 
 Server(("0.0.0.0", 8080), Version).serve_forever()
