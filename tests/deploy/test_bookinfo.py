@@ -250,10 +250,15 @@ def test_the_manifests_name_only_what_is_there() -> None:
             assert (SAMPLE / container["command"][1]).is_file()
     for service in of_kind["Service"]:
         assert any(service["spec"]["selector"].items() <= found.items() for found in labels)
-    [rule], [virtual_service] = of_kind["DestinationRule"], of_kind["VirtualService"]
+    [rule] = of_kind["DestinationRule"]
+    routes = {found["metadata"]["name"]: found["spec"]["http"] for found in of_kind["VirtualService"]}
     subsets = {subset["name"]: subset["labels"] for subset in rule["spec"]["subsets"]}
     for subset in subsets.values():
         assert any({"app": "reviews", **subset}.items() <= found.items() for found in labels)
-    for route in virtual_service["spec"]["http"]:
+    for route in routes["reviews"]:
         assert {target["destination"]["subset"] for target in route["route"]} <= subsets.keys()
         assert sum(target.get("weight", 100) for target in route["route"]) == 100
+    services = {service["metadata"]["name"] for service in of_kind["Service"]}
+    assert {target["destination"]["host"] for route in routes["bookinfo"] for target in route["route"]} <= services
+    for limit in of_kind["ConcurrencyLimit"]:
+        assert {target["name"] for target in limit["spec"]["targetRefs"]} <= services
