@@ -1,7 +1,7 @@
 """What becomes of what is reported: it is counted by edge and by label, and kept for a while. Pure; time is given."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -15,9 +15,9 @@ from pymesh_controlplane.telemetry.graph import Edge, Party, Traffic
 from pymesh_controlplane.telemetry.reporter import Reporter
 from pymesh_controlplane.telemetry.ring import Ring
 
-# Pods that have lost entries and are remembered. Of more, the one that was silent for longest is forgotten; what it has
-# lost stays in the sum, and would be added once more should it speak again.
-MAX_REPORTERS: Final = 10_000
+# Streams that have lost entries and are remembered. Of more, the one that was silent for longest is forgotten; what it
+# has lost stays in the sum, and would be added once more should it speak again.
+MAX_LOSERS: Final = 10_000
 # Istio's series of one kind: four times what a sidecar keeps, since the whole mesh is here; 60 MB of text if all are
 # used. Beyond a hundred services or so, scrape the proxies.
 MAX_SERIES: Final = 1_000
@@ -46,13 +46,13 @@ class Collector(PrometheusCollector):
         self.entries = 0
         self._istio = IstioMetrics(MAX_SERIES, MAX_SERIES_OF_ONE)
         self._reader = Reader()
-        self._lost: dict[tuple[str, str], int] = {}
+        self._lost: dict[tuple[str, str, str], int] = {}
         self._lost_before = 0
 
     def take(self, entries: Sequence[Entry], reporter: Reporter, now: float) -> None:
         """Count and keep what `reporter` says in `entries` of one message, or in a part of it."""
         if entries:
-            self._note_losses(entries[0].common_properties.custom_tags, reporter)
+            self._note_losses(entries[0], reporter)
         for flight in self._reader.read(entries, reporter, self.refused):
             self.entries += 1
             self.ring.add(flight)
@@ -73,21 +73,21 @@ class Collector(PrometheusCollector):
         """Entries that the proxies say they have lost, since they started."""
         return self._lost_before + sum(self._lost.values())
 
-    def _note_losses(self, tags: Mapping[str, str], reporter: Reporter) -> None:
-        told = tags.get(telemetry_tags.DROPPED, "0")
+    def _note_losses(self, first: Entry, reporter: Reporter) -> None:
+        told = first.common_properties.custom_tags.get(telemetry_tags.DROPPED, "0")
         if not told.isdecimal() or len(told) > 18:
             self.refused["dropped_total"] += 1
         elif told != "0":
-            self._lost_by(reporter, int(told))
+            # Requests and connections have a stream each, with losses of its own.
+            self._lost_by((reporter.peer.namespace, reporter.pod, type(first).__name__), int(told))
 
-    def _lost_by(self, reporter: Reporter, told: int) -> None:
-        pod = (reporter.peer.namespace, reporter.pod)
-        before = self._lost.pop(pod, 0)
+    def _lost_by(self, stream: tuple[str, str, str], told: int) -> None:
+        before = self._lost.pop(stream, 0)
         if told < before:  # it has started anew
             self._lost_before += before
-        if len(self._lost) >= MAX_REPORTERS:
+        if len(self._lost) >= MAX_LOSERS:
             self._lost_before += self._lost.pop(next(iter(self._lost)))
-        self._lost[pod] = told
+        self._lost[stream] = told
 
     def istio_text(self) -> str:
         """Istio's standard metrics of everything, in Prometheus' text format."""

@@ -129,12 +129,15 @@ def test_what_proxies_lose_is_summed_whatever_restarts(monkeypatch: pytest.Monke
     assert tell(PAGE_PROXY, "15") == 15
     assert tell(V1_PROXY, "1") == 16
     assert tell(PAGE_PROXY, "2") == 18  # it has started anew
+    collector.take(entries(tcp_entry({**TO_V1, "dropped_total": "1"})), PAGE_PROXY, NOW)  # another stream
+    assert collector.lost == 19
+    assert tell(PAGE_PROXY, "2") == 19
     collector.take(entries(http_entry(TO_V1)), PAGE_PROXY, NOW)
-    assert collector.lost == 18
+    assert collector.lost == 19
     for rubbish in ("-1", "many", "9" * 30):
-        assert tell(PAGE_PROXY, rubbish) == 18
+        assert tell(PAGE_PROXY, rubbish) == 19
     assert collector.refused["dropped_total"] == 3
-    monkeypatch.setattr(collector_module, "MAX_REPORTERS", 2)
-    assert tell(PAGE_PROXY._replace(pod="third"), "100") == 118
-    assert samples(collector, "pymesh_telemetry_lost_total") == [({}, 118)]
+    monkeypatch.setattr(collector_module, "MAX_LOSERS", 3)
+    assert tell(PAGE_PROXY._replace(pod="third"), "100") == 119
+    assert samples(collector, "pymesh_telemetry_lost_total") == [({}, 119)]
     assert samples(collector, "pymesh_telemetry_refused_total") == [({"reason": "dropped_total"}, 3)]
