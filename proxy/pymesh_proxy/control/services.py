@@ -38,6 +38,7 @@ class PolicyClient:
         self._home = home
         self._metrics = metrics
         self._probe: asyncio.Task[None] | None = None
+        self._left = False
 
     def slots(self, settings: SlotSettings) -> SlotRule:
         """See filters.services.PolicyService."""
@@ -68,7 +69,7 @@ class PolicyClient:
         if not self.away:
             log.warning("policy service %s is away: %s", self.channel.cluster_name, why)
         self.away = why
-        if self._probe is None:
+        if self._probe is None and not self._left:
             self._probe = self._home.spawn(self._find())
 
     async def _find(self) -> None:
@@ -91,11 +92,17 @@ class PolicyClient:
         log.info("policy service %s: back", self.channel.cluster_name)
         self._probe = None
 
-    async def close(self) -> None:
-        """Give the slots back and end every call."""
+    async def leave(self) -> None:
+        """Give the slots back. Questions that are open are answered, for requests that came in by an older filter."""
+        self._left = True
         if self._probe is not None:
             self._probe.cancel()
         await self.leases.close()
+        self.channel.renew()
+
+    async def close(self) -> None:
+        """Give the slots back and end every call."""
+        await self.leave()
         await _close(self.channel)
 
 
@@ -161,9 +168,9 @@ class FilterServices:
         for client in self.policies.values():
             client.leases.settle()
         for cluster in [cluster for cluster, client in self.policies.items() if client not in self._asked]:
-            self._home.spawn(self.policies.pop(cluster).close())
+            self._home.spawn(self.policies.pop(cluster).leave())
         for cluster in [cluster for cluster, client in self._authorizations.items() if client not in self._asked]:
-            self._home.spawn(self._authorizations.pop(cluster).close())
+            self._authorizations.pop(cluster).channel.renew()
 
     def policy(self, cluster: str, timeout: float) -> PolicyClient:
         """See filters.services.Services."""

@@ -143,6 +143,24 @@ async def test_a_client_that_leaves_while_it_is_asked_about(peer: PolicyPeer) ->
         assert here.upstream.waiting == 0
 
 
+async def test_a_question_that_is_open_when_the_rule_goes_is_answered(peer: PolicyPeer) -> None:
+    async with site(peer, check(DAY, "CLOSED"), timeout="5s") as here:
+        peer.answering = False
+        asking = await here.ask()
+        await eventually(lambda: peer.checks)
+        proxy = here.proxy.proxy
+        proxy.services.follow(type(proxy.runtime.snapshot)(1, {}, {}, {}))
+        assert not proxy.services.policies
+        peer.answering = True
+        served = await here.upstream.accept()
+        await served.head()
+        served.send(OK)
+        assert (await answer_to(asking))[0] == 200
+        await eventually(
+            lambda: proxy.runtime.upstreams.state(proxy.runtime.snapshot.clusters["policy"]).connections == 0
+        )
+
+
 async def test_a_service_that_no_filter_asks_any_more_is_left(peer: PolicyPeer) -> None:
     async with site(peer, slots()) as here:
         await here.connected()
