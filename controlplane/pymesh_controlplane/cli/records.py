@@ -17,7 +17,7 @@ from pymesh_controlplane.injector.containers import PROXY
 # Seconds after the end of a request in which records of it may still come: proxies send every second.
 FRESH: Final = 1.5
 # Seconds to wait for what is missing of a request that has just ended, and between two looks.
-PATIENCE: Final = 4.0
+PATIENCE: Final = 3.0
 POLL: Final = 0.2
 
 
