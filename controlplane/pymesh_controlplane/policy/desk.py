@@ -39,7 +39,7 @@ class Desk:
     rules: Rules = field(default_factory=Rules)
     sidecars: dict[str, Sidecar] = field(default_factory=dict)
     books: dict[str, Book] = field(default_factory=dict)
-    _accounts: dict[str, frozenset[str]] = field(default_factory=dict)
+    _behind: dict[str, tuple[frozenset[str], frozenset[str]]] = field(default_factory=dict)  # by rule: accounts, pods
     _lingering: dict[str, float] = field(default_factory=dict)
     _changed: set[str] = field(default_factory=set)
 
@@ -51,7 +51,7 @@ class Desk:
             self._lingering.setdefault(name, now + policy_api.LINGER)
         for name, limit in limits.items():
             self.books.setdefault(name, Book(limit)).limit = limit
-            self._accounts[name] = rules.accounts[name]
+            self._behind[name] = rules.accounts[name], rules.pods.get(name, frozenset())
             self._lingering.pop(name, None)
         if first:
             self._settle_anew(now)
@@ -86,7 +86,7 @@ class Desk:
     def decide(self, now: float) -> set[str]:
         """The sidecars whose grants have changed. To be called now and then, also if nothing was heard."""
         for name in [name for name, until in self._lingering.items() if until <= now]:
-            del self._lingering[name], self.books[name], self._accounts[name]
+            del self._lingering[name], self.books[name], self._behind[name]
         for name, book in self.books.items():
             if book.expire(now):
                 self._changed.add(name)
@@ -109,7 +109,7 @@ class Desk:
             return Grant(rule, 0, 0, problem=f"the policy service knows of no {rule}")
         book = self.books[rule]
         if rule not in sidecar.rules:
-            problem = f"{sidecar.account} runs no workload behind the targets of {rule}"
+            problem = f"{name} ({sidecar.account}) is no pod behind the targets of {rule}"
             return Grant(rule, 0, book.limit, problem=problem)
         return Grant(rule, book.sent(name, sidecar.nonce), book.limit, policy_api.RETURN_GRACE)
 
@@ -119,13 +119,18 @@ class Desk:
         reported: set[str] = set()
         for demand in sidecar.request.demands:
             book = self.books.get(demand.rule)
-            if book is None or sidecar.account not in self._accounts[demand.rule]:
+            if book is None or not self._is_behind(name, sidecar.account, demand.rule):
                 continue
             reported.add(demand.rule)
             if book.report(name, demand.held, demand.in_use, demand.wanted, seen):
                 self._changed.add(demand.rule)
         self._leave(name, self.books.keys() - reported, None)
         sidecar.rules = frozenset(reported)
+
+    def _is_behind(self, name: str, account: str, rule: str) -> bool:
+        """Whether the pod may hold slots of the rule: not all that run under an account are behind one service."""
+        accounts, pods = self._behind[rule]
+        return account in accounts and name in pods
 
     def _leave(self, name: str, rules: Iterable[str], until: float | None) -> None:
         for rule in rules:

@@ -7,9 +7,10 @@ from pymesh_controlplane.policy.rules import Rate, Rule, Rules, Slots
 WEB = "spiffe://cluster.local/ns/default/sa/web"
 OTHER = "spiffe://cluster.local/ns/default/sa/other"
 LIMIT = "ConcurrencyLimit default/web"
+PODS = frozenset({"a.default", "b.default"})
 
 
-def rules(most: int = 10, *, pods: frozenset[str] = frozenset(), epoch: str = "one") -> Rules:
+def rules(most: int = 10, *, pods: frozenset[str] = PODS, epoch: str = "one") -> Rules:
     rule = Rule(LIMIT, ("web.default.svc.cluster.local",), Slots(most), "LastDecision", "Closed")
     rate = Rule("RateLimit default/web", rule.hosts, Rate(1, 1, 1), "Open", "Closed")
     return Rules(
@@ -63,8 +64,19 @@ def test_who_is_not_behind_a_service_holds_none_of_its_slots() -> None:
     """Whatever it says that it holds."""
     at = desk()
     slots, problem = ask(at, "x.default", account=OTHER, held=10, in_use=10, new=True)
-    assert (slots, problem) == (0, f"{OTHER} runs no workload behind the targets of {LIMIT}")
+    assert (slots, problem) == (0, f"x.default ({OTHER}) is no pod behind the targets of {LIMIT}")
+    slots, problem = ask(at, "x.default", account=WEB, held=10, in_use=10, new=True)
+    assert (slots, problem) == (0, f"x.default ({WEB}) is no pod behind the targets of {LIMIT}")
     assert ask(at, "a.default", wanted=10, new=True) == (10, "")
+
+
+def test_a_pod_that_was_not_known_yet_holds_slots_once_it_is() -> None:
+    """Its sidecar was faster than the news of it."""
+    at = desk(pods=frozenset({"a.default"}))
+    assert ask(at, "b.default", wanted=3, new=True)[1]
+    at.put(rules(pods=PODS), 1.0)
+    assert at.decide(1.0) == {"b.default"}
+    assert at.respond("b.default").grants[0].slots == 10
 
 
 def test_who_no_longer_asks_about_a_rule_has_nothing_of_it() -> None:
