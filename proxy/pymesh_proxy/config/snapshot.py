@@ -21,11 +21,11 @@ from pymesh.xds.check import check
 from pymesh_proxy.config import dump
 from pymesh_proxy.config.clusters import CompiledCluster, compile_cluster, compile_endpoints, in_force, resolved
 from pymesh_proxy.config.control_cluster import check_control_cluster
+from pymesh_proxy.config.fields import grpc_cluster
 from pymesh_proxy.config.listeners import compile_listener
 from pymesh_proxy.config.model import (
     Cluster,
     Discovery,
-    FilterChain,
     HttpManager,
     Listener,
     PeerValidation,
@@ -93,6 +93,8 @@ class Configuration:
             ConfigError: with the path from the top of the file.
         """
         control = control_clusters(bootstrap)
+        for index, service in enumerate(bootstrap.dynamic_resources.ads_config.grpc_services):
+            grpc_cluster(service, f"dynamic_resources.ads_config.grpc_services[{index}]")
         clusters: dict[str, Resource[CompiledCluster]] = {}
         for path, cluster in _static("clusters", bootstrap.static_resources.clusters):
             compiled = compile_cluster(cluster, path)
@@ -189,7 +191,7 @@ class Configuration:
         return frozenset(
             chain.handler.rds
             for listener in self.snapshot.listeners.values()
-            for chain in _chains(listener)
+            for chain in listener.all_chains()
             if isinstance(chain.handler, HttpManager) and chain.handler.rds
         )
 
@@ -205,7 +207,7 @@ class Configuration:
         """SDS names that listeners and clusters in force refer to."""
         contexts: list[TlsServer | TlsClient | None] = []
         for listener in self.snapshot.listeners.values():
-            contexts.extend(chain.tls for chain in _chains(listener))
+            contexts.extend(chain.tls for chain in listener.all_chains())
         for cluster in self.snapshot.clusters.values():
             contexts.append(cluster.tls)
             contexts.extend(match.tls for match in cluster.transport_matches)
@@ -230,7 +232,10 @@ class Configuration:
 
     def _compile_listeners(self, added: Mapping[str, ListenerMessage]) -> dict[str, Resource[Listener]]:
         context = self._context()
-        return _compile(types.LISTENER, added, self._state.listeners, lambda one: compile_listener(one, context))
+        known = [chain for held in self._state.listeners.values() for chain in held.compiled.all_chains()]
+        return _compile(
+            types.LISTENER, added, self._state.listeners, lambda one: compile_listener(one, context, known=known)
+        )
 
     def _compile_routes(self, added: Mapping[str, RouteConfiguration]) -> dict[str, Resource[RouteTable]]:
         context = self._context()
@@ -340,12 +345,6 @@ def _static(kind: str, messages: Iterable[N]) -> Iterator[tuple[str, N]]:
             raise ConfigError(f"the name {message.name!r} is given twice", path=f"{path}.name")
         seen.add(message.name)
         yield path, message
-
-
-def _chains(listener: Listener) -> Iterator[FilterChain]:
-    yield from listener.chains
-    if listener.default_chain is not None:
-        yield listener.default_chain
 
 
 def _secrets(context: TlsServer | TlsClient) -> Iterator[str]:
