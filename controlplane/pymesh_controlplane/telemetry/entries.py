@@ -180,9 +180,9 @@ class Reader:
         return flight
 
     def _ends(self, flight: Flight, common: accesslog_pb2.AccessLogCommon, tags: Mapping[str, str]) -> None:
-        own, reporter = common.tls_properties, flight.reporter
+        reporter = flight.reporter
         cluster = names.ClusterName.parse(common.upstream_cluster)
-        caller = _principal(own.peer_certificate_properties)
+        caller = _principal(common.tls_properties.peer_certificate_properties)
         flight.subset = cluster.subset if cluster and flight.side == "source" else ""
         flight.service = self._service(tags, cluster)
         flight.security = _security(tags, flight.side, caller)
