@@ -29,7 +29,8 @@ LOOK: Final = 0.5
 _POLL: Final = 0.1
 # Seconds until every proxy must have taken a step; a push takes a tenth of one.
 ACK_TIMEOUT: Final = 30.0
-# Seconds after a step whose reports still tell of requests before it: proxies report every second.
+# Seconds after a step whose reports still tell of requests before it: proxies report every second. The collector counts
+# in whole seconds, so up to one of before is counted too: of the new version as well, only fewer requests.
 SETTLE: Final = 1.0
 # Seconds beyond the time of a step that is waited for enough requests to judge it.
 PATIENCE: Final = 30.0
@@ -49,7 +50,7 @@ class InterruptedByPersonError(StepError):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """How a step went: its share, how many seconds it was watched, and the numbers of each subset in that time."""
+    """How a step went: its share, and the numbers of each subset in the last so many seconds of it."""
 
     share: int
     seconds: float
@@ -245,7 +246,7 @@ class Rollout:
     def _ask(self, share: int, window: int) -> Seen:
         query = urlencode({"service": self.shift.service, "namespace": self.namespace, "window": window})
         answer = self.mesh.client.get(f"/telemetry/stats?{query}")
-        return Seen(share, window, answer["subsets"])
+        return Seen(share, answer["covered"], answer["subsets"])
 
 
 def judge(seen: Seen, subset: str, rules: Sequence[guard.Rule], *, over: float) -> str:
