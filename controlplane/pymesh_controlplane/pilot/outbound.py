@@ -36,12 +36,19 @@ def plan(caller: Caller, world: World) -> list[tuple[int, bool, list[Opaque]]]:
     by_port: dict[int, list[tuple[Service, ServicePort]]] = {}
     for service in world.services.values():
         for port in service.ports:
-            if port.port != names.PORT_OUTBOUND:
+            if port.port != names.PORT_OUTBOUND and not _is_for_sidecars(service, port, world):
                 by_port.setdefault(port.port, []).append((service, port))
     return [
         (number, any(port.protocol.may_be_http for _, port in speakers), list(_opaque(speakers, caller, world)))
         for number, speakers in sorted(by_port.items())
     ]
+
+
+def _is_for_sidecars(service: Service, port: ServicePort, world: World) -> bool:
+    """Whether it is the policy or the telemetry service. They believe what they are told as far as the certificate of
+    the caller goes, and are called by sidecars; a connection of the app would come with that certificate, too.
+    """
+    return port.port == names.PORT_MESH_GRPC and service.namespace == world.root_namespace
 
 
 def depends_on_caller(world: World) -> bool:

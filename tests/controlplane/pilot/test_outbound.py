@@ -110,6 +110,19 @@ def test_a_gateway_gets_what_is_written_for_it() -> None:
     assert list(tcp_ways(api, 443, ANYBODY, meant)) == []
 
 
+# --- What the mesh asks itself ---
+
+
+@pytest.mark.parametrize(("namespace", "ours"), [("pymesh-system", True), ("default", False)])
+def test_no_app_speaks_to_the_meshs_own_services_with_its_sidecars_certificate(namespace: str, ours: bool) -> None:
+    """Else every program in a pod could report requests and take slots."""
+    own = service("telemetry", "[{name: grpc-telemetry, port: 9091}]", "10.96.0.77")
+    text = f"{BOOKINFO}---{own.replace('default', namespace)}"
+    cluster = f"outbound|9091||telemetry.{namespace}.svc.cluster.local"
+    assert to(9091, address="10.96.0.77", text=text) == (PASSTHROUGH if ours else f"tcp {cluster}")
+    assert cluster in resources_for(PRODUCTPAGE, world_of(text))[types.CLUSTER]
+
+
 # --- REGISTRY_ONLY ---
 
 
