@@ -102,6 +102,7 @@ class LeaseResponse:
     epoch: str
     grants: tuple[Grant, ...] = ()
     nonce: int = 0  # grows by one with every response of a stream, from 1
+    heard: int = 0  # how many requests of the stream had been heard when this was decided
 
 
 def encode_request(request: LeaseRequest) -> bytes:
@@ -126,7 +127,7 @@ def decode_request(data: bytes) -> LeaseRequest:
 
 def encode_response(response: LeaseResponse) -> bytes:
     """`response` as it travels; `valid_for` with a precision of a millisecond."""
-    message = _RESPONSE(epoch=response.epoch, nonce=response.nonce)
+    message = _RESPONSE(epoch=response.epoch, nonce=response.nonce, heard=response.heard)
     for grant in response.grants:
         added = message.grants.add(rule=grant.rule, slots=grant.slots, limit=grant.limit, problem=grant.problem)
         added.valid_for.FromMilliseconds(round(grant.valid_for * 1000))
@@ -145,7 +146,7 @@ def decode_response(data: bytes) -> LeaseResponse:
         for each in message.grants
     )
     _once([grant.rule for grant in grants])
-    return LeaseResponse(message.epoch, grants, message.nonce)
+    return LeaseResponse(message.epoch, grants, message.nonce, message.heard)
 
 
 # The type checker knows no fields of classes that are made at run time; what passes here leaves as a dataclass.
@@ -176,7 +177,12 @@ def _message_classes() -> tuple[type[Any], type[Any]]:
             "valid_for": ".google.protobuf.Duration",
             "problem": text,
         },
-        "LeaseResponse": {"epoch": text, "grants": f".{PACKAGE}.Grant", "nonce": kind.TYPE_UINT64},
+        "LeaseResponse": {
+            "epoch": text,
+            "grants": f".{PACKAGE}.Grant",
+            "nonce": kind.TYPE_UINT64,
+            "heard": kind.TYPE_UINT64,
+        },
     }
     file = descriptor_pb2.FileDescriptorProto(
         name="pymesh/policy/v1alpha1/lease.proto",

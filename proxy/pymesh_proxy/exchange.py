@@ -154,7 +154,7 @@ class Exchange:
             if verdict is None:
                 continue
             if isinstance(verdict, LocalReply):
-                self._reply(verdict)
+                self._filter_replies(verdict)
             else:
                 self._arm(monotonic())
                 self._task = self._downstream.runtime.spawn(self._filter_later(verdict, index))
@@ -172,12 +172,20 @@ class Exchange:
             if self._done:
                 return
             if answer is not None:
-                self._reply(answer)
+                self._filter_replies(answer)
             elif self._filter(index + 1):
                 self._route()
         except ProxyError as error:
             self._task = None
             self.fail(error)
+
+    def _filter_replies(self, reply: LocalReply) -> None:
+        """Answer for a filter. Where the request would have gone is told all the same, as Envoy tells it."""
+        if (route := self.route) is not None:
+            self.record.follows(route)
+            if isinstance(route.action, Forward) and len(route.action.clusters) == 1:
+                self._leads_to(route.action.clusters[0][0])
+        self._reply(reply)
 
     def _filter_failed(self, item: HttpFilter, error: Exception) -> ProxyError:
         """What becomes of the request: the filter's own ProxyError, or 500 for a fault in the filter."""
@@ -202,7 +210,7 @@ class Exchange:
         route = self.route
         if route is None:
             raise failure(Flag.NO_ROUTE, "route_not_found")
-        record.route, record.virtual_host, record.route_source = route.name, route.virtual_host, route.source
+        record.follows(route)
         action = route.action
         if isinstance(action, Forward):
             self._to_cluster(route, action, now)
@@ -219,11 +227,9 @@ class Exchange:
     def _to_cluster(self, route: Route, action: Forward, now: float) -> None:
         downstream = self._downstream
         name = choose_weighted(action.clusters, downstream.runtime.random)
-        self.record.cluster = name
-        cluster = self._snapshot.clusters.get(name)
+        cluster = self._leads_to(name)
         if cluster is None:
             raise failure(Flag.NO_CLUSTER, "cluster_not_found", f"no cluster {name}")
-        self.record.service = cluster.service
         self._cluster = cluster
         self._forward = action
         self._state = downstream.runtime.upstreams.state(cluster)
@@ -231,6 +237,14 @@ class Exchange:
         if self._request_ended:
             self._arm(now)
         self._attempt()
+
+    def _leads_to(self, name: str) -> Cluster | None:
+        """The cluster of that name, noted as the one that the request is for."""
+        self.record.cluster = name
+        cluster = self._snapshot.clusters.get(name)
+        if cluster is not None:
+            self.record.service = cluster.service
+        return cluster
 
     # --- Attempts ---
 

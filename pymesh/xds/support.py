@@ -172,8 +172,8 @@ SUPPORTED: Final[Mapping[str, Support]] = {
         {
             "grpc_service": "`envoy_grpc` and `timeout` (0.2 s by default)",
             "stat_prefix": "no effect: metrics carry the cluster's name",
-            "validate_mutations": "always on: an answer that would set a header that cannot be, `host`, a `:`-header or "
-            "the message's framing gets 500, flag UAEX",
+            "validate_mutations": "always on: an answer that would set a header that cannot be, `host`, a `:`-header "
+            "or the message's framing gets 500, flag UAEX",
         },
         only={"transport_api_version": ("V3",)},
     ),

@@ -96,7 +96,7 @@ class PolicyPeer:
             self.heard.append(request)
             self._wait(context)
             grants = tuple(self._grant(demand) for demand in request.demands)
-            yield b"\xff" if self.rubbish else encode_response(LeaseResponse("1", grants, nonce))
+            yield b"\xff" if self.rubbish else encode_response(LeaseResponse("1", grants, nonce, heard=nonce))
         self.left += context.is_active()  # a stream that was broken off ends here, too
 
     def check(self, data: bytes, context: grpc.ServicerContext) -> bytes:

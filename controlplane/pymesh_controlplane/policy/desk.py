@@ -19,11 +19,12 @@ SETTLE: Final = 2.0
 
 @dataclass(slots=True)
 class Sidecar:
-    """What a connected sidecar said last, and who it has proved to be (a SPIFFE URI)."""
+    """What a connected sidecar said last, who it has proved to be (a SPIFFE URI), and how often it was heard."""
 
     account: str
     request: LeaseRequest
     nonce: int = 0
+    heard: int = 0
     rules: frozenset[str] = frozenset()  # those in whose books it is
 
 
@@ -68,6 +69,7 @@ class Desk:
             sidecar = Sidecar(account, request, rules=sidecar.rules if sidecar is not None else frozenset())
             self.sidecars[name] = sidecar
         sidecar.account, sidecar.request = account, request
+        sidecar.heard += 1
         self._take(name, sidecar)
 
     def gone(self, name: str, now: float, *, properly: bool) -> None:
@@ -102,7 +104,7 @@ class Desk:
         sidecar = self.sidecars[name]
         sidecar.nonce += 1
         grants = tuple(self._grant(name, sidecar, demand.rule) for demand in sidecar.request.demands)
-        return LeaseResponse(self.rules.epoch, grants, sidecar.nonce)
+        return LeaseResponse(self.rules.epoch, grants, sidecar.nonce, sidecar.heard)
 
     def _grant(self, name: str, sidecar: Sidecar, rule: str) -> Grant:
         if rule not in self.books:

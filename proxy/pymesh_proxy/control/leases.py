@@ -74,6 +74,8 @@ class Leases:
         self._wake = asyncio.Event()
         self._due = self._last_sent = 0.0  # of the next report, and of the one before
         self._sent_at: float | None = None  # of the report that is not answered yet
+        self._reports = 0  # sent on this stream
+        self._news = False  # a configuration has come into force: what was tried in vain may be there now
         self._heard_at = float("-inf")
         self._seen = 0
         self._ended = ""
@@ -105,6 +107,7 @@ class Leases:
                 rule.retire()
         if self.rules and self._task is None and not self._leaving:
             self._task = self._home.spawn(self._run())
+        self._news = True
         self._wake.set()  # the service may have moved, or is no longer asked
 
     async def close(self) -> None:
@@ -164,8 +167,9 @@ class Leases:
         return bool(self.rules) and not self._leaving
 
     async def _pause(self, seconds: float) -> None:
-        until = self._home.loop.time() + seconds
-        while self._wanted and self._home.loop.time() < until:
+        """Wait before the next attempt; a configuration that comes into force ends the wait."""
+        until, self._news = self._home.loop.time() + seconds, False
+        while self._wanted and not self._news and self._home.loop.time() < until:
             self._wake.clear()
             await self._woken(until)
 
@@ -182,7 +186,7 @@ class Leases:
         Raises:
             RpcError: it broke.
         """
-        self._ended, self._sent_at, self._seen, self._due = "", None, 0, 0.0
+        self._ended, self._sent_at, self._seen, self._reports, self._due = "", None, 0, 0, 0.0
         reader = self._home.spawn(self._read(stream))
         try:
             while not self._ended and self._wanted and not self._channel.moved:
@@ -202,6 +206,7 @@ class Leases:
     async def _report(self, stream: Stream, now: float) -> None:
         demands = tuple(rule.report(now) for rule in self.rules.values())
         self._last_sent = self._sent_at = now
+        self._reports += 1
         self._due = now + (WHILE_AWAY if self._away else HEARTBEAT)
         await stream.send(encode_request(LeaseRequest(self._node(), demands, self._seen)))
 
@@ -232,8 +237,12 @@ class Leases:
 
     def _answered(self, response: LeaseResponse) -> None:
         now = self._home.loop.time()
+        # The service also speaks unasked, maybe before it has heard our last report: that is no answer to it yet.
+        whole = response.heard >= self._reports
         in_time = self._sent_at is None or now - self._sent_at <= self.timeout
-        self._sent_at, self._heard_at = None, now
+        self._heard_at = now
+        if whole:
+            self._sent_at = None
         self._seen = response.nonce
         if in_time and self._away:
             log.info("policy service %s: back", self._channel.cluster_name)
@@ -241,7 +250,7 @@ class Leases:
         for grant in response.grants:
             rule = self.rules.get(grant.rule)
             if rule is not None:
-                rule.answer(grant, in_time=in_time)
+                rule.answer(grant, in_time=in_time, whole=whole)
         self._wake.set()
 
     def _urgent(self, soon: bool) -> None:

@@ -193,15 +193,18 @@ class SlotRule:
         """Whether slots that were asked back have come free and the service does not know."""
         return self._reported.held > max(self._grant or 0, len(self.holders))
 
-    def answer(self, grant: Grant, *, in_time: bool) -> None:
-        """What the service grants; an answer that was not `in_time` does not end its absence."""
+    def answer(self, grant: Grant, *, in_time: bool, whole: bool = True) -> None:
+        """What the service grants; an answer that was not `in_time` does not end its absence.
+
+        `whole`: it knew of our last report. Otherwise it says nothing about what was wanted there.
+        """
         if in_time:
             self.away = ""
         self.problem = grant.problem
         if not grant.problem:
             self._gave_up = False
             self._grant, self.limit = grant.slots, grant.limit
-            self.full = grant.slots < self._reported.wanted or grant.slots >= grant.limit
+            self.full = (whole and grant.slots < self._reported.wanted) or grant.slots >= grant.limit
         self._settle_all()
         if self._waiting or self.owes:
             self.urgent(True)
@@ -256,7 +259,7 @@ class SlotRule:
     def _decide(self, record: RequestRecord) -> Refusal | None:
         if self.take(record):
             return None
-        return self.refusal() or Refusal.AWAY
+        return self.refusal() or Refusal.LIMIT  # it is there, and no slot came free in time
 
     # --- For people ---
 

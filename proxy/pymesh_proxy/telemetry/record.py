@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pymesh.peer_metadata import NO_SERVICE, UNKNOWN, UNKNOWN_VALUE, Peer, ServiceFacts
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.errors import Flag
+from pymesh_proxy.routing import Route
 from pymesh_proxy.telemetry.trace_context import SpanContext
 from pymesh_proxy.transport.facts import Facts
 from pymesh_proxy.upstream.endpoint import Endpoint
@@ -74,6 +75,10 @@ class RequestRecord:
         self.authority = head.authority.decode("latin-1")
         if head.minor == 0:
             self.protocol = "HTTP/1.0"
+
+    def follows(self, route: Route) -> None:
+        """Note the route that matched."""
+        self.route, self.virtual_host, self.route_source = route.name, route.virtual_host, route.source
 
     def goes_to(self, endpoint: Endpoint) -> None:
         """Note another attempt, and whom it is made at."""

@@ -119,9 +119,7 @@ spec: {targetRefs: [{kind: Service, name: reviews}], requests: 10, per: Second}
 def test_what_is_only_named_is_not_deleted_either(tmp_path: Path) -> None:
     """A Gateway without its Secret and a limit without its Service may be right, but hardly are when it is deleted."""
     found = store(tmp_path, SERVICE, SECURE, SECRET, LIMIT)
-    with pytest.raises(
-        InUseError, match=r"Gateway default/secure: spec.servers\[0\].tls.credentialName: error: names"
-    ):
+    with pytest.raises(InUseError, match=r"Gateway default/secure: spec.servers\[0\].tls.credentialName: error: names"):
         found.refuse_if_named([Key("Secret", "pymesh-system", "web")])
     with pytest.raises(InUseError, match=r"RateLimit default/calm: spec.targetRefs\[0\].name: error: names Service"):
         found.refuse_if_named([Key("Service", "default", "reviews")])

@@ -43,6 +43,7 @@ def test_responses_are_numbered_and_name_the_epoch() -> None:
     at.decide(0.0)
     first, second = at.respond("a.default"), at.respond("a.default")
     assert (first.epoch, first.nonce, second.nonce) == ("one", 1, 2)
+    assert (first.heard, second.heard) == (1, 1)
     assert [(grant.rule, grant.slots, grant.limit) for grant in first.grants] == [(LIMIT, 10, 10)]
 
 

@@ -308,6 +308,21 @@ async def test_a_service_that_moves_is_followed_without_giving_the_slots_back(pe
             await eventually(lambda: here.rule().usable == 2)
 
 
+async def test_a_service_that_the_configuration_brings_is_found_at_once(
+    peer: PolicyPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("pymesh_proxy.control.backoff.Backoff.delay", lambda _: pauses.append(1) or 3600.0)
+    async with site(peer) as here:
+        await here.connected()
+        snapshot = here.proxy.runtime.snapshot
+        nowhere = replace(snapshot.clusters["policy"], endpoints=())
+        here.proxy.proxy.adopt(replace(snapshot, clusters={**snapshot.clusters, "policy": nowhere}))
+        await eventually(lambda: pauses, what="a vain attempt")
+        here.proxy.proxy.adopt(snapshot)
+        await eventually(lambda: not here.rule().away, what="the service")
+
+
 async def test_the_stream_is_left_in_good_order(peer: PolicyPeer) -> None:
     async with site(peer) as here:
         await here.connected()

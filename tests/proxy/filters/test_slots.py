@@ -54,6 +54,30 @@ def test_an_answer_that_grants_less_than_was_wanted_refuses_those_who_wait_and_t
     assert found.refusal() is Refusal.LIMIT
 
 
+def test_an_answer_that_knows_nothing_of_the_last_report_refuses_nobody() -> None:
+    found = new()
+    told: list[Refusal | None] = []
+    for _ in range(3):
+        found.wait(request(), told.append)
+    found.report(0.0)
+    found.answer(granted(1), in_time=True, whole=False)
+    assert told == [None]
+    assert found.refusal() is None
+    found.answer(granted(3), in_time=True)
+    assert told == [None] * 3
+
+
+def test_who_has_waited_in_vain_for_a_service_that_is_there_is_told_of_the_limit() -> None:
+    found = new(Mode.CLOSED)
+    asking = request()
+    told: list[Refusal | None] = []
+    found.wait(asking, told.append)
+    found.report(0.0)
+    found.answer(granted(0), in_time=True, whole=False)
+    found.give_up(asking)
+    assert told == [Refusal.LIMIT]
+
+
 def test_a_sidecar_that_has_all_there_is_refuses_without_asking() -> None:
     found = new(limit=2)
     found.answer(Grant("r", 2, 2), in_time=True)

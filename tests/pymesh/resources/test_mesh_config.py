@@ -124,7 +124,7 @@ def test_in_a_quoted_text_a_mistake_is_where_the_text_is() -> None:
         ("accessLogEncoding: JSON\n    accessLogFormat: '%PROTOCOL%'", "it is not JSON"),
         ("accessLogEncoding: JSON\n    accessLogFormat: '[]'", "write a JSON object of texts"),
         ("accessLogFormat: 'a %FOO%'", "accessLogFormat: access log format, character 3: unknown operator %FOO%"),
-        ("accessLogEncoding: JSON\n    accessLogFormat: '{\"a\": \"%REQ%\"}'", "%REQ% takes a header name"),
+        ('accessLogEncoding: JSON\n    accessLogFormat: \'{"a": "%REQ%"}\'', "%REQ% takes a header name"),
     ],
 )
 def test_a_mistake_is_named(mesh: str, sentence: str) -> None:
