@@ -21,8 +21,9 @@ MAX_LOSERS: Final = 10_000
 # Istio's series of one kind: four times what a sidecar keeps, since the whole mesh is here; 60 MB of text if all are
 # used. Beyond a hundred services or so, scrape the proxies.
 MAX_SERIES: Final = 1_000
-# Of these, those of one service account's proxies: an app that asks for ever new hosts uses up its own, and no others'.
-MAX_SERIES_OF_ONE: Final = 250
+# Of these, those that one proxy reported first, which keeps as many itself: an app that asks for ever new hosts uses up
+# its own, and no others'.
+MAX_SERIES_OF_ONE: Final = 256
 
 
 class Collector(PrometheusCollector):

@@ -12,10 +12,9 @@ from pymesh_controlplane.telemetry.entries import Flight
 def count(metrics: IstioMetrics, flight: Flight) -> None:
     """Count `flight` in `metrics`. Connections of opaque bytes are reported at their end: opened is closed.
 
-    A new series is its reporter's, by the identity that it has proved: names of hosts, and all that a proxy says of the
-    other end, can be made up.
+    A new series is its reporter's: an app can make up the names of hosts that it asks for.
     """
-    ends, owner = _ends(flight), flight.reporter.principal
+    ends, owner = _ends(flight), f"{flight.reporter.principal} {flight.reporter.pod}"
     if flight.protocol == "tcp":
         connections, _ = metrics.connections.get((*ends, "tcp", flight.flag, flight.security), owner)
         connections.opened += 1

@@ -107,7 +107,7 @@ def test_label_sets_are_bounded_and_what_is_beyond_is_counted(monkeypatch: pytes
     assert samples(collector, "istio_tcp_connections_opened_total")[0][1] == 1
 
 
-def test_one_identity_cannot_use_up_everyones_label_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_proxy_cannot_use_up_everyones_label_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collector_module, "MAX_SERIES_OF_ONE", 3)
     collector = Collector(0.0, 0.0)
     for number in range(10):
