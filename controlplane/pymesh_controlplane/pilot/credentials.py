@@ -51,10 +51,15 @@ def secrets(node: Node, offers: Iterable[Offer], world: World) -> Iterator[secre
     """The secrets that `node` is to have and that exist.
 
     Only for a pod that is known, under the account that it has (which the caller of pilot has proved): another program
-    of the namespace could otherwise ask in the gateway's name.
+    of the namespace could otherwise ask in the gateway's name. Nor for one with a sidecar, which is no gateway whatever
+    it says: a Gateway without a selector asks for no labels.
     """
     workload = next((world.workloads[address] for address in node.addresses if address in world.workloads), None)
-    if workload is None or (workload.namespace, workload.service_account) != (node.namespace, node.service_account):
+    if (
+        workload is None
+        or workload.mesh
+        or (workload.namespace, workload.service_account) != (node.namespace, node.service_account)
+    ):
         return
     for item in dict.fromkeys(item for offer in offers for item in wanted(offer)):
         message = _secret(item, node.namespace, world)

@@ -10,7 +10,7 @@ from pymesh.xds import types
 from pymesh_controlplane.pilot.node import Node
 from tests.controlplane.galley.certificates import AUTHORITY, OTHER, WEB, secret, tls_secret
 from tests.controlplane.pilot.gateway_worlds import EDGE, gateway, router
-from tests.controlplane.pilot.worlds import resources_for, sidecar, world_of
+from tests.controlplane.pilot.worlds import pod, resources_for, sidecar, world_of
 
 SIMPLE = (
     "{port: {number: 443, name: web, protocol: HTTPS}, hosts: [www.example.com],"
@@ -68,6 +68,16 @@ def test_string_data_wins() -> None:
 def test_nobody_else_gets_any(node: Node) -> None:
     assert given(gateway(SIMPLE), tls_secret(WEB)) != {}
     assert given(gateway(SIMPLE), tls_secret(WEB), node=node) == {}
+
+
+def test_a_workload_with_a_sidecar_gets_none_though_it_calls_itself_a_gateway() -> None:
+    """A Gateway without selector is for all gateways of the namespace, and for nothing else that runs there."""
+    behind = pod("reviews-v1", "10.244.0.91", "reviews").replace("default", "pymesh-system")
+    node = router(id="router~10.244.0.91~reviews-v1.pymesh-system~x", addresses=("10.244.0.91",), pod="reviews-v1")
+    node = replace(node, service_account="reviews")
+    manifests = (gateway(SIMPLE).replace("{istio: ingressgateway}", "{}"), tls_secret(WEB), f"---{behind}")
+    assert list(given(*manifests)) == ["kubernetes://web"]
+    assert given(*manifests, node=node) == {}
 
 
 def test_the_key_is_in_no_other_resource_and_in_no_representation() -> None:
