@@ -4,11 +4,11 @@ Field for field the JSON that the proxy's own admin page `/requests` gives, whic
 reported it: `pod`, `namespace`, `workload`. Where the entry is an Envoy's, fields that it has no words for are empty.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Final
 
+import msgspec
 from envoy.config.core.v3 import address_pb2, base_pb2
 from envoy.data.accesslog.v3 import accesslog_pb2
 from google.protobuf import duration_pb2
@@ -59,7 +59,7 @@ def record_of(flight: Flight) -> dict[str, Json]:
         "route_source": tags.get(tag.ROUTE_SOURCE, ""),
         "cluster": common.upstream_cluster,
         "endpoint": _address(common.upstream_remote_address),
-        "endpoint_labels": _labels(tags.get(tag.ENDPOINT_LABELS, "")),
+        "endpoint_labels": {**_labels(tags.get(tag.ENDPOINT_LABELS, ""))},
         "upstream_local": _address(common.upstream_local_address),
         "upstream_peer": tags.get(tag.UPSTREAM_PEER, ""),
         "attempts": common.upstream_request_attempt_count,
@@ -144,11 +144,9 @@ def _uri(certificate: accesslog_pb2.TLSProperties.CertificateProperties) -> str:
     return next((name.uri for name in certificate.subject_alt_name if name.uri), "")
 
 
-def _labels(text: str) -> Json:
+def _labels(text: str) -> dict[str, str]:
     try:
-        labels = json.loads(text or "{}")
-    except (ValueError, RecursionError):
+        # Not `json`: that makes half a surrogate pair a character, which no answer can be encoded with.
+        return msgspec.json.decode(text or "{}", type=dict[str, str])
+    except msgspec.MsgspecError:
         return {}
-    if not isinstance(labels, dict):
-        return {}
-    return {key: value for key, value in labels.items() if isinstance(value, str)}

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from starlette.responses import JSONResponse
 
 from pymesh.peer_metadata import Peer, ServiceFacts
 from pymesh_controlplane.telemetry.entries import Reader
@@ -111,9 +112,14 @@ def test_an_envoy_has_words_for_less() -> None:
     assert found["times_ms"] == {"filtered": None, "sent": None, "first_byte": None, "end": 12.0}
 
 
-@pytest.mark.parametrize("labels", ["[1]", "{", '{"a": {"b": 1}}', "[" * 50_000])
+@pytest.mark.parametrize(
+    "labels",
+    ["[1]", "{", '{"a": {"b": 1}}', "[" * 50_000, '{"a": "\\ud800"}', '{"a": "\\udc00 and more"}', '{"\\ud800": ""}'],
+    ids=["list", "half", "nested", "deep", "surrogate", "low surrogate", "surrogate key"],
+)
 def test_rubbish_in_tags_makes_no_record_impossible(labels: str) -> None:
     entry = entry_of({"endpoint_labels": labels, "filtered_ms": "inf", "direction": "outbound"})
     found = record_of(Reader().flight(entry, PAGE_PROXY))
     assert found["endpoint_labels"] == {}
     assert found["times_ms"]["filtered"] is None
+    assert JSONResponse(found).body
