@@ -74,6 +74,8 @@ def remarks(document: Mapping[str, Any]) -> list[str]:
     lines = []
     if not document["edges"]:
         lines.append(f"no traffic in the last {document['covered']:.0f} s; it is reported within a second or two")
+    if document["omitted"]:
+        lines.append(f"{document['omitted']} more edges, of the fewest requests, are not shown")
     if document["lost"]:
         lines.append(f"{document['lost']} reports were lost on their way: counts are that much too low")
     return lines

@@ -196,6 +196,8 @@ class Supervisor:
         if status != 200:
             text = body[:MAX_REASON].decode(errors="replace").strip()
             raise MeshError(f"{pod} answers {status} to {path}: {text}")
+        if len(body) >= MAX_ANSWER:
+            raise MeshError(f"{pod} answers with more than {MAX_ANSWER // 2**20} MiB to {path}: ask for less")
         return body
 
     # --- the loop ------------------------------------------------------------------------------------------------

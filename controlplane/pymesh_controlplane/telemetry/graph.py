@@ -11,6 +11,7 @@ which proxies send is about a second, so windows shorter than a few seconds say 
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from heapq import nlargest
 from math import ceil, floor, log
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -25,6 +26,8 @@ KEEP: Final = 300
 MAX_EDGES: Final = 4_000
 # Cells (an edge in a second) in all, of about 1 KiB each; the oldest seconds go first, and `covered` says so.
 MAX_CELLS: Final = 50_000
+# Edges in one answer, the busiest: some 4 MB. Hosts that an app made up must not make it one that nobody takes.
+MAX_ANSWERED: Final = 5_000
 # Durations are counted in classes whose bounds are this factor apart: a percentile is off by 2.5 % at most.
 _RATIO: Final = 1.05
 # Milliseconds of the lowest class, and how many there are: up to about an hour.
@@ -166,7 +169,7 @@ class Traffic:
 
         Returns:
             `{"window": as asked, at most KEEP, "covered": seconds that there are counts of, by which rates are made,
-            "edges": [...]}`, the edges busiest first, each
+            "omitted": how many edges are too many to be told, "edges": [...]}`, the edges busiest first, each
             `{"source": {"workload", "namespace", "version"}, "destination": {"workload", "namespace", "version",
             "service"}, "protocol": "http" | "grpc" | "tcp", "reporter": "source" | "destination", "rate": per second,
             "mtls": share 0..1, "requests": int, "failed": int, "errors": share 0..1, "p50_ms", "p99_ms": float or null,
@@ -174,12 +177,16 @@ class Traffic:
         """
         window = _window(window)
         covered = self._covered(now, window)
-        edges: list[dict[str, Json]] = []
-        for (edge, reporter), cell in _merged(self._told(now, window)).items():
-            if namespace in {"", edge.source.namespace, edge.destination.namespace}:
-                edges.append(_edge(edge, reporter, cell, covered))
+        asked = [
+            ((edge, reporter), cell)
+            for (edge, reporter), cell in _merged(self._told(now, window)).items()
+            if namespace in {"", edge.source.namespace, edge.destination.namespace}
+        ]
+        busiest = nlargest(MAX_ANSWERED, asked, key=lambda item: item[1].requests)
+        edges = [_edge(edge, reporter, cell, covered) for (edge, reporter), cell in busiest]
         edges.sort(key=lambda edge: (-float(str(edge["requests"])), str(edge)))
-        return {"window": window, "covered": round(covered, 1), "edges": [*edges]}
+        omitted = len(asked) - len(edges)
+        return {"window": window, "covered": round(covered, 1), "edges": [*edges], "omitted": omitted}
 
     def stats(self, now: float, window: float, service: str, namespace: str) -> dict[str, Json]:
         """How well each version of `service` answered in the last `window` seconds.

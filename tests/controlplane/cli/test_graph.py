@@ -56,8 +56,9 @@ def test_small_shares_are_not_shown_as_none(share: float, text: str) -> None:
 
 def test_what_is_not_in_the_graph_is_said() -> None:
     assert graph.remarks(document()) == []
-    assert "no traffic in the last 60 s" in graph.remarks({"edges": [], "covered": 60.0, "lost": 0})[0]
+    assert "no traffic in the last 60 s" in graph.remarks({"edges": [], "covered": 60.0, "lost": 0, "omitted": 0})[0]
     assert "17 reports were lost" in graph.remarks({**document(), "lost": 17})[0]
+    assert graph.remarks({**document(), "omitted": 3}) == ["3 more edges, of the fewest requests, are not shown"]
 
 
 @pytest.mark.parametrize("window", ["", "soon", "5", "0s"])

@@ -176,6 +176,17 @@ def test_edges_beyond_the_bound_are_counted_together() -> None:
     assert traffic.overflowed == 10
 
 
+def test_of_too_many_edges_the_busiest_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "MAX_ANSWERED", 2)
+    traffic = Traffic(0.0)
+    for name in ("a", "b", "b", "c", "c", "c"):
+        traffic.add(1.0, TO_V1._replace(service=name), "source")
+    document = traffic.graph(1.5, 10)
+    assert [edge["destination"]["service"] for edge in document["edges"]] == ["c", "b"]
+    assert document["omitted"] == 1
+    assert traffic.graph(1.5, 10, "elsewhere")["omitted"] == 0
+
+
 def test_seconds_with_many_edges_push_out_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph, "MAX_CELLS", 100)
     traffic = Traffic(0.0)
