@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TypeAlias
@@ -12,9 +13,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pymesh_controlplane.metrics import Metrics
@@ -33,6 +36,10 @@ KEEP_ALIVE = 30
 MAX_HEAD = 16 * 1024
 # Seconds that requests under way have to end when the process does.
 GRACE = 2
+
+# What any pod may read: probes and scrapers come from other places. The other pages tell of everybody's requests, and
+# whoever may enter this pod (`pymesh`, `kubectl port-forward`) may read them.
+OPEN = frozenset({"/ready", "/metrics"})
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
@@ -80,7 +87,30 @@ def application(
             "registryz": lambda: status.registryz(pilot.world),
         }
         routes += [Route(f"/debug/{name}", _json(page)) for name, page in pages.items()]
-    return Starlette(routes=routes)
+    return Starlette(routes=routes, middleware=[Middleware(FromHere)])
+
+
+class FromHere:
+    """Refuses what is not OPEN to callers from outside the pod."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        host = str((scope.get("client") or ("", 0))[0])
+        if scope["type"] == "http" and scope["path"] not in OPEN and not _is_loopback(host):
+            sentence = f"{scope['path']} is shown to callers in this pod only, on 127.0.0.1\n"
+            await PlainTextResponse(sentence, 403)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class BoundedProtocol(H11Protocol):

@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,41 @@ async def test_ready_means_that_there_is_a_world() -> None:
         assert await get(port, "/ready") == (503, "waiting for the configuration to be read\n")
         await known(pilot)
         assert await get(port, "/ready") == (200, "ready\n")
+
+
+@pytest.mark.parametrize(
+    ("caller", "path", "status"),
+    [
+        ("10.244.0.9", "/debug/syncz", 403),
+        ("10.244.0.9", "/nothing", 403),
+        ("10.244.0.9", "/metrics", 200),
+        ("127.0.0.1", "/debug/syncz", 200),
+        ("::1", "/debug/syncz", 200),
+    ],
+)
+async def test_other_pods_may_probe_and_scrape_and_read_nothing_else(caller: str, path: str, status: int) -> None:
+    """What the mesh knows of everybody's requests is for those who may enter the pod."""
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    async with serving() as pilot:
+        await known(pilot)
+        app = debug.application(pilot.server, Metrics(), lambda seconds: datetime.fromtimestamp(seconds, UTC))
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": path,
+            "headers": [],
+            "query_string": b"",
+            "client": (caller, 1),
+        }
+        await app(scope, receive, send)
+    assert sent[0]["status"] == status
 
 
 async def known(pilot: Pilot) -> None:

@@ -83,7 +83,7 @@ def check_journey(told: str) -> None:
     for line in pymesh("journey", request_id[1]).splitlines():
         assert line.rstrip() in told
     [root] = json.loads(pymesh("journey", request_id[1], "-o", "json"))["hops"]
-    assert root["direction"] == "gateway"
+    assert root["original_destination"] == ""  # a gateway: nothing was redirected
     [arrival] = root["then"]
     assert arrival["peer"] == "spiffe://cluster.local/ns/pymesh-system/sa/ingressgateway"
     assert arrival["notes"]["policy"].startswith("ConcurrencyLimit bookinfo/productpage: slot ")
@@ -95,7 +95,7 @@ def check_journey(told: str) -> None:
         assert sent[f"{app}:9080"]["upstream_peer"] == f"{SPIFFE}{app}"
         assert received["peer"] == f"{SPIFFE}productpage"
     [out] = sent["quotes.example.com"]["then"]
-    assert (out["direction"], out["peer"], out["status"]) == ("gateway", f"{SPIFFE}productpage", 200)
+    assert (out["original_destination"], out["peer"], out["status"]) == ("", f"{SPIFFE}productpage", 200)
 
 
 def check_switch(told: str) -> None:

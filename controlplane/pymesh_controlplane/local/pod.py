@@ -158,7 +158,7 @@ class PodRunner:
     def _runner(self, container: Container, policy: Policy) -> ContainerRunner:
         container_log = ContainerLog(self.log_path(container.name))
         self._logs.append(container_log)
-        target = Target(self.facts.ip, self._connect)
+        target = Target(self.facts.ip, self.connect)
         return ContainerRunner(
             container,
             launch=lambda: self._launch(container),
@@ -168,7 +168,8 @@ class PodRunner:
             changed=self._changed,
         )
 
-    def _connect(self) -> socket.socket:
+    def connect(self) -> socket.socket:
+        """A TCP socket in the pod, not connected yet."""
         return self._around.network.socket(socket.SOCK_STREAM, self._netns)
 
     def _launch(self, container: Container) -> Launch:

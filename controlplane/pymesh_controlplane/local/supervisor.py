@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import socket
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -188,8 +187,8 @@ class Supervisor:
             raise AbsentError(f"this mesh runs without {pod} (pymesh up starts it, unless --without leaves it out)")
         try:
             async with asyncio.timeout(ASK_TIMEOUT):
-                sock = self._network.socket(socket.SOCK_STREAM)
-                status, body = await http.get(sock, (runner.facts.ip, names.PORT_PILOT_HTTP), path, limit=MAX_ANSWER)
+                here = ("127.0.0.1", names.PORT_PILOT_HTTP)
+                status, body = await http.get(runner.connect(), here, path, limit=MAX_ANSWER)
         except (OSError, TimeoutError) as error:
             why = str(error) or f"no answer within {ASK_TIMEOUT:g} s"
             raise MeshError(f"{pod} does not answer: {why}; pymesh logs {pod} may say why") from None

@@ -8,7 +8,7 @@ class Facts:
     """A downstream connection, as seen when it was accepted.
 
     Attributes:
-        direction: "inbound", "outbound" or "gateway".
+        direction: "inbound", "outbound" (a gateway's too, as in Istio) or "unspecified".
         remote, local, original: "ip:port"; `original` is empty where the connection was not redirected.
         original_destination: (ip, port) for ORIGINAL_DST clusters.
         tls: the connection is encrypted to us.
