@@ -39,6 +39,14 @@ def check(resource: Resource[Gateway], world: World) -> list[Problem]:
         if first != index:
             sentence = f"spec.servers[{first}] has this name already: servers are told apart by it"
             findings.error(f"spec.servers[{index}].port.name", sentence)
+    if not resource.value.spec.selector and any(
+        server.port.protocol in ENCRYPTED for server in resource.value.spec.servers
+    ):
+        findings.warning(
+            "spec.selector",
+            "without a selector every gateway pod serves this, and those of its namespace get the keys: name the pods, "
+            "as in istio: ingressgateway",
+        )
     _check_served(findings, resource, world)
     return findings.problems
 

@@ -54,6 +54,13 @@ def test_the_names_of_ports_tell_servers_apart() -> None:
     assert found.startswith("error Gateway default/edge spec.servers[1].port.name: spec.servers[0] has this name")
 
 
+def test_keys_for_no_pods_in_particular() -> None:
+    everywhere = gateway(TLS).replace("selector: {istio: ingressgateway}", "selector: {}")
+    assert everywhere != gateway(TLS)
+    (found,) = findings(everywhere, tls_secret(WEB), virtual("[www.example.com]"))
+    assert found.startswith("warning Gateway default/edge spec.selector: without a selector every gateway pod")
+
+
 def test_a_gateway_that_no_pod_serves() -> None:
     assert findings(gateway(HTTP, selector="nobody")) == [
         "warning Gateway default/edge spec.selector: no pod has the labels istio=nobody: nothing serves it"
