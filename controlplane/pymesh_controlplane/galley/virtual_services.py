@@ -55,7 +55,7 @@ def _check_gateways(findings: Findings, resource: Resource[VirtualService], worl
             continue
         namespace, _, plain = name.rpartition("/")
         if Key("Gateway", namespace or resource.key.namespace, plain) not in world.resources:
-            findings.error(path, f"there is no Gateway {name}{near(name, [*known, 'mesh'])}; known: {listed(known)}")
+            findings.error(path, f"there is no Gateway {name}; known: {listed(known)}{near(name, [*known, 'mesh'])}")
 
 
 def _gateways(virtual: VirtualService) -> Iterator[tuple[str, str]]:
