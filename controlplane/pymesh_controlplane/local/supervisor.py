@@ -158,9 +158,10 @@ class Supervisor:
         """
         if not self._has_pilot:
             return []
-        registry = await self.ask(CONTROL_PLANE, "/debug/registryz")
-        proxies = await self.ask(CONTROL_PLANE, "/debug/syncz")
-        return unsettled(self._publisher.observed.values(), json.loads(registry), json.loads(proxies))
+        registry = json.loads(await self.ask(CONTROL_PLANE, "/debug/registryz"))
+        world = json.loads(await self.ask(CONTROL_PLANE, "/debug/configz"))
+        proxies = json.loads(await self.ask(CONTROL_PLANE, "/debug/syncz"))
+        return unsettled(self._publisher.observed.values(), registry, world["revision"], proxies)
 
     def objects(self) -> list[Mapping[str, Any]]:
         """Everything that was applied and everything that is observed, as Kubernetes objects; of Secrets the keys."""
