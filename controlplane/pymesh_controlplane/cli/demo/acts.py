@@ -68,7 +68,7 @@ def blue_green(stage: Stage) -> None:
             "shift", "reviews", "-n", NAMESPACE, "--to", "v2", "--step", STEP, "--every", EVERY, "--guard", GUARD
         )
         time.sleep(SLICE)
-    stage.say("\n  What the visitors got meanwhile, second by second:\n")
+    stage.say(f"\n  What the visitors got meanwhile: a line a second, {WIDTH} digits, each the version that answered\n")
     for number, answers in enumerate(traffic.by_time(visitors.answers, SLICE)):
         stage.say(f"  {number:>3} s  ", *_bar(answers))
     failed = [answer for answer in visitors.answers if not answer.good]
