@@ -15,6 +15,7 @@ from pymesh.errors import MeshError, printable
 from pymesh.resources.fields import seconds
 from pymesh_controlplane.cli import output
 from pymesh_controlplane.cli.mesh import LocalMesh, check_machine
+from pymesh_controlplane.telemetry.graph import KEEP
 
 HEADER: Final = ("FROM", "TO", "SERVICE", "PROTOCOL", "RATE", "ERRORS", "P50", "P99", "MTLS")
 
@@ -66,6 +67,8 @@ def _seconds(window: str) -> float:
         result = 0.0
     if result <= 0:
         raise MeshError(f"--window {window}: a duration, as in 30s or 5m")
+    if result > KEEP:
+        raise MeshError(f"--window {window}: the collector keeps the last {KEEP // 60} minutes")
     return result
 
 

@@ -219,7 +219,8 @@ def _details(record: Record, pod_of_address: Mapping[str, str]) -> Iterator[_Wor
     else:
         yield "route", record["route_source"] or "the service itself: no VirtualService speaks of it"
         yield "endpoint", *_endpoint(record, pod_of_address)
-        yield "peer", *_identity(record["upstream_peer"])
+        if record["endpoint"]:
+            yield "peer", *_identity(record["upstream_peer"])
     for name, note in record.fields["notes"].items():
         yield printable(name), printable(str(note))
     if record["flag"] != "-":
@@ -257,6 +258,8 @@ def _endpoint(record: Record, pod_of_address: Mapping[str, str]) -> _Words:
     version = f", version {printable(labels['version'])}" if "version" in labels else ""
     parts = names.ClusterName.parse(record["cluster"])
     subset = f", subset {parts.subset}" if parts and parts.subset else ""
+    if not record["endpoint"]:
+        return (("none", "yellow"), subset)
     reused = "pooled connection" if record.fields["reused"] else "new connection"
     attempts = int(record.fields["attempts"])
     tries = f", attempt {attempts}" if attempts > 1 else ""

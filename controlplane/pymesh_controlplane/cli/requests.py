@@ -1,6 +1,7 @@
 """`pymesh requests` and `pymesh journey`: what became of single requests."""
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from pymesh_controlplane.cli.output import Format
 
 # Seconds between two looks for newer requests.
 FOLLOW_POLL: Final = 0.5
+_STATUS: Final = re.compile(r"0|[0-9]{3}|[0-9][xX]{2}")
 HEADER: Final = ("TIME", "FROM", "TO", "REQUEST", "STATUS", "MS", "MTLS", "REQUEST ID")
 
 _Mesh = Annotated[str, typer.Option("--mesh", envvar="PYMESH_MESH", help="Name of the mesh.")]
@@ -46,6 +48,7 @@ def requests(  # noqa: PLR0917  a command has as many options as it has
     output_format: _Output = Format.table,
 ) -> None:
     """List the last requests between workloads: who asked whom, and what came of it."""
+    _require_status(status)
     check_machine()
     out = Console(highlight=False)
     local = LocalMesh(mesh)
@@ -58,6 +61,11 @@ def requests(  # noqa: PLR0917  a command has as many options as it has
     output.show(out, output_format, found, HEADER, rows(found, _pods(local)))
     if not found and output_format is Format.table:
         sys.stderr.write("none that the collector remembers; requests are reported within a second or two\n")
+
+
+def _require_status(text: str) -> None:
+    if text and not _STATUS.fullmatch(text):
+        raise MeshError(f"--status {printable(text)}: as in 503, 5xx or 0 (no answer)")
 
 
 def _follow(

@@ -65,3 +65,9 @@ def test_what_is_not_in_the_graph_is_said() -> None:
 def test_a_window_is_a_duration(window: str) -> None:
     with pytest.raises(MeshError, match="a duration, as in 30s or 5m"):
         graph._seconds(window)
+
+
+def test_a_window_is_within_what_is_kept() -> None:
+    assert graph._seconds("5m") == 300
+    with pytest.raises(MeshError, match="--window 1h: the collector keeps the last 5 minutes"):
+        graph._seconds("1h")

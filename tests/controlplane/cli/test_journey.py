@@ -81,6 +81,14 @@ def test_records_are_joined_by_connection_and_time_in_whatever_order_they_come(o
     assert depth == 5
 
 
+def test_a_request_that_reached_nobody_has_no_endpoint_and_no_peer() -> None:
+    cluster = "outbound|9080|v1|reviews.bookinfo.svc.cluster.local"
+    nobody = record("productpage-0", "outbound", 1.0, status=503, cluster=cluster, path="/", authority="reviews:9080")
+    lines = [line.plain.strip() for line in render(join([nobody]), PODS)]
+    assert "endpoint  none, subset v1" in lines
+    assert not any(line.startswith("peer") for line in lines)
+
+
 def test_two_calls_of_one_app_stay_side_by_side() -> None:
     page, call, arrival, *_ = story()
     second = record("productpage-0", "outbound", 1.05, endpoint="10.244.0.7:9080", upstream_local=f"{PRODUCTPAGE}:6000")
@@ -140,7 +148,7 @@ def test_failures_are_shown_with_their_flag_and_only_the_phases_that_were_reache
     assert "503" in text
     assert "UH no_healthy_upstream" in text
     assert "connection" not in text.split("times", maxsplit=1)[1]
-    assert "nowhere" in text
+    assert "endpoint  none" in text
 
 
 # --- gateways, policy, retries --------------------------------------------------------------------------------------

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from pymesh.errors import MeshError
 from pymesh.peer_metadata import Peer
-from pymesh_controlplane.cli import records
+from pymesh_controlplane.cli import records, requests
 from pymesh_controlplane.cli.client import Absent
 from pymesh_controlplane.cli.journey import Record, join
 from pymesh_controlplane.cli.records import of_request
@@ -115,3 +116,11 @@ def test_without_the_collector_the_sidecars_are_asked(error: Exception, monkeypa
     monkeypatch.setattr(records, "PATIENCE", 0)
     found = of_request(FakeMesh(error), "a/b")  # type: ignore[arg-type]
     assert (list(found.records), found.source, found.why) == ([], "sidecars", str(error))
+
+
+def test_a_status_is_one_that_there_can_be() -> None:
+    for good in ("", "0", "503", "5xx", "5XX"):
+        requests._require_status(good)
+    for bad in ("abc", "50", "xx5", "5xx "):
+        with pytest.raises(MeshError, match=rf"^--status {bad}: as in 503, 5xx or 0 \(no answer\)$"):
+            requests._require_status(bad)
