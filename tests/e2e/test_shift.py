@@ -94,6 +94,13 @@ def weights(mesh: Mesh) -> list[int]:
     return [item.get("weight", 0) for item in document["spec"]["http"][0]["route"]]
 
 
+def test_a_dry_run_tells_the_steps_and_changes_nothing(mesh: Mesh) -> None:
+    before = weights(mesh)
+    status, report = shift(mesh, "--to", "v2", "--step", "50%", "--dry-run")
+    assert (status, report["outcome"], [step["share"] for step in report["steps"]]) == (0, "dry run", [50, 100])
+    assert weights(mesh) == before
+
+
 def test_a_switch_in_steps_and_back_at_once_loses_no_request(mesh: Mesh) -> None:
     with load(mesh) as answers:
         guard = "errors<1%,p99<2s"

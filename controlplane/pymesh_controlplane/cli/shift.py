@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final
 
 import typer
@@ -58,7 +58,7 @@ def shift(  # noqa: PLR0917  a command has as many options as it has
         _require_collector(local, plan, namespace)
     if dry_run:
         _validate(local, plan, shares)
-        told.end("dry run", "nothing was changed")
+        told.end("dry run", "nothing was changed", [Seen(share, length, {}) for share in shares])
     elif not plan.places:
         told.end("shifted", f"{plan.service} goes to {to} already: nothing to do")
     else:
@@ -104,8 +104,8 @@ class Told:
         figures = [_figures(name, seen.subsets[name], seen.seconds) for name in names if name in seen.subsets]
         self._print(f"{f'{seen.share}%':>5}  {'   '.join(figures) or 'no figures: nobody has reported a request'}")
 
-    def end(self, outcome: str, why: str) -> None:
-        """The end, whatever it is."""
+    def end(self, outcome: str, why: str, planned: Sequence[Seen] = ()) -> None:
+        """The end, whatever it is. Of a dry run the steps are those `planned`, of which nobody has figures."""
         style = {"shifted": "green", "dry run": ""}.get(outcome, "red")
         self._console.print(Line.assemble((outcome, style), f": {why}"), soft_wrap=True)
         plan = self._plan
@@ -115,7 +115,10 @@ class Told:
             "service": plan.service,
             "to": plan.subset,
             "routes": [str(place) for place in plan.places],
-            "steps": [{"share": seen.share, "seconds": seen.seconds, "subsets": seen.subsets} for seen in self._seen],
+            "steps": [
+                {"share": seen.share, "seconds": seen.seconds, "subsets": seen.subsets}
+                for seen in planned or self._seen
+            ],
         }
         if self._format is not Format.table:
             output.show(Console(highlight=False), self._format, document, (), ())
