@@ -151,8 +151,10 @@ def test_what_a_client_says_of_itself_is_not_believed(edge: Edge) -> None:
         "x-forwarded-for": "192.0.2.7",
     }
     arguments = [part for name, value in forged.items() for part in ("-H", f"{name}: {value}")]
-    headers = edge.curl("http://www.example.com/", *arguments).heard["headers"]
+    answer = edge.curl("http://www.example.com/", *arguments)
+    headers = answer.heard["headers"]
     assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", headers["x-request-id"])
+    assert answer.headers["x-request-id"] == headers["x-request-id"]  # by which pymesh journey finds it
     assert headers["x-forwarded-proto"] == "http"
     assert headers["x-forwarded-for"] == "192.0.2.7,127.0.0.1"
     assert headers["x-forwarded-client-cert"].endswith(f"URI={GATEWAY}")

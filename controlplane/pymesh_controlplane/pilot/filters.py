@@ -83,13 +83,14 @@ def gateway_http(
     """Requests at the edge of the mesh: what a client says of itself and its path is not believed.
 
     With `mutual`, its certificate was demanded and verified: it is told in x-forwarded-client-cert. If it is
-    `of_the_mesh`, the request has an id already.
+    `of_the_mesh`, the request has an id already. The answer tells the id, by which the request is found.
     """
     manager = _manager(f"outbound_0.0.0.0_{port}")
     manager.rds.route_config_name = route_configuration
     manager.rds.config_source.CopyFrom(ads())
     manager.use_remote_address.value = True
     manager.preserve_external_request_id = of_the_mesh
+    manager.always_set_request_id_in_response = True
     manager.request_headers_timeout.CopyFrom(duration(HEAD_TIMEOUT))
     manager.forward_client_cert_details = _Manager.SANITIZE_SET if mutual else _Manager.SANITIZE
     if mutual:

@@ -48,6 +48,7 @@ def test_plain_http_believes_nothing_from_outside() -> None:
     assert http.use_remote_address.value
     assert http.forward_client_cert_details == HttpConnectionManager.SANITIZE
     assert not http.preserve_external_request_id
+    assert http.always_set_request_id_in_response
 
 
 def test_servers_are_told_apart_by_the_name_that_clients_ask_for() -> None:
