@@ -5,13 +5,12 @@ import select
 import signal
 import sys
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 
 from pymesh.errors import MeshError
-from pymesh.resources.parse import parse
 from pymesh_controlplane.cli import logs as log_files
 from pymesh_controlplane.cli import manifests, output
 from pymesh_controlplane.cli.demo.command import demo
@@ -43,8 +42,28 @@ OnlyNamespace = Annotated[str, typer.Option("-n", "--namespace", help="Only this
 Output = Annotated[Format, typer.Option("-o", "--output", help="How to print.")]
 Container = Annotated[str, typer.Option("-c", "--container", help="By default the app's.")]
 
+# As shells report a program that SIGPIPE ended: 128 + its number.
+READER_GONE: Final = 128 + signal.SIGPIPE
+
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # slow to load
+
+        out.print(f"pymesh {version('pymesh-proxy')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which, and exit.")
+    ] = False,
+) -> None:
+    """What stands before any command."""
 
 
 @app.command()
@@ -162,6 +181,9 @@ def _parsed(text: Text, namespace: str) -> list[Any]:
         raise MeshError("\n".join(str(error) for error in parsed.errors))
     return list(parsed.resources)
 
+    # Here and not above: it takes a tenth of a second to load, and only this needs it.
+    from pymesh.resources.parse import parse
+
 
 @app.command()
 def get(
@@ -208,12 +230,10 @@ def exec_(
         raise MeshError(f"cannot enter {pod}: {error}") from None
     try:
         launcher.execute(launch)
-    except FileNotFoundError:
-        err.print(f"pymesh: {command[0]} is not in the container; PATH is {launch.env.get('PATH')}", soft_wrap=True)
-        raise typer.Exit(launcher.EXIT_NOT_FOUND) from None
     except OSError as error:
-        err.print(f"pymesh: {command[0]}: {error.strerror}", soft_wrap=True)
-        raise typer.Exit(launcher.EXIT_NOT_EXECUTABLE) from None
+        status, why = launcher.not_executed(launch, error)
+        err.print(f"pymesh: {why}", soft_wrap=True, markup=False)
+        raise typer.Exit(status) from None
 
 
 @app.command()
@@ -263,7 +283,10 @@ app.command()(demo)
 
 
 def main() -> None:
-    """The command. Errors of the person's making are one sentence on standard error, and exit status 1."""
+    """The command. Errors of the person's making are one sentence on standard error, and exit status 1.
+
+    Whoever reads what is printed may go away, as `head` does: no error, but an end, with READER_GONE.
+    """
     try:
         app()
     except MeshError as error:
@@ -271,5 +294,10 @@ def main() -> None:
         sys.exit(1)
 
 
+    except SystemExit as end:
+        # rich and typer make 1 of it; only what they were handling tells it from an error.
+        if isinstance(end.__context__, BrokenPipeError):
+            sys.exit(READER_GONE)
+        raise
 if __name__ == "__main__":
     main()

@@ -110,6 +110,16 @@ def execute(launch: Launch) -> None:
     os.execvpe(launch.argv[0], list(launch.argv), env)  # noqa: S606  running a command is what this is for
 
 
+def not_executed(launch: Launch, error: OSError) -> tuple[int, str]:
+    """The exit status, and a sentence for people, of what `execute` raised; only where it did can this be told."""
+    program = launch.argv[0]
+    if not isinstance(error, FileNotFoundError):
+        return EXIT_NOT_EXECUTABLE, f"{program} cannot be executed by user {launch.uid}: {error.strerror}"
+    if "/" in program and os.path.exists(program):  # noqa: PTH110  pathlib costs 5 ms here
+        return EXIT_NOT_FOUND, f"{program} is in the container, but not the interpreter that it names"
+    return EXIT_NOT_FOUND, f"{program} is not in the container; PATH is {launch.env.get('PATH')}"
+
+
 def _hand_in(sockets: Mapping[str, int]) -> dict[str, str]:
     """Put the sockets where sd_listen_fds(3) has them, from descriptor 3 on; the variables that say so."""
     if not sockets:
@@ -133,7 +143,7 @@ def main() -> None:
     # Closed by the exec, and out of the way of the sockets.
     os.set_inheritable(error_fd, False)
     error_fd = fcntl.fcntl(error_fd, fcntl.F_DUPFD_CLOEXEC, FIRST_SOCKET + len(launch.sockets))
-    status = EXIT_SETUP
+    executing = False
     try:
         enter(launch)
         become(launch)
@@ -141,14 +151,12 @@ def main() -> None:
         kernel.die_with_parent(signal.SIGKILL)
         if os.getppid() != parent:
             return
-        status = EXIT_NOT_EXECUTABLE
+        executing = True
         execute(launch)
-    except FileNotFoundError as error:
-        status = EXIT_NOT_FOUND if status == EXIT_NOT_EXECUTABLE else status
-        os.write(error_fd, str(error).encode())
     except OSError as error:
-        os.write(error_fd, str(error).encode())
-    os._exit(status)
+        status, complaint = not_executed(launch, error) if executing else (EXIT_SETUP, str(error))
+        os.write(error_fd, complaint.encode())
+        os._exit(status)
 
 
 if __name__ == "__main__":

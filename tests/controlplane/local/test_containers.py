@@ -91,7 +91,10 @@ async def test_a_crash_is_told_with_its_last_words(start: Start, tmp_path: Path)
 @pytest.mark.netns
 async def test_a_command_that_does_not_exist_is_told(start: Start) -> None:
     async with running(start(["no-such-command"])) as runner:
-        await eventually(lambda: "cannot be started: [Errno 2]" in runner.status.message)
+        await eventually(lambda: runner.status.reason == "CrashLoopBackOff")
+        assert runner.status.message == (
+            "cannot be started: no-such-command is not in the container; PATH is /usr/bin:/bin"
+        )
 
 
 @pytest.mark.netns

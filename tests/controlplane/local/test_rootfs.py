@@ -216,9 +216,15 @@ def test_a_container_has_only_the_capabilities_it_was_given(tmp_path: Path) -> N
 @pytest.mark.netns
 def test_a_command_that_is_not_there_or_not_a_program_is_told(tmp_path: Path) -> None:
     with Network() as net:
-        with pytest.raises(StartError, match="No such file"):
+        with pytest.raises(StartError, match=r"^no-such-command is not in the container; PATH is /usr/bin:/bin:"):
             run(launch(net, tmp_path, "no-such-command"))
-        with pytest.raises(StartError, match="Permission denied"):
+        with pytest.raises(StartError, match=r"^/etc/passwd cannot be executed by user 1337: Permission denied$"):
             run(launch(net, tmp_path, "/etc/passwd"))
+        script = tmp_path / "script"
+        script.write_text("#!/no/such/interpreter\n")
+        script.chmod(0o755)
+        mounts = [Mount(str(script), "/data/script")]
+        with pytest.raises(StartError, match=r"^/data/script is in the container, but not the interpreter"):
+            run(launch(net, tmp_path, "/data/script", mounts=mounts))
         with pytest.raises(StartError, match="No such file"):
             run(launch(net, tmp_path, "true", cwd="/nowhere"))
