@@ -101,7 +101,7 @@ def up(  # noqa: PLR0917  a command has as many options as it has
 
 
 def _warn(text: str) -> None:
-    err.print(f"warning: {text}", soft_wrap=True, markup=False)
+    err.print(text, soft_wrap=True, markup=False)  # a problem's text, which says that it is a warning
 
 
 def _until_ended(pid: int) -> None:
@@ -143,10 +143,15 @@ def ps(mesh: Mesh = "default", namespace: OnlyNamespace = "", output_format: Out
 
 
 @app.command()
-def apply(filename: Files, mesh: Mesh = "default", namespace: Namespace = "default") -> None:
-    """Put manifests in force: all of them or, if one is wrong, none."""
+def apply(
+    filename: Files,
+    mesh: Mesh = "default",
+    namespace: Namespace = "default",
+    force: Annotated[bool, typer.Option("--force", help="Even if what is in force becomes wrong.")] = False,
+) -> None:
+    """Put manifests in force: all of them or, if one is wrong or makes wrong what is in force, none."""
     check_machine()
-    for name, outcome in LocalMesh(mesh).apply(manifests.read(filename), namespace, _warn):
+    for name, outcome in LocalMesh(mesh).apply(manifests.read(filename), namespace, _warn, force=force):
         out.print(f"{name} {outcome}")
 
 

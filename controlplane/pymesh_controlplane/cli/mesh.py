@@ -142,18 +142,21 @@ class LocalMesh:
         namespace: str = "default",
         warn: Update = lambda _: None,
         *,
+        force: bool = False,
         expected: Sequence[Expected] = (),
     ) -> list[tuple[str, str]]:
         """Put manifests in force: what was done to which resource. `warn` is told what is probably not meant.
 
         Args:
+            force: even if something else in force becomes wrong.
             expected: objects, by kind, namespace and name, that must still be what they were; None: not there.
 
         Raises:
             Changed: one of `expected` is something else by now; nothing was applied.
             MeshError: they are refused, all of them; the text has every reason.
         """
-        answer = self.client.post("/apply", {**_request(texts, namespace), "expected": list(expected)})
+        body = {**_request(texts, namespace), "force": force, "expected": list(expected)}
+        answer = self.client.post("/apply", body)
         for warning in answer["warnings"]:
             warn(warning)
         return [(title(*key), outcome) for key, outcome in answer["results"]]

@@ -97,7 +97,8 @@ def _changes(supervisor: Supervisor) -> list[Route]:
         async with changing:
             _refuse_if_changed(supervisor, body)
             # In a thread: to read a few MB takes seconds, and probes, DNS and the reaping of pods are not to wait.
-            items, warnings = await asyncio.to_thread(supervisor.store.read, texts, body["namespace"])
+            force = bool(body.get("force"))
+            items, warnings = await asyncio.to_thread(supervisor.store.read, texts, body["namespace"], force=force)
             results = supervisor.apply(items)
         return JSONResponse({"results": results, "warnings": warnings})
 

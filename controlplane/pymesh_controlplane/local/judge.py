@@ -6,7 +6,7 @@ words, found by the same code.
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +28,12 @@ from pymesh_controlplane.sources.files import MAX_FILE_BYTES, MAX_FILES
 
 # Said of a verdict on part of what was given: a Service with a typing error is missed by those that route to it.
 INCOMPLETE: Final = "what cannot be read is missing in this verdict: what names it may be right"
+# Said of what is in force and right, and would no longer be right next to what is to be applied.
+MADE_WRONG: Final = (
+    "right until now and wrong with what is applied: change it first, or with it in one command; "
+    "apply --force applies all the same"
+)
+FORCED: Final = "right until now and wrong with what is applied"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +100,12 @@ def judge(
     in_force: Mapping[Key, Applied],
     injection: InjectionConfig,
     now: datetime | None = None,
+    *,
+    force: bool = False,
 ) -> Verdict:
     """What is to be said of the resources in `texts`, in the world that they make with what is `in_force`.
+
+    And of what is in force, if it is right and they would make it wrong: a DestinationRule that loses a subset.
 
     Args:
         texts: YAML or JSON.
@@ -103,6 +113,7 @@ def judge(
         in_force: what was applied before; a resource in `texts` takes the place of one of its name.
         injection: how sidecars are added, for a pod that cannot get one is refused.
         now: for certificates that expire; without it, nothing is said of that.
+        force: what they would make wrong is a warning, not an error.
     """
     found: dict[Key, Applied] = {}
     errors: list[ConfigError] = []
@@ -124,6 +135,9 @@ def judge(
     labels = labels_of([*in_force.values(), *found.values()])
     errors += (error for applied in found.values() for error in _injection_errors(applied, labels, injection))
     problems = [*map(Problem.of, errors), *_galley(found, in_force, now), *_unresolvable(found.values())]
+    severity, why = (Severity.WARNING, FORCED) if force else (Severity.ERROR, MADE_WRONG)
+    broken = _wrong_with(found, in_force)
+    problems += (replace(each, severity=severity, sentence=f"{each.sentence} ({why})") for each in broken)
     if unread and any(problem.severity is Severity.ERROR for problem in problems[len(errors) :]):
         problems.append(Problem(Severity.WARNING, INCOMPLETE))
     return Verdict(tuple(found.values()), tuple(problems))
@@ -133,25 +147,54 @@ def wrong_without(keys: Collection[Key], in_force: Mapping[Key, Applied]) -> lis
     """What becomes wrong with the resources that stay in force when `keys` no longer are: whoever names one of them."""
     before = {key: applied.resource for key, applied in in_force.items()}
     left = {key: resource for key, resource in before.items() if key not in keys}
-    known = set(_errors(left.values(), before))
-    wrong = [problem for problem in _errors(left.values(), left) if problem not in known]
+    wrong = _made_wrong(left, before, left)
     return wrong + references.missed([key for key in keys if key in before], left.values())
 
 
-def _errors(resources: Iterable[Resource[object]], all_of_them: Mapping[Key, Resource[object]]) -> list[Problem]:
-    found = galley.check(resources, world.build(all_of_them.values()))
+def _wrong_with(found: Mapping[Key, Applied], in_force: Mapping[Key, Applied]) -> list[Problem]:
+    """What becomes wrong with the resources in force that `found` does not replace."""
+    after = _as_published({**in_force, **found})
+    left = {key: after[key] for key in in_force if key not in found}
+    return _made_wrong(left, _as_published(in_force), after)
+
+
+def _made_wrong(
+    left: Mapping[Key, Resource[object]],
+    before: Mapping[Key, Resource[object]],
+    after: Mapping[Key, Resource[object]],
+) -> list[Problem]:
+    """What is wrong with `left` in the world `after` and was right in the one `before`.
+
+    A field counts, not its sentence: one that is wrong already is not made wrong because others are now known.
+    """
+    wrong = _errors(left, left, after)
+    if not wrong:
+        return []
+    named = {problem.resource for problem in wrong}
+    suspects = [key for key in left if str(key) in named]
+    known = {(problem.resource, problem.path) for problem in _errors(suspects, before, before)}
+    return [problem for problem in wrong if (problem.resource, problem.path) not in known]
+
+
+def _errors(
+    keys: Iterable[Key], resources: Mapping[Key, Resource[object]], all_of_them: Mapping[Key, Resource[object]]
+) -> list[Problem]:
+    found = galley.check([resources[key] for key in keys], world.build(all_of_them.values()))
     return [problem for problem in found if problem.severity is Severity.ERROR]
 
 
 def _galley(found: Mapping[Key, Applied], in_force: Mapping[Key, Applied], now: datetime | None) -> list[Problem]:
-    vips = Vips()
-    resources = {key: _as_published(applied.resource, vips) for key, applied in {**in_force, **found}.items()}
+    resources = _as_published({**in_force, **found})
     return galley.check([resources[key] for key in found], world.build(resources.values()), now=now)
 
 
-def _as_published(resource: Resource[object], vips: Vips) -> Resource[object]:
-    """The resource as pilot is going to see it."""
-    return addressed(resource, vips) if holds(resource, ServiceEntry) else resource
+def _as_published(items: Mapping[Key, Applied]) -> dict[Key, Resource[object]]:
+    """The resources as pilot is going to see them."""
+    vips = Vips()
+    return {
+        key: addressed(applied.resource, vips) if holds(applied.resource, ServiceEntry) else applied.resource
+        for key, applied in items.items()
+    }
 
 
 def _unresolvable(items: Iterable[Applied]) -> Iterator[Problem]:

@@ -56,18 +56,18 @@ class Store:
         self._injection = injection
         self.items: dict[Key, Applied] = {}
 
-    def judge(self, texts: Iterable[Text], namespace: str) -> Verdict:
-        """What is to be said of `texts` next to what is in force."""
+    def judge(self, texts: Iterable[Text], namespace: str, *, force: bool = False) -> Verdict:
+        """What is to be said of `texts` next to what is in force; by `force`, others may become wrong."""
         # A copy: this runs in a thread, and the event loop may change what is in force meanwhile.
-        return judge(texts, namespace, dict(self.items), self._injection, datetime.now(UTC))
+        return judge(texts, namespace, dict(self.items), self._injection, datetime.now(UTC), force=force)
 
-    def read(self, texts: Iterable[Text], namespace: str) -> tuple[list[Applied], list[str]]:
+    def read(self, texts: Iterable[Text], namespace: str, *, force: bool = False) -> tuple[list[Applied], list[str]]:
         """The resources in `texts`, checked, and what a person should know about them all the same.
 
         Raises:
-            RefusedError: something in them is wrong.
+            RefusedError: something in them is wrong, or without `force` something else would be.
         """
-        verdict = self.judge(texts, namespace)
+        verdict = self.judge(texts, namespace, force=force)
         if verdict.errors:
             raise RefusedError(verdict.errors)
         return list(verdict.items), [str(problem) for problem in verdict.warnings]

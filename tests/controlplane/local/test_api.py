@@ -52,10 +52,10 @@ async def test_others_are_answered_while_manifests_are_read_and_changes_wait(mon
     async with served() as (supervisor, client), asyncio.TaskGroup() as group:
         reading, go_on, read = threading.Event(), threading.Event(), supervisor.store.read
 
-        def slow_read(texts: Iterable[Text], namespace: str) -> tuple[list[Applied], list[str]]:
+        def slow_read(texts: Iterable[Text], namespace: str, *, force: bool) -> tuple[list[Applied], list[str]]:
             reading.set()
             assert go_on.wait(DEADLINE), "nothing else was answered meanwhile"
-            return read(texts, namespace)
+            return read(texts, namespace, force=force)
 
         monkeypatch.setattr(supervisor.store, "read", slow_read)
         applying = group.create_task(asyncio.to_thread(client.post, "/apply", body))

@@ -6,8 +6,8 @@ import pytest
 
 from pymesh.resources.resource import Key
 from pymesh_controlplane.injector.containers import InjectionConfig
-from pymesh_controlplane.local.judge import INCOMPLETE, Applied, Text, Verdict, judge
-from pymesh_controlplane.local.store import InUseError, Store
+from pymesh_controlplane.local.judge import FORCED, INCOMPLETE, MADE_WRONG, Applied, Text, Verdict, judge
+from pymesh_controlplane.local.store import InUseError, RefusedError, Store
 from tests.controlplane.pilot.worlds import service
 
 RULE = """
@@ -49,6 +49,10 @@ def store(tmp_path: Path, *texts: str) -> Store:
     items, _ = found.read([Text("all.yaml", "/srv", "---".join(texts))], "default")
     found.apply(items)
     return found
+
+
+def given(*texts: str) -> list[Text]:
+    return [Text("new.yaml", "/srv", "---".join(texts))]
 
 
 def told(found: Verdict) -> list[str]:
@@ -139,3 +143,56 @@ def test_what_was_wrong_before_hinders_no_deletion(tmp_path: Path) -> None:
     found = store(tmp_path, SERVICE, RULE, ROUTE, EDGE)
     found.delete(Key("Service", "default", "reviews"))
     found.refuse_if_named([Key("Gateway", "default", "edge")])
+
+
+NO_SUBSETS = (
+    "VirtualService default/reviews: spec.http[0].route[0].destination.subset: error: no DestinationRule defines "
+    "subsets of reviews.default.svc.cluster.local: write one for this host"
+)
+
+
+def test_what_would_make_others_wrong_is_not_applied(tmp_path: Path) -> None:
+    """In the words of `delete`, which refuses the same, with the place of what would be wrong."""
+    found = store(tmp_path, SERVICE, RULE, ROUTE, EDGE, ENTERING)
+    moved = RULE.replace("host: reviews", "host: reviewz")
+    with pytest.raises(RefusedError) as refused:
+        found.read(given(moved), "default")
+    (error,) = refused.value.errors
+    assert str(error).startswith("all.yaml:")
+    assert str(error).endswith(f": {NO_SUBSETS} ({MADE_WRONG})")
+    with pytest.raises(InUseError) as kept:
+        found.refuse_if_named([Key("DestinationRule", "default", "reviews")])
+    assert NO_SUBSETS in str(kept.value)
+
+
+def test_by_force_what_makes_others_wrong_is_applied_with_a_warning(tmp_path: Path) -> None:
+    found = store(tmp_path, SERVICE, RULE, ROUTE)
+    _, warnings = found.read(given(RULE.replace("name: v1", "name: v3")), "default", force=True)
+    (warning,) = [text for text in warnings if FORCED in text]
+    assert ": warning: DestinationRule default/reviews has no subset 'v1'; it has v3, v2 (" in warning
+    with pytest.raises(RefusedError, match="there are two subsets"):
+        found.read(given(RULE.replace("name: v2", "name: v1")), "default", force=True)
+
+
+def test_who_is_changed_in_the_same_command_is_not_made_wrong(tmp_path: Path) -> None:
+    found = store(tmp_path, SERVICE, RULE, ROUTE)
+    only_v2 = RULE.replace("{name: v1, labels: {version: v1}}, ", "")
+    assert found.judge(given(only_v2, ROUTE.replace("subset: v1", "subset: v2")), "default").problems == ()
+    assert len(found.judge(given(only_v2), "default").errors) == 1
+    assert found.judge(given(RULE), "default").problems == ()
+
+
+def test_what_was_wrong_before_hinders_nobody(tmp_path: Path) -> None:
+    """Though the sentence is another one now: there is a rule again, without the subset."""
+    found = store(tmp_path, SERVICE, RULE, ROUTE)
+    found.delete(Key("DestinationRule", "default", "reviews"))
+    assert found.judge(given(RULE.replace("name: v1", "name: v3")), "default").errors == ()
+
+
+def test_a_first_time_has_no_order_that_makes_others_wrong(tmp_path: Path) -> None:
+    """What comes later may only help what is there: rules before routes, limits and secure gateways before all."""
+    found = store(tmp_path)
+    for text in (LIMIT, SECURE, RULE, EDGE, SERVICE, SECRET, ENTERING, ROUTE):
+        items, _ = found.read(given(text), "default")
+        found.apply(items)
+    assert len(found.items) == 8
