@@ -25,7 +25,7 @@ def check(resource: Resource[DestinationRule], missing: Iterable[tuple[Key, str]
     service = world.services.get(full)
     holder = world.rules.get(namespace, {}).get(full)
     if service is None and "*" not in full:
-        findings.warning("spec.host", f"there is no service {full}{near(full, world.services)}: nothing follows it yet")
+        findings.warning("spec.host", f"there is no service {full}: nothing follows it yet{near(full, world.services)}")
     if holder is not None and holder.key != resource.key:
         findings.warning("spec.host", f"{holder.key} already holds for {full}: this one has no effect. Put both in one")
     names = [subset.name for subset in spec.subsets]

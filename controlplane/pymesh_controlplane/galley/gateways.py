@@ -10,7 +10,7 @@ from pymesh.resources.resource import Resource, holds
 from pymesh_controlplane.galley.findings import Findings, listed
 from pymesh_controlplane.pilot import credentials, gateways, hosts
 from pymesh_controlplane.pilot.gateways import ENCRYPTED, PLAIN, ROUTER, TERMINATED, Offers
-from pymesh_controlplane.pilot.model import Problem, World
+from pymesh_controlplane.pilot.model import Problem, Service, World
 from pymesh_controlplane.pilot.node import Node
 
 # What may be done with TLS, by protocol.
@@ -24,6 +24,7 @@ class _Pod(NamedTuple):
     """What pods of one namespace, all alike, offer."""
 
     namespace: str
+    labels: Mapping[str, str]
     offers: Offers
 
 
@@ -128,6 +129,7 @@ def _check_served(findings: Findings, resource: Resource[Gateway], world: World)
     if not pods:
         labels = ", ".join(f"{label}={value}" for label, value in sorted(selector.items()))
         findings.warning("spec.selector", f"no pod has the labels {labels}: nothing serves it")
+    _check_ports(findings, resource, pods, world)
     _check_credentials(findings, resource, pods, world)
     told = set()
     for conflict in (conflict for pod in pods for conflict in pod.offers.conflicts):
@@ -136,10 +138,37 @@ def _check_served(findings: Findings, resource: Resource[Gateway], world: World)
             findings.warning(conflict.path, f"{conflict.sentence}; it is not served")
 
 
+def _check_ports(findings: Findings, resource: Resource[Gateway], pods: Iterable[_Pod], world: World) -> None:
+    """Whether a Service in front of the pods leads to each server: by its port, or else by the pods' port itself."""
+    in_front = [
+        port
+        for service in world.services.values()
+        if any(_leads_to(service, pod) for pod in pods)
+        for port in service.ports
+    ]
+    if not in_front or any(isinstance(port.target, str) for port in in_front):
+        return  # pods without a Service are reached at their own ports; what a name stands for, each pod says itself
+    ports = sorted({port.port for port in in_front})
+    reached = {*ports, *(port.target for port in in_front)}
+    for index, server in enumerate(resource.value.spec.servers):
+        if server.port.number not in reached:
+            findings.warning(
+                f"spec.servers[{index}].port.number",
+                f"no Service in front of the pods has the port {server.port.number}, so none leads to this "
+                f"server; there are {listed(ports)}",
+            )
+
+
+def _leads_to(service: Service, pod: _Pod) -> bool:
+    """Whether the pod is one of the service's."""
+    here = bool(service.selector) and service.namespace == pod.namespace
+    return here and service.selector.items() <= pod.labels.items()
+
+
 def _check_credentials(findings: Findings, resource: Resource[Gateway], pods: Iterable[_Pod], world: World) -> None:
     """Whether the pods' namespaces have the Secrets."""
     told = set()
-    for namespace, offers in pods:
+    for namespace, _, offers in pods:
         mine = (offer for some in offers.by_port.values() for offer in some if offer.gateway.key == resource.key)
         for offer in mine:
             for item in credentials.wanted(offer):
@@ -172,7 +201,7 @@ def _offers(resource: Resource[Gateway], world: World) -> Iterator[_Pod]:
         alike = (namespace, *sorted(labels.items()))
         if alike not in seen and gateways.selects(resource.value, labels):
             seen.add(alike)
-            yield _Pod(namespace, gateways.offers(Node("", ROUTER, (), "", namespace, labels=labels), world))
+            yield _Pod(namespace, labels, gateways.offers(Node("", ROUTER, (), "", namespace, labels=labels), world))
 
 
 def _pods(world: World) -> Iterator[tuple[str, dict[str, str]]]:

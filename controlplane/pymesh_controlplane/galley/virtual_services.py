@@ -84,7 +84,7 @@ def _check_hosts(findings: Findings, resource: Resource[VirtualService], world: 
         service = world.services.get(full)
         if service is None and "*" not in full:
             effect = "routed only where a caller names it so" if spec.http else "no sidecar takes its connections"
-            findings.warning(path, f"there is no service {full}{near(full, world.services)}; {effect}")
+            findings.warning(path, f"there is no service {full}: {effect}{near(full, world.services)}")
         elif service is not None and spec.http and not any(port.protocol.may_be_http for port in service.ports):
             findings.warning(
                 path, f"no port of {full} speaks HTTP/1.1, so no route applies: name such a port http or http-something"

@@ -198,7 +198,7 @@ def test_a_gateway_that_is_there_may_be_named() -> None:
     [
         (
             "{host: ratngs}",
-            "warning spec.host: there is no service ratngs.default.svc.cluster.local; did you mean ratings.",
+            "warning spec.host: there is no service ratngs.default.svc.cluster.local: nothing follows it yet; did you",
         ),
         ("{host: reviews}", "warning spec.host: DestinationRule default/reviews already holds"),
         ("{host: ratings, subsets: [{name: a}, {name: a}]}", "error spec.subsets[1].name: there are two subsets 'a'"),

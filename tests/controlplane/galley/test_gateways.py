@@ -50,7 +50,7 @@ def test_a_gateway_needs_a_server() -> None:
 
 
 def test_the_names_of_ports_tell_servers_apart() -> None:
-    (found,) = findings(gateway(server(), server(number=8081)))
+    (found,) = findings(gateway(server(), server(number=443)))
     assert found.startswith("error Gateway default/edge spec.servers[1].port.name: spec.servers[0] has this name")
 
 
@@ -65,6 +65,29 @@ def test_a_gateway_that_no_pod_serves() -> None:
     assert findings(gateway(HTTP, selector="nobody")) == [
         "warning Gateway default/edge spec.selector: no pod has the labels istio=nobody: nothing serves it"
     ]
+
+
+@pytest.mark.parametrize(("number", "reached"), [(80, True), (8080, True), (81, False)])
+def test_a_port_that_no_service_in_front_of_the_pods_has_is_told(number: int, reached: bool) -> None:
+    """8080 is where the Service's port 80 leads to: a server there is reached as one at 80 is."""
+    expected = (
+        "warning Gateway default/edge spec.servers[0].port.number: no Service in front of the pods has the port 81, "
+        "so none leads to this server; there are 80, 443"
+    )
+    assert findings(gateway(server(number=number))) == ([] if reached else [expected])
+
+
+def test_pods_without_a_service_in_front_are_reached_at_their_own_ports() -> None:
+    alone = EDGE.replace("  selector: {istio: ingressgateway}", "  selector: {istio: another}")
+    assert alone != EDGE
+    world = world_of(BOOKINFO + alone + gateway(server(number=81)))
+    assert check(world.resources.values(), world) == []
+
+
+def test_the_name_of_a_containers_port_may_stand_for_any_number() -> None:
+    named = EDGE.replace("targetPort: 8080", "targetPort: web")
+    world = world_of(BOOKINFO + named + gateway(server(number=81)))
+    assert check(world.resources.values(), world) == []
 
 
 def test_what_an_earlier_gateway_has_already_is_told() -> None:
