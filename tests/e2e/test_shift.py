@@ -163,6 +163,17 @@ def test_ctrl_c_takes_it_back_and_what_somebody_else_changed_is_left(mesh: Mesh)
     assert weights(mesh) == [70, 40]
 
 
+def test_a_reader_that_goes_away_takes_it_back(mesh: Mesh) -> None:
+    command = [PYMESH, "shift", "shop", "--mesh", mesh.name, "--to", "v2", "--step", "30%", "--every", "1s"]
+    before = weights(mesh)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(60) == 141
+    assert weights(mesh) == before
+
+
 def test_a_lost_collector_is_no_reason_to_go_on(mesh: Mesh) -> None:
     command = [PYMESH, "shift", "shop", "--mesh", mesh.name, "--to", "v2", "--every", "1s", "--guard", "errors<1%"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pymesh.resources.parse import parse
 from pymesh.xds import types
 from pymesh_controlplane.injector.containers import InjectionConfig
-from pymesh_controlplane.local.judge import Text, judge
+from pymesh_controlplane.local.judge import judge
+from pymesh_controlplane.local.texts import Text
 from pymesh_controlplane.sources.ledger import Ledger
 from pymesh_proxy.config.snapshot import Configuration
 from pymesh_proxy.upstream.registry import EndpointRegistry

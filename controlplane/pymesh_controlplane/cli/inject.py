@@ -13,7 +13,7 @@ from pymesh_controlplane.cli import manifests
 from pymesh_controlplane.injector.containers import DEFAULT_PROXY_IMAGE, InjectionConfig
 from pymesh_controlplane.injector.inject import Decision, inject_document
 from pymesh_controlplane.injector.shape import Manifest, mapping, strings
-from pymesh_controlplane.local.judge import Text
+from pymesh_controlplane.local.texts import Text
 
 
 def inject(

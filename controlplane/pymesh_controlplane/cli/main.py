@@ -25,7 +25,7 @@ from pymesh_controlplane.cli.requests import journey, requests
 from pymesh_controlplane.cli.shift import shift
 from pymesh_controlplane.cli.validate import validate
 from pymesh_controlplane.local import launch as launcher
-from pymesh_controlplane.local.judge import Text
+from pymesh_controlplane.local.texts import Text
 
 app = typer.Typer(
     name="pymesh",
@@ -181,13 +181,13 @@ def delete(  # noqa: PLR0917  as above
 
 
 def _parsed(text: Text, namespace: str) -> list[Any]:
+    # Here and not above: it takes a tenth of a second to load, and only this needs it.
+    from pymesh.resources.parse import parse
+
     parsed = parse(text.text, text.name, namespace)
     if parsed.errors:
         raise MeshError("\n".join(str(error) for error in parsed.errors))
     return list(parsed.resources)
-
-    # Here and not above: it takes a tenth of a second to load, and only this needs it.
-    from pymesh.resources.parse import parse
 
 
 @app.command()
@@ -294,15 +294,15 @@ def main() -> None:
     """
     try:
         app()
-    except MeshError as error:
-        err.print(f"pymesh: {error}", soft_wrap=True, markup=False)
-        sys.exit(1)
-
-
     except SystemExit as end:
         # rich and typer make 1 of it; only what they were handling tells it from an error.
         if isinstance(end.__context__, BrokenPipeError):
             sys.exit(READER_GONE)
         raise
+    except MeshError as error:
+        err.print(f"pymesh: {error}", soft_wrap=True, markup=False)
+        sys.exit(1)
+
+
 if __name__ == "__main__":
     main()

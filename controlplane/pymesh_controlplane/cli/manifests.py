@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from pymesh.errors import MeshError
-from pymesh_controlplane.local.judge import Text
-from pymesh_controlplane.local.store import MAX_APPLY
+from pymesh_controlplane.local.texts import MAX_APPLY, Text
 
 _SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
 

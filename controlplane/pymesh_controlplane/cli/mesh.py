@@ -12,8 +12,8 @@ from typing import Any, Final
 from pymesh.errors import MeshError
 from pymesh_controlplane.cli.client import Client
 from pymesh_controlplane.local import network, processes, state, system
-from pymesh_controlplane.local.judge import Text
 from pymesh_controlplane.local.launch import Launch
+from pymesh_controlplane.local.texts import Text
 
 # Seconds until the supervisor answers; making the network takes a tenth of one.
 SUPERVISOR_TIMEOUT: Final = 15.0

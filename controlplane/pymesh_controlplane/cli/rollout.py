@@ -22,7 +22,7 @@ from pymesh_controlplane.cli.client import Changed, Refused
 from pymesh_controlplane.cli.mesh import Expected, LocalMesh
 from pymesh_controlplane.cli.shifting import Document, Shift
 from pymesh_controlplane.galley.findings import listed
-from pymesh_controlplane.local.judge import Text, as_text
+from pymesh_controlplane.local.texts import Text, as_text
 
 # Seconds between two looks at the collector, and at what proxies have acknowledged.
 LOOK: Final = 0.5

@@ -18,7 +18,7 @@ from pymesh_controlplane.cli.mesh import LocalMesh, check_machine
 from pymesh_controlplane.cli.output import Format
 from pymesh_controlplane.cli.rollout import InterruptedByPersonError, Manner, Rollout, Seen, Signals
 from pymesh_controlplane.cli.shifting import Shift, prepare, steps
-from pymesh_controlplane.local.judge import Text, as_text
+from pymesh_controlplane.local.texts import Text, as_text
 
 # Seconds: shorter than proxies report, and longer than anyone watches.
 _SHORTEST: Final = 1.0
@@ -144,6 +144,9 @@ def _carry_out(local: LocalMesh, plan: Shift, namespace: str, manner: Manner, to
             update("going back")
             told.end("went back", f"{error}; {_went_back(rollout, signals)}")
             raise typer.Exit(_INTERRUPTED if isinstance(error, InterruptedByPersonError) else 1) from None
+        except BaseException:  # nobody reads any more how it goes, or a fault of ours: never stop halfway
+            _went_back(rollout, signals)
+            raise
     told.end("shifted", f"{plan.service} goes to {plan.subset}")
 
 

@@ -2,7 +2,7 @@
 
 import json
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,7 +14,10 @@ from pymesh_controlplane.cli.mesh import LocalMesh, check_machine
 from pymesh_controlplane.cli.output import Format
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.local import gateways, state, system
-from pymesh_controlplane.local.judge import Applied, Text, judge
+from pymesh_controlplane.local.texts import Text
+
+if TYPE_CHECKING:
+    from pymesh_controlplane.local.judge import Applied
 
 _Files = Annotated[list[str], typer.Option("-f", "--filename", help="A file or directory with manifests; - is stdin.")]
 _Mesh = Annotated[str, typer.Option("--mesh", help="Judge them next to what is in force in this mesh (as root).")]
@@ -47,13 +50,18 @@ def validate(
 
 
 def _alone(texts: list[Text], namespace: str) -> _Problems:
+    # Here and not above: this takes a fifth of a second to load, and no other command needs it.
+    from pymesh_controlplane.local.judge import judge
+
     injection = InjectionConfig()
     verdict = judge(texts, namespace, _of_every_mesh(injection), injection, datetime.now(UTC))
     return [dict(problem.as_json()) for problem in verdict.problems]
 
 
-def _of_every_mesh(injection: InjectionConfig) -> dict[Key, Applied]:
+def _of_every_mesh(injection: InjectionConfig) -> "dict[Key, Applied]":
     """What `pymesh up` starts of its own accord: gateways that a selector may mean, services that limits ask."""
+    from pymesh_controlplane.local.judge import judge
+
     documents = system.manifests(state.named("none"), list(system.PARTS))
     for part in gateways.GATEWAYS:
         documents += gateways.manifests(part, {}, injection)

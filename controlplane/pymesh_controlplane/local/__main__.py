@@ -21,11 +21,11 @@ from pymesh.errors import MeshError
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.local import api, gateways, network, programs, state, system
 from pymesh_controlplane.local.host_ports import HostPorts
-from pymesh_controlplane.local.judge import Text
 from pymesh_controlplane.local.logs import MAX_LOG
 from pymesh_controlplane.local.network import Network
 from pymesh_controlplane.local.state import State
 from pymesh_controlplane.local.supervisor import Supervisor
+from pymesh_controlplane.local.texts import Text
 from pymesh_controlplane.local.tokens import TokenSigner
 
 

@@ -36,10 +36,10 @@ from starlette.routing import Route
 
 from pymesh.errors import MeshError
 from pymesh.resources.resource import Key
-from pymesh_controlplane.local.judge import Text
-from pymesh_controlplane.local.store import MAX_APPLY, ChangedError, RefusedError
+from pymesh_controlplane.local.store import ChangedError, RefusedError
 from pymesh_controlplane.local.supervisor import AbsentError, Supervisor
 from pymesh_controlplane.local.system import CONFIG_MOUNT, CONTROL_PLANE
+from pymesh_controlplane.local.texts import MAX_APPLY, Text
 
 # Seconds that requests under way have to end when the supervisor does.
 GRACE = 2

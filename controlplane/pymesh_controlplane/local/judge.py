@@ -4,7 +4,6 @@ Pure: no file is read and no mesh is touched, so that the verdict offline and th
 words, found by the same code.
 """
 
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -21,6 +20,7 @@ from pymesh_controlplane.galley import references
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.injector.inject import inject_document
 from pymesh_controlplane.local import podcheck, podspec, services
+from pymesh_controlplane.local.texts import Text, as_text
 from pymesh_controlplane.local.vips import Vips, addressed
 from pymesh_controlplane.pilot import world
 from pymesh_controlplane.pilot.model import Problem, Severity
@@ -34,15 +34,6 @@ MADE_WRONG: Final = (
     "apply --force applies all the same"
 )
 FORCED: Final = "right until now and wrong with what is applied"
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A file that was given: its name for error messages, the directory that its containers work in, its text."""
-
-    name: str
-    directory: str
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,8 +257,3 @@ def labels_of(items: Iterable[Applied]) -> dict[str, dict[str, str]]:
         for applied in items
         if applied.resource.key.kind == "Namespace"
     }
-
-
-def as_text(document: Mapping[str, Any]) -> str:
-    """`document` as pilot gets it; a character is a byte, for what is not ASCII is escaped."""
-    return json.dumps(document, indent=1)

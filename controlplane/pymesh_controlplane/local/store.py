@@ -11,20 +11,10 @@ from pymesh import names
 from pymesh.errors import MeshError
 from pymesh.resources.resource import Key
 from pymesh_controlplane.injector.containers import InjectionConfig
-from pymesh_controlplane.local.judge import (
-    Applied,
-    InUseError,
-    Text,
-    Verdict,
-    as_text,
-    judge,
-    labels_of,
-    wrong_without,
-)
+from pymesh_controlplane.local.judge import Applied, InUseError, Verdict, judge, labels_of, wrong_without
+from pymesh_controlplane.local.texts import Text, as_text
 from pymesh_controlplane.pilot.model import Problem
 
-# Bytes of one apply. The manifests of a whole system are a few MB.
-MAX_APPLY: Final = 32 * 1024 * 1024
 # What the runtime shows to pilot as it observes it: a Service has its cluster IP, a Pod its address, a ServiceEntry
 # those of its hosts.
 OBSERVED_KINDS: Final = frozenset({"Service", "Pod", "ServiceEntry"})

@@ -12,7 +12,7 @@ from pymesh.errors import ConfigError
 from pymesh_controlplane.cli import inject as command
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.injector.inject import inject_document
-from pymesh_controlplane.local.judge import Text
+from pymesh_controlplane.local.texts import Text
 
 CONFIG = InjectionConfig(inject_by_default=True)
 

@@ -9,7 +9,8 @@ import pytest
 
 from pymesh.resources.parse import kinds
 from pymesh_controlplane.injector.containers import InjectionConfig
-from pymesh_controlplane.local.judge import Text, judge
+from pymesh_controlplane.local.judge import judge
+from pymesh_controlplane.local.texts import Text
 from pymesh_controlplane.pilot.model import Problem, Severity
 from tests.controlplane.pilot.worlds import BOOKINFO
 

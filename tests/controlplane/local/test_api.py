@@ -14,9 +14,10 @@ from pymesh_controlplane.cli.client import Absent, Client
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.local import api, programs, state
 from pymesh_controlplane.local.host_ports import HostPorts
-from pymesh_controlplane.local.judge import Applied, Text
+from pymesh_controlplane.local.judge import Applied
 from pymesh_controlplane.local.network import Network
 from pymesh_controlplane.local.supervisor import Supervisor
+from pymesh_controlplane.local.texts import Text
 from pymesh_controlplane.local.tokens import TokenSigner
 
 ACCOUNT = "{apiVersion: v1, kind: ServiceAccount, metadata: {name: web}}"

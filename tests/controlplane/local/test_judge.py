@@ -6,8 +6,9 @@ import pytest
 
 from pymesh.resources.resource import Key
 from pymesh_controlplane.injector.containers import InjectionConfig
-from pymesh_controlplane.local.judge import FORCED, INCOMPLETE, MADE_WRONG, Applied, Text, Verdict, judge
+from pymesh_controlplane.local.judge import FORCED, INCOMPLETE, MADE_WRONG, Applied, Verdict, judge
 from pymesh_controlplane.local.store import InUseError, RefusedError, Store
+from pymesh_controlplane.local.texts import Text
 from tests.controlplane.pilot.worlds import service
 
 RULE = """

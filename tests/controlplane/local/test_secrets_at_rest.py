@@ -11,9 +11,9 @@ from pymesh.resources.redaction import redacted
 from pymesh.resources.resource import Key
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.local import system
-from pymesh_controlplane.local.judge import Text
 from pymesh_controlplane.local.state import State
 from pymesh_controlplane.local.store import Store
+from pymesh_controlplane.local.texts import Text
 
 SECRET = """
 apiVersion: v1

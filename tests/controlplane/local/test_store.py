@@ -12,8 +12,8 @@ from pymesh.resources.resource import Key
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.injector.inject import inject
 from pymesh_controlplane.local import judge as judge_module
-from pymesh_controlplane.local.judge import Text
 from pymesh_controlplane.local.store import RefusedError, Store
+from pymesh_controlplane.local.texts import Text
 from pymesh_controlplane.sources.files import MAX_FILE_BYTES, Files
 
 POD = """

@@ -11,7 +11,8 @@ from pymesh.resources.istio import ServiceEntry
 from pymesh.resources.parse import parse
 from pymesh.resources.resource import Resource, holds
 from pymesh_controlplane.injector.containers import InjectionConfig
-from pymesh_controlplane.local.judge import Text, judge
+from pymesh_controlplane.local.judge import judge
+from pymesh_controlplane.local.texts import Text
 from pymesh_controlplane.local.vips import VIP_NETWORK, Vips, addressed, dns_names, entry_object
 from pymesh_controlplane.pilot import world
 from pymesh_controlplane.pilot.outbound import plan
