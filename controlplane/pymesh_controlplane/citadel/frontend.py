@@ -183,6 +183,9 @@ async def _close(writer: asyncio.StreamWriter) -> None:
         writer.transport.abort()
     except OSError:
         return  # the other side was quicker
+    except asyncio.CancelledError:
+        writer.transport.abort()
+        raise
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

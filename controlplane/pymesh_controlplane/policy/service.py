@@ -216,7 +216,10 @@ class PolicyService:
             await until_first_ends(
                 self._read(context, name, stream, identity), self._write(context, name, stream), _superseded(stream)
             )
-            properly = True  # only the reader ends without an error: the sidecar has half-closed
+            # Only the reader ends without an error: the sidecar has half-closed, or gRPC reports a broken stream as its
+            # end. Only to a living one can anything be written.
+            await context.write(policy_api.encode_response(self.desk.respond(name)))
+            properly = not context.cancelled()
         finally:
             if self._streams.get(name) is stream:
                 del self._streams[name]
