@@ -196,7 +196,7 @@ def test_requests_are_found_by_who_asked_whom_and_by_what_came_of_it(mesh: Mesh)
     assert "GET web/chain?path=/broken" in table[1]
     refused = mesh.run("requests", "--status", "bad", check=False)
     assert refused.returncode == 1
-    assert "status=bad: as in 503, 5xx or 0" in refused.stderr
+    assert "--status bad: as in 503, 5xx or 0" in refused.stderr
 
 
 def test_following_shows_requests_as_they_come(mesh: Mesh) -> None:
