@@ -36,11 +36,13 @@ def show(console: Console, output: Format, document: Any, header: Sequence[str],
 
 
 def table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns as wide as their content; never cut, since what is cut in a pipe is lost."""
+    """Columns as wide as their content; never cut, since what is cut in a pipe is lost.
+
+    All in one go: a reader that has what it wanted (`grep -q`) may leave, and that is no failure.
+    """
     widths = [max(len(row[index]) for row in (header, *rows)) for index in range(len(header))]
-    console.print(_line(header, widths, "bold"), soft_wrap=True)
-    for row in rows:
-        console.print(_line(row, widths), soft_wrap=True)
+    lines = [_line(header, widths, "bold"), *(_line(row, widths) for row in rows)]
+    console.print(Text("\n").join(lines), soft_wrap=True)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], style: str = "") -> Text:
