@@ -19,7 +19,7 @@ spec:
   targetRefs: [{{kind: Service, name: server}}]
 """
 SLOTS: Final = _RULE.format(kind="ConcurrencyLimit") + "  max: 1000\n"
-ASKED: Final = _RULE.format(kind="RateLimit") + "  requests: 100000000\n  per: Second\n"
+ASKED: Final = _RULE.format(kind="RateLimit") + "  requests: 1000000\n  per: Second\n"
 
 
 @dataclass(frozen=True, slots=True)
