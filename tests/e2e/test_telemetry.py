@@ -184,7 +184,10 @@ def test_requests_are_found_by_who_asked_whom_and_by_what_came_of_it(mesh: Mesh)
         ("web", "HTTP/1.1", 200)
     ] * 5
     assert all(record["endpoint_labels"]["version"] == "v2" for record in last)
-    assert len(requests(mesh, "--to", "shop", "--last", "1000")) == TO_V1 + ENVOYS + CONNECTIONS
+    everything = TO_V1 + ENVOYS + CONNECTIONS  # opaque connections are reported when they end, some seconds later
+    eventually_sync(
+        lambda: len(requests(mesh, "--to", "shop", "--last", "1000")) == everything, what="every request", timeout=30
+    )
     failed = requests(mesh, "--status", "5xx", "--last", "100")
     assert len(failed) == 2 * BROKEN
     assert {record["request_id"] for record in failed if record["destination"]["workload"] == "web"} == {
