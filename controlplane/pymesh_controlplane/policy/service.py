@@ -218,8 +218,9 @@ class PolicyService:
             )
             # Only the reader ends without an error: the sidecar has half-closed, or gRPC reports a broken stream as its
             # end. Only to a living one can anything be written.
-            await context.write(policy_api.encode_response(self.desk.respond(name)))
-            properly = not context.cancelled()
+            if self._streams.get(name) is stream:
+                await context.write(policy_api.encode_response(self.desk.respond(name)))
+                properly = not context.cancelled()
         finally:
             if self._streams.get(name) is stream:
                 del self._streams[name]
