@@ -1,30 +1,55 @@
 """The command line of `pymesh-controlplane`, as data."""
 
 import argparse
-from collections.abc import Sequence
+import os
+import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from pymesh import names
 
-# galley checks what the source of pilot and policy reads, so it comes with them.
-COMPONENTS: Final = ("pilot", "citadel", "policy", "telemetry")
+# As components, galley and injector are the webhooks that a cluster's API server asks. What galley knows comes with
+# every source: it judges what pilot and policy read, here as there.
+COMPONENTS: Final = ("pilot", "citadel", "galley", "injector", "policy", "telemetry")
+# Those that only a Kubernetes API server can ask, under names of which citadel has the certificate.
+WEBHOOKS: Final = frozenset({"galley", "injector"})
+# Those of a mesh on one machine.
+LOCAL_COMPONENTS: Final = tuple(name for name in COMPONENTS if name not in WEBHOOKS)
 # Those that serve sidecars on the mesh port, and need a certificate for it.
 ON_MESH_PORT: Final = frozenset({"policy", "telemetry"})
 # The account of a control plane that runs as one process; as `pymesh up` and the manifests name it.
 ACCOUNT: Final = f"{names.SYSTEM_NAMESPACE}/pymesh-controlplane"
 
 _EPILOG: Final = """\
+on one machine (pymesh up runs it so):
+  pymesh-controlplane --config-dir DIR --ca-dir DIR --jwks FILE
+
+in a cluster (pymesh install runs it so; deploy/ has the manifests):
+  pymesh-controlplane --kubernetes --components pilot,citadel,galley,injector
+  pymesh-controlplane --kubernetes --components policy
+  pymesh-controlplane --kubernetes --components telemetry
+  Services, Pods and the mesh kinds are read from the Kubernetes API, tokens are put before its TokenReview, the CA is
+  in the Secret cacerts (your own: ca-cert.pem, ca-key.pem, root-cert.pem, cert-chain.pem) or pymesh-ca (made once).
+  Run as many replicas as you like of the first: the one that holds the Lease pymesh-controlplane writes back the root
+  of the mesh to every namespace, the webhooks' caBundle, missing CRDs of Istio, and what galley says of each resource.
+  The policy service is one replica: what was spent is in its memory.
+
 ports:
-  15010  xDS in plaintext (gRPC: ADS, state of the world and delta)
+  15010  xDS in plaintext (gRPC: ADS, state of the world and delta); in a cluster on 127.0.0.1 only
   15012  xDS and certificates over TLS (gRPC); the caller shows a token or a certificate of this mesh.
          Served where citadel runs, since the port's own certificate is citadel's
+  15017  webhooks over TLS, in a cluster: /inject and /validate
   9091   policy and telemetry over mutual TLS (gRPC); the caller shows a certificate of this mesh.
          Opened when citadel has given this process its own
   15014  HTTP: /ready, /metrics, /debug/syncz, /debug/configz, /debug/registryz, /debug/connections, /policy
 
-A port of 0 takes a free one; the line "serving" in the log says which.
+A port of 0 takes a free one; the line "serving" in the log says which. /ready says what is being waited for.
+
+environment, in a cluster:
+  POD_NAMESPACE, POD_NAME  of this pod: where Lease and CA are, and who holds the Lease
+  PROXY_IMAGE              if --proxy-image is not given
 
 exit status:
   0  ended by SIGTERM or SIGINT
@@ -33,11 +58,31 @@ exit status:
 """
 
 
+_ONE_MACHINE_ONLY: Final = {
+    "--config-dir": "the Kubernetes API is the source",
+    "--state-dir": "the Kubernetes API is the store",
+    "--ca-dir": "the CA is in the Secret cacerts or pymesh-ca",
+    "--jwks": "the Kubernetes API checks tokens",
+    "--root-cert-out": "the root is written to a ConfigMap in every namespace",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the control plane was asked to be. Ports are TCP ports, 0 for any free one."""
+    """What the control plane was asked to be. Ports are TCP ports, 0 for any free one.
+
+    Attributes:
+        kubernetes: the Kubernetes API is the source and the store; it is reached by `kubeconfig`, or as pods reach it.
+        namespace, pod_name: of this process; of use in a cluster only.
+    """
 
     components: frozenset[str]
+    kubernetes: bool
+    kubeconfig: Path | None
+    proxy_image: str
+    cluster_id: str
+    namespace: str
+    pod_name: str
     config_dir: Path | None
     state_dir: Path | None
     ca_dir: Path | None
@@ -48,6 +93,7 @@ class Options:
     tls_port: int
     http_port: int
     mesh_port: int
+    webhook_port: int
     citadel: str
     token: Path
     root_cert: Path
@@ -57,29 +103,63 @@ class Options:
     log_format: str
 
 
-def parse(arguments: Sequence[str] | None = None) -> Options:
-    """Options from `arguments`, by default the process's own.
+def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> Options:
+    """Options from `arguments` and `environment`, by default the process's own.
 
     Raises:
         SystemExit: 0 after `--help`, 2 with one sentence on standard error if they make no sense.
     """
-    parser = _parser()
+    parser = _parser(environment)
     given = parser.parse_args(arguments)
+    if given.components is None:
+        given.components = frozenset(COMPONENTS if given.kubernetes else LOCAL_COMPONENTS)
+    if problem := _in_cluster(given) if given.kubernetes else _on_one_machine(given):
+        parser.error(problem)
+    return Options(
+        **vars(given),
+        namespace=environment.get("POD_NAMESPACE") or names.SYSTEM_NAMESPACE,
+        pod_name=environment.get("POD_NAME") or socket.gethostname(),
+    )
+
+
+def _in_cluster(given: argparse.Namespace) -> str:
+    """What makes no sense with --kubernetes; "" if nothing does."""
+    for flag, instead in _ONE_MACHINE_ONLY.items():
+        if _value(given, flag) is not None:
+            return f"{flag} and --kubernetes exclude each other: {instead}"
+    if (webhooks := sorted(WEBHOOKS & given.components)) and "citadel" not in given.components:
+        return f"{webhooks[0]} shows a certificate of citadel in the same process: add citadel to --components"
+    if "injector" in given.components and not given.proxy_image:
+        return "injector needs --proxy-image, or PROXY_IMAGE in the environment"
+    return ""
+
+
+def _on_one_machine(given: argparse.Namespace) -> str:
+    """What makes no sense without --kubernetes; "" if nothing does."""
+    if webhooks := sorted(WEBHOOKS & given.components):
+        return f"{webhooks[0]} is a webhook of a Kubernetes API server: it needs --kubernetes"
+    if given.kubeconfig is not None:
+        return "--kubeconfig says how to reach a cluster: it needs --kubernetes"
     needed = {"pilot": ("--config-dir",), "citadel": ("--ca-dir", "--jwks"), "policy": ("--config-dir",)}
     for component in sorted(given.components):
         for flag in needed.get(component, ()):
-            if getattr(given, flag.strip("-").replace("-", "_")) is None:
-                parser.error(f"{component} needs {flag}; see --help")
+            if _value(given, flag) is None:
+                return f"{component} needs {flag}, or --kubernetes; see --help"
     if given.root_cert_out is not None and "citadel" not in given.components:
-        parser.error("--root-cert-out is citadel's to write, and --components leaves citadel out")
-    return Options(**vars(given))
+        return "--root-cert-out is citadel's to write, and --components leaves citadel out"
+    return ""
 
 
-def _parser() -> argparse.ArgumentParser:
+def _value(given: argparse.Namespace, flag: str) -> object:
+    return getattr(given, flag.strip("-").replace("-", "_"))
+
+
+def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pymesh-controlplane",
         description="The control plane of pymesh: tells the sidecars where to send traffic (pilot) and who they are "
-        "(citadel), how much they may let in (policy), and gathers what they report (telemetry).",
+        "(citadel), how much they may let in (policy), and gathers what they report (telemetry). In a Kubernetes "
+        "cluster it also puts the sidecars into pods (injector) and refuses what is wrong (galley).",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -87,10 +167,11 @@ def _parser() -> argparse.ArgumentParser:
         "--components",
         metavar="A,B",
         type=_components,
-        default=frozenset(COMPONENTS),
-        help=f"which parts run here (default: {','.join(COMPONENTS)})",
+        help=f"which parts run here (default: {','.join(LOCAL_COMPONENTS)}; "
+        f"with --kubernetes {','.join(sorted(WEBHOOKS))} too)",
     )
-    files = parser.add_argument_group("files")
+    _add_kubernetes(parser.add_argument_group("kubernetes"), environment)
+    files = parser.add_argument_group("files, on one machine")
     files.add_argument("--config-dir", metavar="DIR", type=Path, help="folder of YAML that pilot and policy watch")
     files.add_argument(
         "--state-dir",
@@ -120,6 +201,7 @@ def _parser() -> argparse.ArgumentParser:
         ("--tls-port", names.PORT_XDS_TLS, "xDS and certificates over TLS"),
         ("--http-port", names.PORT_PILOT_HTTP, "HTTP: readiness, metrics, debugging"),
         ("--mesh-port", names.PORT_MESH_GRPC, "policy and telemetry, for sidecars"),
+        ("--webhook-port", names.PORT_WEBHOOK, "galley and injector, for the API server"),
     ):
         mesh.add_argument(flag, metavar="PORT", type=_port, default=port, help=f"{what} (default: %(default)s)")
     _add_identity(parser.add_argument_group("identity of policy and telemetry"))
@@ -127,6 +209,24 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     logs.add_argument("--log-format", choices=("text", "json"), default="text")
     return parser
+
+
+def _add_kubernetes(group: argparse._ArgumentGroup, environment: Mapping[str, str]) -> None:
+    group.add_argument(
+        "--kubernetes", action="store_true", help="the Kubernetes API is the source and the store, instead of files"
+    )
+    group.add_argument(
+        "--kubeconfig", metavar="FILE", type=Path, help="how to reach it; by default as every pod does, by its account"
+    )
+    group.add_argument(
+        "--proxy-image",
+        metavar="IMAGE",
+        default=environment.get("PROXY_IMAGE", ""),
+        help="of the sidecars that injector puts into pods (default: PROXY_IMAGE of the environment)",
+    )
+    group.add_argument(
+        "--cluster-id", metavar="NAME", default=names.CLUSTER_ID, help="of this cluster (default: %(default)s)"
+    )
 
 
 def _add_identity(group: argparse._ArgumentGroup) -> None:

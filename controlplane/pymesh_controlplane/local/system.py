@@ -14,14 +14,14 @@ from pymesh_controlplane.injector import scraping
 from pymesh_controlplane.injector.containers import TOKEN_LIFETIME_SECONDS
 from pymesh_controlplane.local.gateways import GATEWAYS, NEEDED
 from pymesh_controlplane.local.state import State
-from pymesh_controlplane.options import COMPONENTS, ON_MESH_PORT
+from pymesh_controlplane.options import LOCAL_COMPONENTS, ON_MESH_PORT
 
 CONTROL_PLANE: Final = "pymesh-controlplane"
 ROOT_CONFIG_MAP: Final = "istio-ca-root-cert"
 ROOT_FILE: Final = "root-cert.pem"
 SERVICE: Final = "pilot"
 # What `pymesh up` runs of its own accord, and what `--without` may name.
-PARTS: Final = (*COMPONENTS, *GATEWAYS)
+PARTS: Final = (*LOCAL_COMPONENTS, *GATEWAYS)
 
 _HOME: Final = "/var/lib/pymesh"
 # Where the parts find what they watch.
@@ -51,7 +51,7 @@ def components(without: Iterable[str]) -> list[str]:
 def manifests(state: State, running: list[str]) -> list[Document]:
     """The system namespace, and account, Service and Pod of each part of `running`."""
     found: list[Document] = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": names.SYSTEM_NAMESPACE}}]
-    together = [name for name in running if name in COMPONENTS and name not in ON_MESH_PORT]
+    together = [name for name in running if name in LOCAL_COMPONENTS and name not in ON_MESH_PORT]
     if together:
         found += _control_plane(state, together)
     for name in running:
