@@ -32,7 +32,7 @@ from pymesh_controlplane.citadel.service import CertificateService
 from pymesh_controlplane.mesh_port import MeshPort
 from pymesh_controlplane.metrics import Metrics
 from pymesh_controlplane.options import Options
-from pymesh_controlplane.pilot.server import DiscoveryServer, Origin
+from pymesh_controlplane.pilot.server import DiscoveryServer, Origin, ServerContext
 from pymesh_controlplane.pilot.translate import Translator
 from pymesh_controlplane.sources.base import Source
 from pymesh_controlplane.sources.shared import SharedSource
@@ -248,9 +248,13 @@ async def _plain_server(options: Options, pilot: DiscoveryServer) -> tuple[grpc.
         port = plain.add_insecure_port(f"{host}:{options.xds_port}")
     except RuntimeError as error:
         raise ConfigError(f"cannot listen on {options.listen} port {options.xds_port}: {error}") from error
-    plain.add_generic_rpc_handlers((pilot.handler(lambda context: Origin(context.peer())),))
+    plain.add_generic_rpc_handlers((pilot.handler(_anybody),))
     await plain.start()
     return plain, port
+
+
+async def _anybody(context: ServerContext) -> Origin:
+    return Origin(context.peer())
 
 
 def _mesh_parts(options: Options, source: Source | None) -> list[parts.Part]:

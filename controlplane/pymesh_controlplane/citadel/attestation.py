@@ -1,6 +1,7 @@
 """Who is calling: proved by a token of the mesh's runtime or by a certificate of this mesh, and by nothing else.
 
-Tokens are JWTs as Kubernetes projects them into a pod (ARCHITECTURE.md, "Local mesh"): ES256, audience `istio-ca`, the
+Tokens are JWTs as Kubernetes projects them into a pod. In a cluster its API server is asked about them
+(`token_review`); on one machine (ARCHITECTURE.md, "Local mesh") they are checked here: ES256, audience `istio-ca`, the
 service account in the private claim `kubernetes.io`. Certificates were verified against the mesh's root by the TLS
 handshake before they are read here.
 """
@@ -11,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 import jwt
 from jwt.types import Options as JwtOptions
@@ -34,8 +35,8 @@ MAX_KEYS: Final = 64
 TOKEN_LEEWAY: Final = 10
 
 # RFC 1123 labels, as Kubernetes names namespaces; a service account may also hold dots (RFC 1123 subdomain).
-_NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
-_ACCOUNT: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
+NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
+ACCOUNT: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", re.ASCII)
 
 
 # Modification time in ns, inode, size: one of them changes whenever a file is written or replaced.
@@ -52,12 +53,42 @@ class UnauthenticatedError(MeshError):
     address: str = ""
 
 
+class AttestationUnavailableError(MeshError):
+    """Nobody can tell now who the caller is: a try again later may succeed.
+
+    Attributes:
+        address: of the caller, once it is known.
+    """
+
+    address: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class TlsPeer:
     """What the TLS handshake told: where the caller is, and the URI SANs of its verified certificate if it sent one."""
 
     address: str
     uris: tuple[str, ...] | None = None
+
+
+class Attested(NamedTuple):
+    """What a token proves: an identity; and of which pod it is, where it says so, for the audit."""
+
+    identity: Identity
+    pod: str = ""
+
+
+class Tokens(Protocol):
+    """Who can tell about tokens."""
+
+    async def verify(self, token: str) -> Attested:
+        """What `token` proves.
+
+        Raises:
+            UnauthenticatedError: it is not a token of this mesh for this purpose, or not one any more.
+            AttestationUnavailableError: nobody can tell now.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +98,7 @@ class Caller:
     identity: Identity
     proof: Literal["token", "certificate"]
     address: str
+    pod: str = ""
 
 
 class TokenVerifier:
@@ -85,12 +117,8 @@ class TokenVerifier:
         self._seen: FileState | None = _state(jwks)
         self._keys = _load(jwks)
 
-    def verify(self, token: str) -> Identity:
-        """The identity that `token` proves.
-
-        Raises:
-            UnauthenticatedError: it is not a token of this mesh for this purpose, or not one any more.
-        """
+    async def verify(self, token: str) -> Attested:
+        """See `Tokens`."""
         if len(token) > MAX_TOKEN_LENGTH:
             raise UnauthenticatedError(f"the token has more than {MAX_TOKEN_LENGTH} characters")
         self._reload()
@@ -107,7 +135,7 @@ class TokenVerifier:
             )
         except jwt.PyJWTError as error:
             raise UnauthenticatedError(f"the token is refused: {error}") from error
-        return self._identity(claims)
+        return Attested(self._identity(claims), _pod(claims))
 
     def _key(self, kid: object) -> jwt.PyJWK:
         if kid is None and len(self._keys) == 1:
@@ -123,9 +151,9 @@ class TokenVerifier:
         if not isinstance(kubernetes, dict) or not isinstance(account, dict):
             raise UnauthenticatedError("the token is refused: its claim kubernetes.io names no service account")
         namespace, name = kubernetes.get("namespace"), account.get("name")
-        if not isinstance(namespace, str) or not _NAMESPACE.fullmatch(namespace):
+        if not isinstance(namespace, str) or not NAMESPACE.fullmatch(namespace):
             raise UnauthenticatedError("the token is refused: its claim kubernetes.io.namespace is not a namespace")
-        if not isinstance(name, str) or not _ACCOUNT.fullmatch(name):
+        if not isinstance(name, str) or not ACCOUNT.fullmatch(name):
             raise UnauthenticatedError("the token is refused: kubernetes.io.serviceaccount.name is not a name")
         if claims.get("sub") != f"system:serviceaccount:{namespace}:{name}":
             raise UnauthenticatedError("the token is refused: its subject and its claim kubernetes.io disagree")
@@ -153,11 +181,11 @@ class Authenticator:
     Without `tokens` a certificate is the only proof.
     """
 
-    def __init__(self, tokens: TokenVerifier | None, trust_domain: str) -> None:
+    def __init__(self, tokens: Tokens | None, trust_domain: str) -> None:
         self._tokens = tokens
         self._trust_domain = trust_domain
 
-    def authenticate(self, metadata: Iterable[tuple[str, str | bytes]], peer: TlsPeer) -> Caller:
+    async def authenticate(self, metadata: Iterable[tuple[str, str | bytes]], peer: TlsPeer) -> Caller:
         """The caller. A token that is sent must be good, also beside a good certificate.
 
         Args:
@@ -166,6 +194,7 @@ class Authenticator:
 
         Raises:
             UnauthenticatedError: it proved nothing.
+            AttestationUnavailableError: nobody can tell now about the token that it sent.
         """
         sent = [value for name, value in metadata if name == "authorization"]
         if len(sent) > 1:
@@ -176,7 +205,8 @@ class Authenticator:
             scheme, _, token = sent[0].partition(" ") if isinstance(sent[0], str) else ("", "", "")
             if scheme.lower() != "bearer" or not token:
                 raise UnauthenticatedError("the authorization header is not of the form: Bearer <token>")
-            return Caller(self._tokens.verify(token), "token", peer.address)
+            identity, pod = await self._tokens.verify(token)
+            return Caller(identity, "token", peer.address, pod)
         if peer.uris is None:
             raise UnauthenticatedError(
                 f"send a token (authorization: Bearer ..., audience {names.TOKEN_AUDIENCE}) "
@@ -194,6 +224,14 @@ class Authenticator:
         if identity.trust_domain != self._trust_domain:
             raise UnauthenticatedError(f"the certificate is of trust domain {identity.trust_domain}, not of this mesh")
         return identity
+
+
+def _pod(claims: Mapping[str, object]) -> str:
+    """The pod that a token is bound to, for the audit; "" if it does not say, as Kubernetes names pods."""
+    kubernetes = claims["kubernetes.io"]
+    pod = kubernetes.get("pod") if isinstance(kubernetes, dict) else None
+    name = pod.get("name") if isinstance(pod, dict) else None
+    return name if isinstance(name, str) and ACCOUNT.fullmatch(name) else ""
 
 
 def _state(path: Path) -> FileState:

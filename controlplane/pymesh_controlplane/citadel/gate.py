@@ -5,7 +5,13 @@ from typing import TypeAlias
 
 import grpc.aio
 
-from pymesh_controlplane.citadel.attestation import Authenticator, Caller, TlsPeer, UnauthenticatedError
+from pymesh_controlplane.citadel.attestation import (
+    AttestationUnavailableError,
+    Authenticator,
+    Caller,
+    TlsPeer,
+    UnauthenticatedError,
+)
 
 ServerContext: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
@@ -17,18 +23,19 @@ class Gate:
         self._peer_of = peer_of
         self._authenticator = authenticator
 
-    def caller(self, context: ServerContext) -> Caller:
+    async def caller(self, context: ServerContext) -> Caller:
         """Who calls.
 
         Raises:
             UnauthenticatedError: the caller has proved nothing, or did not come through the TLS port.
+            AttestationUnavailableError: nobody can tell now.
         """
         peer = self._peer_of(context.peer())
         if peer is None:
             raise UnauthenticatedError("this port takes calls from the TLS port only")
         metadata = [(str(name), value) for name, value in context.invocation_metadata() or ()]
         try:
-            return self._authenticator.authenticate(metadata, peer)
-        except UnauthenticatedError as error:
+            return await self._authenticator.authenticate(metadata, peer)
+        except (UnauthenticatedError, AttestationUnavailableError) as error:
             error.address = peer.address
             raise

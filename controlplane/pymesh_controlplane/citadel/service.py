@@ -4,7 +4,7 @@ Every signature, and every refusal, leaves one line in the log `pymesh.citadel.a
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 
@@ -12,15 +12,16 @@ import grpc
 import grpc.aio
 
 from pymesh import istio_ca
-from pymesh_controlplane.citadel.attestation import Caller, UnauthenticatedError
+from pymesh_controlplane.citadel.attestation import AttestationUnavailableError, Caller, UnauthenticatedError
 from pymesh_controlplane.citadel.authority import LEAF_LIFETIME, MAX_LEAF_LIFETIME, Authority, CsrError, Issued
 from pymesh_controlplane.metrics import Metrics
 
 audit = logging.getLogger("pymesh.citadel.audit")
 
 ServerContext: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
-# Who calls; raises UnauthenticatedError for a caller that has proved nothing.
-Authenticate: TypeAlias = Callable[[ServerContext], Caller]
+# Who calls; raises UnauthenticatedError for a caller that has proved nothing, AttestationUnavailableError if nobody can
+# tell now.
+Authenticate: TypeAlias = Callable[[ServerContext], Awaitable[Caller]]
 
 # Seconds; more is refused before it becomes a timedelta, which would overflow.
 _MAX_SECONDS: Final = int(MAX_LEAF_LIFETIME.total_seconds())
@@ -46,27 +47,36 @@ class CertificateService:
     async def _create(self, data: bytes, context: ServerContext) -> bytes:
         self._metrics.count("citadel_server_csr_count")
         try:
-            caller = self._authenticate(context)
+            caller = await self._authenticate(context)
         except UnauthenticatedError as error:
             self._metrics.count("citadel_server_authentication_failure_count")
             audit.warning("refused: caller=%s: %s", error.address or context.peer(), error)
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+        except AttestationUnavailableError as error:
+            audit.warning("put off: caller=%s: %s", error.address or context.peer(), error)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         try:
             issued = self._sign(data, caller)
         except CsrError as error:
             self._metrics.count("citadel_server_csr_sign_err_count")
             audit.warning(
-                "refused: identity=%s caller=%s proof=%s: %s", caller.identity, caller.address, caller.proof, error
+                "refused: identity=%s caller=%s proof=%s pod=%s: %s",
+                caller.identity,
+                caller.address,
+                caller.proof,
+                caller.pod or "-",
+                error,
             )
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         self._metrics.count("citadel_server_success_cert_issuance_count")
         audit.info(
-            "signed: identity=%s serial=%x not_after=%s caller=%s proof=%s",
+            "signed: identity=%s serial=%x not_after=%s caller=%s proof=%s pod=%s",
             caller.identity,
             issued.serial,
             issued.expires.isoformat(),
             caller.address,
             caller.proof,
+            caller.pod or "-",
         )
         return istio_ca.encode_response(issued.chain)
 

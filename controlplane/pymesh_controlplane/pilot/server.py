@@ -12,7 +12,7 @@ immutable, so nothing is shared with the event loop, which has its turn every fe
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
@@ -57,7 +57,7 @@ class Origin(NamedTuple):
 
 
 # Tells the origin of a stream; raises StreamError for a caller that should have proved something and has not.
-Authenticate: TypeAlias = Callable[[ServerContext], Origin]
+Authenticate: TypeAlias = Callable[[ServerContext], Awaitable[Origin]]
 
 
 class StreamError(MeshError):
@@ -185,7 +185,7 @@ class DiscoveryServer:
     async def _stream(self, context: ServerContext, authenticate: Authenticate, *, delta: bool) -> None:
         address = context.peer()
         try:
-            origin = authenticate(context)
+            origin = await authenticate(context)
             address = origin.address
             first = await self._first(context, delta=delta)
             if first is not None:

@@ -92,7 +92,7 @@ class PolicyService:
         async def check(data: bytes, context: ServerContext) -> bytes:
             origin = Origin(context.peer())
             try:
-                origin = authenticate(context)
+                origin = await authenticate(context)
                 return self._check(data, _identity(origin))
             except StreamError as error:
                 self._refuse(error, origin)
@@ -101,7 +101,7 @@ class PolicyService:
         async def hold(_: object, context: ServerContext) -> None:
             origin = Origin(context.peer())
             try:
-                origin = authenticate(context)
+                origin = await authenticate(context)
                 await self._hold(context, _identity(origin))
             except StreamError as error:
                 self._refuse(error, origin)

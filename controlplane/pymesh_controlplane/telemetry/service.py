@@ -56,7 +56,7 @@ class AccessLogService:
         return grpc.method_handlers_generic_handler(SERVICE, {METHOD: grpc.stream_unary_rpc_method_handler(stream)})
 
     async def _read(self, context: ServerContext, origin: Authenticate) -> bytes:
-        caller = origin(context)
+        caller = await origin(context)
         reporter: Reporter | None = None
         while (message := await _receive(context)) is not None:
             if message.HasField("identifier"):

@@ -14,6 +14,7 @@ from pymesh.identity import Identity
 from pymesh_controlplane.citadel.attestation import (
     MAX_TOKEN_LENGTH,
     TOKEN_LEEWAY,
+    Attested,
     Authenticator,
     TlsPeer,
     TokenVerifier,
@@ -23,6 +24,8 @@ from pymesh_controlplane.metrics import Metrics
 from tests.controlplane.citadel.support import REVIEWS, Tokens
 
 PEER = TlsPeer("10.244.0.7:40000")
+# What the tokens of the tests prove.
+PROVED = Attested(REVIEWS, "reviews-v1-0")
 
 
 @pytest.fixture
@@ -45,23 +48,23 @@ def verifier(tokens: Tokens, metrics: Metrics) -> TokenVerifier:
     return TokenVerifier(tokens.jwks, "cluster.local", metrics)
 
 
-def refusal(verifier: TokenVerifier, token: str) -> str:
+async def refusal(verifier: TokenVerifier, token: str) -> str:
     """The sentence with which `token` is refused; it must not repeat the token."""
     with pytest.raises(UnauthenticatedError) as caught:
-        verifier.verify(token)
+        await verifier.verify(token)
     assert not token or token not in str(caught.value)
     return str(caught.value)
 
 
-def test_a_good_token_proves_its_service_account(verifier: TokenVerifier, tokens: Tokens) -> None:
+async def test_a_good_token_proves_its_service_account(verifier: TokenVerifier, tokens: Tokens) -> None:
     """And the trust domain is the mesh's."""
-    assert verifier.verify(tokens.token()) == REVIEWS
+    assert await verifier.verify(tokens.token()) == PROVED
 
 
-def test_an_audience_may_stand_alone_or_among_others(verifier: TokenVerifier, tokens: Tokens) -> None:
+async def test_an_audience_may_stand_alone_or_among_others(verifier: TokenVerifier, tokens: Tokens) -> None:
     """RFC 7519 section 4.1.3: a string or a list."""
-    assert verifier.verify(tokens.token(aud="istio-ca")) == REVIEWS
-    assert verifier.verify(tokens.token(aud=["other", "istio-ca"])) == REVIEWS
+    assert await verifier.verify(tokens.token(aud="istio-ca")) == PROVED
+    assert await verifier.verify(tokens.token(aud=["other", "istio-ca"])) == PROVED
 
 
 @pytest.mark.parametrize(
@@ -85,77 +88,79 @@ def test_an_audience_may_stand_alone_or_among_others(verifier: TokenVerifier, to
         ({"kubernetes.io": {"namespace": "default", "serviceaccount": {}}}, "is not a name"),
     ],
 )
-def test_a_token_that_says_the_wrong_thing_is_refused(
+async def test_a_token_that_says_the_wrong_thing_is_refused(
     verifier: TokenVerifier, tokens: Tokens, changes: dict[str, object], sentence: str
 ) -> None:
     """Each claim that matters."""
-    assert sentence in refusal(verifier, tokens.token(**changes))
+    assert sentence in await refusal(verifier, tokens.token(**changes))
 
 
-def test_a_token_of_another_key_is_refused(verifier: TokenVerifier, tmp_path: Path) -> None:
+async def test_a_token_of_another_key_is_refused(verifier: TokenVerifier, tmp_path: Path) -> None:
     """Under the name of ours, under its own, and under none."""
     stranger = Tokens(tmp_path, kid="one")
-    assert "Signature verification failed" in refusal(verifier, stranger.token())
+    assert "Signature verification failed" in await refusal(verifier, stranger.token())
     stranger.kid = "two"
-    assert "not in the mesh's JWKS" in refusal(verifier, stranger.token())
+    assert "not in the mesh's JWKS" in await refusal(verifier, stranger.token())
     nameless = jwt.encode(stranger.claims(), stranger.key, algorithm="ES256")
-    assert "Signature verification failed" in refusal(verifier, nameless)
+    assert "Signature verification failed" in await refusal(verifier, nameless)
 
 
-def test_the_algorithm_is_ours_to_choose(verifier: TokenVerifier, tokens: Tokens) -> None:
+async def test_the_algorithm_is_ours_to_choose(verifier: TokenVerifier, tokens: Tokens) -> None:
     """RFC 8725 section 3.1: neither `none`, nor the public key taken for a shared secret."""
     none = jwt.encode(tokens.claims(), None, algorithm="none", headers={"kid": "one"})
-    assert "token is refused" in refusal(verifier, none)
+    assert "token is refused" in await refusal(verifier, none)
     public = tokens.key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     confused = jwt.encode(tokens.claims(), public, algorithm="HS256", headers={"kid": "one"})
-    assert "alg value is not allowed" in refusal(verifier, confused)
+    assert "alg value is not allowed" in await refusal(verifier, confused)
 
 
 @pytest.mark.parametrize("token", ["", ".", "..", "a.b.c", "é.é.é", "\0", "x" * MAX_TOKEN_LENGTH])
-def test_garbage_is_refused(verifier: TokenVerifier, token: str) -> None:
+async def test_garbage_is_refused(verifier: TokenVerifier, token: str) -> None:
     """And nothing else is raised."""
-    assert "token is refused" in refusal(verifier, token)
+    assert "token is refused" in await refusal(verifier, token)
 
 
-def test_a_giant_token_is_refused_unread(verifier: TokenVerifier) -> None:
+async def test_a_giant_token_is_refused_unread(verifier: TokenVerifier) -> None:
     """By its length alone."""
-    assert "more than 16384" in refusal(verifier, "x" * (MAX_TOKEN_LENGTH + 1))
+    assert "more than 16384" in await refusal(verifier, "x" * (MAX_TOKEN_LENGTH + 1))
 
 
-def test_a_rotated_key_is_taken_without_a_restart(verifier: TokenVerifier, tokens: Tokens, tmp_path: Path) -> None:
+async def test_a_rotated_key_is_taken_without_a_restart(
+    verifier: TokenVerifier, tokens: Tokens, tmp_path: Path
+) -> None:
     """First both keys stand in the file, then only the new one."""
     new = Tokens(tmp_path, kid="two")
     tokens.publish(new)
-    assert verifier.verify(new.token()) == verifier.verify(tokens.token()) == REVIEWS
+    assert await verifier.verify(new.token()) == await verifier.verify(tokens.token()) == PROVED
     new.publish()
-    assert verifier.verify(new.token()) == REVIEWS
-    refusal(verifier, tokens.token())
+    assert await verifier.verify(new.token()) == PROVED
+    await refusal(verifier, tokens.token())
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b'{"keys": {}}', b'{"keys": []}', b'{"keys": [1]}', b"x" * 300_000]
 )
-def test_a_broken_key_file_leaves_the_old_keys_in_force(
+async def test_a_broken_key_file_leaves_the_old_keys_in_force(
     verifier: TokenVerifier, tokens: Tokens, metrics: Metrics, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One line in the log and one count, not one for every call; and the repaired file is taken."""
     tokens.jwks.write_bytes(content)
     with caplog.at_level(logging.ERROR):
-        assert verifier.verify(tokens.token()) == verifier.verify(tokens.token()) == REVIEWS
+        assert await verifier.verify(tokens.token()) == await verifier.verify(tokens.token()) == PROVED
     assert len(caplog.records) == 1
     assert "the keys read before stay in force" in caplog.text
     assert metrics.counted("citadel_server_jwks_reload_errors") == 1
     new = Tokens(tokens.folder, kid="two")
     new.publish()
-    assert verifier.verify(new.token()) == REVIEWS
+    assert await verifier.verify(new.token()) == PROVED
 
 
-def test_a_key_file_that_is_gone_leaves_the_old_keys_in_force(
+async def test_a_key_file_that_is_gone_leaves_the_old_keys_in_force(
     verifier: TokenVerifier, tokens: Tokens, metrics: Metrics
 ) -> None:
     """As while someone replaces it by hand."""
     tokens.jwks.unlink()
-    assert verifier.verify(tokens.token()) == verifier.verify(tokens.token()) == REVIEWS
+    assert await verifier.verify(tokens.token()) == await verifier.verify(tokens.token()) == PROVED
     assert metrics.counted("citadel_server_jwks_reload_errors") == 1
 
 
@@ -179,18 +184,19 @@ def authenticator(verifier: TokenVerifier) -> Authenticator:
     return Authenticator(verifier, "cluster.local")
 
 
-def test_a_caller_shows_a_token_or_a_certificate(authenticator: Authenticator, tokens: Tokens) -> None:
+async def test_a_caller_shows_a_token_or_a_certificate(authenticator: Authenticator, tokens: Tokens) -> None:
     """And the proof is remembered for the audit."""
-    by_token = authenticator.authenticate([("authorization", f"Bearer {tokens.token()}")], PEER)
-    assert (by_token.identity, by_token.proof, by_token.address) == (REVIEWS, "token", "10.244.0.7:40000")
-    by_certificate = authenticator.authenticate([], TlsPeer("a", (str(REVIEWS),)))
+    by_token = await authenticator.authenticate([("authorization", f"Bearer {tokens.token()}")], PEER)
+    assert (by_token.identity, by_token.proof, by_token.pod) == (REVIEWS, "token", "reviews-v1-0")
+    assert by_token.address == "10.244.0.7:40000"
+    by_certificate = await authenticator.authenticate([], TlsPeer("a", (str(REVIEWS),)))
     assert (by_certificate.identity, by_certificate.proof) == (REVIEWS, "certificate")
 
 
-def test_a_bad_token_is_not_mended_by_a_good_certificate(authenticator: Authenticator) -> None:
+async def test_a_bad_token_is_not_mended_by_a_good_certificate(authenticator: Authenticator) -> None:
     """Whoever sends one means it."""
     with pytest.raises(UnauthenticatedError, match="token is refused"):
-        authenticator.authenticate([("authorization", "Bearer a.b.c")], TlsPeer("a", (str(REVIEWS),)))
+        await authenticator.authenticate([("authorization", "Bearer a.b.c")], TlsPeer("a", (str(REVIEWS),)))
 
 
 @pytest.mark.parametrize(
@@ -207,9 +213,9 @@ def test_a_bad_token_is_not_mended_by_a_good_certificate(authenticator: Authenti
         ([], (str(Identity("other", "default", "reviews")),), "trust domain other"),
     ],
 )
-def test_everybody_else_is_refused(
+async def test_everybody_else_is_refused(
     authenticator: Authenticator, metadata: list[tuple[str, str]], uris: tuple[str, ...] | None, sentence: str
 ) -> None:
     """With what is missing."""
     with pytest.raises(UnauthenticatedError, match=sentence):
-        authenticator.authenticate(metadata, TlsPeer("a", uris))
+        await authenticator.authenticate(metadata, TlsPeer("a", uris))

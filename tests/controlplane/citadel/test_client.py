@@ -41,9 +41,9 @@ async def citadel(tokens: Tokens) -> AsyncIterator[str]:
     """The real CSR service on a real gRPC server; `localhost:port`."""
     authenticator = Authenticator(TokenVerifier(tokens.jwks, "cluster.local", Metrics()), "cluster.local")
 
-    def caller(context: ServerContext) -> Caller:
+    async def caller(context: ServerContext) -> Caller:
         sent = [(str(name), value) for name, value in context.invocation_metadata() or ()]
-        return authenticator.authenticate(sent, TlsPeer("client"))
+        return await authenticator.authenticate(sent, TlsPeer("client"))
 
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((CertificateService(AUTHORITY, caller, Metrics(), now).handler(),))

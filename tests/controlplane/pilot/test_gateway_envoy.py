@@ -13,7 +13,7 @@ from pymesh_controlplane.pilot.server import Origin
 from pymesh_controlplane.pilot.translate import Translator
 from tests.controlplane.galley.certificates import AUTHORITY, OTHER, WEB, tls_secret
 from tests.controlplane.pilot.gateway_worlds import EDGE, gateway
-from tests.controlplane.pilot.serving import serving
+from tests.controlplane.pilot.serving import always, serving
 from tests.controlplane.pilot.test_peers import DELTA, bootstrap, free_port, running
 from tests.controlplane.pilot.worlds import world_of
 from tests.support.certificates import Issued
@@ -54,7 +54,7 @@ async def test_an_envoy_gateway_ends_tls_with_what_pilot_gives_it(tmp_path: Path
     manifests = EDGE + gateway(server)
     proved = Origin("10.244.0.90:4000", Identity("cluster.local", "pymesh-system", "default"))
     config = tmp_path / "envoy.json"
-    async with serving(lambda _: proved, Translator().snapshot) as pilot:
+    async with serving(always(proved), Translator().snapshot) as pilot:
         pilot.feed.worlds.put_nowait(world_of(manifests + tls_secret(WEB, "www")))
         config.write_text(json.dumps({**bootstrap(pilot.port, api), "node": NODE}))
         async with running(config):

@@ -24,7 +24,7 @@ from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.node import Node
 from pymesh_controlplane.pilot.server import Origin, RequestBudget, StreamError
 from pymesh_controlplane.pilot.session import Snapshot
-from tests.controlplane.pilot.serving import NODE_ID, Pilot, node_message, serving, snapshot_of
+from tests.controlplane.pilot.serving import NODE_ID, Pilot, always, node_message, serving, snapshot_of
 from tests.controlplane.pilot.worlds import Messages
 from tests.support.waiting import eventually
 
@@ -240,7 +240,7 @@ async def test_a_silent_client_is_cut_off(pilot: Pilot, monkeypatch: pytest.Monk
 async def test_a_node_must_be_the_one_that_was_proved(account: str, code: grpc.StatusCode | None) -> None:
     """Otherwise one pod could read what another is to know."""
     proved = Origin("10.244.0.7:4000", Identity("cluster.local", "default", "reviews"))
-    async with serving(lambda _: proved) as pilot, stream(pilot) as call:
+    async with serving(always(proved)) as pilot, stream(pilot) as call:
         pilot.feed.put(clusters("a"))
         await say(call, type_url=CLUSTER, node=node_message(account=account))
         if code is None:
@@ -255,7 +255,7 @@ async def test_a_node_must_be_the_one_that_was_proved(account: str, code: grpc.S
 async def test_secrets_are_for_those_who_have_proved_who_they_are(*, proved: bool) -> None:
     """On the plaintext port everybody may say that they are the gateway."""
     identity = Identity("cluster.local", "default", "reviews") if proved else None
-    async with serving(lambda _: Origin("10.244.0.7:4000", identity)) as pilot, stream(pilot) as call:
+    async with serving(always(Origin("10.244.0.7:4000", identity))) as pilot, stream(pilot) as call:
         pilot.feed.put({SECRET: {"kubernetes://web": Secret(name="kubernetes://web")}})
         await say(call, type_url=SECRET, resource_names=["kubernetes://web"], node=node_message())
         response = await hear(call)
@@ -265,7 +265,7 @@ async def test_secrets_are_for_those_who_have_proved_who_they_are(*, proved: boo
 async def test_a_caller_without_proof_is_refused() -> None:
     """Before anything is read from it."""
 
-    def nobody(_: object) -> Origin:
+    async def nobody(_: object) -> Origin:
         raise StreamError(grpc.StatusCode.UNAUTHENTICATED, "send a token", "unauthenticated")
 
     async with serving(nobody) as pilot, stream(pilot) as call:

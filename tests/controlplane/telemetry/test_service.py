@@ -22,7 +22,7 @@ async def served(identity: Identity | None) -> AsyncIterator[tuple[Collector, gr
     """A collector, and a channel of a proxy that has proved to be `identity`; None has proved nothing and had to."""
     collector = Collector(time.monotonic(), time.time())
 
-    def origin(context: ServerContext) -> Origin:
+    async def origin(context: ServerContext) -> Origin:
         if identity is None:
             raise StreamError(grpc.StatusCode.UNAUTHENTICATED, "no certificate", "unauthenticated")
         return Origin(context.peer(), identity)
