@@ -39,7 +39,7 @@ GRACE = 2
 
 # What any pod may read: probes and scrapers come from other places. The other pages tell of everybody's requests, and
 # whoever may enter this pod (`pymesh`, `kubectl port-forward`) may read them.
-OPEN = frozenset({"/ready", "/metrics"})
+OPEN = frozenset({"/livez", "/metrics", "/ready"})
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
@@ -73,12 +73,15 @@ def application(
         reasons = [reason for tell in waiting if (reason := tell())]
         return PlainTextResponse("\n".join(reasons or ["ready"]) + "\n", 503 if reasons else 200)
 
+    async def live(_: Request) -> Response:
+        return PlainTextResponse("live\n")  # a process that answers; what it waits for is no reason to start it anew
+
     async def scrape(_: Request) -> Response:
         more = [await asyncio.to_thread(text) for text in texts]
         body = b"".join([generate_latest(registry), *(text.encode() for text in more)])
         return PlainTextResponse(body, media_type="text/plain; version=0.0.4")
 
-    routes: list[BaseRoute] = [Route("/ready", ready), Route("/metrics", scrape), *more]
+    routes: list[BaseRoute] = [Route("/ready", ready), Route("/livez", live), Route("/metrics", scrape), *more]
     if pilot is not None:
         pages: dict[str, Callable[[], Json]] = {
             "syncz": lambda: status.syncz(pilot.connections.values(), time_of),

@@ -51,7 +51,10 @@ def metrics_pages(proxy: "Proxy") -> Mapping[str, Page]:
 
 def readiness_pages(proxy: "Proxy") -> Mapping[str, Page]:
     """The port that kubelet probes."""
-    return {"/healthz/ready": Page(lambda _: _ready(proxy, "ready"), "200 when ready")}
+    return {
+        "/healthz/ready": Page(lambda _: _ready(proxy, "ready"), "200 when ready"),
+        "/healthz/live": Page(lambda _: text("live\n"), "200 from a process that still answers"),
+    }
 
 
 def record_as_json(record: RequestRecord) -> dict[str, object]:
