@@ -29,6 +29,9 @@ COUNTERS: Final = {
     "citadel_server_authentication_failure_count": ("", "Callers that did not prove who they are."),
     "citadel_server_csr_sign_err_count": ("", "Certificate signing requests refused."),
     "citadel_server_jwks_reload_errors": ("", "Changes of the JWKS file that could not be used."),
+    "pymesh_kubernetes_lists": ("resource", "Lists of a kind that were read from the Kubernetes API."),
+    "pymesh_kubernetes_events": ("resource", "Events of watches on the Kubernetes API, bookmarks among them."),
+    "pymesh_kubernetes_errors": ("resource", "Lists and watches that the Kubernetes API did not give."),
     "controlplane_tls_refused": ("reason", "Connections and calls to the TLS ports that got no further."),
     "controlplane_certificate_errors": ("", "Attempts to get a certificate for the mesh port that failed."),
 }

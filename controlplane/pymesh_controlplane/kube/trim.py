@@ -1,0 +1,107 @@
+"""What is kept of objects: what somebody reads. Pure.
+
+A pod of a real cluster has some 10 to 20 kB, most of it bookkeeping of the API server and of kubelet.
+"""
+
+import sys
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pymesh_controlplane.kube.replica import Object
+
+# Of an annotation's value, characters. Longer ones are documents that tools keep there (kubectl's last-applied, Helm,
+# Argo); nothing of the mesh's is.
+MAX_ANNOTATION: Final = 1024
+
+_METADATA: Final = (
+    "name", "namespace", "uid", "generation", "labels", "annotations", "creationTimestamp", "deletionTimestamp",
+)  # fmt: skip
+
+
+def everything(value: dict[str, Any]) -> Object:
+    """All of it but who wrote which field, which is often the larger half."""
+    value["metadata"].pop("managedFields", None)
+    return value
+
+
+def written(value: dict[str, Any]) -> Object:
+    """What a person wrote: everything but what others add to it."""
+    return {"metadata": _metadata(value["metadata"])} | {
+        name: item for name, item in value.items() if name not in {"metadata", "status"}
+    }
+
+
+def with_status(value: dict[str, Any]) -> Object:
+    """What a person wrote, and its status."""
+    kept = written(value)
+    return {**kept, "status": value["status"]} if "status" in value else kept
+
+
+def named(value: dict[str, Any]) -> Object:
+    """That it is there, under which labels and annotations."""
+    return _outline(value)
+
+
+def pod(value: dict[str, Any]) -> Object:
+    """Who a pod is, where it is, which ports its containers say, and whether it still runs."""
+    spec, status = value.get("spec") or {}, value.get("status") or {}
+    kept = _outline(value)
+    # Deletion is told by the endpoints; a time stamp more would be one change more of every pod that goes.
+    kept["metadata"].pop("deletionTimestamp", None)
+    owners = [_only(item, ("kind", "name", "controller")) for item in value["metadata"].get("ownerReferences") or []]
+    if owners:
+        kept["metadata"]["ownerReferences"] = owners
+    kept["spec"] = _only(spec, ("serviceAccountName", "nodeName", "hostNetwork"))
+    for containers in ("containers", "initContainers"):
+        if spec.get(containers):
+            kept["spec"][containers] = [_only(item, ("name", "ports", "restartPolicy")) for item in spec[containers]]
+    kept["status"] = _only(status, ("podIP", "podIPs", "phase"))
+    return kept
+
+
+def node(value: dict[str, Any]) -> Object:
+    """Where a node stands."""
+    return _outline(value)
+
+
+def endpoint_slice(value: dict[str, Any]) -> Object:
+    """Which addresses it has, of which pods, where, and how they are."""
+    kept = {**_outline(value), **_only(value, ("addressType", "ports"))}
+    kept["metadata"].pop("annotations", None)  # among them when a pod changed last: one change more for every change
+    kept["metadata"].pop("generation", None)
+    kept["endpoints"] = [_endpoint(item) for item in value.get("endpoints") or []]
+    return kept
+
+
+def _endpoint(value: Mapping[str, Any]) -> dict[str, Any]:
+    kept = _only(value, ("addresses", "conditions", "hostname", "nodeName", "zone"))
+    if target := value.get("targetRef"):
+        kept["targetRef"] = _only(target, ("kind", "name", "namespace"))
+    return kept
+
+
+def _outline(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "apiVersion": value["apiVersion"],
+        "kind": value["kind"],
+        "metadata": _metadata(value["metadata"]),
+    }
+
+
+def _metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    kept = _only(metadata, _METADATA)
+    annotations = {k: v for k, v in (metadata.get("annotations") or {}).items() if len(v) <= MAX_ANNOTATION}
+    if annotations:
+        kept["annotations"] = annotations
+    else:
+        kept.pop("annotations", None)
+    if labels := kept.get("labels"):
+        kept["labels"] = {key: sys.intern(label) for key, label in labels.items()}
+    return kept
+
+
+def _only(value: Mapping[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
+    """`fields` of `value`; texts that many objects share are there once."""
+    return {
+        name: sys.intern(item) if isinstance(item := value[name], str) else item for name in fields if name in value
+    }
