@@ -58,7 +58,7 @@ def _check_policy(findings: Findings, policy: TrafficPolicy, path: str, service:
         seen.add(number)
         if service is not None and service.port(number) is None:
             ports = listed(port.port for port in service.ports)
-            findings.error(f"{here}.port.number", f"{service.host} has no port {number}; it has {ports}")
+            findings.dangling(f"{here}.port.number", f"{service.host} has no port {number}; it has {ports}")
         _check_pool(findings, settings.connection_pool, f"{here}.connectionPool")
         _check_tls(findings, settings.tls, f"{here}.tls")
 

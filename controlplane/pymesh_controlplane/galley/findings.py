@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final, Protocol
 
 from pymesh.errors import ConfigError
@@ -32,6 +33,11 @@ class Findings:
     def error(self, path: str, sentence: str) -> None:
         """The resource is refused."""
         self.problems.append(Problem.of(self._resource.error(sentence, path)))
+
+    def dangling(self, path: str, sentence: str) -> None:
+        """The resource is refused for as long as what it names is not there, or not as it is named."""
+        problem = Problem.of(self._resource.error(sentence, path))
+        self.problems.append(replace(problem, dangling=True))
 
     def warning(self, path: str, sentence: str) -> None:
         """The resource is accepted, but may not do what its author meant."""

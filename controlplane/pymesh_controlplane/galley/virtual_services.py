@@ -55,7 +55,7 @@ def _check_gateways(findings: Findings, resource: Resource[VirtualService], worl
             continue
         namespace, _, plain = name.rpartition("/")
         if Key("Gateway", namespace or resource.key.namespace, plain) not in world.resources:
-            findings.error(path, f"there is no Gateway {name}; known: {listed(known)}{near(name, [*known, 'mesh'])}")
+            findings.dangling(path, f"there is no Gateway {name}; known: {listed(known)}{near(name, [*known, 'mesh'])}")
 
 
 def _gateways(virtual: VirtualService) -> Iterator[tuple[str, str]]:
@@ -108,23 +108,26 @@ def _check_destination(
     service = world.services.get(full)
     if service is None:
         known = [name for other in world.services.values() for name in hosts.short_names(other, namespace)]
-        findings.error(f"{path}.host", f"there is no service {full}{near(destination.host, known)}")
+        findings.dangling(f"{path}.host", f"there is no service {full}{near(destination.host, known)}")
         return
     numbers = [port.port for port in service.ports]
     if destination.port is not None and destination.port.number not in numbers:
-        findings.error(f"{path}.port.number", f"{full} has no port {destination.port.number}; it has {listed(numbers)}")
+        sentence = f"{full} has no port {destination.port.number}; it has {listed(numbers)}"
+        findings.dangling(f"{path}.port.number", sentence)
     elif destination.port is None and len(numbers) > 1:
         own = [hosts.resolve(host, namespace, world.services) for host in resource.value.spec.hosts]
         at_gateway = any(name != "mesh" for name in resource.value.spec.gateways)
         if full not in own or at_gateway:  # a gateway's port says nothing of the service's
-            findings.error(f"{path}.port", f"{full} has several ports ({listed(numbers)}): say which")
+            findings.dangling(f"{path}.port", f"{full} has several ports ({listed(numbers)}): say which")
     if destination.subset:
         rule = rule_for(service, namespace, world)
         if rule is None:
-            findings.error(f"{path}.subset", f"no DestinationRule defines subsets of {full}: write one for this host")
+            findings.dangling(
+                f"{path}.subset", f"no DestinationRule defines subsets of {full}: write one for this host"
+            )
         elif subset_of(rule, destination.subset) is None:
             known = [subset.name for subset in rule.value.spec.subsets]
-            findings.error(
+            findings.dangling(
                 f"{path}.subset",
                 f"{rule.key} has no subset '{destination.subset}'{near(destination.subset, known)}; "
                 f"it has {listed(known)}",

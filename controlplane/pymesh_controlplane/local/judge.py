@@ -16,7 +16,7 @@ from pymesh.resources.istio import ServiceEntry
 from pymesh.resources.parse import parse
 from pymesh.resources.resource import Key, Resource, holds
 from pymesh_controlplane.galley import check as galley
-from pymesh_controlplane.galley import references
+from pymesh_controlplane.galley import impact
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.injector.inject import inject_document
 from pymesh_controlplane.local import podcheck, podspec, services
@@ -136,42 +136,14 @@ def judge(
 
 def wrong_without(keys: Collection[Key], in_force: Mapping[Key, Applied]) -> list[Problem]:
     """What becomes wrong with the resources that stay in force when `keys` no longer are: whoever names one of them."""
-    before = {key: applied.resource for key, applied in in_force.items()}
-    left = {key: resource for key, resource in before.items() if key not in keys}
-    wrong = _made_wrong(left, before, left)
-    return wrong + references.missed([key for key in keys if key in before], left.values())
+    return impact.wrong_without(keys, world.build(applied.resource for applied in in_force.values()))
 
 
 def _wrong_with(found: Mapping[Key, Applied], in_force: Mapping[Key, Applied]) -> list[Problem]:
     """What becomes wrong with the resources in force that `found` does not replace."""
     after = _as_published({**in_force, **found})
     left = {key: after[key] for key in in_force if key not in found}
-    return _made_wrong(left, _as_published(in_force), after)
-
-
-def _made_wrong(
-    left: Mapping[Key, Resource[object]],
-    before: Mapping[Key, Resource[object]],
-    after: Mapping[Key, Resource[object]],
-) -> list[Problem]:
-    """What is wrong with `left` in the world `after` and was right in the one `before`.
-
-    A field counts, not its sentence: one that is wrong already is not made wrong because others are now known.
-    """
-    wrong = _errors(left, left, after)
-    if not wrong:
-        return []
-    named = {problem.resource for problem in wrong}
-    suspects = [key for key in left if str(key) in named]
-    known = {(problem.resource, problem.path) for problem in _errors(suspects, before, before)}
-    return [problem for problem in wrong if (problem.resource, problem.path) not in known]
-
-
-def _errors(
-    keys: Iterable[Key], resources: Mapping[Key, Resource[object]], all_of_them: Mapping[Key, Resource[object]]
-) -> list[Problem]:
-    found = galley.check([resources[key] for key in keys], world.build(all_of_them.values()))
-    return [problem for problem in found if problem.severity is Severity.ERROR]
+    return impact.made_wrong(left, world.build(_as_published(in_force).values()), world.build(after.values()))
 
 
 def _galley(found: Mapping[Key, Applied], in_force: Mapping[Key, Applied], now: datetime | None) -> list[Problem]:

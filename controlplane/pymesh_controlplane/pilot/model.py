@@ -33,6 +33,8 @@ class Problem:
         position: the place in the file.
         resource: `VirtualService default/reviews`; empty if the file could not be read that far.
         consequence: what is in force instead: "the version before it stays in force"; empty for warnings.
+        dangling: whether it is about something else that is not there, or not as it is named: right by itself once
+            that comes.
     """
 
     severity: Severity
@@ -41,6 +43,7 @@ class Problem:
     position: Position | None = None
     resource: str = ""
     consequence: str = ""
+    dangling: bool = False
 
     @classmethod
     def of(cls, error: ConfigError, severity: Severity = Severity.ERROR, consequence: str = "") -> "Problem":

@@ -163,7 +163,7 @@ def _has_errors(problems: Iterable[Problem]) -> bool:
 
 def _with_consequence(problems: Iterable[Problem], consequence: str) -> list[Problem]:
     return [
-        Problem(p.severity, p.sentence, p.path, p.position, p.resource, consequence)
+        replace(p, consequence=consequence)
         if p.severity is Severity.ERROR
         else p
         for p in problems

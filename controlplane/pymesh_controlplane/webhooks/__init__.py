@@ -1,0 +1,1 @@
+"""What a Kubernetes API server asks before it stores something: admission reviews, over TLS."""
