@@ -4,8 +4,9 @@ lightkube reads the kubeconfig, and its adapter brings TLS and credentials to ea
 document that it is: commands show, compare and send whole objects, whatever their kind.
 """
 
+import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
@@ -35,11 +36,13 @@ class ApiError(MeshError):
     Attributes:
         code: HTTP status; 0 where there was no answer.
         said: the server's own sentence.
+        causes: what it has against single fields: reason, message, field.
     """
 
-    def __init__(self, text: str, code: int = 0, said: str = "") -> None:
+    def __init__(self, text: str, code: int = 0, said: str = "", causes: Sequence[Mapping[str, Any]] = ()) -> None:
         self.code = code
         self.said = said
+        self.causes = causes
         super().__init__(text)
 
 
@@ -122,14 +125,30 @@ class Api:
         """
         return self._ask("PUT", path, {"fieldManager": FIELD_MANAGER}, document)
 
-    def delete(self, path: str, *, uid: str, version: str) -> None:
-        """Delete the object with this uid and resourceVersion.
+    def apply(self, path: str, document: Mapping[str, Any], *, force: bool = False) -> Document:
+        """What became of the object at `path`, whose fields are now those of `document` and what others had written.
+
+        Fields that FIELD_MANAGER had written and `document` does not have go away (server-side apply).
+
+        Raises:
+            ApiError: it is refused; 409, with causes, if another has written one of the fields, unless by `force`.
+        """
+        query = {"fieldManager": FIELD_MANAGER, "force": str(force).lower(), "fieldValidation": "Strict"}
+        return self._ask("PATCH", path, query, document, "application/apply-patch+yaml")
+
+    def delete(self, path: str, *, uid: str, version: str = "") -> None:
+        """Delete the object with this uid and, if one is given, resourceVersion; what belongs to it goes after it.
 
         Raises:
             ApiError: it is not deleted; 409 if it has changed meanwhile.
         """
-        preconditions = {"uid": uid, "resourceVersion": version}
-        options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions}
+        preconditions = {"uid": uid, **({"resourceVersion": version} if version else {})}
+        options = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": preconditions,
+            "propagationPolicy": "Background",
+        }
         self._ask("DELETE", path, {}, options)
 
     def may(self, verb: str, group: str, resource: str, *, namespace: str = "", subresource: str = "") -> bool:
@@ -168,9 +187,18 @@ class Api:
 
     # --- One request ---
 
-    def _ask(self, method: str, path: str, query: Mapping[str, str], body: Mapping[str, Any] | None = None) -> Document:
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> Document:
+        content = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": content_type}
         try:
-            response = self._http.request(method, path, params=dict(query), json=body)
+            response = self._http.request(method, path, params=dict(query), content=content, headers=headers)
         except (LightkubeConfigError, KeyError) as error:  # a credential plugin that fails, or gives no token
             raise self._no_credentials(error) from None
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
@@ -204,7 +232,7 @@ class Api:
         )
 
     def _refused(self, response: httpx2.Response, method: str, path: str) -> ApiError:
-        code, said = response.status_code, _sentence(response)
+        code, said, causes = response.status_code, *_reasons(response)
         if code == 401:
             return ApiError(
                 f"context {self.context}: the API server does not take the credentials (401): the token or certificate "
@@ -216,13 +244,16 @@ class Api:
             return ApiError(f"context {self.context}: not permitted: {said}", code, said)
         if code == 404 and not said:
             said = f"{path} is not there"
-        return ApiError(f"context {self.context}: {said or f'{method} {path} was answered {code}'}", code, said)
+        return ApiError(f"context {self.context}: {said or f'{method} {path} was answered {code}'}", code, said, causes)
 
 
-def _sentence(response: httpx2.Response) -> str:
-    """The message of a Status, as the API server says no."""
+def _reasons(response: httpx2.Response) -> tuple[str, list[Document]]:
+    """Message and causes of a Status, as the API server says no."""
     try:
         document = response.json()
     except ValueError:
-        return ""
-    return printable(str(document.get("message") or "")) if isinstance(document, dict) else ""
+        return "", []
+    if not isinstance(document, dict):
+        return "", []
+    causes = (document.get("details") or {}).get("causes") or []
+    return printable(str(document.get("message") or "")), [cause for cause in causes if isinstance(cause, dict)]
