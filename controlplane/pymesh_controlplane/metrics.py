@@ -32,12 +32,18 @@ COUNTERS: Final = {
     "pymesh_kubernetes_lists": ("resource", "Lists of a kind that were read from the Kubernetes API."),
     "pymesh_kubernetes_events": ("resource", "Events of watches on the Kubernetes API, bookmarks among them."),
     "pymesh_kubernetes_errors": ("resource", "Lists and watches that the Kubernetes API did not give."),
+    "citadel_server_token_reviews": ("result", "Tokens that the Kubernetes API was asked about."),
+    "citadel_server_ca_changes": ("", "Changes of the CA's Secret that this process has not taken."),
+    "controlplane_leader_errors": ("", "Attempts to take or renew the Lease that failed."),
+    "controlplane_writes": ("what", "Objects that were written back to the Kubernetes API."),
+    "controlplane_write_errors": ("what", "Attempts to write back that failed; they are made again."),
     "controlplane_tls_refused": ("reason", "Connections and calls to the TLS ports that got no further."),
     "controlplane_certificate_errors": ("", "Attempts to get a certificate for the mesh port that failed."),
 }
 GAUGES: Final = {
     "pilot_xds": "Proxies connected to this pilot.",
     "citadel_server_root_cert_expiry_timestamp": "When the root ends, seconds since 1970.",
+    "controlplane_leader": "1 while this replica holds the Lease and writes back.",
     "controlplane_tls_connections": "Connections to the TLS ports that are open.",
     "controlplane_certificate_expiry_timestamp": "When the certificate of the mesh port ends, seconds since 1970.",
 }

@@ -118,7 +118,7 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
     return Options(
         **vars(given),
         namespace=environment.get("POD_NAMESPACE") or names.SYSTEM_NAMESPACE,
-        pod_name=environment.get("POD_NAME") or socket.gethostname(),
+        pod_name=environment.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}",
     )
 
 

@@ -23,13 +23,20 @@ SERVER_NAMES: Final = (
 RETRY: Final = timedelta(minutes=5)
 
 
-def renew(authority: Authority, context: SSLContext, *, now: datetime, lifetime: timedelta = LEAF_LIFETIME) -> datetime:
-    """Give `context` a new certificate; answers when the next one is due.
+def renew(
+    authority: Authority,
+    context: SSLContext,
+    *,
+    now: datetime,
+    lifetime: timedelta = LEAF_LIFETIME,
+    dns_names: tuple[str, ...] = SERVER_NAMES,
+) -> datetime:
+    """Give `context` a new certificate under `dns_names`; answers when the next one is due.
 
     Raises:
         CsrError: the authority has expired.
     """
-    issued, key = authority.issue_server(SERVER_NAMES, now=now, lifetime=lifetime)
+    issued, key = authority.issue_server(dns_names, now=now, lifetime=lifetime)
     load_certificate(context, "".join(issued.chain[:-1]), key)
     return now + (issued.expires - now) / 2
 
@@ -41,12 +48,13 @@ async def keep_fresh(
     *,
     clock: Callable[[], datetime],
     lifetime: timedelta = LEAF_LIFETIME,
+    dns_names: tuple[str, ...] = SERVER_NAMES,
 ) -> None:
     """Renew `context`'s certificate whenever it is due, until cancelled."""
     while True:
         await asyncio.sleep(max(0.0, (due - clock()).total_seconds()))
         try:
-            due = renew(authority, context, now=clock(), lifetime=lifetime)
+            due = renew(authority, context, now=clock(), lifetime=lifetime, dns_names=dns_names)
         except CsrError as error:
             log.error("the control plane's own certificate was not renewed: %s", error)
             due = clock() + RETRY

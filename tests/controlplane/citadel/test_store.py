@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from pymesh.errors import ConfigError
-from pymesh_controlplane.citadel import store
+from pymesh_controlplane.citadel import pem, store
 from pymesh_controlplane.citadel.authority import ROOT_LIFETIME, Authority, self_signed
 from tests.controlplane.citadel.support import REVIEWS, csr_for, key_pem, new_key
 
@@ -98,15 +98,15 @@ def test_a_root_is_made_where_there_is_none_and_kept(folder: Path) -> None:
 
 def test_two_starts_at_once_agree_on_one_root(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever comes second, after looking and before writing, takes what the first wrote."""
-    make = store.self_signed
+    make = pem.self_signed
 
     def slowly(trust_domain: str, *, now: datetime) -> Authority:
-        monkeypatch.setattr(store, "self_signed", make)
+        monkeypatch.setattr(pem, "self_signed", make)
         winners.append(load(folder))
         return make(trust_domain, now=now)
 
     winners: list[Authority] = []
-    monkeypatch.setattr(store, "self_signed", slowly)
+    monkeypatch.setattr(pem, "self_signed", slowly)
     assert load(folder).certificate == winners[0].certificate
     assert [path.name for path in folder.iterdir()] == ["self-signed-ca.pem"]
 
