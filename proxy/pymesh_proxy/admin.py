@@ -1,4 +1,4 @@
-"""The ports for people, probes and Prometheus: admin (15000, loopback), metrics (15090), readiness (15021).
+"""The ports for people, probes and Prometheus: admin (15000, loopback), metrics (15090), readiness (15021), status.
 
 Small answers over h11, one task a connection; nothing here is on the path of a request.
 """
@@ -20,7 +20,7 @@ log = logging.getLogger("pymesh.admin")
 MAX_REQUEST_BYTES: Final = 64 * 1024
 # Seconds from the start of a connection until its first request is complete: a probe sends it at once.
 FIRST_REQUEST_TIMEOUT: Final = 5.0
-# Seconds that a connection lasts in all.
+# Seconds that a connection lasts in all, where no page takes longer.
 CONNECTION_TIMEOUT: Final = 30.0
 # Nobody needs more at once. One more takes the place of the one that has been without an answer for longest, so that
 # those who only hold connections cannot keep a readiness probe out.
@@ -60,11 +60,14 @@ class Page:
 
 
 class HttpPort:
-    """Serves `pages` on listening sockets."""
+    """Serves `pages` on listening sockets; a connection lasts at most `patience` seconds."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, pages: Mapping[str, Page]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, pages: Mapping[str, Page], patience: float = CONNECTION_TIMEOUT
+    ) -> None:
         self._loop = loop
         self._pages = pages
+        self._patience = patience
         self._servers: list[asyncio.Server] = []
         # Those open, the one whose last answer (or start) is longest ago first.
         self._open: dict[asyncio.StreamWriter, None] = {}
@@ -84,7 +87,7 @@ class HttpPort:
         self._open[writer] = None
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_REQUEST_BYTES)
         try:
-            async with asyncio.timeout(CONNECTION_TIMEOUT):
+            async with asyncio.timeout(self._patience):
                 async with asyncio.timeout(FIRST_REQUEST_TIMEOUT):
                     request = await _request(connection, reader)
                 while request is not None and await self._respond(request, connection, writer):

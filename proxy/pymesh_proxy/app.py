@@ -21,8 +21,9 @@ from pymesh.errors import ConfigError, MeshError
 from pymesh.xds import types
 from pymesh.xds.decode import load_bootstrap
 from pymesh.xds.text import parse
-from pymesh_proxy.admin import HttpPort
+from pymesh_proxy.admin import CONNECTION_TIMEOUT, HttpPort
 from pymesh_proxy.admin_pages import admin_pages, metrics_pages, readiness_pages
+from pymesh_proxy.app_health import app_health
 from pymesh_proxy.config.model import InlineRoots, Listener, Snapshot
 from pymesh_proxy.config.secrets import compile_secret
 from pymesh_proxy.config.snapshot import Configuration
@@ -68,6 +69,7 @@ class Proxy:
         self._bound: dict[str, tuple[str, int]] = {}  # where the acceptors of configured listeners are
         self._handed_in = handed_in(os.environ, os.getpid())  # those that wait for the first configuration
         self._ports: list[HttpPort] = []
+        self._app_health = app_health(options, os.environ)
         self._stop = asyncio.Event()
 
     # --- Configuration ---
@@ -173,14 +175,18 @@ class Proxy:
         if bootstrap is not None and bootstrap.HasField("admin") and not self.options.admin_given:
             configured = bootstrap.admin.address.socket_address
             host, port = configured.address, configured.port_value
+        health = self._app_health
+        app_pages = {} if health is None else health.pages()
+        patience = CONNECTION_TIMEOUT if health is None else health.patience
         wanted = (
             (host, port, admin_pages(self)),
             ("", self.options.metrics_port, metrics_pages(self)),
             ("", self.options.readiness_port, readiness_pages(self)),
+            ("", self.options.status_port, {**metrics_pages(self), **app_pages}),
         )
         for address, number, pages in wanted:
             if number:
-                opened = HttpPort(self.runtime.loop, pages)
+                opened = HttpPort(self.runtime.loop, pages, patience)
                 await opened.listen(listen(address, number))
                 self._ports.append(opened)
 

@@ -7,8 +7,10 @@ from typing import Final
 
 from pymesh import names
 from pymesh.errors import MeshError
+from pymesh_proxy import hold
 
-_EPILOG: Final = """\
+_EPILOG: Final = (
+    """\
 examples:
   pymesh-proxy --listen 15001
       pass redirected connections on to where they were going, and count them
@@ -22,7 +24,10 @@ examples:
       obtain certificates for a real Envoy beside this process, and write its bootstrap
 
 Without --config and --discovery the proxy is transparent: it needs the redirect that pymesh-init sets up.
+
 """
+    + hold.HELP
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class Options:
     admin_given: bool  # else a bootstrap's `admin` comes first
     metrics_port: int
     readiness_port: int
+    status_port: int
     drain_seconds: float
     log_level: str
     token_file: Path
@@ -69,6 +75,8 @@ def parser() -> argparse.ArgumentParser:
         help="admin interface (default: the bootstrap's, else 127.0.0.1:15000; port 0 for none)")  # fmt: skip
     add("--metrics-port", type=_port, default=names.PORT_METRICS, metavar="PORT", help="Prometheus (default 15090)")
     add("--readiness-port", type=_port, default=names.PORT_READINESS, metavar="PORT", help="probes (default 15021)")
+    add("--status-port", type=_port, default=0, metavar="PORT",
+        help="metrics, and the app's probes as PYMESH_APP_PROBES has them (15020 in a pod; default none)")  # fmt: skip
     add("--drain-time", type=float, default=5.0, metavar="SECONDS", help="longest shutdown after SIGTERM (default 5)")
     add("--log-level", default="info", choices=["debug", "info", "warning", "error"], help="(default info)")
     add("--token", type=Path, default=Path(names.TOKEN_PATH), metavar="FILE", help=argparse.SUPPRESS)
@@ -111,6 +119,7 @@ def parse(argv: list[str] | None = None) -> Options:
         admin_given=args.admin is not None,
         metrics_port=args.metrics_port,
         readiness_port=args.readiness_port,
+        status_port=args.status_port,
         drain_seconds=args.drain_time,
         log_level=args.log_level,
         token_file=args.token,

@@ -1,19 +1,16 @@
 """What a pod may not have beside a sidecar: its names, its uid, its ports. Pure."""
 
 from collections.abc import Mapping
-from typing import Final
 
 from pymesh import names
+from pymesh.app_probes import OWN_PORTS
 from pymesh.errors import ConfigError
+from pymesh_controlplane.injector.settings import SidecarSettings
 from pymesh_controlplane.injector.shape import Manifest, mapping, named_items
 
-_PROXY_PORTS: Final = frozenset(
-    {names.PORT_ADMIN, names.PORT_OUTBOUND, names.PORT_INBOUND, names.PORT_READINESS, names.PORT_METRICS}
-)
 
-
-def refuse_conflicts(spec: Manifest, added: Mapping[str, list[Manifest]]) -> None:
-    """Check a pod's spec, as it was written, against what is about to be added to it.
+def refuse_conflicts(spec: Manifest, added: Mapping[str, list[Manifest]], settings: SidecarSettings) -> None:
+    """Check a pod's spec, as it was written, against what is about to be added to it, as `settings` say.
 
     Raises:
         ConfigError: the two cannot live in one pod; its path is below the pod.
@@ -26,7 +23,7 @@ def refuse_conflicts(spec: Manifest, added: Mapping[str, list[Manifest]]) -> Non
         _refuse_names(spec, field, containers)
         for index, container in enumerate(named_items(spec, field)):
             _refuse_proxy_uid(container, f"spec.{field}[{index}]")
-            _refuse_proxy_ports(container, f"spec.{field}[{index}]")
+            _refuse_proxy_ports(container, f"spec.{field}[{index}]", OWN_PORTS | {settings.status_port})
     _refuse_names(spec, "volumes", {volume["name"] for volume in added["volumes"]})
 
 
@@ -45,11 +42,11 @@ def _refuse_proxy_uid(owner: Manifest, path: str) -> None:
         )
 
 
-def _refuse_proxy_ports(container: Manifest, path: str) -> None:
+def _refuse_proxy_ports(container: Manifest, path: str, taken: frozenset[int]) -> None:
     ports = container.get("ports")
     for index, port in enumerate(ports if isinstance(ports, list) else []):
         number = port.get("containerPort") if isinstance(port, dict) else None
-        if isinstance(number, int) and number in _PROXY_PORTS:
+        if isinstance(number, int) and number in taken:
             raise ConfigError(
                 f"port {number} is the sidecar's; let the app listen elsewhere",
                 path=f"{path}.ports[{index}].containerPort",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pymesh import names
+from pymesh.app_probes import VARIABLE
 from pymesh_controlplane.injector.settings import SidecarSettings
 from pymesh_controlplane.injector.shape import Manifest
 
@@ -18,6 +19,8 @@ ENVOY: Final = "envoy"
 
 ROOT_CONFIG_MAP: Final = "istio-ca-root-cert"
 ENVOY_BOOTSTRAP: Final = "/etc/pymesh/envoy/bootstrap.json"
+# The one place where pymesh-init can write: iptables of the legacy kind keeps its lock there.
+_RUN: Final = "/run/pymesh"
 
 DEFAULT_PROXY_IMAGE: Final = "pymesh-proxy:0.1.0"
 
@@ -44,6 +47,7 @@ class InjectionConfig:
         envoy_image: image with `envoy` on its PATH, for pods that ask for one.
         log_level: the sidecar's, one of `settings.LOG_LEVELS`.
         inject_by_default: whether a pod gets a sidecar when neither its namespace nor the pod says anything.
+        native_sidecars: whether the cluster has init containers that stay (Kubernetes 1.29).
     """
 
     discovery: str = f"pilot.{names.SYSTEM_NAMESPACE}.svc:{names.PORT_XDS_TLS}"
@@ -53,6 +57,7 @@ class InjectionConfig:
     trust_domain: str = names.TRUST_DOMAIN
     log_level: str = "info"
     inject_by_default: bool = False
+    native_sidecars: bool = True
 
 
 def init_container(settings: SidecarSettings, config: InjectionConfig) -> Manifest:
@@ -74,33 +79,36 @@ def init_container(settings: SidecarSettings, config: InjectionConfig) -> Manife
         "name": INIT,
         "image": settings.image or config.proxy_image,
         "command": command,
+        "env": [{"name": "XTABLES_LOCKFILE", "value": f"{_RUN}/xtables.lock"}],
         "resources": _resources(settings),
         "securityContext": {
+            **_restricted(),
             "runAsUser": 0,
             "runAsGroup": 0,
             "runAsNonRoot": False,
-            "allowPrivilegeEscalation": False,
-            "privileged": False,
-            "readOnlyRootFilesystem": False,  # iptables keeps its lock in /run
             "capabilities": {"add": ["NET_ADMIN", "NET_RAW"], "drop": ["ALL"]},
         },
+        "volumeMounts": [_mount("pymesh-run", _RUN)],
     }
 
 
-def sidecar_containers(settings: SidecarSettings, config: InjectionConfig, workload: str) -> list[Manifest]:
-    """What runs beside the app: `pymesh-proxy`, or its agent and a real Envoy."""
+def sidecar_containers(
+    settings: SidecarSettings, config: InjectionConfig, workload: str, app_probes: str = ""
+) -> list[Manifest]:
+    """What runs beside the app: `pymesh-proxy`, or its agent and a real Envoy. `app_probes` it asks (`probes`)."""
     log_level = settings.log_level or config.log_level
     base: Manifest = {
         "image": settings.image or config.proxy_image,
-        "env": _environment(config, workload),
+        "env": _environment(config, workload) + ([{"name": VARIABLE, "value": app_probes}] if app_probes else []),
         "resources": _resources(settings),
         "securityContext": _unprivileged(),
     }
-    discovery = ["--discovery", config.discovery]
+    options = ["--discovery", config.discovery, "--status-port", str(settings.status_port), "--log-level", log_level]
+    observed = _observed(settings)
     if settings.proxy == "pymesh":
-        command = ["pymesh-proxy", "--listen", str(names.PORT_OUTBOUND), *discovery, "--log-level", log_level]
-        return [{"name": PROXY, **base, "command": command, **_observed(), "volumeMounts": _identity_mounts()}]
-    agent = ["pymesh-proxy", "--agent", *discovery, "--envoy-bootstrap", ENVOY_BOOTSTRAP, "--log-level", log_level]
+        command = ["pymesh-proxy", "--listen", str(names.PORT_OUTBOUND), *options]
+        return [{"name": PROXY, **base, "command": command, **observed, "volumeMounts": _identity_mounts()}]
+    agent = ["pymesh-proxy", "--agent", "--envoy-bootstrap", ENVOY_BOOTSTRAP, *options]
     sockets = _mount("workload-socket", posixpath.dirname(names.SDS_SOCKET_PATH))
     bootstrap = _mount("envoy-bootstrap", posixpath.dirname(ENVOY_BOOTSTRAP))
     return [
@@ -111,7 +119,7 @@ def sidecar_containers(settings: SidecarSettings, config: InjectionConfig, workl
             "command": _envoy_command(log_level),
             "resources": _resources(settings),
             "securityContext": _unprivileged(),
-            **_observed(),
+            **observed,
             "volumeMounts": [{**sockets, "readOnly": True}, {**bootstrap, "readOnly": True}],
         },
     ]
@@ -120,7 +128,7 @@ def sidecar_containers(settings: SidecarSettings, config: InjectionConfig, workl
 def gateway_pod(config: InjectionConfig, workload: str, ports: list[Manifest]) -> Manifest:
     """`containers` and `volumes` of a gateway's pod: a proxy without an app, which binds what it is sent."""
     settings = SidecarSettings()
-    observed = _observed()
+    observed = _observed(settings)
     container: Manifest = {
         "name": PROXY,
         "image": config.proxy_image,
@@ -132,21 +140,25 @@ def gateway_pod(config: InjectionConfig, workload: str, ports: list[Manifest]) -
         "ports": [*ports, *observed["ports"]],
         "volumeMounts": _identity_mounts(),
     }
-    return {"containers": [container], "volumes": volumes(settings)}
+    return {"containers": [container], "volumes": _identity_volumes()}
 
 
 def volumes(settings: SidecarSettings) -> list[Manifest]:
     """The volumes behind the mounts of the containers."""
+    result = [*_identity_volumes(), {"name": "pymesh-run", "emptyDir": {}}]
+    if settings.proxy == "envoy":
+        result += [{"name": "workload-socket", "emptyDir": {}}, {"name": "envoy-bootstrap", "emptyDir": {}}]
+    return result
+
+
+def _identity_volumes() -> list[Manifest]:
     token = {"path": "istio-token", "audience": names.TOKEN_AUDIENCE, "expirationSeconds": TOKEN_LIFETIME_SECONDS}
     labels = {"path": posixpath.basename(names.POD_LABELS_PATH), "fieldRef": {"fieldPath": "metadata.labels"}}
-    result: list[Manifest] = [
+    return [
         {"name": "istio-token", "projected": {"sources": [{"serviceAccountToken": token}]}},
         {"name": "istiod-ca-cert", "configMap": {"name": ROOT_CONFIG_MAP}},
         {"name": "istio-podinfo", "downwardAPI": {"items": [labels]}},
     ]
-    if settings.proxy == "envoy":
-        result += [{"name": "workload-socket", "emptyDir": {}}, {"name": "envoy-bootstrap", "emptyDir": {}}]
-    return result
 
 
 def _environment(config: InjectionConfig, workload: str) -> list[Manifest]:
@@ -176,13 +188,14 @@ def _mount(volume: str, path: str) -> Manifest:
     return {"name": volume, "mountPath": path}
 
 
-def _observed() -> Manifest:
+def _observed(settings: SidecarSettings) -> Manifest:
     """How the outside sees a proxy: its metrics port, and the probe that holds traffic back until it has a config."""
     probe = {
         "httpGet": {"path": "/healthz/ready", "port": names.PORT_READINESS},
         "periodSeconds": 1,
         "timeoutSeconds": 3,
         "failureThreshold": 5,
+        **settings.readiness,
     }
     port = {"name": "http-envoy-prom", "containerPort": names.PORT_METRICS, "protocol": "TCP"}
     return {"ports": [port], "readinessProbe": probe}
@@ -194,14 +207,22 @@ def _envoy_command(log_level: str) -> list[str]:
     return ["/bin/sh", "-c", f"until [ -s {ENVOY_BOOTSTRAP} ]; do sleep 0.1; done; exec {envoy}"]
 
 
-def _unprivileged() -> Manifest:
+def _restricted() -> Manifest:
+    """What Kubernetes' Restricted profile asks for, but for user and capabilities."""
     return {
-        "runAsUser": names.PROXY_UID,
-        "runAsGroup": names.PROXY_UID,
-        "runAsNonRoot": True,
         "allowPrivilegeEscalation": False,
         "privileged": False,
         "readOnlyRootFilesystem": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _unprivileged() -> Manifest:
+    return {
+        **_restricted(),
+        "runAsUser": names.PROXY_UID,
+        "runAsGroup": names.PROXY_UID,
+        "runAsNonRoot": True,
         "capabilities": {"drop": ["ALL"]},
     }
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from pymesh import names
 from pymesh.errors import ConfigError
+from pymesh_controlplane.injector import lifecycle, probes
 from pymesh_controlplane.injector.conflicts import refuse_conflicts
 from pymesh_controlplane.injector.containers import (
     InjectionConfig,
@@ -108,17 +109,14 @@ def inject(
     _remove_injected(result, metadata)
     workload = workload or workload_of(metadata)
     spec = mapping(result, "spec", create=True)
+    app_probes = probes.rewrite(spec, settings.status_port) if settings.rewrite_probes else ""
     added = {
         "initContainers": [init_container(settings, config)],
-        "containers": sidecar_containers(settings, config, workload),
+        "containers": sidecar_containers(settings, config, workload, app_probes),
         "volumes": volumes(settings),
     }
-    refuse_conflicts(spec, added)
-    native = settings.native if settings.native is not None else spec.get("restartPolicy", "Always") != "Always"
-    if native:
-        added["initContainers"] += [_as_native_sidecar(container) for container in added.pop("containers")]
-    for field, items in added.items():
-        spec[field] = [*named_items(spec, field), *items]
+    refuse_conflicts(spec, added, settings)
+    lifecycle.place(spec, added, native=config.native_sidecars if settings.native is None else settings.native)
     _label(metadata, workload)
     status = {field: [item["name"] for item in items] for field, items in added.items()}
     annotations = mapping(metadata, "annotations", create=True, path="metadata.")
@@ -228,17 +226,10 @@ def _remove_injected(pod: Manifest, metadata: Manifest) -> None:
             path=annotation_path(ANNOTATION_STATUS),
         ) from None
     spec = mapping(pod, "spec")
+    removed: list[Manifest] = []
     for field in ("initContainers", "containers", "volumes"):
         if field in spec:
-            spec[field] = [item for item in named_items(spec, field) if item["name"] not in injected.get(field, ())]
-
-
-def _as_native_sidecar(container: Manifest) -> Manifest:
-    """The same container as a sidecar that Kubernetes knows as one (1.29): started before the app, ended after it.
-
-    Pods that are meant to end need it: beside an ordinary container their Job would never complete.
-    """
-    native = {**container, "restartPolicy": "Always"}
-    if "readinessProbe" in container:
-        native["startupProbe"] = {**container["readinessProbe"], "failureThreshold": 600}
-    return native
+            items, names_of = named_items(spec, field), injected.get(field, set())
+            spec[field] = [item for item in items if item["name"] not in names_of]
+            removed += [item for item in items if item["name"] in names_of and field != "volumes"]
+    probes.restore(spec, removed)

@@ -55,8 +55,8 @@ def option(command: list[str], name: str) -> str | None:
 def test_a_plain_pod_gets_the_redirect_the_sidecar_and_its_volumes() -> None:
     result = inject(pod(labels={"app": "reviews", "version": "v1"}), config=CONFIG)
     spec = result["spec"]
-    assert [c["name"] for c in spec["initContainers"]] == ["pymesh-init"]
-    assert [c["name"] for c in spec["containers"]] == ["app", "pymesh-proxy"]
+    assert [c["name"] for c in spec["initContainers"]] == ["pymesh-init", "pymesh-proxy"]
+    assert [c["name"] for c in spec["containers"]] == ["app"]
     assert container(result, "pymesh-init")["command"] == [
         "pymesh-init", "-p", "15001", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-b", "*", "-d", "15090,15021,15020",
     ]  # fmt: skip
@@ -71,9 +71,8 @@ def test_a_plain_pod_gets_the_redirect_the_sidecar_and_its_volumes() -> None:
         "service.istio.io/canonical-revision": "v1",
     }
     assert json.loads(result["metadata"]["annotations"][ANNOTATION_STATUS]) == {
-        "initContainers": ["pymesh-init"],
-        "containers": ["pymesh-proxy"],
-        "volumes": ["istio-token", "istiod-ca-cert", "istio-podinfo"],
+        "initContainers": ["pymesh-init", "pymesh-proxy"],
+        "volumes": ["istio-token", "istiod-ca-cert", "istio-podinfo", "pymesh-run"],
     }
 
 
@@ -86,6 +85,19 @@ def test_the_sidecar_runs_without_privileges_and_the_redirect_with_two() -> None
     init = container(result, "pymesh-init")["securityContext"]
     assert (init["runAsUser"], init["runAsNonRoot"]) == (0, False)
     assert init["capabilities"] == {"add": ["NET_ADMIN", "NET_RAW"], "drop": ["ALL"]}
+    for own in (proxy, init):
+        assert own["readOnlyRootFilesystem"] is True
+        assert own["allowPrivilegeEscalation"] is False
+        assert own["seccompProfile"] == {"type": "RuntimeDefault"}
+
+
+def test_the_redirect_can_write_its_lock_and_nothing_else() -> None:
+    result = inject(pod(), config=CONFIG)
+    init = container(result, "pymesh-init")
+    [mount] = init["volumeMounts"]
+    [lock] = init["env"]
+    assert lock == {"name": "XTABLES_LOCKFILE", "value": f"{mount['mountPath']}/xtables.lock"}
+    assert {"name": mount["name"], "emptyDir": {}} in result["spec"]["volumes"]
 
 
 def test_the_environment_and_files_are_those_of_the_contract() -> None:
@@ -102,7 +114,7 @@ def test_the_environment_and_files_are_those_of_the_contract() -> None:
     assert values == {"WORKLOAD_NAME": "reviews", "CLUSTER_ID": "c1", "TRUST_DOMAIN": "example.org"}
     mounts = {m["name"]: m["mountPath"] for m in proxy["volumeMounts"]}
     volumes = {v["name"]: v for v in result["spec"]["volumes"]}
-    assert mounts.keys() == volumes.keys()
+    assert mounts.keys() == volumes.keys() - {"pymesh-run"}
     [token] = volumes["istio-token"]["projected"]["sources"]
     assert f"{mounts['istio-token']}/{token['serviceAccountToken']['path']}" == names.TOKEN_PATH
     assert token["serviceAccountToken"]["audience"] == names.TOKEN_AUDIENCE
@@ -114,7 +126,7 @@ def test_the_environment_and_files_are_those_of_the_contract() -> None:
 
 def test_an_envoy_pod_gets_an_agent_an_envoy_and_the_split_redirect() -> None:
     result = inject(annotated(proxy="envoy"), config=CONFIG)
-    assert [c["name"] for c in result["spec"]["containers"]] == ["app", "pymesh-agent", "envoy"]
+    assert [c["name"] for c in result["spec"]["initContainers"]] == ["pymesh-init", "pymesh-agent", "envoy"]
     assert option(container(result, "pymesh-init")["command"], "-z") == "15006"
     agent, envoy = container(result, "pymesh-agent"), container(result, "envoy")
     bootstrap = option(agent["command"], "--envoy-bootstrap")
@@ -143,15 +155,14 @@ def test_existing_containers_volumes_and_unknown_fields_are_kept_as_they_are() -
     before = copy.deepcopy(original)
     result = inject(original, config=CONFIG)
     assert original == before
-    # The redirect comes last: the pod's own init containers still have their network.
-    assert [c["name"] for c in result["spec"]["initContainers"]] == ["migrate", "pymesh-init"]
+    # The sidecar comes first: the pod's own init containers have their network through it.
+    assert [c["name"] for c in result["spec"]["initContainers"]] == ["pymesh-init", "pymesh-proxy", "migrate"]
     result["metadata"]["annotations"].pop(ANNOTATION_STATUS)
     for name in ("scrape", "port", "path"):
         del result["metadata"]["annotations"][f"prometheus.io/{name}"]
     for label in [name for name in result["metadata"]["labels"] if "istio.io" in name]:
         del result["metadata"]["labels"][label]
-    result["spec"]["initContainers"].pop()
-    result["spec"]["containers"].pop()
+    del result["spec"]["initContainers"][:2]
     del result["spec"]["volumes"][1:]
     assert canonical(result) == canonical(before)
 
@@ -171,25 +182,6 @@ def test_prometheus_is_told_where_the_sidecars_metrics_are() -> None:
 def test_what_a_pod_says_itself_about_scraping_stands(own: dict[str, str]) -> None:
     found = inject(pod(annotations=own), config=CONFIG)["metadata"]["annotations"]
     assert {name: value for name, value in found.items() if name.startswith("prometheus.io/")} == own
-
-
-@pytest.mark.parametrize("policy", ["Never", "OnFailure"])
-def test_a_pod_that_is_meant_to_end_gets_a_native_sidecar(policy: str) -> None:
-    original = pod()
-    original["spec"]["restartPolicy"] = policy
-    result = inject(original, config=CONFIG)
-    assert [c["name"] for c in result["spec"]["containers"]] == ["app"]
-    assert [c["name"] for c in result["spec"]["initContainers"]] == ["pymesh-init", "pymesh-proxy"]
-    proxy = container(result, "pymesh-proxy")
-    assert proxy["restartPolicy"] == "Always"
-    assert proxy["startupProbe"]["httpGet"]["port"] == 15021
-
-
-def test_the_native_sidecar_can_be_asked_for_and_refused() -> None:
-    assert len(inject(annotated(nativeSidecar="true"), config=CONFIG)["spec"]["initContainers"]) == 2
-    ending = annotated(nativeSidecar="false")
-    ending["spec"]["restartPolicy"] = "Never"
-    assert len(inject(ending, config=CONFIG)["spec"]["containers"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -290,6 +282,11 @@ def test_image_log_level_and_resources_follow_the_annotations() -> None:
         ({"logLevel": "loud"}, "choose one of debug"),
         ({"proxy": "nginx"}, "choose one of pymesh, envoy"),
         ({"nativeSidecar": "yes"}, '"true" or "false"'),
+        ({"rewriteAppHTTPProbers": "no"}, '"true" or "false"'),
+        ({"periodSeconds": "0"}, "whole number from 1"),
+        ({"failureThreshold": "-1"}, "whole number from 1"),
+        ({"port": "15021"}, "one port"),
+        ({"port": "80,81"}, "one port"),
         ({"interceptionMode": "TPROXY"}, "not supported; supported are"),
     ],
 )
@@ -308,6 +305,7 @@ def test_annotations_that_make_no_sense_are_refused_where_they_stand(annotations
     [
         {},
         {"proxy": "envoy", "logLevel": "debug"},
+        {"port": "15030"},
         {"includeInboundPorts": "", "excludeInboundPorts": "81", "includeOutboundPorts": ""},
         {
             "includeInboundPorts": "80,81", "includeOutboundPorts": "6379", "excludeOutboundPorts": "25",
@@ -326,6 +324,7 @@ def test_the_commands_are_understood_by_the_programs_they_are_for(
     options = proxy_options.parse(proxy[1:])
     assert options.discovery == ("pilot.pymesh-system.svc", 15012)
     assert options.agent is ("proxy" in annotations)
+    assert options.status_port == int(annotations.get("port", "15020"))
     assert options.log_level == annotations.get("logLevel", "info")
 
 
@@ -433,7 +432,7 @@ def test_every_kind_with_a_template_is_injected_in_its_template(kind: str) -> No
     result = inject_document(document, config=CONFIG)
     assert document == before
     assert result["spec"]["replicas"] == 2
-    assert len(result["spec"]["template"]["spec"]["containers"]) == 2
+    assert len(result["spec"]["template"]["spec"]["initContainers"]) == 2
     env = container(result["spec"]["template"], "pymesh-proxy")["env"]
     assert {"name": "WORKLOAD_NAME", "value": "d"} in env
 
@@ -452,7 +451,7 @@ def test_a_list_is_looked_into_and_other_kinds_are_returned_as_they_are() -> Non
     told: list[str] = []
     result = inject_document(document, config=CONFIG, report=lambda resource, _: told.append(resource))
     assert result["items"][0] is service
-    assert len(result["items"][1]["items"][0]["spec"]["containers"]) == 2
+    assert len(result["items"][1]["items"][0]["spec"]["initContainers"]) == 2
     assert told == ["Pod default/reviews"]
     with pytest.raises(ConfigError, match="a list of objects"):
         inject_document({"kind": "List", "items": ["x"]}, config=CONFIG)
@@ -479,12 +478,29 @@ _WORD = st.text("abcdefgh-", min_size=1, max_size=8)
 _VALUES = {
     "sidecar.pymesh.io/proxy": st.sampled_from(["pymesh", "envoy"]),
     "sidecar.istio.io/nativeSidecar": st.sampled_from(["true", "false"]),
+    "sidecar.istio.io/rewriteAppHTTPProbers": st.sampled_from(["true", "false"]),
     "sidecar.istio.io/logLevel": st.sampled_from(["debug", "info"]),
     "traffic.sidecar.istio.io/excludeInboundPorts": st.lists(st.integers(1, 65535), max_size=3).map(
         lambda ports: ",".join(map(str, ports))
     ),
     "sidecar.istio.io/proxyMemory": st.sampled_from(["64Mi", "1G"]),
 }
+_ACTIONS = st.one_of(
+    st.just({"exec": {"command": ["true"]}}),
+    st.just({"tcpSocket": {"port": 8080}}),
+    st.builds(lambda port: {"httpGet": {"port": port, "path": "/"}}, st.sampled_from(["web", 8080, "8081", 15021])),
+    st.builds(lambda service: {"grpc": {"port": 8080, "service": service}}, st.sampled_from([None, "", "books"])),
+)
+_PROBE_FIELDS = st.dictionaries(st.sampled_from(["livenessProbe", "readinessProbe", "startupProbe"]), _ACTIONS)
+
+
+def _containers(named: list[str]) -> st.SearchStrategy[list[Manifest]]:
+    ports = [{"name": "web", "containerPort": 8080}]
+    return st.tuples(*(_PROBE_FIELDS.map(lambda p, n=n: {"name": f"c{n}c", "ports": ports, **p}) for n in named)).map(
+        list
+    )
+
+
 _PODS = st.fixed_dictionaries(
     {
         "metadata": st.fixed_dictionaries(
@@ -496,7 +512,7 @@ _PODS = st.fixed_dictionaries(
             },
         ),
         "spec": st.fixed_dictionaries(
-            {"containers": st.lists(_WORD, min_size=1, unique=True).map(lambda ns: [{"name": f"c{n}"} for n in ns])},
+            {"containers": st.lists(_WORD, min_size=1, unique=True).flatmap(_containers)},
             optional={
                 "restartPolicy": st.sampled_from(["Always", "Never"]),
                 "initContainers": st.just([{"name": "setup"}]),
