@@ -117,8 +117,9 @@ def _is_loopback(host: str) -> bool:
 
 
 class BoundedProtocol(H11Protocol):
-    """uvicorn's HTTP, with two bounds that it has no setting for: MAX_CONNECTIONS and REQUEST_TIMEOUT."""
+    """uvicorn's HTTP, with two bounds that it has no setting for: `max_connections` and REQUEST_TIMEOUT."""
 
+    max_connections = MAX_CONNECTIONS
     answered = 0.0  # when it last had a response, or began: seconds on the loop's clock
     _deadline: asyncio.TimerHandle | None = None
 
@@ -127,7 +128,7 @@ class BoundedProtocol(H11Protocol):
         super().connection_made(transport)
         self.answered = self.loop.time()
         self._watch(waiting=True)
-        if len(self.connections) > MAX_CONNECTIONS:
+        if len(self.connections) > self.max_connections:
             others = (other for other in self.connections if isinstance(other, BoundedProtocol) and other is not self)
             oldest = min(others, key=lambda other: other.answered)
             self.connections.discard(oldest)
@@ -165,17 +166,24 @@ class BoundedProtocol(H11Protocol):
 class HttpServer(uvicorn.Server):
     """uvicorn on a socket of ours; signals stay with the control plane."""
 
-    def __init__(self, app: Starlette, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        app: Starlette,
+        listener: socket.socket,
+        *,
+        protocol: type[BoundedProtocol] = BoundedProtocol,
+        keep_alive: int = KEEP_ALIVE,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http=BoundedProtocol,
+                http=protocol,
                 ws="none",
                 lifespan="off",
                 access_log=False,
                 log_config=None,
                 server_header=False,
-                timeout_keep_alive=KEEP_ALIVE,
+                timeout_keep_alive=keep_alive,
                 timeout_graceful_shutdown=GRACE,
                 h11_max_incomplete_event_size=MAX_HEAD,
             )

@@ -73,10 +73,14 @@ _NOT_YET: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A document that is no resource. `key` is None if it cannot be said which one it was meant to be."""
+    """A document that is no resource. `key` is None if it cannot be said which one it was meant to be.
+
+    `foreign`: of a kind that has nothing to do with the mesh, as far as can be told.
+    """
 
     key: Key | None
     errors: tuple[ConfigError, ...]
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +132,17 @@ def reread(value: Mapping[str, object], positions: Positions, namespace: str = D
     Raises:
         ConfigError: they are no resource (any more); the first reason.
     """
-    found = _resource(value, positions, namespace)
+    found = read(value, positions, namespace)
     if isinstance(found, Refused):
         raise found.errors[0]
     return found
+
+
+def read(
+    value: Mapping[str, object], positions: Positions, namespace: str = DEFAULT_NAMESPACE
+) -> Resource[object] | Refused:
+    """The resource that plain values stand for, as an API has them, or everything that keeps them from being one."""
+    return _resource(value, positions, namespace)
 
 
 def _resources(document: Document, namespace: str) -> Iterator[Resource[object] | Refused]:
@@ -155,7 +166,8 @@ def _resource(value: Mapping[str, object], positions: Positions, namespace: str)
     try:
         kind = _kind(value)
     except ConfigError as error:
-        return Refused(None, (ConfigError(error.problem, path=error.path, position=positions.at(error.path)),))
+        refused = ConfigError(error.problem, path=error.path, position=positions.at(error.path))
+        return Refused(None, (refused,), foreign=_is_foreign(value))
     key = _key(value, kind, namespace)
     struct = check.convert(value, kind.struct)
     if isinstance(struct, list):
@@ -199,6 +211,16 @@ def _kind(value: Mapping[str, object]) -> _Kind:
             raise ConfigError(f"there is no {name} in '{api_version}': write apiVersion: {right}", path="apiVersion")
     hint = check.near(str(name), [kind_name for _, kind_name in _KINDS])
     raise ConfigError(f"the mesh does not read the kind '{name}' of '{api_version}'{hint}", path="kind")
+
+
+def _is_foreign(value: Mapping[str, object]) -> bool:
+    """Whether it is of a kind of its own, of a group that has no kind of the mesh."""
+    api_version, name = value.get("apiVersion"), value.get("kind")
+    if not isinstance(api_version, str) or not isinstance(name, str):
+        return False
+    group = api_version.rpartition("/")[0]
+    known = {known_group for known_group, _ in (*_KINDS, *_NOT_YET)} - {"", "apps", "discovery.k8s.io"}
+    return group not in known and all(name != kind for _, kind in _KINDS)
 
 
 def _key(value: Mapping[str, object], kind: _Kind, namespace: str) -> Key | None:

@@ -1,0 +1,289 @@
+"""Port 15017: HTTPS for the API server, which asks about pods (/inject) and resources of the mesh (/validate).
+
+What cannot be answered (no review, no world yet, too much at once, too late, a mistake of ours) is an HTTP error with a
+`Status`: the API server then does what the webhook's failurePolicy says, and shows why.
+"""
+
+import asyncio
+import json
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Final, TypeVar, TypeVarTuple
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Route
+
+from pymesh import names
+from pymesh.resources.fields import seconds
+from pymesh_controlplane.citadel import serving
+from pymesh_controlplane.citadel.authority import Authority
+from pymesh_controlplane.debug import BoundedProtocol, HttpServer
+from pymesh_controlplane.galley.webhook import Judge
+from pymesh_controlplane.injector import webhook as injector
+from pymesh_controlplane.injector.containers import InjectionConfig
+from pymesh_controlplane.pilot.model import World
+from pymesh_controlplane.sources.base import Source
+from pymesh_controlplane.webhooks import admission
+from pymesh_controlplane.webhooks.admission import Answer, Request, ReviewError
+from pymesh_controlplane.webhooks.metrics import Outcome, WebhookMetrics
+
+T = TypeVar("T")
+Inputs = TypeVarTuple("Inputs")
+
+log = logging.getLogger("pymesh.webhooks")
+
+# The names of the two Services, as an API server calls them and as a person may.
+DNS_NAMES: Final = tuple(
+    f"{service}.{names.SYSTEM_NAMESPACE}.svc{domain}"
+    for service in ("injector", "galley")
+    for domain in ("", f".{names.CLUSTER_DOMAIN}")
+)
+# Seconds. A handshake takes milliseconds of work and two round trips; who needs longer is stuck or hostile.
+HANDSHAKE_TIMEOUT: Final = 5.0
+# Connections at once: an API server opens one for each question that waits, over HTTP/1.1.
+MAX_CONNECTIONS: Final = 512
+# Seconds an idle connection is kept. Go's client gives one up after 90: the end that asks should be the one to close,
+# or a question may cross the end of its connection.
+KEEP_ALIVE: Final = 120
+# Questions of one webhook that wait. Each takes milliseconds; who comes later is told at once, not after a timeout.
+MAX_WAITING: Final = 256
+# Seconds until the API server stops to wait, if it does not say; timeoutSeconds of a webhook is at most MAX_TIMEOUT ...
+TIMEOUT: Final = 10.0
+MAX_TIMEOUT: Final = 30.0
+# ... and how much earlier it is told that there will be no answer.
+HEADROOM: Final = 0.5
+# Seconds that a new world is waited for when an object names what is not in this one: what was stored just before, by
+# the same `kubectl apply`, is seen a moment later.
+PATIENCE: Final = 1.0
+
+
+class Webhooks:
+    """The server of both webhooks, or of one.
+
+    Args:
+        listener: bound and listening; it is closed at the end.
+        authority: of the certificate that is shown, and of the `caBundle` that API servers know.
+        injection: what is the same for all pods; without it there is no /inject.
+        source: the world in force, for galley; without it there is no /validate.
+        clock: the time of day.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        authority: Authority,
+        *,
+        injection: InjectionConfig | None,
+        source: Source | None,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._listener = listener
+        self._authority = authority
+        self._clock = clock
+        self._galley = None if source is None else _Galley(source, clock)
+        self._webhooks: dict[str, _Injector | _Galley] = {}
+        if injection is not None:
+            self._webhooks["inject"] = _Injector(injection)
+        if self._galley is not None:
+            self._webhooks["validate"] = self._galley
+        self.metrics = WebhookMetrics(tuple(self._webhooks))
+
+    def waiting(self) -> str:
+        """Why no question could be answered yet; empty if they can."""
+        return self._galley.waiting() if self._galley is not None else ""
+
+    async def run(self) -> None:
+        """Serve until cancelled; then what is under way is answered.
+
+        Raises:
+            CsrError: the authority has expired.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        due = serving.renew(self._authority, context, now=self._clock(), dns_names=DNS_NAMES)
+        app = Starlette(routes=[Route(f"/{name}", self._endpoint(name), methods=["POST"]) for name in self._webhooks])
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                if self._galley is not None:
+                    tasks.create_task(self._galley.follow())
+                tasks.create_task(
+                    serving.keep_fresh(self._authority, context, due, clock=self._clock, dns_names=DNS_NAMES)
+                )
+                tasks.create_task(_Server(app, self._listener, context).run_until_cancelled())
+        finally:
+            for webhook in self._webhooks.values():
+                webhook.desk.close()
+
+    def _endpoint(self, name: str) -> Callable[[HttpRequest], Awaitable[Response]]:
+        async def endpoint(http: HttpRequest) -> Response:
+            began = time.monotonic()
+            code, body, outcome = await self._answered(name, http)
+            self.metrics.answered(name, outcome, time.monotonic() - began)
+            return Response(body, code, media_type="application/json")
+
+        return endpoint
+
+    async def _answered(self, name: str, http: HttpRequest) -> tuple[int, bytes, Outcome]:
+        """HTTP status and body of an answer, and how it is to be counted."""
+        webhook = self._webhooks[name]
+        patience = _patience(http)
+        try:
+            async with asyncio.timeout(patience):
+                request = await webhook.desk.ask(admission.read, await _body(http))
+                answer = await webhook.answer(request)
+        except ReviewError as error:
+            return _failed(name, error.status, str(error))
+        except TimeoutError:
+            return _failed(name, 504, f"pymesh had no answer within {patience:g} s: is its control plane overloaded?")
+        except ClientDisconnect:
+            return _failed(name, 400, "the caller has gone")
+        except Exception:  # whatever is wrong with one question must not end the others
+            log.exception("/%s: a mistake in pymesh", name)
+            return _failed(name, 500, "a mistake in pymesh, which its control plane's log tells of: please report it")
+        if answer.refusal:
+            log.info("/%s refused: %s", name, answer.refusal)
+        outcome: Outcome = "refused" if answer.refusal else "patched" if answer.patch else "allowed"
+        return 200, admission.write(request.uid, answer), outcome
+
+
+class _Desk:
+    """The questions of one webhook: answered one after the other, in a thread, and no more of them than MAX_WAITING."""
+
+    def __init__(self, name: str) -> None:
+        self._thread = ThreadPoolExecutor(1, name)
+        self._waiting = 0
+
+    async def ask(self, function: Callable[[*Inputs], T], *inputs: *Inputs) -> T:
+        """`function(*inputs)`, as soon as it is its turn.
+
+        Raises:
+            ReviewError: too many wait already.
+        """
+        if self._waiting >= MAX_WAITING:
+            raise ReviewError(f"{MAX_WAITING} requests wait already: try again", 503)
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: function(*inputs))
+        finally:
+            self._waiting -= 1
+
+    def close(self) -> None:
+        """Answer nothing more."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+class _Injector:
+    def __init__(self, config: InjectionConfig) -> None:
+        self.desk = _Desk("injector")
+        self._config = config
+
+    async def answer(self, request: Request) -> Answer:
+        return await self.desk.ask(injector.answer, request, self._config)
+
+
+class _Galley:
+    def __init__(self, source: Source, clock: Callable[[], datetime]) -> None:
+        self.desk = _Desk("galley")
+        self._source = source
+        self._clock = clock
+        self._judge = Judge()
+        self._world: World | None = None
+        self._changed = asyncio.Condition()
+
+    def waiting(self) -> str:
+        return "" if self._world is not None else "galley waits for the configuration to be read"
+
+    async def follow(self) -> None:
+        """Keep up with the world, until cancelled."""
+        async for world in self._source.watch():
+            async with self._changed:
+                self._world = world
+                self._changed.notify_all()
+
+    async def answer(self, request: Request) -> Answer:
+        """The judge's answer; where that is about what may be on its way, a moment later."""
+        deadline = asyncio.get_running_loop().time() + PATIENCE
+        world = self._world
+        if world is None:
+            raise ReviewError(f"{self.waiting()}: try again", 503)
+        while True:
+            answer = await self.desk.ask(self._judge.answer, request, world, self._clock())
+            if not answer.dangling or request.dry_run:
+                return answer
+            newer = await self._after(world, deadline)
+            if newer is None:
+                return answer
+            world = newer
+
+    async def _after(self, world: World, deadline: float) -> World | None:
+        """The world after `world`; None if there is none until `deadline`, of the loop's clock."""
+        try:
+            async with asyncio.timeout_at(deadline), self._changed:
+                await self._changed.wait_for(lambda: self._world is not world)
+        except TimeoutError:
+            return None
+        return self._world
+
+
+class _Protocol(BoundedProtocol):
+    max_connections = MAX_CONNECTIONS
+
+
+class _Server(HttpServer):
+    """HttpServer over TLS, with a bound on handshakes that uvicorn has no setting for."""
+
+    def __init__(self, app: Starlette, listener: socket.socket, context: ssl.SSLContext) -> None:
+        super().__init__(app, listener, protocol=_Protocol, keep_alive=KEEP_ALIVE)
+        self._context = context
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the port; the loop calls what this makes for each connection."""
+        await self.lifespan.startup()
+        server = await asyncio.get_running_loop().create_server(
+            lambda: _Protocol(self.config, self.server_state, self.lifespan.state),
+            sock=self._listener,
+            ssl=self._context,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
+        )
+        self.servers = [server]
+        self.started = True
+
+
+async def _body(http: HttpRequest) -> bytes:
+    """The request's body.
+
+    Raises:
+        ReviewError: it is not JSON, or too long.
+    """
+    media_type = http.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise ReviewError("send an AdmissionReview as application/json", 415)
+    body = bytearray()
+    async for chunk in http.stream():
+        body += chunk
+        if len(body) > admission.MAX_BODY:
+            raise ReviewError(f"the review has more than {admission.MAX_BODY} bytes", 413)
+    return bytes(body)
+
+
+def _patience(http: HttpRequest) -> float:
+    """Seconds to answer in. An API server says in the URL how long it waits: `/inject?timeout=10s`."""
+    try:
+        asked = seconds(http.query_params.get("timeout", ""))
+    except ValueError:
+        asked = TIMEOUT
+    return min(max(asked - HEADROOM, HEADROOM), MAX_TIMEOUT)
+
+
+def _failed(name: str, code: int, message: str) -> tuple[int, bytes, Outcome]:
+    log.warning("/%s could not be answered (%d): %s", name, code, message)
+    return code, json.dumps(admission.status(message, code)).encode(), "failed"
