@@ -53,6 +53,12 @@ ALPN_MESH_PREFIX: Final = "istio"
 LABEL_TLS_MODE: Final = "security.istio.io/tlsMode"
 LABEL_CANONICAL_NAME: Final = "service.istio.io/canonical-name"
 LABEL_CANONICAL_REVISION: Final = "service.istio.io/canonical-revision"
+# On nodes: where they stand, from the widest to the narrowest.
+LABELS_LOCALITY: Final = (
+    "topology.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+    "topology.istio.io/subzone",
+)
 
 USER_AGENT: Final = "pymesh-proxy"
 

@@ -6,7 +6,7 @@ import sys
 import time
 
 # Libraries that tell of every start and every file; their warnings are kept.
-_CHATTY = ("uvicorn", "watchfiles", "grpc", "asyncio")
+_CHATTY = ("uvicorn", "watchfiles", "grpc", "asyncio", "httpx2", "httpcore2")
 
 
 class JsonFormatter(logging.Formatter):

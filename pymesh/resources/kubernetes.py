@@ -195,6 +195,10 @@ class Deployment(Opaque, frozen=True):
     """Deployment v1 apps."""
 
 
+class Node(Opaque, frozen=True):
+    """Node v1 core. Its labels say where it stands, and so the pods on it."""
+
+
 class Namespace(Opaque, frozen=True):
     """Namespace v1 core."""
 

@@ -29,6 +29,7 @@ _KINDS: Final[Mapping[tuple[str, str], _Kind]] = {
     ("", "Service"): _Kind("", ("v1",), kubernetes.Service),
     ("", "Pod"): _Kind("", ("v1",), kubernetes.Pod),
     ("", "ServiceAccount"): _Kind("", ("v1",), kubernetes.ServiceAccount),
+    ("", "Node"): _Kind("", ("v1",), kubernetes.Node, namespaced=False),
     ("", "Namespace"): _Kind("", ("v1",), kubernetes.Namespace, namespaced=False),
     ("", "ConfigMap"): _Kind("", ("v1",), kubernetes.ConfigMap),
     ("", "Secret"): _Kind("", ("v1",), kubernetes.Secret),
@@ -143,6 +144,18 @@ def read(
 ) -> Resource[object] | Refused:
     """The resource that plain values stand for, as an API has them, or everything that keeps them from being one."""
     return _resource(value, positions, namespace)
+
+
+def observed(value: Mapping[str, object], positions: Positions) -> Resource[object] | Refused:
+    """An object as the Kubernetes API has it. Of one that is refused it is known, too, which one it is."""
+    found = _resource(value, positions, "")
+    if isinstance(found, Refused) and found.key is None:
+        metadata = value["metadata"]
+        assert isinstance(metadata, Mapping), "every object of the API has metadata"
+        key = Key(str(value["kind"]), str(metadata.get("namespace") or ""), str(metadata["name"]))
+        errors = (ConfigError(e.problem, path=e.path, position=e.position, resource=str(key)) for e in found.errors)
+        return Refused(key, tuple(errors))
+    return found
 
 
 def _resources(document: Document, namespace: str) -> Iterator[Resource[object] | Refused]:

@@ -52,8 +52,8 @@ SILENCE: Final = 90.0
 # Seconds between two attempts: the first, each twice the one before, up to the last; half of it is random.
 FIRST_DELAY: Final = 0.5
 LAST_DELAY: Final = 30.0
-# Seconds between two looks for a kind that is not installed.
-ABSENT_DELAY: Final = 5.0
+# The same between two looks for a kind that is not installed.
+LAST_ABSENT_DELAY: Final = 10.0
 
 # Answers to a watch after which the same watch may be tried again; after any other refusal there is a list first.
 _SAME_AGAIN: Final = frozenset({401, 403, 429, *range(500, 600)})
@@ -78,6 +78,7 @@ class Reflector:
         objects: by name, as trimmed. Whoever keeps it over an `await` takes a copy; the objects never change.
         synced: whether `objects` has been complete once.
         trouble: why it is not up to date; empty if it is.
+        forbidden: whether it is that the API server does not let us.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Reflector:
         self._generation = 0  # counts the changes of `objects`
         self.synced = False
         self.trouble = ""
+        self.forbidden = False
 
     def __str__(self) -> str:
         """What it keeps, as in `pods`, `configmaps in pymesh-system (metadata.name=pymesh)`."""
@@ -155,7 +157,7 @@ class Reflector:
                     short = loop.time() - began < FIRST_DELAY
                     delay = self._backoff.after_failure() if short else self._backoff.after_success()
                 else:
-                    delay = ABSENT_DELAY * random.uniform(0.8, 1.2)  # noqa: S311  no secret
+                    delay = min(self._backoff.after_failure(), LAST_ABSENT_DELAY)
             except ExpiredError:
                 self._replica.expire()
                 delay = self._backoff.after_failure()
@@ -270,7 +272,7 @@ class Reflector:
         self._generation += changed or first
         if self.trouble:
             _log.info("%s: up to date again", self)
-        self.synced, self.trouble = True, ""
+        self.synced, self.trouble, self.forbidden = True, "", False
         if news:
             self._tell()
 
@@ -280,6 +282,7 @@ class Reflector:
         if refused or isinstance(error, _NOT_UNDERSTOOD):
             self._replica.expire()
         trouble = _sentence(error)
+        self.forbidden = isinstance(error, RefusedError) and error.code == httpx2.codes.FORBIDDEN
         if trouble != self.trouble:
             _log.warning("%s: cannot be kept up to date: %s", self, trouble)
             self.trouble = trouble

@@ -7,12 +7,18 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
+from pymesh import names
 from pymesh_controlplane.kube.replica import Object
 
 # Of an annotation's value, characters. Longer ones are documents that tools keep there (kubectl's last-applied, Helm,
 # Argo); nothing of the mesh's is.
 MAX_ANNOTATION: Final = 1024
 
+_SERVICE_SPEC: Final = (
+    "selector", "type", "clusterIP", "clusterIPs", "externalName", "externalIPs", "publishNotReadyAddresses",
+    "sessionAffinity",
+)  # fmt: skip
+_SERVICE_PORT: Final = ("name", "port", "protocol", "targetPort", "appProtocol")
 _METADATA: Final = (
     "name", "namespace", "uid", "generation", "labels", "annotations", "creationTimestamp", "deletionTimestamp",
 )  # fmt: skip
@@ -42,10 +48,32 @@ def named(value: dict[str, Any]) -> Object:
     return _outline(value)
 
 
+def service(value: dict[str, Any]) -> Object:
+    """What decides where connections to a service go. Fields that a newer Kubernetes adds do not get further."""
+    spec = value.get("spec") or {}
+    kept = _only(spec, _SERVICE_SPEC)
+    if "ports" in spec:
+        kept["ports"] = [
+            _only(port, ("name", "port", "protocol", "targetPort", "appProtocol")) for port in spec["ports"]
+        ]
+    return {**_outline(value), "spec": kept}
+
+
+def secret(value: dict[str, Any]) -> Object:
+    """What a Secret holds."""
+    return {**_outline(value), **_only(value, ("type", "data"))}
+
+
+def config_map(value: dict[str, Any]) -> Object:
+    """What a ConfigMap holds as text."""
+    return {**_outline(value), **_only(value, ("data",))}
+
+
 def pod(value: dict[str, Any]) -> Object:
     """Who a pod is, where it is, which ports its containers say, and whether it still runs."""
     spec, status = value.get("spec") or {}, value.get("status") or {}
     kept = _outline(value)
+    kept["metadata"].pop("annotations", None)
     # Deletion is told by the endpoints; a time stamp more would be one change more of every pod that goes.
     kept["metadata"].pop("deletionTimestamp", None)
     owners = [_only(item, ("kind", "name", "controller")) for item in value["metadata"].get("ownerReferences") or []]
@@ -61,7 +89,9 @@ def pod(value: dict[str, Any]) -> Object:
 
 def node(value: dict[str, Any]) -> Object:
     """Where a node stands."""
-    return _outline(value)
+    labels = value["metadata"].get("labels") or {}
+    where = {label: labels[label] for label in names.LABELS_LOCALITY if label in labels}
+    return {**_outline(value), "metadata": {"name": value["metadata"]["name"], "labels": where}}
 
 
 def endpoint_slice(value: dict[str, Any]) -> Object:

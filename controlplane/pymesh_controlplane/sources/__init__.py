@@ -1,1 +1,1 @@
-"""Where the world comes from: a directory of YAML, watched."""
+"""Where the world comes from: a directory of YAML, or the Kubernetes API, watched."""

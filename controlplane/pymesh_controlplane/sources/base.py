@@ -7,7 +7,7 @@ from pymesh_controlplane.pilot.model import World
 
 
 class Source(Protocol):
-    """Something that knows the world and notices when it changes: a directory, later the Kubernetes API."""
+    """Something that knows the world and notices when it changes: a directory, the Kubernetes API."""
 
     def watch(self) -> AsyncIterator[World]:
         """The world as it is now, at once, and then a new one after every change that matters.

@@ -4,7 +4,6 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -12,17 +11,14 @@ from typing import Final
 import watchfiles
 
 from pymesh import names
-from pymesh.errors import ConfigError
-from pymesh_controlplane.pilot.model import Problem, Severity, World
+from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.sources.files import Files
+from pymesh_controlplane.sources.in_force import InForce
 from pymesh_controlplane.sources.last_good import LastGood
 from pymesh_controlplane.sources.ledger import Ledger
 
 # Below this folder stands what a runtime observed: its Service, with a cluster IP, wins over the one that was applied.
 OBSERVED: Final = "observed"
-
-FORGOTTEN: Final = "what was in force before this start is not known"
-NOT_KEPT: Final = "after a restart what is in force now will not be known"
 
 # A change is looked at once nothing has changed for so long (an editor's several steps, a file written in pieces) ...
 QUIET_MS: Final = 50
@@ -54,10 +50,8 @@ class DirectorySource:
     ) -> None:
         self._root = root
         self._files = Files(root)
-        self._ledger = Ledger((f"{root / OBSERVED}{os.sep}",), trust_domain, root_namespace)
-        self._last_good = last_good
-        self._forgotten: tuple[Problem, ...] = ()
-        self._last: World | None = None
+        ledger = Ledger((f"{root / OBSERVED}{os.sep}",), trust_domain, root_namespace)
+        self._in_force = InForce(ledger, last_good)
 
     async def watch(self) -> AsyncIterator[World]:
         """The world as it is now, and a new one after every change that matters. One consumer at a time."""
@@ -81,25 +75,7 @@ class DirectorySource:
 
     async def _news(self) -> World | None:
         """The world, if it is not the one of last time. Parsing and judging are kept off the event loop."""
-        world = await asyncio.to_thread(self._read)
-        last, self._last = self._last, world
-        if last is not None and (last.revision, last.problems) == (world.revision, world.problems):
-            return None
-        return world
-
-    def _read(self) -> World:
-        if self._last is None and self._last_good is not None:
-            found, errors = self._last_good.load()
-            self._ledger.remember(found)
-            self._forgotten = tuple(Problem.of(error, Severity.WARNING, FORGOTTEN) for error in errors)
-        world = self._ledger.update(self._files.read(), datetime.now(UTC))
-        problems = [*world.problems, *self._forgotten]
-        if self._last_good is not None:
-            try:
-                self._last_good.save(self._ledger.written())
-            except ConfigError as error:
-                problems.append(Problem.of(error, Severity.WARNING, NOT_KEPT))
-        return replace(world, problems=tuple(problems))
+        return await asyncio.to_thread(lambda: self._in_force.update(self._files.read(), datetime.now(UTC)))
 
 
 async def _wakes(root: Path) -> AsyncGenerator[bool, None]:

@@ -162,12 +162,7 @@ def _has_errors(problems: Iterable[Problem]) -> bool:
 
 
 def _with_consequence(problems: Iterable[Problem], consequence: str) -> list[Problem]:
-    return [
-        replace(p, consequence=consequence)
-        if p.severity is Severity.ERROR
-        else p
-        for p in problems
-    ]
+    return [replace(p, consequence=consequence) if p.severity is Severity.ERROR else p for p in problems]
 
 
 def _place(problem: Problem) -> tuple[str, int, int, str, str]:

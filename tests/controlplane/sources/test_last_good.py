@@ -14,7 +14,8 @@ from pymesh.resources.parse import parse
 from pymesh.resources.resource import Key, Resource, holds
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.sources import last_good as module
-from pymesh_controlplane.sources.directory import FORGOTTEN, NOT_KEPT, DirectorySource
+from pymesh_controlplane.sources.directory import DirectorySource
+from pymesh_controlplane.sources.in_force import FORGOTTEN, NOT_KEPT
 from pymesh_controlplane.sources.last_good import FILE, LastGood
 from pymesh_controlplane.sources.ledger import KEPT, NOTHING
 from tests.controlplane.pilot.worlds import BOOKINFO, service

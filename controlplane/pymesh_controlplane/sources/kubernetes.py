@@ -1,0 +1,200 @@
+"""The Kubernetes source: what a cluster has, and what people apply to it, as it changes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import aclosing
+from datetime import UTC, datetime
+from operator import itemgetter
+from typing import Final
+
+from lightkube import AsyncClient
+from lightkube.resources import core_v1
+
+from pymesh import names
+from pymesh.errors import Position
+from pymesh.resources.istio import Gateway
+from pymesh.resources.parse import Parsed, Refused, observed
+from pymesh.resources.resource import Positions, Resource
+from pymesh_controlplane.kube import trim
+from pymesh_controlplane.kube.reflector import Reflector
+from pymesh_controlplane.kube.replica import Name, Object
+from pymesh_controlplane.kube.watches import Watches
+from pymesh_controlplane.metrics import Metrics
+from pymesh_controlplane.pilot.model import Problem, Severity, World
+from pymesh_controlplane.pilot.push import Debounce
+from pymesh_controlplane.sources import kinds, secrets
+from pymesh_controlplane.sources.in_force import InForce
+from pymesh_controlplane.sources.last_good import LastGood
+from pymesh_controlplane.sources.ledger import Ledger
+
+# What stands in problems where a directory has the name of a file.
+PLACE: Final = "kubernetes"
+# A change is looked at once nothing has changed for so long (seconds), or, while it goes on and on, after so long.
+QUIET: Final = 0.05
+PATIENCE: Final = 0.4
+# Of what is waited for, this much is said in `/ready`.
+MAX_WAITING: Final = 3
+
+STALE: Final = "what was last heard of it stays in force"
+WITHOUT: Final = "the servers that need it have no certificate"
+
+
+class KubernetesSource:
+    """Watches the API server: Kubernetes' own kinds, the mesh's, and the Secrets that Gateways name.
+
+    There is no world before everything was listed once. What is wrong is in `World.problems`; what it said before stays
+    in force meanwhile. A kind that is not installed has no objects, until it is.
+
+    Args:
+        client: of the API server, from `kube.client.connect`.
+        with_secrets: whether Secrets are read at all: pilot needs them, policy does not.
+        last_good: where what is in force is kept, so that it is known to the next process; by default nowhere.
+    """
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        *,
+        trust_domain: str = names.TRUST_DOMAIN,
+        root_namespace: str = names.SYSTEM_NAMESPACE,
+        with_secrets: bool = True,
+        last_good: LastGood | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._client = client
+        self._with_secrets = with_secrets
+        self._metrics = metrics
+        self._in_force = InForce(Ledger((), trust_domain, root_namespace), last_good)
+        self._objects = _Objects()
+        self._watches = Watches()
+        self._reflectors = [self._reflector(kind, root_namespace) for kind in kinds.ALL]
+        self._secrets: dict[tuple[str, str], Reflector] = {}
+        self._needed: Mapping[tuple[str, str], Resource[Gateway]] = {}
+
+    def waiting(self) -> str:
+        """What it waits for, for `/ready`; empty once everything has been listed."""
+        found = [text for reflector in self._reflectors if (text := reflector.waiting())]
+        more = f", and {len(found) - MAX_WAITING} more" if len(found) > MAX_WAITING else ""
+        return ", ".join(found[:MAX_WAITING]) + more
+
+    async def watch(self) -> AsyncIterator[World]:
+        """The world as it is now, and a new one after every change that matters. One consumer, once."""
+        news: World | None = None
+        told = False
+        async with self._watches, aclosing(self._watches.bursts(Debounce(QUIET, PATIENCE))) as bursts:
+            for reflector in self._reflectors:
+                self._watches.start(reflector)
+            async for _ in bursts:
+                if self.waiting():
+                    continue
+                if (world := await self._read()) is not None:
+                    news = world
+                    await self._ask_for_secrets(world)
+                # The first world has the Secrets that it needs: to a proxy that had them they are not to be lost.
+                if news is not None and (told or all(map(_answered, self._secrets.values()))):
+                    told = True
+                    yield news
+                    news = None
+
+    async def _read(self) -> World | None:
+        """The world, if it is not the one of last time. Parsing and judging are kept off the event loop."""
+        reflectors = [*self._reflectors, *self._secrets.values()]
+        pictures = {str(reflector): dict(reflector.objects) for reflector in reflectors}
+        troubles = (*self._stale(), *self._unread_secrets())
+        now = datetime.now(UTC)
+        return await asyncio.to_thread(
+            lambda: self._in_force.update({PLACE: self._objects.parsed(pictures)}, now, troubles)
+        )
+
+    def _stale(self) -> Iterator[Problem]:
+        for reflector in self._reflectors:
+            if reflector.trouble:
+                sentence = f"{reflector} are not up to date: {reflector.trouble}"
+                yield Problem(Severity.WARNING, sentence, position=Position(PLACE), consequence=STALE)
+
+    # --- Secrets ---------------------------------------------------------------------------------------------------
+
+    async def _ask_for_secrets(self, world: World) -> None:
+        """Watch the Secrets that `world` needs, and no others."""
+        self._needed = secrets.wanted(world) if self._with_secrets else {}
+        kept = sorted(self._needed)[: secrets.MAX_SECRETS]
+        for place in [place for place in self._secrets if place not in kept]:
+            await self._watches.stop(self._secrets.pop(place))
+        for namespace, name in kept:
+            if (namespace, name) not in self._secrets:
+                reflector = Reflector(
+                    self._client,
+                    core_v1.Secret,
+                    namespace=namespace,
+                    fields=f"metadata.name={name}",
+                    trim=trim.secret,
+                    notify=self._watches.changed,
+                    metrics=self._metrics,
+                )
+                self._secrets[namespace, name] = reflector
+                self._watches.start(reflector)
+
+    def _unread_secrets(self) -> Iterator[Problem]:
+        for (namespace, name), gateway in sorted(self._needed.items(), key=itemgetter(0)):
+            reflector = self._secrets.get((namespace, name))
+            if reflector is None:
+                sentence = f"Secret {namespace}/{name} is not read: only {secrets.MAX_SECRETS} Secrets are"
+            elif reflector.trouble:
+                sentence = f"Secret {namespace}/{name} cannot be read: {reflector.trouble}"
+                if reflector.forbidden:
+                    sentence = (
+                        f"Secret {namespace}/{name} must not be read: bind a Role of namespace {namespace} with the "
+                        f"verbs get, list and watch on secrets to the control plane's ServiceAccount"
+                    )
+            else:
+                continue
+            error = gateway.error(sentence, "spec.servers")
+            yield Problem.of(error, Severity.WARNING, WITHOUT)
+
+    def _reflector(self, kind: kinds.Kind, root_namespace: str) -> Reflector:
+        return Reflector(
+            self._client,
+            kind.resources,
+            namespace=root_namespace if kind.system else None,
+            fields=kind.fields,
+            trim=kind.trim,
+            optional=kind.optional,
+            notify=self._watches.changed,
+            metrics=self._metrics,
+        )
+
+
+def _answered(reflector: Reflector) -> bool:
+    return reflector.synced or bool(reflector.trouble)
+
+
+class _Objects:
+    """Objects → resources; what has not changed is not read again."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, Name], tuple[Object, Resource[object] | Refused]] = {}
+
+    def parsed(self, pictures: Mapping[str, Mapping[Name, Object]]) -> Parsed:
+        """What the objects of all reflectors say."""
+        before, self._known = self._known, {}
+        for source, objects in pictures.items():
+            for name, value in objects.items():
+                if not _counts(value):
+                    continue
+                entry = before.get((source, name))
+                if entry is None or entry[0] is not value:
+                    entry = (value, observed(value, Positions(PLACE, {})))
+                self._known[source, name] = entry
+        results = [result for _, result in self._known.values()]
+        return Parsed(
+            tuple(result for result in results if isinstance(result, Resource)),
+            tuple(result for result in results if isinstance(result, Refused)),
+        )
+
+
+def _counts(value: Object) -> bool:
+    """Whether it is there for others: a pod that has no address yet, or has ended, is not."""
+    if value["kind"] != "Pod":
+        return True
+    status = value["status"]
+    return bool(status.get("podIP")) and status.get("phase") not in {"Succeeded", "Failed"}

@@ -1,0 +1,52 @@
+"""Which Secrets the world needs: those that Gateways name, where the pods of those Gateways are. Pure."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from pymesh.resources.istio import Gateway
+from pymesh.resources.resource import Resource
+from pymesh_controlplane.pilot.credentials import CA_SUFFIX
+from pymesh_controlplane.pilot.gateways import TERMINATED, selects
+from pymesh_controlplane.pilot.model import World
+
+# Secrets, each of which is a watch of its own: as many as one client's connections to the API server leave room for.
+MAX_SECRETS: Final = 64
+
+
+def wanted(world: World) -> dict[tuple[str, str], Resource[Gateway]]:
+    """By (namespace, name), the first Gateway that needs the Secret.
+
+    A Gateway is served by the pods that it selects and that have no sidecar; one that selects none by name is looked
+    for in the system namespace, where the gateways of the mesh are.
+    """
+    found: dict[tuple[str, str], Resource[Gateway]] = {}
+    for gateway in world.gateways:
+        credentials = list(_credentials(gateway.value))
+        if credentials:
+            for namespace in _namespaces(gateway.value, world):
+                for name in credentials:
+                    found.setdefault((namespace, name), gateway)
+    return found
+
+
+def _credentials(gateway: Gateway) -> Mapping[str, None]:
+    found: dict[str, None] = {}
+    for server in gateway.spec.servers:
+        tls = server.tls
+        if tls is not None and tls.credential_name is not None and tls.mode in TERMINATED:
+            found[tls.credential_name] = None
+            if tls.mode == "MUTUAL":
+                found[f"{tls.credential_name}{CA_SUFFIX}"] = None
+    return found
+
+
+def _namespaces(gateway: Gateway, world: World) -> list[str]:
+    if not gateway.spec.selector:
+        return [world.root_namespace]
+    return sorted(
+        {
+            workload.namespace
+            for workload in world.workloads.values()
+            if not workload.mesh and selects(gateway, workload.labels)
+        }
+    )
