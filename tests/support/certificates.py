@@ -1,5 +1,6 @@
 """A certificate authority for tests: as citadel signs, but with any name, life and flaw a test wants."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -55,6 +56,8 @@ class Authority:
         uri: str = "",
         dns: tuple[str, ...] = (),
         ips: tuple[str, ...] = (),
+        common_name: str = "",
+        organizations: tuple[str, ...] = (),
         begins: float = -60.0,
         lasts: float = HOUR,
     ) -> Issued:
@@ -66,7 +69,9 @@ class Authority:
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        return Issued(self._chain(key.public_key(), names, begins, lasts), private)
+        subject = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, each) for each in organizations]
+        subject += [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
+        return Issued(self._chain(key.public_key(), names, begins, lasts, subject), private)
 
     def sign(self, csr: str | bytes, *, uri: str | None = None, begins: float = -60.0, lasts: float = HOUR) -> bytes:
         """The chain for a request (PEM), with the names it asks for, or `uri` instead."""
@@ -78,12 +83,17 @@ class Authority:
         return self._chain(public, names, begins, lasts)
 
     def _chain(
-        self, key: CertificateIssuerPublicKeyTypes, names: list[x509.GeneralName], begins: float, lasts: float
+        self,
+        key: CertificateIssuerPublicKeyTypes,
+        names: list[x509.GeneralName],
+        begins: float,
+        lasts: float,
+        subject: Sequence[x509.NameAttribute] = (),
     ) -> bytes:
         begin = datetime.now(UTC) + timedelta(seconds=begins)
         leaf = (
             x509.CertificateBuilder()
-            .subject_name(x509.Name([]))
+            .subject_name(x509.Name(subject))
             .issuer_name(self._name)
             .public_key(key)
             .serial_number(x509.random_serial_number())
@@ -96,11 +106,12 @@ class Authority:
                 critical=False,
             )
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
-            .add_extension(x509.SubjectAlternativeName(names), critical=True)
-            .sign(self._key, hashes.SHA256())
         )
+        if names:
+            leaf = leaf.add_extension(x509.SubjectAlternativeName(names), critical=not subject)
+        signed = leaf.sign(self._key, hashes.SHA256())
         above = [self._certificate] if self.parent else []
-        return b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in [leaf, *above])
+        return b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in [signed, *above])
 
 
 def _key_usage(*, ca: bool) -> x509.KeyUsage:

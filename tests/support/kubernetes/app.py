@@ -1,0 +1,201 @@
+"""The API server as an ASGI application: who asks, what for, in which form; then one verb of reads.py or writes.py."""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from tests.support.kubernetes import bodies, discovery, openapi, reads, tables
+from tests.support.kubernetes.cluster import Answer, Cluster
+from tests.support.kubernetes.errors import (
+    ApiError,
+    Object,
+    internal,
+    method_not_allowed,
+    no_such_path,
+    not_acceptable,
+)
+from tests.support.kubernetes.kinds import Kind
+from tests.support.kubernetes.requests import Target, User, target
+from tests.support.kubernetes.writes import Write
+
+LOG = logging.getLogger(__name__)
+_SERVED = ("application/json", "application/yaml", "application/vnd.kubernetes.protobuf")
+_HEALTH = ("/healthz", "/livez", "/readyz")
+
+Form = Mapping[str, str]
+
+
+class Api:
+    """The application. `user_of` tells who sends a request, and `authorize` what they may; both raise ApiError."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        user_of: Callable[[Request], User],
+        authorize: Callable[[User, Target | None, Request], None],
+    ) -> None:
+        self._cluster = cluster
+        self._user_of = user_of
+        self._authorize = authorize
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await send({"type": "websocket.close"})
+            return
+        request = Request(scope, receive)
+        try:
+            response = await self._answer(request)
+        except ApiError as error:
+            response = _json(error.status(), error.code)
+            if "retryAfterSeconds" in error.details:
+                response.headers["retry-after"] = str(error.details["retryAfterSeconds"])
+        except Exception as error:
+            LOG.exception("%s %s", request.method, request.url.path)
+            response = _json(internal(str(error)).status(), 500)
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        user = self._user_of(request)
+        query = dict(request.query_params)
+        asked = target(request.method, request.url.path, query)
+        self._authorize(user, asked, request)
+        if asked is None:
+            return self._page(request)
+        kind = self._cluster.registry.get(asked.group, asked.version, asked.plural)
+        if asked.subresource and asked.subresource not in kind.subresources:
+            raise no_such_path()
+        if asked.verb not in kind.verbs and not asked.subresource:
+            raise method_not_allowed(request.method)
+        form = _form(request.headers.get("accept", ""))
+        if asked.verb == "watch":
+            events = await reads.watch(self._cluster.store, kind, asked, query)
+            return StreamingResponse(_lines(events, kind, form, query), media_type="application/json")
+        answer = await self._verb(kind, asked, query, user, request)
+        response = _json(_formed(answer.body, kind, form, query), answer.code)
+        for warning in answer.warnings:
+            response.headers.append("warning", f'299 - "{warning.replace(chr(34), chr(92) + chr(34))}"')
+        return response
+
+    async def _verb(self, kind: Kind, asked: Target, query: Mapping[str, str], user: User, request: Request) -> Answer:
+        match asked.verb:
+            case "get":
+                return Answer(reads.get(self._cluster.store, kind, asked))
+            case "list":
+                return Answer(reads.listed(self._cluster.store, kind, asked, query))
+        write = Write(self._cluster, kind, asked, query, user)
+        body, media = await request.body(), request.headers.get("content-type", "")
+        match asked.verb:
+            case "create":
+                return await write.create(bodies.read(body, media))
+            case "update":
+                return await write.replace(bodies.read(body, media))
+            case "patch":
+                return await write.patch(body, media)
+            case "delete":
+                return await write.delete(bodies.read(body, media) if body else {})
+            case "deletecollection":
+                return await write.delete_all(bodies.read(body, media) if body else {})
+        raise no_such_path()
+
+    def _page(self, request: Request) -> Response:
+        """What is not a resource: discovery, the version, health."""
+        if request.method not in ("GET", "HEAD"):
+            raise method_not_allowed(request.method)
+        registry = self._cluster.registry
+        path = request.url.path.rstrip("/")
+        accept = request.headers.get("accept", "")
+        if path in _HEALTH:
+            return Response("ok", media_type="text/plain")
+        if path in ("/api", "/apis") and (version := _aggregated(accept)):
+            names = [""] if path == "/api" else registry.groups()
+            found = discovery.aggregated(registry, names, version)
+            media = f"application/json;g=apidiscovery.k8s.io;v={version};as={discovery.AGGREGATED}"
+            return Response(msgspec.json.encode(found), media_type=media)
+        match path.split("/")[1:]:
+            case ["version"]:
+                return _json(discovery.VERSION)
+            case ["api"]:
+                return _json(discovery.core_versions(request.url.netloc))
+            case ["apis"]:
+                return _json(discovery.groups(registry))
+            case ["api", version]:
+                return _json(discovery.resources(registry, "", version))
+            case ["apis", group]:
+                return _json(discovery.group(registry, group))
+            case ["apis", group, version]:
+                return _json(discovery.resources(registry, group, version))
+            case ["openapi", "v3"]:
+                return _json(openapi.index(registry))
+            case ["openapi", "v3", *more]:
+                return _json(openapi.document(registry, "/".join(more)))
+        raise no_such_path()
+
+
+def _json(found: object, code: int = 200) -> Response:
+    return Response(msgspec.json.encode(found), code, media_type="application/json")
+
+
+def _options(clause: str) -> tuple[str, Form]:
+    media, *parameters = (part.strip() for part in clause.split(";"))
+    return media, dict(part.split("=", 1) for part in parameters if "=" in part)
+
+
+def _form(accept: str) -> Form:
+    """How the client wants its answer: `{}` is plain JSON, `as` says Table or PartialObjectMetadata.
+
+    Raises:
+        ApiError: 406.
+    """
+    for clause in accept.split(",") if accept.strip() else ["*/*"]:
+        media, parameters = _options(clause)
+        if media in ("application/json", "application/*", "*/*"):
+            return parameters if media == "application/json" else {}
+    raise not_acceptable(_SERVED[:1])
+
+
+def _aggregated(accept: str) -> str:
+    """The version of aggregated discovery that is accepted; "" for none."""
+    for clause in accept.split(","):
+        media, parameters = _options(clause)
+        if media == "application/json":
+            if parameters.get("as") == discovery.AGGREGATED and parameters.get("v") in ("v2", "v2beta1"):
+                return parameters["v"]
+            if not parameters:
+                return ""
+    return ""
+
+
+def _formed(body: Object, kind: Kind, form: Form, query: Mapping[str, str]) -> Object:
+    wanted = form.get("as", "")
+    is_list = "items" in body and body["kind"].endswith("List")
+    if body["kind"] == "Status" or not wanted:
+        return body
+    include = query.get("includeObject", "Metadata")
+    if wanted == "Table":
+        items = body["items"] if is_list else [body]
+        meta = body["metadata"] if is_list else {"resourceVersion": body["metadata"].get("resourceVersion", "")}
+        return tables.table(kind, items, meta, include)
+    if wanted == "PartialObjectMetadata":
+        return tables.partial(body)
+    if wanted == "PartialObjectMetadataList":
+        return {"kind": wanted, "apiVersion": "meta.k8s.io/v1", "metadata": body["metadata"],
+                "items": [tables.partial(each) for each in body["items"]]}  # fmt: skip
+    raise not_acceptable(_SERVED[:1])
+
+
+async def _lines(
+    events: AsyncIterator[Object], kind: Kind, form: Form, query: Mapping[str, str]
+) -> AsyncIterator[bytes]:
+    first = True
+    async for event in events:
+        if event["type"] not in ("ERROR", "BOOKMARK") and form:
+            made = _formed(event["object"], kind, {**form, "as": form.get("as", "").removesuffix("List")}, query)
+            if made["kind"] == "Table" and not first:
+                made = made | {"columnDefinitions": None}
+            event, first = event | {"object": made}, False
+        yield msgspec.json.encode(event) + b"\n"

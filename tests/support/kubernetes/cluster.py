@@ -1,0 +1,29 @@
+"""The state of one API server, and what all requests share."""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.support.kubernetes.errors import Object
+from tests.support.kubernetes.registry import Registry
+from tests.support.kubernetes.store import Store
+
+
+@dataclass(slots=True)
+class Cluster:
+    """Outlives a server that is stopped and started again, as etcd does."""
+
+    store: Store = field(default_factory=Store)
+    registry: Registry = field(default_factory=Registry)
+    clock: Callable[[], float] = time.time
+    dice: random.Random = field(default_factory=random.SystemRandom)
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a verb gives: a body, its status, and warnings for the person who asked."""
+
+    body: Object
+    code: int = 200
+    warnings: list[str] = field(default_factory=list)
