@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
-from urllib.parse import urlencode
 
 import typer
 import yaml
@@ -13,13 +12,11 @@ from rich.console import Console
 
 from pymesh.errors import MeshError, printable
 from pymesh.resources.fields import seconds
-from pymesh_controlplane.cli import output
-from pymesh_controlplane.cli.mesh import LocalMesh, check_machine
+from pymesh_controlplane.cli import output, target
 from pymesh_controlplane.telemetry.graph import KEEP
 
 HEADER: Final = ("FROM", "TO", "SERVICE", "PROTOCOL", "RATE", "ERRORS", "P50", "P99", "MTLS")
 
-_Mesh = Annotated[str, typer.Option("--mesh", envvar="PYMESH_MESH", help="Name of the mesh.")]
 _Window = Annotated[str, typer.Option(help="How far back, as in 30s or 5m; five minutes are kept.")]
 _Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Only from, to or within this namespace.")]
 
@@ -35,16 +32,23 @@ class Format(enum.StrEnum):
     dot = "dot"
 
 
-def graph(
+def graph(  # noqa: PLR0917  a command has as many options as it has
     window: _Window = "60s",
-    mesh: _Mesh = "default",
+    mesh: target.MeshName = "",
+    context: target.Context = "",
+    kubeconfig: target.Kubeconfig = "",
     namespace: _Namespace = "",
+    everywhere: target.Everywhere = False,
     output_format: Annotated[Format, typer.Option("-o", "--output", help="How to print.")] = Format.table,
 ) -> None:
-    """Show who talks to whom: requests a second, errors, the time that half and 99 % of them took, mutual TLS."""
-    check_machine()
+    """Show who talks to whom: requests a second, errors, the time that half and 99 % of them took, mutual TLS.
+
+    On this machine or in a cluster.
+    """
+    namespace = target.only(namespace, everywhere)
     query = {"window": _seconds(window)} | ({"namespace": namespace} if namespace else {})
-    document = LocalMesh(mesh).client.get(f"/telemetry/graph?{urlencode(query)}")
+    with target.opened(mesh, context, kubeconfig) as found:
+        document: Mapping[str, Any] = found.telemetry("graph", query)
     out = Console(highlight=False)
     edges: list[Edge] = document["edges"]
     match output_format:

@@ -5,17 +5,19 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 
 from pymesh.errors import MeshError
+from pymesh_controlplane.cli import columns, kubectl, manifests, output
 from pymesh_controlplane.cli import logs as log_files
-from pymesh_controlplane.cli import manifests, output
 from pymesh_controlplane.cli.demo.command import demo
 from pymesh_controlplane.cli.graph import graph
 from pymesh_controlplane.cli.inject import inject
+from pymesh_controlplane.cli.install import install, uninstall
 from pymesh_controlplane.cli.kinds import kind_of
 from pymesh_controlplane.cli.mesh import READY_TIMEOUT, LocalMesh, check_machine, container_of, title
 from pymesh_controlplane.cli.output import Format
@@ -23,19 +25,21 @@ from pymesh_controlplane.cli.progress import step
 from pymesh_controlplane.cli.prometheus import prometheus
 from pymesh_controlplane.cli.requests import journey, requests
 from pymesh_controlplane.cli.shift import shift
+from pymesh_controlplane.cli.status import status
+from pymesh_controlplane.cli.target import Everywhere, only
 from pymesh_controlplane.cli.validate import validate
 from pymesh_controlplane.local import launch as launcher
 from pymesh_controlplane.local.texts import Text
 
 app = typer.Typer(
     name="pymesh",
-    help="A service mesh on this machine: pods as network namespaces, with sidecars and a control plane.",
+    help="A service mesh: on this machine, where pods are network namespaces, or in a Kubernetes cluster.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-Mesh = Annotated[str, typer.Option("--mesh", envvar="PYMESH_MESH", help="Name of the mesh.")]
+Mesh = Annotated[str, typer.Option("--mesh", envvar="PYMESH_MESH", help="Name of the mesh of this machine.")]
 Files = Annotated[list[str], typer.Option("-f", "--filename", help="A file or directory with manifests; - is stdin.")]
 Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Namespace of what names none.")]
 OnlyNamespace = Annotated[str, typer.Option("-n", "--namespace", help="Only this namespace.")]
@@ -75,7 +79,10 @@ def up(  # noqa: PLR0917  a command has as many options as it has
     timeout: Annotated[float, typer.Option(help="Seconds to wait until everything is ready.")] = READY_TIMEOUT,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and end the mesh on Ctrl-C.")] = False,
 ) -> None:
-    """Start a mesh, run the manifests in it, and wait until everything is ready."""
+    """Start a mesh on this machine, run the manifests in it, and wait until everything is ready.
+
+    In a cluster: pymesh install.
+    """
     check_machine()
     texts = manifests.read(filename)
     local = LocalMesh(mesh)
@@ -126,7 +133,10 @@ def _until_ended(pid: int) -> None:
 
 @app.command()
 def down(mesh: Mesh = "default") -> None:
-    """End a mesh and remove everything of it, whatever state it is in."""
+    """End a mesh of this machine and remove everything of it, whatever state it is in.
+
+    In a cluster: pymesh uninstall.
+    """
     check_machine()
     if LocalMesh(mesh).down():
         err.print(f"mesh {mesh} is gone, and nothing of it is left")
@@ -135,24 +145,52 @@ def down(mesh: Mesh = "default") -> None:
 
 
 @app.command()
-def ps(mesh: Mesh = "default", namespace: OnlyNamespace = "", output_format: Output = Format.table) -> None:
-    """List the pods, and say of each that is not ready what it waits for."""
+def ps(
+    mesh: Mesh = "default",
+    namespace: OnlyNamespace = "",
+    everywhere: Everywhere = False,
+    output_format: Output = Format.table,
+) -> None:
+    """List the pods of a mesh of this machine, and say of each that is not ready what it waits for.
+
+    In a cluster: kubectl get pods.
+    """
+    namespace = only(namespace, everywhere)
     check_machine()
     rows = [row for row in LocalMesh(mesh).rows() if namespace in {"", row["namespace"]}]
-    output.show(out, output_format, rows, output.POD_HEADER, output.pod_rows(rows, time.time()))
+    _show(output_format, rows, output.POD_HEADER, output.pod_rows(rows, time.time()), namespace)
+
+
+def _show(
+    output_format: Format, document: Any, header: Sequence[str], rows: Sequence[Sequence[str]], namespace: str
+) -> None:
+    """Print what was found; of nothing a sentence as kubectl's, and no header."""
+    if rows or output_format is not Format.table:
+        output.show(out, output_format, document, header, rows)
+    else:
+        err.print(f"No resources found{f' in {namespace} namespace' if namespace else ''}.", markup=False)
 
 
 @app.command()
-def apply(
+def apply(  # noqa: PLR0917  as above
     filename: Files,
     mesh: Mesh = "default",
     namespace: Namespace = "default",
     force: Annotated[bool, typer.Option("--force", help="Even if what is in force becomes wrong.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Until every pod is ready and every proxy knows of it.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait, with --wait.")] = READY_TIMEOUT,
 ) -> None:
-    """Put manifests in force: all of them or, if one is wrong or makes wrong what is in force, none."""
+    """Put manifests in force in a mesh of this machine: all of them or, if one is wrong or makes wrong what is, none.
+
+    In a cluster: kubectl apply; galley judges there, too.
+    """
     check_machine()
-    for name, outcome in LocalMesh(mesh).apply(manifests.read(filename), namespace, _warn, force=force):
+    local = LocalMesh(mesh)
+    for name, outcome in local.apply(manifests.read(filename), namespace, _warn, force=force):
         out.print(f"{name} {outcome}")
+    if wait:
+        with step(err, "waiting until everything is ready") as update:
+            local.wait(update, timeout)
 
 
 @app.command()
@@ -164,7 +202,10 @@ def delete(  # noqa: PLR0917  as above
     namespace: Namespace = "default",
     force: Annotated[bool, typer.Option("--force", help="Even if what stays in force names it.")] = False,
 ) -> None:
-    """Take resources out of force: one by KIND and NAME, or what is in files. What others name is kept."""
+    """Take resources out of force in a mesh of this machine: by KIND and NAME, or by files. What others name is kept.
+
+    In a cluster: kubectl delete.
+    """
     check_machine()
     if bool(filename) == bool(kind and name):
         raise typer.BadParameter("name either KIND and NAME, or files with -f")
@@ -191,19 +232,25 @@ def _parsed(text: Text, namespace: str) -> list[Any]:
 
 
 @app.command()
-def get(
+def get(  # noqa: PLR0917  as above
     kind: Annotated[str, typer.Argument(help="Kind, as in pods, svc or virtualservice; `all` is every kind.")],
     name: Annotated[str, typer.Argument(help="Only the one of this name.")] = "",
     mesh: Mesh = "default",
     namespace: OnlyNamespace = "",
+    everywhere: Everywhere = False,
     output_format: Output = Format.table,
 ) -> None:
-    """Show resources, as they were applied and with what is observed of them."""
+    """Show resources of a mesh of this machine, as they were applied and with what is observed of them.
+
+    In a cluster: kubectl get.
+    """
+    namespace = only(namespace, everywhere)
     check_machine()
     wanted = "" if kind == "all" else kind_of(kind)
+    everything = LocalMesh(mesh).client.get("/objects")["items"]
     found = [
         document
-        for document in LocalMesh(mesh).client.get("/objects")["items"]
+        for document in everything
         if wanted in {"", document["kind"]}
         and name in {"", document["metadata"]["name"]}
         and namespace in {"", document["metadata"].get("namespace", "")}
@@ -211,9 +258,9 @@ def get(
     if name and not found:
         raise MeshError(f"there is no {title(wanted, namespace, name)}")
     found.sort(key=lambda item: (item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"]))
-    header, rows = output.object_rows(found, wanted)
+    header, rows = columns.object_rows(found, wanted, everything, time.time())
     one_or_list = found[0] if name and len(found) == 1 else {"apiVersion": "v1", "kind": "List", "items": found}
-    output.show(out, output_format, one_or_list, header, rows)
+    _show(output_format, one_or_list, header, rows, namespace)
 
 
 @app.command(name="exec", context_settings={"ignore_unknown_options": True})
@@ -224,7 +271,10 @@ def exec_(
     mesh: Mesh = "default",
     namespace: OnlyNamespace = "",
 ) -> None:
-    """Run a command in a container, as its user. The exit status is the command's."""
+    """Run a command in a container of a mesh of this machine, as its user. The exit status is the command's.
+
+    In a cluster: kubectl exec.
+    """
     check_machine()
     local = LocalMesh(mesh)
     launch = local.launch(local.find_pod(pod, namespace), container, command)
@@ -250,7 +300,10 @@ def logs(  # noqa: PLR0917  as above
     mesh: Mesh = "default",
     namespace: OnlyNamespace = "",
 ) -> None:
-    """Print what a container wrote."""
+    """Print what a container of a mesh of this machine wrote.
+
+    In a cluster: kubectl logs.
+    """
     check_machine()
     local = LocalMesh(mesh)
     row = local.find_pod(pod, namespace)
@@ -265,24 +318,10 @@ def logs(  # noqa: PLR0917  as above
         raise typer.Exit(130) from None
 
 
-@app.command()
-def status(mesh: Mesh = "default", output_format: Output = Format.table) -> None:
-    """Say of each proxy whether it has taken the configuration that pilot has for it, and what pilot has refused."""
-    check_machine()
-    client = LocalMesh(mesh).client
-    proxies, problems = client.get("/syncz"), client.get("/configz")["problems"]
-    header = ("PROXY", "KIND", *output.STATUS_TYPES, "ERROR")
-    document = {"proxies": proxies, "problems": problems}
-    output.show(out, output_format, document, header, output.status_rows(proxies))
-    if output_format is Format.table:
-        for problem in problems:
-            out.print(output.problem_line(problem), soft_wrap=True)
-
-
+app.command()(install)
+app.command()(uninstall)
 app.command()(inject)
-app.command()(validate)
-app.command()(shift)
-for command in (graph, requests, journey, prometheus):
+for command in (validate, status, shift, graph, requests, journey, prometheus):
     app.command()(command)
 app.command()(demo)
 
@@ -293,6 +332,7 @@ def main() -> None:
     Whoever reads what is printed may go away, as `head` does: no error, but an end, with READER_GONE.
     """
     try:
+        kubectl.require_this_machine(sys.argv[1:])
         app()
     except SystemExit as end:
         # rich and typer make 1 of it; only what they were handling tells it from an error.

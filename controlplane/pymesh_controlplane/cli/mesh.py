@@ -5,15 +5,22 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode
 
+from pymesh import names
 from pymesh.errors import MeshError
+from pymesh.resources.resource import Key
 from pymesh_controlplane.cli.client import Client
+from pymesh_controlplane.injector.containers import PROXY
 from pymesh_controlplane.local import network, processes, state, system
 from pymesh_controlplane.local.launch import Launch
-from pymesh_controlplane.local.texts import Text
+from pymesh_controlplane.local.texts import Text, as_text
+
+if TYPE_CHECKING:
+    from pymesh_controlplane.cli.target import Answers
 
 # Seconds until the supervisor answers; making the network takes a tenth of one.
 SUPERVISOR_TIMEOUT: Final = 15.0
@@ -23,6 +30,15 @@ _POLL: Final = 0.05
 
 Update = Callable[[str], None]
 Expected = tuple[tuple[str, str, str], Mapping[str, Any] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Pilot:
+    """What one replica of pilot says: what it has in force (`/debug/configz`), and of its proxies (`/debug/syncz`)."""
+
+    name: str
+    config: Mapping[str, Any]
+    proxies: Sequence[Mapping[str, Any]]
 
 
 def check_machine() -> None:
@@ -220,6 +236,60 @@ class LocalMesh:
         if done.returncode:
             raise MeshError(f"{' '.join(command)} in {pod}: {done.stderr.decode(errors='replace').strip()}")
         return done.stdout.decode(errors="replace")
+
+    # --- what commands need of any mesh: see `target.Mesh` ---
+
+    @property
+    def namespace(self) -> str:
+        """Where a person means who names none."""
+        return "default"
+
+    def objects(self, kinds: Collection[str], namespace: str = "") -> list[dict[str, Any]]:
+        """The objects of these kinds."""
+        return [
+            item
+            for item in self.client.get("/objects")["items"]
+            if item["kind"] in kinds and namespace in {"", item["metadata"].get("namespace", "")}
+        ]
+
+    def pods(self) -> dict[str, str]:
+        """Names of pods by address."""
+        return {row["ip"]: row["name"] for row in self.rows() if row["ip"]}
+
+    def telemetry(self, page: str, query: Mapping[str, object]) -> Any:
+        """A page of the collector."""
+        return self.client.get(f"/telemetry/{page}?{urlencode(query)}")
+
+    def pilots(self) -> list[Pilot]:
+        """The one that there is."""
+        return [Pilot("pilot", self.client.get("/configz"), self.client.get("/syncz"))]
+
+    def sidecars(self, path: str) -> "Answers":
+        """What every proxy's admin port answers; here all of them do."""
+        from pymesh_controlplane.cli.target import Answers
+
+        url = f"http://127.0.0.1:{names.PORT_ADMIN}{path}"
+        found = []
+        for row in self.rows():
+            if PROXY not in row["pids"]:
+                continue
+            pod, namespace = str(row["name"]), str(row["namespace"])
+            text = self.run(pod, namespace, ["curl", "-sSf", "--max-time", "5", url], PROXY)
+            try:
+                found.append((namespace, pod, json.loads(text)))
+            except ValueError as error:
+                raise MeshError(f"the sidecar of {pod} answers what is not JSON: {error}") from None
+        return Answers(found)
+
+    def put(self, documents: Mapping[Key, dict[str, Any]], expected: Sequence[Expected]) -> dict[Key, dict[str, Any]]:
+        """Put objects in force, all or none."""
+        texts = [Text(f"{key}", "/", as_text(document)) for key, document in documents.items()]
+        self.apply(texts, expected=expected)
+        return dict(documents)
+
+    def remove(self, key: Key, expected: Sequence[Expected]) -> None:
+        """Take one out of force."""
+        self.delete([key], expected=expected)
 
     def down(self) -> bool:
         """End the mesh and remove all that is of it; whether there was anything.

@@ -84,18 +84,6 @@ def pod_rows(rows: Sequence[Mapping[str, Any]], now: float) -> list[list[str]]:
     ]
 
 
-def object_rows(found: Sequence[Mapping[str, Any]], kind: str) -> tuple[list[str], list[list[str]]]:
-    """The table of `pymesh get`; for gateways also where this machine reaches them."""
-    header = ["KIND", "NAMESPACE", "NAME"]
-    rows = [[item["kind"], item["metadata"].get("namespace", "-"), item["metadata"]["name"]] for item in found]
-    if kind == "Gateway":
-        header.append("ADDRESSES")
-        for row, item in zip(rows, found, strict=True):
-            addresses = (item.get("status") or {}).get("addresses", ())
-            row.append(" ".join(f"{address['value']}->{address['port']}" for address in addresses) or "-")
-    return header, rows
-
-
 def problem_line(problem: Mapping[str, Any]) -> Text:
     """One line of what pilot has refused, or finds odd."""
     return Text(str(problem["text"]), style="red" if problem["severity"] == "error" else "yellow")
@@ -112,6 +100,7 @@ def status_rows(proxies: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             str(proxy["proxy"]),
             str(proxy["user_agent"]),
             *(str(proxy["types"].get(kind.lower(), {}).get("status", "-")) for kind in STATUS_TYPES),
+            str(proxy["pilot"]),
             "; ".join(str(state["error"]) for state in proxy["types"].values() if state.get("error")),
         ]
         for proxy in sorted(proxies, key=lambda proxy: str(proxy["proxy"]))

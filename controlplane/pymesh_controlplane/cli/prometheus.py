@@ -8,25 +8,31 @@ import typer
 import yaml
 
 from pymesh.errors import printable
-from pymesh_controlplane.cli.mesh import LocalMesh, check_machine
+from pymesh_controlplane.cli import target
 from pymesh_controlplane.injector import scraping
 
 # Prometheus' own default is a minute; Istio's samples and its dashboards' rates over five minutes go with this one.
 INTERVAL: Final = "15s"
 
-_Mesh = Annotated[str, typer.Option("--mesh", envvar="PYMESH_MESH", help="Name of the mesh.")]
 _Interval = Annotated[str, typer.Option(help="How often to scrape, as in 15s.")]
 
 Object = Mapping[str, Any]
 
 
-def prometheus(mesh: _Mesh = "default", interval: _Interval = INTERVAL) -> None:
+def prometheus(
+    mesh: target.MeshName = "",
+    context: target.Context = "",
+    kubeconfig: target.Kubeconfig = "",
+    interval: _Interval = INTERVAL,
+) -> None:
     """Print a configuration by which Prometheus scrapes the mesh: every pod that asks for it, by its annotations.
 
-    Pods are reached inside the mesh's network only: ip netns exec pymesh-MESH-mesh prometheus --config.file=FILE
+    Of a mesh of this machine, whose pods are reached inside its network only:
+    ip netns exec pymesh-MESH-mesh prometheus --config.file=FILE. In a cluster, for a Prometheus that runs in it and
+    does not find pods by itself (one that does needs no more than their annotations).
     """
-    check_machine()
-    objects = LocalMesh(mesh).client.get("/objects")["items"]
+    with target.opened(mesh, context, kubeconfig) as found:
+        objects = found.objects({"Pod"})
     sys.stdout.write(yaml.dump(configuration(objects, interval), Dumper=yaml.CSafeDumper, sort_keys=False))
 
 

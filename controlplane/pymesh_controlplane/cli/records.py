@@ -1,18 +1,14 @@
 """Where the records of requests come from: the collector or, where there is none, the sidecars themselves."""
 
-import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
-from pymesh import names
 from pymesh.errors import MeshError
 from pymesh_controlplane.cli import journey
-from pymesh_controlplane.cli.client import Absent
-from pymesh_controlplane.cli.mesh import LocalMesh
-from pymesh_controlplane.injector.containers import PROXY
+from pymesh_controlplane.cli.target import Mesh
 
 # Seconds after the end of a request in which records of it may still come: proxies send every second.
 FRESH: Final = 1.5
@@ -30,7 +26,7 @@ class Found:
     why: str = ""
 
 
-def of_request(mesh: LocalMesh, request_id: str) -> Found:
+def of_request(mesh: Mesh, request_id: str) -> Found:
     """The records of one request. What has just ended is waited for, for PATIENCE seconds at most.
 
     Raises:
@@ -51,33 +47,29 @@ def _settled(hops: list[journey.Hop], now: float) -> bool:
     return bool(ends) and now - max(ends) > FRESH and not (journey.loose_ends(hops) and now - max(ends) < PATIENCE)
 
 
-def _look(mesh: LocalMesh, request_id: str) -> Found:
+def _look(mesh: Mesh, request_id: str) -> Found:
     try:
-        items = mesh.client.get(f"/telemetry/requests?id={quote(request_id, safe='')}")
-    except Absent as error:
-        return Found(of_sidecars(mesh, mesh.rows(), request_id), "sidecars", str(error))
+        items = mesh.telemetry("requests", {"id": request_id})
     except MeshError as error:
-        # It is away: what it knew is lost, and what the sidecars know is not. Without a supervisor this says so too.
-        return Found(of_sidecars(mesh, mesh.rows(), request_id), "sidecars", str(error))
+        # There is none, or it is away: what it knew is lost, and what the sidecars know is not. Where no mesh answers
+        # at all, asking them says so too.
+        return of_sidecars(mesh, request_id, str(error))
     return Found([journey.Record(item["pod"], item) for item in items])
 
 
-def of_sidecars(mesh: LocalMesh, rows: Sequence[Mapping[str, Any]], request_id: str) -> list[journey.Record]:
-    """What the proxies in the pods of `rows` (of `pymesh ps`) remember of a request, from their admin ports.
+def of_sidecars(mesh: Mesh, request_id: str, why: str) -> Found:
+    """What the proxies remember of a request, from their admin ports; `why` it is them who are asked.
 
     Raises:
         MeshError: one does not answer as it should.
     """
-    url = f"http://127.0.0.1:{names.PORT_ADMIN}/requests?id={quote(request_id, safe='')}"
+    answers = mesh.sidecars(f"/requests?id={quote(request_id, safe='')}")
     result = []
-    for row in rows:
-        if PROXY not in row["pids"]:
-            continue
-        pod, namespace = str(row["name"]), str(row["namespace"])
-        text = mesh.run(pod, namespace, ["curl", "-sSf", "--max-time", "5", url], PROXY)
+    for namespace, pod, items in answers.documents:
         try:
-            fields = [{**item, "pod": pod, "namespace": namespace} for item in json.loads(text)]
-        except (ValueError, TypeError) as error:
+            fields = [{**item, "pod": pod, "namespace": namespace} for item in items]
+        except TypeError as error:
             raise MeshError(f"the sidecar of {pod} answers what is not a list of records: {error}") from None
         result += [journey.Record(pod, item) for item in fields]
-    return result
+    silent = f"; no answer from {', '.join(answers.silent)}" if answers.silent else ""
+    return Found(result, "sidecars", f"{why}{silent}")

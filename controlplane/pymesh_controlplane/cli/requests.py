@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, NoReturn
-from urllib.parse import urlencode
 
 import typer
 from rich.console import Console
@@ -15,8 +14,7 @@ from rich.text import Text
 
 from pymesh.errors import MeshError, printable
 from pymesh_controlplane.cli import journey as journeys
-from pymesh_controlplane.cli import output, records
-from pymesh_controlplane.cli.mesh import LocalMesh, check_machine
+from pymesh_controlplane.cli import output, records, target
 from pymesh_controlplane.cli.output import Format
 
 # Seconds between two looks for newer requests.
@@ -24,7 +22,6 @@ FOLLOW_POLL: Final = 0.5
 _STATUS: Final = re.compile(r"0|[0-9]{3}|[0-9][xX]{2}")
 HEADER: Final = ("TIME", "FROM", "TO", "REQUEST", "STATUS", "MS", "MTLS", "REQUEST ID")
 
-_Mesh = Annotated[str, typer.Option("--mesh", envvar="PYMESH_MESH", help="Name of the mesh.")]
 _Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Only from, to or within this namespace.")]
 _Output = Annotated[Format, typer.Option("-o", "--output", help="How to print.")]
 _Last = Annotated[int, typer.Option(min=1, max=1000, help="How many, the newest of them.")]
@@ -43,22 +40,28 @@ def requests(  # noqa: PLR0917  a command has as many options as it has
     from_: _From = "",
     status: _Status = "",
     follow: _Follow = False,
-    mesh: _Mesh = "default",
+    mesh: target.MeshName = "",
+    context: target.Context = "",
+    kubeconfig: target.Kubeconfig = "",
     namespace: _Namespace = "",
+    everywhere: target.Everywhere = False,
     output_format: _Output = Format.table,
 ) -> None:
-    """List the last requests between workloads: who asked whom, and what came of it."""
+    """List the last requests between workloads: who asked whom, and what came of it.
+
+    On this machine or in a cluster.
+    """
     _require_status(status)
-    check_machine()
-    out = Console(highlight=False)
-    local = LocalMesh(mesh)
-    query = {"to": to, "from": from_, "status": status, "namespace": namespace}
+    query = {"to": to, "from": from_, "status": status, "namespace": target.only(namespace, everywhere)}
     asked = {"once": "1", **{name: value for name, value in query.items() if value}}
-    found: list[_Record] = local.client.get(f"/telemetry/requests?{urlencode({**asked, 'last': last})}")
-    found.sort(key=lambda record: float(record["started"]))  # they came in the order in which they ended
-    if follow:
-        _follow(out, output_format, local, asked, found)
-    output.show(out, output_format, found, HEADER, rows(found, _pods(local)))
+    out = Console(highlight=False)
+    with target.opened(mesh, context, kubeconfig) as found_mesh:
+        found: list[_Record] = found_mesh.telemetry("requests", {**asked, "last": last})
+        found.sort(key=lambda record: float(record["started"]))  # they came in the order in which they ended
+        if follow:
+            _follow(out, output_format, found_mesh, asked, found)
+        pods = found_mesh.pods() if output_format is Format.table else {}
+    output.show(out, output_format, found, HEADER, rows(found, pods))
     if not found and output_format is Format.table:
         sys.stderr.write("none that the collector remembers; requests are reported within a second or two\n")
 
@@ -69,7 +72,7 @@ def _require_status(text: str) -> None:
 
 
 def _follow(
-    out: Console, output_format: Format, mesh: LocalMesh, asked: Mapping[str, str], found: list[_Record]
+    out: Console, output_format: Format, mesh: target.Mesh, asked: Mapping[str, str], found: list[_Record]
 ) -> NoReturn:
     """Print `found` and whatever comes after, until interrupted. For programs one document a line."""
     newest = max((record["number"] for record in found), default=0)
@@ -77,21 +80,16 @@ def _follow(
         out.print(_line(HEADER), style="bold", soft_wrap=True)
     try:
         while True:
-            for record, row in zip(found, rows(found, _pods(mesh)), strict=True):
+            for record, row in zip(found, rows(found, mesh.pods() if found else {}), strict=True):
                 newest = max(newest, record["number"])
                 if output_format is Format.table:
                     out.print(_line(row), soft_wrap=True)
                 else:
                     out.out(json.dumps(record), highlight=False)
             time.sleep(FOLLOW_POLL)
-            found = mesh.client.get(f"/telemetry/requests?{urlencode({**asked, 'last': 1000, 'after': newest})}")
+            found = mesh.telemetry("requests", {**asked, "last": 1000, "after": newest})
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-
-
-def _pods(mesh: LocalMesh) -> dict[str, str]:
-    """Names of pods by address."""
-    return {row["ip"]: row["name"] for row in mesh.rows() if row["ip"]}
 
 
 def rows(found: Sequence[_Record], pods: Mapping[str, str]) -> list[list[str]]:
@@ -124,14 +122,21 @@ def _line(row: Sequence[str]) -> Text:
     return Text(" ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def journey(request_id: _RequestId, mesh: _Mesh = "default", output_format: _Output = Format.table) -> None:
+def journey(
+    request_id: _RequestId,
+    mesh: target.MeshName = "",
+    context: target.Context = "",
+    kubeconfig: target.Kubeconfig = "",
+    output_format: _Output = Format.table,
+) -> None:
     """Show one request's way through the mesh: every hop, who answered, what policy said, and every time.
 
-    From the collector; where there is none, or it does not answer, the sidecars are asked for what they remember.
+    On this machine or in a cluster. From the collector; where there is none, or it does not answer, the sidecars are
+    asked for what they remember.
     """
-    check_machine()
-    local = LocalMesh(mesh)
-    found = records.of_request(local, request_id)
+    with target.opened(mesh, context, kubeconfig) as found_mesh:
+        found = records.of_request(found_mesh, request_id)
+        pods = found_mesh.pods() if found.records and output_format is Format.table else {}
     if found.source == "sidecars":
         sys.stderr.write(f"{found.why}; asked the sidecars, which remember their last requests\n")
     if not found.records:
@@ -145,7 +150,7 @@ def journey(request_id: _RequestId, mesh: _Mesh = "default", output_format: _Out
         document = {"request_id": request_id, "trace_id": _trace(found.records), "source": found.source}
         output.show(out, output_format, {**document, "hops": journeys.document(hops)}, (), ())
         return
-    for line in story(request_id, hops, _pods(local)):
+    for line in story(request_id, hops, pods):
         out.print(line, soft_wrap=True)
 
 

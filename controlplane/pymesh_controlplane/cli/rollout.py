@@ -8,21 +8,20 @@ questions. Only SIGKILL leaves a shift where it was.
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Final, NamedTuple, Self
-from urllib.parse import urlencode
 
 from pymesh.errors import MeshError
 from pymesh.resources.parse import reread
 from pymesh.resources.resource import Key, Positions
 from pymesh_controlplane.cli import guard
-from pymesh_controlplane.cli.client import Changed, Refused
-from pymesh_controlplane.cli.mesh import Expected, LocalMesh
+from pymesh_controlplane.cli.client import Changed
+from pymesh_controlplane.cli.mesh import Expected
 from pymesh_controlplane.cli.shifting import Document, Shift
+from pymesh_controlplane.cli.target import Mesh
 from pymesh_controlplane.galley.findings import listed
-from pymesh_controlplane.local.texts import Text, as_text
 
 # Seconds between two looks at the collector, and at what proxies have acknowledged.
 LOOK: Final = 0.5
@@ -112,7 +111,7 @@ class Rollout:
         seen: called at the end of every step.
     """
 
-    mesh: LocalMesh
+    mesh: Mesh
     shift: Shift
     namespace: str
     manner: Manner
@@ -150,16 +149,15 @@ class Rollout:
         if self.shift.made is None:
             self._apply(self.shift.before)
         elif self._in_force[self.shift.made] is not None:
-            self.mesh.delete([self.shift.made], expected=self._expected())
+            self.mesh.remove(self.shift.made, self._expected())
 
     # --- Putting in force ---
 
     def _apply(self, documents: Mapping[Key, Document]) -> None:
         self._tried = dict(documents)
-        texts = [Text(f"pymesh shift: {key}", "/", as_text(document)) for key, document in documents.items()]
-        self.mesh.apply(texts, self.namespace, expected=self._expected())
-        self._in_force = dict(documents)
-        self._wait_until_acknowledged(documents)
+        done = self.mesh.put(documents, self._expected())
+        self._in_force = dict(done)
+        self._wait_until_acknowledged(done)
 
     def _expected(self) -> list[Expected]:
         return [((key.kind, key.namespace, key.name), document) for key, document in self._in_force.items()]
@@ -168,7 +166,8 @@ class Rollout:
         """What is in force of what is shifted, which must be what this process has put there, or was about to."""
         there = {key: self._object(key) for key in self.shift.before}
         for key, document in there.items():
-            if document not in (self._in_force[key], self._tried.get(key)):
+            ours = (_meaning(self._in_force[key]), _meaning(self._tried.get(key)))
+            if _meaning(document) not in ours:
                 what = "deleted" if document is None else "changed"
                 raise Changed(f"{key} was {what} by somebody else; it stays as they left it")
         return there
@@ -178,38 +177,36 @@ class Rollout:
         self._found()
 
     def _object(self, key: Key) -> Document | None:
-        items: list[Document] = self.mesh.client.get("/objects")["items"]
-        for item in items:
-            metadata = item["metadata"]
-            if (item["kind"], metadata.get("namespace", ""), metadata["name"]) == key:
+        for item in self.mesh.objects({key.kind}, key.namespace):
+            if item["metadata"]["name"] == key.name:
                 return item
         return None
 
     def _wait_until_acknowledged(self, documents: Mapping[Key, Document]) -> None:
-        """Until pilot has `documents` in force, and every proxy has acknowledged a world that has them."""
+        """Until every pilot has `documents` in force, and every proxy has acknowledged a world that has them."""
         wanted = {key: reread(document, Positions("", {})).digest for key, document in documents.items()}
         deadline = time.monotonic() + ACK_TIMEOUT
-        having: set[str] = set()  # revisions of worlds that have them
+        having: set[tuple[str, str]] = set()  # pilots, with revisions of their worlds that have them
         done: set[str] = set()
-        waiting = ["pilot"]
+        waiting, trouble = ["pilot"], ""
         while waiting:
             if time.monotonic() > deadline:
-                raise StepError(
-                    f"{listed(waiting)} did not take the weights within {ACK_TIMEOUT:g} s: see pymesh status"
-                )
+                why = trouble or "see pymesh status"
+                raise StepError(f"{listed(waiting)} did not take the weights within {ACK_TIMEOUT:g} s: {why}")
             self.pause(_POLL)
             try:
-                config, proxies = self.mesh.client.get("/configz"), self.mesh.client.get("/syncz")
-            except Refused:
-                continue  # pilot is being started anew; the time is bounded
-            if _has(config["resources"], wanted):
-                having.add(config["revision"])
-            for proxy in proxies:
-                _require_accepted(proxy)
-                if proxy["revision"] in having and all(kind["status"] != "STALE" for kind in proxy["types"].values()):
-                    done.add(proxy["node"])
-            if having:
-                waiting = [proxy["proxy"] for proxy in proxies if proxy["node"] not in done]
+                pilots, trouble = self.mesh.pilots(), ""
+            except MeshError as error:
+                trouble = str(error)  # pilot is perhaps being started anew; the time is bounded
+                continue
+            waiting = []
+            for pilot in pilots:
+                if _has(pilot.config["resources"], wanted):
+                    having.add((pilot.name, pilot.config["revision"]))
+                done |= {proxy["node"] for proxy in pilot.proxies if _has_taken(proxy, pilot.name, having)}
+                if all(name != pilot.name for name, _ in having):
+                    waiting.append(pilot.name)
+                waiting += [proxy["proxy"] for proxy in pilot.proxies if proxy["node"] not in done]
 
     # --- Watching ---
 
@@ -244,8 +241,8 @@ class Rollout:
                 return seen
 
     def _ask(self, share: int, window: int) -> Seen:
-        query = urlencode({"service": self.shift.service, "namespace": self.namespace, "window": window})
-        answer = self.mesh.client.get(f"/telemetry/stats?{query}")
+        query = {"service": self.shift.service, "namespace": self.namespace, "window": window}
+        answer = self.mesh.telemetry("stats", query)
         return Seen(share, answer["covered"], answer["subsets"])
 
 
@@ -279,7 +276,22 @@ def _has(resources: Sequence[Mapping[str, Any]], wanted: Mapping[Key, str]) -> b
     return all(there.get(key) == digest for key, digest in wanted.items())
 
 
-def _require_accepted(proxy: Mapping[str, Any]) -> None:
+def _meaning(document: Document | None) -> Document | None:
+    """What people say in an object, without what is kept of it beside that."""
+    if document is None:
+        return None
+    metadata = document["metadata"]
+    said = {field: value for field in ("labels", "annotations") if (value := metadata.get(field))}
+    return {**said, **{field: value for field, value in document.items() if field not in {"metadata", "status"}}}
+
+
+def _has_taken(proxy: Mapping[str, Any], pilot: str, having: Container[tuple[str, str]]) -> bool:
+    """Whether a proxy has acknowledged all of a world that is one of `having`.
+
+    Raises:
+        StepError: it has refused what it was sent.
+    """
     for kind, state in proxy["types"].items():
         if state["status"] == "NACKED":
             raise StepError(f"{proxy['proxy']} has refused its {kind}: {state['error']}")
+    return (pilot, proxy["revision"]) in having and all(kind["status"] != "STALE" for kind in proxy["types"].values())

@@ -11,13 +11,12 @@ from rich.text import Text as Line
 
 from pymesh.errors import MeshError
 from pymesh.resources.fields import seconds
-from pymesh_controlplane.cli import guard, output
+from pymesh_controlplane.cli import guard, output, target
 from pymesh_controlplane.cli.client import Changed
 from pymesh_controlplane.cli.guard import shown
-from pymesh_controlplane.cli.mesh import LocalMesh, check_machine
 from pymesh_controlplane.cli.output import Format
 from pymesh_controlplane.cli.rollout import InterruptedByPersonError, Manner, Rollout, Seen, Signals
-from pymesh_controlplane.cli.shifting import Shift, prepare, steps
+from pymesh_controlplane.cli.shifting import KINDS, Shift, prepare, steps
 from pymesh_controlplane.local.texts import Text, as_text
 
 # Seconds: shorter than proxies report, and longer than anyone watches.
@@ -37,32 +36,37 @@ def shift(  # noqa: PLR0917  a command has as many options as it has
         str, typer.Option("--guard", help="What must hold, as in errors<1%,p99<250ms; if not, it goes back by itself.")
     ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
-    mesh: Annotated[str, typer.Option("--mesh", envvar="PYMESH_MESH", help="Name of the mesh.")] = "default",
-    namespace: Annotated[str, typer.Option("-n", "--namespace", help="Namespace of the Service.")] = "default",
+    mesh: target.MeshName = "",
+    context: target.Context = "",
+    kubeconfig: target.Kubeconfig = "",
+    namespace: Annotated[
+        str, typer.Option("-n", "--namespace", help="Namespace of the Service; by default the context's, or `default`.")
+    ] = "",
     output_format: Annotated[Format, typer.Option("-o", "--output", help="How to print.")] = Format.table,
 ) -> None:
     """Shift the requests to a service from one version to another, step by step, and watch how that goes.
 
-    The weights in its VirtualService are changed, as by `apply`. On a breach of the guard, on Ctrl-C, or if nobody can
-    say any more how it goes, they become what they were, and the exit status is not 0.
+    On this machine or in a cluster. The weights in its VirtualService are changed, as by `apply`. On a breach of the
+    guard, on Ctrl-C, or if nobody can say any more how it goes, they become what they were, and the exit status is
+    not 0.
     """
     percent, length = _step(step), _length(every)
     rules = guard.parse(guard_text) if guard_text else ()
-    check_machine()
-    local = LocalMesh(mesh)
-    plan = prepare(local.client.get("/objects")["items"], service, namespace, to)
-    told = Told(plan, output_format)
-    shares = steps(plan.share, percent) if plan.places else []
-    told.plan(shares)
-    if rules:
-        _require_collector(local, plan, namespace)
-    if dry_run:
-        _validate(local, plan, shares)
-        told.end("dry run", "nothing was changed", [Seen(share, length, {}) for share in shares])
-    elif not plan.places:
-        told.end("shifted", f"{plan.service} goes to {to} already: nothing to do")
-    else:
-        _carry_out(local, plan, namespace, Manner(shares, length, rules), told)
+    with target.opened(mesh, context, kubeconfig) as found:
+        namespace = namespace or found.namespace
+        plan = prepare(found.objects(KINDS), service, namespace, to)
+        told = Told(plan, output_format)
+        shares = steps(plan.share, percent) if plan.places else []
+        told.plan(shares)
+        if rules:
+            _require_collector(found, plan, namespace)
+        if dry_run:
+            _validate(found, plan, shares)
+            told.end("dry run", "nothing was changed", [Seen(share, length, {}) for share in shares])
+        elif not plan.places:
+            told.end("shifted", f"{plan.service} goes to {to} already: nothing to do")
+        else:
+            _carry_out(found, plan, namespace, Manner(shares, length, rules), told)
 
 
 class Told:
@@ -132,9 +136,9 @@ def _figures(name: str, numbers: Mapping[str, Any], length: float) -> str:
     return f"{name}  {rate:.1f}/s  errors {shown('errors', numbers['errors'])}  p99 {shown('p99', numbers['p99_ms'])}"
 
 
-def _carry_out(local: LocalMesh, plan: Shift, namespace: str, manner: Manner, told: Told) -> None:
+def _carry_out(mesh: target.Mesh, plan: Shift, namespace: str, manner: Manner, told: Told) -> None:
     with Signals() as signals, told.status() as update:
-        rollout = Rollout(local, plan, namespace, manner, signals.pause, update, told.step)
+        rollout = Rollout(mesh, plan, namespace, manner, signals.pause, update, told.step)
         try:
             rollout.run()
         except Changed as error:
@@ -159,17 +163,17 @@ def _went_back(rollout: Rollout, signals: Signals) -> str:
     return "everything is as it was before"
 
 
-def _require_collector(local: LocalMesh, plan: Shift, namespace: str) -> None:
+def _require_collector(mesh: target.Mesh, plan: Shift, namespace: str) -> None:
     try:
-        local.client.get(f"/telemetry/stats?service={plan.service}&namespace={namespace}&window=1")
+        mesh.telemetry("stats", {"service": plan.service, "namespace": namespace, "window": 1})
     except MeshError as error:
         raise MeshError(f"a guard needs the collector's figures: {error}") from None
 
 
-def _validate(local: LocalMesh, plan: Shift, shares: list[int]) -> None:
+def _validate(mesh: target.Mesh, plan: Shift, shares: list[int]) -> None:
     documents = plan.at(shares[-1]) if shares else {}
     texts = [Text(f"pymesh shift: {key}", "/", as_text(document)) for key, document in documents.items()]
-    errors = [problem["text"] for problem in local.validate(texts) if problem["severity"] == "error"]
+    errors = [problem["text"] for problem in mesh.validate(texts, "default") if problem["severity"] == "error"]
     if errors:
         raise MeshError("\n".join(errors))
 

@@ -9,8 +9,7 @@ from rich.console import Console
 
 from pymesh import names
 from pymesh.resources.resource import Key
-from pymesh_controlplane.cli import manifests, output
-from pymesh_controlplane.cli.mesh import LocalMesh, check_machine
+from pymesh_controlplane.cli import manifests, output, target
 from pymesh_controlplane.cli.output import Format
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.local import gateways, state, system
@@ -20,29 +19,39 @@ if TYPE_CHECKING:
     from pymesh_controlplane.local.judge import Applied
 
 _Files = Annotated[list[str], typer.Option("-f", "--filename", help="A file or directory with manifests; - is stdin.")]
-_Mesh = Annotated[str, typer.Option("--mesh", help="Judge them next to what is in force in this mesh (as root).")]
+_Mesh = Annotated[str, typer.Option("--mesh", help="Judge them next to what is in force in this mesh of this machine.")]
+_Context = Annotated[str, typer.Option("--context", help="Judge them next to what is in force in this cluster.")]
+_Kubeconfig = Annotated[str, typer.Option("--kubeconfig", help="Likewise, in the cluster that this file leads to.")]
 _Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Namespace of what names none.")]
 _Output = Annotated[Format, typer.Option("-o", "--output", help="How to print.")]
 
 _Problems = list[dict[str, Any]]
 
 
-def validate(
+def validate(  # noqa: PLR0917  a command has as many options as it has
     filename: _Files,
     mesh: _Mesh = "",
+    context: _Context = "",
+    kubeconfig: _Kubeconfig = "",
     namespace: _Namespace = "default",
     output_format: _Output = Format.table,
 ) -> None:
     """Say everything that is wrong with manifests, and change nothing.
 
-    They are judged as `apply` would on a mesh that has just been started, or with --mesh next to what is in force
-    there. The exit status is 1 if something is wrong; warnings alone leave it 0.
+    They are judged as `apply` would on a mesh that has just been started: by themselves. With --mesh, --context or
+    --kubeconfig they are judged next to what is in force there. The exit status is 1 if something is wrong; warnings
+    alone leave it 0.
     """
     texts = manifests.read(filename)
-    problems = _in_mesh(mesh, texts, namespace) if mesh else _alone(texts, namespace)
+    somewhere = bool(mesh or context or kubeconfig)
+    if somewhere:
+        with target.opened(mesh, context, kubeconfig) as found:
+            problems: _Problems = found.validate(texts, namespace)
+    else:
+        problems = _alone(texts, namespace)
     errors = [problem for problem in problems if problem["severity"] == "error"]
     if output_format is Format.table:
-        _print(problems, len(errors), mesh)
+        _print(problems, len(errors), alone=not somewhere)
     else:
         output.show(Console(highlight=False), output_format, problems, (), ())
     if errors:
@@ -70,21 +79,15 @@ def _of_every_mesh(injection: InjectionConfig) -> "dict[Key, Applied]":
     return {applied.resource.key: applied for applied in own.items}
 
 
-def _in_mesh(mesh: str, texts: list[Text], namespace: str) -> _Problems:
-    check_machine()
-    found: _Problems = LocalMesh(mesh).validate(texts, namespace)
-    return found
-
-
-def _print(problems: _Problems, errors: int, mesh: str) -> None:
+def _print(problems: _Problems, errors: int, *, alone: bool) -> None:
     """A line for each problem on standard output, as compilers print them, and the sum on standard error."""
     for problem in problems:
         typer.echo(problem["text"])
     if not errors:
         typer.echo("valid" if not problems else f"valid, with {_count(len(problems), 'warning')}", err=True)
         return
-    alone = "" if mesh else "; judged by themselves: --mesh NAME judges them next to what is in force in a mesh"
-    typer.echo(f"pymesh: {_count(errors, 'error')}{alone}", err=True)
+    how = "; judged by themselves: --mesh NAME judges them next to what is in force in a mesh" if alone else ""
+    typer.echo(f"pymesh: {_count(errors, 'error')}{how}", err=True)
 
 
 def _count(number: int, word: str) -> str:

@@ -8,6 +8,7 @@ a tunnel, which is not spoken here.
 Source: k8s.io/cri-streaming, portforward/websocket.go (`v4.channel.k8s.io`).
 """
 
+import json
 import ssl
 import struct
 from collections.abc import Iterator
@@ -136,16 +137,15 @@ def _opened(api: Api, namespace: str, pod: str, port: int, where: str) -> Client
 
 def _refused(where: str, error: InvalidStatus) -> ApiError:
     code = error.response.status_code
-    body = printable(bytes(error.response.body or b"").decode(errors="replace"))
-    said = _message(body) or body[:500] or f"the API server answers {code}"
+    body = bytes(error.response.body or b"").decode(errors="replace").strip()
+    said = printable(_message(body) or body[:500]) or f"the API server answers {code}"
     if code == 403:
         said = f"not permitted: {said}; it takes the verbs get and create on pods/portforward in this namespace"
     return ApiError(f"{where}: {said}", code, said)
 
 
 def _message(body: str) -> str:
-    import json
-
+    """The message of a Status, as the API server says no."""
     try:
         document = json.loads(body)
     except ValueError:

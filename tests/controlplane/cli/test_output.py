@@ -7,7 +7,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from pymesh_controlplane.cli.output import Format, age, object_rows, pod_rows, show, status_rows
+from pymesh_controlplane.cli.output import Format, age, pod_rows, show, status_rows
 
 
 @pytest.mark.parametrize(
@@ -56,18 +56,5 @@ def test_rows_of_pods_and_proxies() -> None:
     ways_in = "127.0.0.1:8080->80"
     assert pod_rows([pod], 105.0) == [["shop", "web-1", "1/2", "Running", "0", "5s", "-", ways_in, "two lines"]]
     states = {"lds": {"status": "NACKED", "error": "no such filter"}, "cds": {"status": "SYNCED", "error": ""}}
-    proxy = {"proxy": "web-1.shop", "user_agent": "envoy", "types": states}
-    assert status_rows([proxy]) == [["web-1.shop", "envoy", "SYNCED", "-", "NACKED", "-", "no such filter"]]
-
-
-def test_a_gateway_says_where_this_machine_reaches_it() -> None:
-    metadata = {"namespace": "shop", "name": "edge"}
-    address = {"value": "127.0.0.1:8080", "pod": "ingressgateway", "port": 8080}
-    found = [
-        {"kind": "Gateway", "metadata": metadata, "status": {"addresses": [address]}},
-        {"kind": "Gateway", "metadata": metadata},
-    ]
-    header, rows = object_rows(found, "Gateway")
-    assert header[-1] == "ADDRESSES"
-    assert [row[-1] for row in rows] == ["127.0.0.1:8080->8080", "-"]
-    assert object_rows(found, "")[0] == ["KIND", "NAMESPACE", "NAME"]
+    proxy = {"proxy": "web-1.shop", "user_agent": "envoy", "types": states, "pilot": "p-1"}
+    assert status_rows([proxy]) == [["web-1.shop", "envoy", "SYNCED", "-", "NACKED", "-", "p-1", "no such filter"]]

@@ -11,6 +11,7 @@ from pymesh_controlplane.cli.client import Absent
 from pymesh_controlplane.cli.journey import Record, join
 from pymesh_controlplane.cli.records import of_request
 from pymesh_controlplane.cli.requests import HEADER, rows, story
+from pymesh_controlplane.cli.target import Answers
 from pymesh_controlplane.telemetry.entries import Reader
 from pymesh_controlplane.telemetry.records import record_of
 from tests.controlplane.telemetry.support import FROM_PAGE, PAGE_PROXY, TO_V1, V1_PROXY, http_entry, tcp_entry
@@ -77,25 +78,17 @@ class FakeMesh:
 
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
-        self.client = self
 
-    def get(self, path: str) -> Any:
-        assert path == "/telemetry/requests?id=a%2Fb"
+    def telemetry(self, page: str, query: Any) -> Any:
+        assert (page, query) == ("requests", {"id": "a/b"})
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def rows(self) -> list[dict[str, Any]]:
-        return [
-            {"name": "productpage-v1-0", "namespace": "bookinfo", "pids": {"pymesh-proxy": 1}},
-            {"name": "visitor-0", "namespace": "bookinfo", "pids": {"app": 1}},
-        ]
-
-    def run(self, pod: str, namespace: str, command: list[str], container: str) -> str:
-        assert (pod, namespace, container) == ("productpage-v1-0", "bookinfo", "pymesh-proxy")
-        assert command[-1] == "http://127.0.0.1:15000/requests?id=a%2Fb"
-        return "[]"
+    def sidecars(self, path: str) -> Answers:
+        assert path == "/requests?id=a%2Fb"
+        return Answers([("bookinfo", "productpage-v1-0", [])], ["bookinfo/reviews-v1-0 (503)"])
 
 
 def test_a_request_of_long_ago_is_not_waited_for() -> None:
@@ -115,7 +108,11 @@ def test_what_has_just_ended_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> N
 def test_without_the_collector_the_sidecars_are_asked(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "PATIENCE", 0)
     found = of_request(FakeMesh(error), "a/b")  # type: ignore[arg-type]
-    assert (list(found.records), found.source, found.why) == ([], "sidecars", str(error))
+    assert (list(found.records), found.source, found.why) == (
+        [],
+        "sidecars",
+        f"{error}; no answer from bookinfo/reviews-v1-0 (503)",
+    )
 
 
 def test_a_status_is_one_that_there_can_be() -> None:
