@@ -34,6 +34,7 @@ def sidecar_edition(config: dict[str, Any]) -> dict[str, Any]:
     }
     del project["optional-dependencies"]
     config["tool"]["hatch"]["build"] |= {"packages": SIDECAR_PACKAGES, "exclude": SIDECAR_EXCLUDES}
+    del config["tool"]["hatch"]["build"]["targets"]["wheel"]  # the manifests of the whole
     return config
 
 

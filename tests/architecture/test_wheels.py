@@ -102,7 +102,10 @@ def isolated(target: Path, code: str, *arguments: str) -> subprocess.CompletedPr
 def test_the_whole_wheel_has_every_file_of_the_packages(wheels: dict[str, Path]) -> None:
     tree = {str(file.relative_to(package.parent)) for package in PACKAGES for file in tracked(package)}
     assert {f"{package.name}/py.typed" for package in PACKAGES} <= tree
-    assert contents(wheels["full"]) == tree
+    home = ROOT / "deploy/kubernetes"
+    manifests = {f"pymesh_controlplane/manifests/{file.relative_to(home)}" for file in tracked(home)}
+    assert "pymesh_controlplane/manifests/base/controlplane.yaml" in manifests
+    assert contents(wheels["full"]) == tree | manifests
 
 
 def test_the_sidecars_wheel_has_nothing_of_the_control_plane(wheels: dict[str, Path]) -> None:

@@ -7,7 +7,7 @@ read the same. In the wheel the folder is part of the package.
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import yaml
 
@@ -36,34 +36,21 @@ _TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
 Document = dict[str, Any]
 
 
-class Kind(NamedTuple):
-    """Where the API has the objects of a kind."""
-
-    api_version: str
-    plural: str
-    namespaced: bool = True
-
-
-# In the order in which they are applied: names before what refers to them, and last what the API server then asks.
-KINDS: Final = {
-    "Namespace": Kind("v1", "namespaces", namespaced=False),
-    "CustomResourceDefinition": Kind("apiextensions.k8s.io/v1", "customresourcedefinitions", namespaced=False),
-    "ServiceAccount": Kind("v1", "serviceaccounts"),
-    "Role": Kind("rbac.authorization.k8s.io/v1", "roles"),
-    "ClusterRole": Kind("rbac.authorization.k8s.io/v1", "clusterroles", namespaced=False),
-    "RoleBinding": Kind("rbac.authorization.k8s.io/v1", "rolebindings"),
-    "ClusterRoleBinding": Kind("rbac.authorization.k8s.io/v1", "clusterrolebindings", namespaced=False),
-    "Service": Kind("v1", "services"),
-    "Deployment": Kind("apps/v1", "deployments"),
-    "PodDisruptionBudget": Kind("policy/v1", "poddisruptionbudgets"),
-    "MutatingWebhookConfiguration": Kind(
-        "admissionregistration.k8s.io/v1", "mutatingwebhookconfigurations", namespaced=False
-    ),
-    "ValidatingWebhookConfiguration": Kind(
-        "admissionregistration.k8s.io/v1", "validatingwebhookconfigurations", namespaced=False
-    ),
-}
-_ORDER: Final = tuple(KINDS)
+# The order in which kinds are applied: names before what refers to them, and last what the API server then asks.
+ORDER: Final = (
+    "Namespace",
+    "CustomResourceDefinition",
+    "ServiceAccount",
+    "Role",
+    "ClusterRole",
+    "RoleBinding",
+    "ClusterRoleBinding",
+    "Service",
+    "Deployment",
+    "PodDisruptionBudget",
+    "MutatingWebhookConfiguration",
+    "ValidatingWebhookConfiguration",
+)
 
 
 def parts(only: str, without: str) -> list[str]:
@@ -108,7 +95,7 @@ def documents(wanted: Iterable[str], registry: str = "", tag: str = "") -> list[
     names = set(wanted)
     folders = ["base", *(folder for part, folder in OPTIONAL.items() if part in names)]
     found = [document for name in folders for document in _of_folder(_home() / name)]
-    found.sort(key=lambda document: _ORDER.index(document["kind"]))
+    found.sort(key=lambda document: ORDER.index(document["kind"]))
     for document in found:
         for container in _containers(document):
             _rename(container, registry.rstrip("/"), tag)
@@ -119,20 +106,6 @@ def crds() -> list[Document]:
     """Istio's CRDs, those that the control plane makes where they are missing."""
     folder = Path(pymesh_controlplane.__file__).parent / "crds"
     return [document for file in sorted(folder.glob("*.yaml")) for document in _of_file(file)]
-
-
-def path_of(document: Document) -> str:
-    """The object's path on the API server."""
-    metadata = document["metadata"]
-    return f"{collection_of(document['kind'], metadata.get('namespace', ''))}/{metadata['name']}"
-
-
-def collection_of(kind: str, namespace: str = "") -> str:
-    """The path of all objects of a kind; of a namespace, if one is given."""
-    where = KINDS[kind]
-    root = "/api" if "/" not in where.api_version else "/apis"
-    below = f"/namespaces/{namespace}" if where.namespaced and namespace else ""
-    return f"{root}/{where.api_version}{below}/{where.plural}"
 
 
 def title(document: Document) -> str:
