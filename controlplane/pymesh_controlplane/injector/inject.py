@@ -13,7 +13,7 @@ from typing import Final
 
 from pymesh import names
 from pymesh.errors import ConfigError
-from pymesh_controlplane.injector import lifecycle, probes
+from pymesh_controlplane.injector import kept, lifecycle, probes
 from pymesh_controlplane.injector.conflicts import refuse_conflicts
 from pymesh_controlplane.injector.containers import (
     InjectionConfig,
@@ -30,6 +30,7 @@ from pymesh_controlplane.injector.settings import (
     read_settings,
 )
 from pymesh_controlplane.injector.shape import Manifest, mapping, named_items, strings
+from pymesh_controlplane.injector.workload import made_by, workload_of
 
 LABEL_NAMESPACE: Final = "istio-injection"
 
@@ -60,8 +61,11 @@ def decide(pod: Manifest, config: InjectionConfig, namespace_labels: Mapping[str
     Raises:
         ConfigError: the pod's or the namespace's wish cannot be read.
     """
-    if mapping(pod, "spec").get("hostNetwork"):
+    spec = mapping(pod, "spec")
+    if spec.get("hostNetwork"):
         return Decision(False, "hostNetwork: a redirect would catch the whole host's traffic")
+    if mapping(spec, "os", path="spec.").get("name") == "windows":
+        return Decision(False, "os windows: there is no sidecar for it")
     namespace = namespace_labels.get(LABEL_NAMESPACE)
     if namespace not in {None, "enabled", "disabled"}:
         raise ConfigError(f"write enabled or disabled; got {namespace!r}", path=f"namespace label {LABEL_NAMESPACE}")
@@ -117,6 +121,7 @@ def inject(
     }
     refuse_conflicts(spec, added, settings)
     lifecycle.place(spec, added, native=config.native_sidecars if settings.native is None else settings.native)
+    kept.keep(spec, mapping(pod, "spec"), added)
     _label(metadata, workload)
     status = {field: [item["name"] for item in items] for field, items in added.items()}
     annotations = mapping(metadata, "annotations", create=True, path="metadata.")
@@ -165,7 +170,8 @@ def inject_document(
         labels = (namespaces or {}).get(own_namespace, {})
         decision = decide(pod, config, labels)
         # The pod of a Pod document knows its own maker; the pods of a template are made by the document.
-        injected = inject(pod, config=config, namespace_labels=labels, workload="" if kind == "Pod" else name)
+        workload = "" if kind == "Pod" else made_by(str(kind), name)
+        injected = inject(pod, config=config, namespace_labels=labels, workload=workload)
     except ConfigError as error:
         outer = error.at(".".join(path)) if path else error
         raise ConfigError(outer.problem, path=outer.path, position=outer.position, resource=resource) from None
@@ -188,19 +194,6 @@ def _replaced(document: Manifest, path: tuple[str, ...], value: Manifest) -> Man
     if not path:
         return value
     return {**document, path[0]: _replaced(document[path[0]], path[1:], value)}
-
-
-def workload_of(metadata: Manifest) -> str:
-    """Name of what made the pod, as Istio finds it: its Deployment, its other controller, or the pod itself."""
-    name = str(metadata.get("name") or metadata.get("generateName") or "unknown").rstrip("-")
-    for owner in metadata.get("ownerReferences") or []:
-        if not isinstance(owner, dict) or not owner.get("controller") or not owner.get("name"):
-            continue
-        template_hash = strings(metadata, "labels").get("pod-template-hash")
-        if owner.get("kind") == "ReplicaSet" and template_hash:
-            return str(owner["name"]).removesuffix(f"-{template_hash}")
-        return str(owner["name"])
-    return name
 
 
 def _label(metadata: Manifest, workload: str) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pymesh.app_probes import (
+    DEFAULT_TIMEOUT,
     HOOKS,
     MAX_BYTES,
     OWN_PORTS,
@@ -68,7 +69,7 @@ def rewrite(spec: Manifest, port: int) -> str:
         if original is None:
             continue
         timeout = (grace or DEFAULT_GRACE) if place.field in HOOKS else place.owner.get("timeoutSeconds")
-        originals[place.path] = original | ({"timeoutSeconds": timeout} if timeout else {})
+        originals[place.path] = original | ({} if timeout in (None, DEFAULT_TIMEOUT) else {"timeoutSeconds": timeout})
         # What the sidecar would not take is refused here.
         read_probe(originals[place.path], place.where)
         if not is_probe_path(place.path):
@@ -138,8 +139,13 @@ def _original(place: _Place, status_port: int) -> Manifest | None:
     action["port"] = _port(action.get("port"), place.container, f"{place.where}.{check}.port")
     if action["port"] in {*OWN_PORTS, status_port}:
         return None
-    # What is written out by an API server although it says nothing.
-    return {check: {name: value for name, value in action.items() if value not in (None, [], "")}}
+    # A pod has the same variable before an API server has written out what goes without saying, and after.
+    said = {name: value for name, value in action.items() if value not in (None, [], "")}
+    if check == "httpGet":
+        said = {"path": "/", **said}
+        if said.get("scheme") == "HTTP":
+            del said["scheme"]
+    return {check: said}
 
 
 def _port(port: object, container: Manifest, where: str) -> object:

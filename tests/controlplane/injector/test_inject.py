@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pymesh import names
 from pymesh.errors import ConfigError
 from pymesh_controlplane.injector.containers import DEFAULT_RESOURCES, InjectionConfig, Manifest
-from pymesh_controlplane.injector.inject import decide, inject, inject_document, workload_of
+from pymesh_controlplane.injector.inject import decide, inject, inject_document
 from pymesh_controlplane.injector.settings import ANNOTATION_STATUS, SUPPORTED
+from pymesh_controlplane.injector.workload import workload_of
 from pymesh_proxy import options as proxy_options
 from pymesh_proxy.redirect import __main__ as redirect
 
