@@ -27,6 +27,11 @@ class InForce:
         self._forgotten: tuple[Problem, ...] = ()
         self._last: World | None = None
 
+    @property
+    def world(self) -> World | None:
+        """The newest world; None before the first `update`."""
+        return self._last
+
     def update(self, contents: Contents, now: datetime, troubles: tuple[Problem, ...] = ()) -> World | None:
         """The world after `contents` was read, at the time `now`; None if it is the one of last time.
 

@@ -3,6 +3,7 @@
 from typing import Final, NamedTuple
 
 from lightkube.core.resource import Resource as ApiResource
+from lightkube.core.resource import api_info
 from lightkube.generic_resource import create_namespaced_resource
 from lightkube.resources import core_v1, discovery_v1
 
@@ -68,4 +69,6 @@ NOT_APPLIED: Final = (
     _of_mesh(SECURITY, "AuthorizationPolicy", "authorizationpolicies", ("v1", "v1beta1"), trim.named),
     _of_mesh(SECURITY, "RequestAuthentication", "requestauthentications", ("v1", "v1beta1"), trim.named),
 )
+# Of these galley says whether they are accepted, in their status.
+JUDGED: Final = frozenset(api_info(kind.resources[0]).resource.kind for kind in MESH)
 ALL: Final = (*KUBERNETES, *MESH, *NOT_APPLIED)

@@ -1,11 +1,11 @@
 """The Kubernetes source: what a cluster has, and what people apply to it, as it changes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
 from operator import itemgetter
-from typing import Final
+from typing import Final, NamedTuple
 
 from lightkube import AsyncClient
 from lightkube.resources import core_v1
@@ -14,7 +14,7 @@ from pymesh import names
 from pymesh.errors import Position
 from pymesh.resources.istio import Gateway
 from pymesh.resources.parse import Parsed, Refused, observed
-from pymesh.resources.resource import Positions, Resource
+from pymesh.resources.resource import Key, Positions, Resource
 from pymesh_controlplane.kube import trim
 from pymesh_controlplane.kube.reflector import Reflector
 from pymesh_controlplane.kube.replica import Name, Object
@@ -39,6 +39,18 @@ STALE: Final = "what was last heard of it stays in force"
 WITHOUT: Final = "the servers that need it have no certificate"
 
 
+class Judgement(NamedTuple):
+    """What came out when the objects were judged; also where it was what came out before.
+
+    Attributes:
+        generations: of the versions that were judged, by resource as in `Problem.resource`.
+        problems: as in the world.
+    """
+
+    generations: Mapping[str, int]
+    problems: tuple[Problem, ...]
+
+
 class KubernetesSource:
     """Watches the API server: Kubernetes' own kinds, the mesh's, and the Secrets that Gateways name.
 
@@ -49,6 +61,7 @@ class KubernetesSource:
         client: of the API server, from `kube.client.connect`.
         with_secrets: whether Secrets are read at all: pilot needs them, policy does not.
         last_good: where what is in force is kept, so that it is known to the next process; by default nowhere.
+        judged: called after every judgement.
     """
 
     def __init__(
@@ -60,8 +73,10 @@ class KubernetesSource:
         with_secrets: bool = True,
         last_good: LastGood | None = None,
         metrics: Metrics | None = None,
+        judged: Callable[[Judgement], None] = lambda _: None,
     ) -> None:
         self._client = client
+        self._judged = judged
         self._with_secrets = with_secrets
         self._metrics = metrics
         self._in_force = InForce(Ledger((), trust_domain, root_namespace), last_good)
@@ -102,9 +117,13 @@ class KubernetesSource:
         pictures = {str(reflector): dict(reflector.objects) for reflector in reflectors}
         troubles = (*self._stale(), *self._unread_secrets())
         now = datetime.now(UTC)
-        return await asyncio.to_thread(
+        news = await asyncio.to_thread(
             lambda: self._in_force.update({PLACE: self._objects.parsed(pictures)}, now, troubles)
         )
+        world = self._in_force.world
+        assert world is not None, "there was an update"
+        self._judged(Judgement(_generations(pictures), world.problems))
+        return news
 
     def _stale(self) -> Iterator[Problem]:
         for reflector in self._reflectors:
@@ -190,6 +209,16 @@ class _Objects:
             tuple(result for result in results if isinstance(result, Resource)),
             tuple(result for result in results if isinstance(result, Refused)),
         )
+
+
+def _generations(pictures: Mapping[str, Mapping[Name, Object]]) -> dict[str, int]:
+    """The generations of the objects of the mesh's kinds, which count what is written in `spec`."""
+    return {
+        str(Key(value["kind"], *name)): value["metadata"]["generation"]
+        for objects in pictures.values()
+        for name, value in objects.items()
+        if value["kind"] in kinds.JUDGED and "generation" in value["metadata"]
+    }
 
 
 def _counts(value: Object) -> bool:

@@ -1,0 +1,71 @@
+"""The mesh's root certificates, in every namespace: a pod mounts them, and its sidecar holds citadel against them.
+
+The ConfigMap has the name and the key that Istio's has.
+
+RBAC: namespaces list, watch; configmaps create, and list, watch and patch of this name.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from lightkube import AsyncClient
+from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.resources.core_v1 import ConfigMap, Namespace
+from lightkube.types import PatchType
+
+from pymesh_controlplane.kube import trim
+from pymesh_controlplane.kube.reflector import Reflector
+from pymesh_controlplane.kube.replica import Name, Object
+from pymesh_controlplane.metrics import Metrics
+from pymesh_controlplane.written_back.keeper import Keeper, Write
+
+NAME: Final = "istio-ca-root-cert"
+KEY: Final = "root-cert.pem"
+# As Istio labels it.
+LABELS: Final = {"istio.io/config": "true"}
+
+Objects = Mapping[Name, Object]
+
+
+def lacking(namespaces: Objects, config_maps: Objects, bundle: str) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """The namespaces whose ConfigMap is not as it should be; and what it lacks, None if it is not there.
+
+    A namespace that is being deleted takes nothing new. What else somebody put into the ConfigMap stays.
+    """
+    for name, namespace in sorted(namespaces.items()):
+        if namespace["metadata"].get("deletionTimestamp"):
+            continue
+        found = config_maps.get(Name(name.name, NAME))
+        if found is None:
+            yield name.name, None
+            continue
+        labels, data = found["metadata"].get("labels") or {}, found.get("data") or {}
+        if data.get(KEY) != bundle or not LABELS.items() <= labels.items():
+            yield name.name, {"metadata": {"labels": LABELS}, "data": {KEY: bundle}}
+
+
+def keeper(client: AsyncClient, bundle: str, metrics: Metrics) -> Keeper:
+    """Keeps `bundle` (PEM) in every namespace."""
+
+    def watch(changed: Callable[[], None]) -> Sequence[Reflector]:
+        return (
+            Reflector(client, Namespace, trim=trim.named, notify=changed, metrics=metrics),
+            Reflector(
+                client, ConfigMap, fields=f"metadata.name={NAME}", trim=trim.config_map, notify=changed, metrics=metrics
+            ),
+        )
+
+    def write(namespace: str, patch: dict[str, Any] | None) -> Write:
+        name = f"ConfigMap {namespace}/{NAME}"
+        if patch is not None:
+            return Write(
+                name, lambda: client.patch(ConfigMap, NAME, patch, namespace=namespace, patch_type=PatchType.MERGE)
+            )
+        metadata = ObjectMeta(name=NAME, namespace=namespace, labels=dict(LABELS))
+        return Write(name, lambda: client.create(ConfigMap(metadata=metadata, data={KEY: bundle})))
+
+    def due(reflectors: Sequence[Reflector]) -> Iterator[Write]:
+        namespaces, config_maps = (reflector.objects for reflector in reflectors)
+        return (write(namespace, patch) for namespace, patch in lacking(namespaces, config_maps, bundle))
+
+    return Keeper("root bundles", watch, due, metrics)
