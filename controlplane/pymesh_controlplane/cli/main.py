@@ -14,6 +14,7 @@ from rich.console import Console
 from pymesh.errors import MeshError
 from pymesh_controlplane.cli import columns, kubectl, manifests, output
 from pymesh_controlplane.cli import logs as log_files
+from pymesh_controlplane.cli.check import check
 from pymesh_controlplane.cli.demo.command import demo
 from pymesh_controlplane.cli.graph import graph
 from pymesh_controlplane.cli.inject import inject
@@ -321,7 +322,7 @@ def logs(  # noqa: PLR0917  as above
 app.command()(install)
 app.command()(uninstall)
 app.command()(inject)
-for command in (validate, status, shift, graph, requests, journey, prometheus):
+for command in (validate, status, check, shift, graph, requests, journey, prometheus):
     app.command()(command)
 app.command()(demo)
 
