@@ -38,12 +38,9 @@ def check(
 
     with Api(load(kubeconfigs(kubeconfig, os.environ), context)) as api, Cluster(api) as cluster:
         looked = survey.before(api, cluster.paths) if pre else survey.installed(cluster, datetime.now(UTC))
-        found = sorted(looked, key=lambda finding: list(_STYLES).index(finding.severity))
-        version = str(api.get("/version").get("gitVersion", ""))
+        found = sorted(survey.as_far_as_possible(looked), key=lambda item: list(_STYLES).index(item.severity))
     if output_format is Format.table:
-        _print(
-            found, f"context {api.context}, Kubernetes {version}", "a mesh can be installed" if pre else "all is well"
-        )
+        _print(found, f"context {api.context}", "a mesh can be installed" if pre else "all is well")
     else:
         listed = [finding.as_json() for finding in found]
         output.show(Console(highlight=False), output_format, {"context": api.context, "findings": listed}, (), ())

@@ -171,7 +171,7 @@ def sidecars(pods: Iterable[Object], labels: Mapping[str, Mapping[str, str]], im
             yield Finding("error", f"Pod {namespace}/{name}", f"its sidecar is not ready: {why}", what)
     for namespace, some in sorted(without.items()):
         problem = f"pods without a sidecar, though they should have one: {_some(some)}"
-        remedy = f"they are older than the label, or the injector was away: kubectl -n {namespace} rollout restart deployment"
+        remedy = f"they are older than the label: kubectl -n {namespace} rollout restart deployment"
         yield Finding("warning", f"Namespace {namespace}", problem, remedy)
     for namespace, some in sorted(outdated.items()):
         problem = f"sidecars of another version than {image}: {_some(some)}"
@@ -227,7 +227,7 @@ def services(found: Iterable[Object], in_mesh: Iterable[str]) -> Iterator[Findin
             "note",
             "Services",
             f"ports that do not say what is spoken on them: {_some(silent)}",
-            "it is found out for each connection; an appProtocol (http, tcp, https ...) or a name like http-web says it",
+            "it is found out for each connection; appProtocol (http, tcp, https ...) or a name like http-web says it",
         )
 
 

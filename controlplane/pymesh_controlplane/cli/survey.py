@@ -24,6 +24,7 @@ WEBHOOKS: Final = {
     "injector": ("MutatingWebhookConfiguration", "pymesh-injector"),
     "galley": ("ValidatingWebhookConfiguration", "pymesh-galley"),
 }
+_SEE_LOG: Final = f"see the log of deployment/{CONTROL_PLANE}"
 ROOT_CONFIG_MAP: Final = "istio-ca-root-cert"
 ROOT_FILE: Final = "root-cert.pem"
 # What the commands of `pymesh` do in a cluster: verb, group, resource, subresource, namespace.
@@ -64,6 +65,8 @@ def installed(cluster: Cluster, now: datetime) -> Iterator[Finding]:
     own = [pod for pod in pods if pod["metadata"]["namespace"] == names.SYSTEM_NAMESPACE]
     if look.seen("Deployment", "Pod"):
         yield from inspection.components(deployments, own)
+        if not any(item["metadata"]["name"] == CONTROL_PLANE for item in deployments):
+            return  # whatever else is missing follows from that
     yield from inspection.crds([kind for kind in MESH_KINDS if not paths.version(kind)])
     yield from inspection.namespaces(spaces)
     yield from inspection.others(look.items("MutatingWebhookConfiguration"))
@@ -78,8 +81,16 @@ def installed(cluster: Cluster, now: datetime) -> Iterator[Finding]:
         try:
             yield from inspection.acknowledgements(cluster.pilots(), pods)
         except MeshError as error:
-            yield Finding("error", "pilot", str(error), f"see the log of deployment/{CONTROL_PLANE}")
+            yield Finding("error", "pilot", str(error), _SEE_LOG)
     yield from look.unseen()
+
+
+def as_far_as_possible(looked: Iterator[Finding]) -> Iterator[Finding]:
+    """All of `looked`, and at the end why there is no more of it, where the API server does not say more."""
+    try:
+        yield from looked
+    except ApiError as error:
+        yield Finding("error", "API server", str(error), "nothing more could be looked at")
 
 
 class _Look:
@@ -144,14 +155,14 @@ def _webhooks(look: _Look, own: list[Document], now: datetime) -> Iterator[Findi
         }
         for text in bundles:
             for pod in ready:
-                yield from _trust(look.api, pod, service, f"{kind} {name}", text, now)
+                yield from _trust(look.api, pod, service, f"{kind} {name}", text, now=now)
 
 
-def _trust(api: Api, pod: str, service: str, about: str, bundle_text: str, now: datetime) -> Iterator[Finding]:
+def _trust(api: Api, pod: str, service: str, about: str, text: str, *, now: datetime) -> Iterator[Finding]:
     server_name = f"{service}.{names.SYSTEM_NAMESPACE}.svc"
-    remedy = f"the control plane's leader keeps it current: see the log of deployment/{CONTROL_PLANE}"
+    remedy = f"the control plane's leader keeps it current: {_SEE_LOG}"
     try:
-        roots = base64.b64decode(bundle_text, validate=True).decode()
+        roots = base64.b64decode(text, validate=True).decode()
         with forward(api, names.SYSTEM_NAMESPACE, pod, names.PORT_WEBHOOK) as stream:
             ends = valid_until(stream, roots, server_name)
     except (ssl.SSLError, binascii.Error, UnicodeDecodeError) as error:
@@ -181,14 +192,10 @@ def _root(look: _Look, now: datetime) -> Iterator[Finding]:
     try:
         roots = x509.load_pem_x509_certificates(text.encode()) if text else []
     except ValueError as error:
-        yield Finding(
-            "error", about, f"has no certificate that can be read: {error}", "its leader writes it: see its log"
-        )
+        yield Finding("error", about, f"has no certificate that can be read: {error}", _SEE_LOG)
         return
     if not roots:
-        yield Finding(
-            "error", about, "is not there: no sidecar can trust pilot", f"see the log of deployment/{CONTROL_PLANE}"
-        )
+        yield Finding("error", about, "is not there: no sidecar can trust pilot", _SEE_LOG)
     for root in roots:
         subject = root.subject.rfc4514_string()
         yield from inspection.certificate(f"root {subject}", root.not_valid_after_utc, now, inspection.SOON, remedy)

@@ -36,6 +36,8 @@ def valid_until(stream: Stream, roots: str, server_name: str) -> datetime:
                 incoming.write(data)
             else:
                 incoming.write_eof()
+    if last := outgoing.read():
+        stream.send(last)
     certificate = tls.getpeercert()
     if not certificate:
         raise ssl.SSLError("the handshake does not end")
