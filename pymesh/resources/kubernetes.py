@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from pymesh.resources.fields import Block, Loose, Name, NotYet, ObjectMeta, Port
+from pymesh.resources.fields import Block, Loose, Name, ObjectMeta, Port
 
 
 class ServicePort(Block, frozen=True):
@@ -34,10 +34,10 @@ class ServiceSpec(Block, frozen=True):
     type: Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"] = "ClusterIP"
     cluster_ip: str | None = msgspec.field(default=None, name="clusterIP")
     cluster_ips: list[str] | None = msgspec.field(default=None, name="clusterIPs")
-    external_name: NotYet = None
+    external_name: str | None = None
     publish_not_ready_addresses: bool = False
     allocate_load_balancer_node_ports: object | None = None
-    external_ips: object | None = msgspec.field(default=None, name="externalIPs")
+    external_ips: list[str] | None = msgspec.field(default=None, name="externalIPs")
     external_traffic_policy: object | None = None
     health_check_node_port: object | None = None
     internal_traffic_policy: object | None = None
@@ -74,6 +74,7 @@ class Container(Loose, frozen=True):
 
     name: str
     ports: list[ContainerPort] | None = None
+    restart_policy: str | None = None
 
 
 class PodSpec(Loose, frozen=True):
@@ -83,13 +84,27 @@ class PodSpec(Loose, frozen=True):
     containers: list[Container] = []
     init_containers: list[Container] | None = None
     host_network: bool = False
+    node_name: str | None = None
+
+
+class PodIP(Loose, frozen=True):
+    """PodIP v1 core."""
+
+    ip: str = ""
 
 
 class PodStatus(Loose, frozen=True):
     """PodStatus v1 core."""
 
     pod_ip: str | None = msgspec.field(default=None, name="podIP")
+    pod_ips: list[PodIP] | None = msgspec.field(default=None, name="podIPs")
     phase: str | None = None
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All its addresses, the first one first; where Kubernetes has two families, one of each."""
+        found = [self.pod_ip or "", *(item.ip for item in self.pod_ips or [])]
+        return tuple(dict.fromkeys(address for address in found if address))
 
 
 class Pod(Block, frozen=True):
@@ -124,6 +139,8 @@ class SliceEndpoint(Loose, frozen=True):
     addresses: list[str]
     conditions: EndpointConditions | None = None
     target_ref: TargetRef | None = None
+    node_name: str | None = None
+    zone: str | None = None
 
 
 class SlicePort(Loose, frozen=True):

@@ -21,7 +21,7 @@ def check_service(resource: Resource[Service]) -> list[Problem]:
     findings = Findings(resource)
     spec = resource.value.spec
     if spec.type == "ExternalName":
-        findings.error("spec.type", "ExternalName is not supported yet: write a ServiceEntry with resolution DNS")
+        findings.check_host("spec.externalName", spec.external_name or "")
     if spec.session_affinity == "ClientIP":
         findings.warning("spec.sessionAffinity", "has no effect on connections through a sidecar")
     for index, address in enumerate(dict.fromkeys([spec.cluster_ip or "", *(spec.cluster_ips or [])])):
@@ -32,6 +32,9 @@ def check_service(resource: Resource[Service]) -> list[Problem]:
             findings.error(path, f"{address!r} is not an IP address")
         elif ":" in address:
             findings.warning(path, f"IPv6 is not supported yet: {address} is left to Kubernetes, not to the sidecar")
+    for index, address in enumerate(spec.external_ips or []):
+        if not _is_address(address):
+            findings.error(f"spec.externalIPs[{index}]", f"{address!r} is not an IP address")
     seen: set[object] = set()
     for index, port in enumerate(spec.ports):
         path = f"spec.ports[{index}]"
@@ -64,7 +67,9 @@ def check_slice(resource: Resource[EndpointSlice]) -> list[Problem]:
     if SERVICE_NAME_LABEL not in (value.metadata.labels or {}):
         findings.warning("metadata.labels", f"without the label {SERVICE_NAME_LABEL} it belongs to no service")
     if value.address_type != "IPv4":
-        findings.error("addressType", f"{value.address_type} is not supported yet: only IPv4 is")
+        findings.warning(
+            "addressType", f"{value.address_type} is not supported yet: sidecars go to IPv4 addresses only"
+        )
         return findings.problems
     for index, endpoint in enumerate(value.endpoints or []):
         for place, address in enumerate(endpoint.addresses):

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
+from envoy.config.core.v3 import base_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from google.protobuf.wrappers_pb2 import UInt32Value
 
@@ -10,7 +11,9 @@ from pymesh import names
 from pymesh.peer_metadata import peer_of, workload_metadata
 from pymesh.resources.istio import Subset
 from pymesh_controlplane.pilot.messages import ISTIO_METADATA, METADATA, TRANSPORT_MATCH, metadata, socket_address
-from pymesh_controlplane.pilot.model import Endpoint, Service, World
+from pymesh_controlplane.pilot.model import NOWHERE, Endpoint, Locality, Service, World
+
+_CoreLocality = base_pb2.Locality
 
 # The ready endpoints behind each port of a service, in the order of the ports.
 Behind: TypeAlias = tuple[tuple[Endpoint, ...], ...]
@@ -28,11 +31,19 @@ def members(everyone: Iterable[Endpoint], subset: Subset | None) -> list[Endpoin
 
 
 def assignment(name: str, endpoints: Iterable[Endpoint]) -> endpoint_pb2.ClusterLoadAssignment:
-    """The assignment of the cluster `name`. Without endpoints it is empty, but it is there."""
+    """The assignment of the cluster `name`, by locality. Without endpoints it is empty, but it is there.
+
+    All localities have the same priority: until somebody asks for more, traffic is spread evenly over all endpoints.
+    """
     message = endpoint_pb2.ClusterLoadAssignment(cluster_name=name)
-    answering = [_endpoint(endpoint) for endpoint in endpoints]
-    if answering:
-        message.endpoints.add(lb_endpoints=answering)
+    by_locality: dict[Locality, list[Endpoint]] = {}
+    for endpoint in endpoints:
+        by_locality.setdefault(endpoint.locality, []).append(endpoint)
+    for locality, members_there in sorted(by_locality.items()):
+        group = message.endpoints.add(lb_endpoints=[_endpoint(endpoint) for endpoint in members_there])
+        if locality != NOWHERE:
+            group.locality.CopyFrom(_CoreLocality(region=locality[0], zone=locality[1], sub_zone=locality[2]))
+            group.load_balancing_weight.value = sum(endpoint.weight for endpoint in members_there)
     return message
 
 

@@ -4,7 +4,7 @@ Source: Kubernetes DNS specification 1.1.0, section 2.3; Istio's rule that a hos
 of the resource that mentions it.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from pymesh import names
 from pymesh_controlplane.pilot.model import Service
@@ -37,6 +37,20 @@ def short_names(service: Service, namespace: str) -> list[str]:
     if service.namespace == namespace:
         found.append(service.name)
     return found
+
+
+def known_as(service: Service, namespace: str, aliases: Iterable[Service]) -> list[str]:
+    """What a request from `namespace` to `service` may say in its Host header: all names, and its addresses.
+
+    The pods of a headless service have names below its own (`db-0.db`), those of a StatefulSet for example. `aliases`
+    are services that are but other names of it.
+    """
+    found = short_names(service, namespace)
+    if service.headless:
+        found += [f"*.{name}" for name in found]
+    for alias in aliases:
+        found += short_names(alias, namespace)
+    return [*found, *(address for address in service.addresses if "/" not in address)]
 
 
 def most_specific(host: str, patterns: Container[str]) -> str | None:

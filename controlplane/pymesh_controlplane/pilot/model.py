@@ -7,6 +7,7 @@ A `World` is made by `pilot.world.build` out of the resources in force, and read
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 from pymesh.errors import ConfigError, Position
 from pymesh.identity import Identity
@@ -110,6 +111,17 @@ class ServicePort:
     protocol: Protocol
 
 
+class Locality(NamedTuple):
+    """Where a pod stands, from the widest to the narrowest; what is not known is empty."""
+
+    region: str = ""
+    zone: str = ""
+    subzone: str = ""
+
+
+NOWHERE: Final = Locality()
+
+
 @dataclass(frozen=True, slots=True)
 class Workload:
     """A pod. `mesh` says that a sidecar of ours is in front of it (label security.istio.io/tlsMode: istio)."""
@@ -122,6 +134,7 @@ class Workload:
     labels: Mapping[str, str]
     container_ports: Mapping[str, int]  # by name; nameless ones under their number
     mesh: bool
+    locality: Locality = NOWHERE
 
     def identity(self, trust_domain: str) -> Identity:
         """Who it is in the mesh."""
@@ -146,6 +159,7 @@ class Endpoint:
     workload: Workload | None = None
     mesh: bool = False
     weight: int = 1
+    locality: Locality = NOWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +218,7 @@ class World:
         virtual_services ... peer_authentications: in the order of their keys.
         rules: destination rules by namespace and resolved host; the first by name where there are several.
         routing: the virtual service for requests inside the mesh, by resolved host; the first by name.
+        aliases: services that are but other names of one in the mesh (ExternalName), by the host of that one.
         mesh: what holds for the whole mesh.
         problems: what was refused or looks wrong, for `pymesh status` and `pymesh apply` to show.
     """
@@ -220,6 +235,7 @@ class World:
     peer_authentications: tuple[Resource[PeerAuthentication], ...] = ()
     rules: Mapping[str, Mapping[str, Resource[DestinationRule]]] = field(default_factory=dict)
     routing: Mapping[str, Resource[VirtualService]] = field(default_factory=dict)
+    aliases: Mapping[str, tuple[Service, ...]] = field(default_factory=dict)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     problems: tuple[Problem, ...] = ()
     trust_domain: str = "cluster.local"

@@ -135,7 +135,8 @@ def plans(caller: Caller, world: World) -> dict[int, list[Plan]]:
         known_as = f"{service.namespace}/{service.name}" if service is not None else ""
         who = caller if written is not None and _asks_who_calls(written) else ANYBODY
         for port in sorted(by_port) if service is None else _http_ports(service):
-            domains = [d for d in _domains(host, service, caller.namespace, port) if (port, d) not in taken]
+            known = hosts.known_as(service, caller.namespace, world.aliases.get(host, ())) if service else [host]
+            domains = [d for name in known for d in (name, f"{name}:{port}") if (port, d) not in taken]
             if domains:
                 taken.update((port, domain) for domain in domains)
                 by_port[port].append(Plan(host, port, tuple(domains), known_as, written, meant, who))
@@ -155,13 +156,6 @@ def _http_ports(service: Service) -> list[int]:
 def _hosts_of_their_own(virtual: Mapping[str, Resource[VirtualService]]) -> Iterator[str]:
     """Hosts that exist only because a VirtualService names them; `*` would swallow what is meant to pass through."""
     return (host for host, written in virtual.items() if host != "*" and written.value.spec.http)
-
-
-def _domains(host: str, service: Service | None, namespace: str, port: int) -> list[str]:
-    """What the Host header may say: every name of the service and its addresses, each with and without the port."""
-    known = hosts.short_names(service, namespace) if service is not None else [host]
-    addresses = [address for address in service.addresses if "/" not in address] if service is not None else []
-    return [domain for name in [*known, *addresses] for domain in (name, f"{name}:{port}")]
 
 
 def virtual_host(plan: Plan) -> route_components_pb2.VirtualHost:

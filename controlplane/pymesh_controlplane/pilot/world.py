@@ -2,13 +2,12 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
 from pymesh import names
 from pymesh.resources import istio, kubernetes, mesh_config
-from pymesh.resources.fields import ObjectMeta
 from pymesh.resources.redaction import redacted
 from pymesh.resources.resource import Key, Resource, holds
 from pymesh_controlplane.pilot import hosts
@@ -22,7 +21,7 @@ from pymesh_controlplane.pilot.model import (
     Workload,
     World,
 )
-from pymesh_controlplane.pilot.policies import Mtls, peer_modes
+from pymesh_controlplane.pilot.pods import Pods, pods_of
 
 T = TypeVar("T")
 
@@ -56,17 +55,18 @@ def build(
 ) -> World:
     """The world that `resources` describe, one resource per key. Their order does not matter."""
     in_force = {resource.key: resource for resource in sorted(resources, key=lambda resource: resource.key)}
-    workloads = _workloads(_of(in_force, kubernetes.Pod))
-    pods = _Pods(workloads, _by_label(workloads), _of(in_force, istio.PeerAuthentication), root_namespace)
+    authentications = _of(in_force, istio.PeerAuthentication)
+    pods = pods_of(_of(in_force, kubernetes.Pod), _of(in_force, kubernetes.Node), authentications, root_namespace)
     slices = _slices(_of(in_force, kubernetes.EndpointSlice))
     services: dict[str, Service] = {}
     endpoints: dict[tuple[str, int], tuple[Endpoint, ...]] = {}
     for resource in _of(in_force, kubernetes.Service):
         service = _service(resource, pods, slices, trust_domain)
         services[service.host] = service
-        endpoints.update(_ready_endpoints(service, resource.value, slices, pods))
+        endpoints.update(_ready_endpoints(service, resource.value.spec, slices, pods))
+    aliases = _aliases(services)
     for entry in _of(in_force, istio.ServiceEntry):
-        for service in _entry_services(entry, workloads, trust_domain):
+        for service in _entry_services(entry, pods.by_address, trust_domain):
             if services.setdefault(service.host, service) is service:
                 endpoints.update(_entry_endpoints(service, entry.value.spec, pods))
     services = dict(sorted(services.items()))
@@ -74,15 +74,16 @@ def build(
         revision=_revision(in_force),
         resources=in_force,
         services=services,
-        workloads=workloads,
+        workloads=pods.by_address,
         endpoints=dict(sorted(endpoints.items())),
         virtual_services=_of(in_force, istio.VirtualService),
         destination_rules=_of(in_force, istio.DestinationRule),
         service_entries=_of(in_force, istio.ServiceEntry),
         gateways=_of(in_force, istio.Gateway),
-        peer_authentications=tuple(pods.policies),
+        peer_authentications=authentications,
         rules=_rules(_of(in_force, istio.DestinationRule), services),
         routing=_routing(_of(in_force, istio.VirtualService), services),
+        aliases=aliases,
         mesh=_mesh(in_force, root_namespace),
         problems=tuple(problems),
         trust_domain=trust_domain,
@@ -142,95 +143,24 @@ def _routing(
     return found
 
 
-# --- Pods ----------------------------------------------------------------------------------------------------------
-
-
-def _workloads(pods: Iterable[Resource[kubernetes.Pod]]) -> dict[str, Workload]:
-    found: dict[str, Workload] = {}
-    for resource in pods:
-        pod = resource.value
-        status = pod.status
-        if status is None or not status.pod_ip or status.phase in {"Succeeded", "Failed"} or pod.spec.host_network:
-            continue
-        labels = pod.metadata.labels or {}
-        found[status.pod_ip] = Workload(
-            name=resource.key.name,
-            namespace=resource.key.namespace,
-            ip=status.pod_ip,
-            service_account=pod.spec.service_account_name or "default",
-            workload=_workload_name(pod.metadata),
-            labels=labels,
-            container_ports=_container_ports(pod.spec),
-            mesh=labels.get(names.LABEL_TLS_MODE) == "istio",
-        )
-    return dict(sorted(found.items()))
-
-
-def _by_label(workloads: Mapping[str, Workload]) -> dict[tuple[str, str, str], list[Workload]]:
-    found: dict[tuple[str, str, str], list[Workload]] = {}
-    for workload in workloads.values():
-        for label, value in workload.labels.items():
-            found.setdefault((workload.namespace, label, value), []).append(workload)
-    return found
-
-
-class _Pods(NamedTuple):
-    """The pods, and what decides whether they accept mutual TLS."""
-
-    by_address: Mapping[str, Workload]
-    by_label: Mapping[tuple[str, str, str], list[Workload]]  # (namespace, label, value)
-    policies: tuple[Resource[istio.PeerAuthentication], ...]
-    root_namespace: str
-
-    def selected(self, namespace: str, selector: Mapping[str, str]) -> list[Workload]:
-        """The pods that a service selects; without a selector none."""
-        if not selector:
-            return []
-        label, value = next(iter(selector.items()))
-        some = self.by_label.get((namespace, label, value), [])
-        return [workload for workload in some if selector.items() <= workload.labels.items()]
-
-    def endpoint(self, address: str, port: int, labels: Mapping[str, str] | None = None, weight: int = 1) -> Endpoint:
-        """The endpoint at `address:port`, with the labels of the pod there if it is given none."""
-        workload = self.by_address.get(address)
-        own = workload.labels if workload is not None else {}
-        mesh = False
-        if workload is not None and workload.mesh:
-            modes = peer_modes(workload.namespace, workload.labels, self.policies, self.root_namespace)
-            mesh = modes.at(port) is not Mtls.DISABLE
-        return Endpoint(address, port, labels or own, workload, mesh, weight)
-
-
-def _workload_name(metadata: ObjectMeta) -> str:
-    """What made the pod: its controller, or, behind a ReplicaSet, the Deployment."""
-    for owner in metadata.owner_references or []:
-        if owner.controller:
-            template = (metadata.labels or {}).get("pod-template-hash")
-            return owner.name.removesuffix(f"-{template}") if owner.kind == "ReplicaSet" and template else owner.name
-    return metadata.name
-
-
-def _container_ports(spec: kubernetes.PodSpec) -> dict[str, int]:
-    ports = [port for container in spec.containers for port in container.ports or [] if port.protocol.upper() == "TCP"]
-    return {port.name or str(port.container_port): port.container_port for port in ports}
-
-
 # --- Services ------------------------------------------------------------------------------------------------------
 
 
 def _service(
     resource: Resource[kubernetes.Service],
-    pods: "_Pods",
+    pods: Pods,
     slices: Mapping[tuple[str, str], list[kubernetes.EndpointSlice]],
     trust_domain: str,
 ) -> Service:
     spec, key = resource.value.spec, resource.key
-    addresses = [spec.cluster_ip or "", *(spec.cluster_ips or [])]
-    selector = spec.selector or {}
+    external = spec.type == "ExternalName"
+    # From within the cluster, kube-proxy takes an external address for the service as it does a cluster IP.
+    addresses = [] if external else [spec.cluster_ip or "", *(spec.cluster_ips or []), *(spec.external_ips or [])]
+    selector = {} if external else spec.selector or {}
     behind = pods.selected(key.namespace, selector)
     for item in slices.get((key.namespace, key.name), []):
-        addressed = [address for endpoint in item.endpoints or [] for address in endpoint.addresses]
-        behind += [pods.by_address[address] for address in addressed if address in pods.by_address]
+        found = (pods.behind(e, address, key.namespace)[0] for e in item.endpoints or [] for address in e.addresses)
+        behind += [workload for workload in found if workload is not None]
     return Service(
         host=names.service_host(key.name, key.namespace),
         name=key.name,
@@ -242,12 +172,40 @@ def _service(
             for port in spec.ports
             if port.protocol == "TCP"
         ),
-        resolution=Resolution.ORIGINAL if spec.cluster_ip == "None" else Resolution.ENDPOINTS,
+        resolution=_service_resolution(spec),
         selector=selector,
         accounts=_accounts(behind, key.namespace, trust_domain),
-        external=False,
+        external=external,
         resource=resource,
     )
+
+
+def _service_resolution(spec: kubernetes.ServiceSpec) -> Resolution:
+    if spec.type == "ExternalName":
+        return Resolution.DNS
+    return Resolution.ORIGINAL if spec.cluster_ip == "None" else Resolution.ENDPOINTS
+
+
+def _aliases(services: dict[str, Service]) -> dict[str, tuple[Service, ...]]:
+    """Take the services out that are but other names (ExternalName) of services here, and give them by their hosts.
+
+    What is called by such a name is then the service itself: its endpoints, its identity, its routes.
+    """
+    found: dict[str, tuple[Service, ...]] = {}
+    for host, service in list(services.items()):
+        name = _external_name(service)
+        if name != host and name in services and not _external_name(services[name]):
+            del services[host]
+            found[name] = (*found.get(name, ()), service)
+    return found
+
+
+def _external_name(service: Service) -> str:
+    """What an ExternalName stands for; empty for any other service."""
+    resource = service.resource
+    if not service.external or not holds(resource, kubernetes.Service):
+        return ""
+    return (resource.value.spec.external_name or "").lower().removesuffix(".")
 
 
 def _service_protocol(port: kubernetes.ServicePort) -> Protocol:
@@ -266,32 +224,41 @@ def _accounts(workloads: Iterable[Workload], namespace: str, trust_domain: str) 
 def _slices(
     resources: Iterable[Resource[kubernetes.EndpointSlice]],
 ) -> dict[tuple[str, str], list[kubernetes.EndpointSlice]]:
+    """By service. Slices of IPv6 addresses and of names are none that are served; galley says so."""
     found: dict[tuple[str, str], list[kubernetes.EndpointSlice]] = {}
     for resource in resources:
         service = (resource.value.metadata.labels or {}).get(SERVICE_NAME_LABEL)
-        if service:
+        if service and resource.value.address_type == "IPv4":
             found.setdefault((resource.key.namespace, service), []).append(resource.value)
     return found
 
 
 def _ready_endpoints(
     service: Service,
-    written: kubernetes.Service,
+    spec: kubernetes.ServiceSpec,
     slices: Mapping[tuple[str, str], list[kubernetes.EndpointSlice]],
-    pods: "_Pods",
+    pods: Pods,
 ) -> Iterator[tuple[tuple[str, int], tuple[Endpoint, ...]]]:
     for port in service.ports:
+        if service.external:
+            name = _external_name(service)
+            yield (service.host, port.port), (Endpoint(name, port.port, {}),) if name else ()
+            continue
         found: dict[tuple[str, int], Endpoint] = {}
         for item in slices.get((service.namespace, service.name), []):
             targets = [target.port for target in item.ports or [] if (target.name or "") == port.name and target.port]
             for endpoint in item.endpoints or []:
-                conditions = endpoint.conditions
-                ready = conditions is None or conditions.ready is not False
-                if not ready and not written.spec.publish_not_ready_addresses:
+                if not spec.publish_not_ready_addresses and not _takes_traffic(endpoint.conditions):
                     continue
                 for address, target in ((a, t) for a in endpoint.addresses for t in targets):
-                    found[address, target] = pods.endpoint(address, target)
+                    if (made := pods.slice_endpoint(endpoint, address, target, service.namespace)) is not None:
+                        found[address, target] = made
         yield (service.host, port.port), tuple(found[key] for key in sorted(found))
+
+
+def _takes_traffic(conditions: kubernetes.EndpointConditions | None) -> bool:
+    """What is not said counts as well: ready, and not about to end."""
+    return conditions is None or (conditions.ready is not False and not conditions.terminating)
 
 
 # --- Service entries -----------------------------------------------------------------------------------------------
@@ -336,7 +303,7 @@ def _entry_services(
 
 
 def _entry_endpoints(
-    service: Service, spec: istio.ServiceEntrySpec, pods: "_Pods"
+    service: Service, spec: istio.ServiceEntrySpec, pods: Pods
 ) -> Iterator[tuple[tuple[str, int], tuple[Endpoint, ...]]]:
     for port in service.ports:
         target = port.target if isinstance(port.target, int) else port.port

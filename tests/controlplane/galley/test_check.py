@@ -288,13 +288,17 @@ def test_service_entries(spec: str, expected: str) -> None:
             "warning spec.ports[0]: HTTP/2 and gRPC are carried as opaque TCP yet",
         ),
         (
-            service("a").replace("spec:", "spec:\n  type: ExternalName"),
-            "error spec.type: ExternalName is not supported yet",
+            service("a").replace("spec:", "spec:\n  type: ExternalName\n  externalName: 'http://x'"),
+            "error spec.externalName: 'http://x' is not a host",
+        ),
+        (
+            service("a").replace("spec:", "spec:\n  externalIPs: [1.2.3.4, 300.1.1.1]"),
+            "error spec.externalIPs[1]: '300.1.1.1' is not an IP address",
         ),
         (service("a").replace("spec:", "spec:\n  sessionAffinity: ClientIP"), "warning spec.sessionAffinity"),
         (pod("a", "300.1.1.1", "a"), "error status.podIP: '300.1.1.1' is not an IP address"),
         (slice_of("a", "x"), "error endpoints[0].addresses[0]: 'x' is not an IPv4 address"),
-        (slice_of("a", "fd00::1").replace("IPv4", "IPv6"), "error addressType: IPv6 is not supported yet"),
+        (slice_of("a", "fd00::1").replace("IPv4", "IPv6"), "warning addressType: IPv6 is not supported yet"),
         (slice_of("a").replace("kubernetes.io/service-name", "other"), "warning metadata.labels: without the label"),
     ],
 )
