@@ -1,6 +1,5 @@
 """`pymesh-proxy`."""
 
-import asyncio
 import logging
 import os
 import sys
@@ -44,6 +43,8 @@ async def _run(options: Options) -> int:
 
         async with serving(options, os.environ):
             return await run_agent(agent_options(options))
+    import asyncio
+
     from pymesh_proxy.app import Proxy
 
     return await Proxy(options, asyncio.get_running_loop()).run()

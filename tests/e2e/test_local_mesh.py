@@ -203,7 +203,7 @@ def test_exec_is_the_command_as_the_containers_user(mesh: str) -> None:
     assert nobody.returncode == 1
     assert "no pod nobody; there are: default/backend-" in nobody.stderr
     assert (
-        "has no container x; there are: app, pymesh-proxy, pymesh-init"
+        "has no container x; there are: app, pymesh-init, pymesh-proxy"
         in pymesh("logs", "backend", "-c", "x", check=False).stderr
     )
 
@@ -332,7 +332,7 @@ def test_without_a_control_plane_new_pods_say_what_they_wait_for_and_old_ones_wo
     try:
         assert curl("frontend", "http://backend/")["pod"].startswith("backend-")
         pymesh("apply", "-f", str(write(directory, deployment("late-app"), name="late.yaml")))
-        eventually_sync(lambda: "pymesh-proxy not ready: waiting for" in rows()["late-app"]["message"])
+        eventually_sync(lambda: "pymesh-proxy: startup probe: waiting for" in rows()["late-app"]["message"])
     finally:
         pymesh("apply", "-f", "-", *namespace, input=_without_status(control_plane))
     eventually_sync(lambda: rows()["late-app"]["is_ready"], timeout=30)

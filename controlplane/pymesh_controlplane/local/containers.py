@@ -13,7 +13,7 @@ from pymesh.errors import MeshError
 from pymesh_controlplane.local import probes, processes
 from pymesh_controlplane.local.launch import Launch
 from pymesh_controlplane.local.logs import ContainerLog
-from pymesh_controlplane.local.podspec import Container, Probe
+from pymesh_controlplane.local.podspec import Container, LifecycleHandler, Probe
 from pymesh_controlplane.local.probes import Counter, Outcome, Target
 from pymesh_controlplane.local.processes import Ended, Process
 
@@ -25,6 +25,11 @@ MAX_BACKOFF: Final = 30.0
 RUN_LONG_ENOUGH: Final = 60.0
 # Seconds between two looks at a container that was not ready yet, however rarely it is to be asked later.
 STARTING_PERIOD: Final = 0.25
+# Seconds to end that a container has at least, of the pod's, when hooks and other containers have taken the rest.
+MINIMUM_GRACE: Final = 2.0
+# Seconds that a container gets whose postStart hook or probe has failed, where nothing else is said: Kubernetes'
+# default for a pod.
+DEFAULT_GRACE: Final = 30.0
 
 Policy = Literal["Always", "OnFailure", "Never"]
 
@@ -66,6 +71,7 @@ class ContainerRunner:
 
     Attributes:
         status: how it is now.
+        has_begun: set once a start has been tried and its postStart hook has ended: the next container may be started.
         has_started: set once it has started up for the first time.
         running_launch: how to start another command in it; None while it does not run.
 
@@ -98,10 +104,19 @@ class ContainerRunner:
         self._changed = changed
         self._process: Process | None = None
         self._stopping = False
+        self.has_begun = asyncio.Event()
         self.has_started = asyncio.Event()
+        self._ended = asyncio.Event()
 
     async def run(self) -> None:
         """Run it until it ends for good: by `stop`, or because its policy does not restart it."""
+        try:
+            await self._keep_running()
+        finally:
+            self.has_begun.set()
+            self._ended.set()
+
+    async def _keep_running(self) -> None:
         backoff = 0.0
         while not self._stopping:
             begun = time.monotonic()
@@ -124,6 +139,7 @@ class ContainerRunner:
                     pid=0,
                 )
             )
+            self.has_begun.set()
             await asyncio.sleep(backoff)
             backoff = next_backoff(backoff, time.monotonic() - begun)
             self._set(replace(self.status, restarts=self.status.restarts + 1))
@@ -136,23 +152,12 @@ class ContainerRunner:
         except (MeshError, OSError) as error:
             return f"cannot be started: {error}"
         self.running_launch = replace(launch, join=self._process.pid, sockets={})
-        no_startup = self.spec.startup_probe is None
-        self._set(
-            replace(
-                self.status,
-                state="running",
-                reason="",
-                message="",
-                started=no_startup,
-                ready=no_startup and self.spec.readiness_probe is None,
-                pid=self._process.pid,
-                since=time.time(),
-            )
-        )
+        running = replace(self.status, state="running", reason="", message="", started=False, ready=False)
+        self._set(replace(running, pid=self._process.pid, since=time.time()))
         if self._stopping:
             self._process.send(signal.SIGKILL)
         async with asyncio.TaskGroup() as group:
-            watch = group.create_task(self._probe(self._process))
+            watch = group.create_task(self._watch(self._process))
             ended = await self._process.wait()
             watch.cancel()
         self._process = self.running_launch = None
@@ -173,8 +178,9 @@ class ContainerRunner:
             replace(self.status, state="terminated", reason=reason, message=message, ready=False, pid=0, exit_code=code)
         )
 
-    async def stop(self, grace: float) -> None:
-        """Run its preStop hook, send SIGTERM and, when `grace` seconds are over, SIGKILL; returns when it has ended."""
+    async def stop(self, grace: float, after: Sequence["ContainerRunner"] = ()) -> None:
+        """Run its preStop hook, let the containers `after` end, then send SIGTERM and, when `grace` seconds are over,
+        SIGKILL; returns when it has ended."""
         self._stopping = True
         process = self._process
         if process is None:
@@ -183,16 +189,49 @@ class ContainerRunner:
         hook = self.spec.lifecycle.pre_stop if self.spec.lifecycle else None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
-                if hook is not None and hook.exec is not None:
-                    await self._exec(hook.exec.command)
-                elif hook is not None and hook.sleep is not None:
-                    await asyncio.sleep(hook.sleep.seconds)
-        await terminate(process, max(0.0, deadline - time.monotonic()))
+                if hook is not None and (failure := await self._run_hook(hook)):
+                    self._log.note(f"{self.spec.name}: the preStop hook failed: {failure}")
+                for other in after:
+                    await other.ended()
+        await terminate(process, max(min(grace, MINIMUM_GRACE), deadline - time.monotonic()))
+
+    async def ended(self) -> None:
+        """Wait until it has ended for good; at once if it does not run."""
+        if self._process is not None:
+            await self._ended.wait()
+
+    async def _run_hook(self, hook: LifecycleHandler) -> str:
+        """Why the hook failed; empty if it did not."""
+        if hook.sleep is not None:
+            await asyncio.sleep(hook.sleep.seconds)
+            return ""
+        if hook.exec is not None:
+            outcome = await self._exec(hook.exec.command)
+            return "" if outcome.success else outcome.message
+        assert hook.http_get is not None
+        try:
+            # As a kubelet: to have been answered is enough, whatever the answer.
+            await probes.ask_http(hook.http_get, self.spec, self._target)
+        except OSError as error:
+            return str(error)
+        return ""
+
+    async def _watch(self, process: Process) -> None:
+        """What a kubelet does with a container that runs: its postStart hook, then its probes."""
+        hook = self.spec.lifecycle.post_start if self.spec.lifecycle else None
+        if hook is not None and (failure := await self._run_hook(hook)):
+            self._log.note(f"{self.spec.name} is stopped: the postStart hook failed: {failure}")
+            self.has_begun.set()
+            await terminate(process, DEFAULT_GRACE)
+            return
+        self.has_begun.set()
+        if self.spec.startup_probe is None:
+            self._set(replace(self.status, started=True, ready=self.spec.readiness_probe is None))
+        await self._probe(process)
 
     async def _probe(self, process: Process) -> None:
         if self.spec.startup_probe is not None:
-            counter = Counter(1, self.spec.startup_probe.failure_threshold)
-            await self._ask_until(self.spec.startup_probe, counter, process, "startup")
+            await self._ask_until_started(self.spec.startup_probe, process)
             self._set(replace(self.status, started=True, ready=self.spec.readiness_probe is None, message=""))
         async with asyncio.TaskGroup() as group:
             if self.spec.readiness_probe is not None:
@@ -200,15 +239,18 @@ class ContainerRunner:
             if self.spec.liveness_probe is not None:
                 group.create_task(self._watch_liveness(self.spec.liveness_probe, process))
 
-    async def _ask_until(self, probe: Probe, counter: Counter, process: Process, what: str) -> None:
+    async def _ask_until_started(self, probe: Probe, process: Process) -> None:
+        # Asked more often than it says, and given up after as long: others wait for it.
+        pause = min(STARTING_PERIOD, probe.period_seconds)
+        counter = Counter(1, max(1, round(probe.failure_threshold * probe.period_seconds / pause)))
         await asyncio.sleep(probe.initial_delay_seconds)
         while not counter.passing:
             if counter.add(await self._ask(probe)):
-                self._set(replace(self.status, message=f"{what} probe: {counter.message}" if counter.message else ""))
+                self._set(replace(self.status, message=f"startup probe: {counter.message}" if counter.message else ""))
             if counter.failed:
-                await self._fail(probe, process, f"{what} probe: {counter.message}")
+                await self._fail(probe, process, f"startup probe: {counter.message}")
             if not counter.passing:
-                await asyncio.sleep(probe.period_seconds)
+                await asyncio.sleep(pause)
 
     async def _watch_readiness(self, probe: Probe) -> None:
         counter = Counter(probe.success_threshold, probe.failure_threshold)
@@ -233,7 +275,7 @@ class ContainerRunner:
         """End the process because a probe demands it; its run loop then decides what comes next."""
         self._log.note(f"{self.spec.name} is stopped: {why}")
         grace = probe.termination_grace_period_seconds
-        await terminate(process, 30 if grace is None else grace)
+        await terminate(process, DEFAULT_GRACE if grace is None else grace)
 
     async def _ask(self, probe: Probe) -> Outcome:
         return await probes.ask(probe, self.spec, self._target, self._exec)

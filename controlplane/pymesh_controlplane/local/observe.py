@@ -71,8 +71,8 @@ def row(
         "namespace": namespace,
         "name": name,
         "owner": owner,
-        "ready": sum(container.ready for container in status.containers),
-        "containers": len(status.containers),
+        "ready": sum(container.ready for container in status.lasting),
+        "containers": len(status.lasting),
         "status": status.reason,
         "message": status.message,
         "restarts": status.restarts,
@@ -83,7 +83,7 @@ def row(
         "is_ready": status.ready or status.phase == "Succeeded",
         "container_names": [container.name for container in status.containers],
         "init_container_names": [container.name for container in status.init_containers],
-        "pids": {container.name: container.pid for container in status.containers if container.pid},
+        "pids": {container.name: container.pid for container in status.lasting if container.pid},
     }
 
 

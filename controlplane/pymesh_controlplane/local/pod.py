@@ -108,11 +108,14 @@ class PodRunner:
         async with asyncio.TaskGroup() as group:
             renewing = group.create_task(self._keep_volumes_fresh())
             if await self._initialise(group):
-                mains = [group.create_task(runner.run()) for runner in self.containers]
+                mains = []
+                for runner in self.containers:
+                    mains.append(group.create_task(runner.run()))
+                    await runner.has_begun.wait()
                 await asyncio.wait(mains)
-                # Native sidecars end after the containers they were there for.
-                natives = [runner for runner in self.init_containers if runner.status.state == "running"]
-                await asyncio.gather(*(runner.stop(self.spec.termination_grace_period_seconds) for runner in natives))
+            if not self.terminating:
+                # Native sidecars end after the containers they were there for, whether those have begun or not.
+                await self._stop_all(self.spec.termination_grace_period_seconds)
             renewing.cancel()
 
     async def _initialise(self, group: asyncio.TaskGroup) -> bool:
@@ -131,8 +134,17 @@ class PodRunner:
         """End all containers, with `grace` seconds (by default the pod's own) to finish."""
         self.terminating = True
         self._changed()
-        seconds = self.spec.termination_grace_period_seconds if grace is None else grace
-        await asyncio.gather(*(runner.stop(seconds) for runner in (*self.init_containers, *self.containers)))
+        await self._stop_all(self.spec.termination_grace_period_seconds if grace is None else grace)
+
+    async def _stop_all(self, grace: float) -> None:
+        """All hooks begin now; a native sidecar is told to end after the containers that came after it have."""
+        natives = [runner for runner in self.init_containers if runner.spec.restart_policy is not None]
+        others = [runner for runner in self.init_containers if runner.spec.restart_policy is None]
+        later = {runner.spec.name: (*natives[index + 1 :], *self.containers) for index, runner in enumerate(natives)}
+        await asyncio.gather(
+            *(runner.stop(grace) for runner in (*others, *self.containers)),
+            *(runner.stop(grace, after=later[runner.spec.name]) for runner in natives),
+        )
 
     async def clean(self) -> None:
         """Remove the network and the files, whatever state they are in."""
@@ -158,7 +170,7 @@ class PodRunner:
     def _runner(self, container: Container, policy: Policy) -> ContainerRunner:
         container_log = ContainerLog(self.log_path(container.name))
         self._logs.append(container_log)
-        target = Target(self.facts.ip, self.connect)
+        target = Target(self.facts.ip, lambda: self._around.network.socket(socket.SOCK_STREAM))
         return ContainerRunner(
             container,
             launch=lambda: self._launch(container),

@@ -13,7 +13,17 @@ from pymesh.errors import ConfigError
 from pymesh.resources.check import convert
 from pymesh.resources.fields import Block
 from pymesh_controlplane.local import environment
-from pymesh_controlplane.local.podspec import Container, Deployment, DeploymentSpec, Pod, PodSpec, PodTemplate
+from pymesh_controlplane.local.podspec import (
+    Container,
+    Deployment,
+    DeploymentSpec,
+    HttpGet,
+    Lifecycle,
+    Pod,
+    PodSpec,
+    PodTemplate,
+    TcpSocket,
+)
 
 # What lies there is the machine's kernel; a container that is shown something else sees a lie, or more than its own.
 _KERNELS_OWN: Final = frozenset({"proc", "sys"})
@@ -100,18 +110,24 @@ def _check_container(container: Container, path: str, volumes: Mapping[str, str]
     ):
         if probe is None:
             continue
-        one_of(probe, ("exec", "httpGet", "tcpSocket"), f"{path}.{field}")
-        target = probe.http_get or probe.tcp_socket
-        if target is not None and isinstance(target.port, str) and target.port not in port_names:
-            raise ConfigError(f"no port of the name {target.port}", path=f"{path}.{field}")
-    if container.lifecycle and container.lifecycle.pre_stop:
-        one_of(container.lifecycle.pre_stop, ("exec", "sleep"), f"{path}.lifecycle.preStop")
+        one_of(probe, ("exec", "httpGet", "tcpSocket", "grpc"), f"{path}.{field}")
+        _check_port(probe.http_get or probe.tcp_socket, port_names, f"{path}.{field}")
+    hooks = container.lifecycle or Lifecycle()
+    for field, hook in (("postStart", hooks.post_start), ("preStop", hooks.pre_stop)):
+        if hook is not None:
+            one_of(hook, ("exec", "httpGet", "sleep"), f"{path}.lifecycle.{field}")
+            _check_port(hook.http_get, port_names, f"{path}.lifecycle.{field}")
     _check_host_ports(container, path)
     _refuse_true(container, path)
     security = container.security_context
     user = security.run_as_user if security.run_as_user is not None else spec.security_context.run_as_user
     if user == 0 and (security.run_as_non_root or spec.security_context.run_as_non_root):
         raise ConfigError("runAsNonRoot and uid 0 contradict each other", path=f"{path}.securityContext.runAsUser")
+
+
+def _check_port(target: HttpGet | TcpSocket | None, port_names: set[str], path: str) -> None:
+    if target is not None and isinstance(target.port, str) and target.port not in port_names:
+        raise ConfigError(f"no port of the name {target.port}", path=path)
 
 
 def _check_host_ports(container: Container, path: str) -> None:

@@ -81,11 +81,11 @@ class HttpHeader(Block, frozen=True):
 
 
 class HttpGet(Block, frozen=True):
-    """200 to 399 is success."""
+    """200 to 399 is success; with HTTPS, whatever the certificate. The host is the pod's address, as by default."""
 
     port: Port | str
     path: str = "/"
-    scheme: Literal["HTTP"] = "HTTP"
+    scheme: Literal["HTTP", "HTTPS"] = "HTTP"
     http_headers: list[HttpHeader] = []
 
 
@@ -93,6 +93,13 @@ class TcpSocket(Block, frozen=True):
     """An accepted connection is success."""
 
     port: Port | str
+
+
+class GrpcAction(Block, frozen=True):
+    """SERVING, said by `grpc.health.v1.Health/Check` of `service`, is success."""
+
+    port: Port
+    service: str | None = None
 
 
 class Exec(Block, frozen=True):
@@ -108,11 +115,12 @@ class Sleep(Block, frozen=True):
 
 
 class Probe(Block, frozen=True):
-    """How, how often and how patiently a container is asked; exactly one of exec, httpGet, tcpSocket."""
+    """How, how often and how patiently a container is asked; exactly one of exec, httpGet, tcpSocket, grpc."""
 
     exec: Exec | None = None
     http_get: HttpGet | None = None
     tcp_socket: TcpSocket | None = None
+    grpc: GrpcAction | None = None
     initial_delay_seconds: Seconds = 0
     period_seconds: Positive = 10
     timeout_seconds: Positive = 1
@@ -122,15 +130,17 @@ class Probe(Block, frozen=True):
 
 
 class LifecycleHandler(Block, frozen=True):
-    """What happens before a container is told to stop; exactly one."""
+    """What happens after the start of a container, or before it is told to stop; exactly one."""
 
     exec: Exec | None = None
+    http_get: HttpGet | None = None
     sleep: Sleep | None = None
 
 
 class Lifecycle(Block, frozen=True):
-    """Hooks."""
+    """Hooks. The next container is started when postStart is done."""
 
+    post_start: LifecycleHandler | None = None
     pre_stop: LifecycleHandler | None = None
 
 

@@ -1,7 +1,8 @@
 """Probes: whether a container has started, is ready, is alive. The counting is pure; asking is apart from it.
 
-Source: Kubernetes, "Configure Liveness, Readiness and Startup Probes". They are asked from inside the pod's network
-namespace, at the pod's own address: as the kubelet's, these connections never pass the sidecar.
+Source: Kubernetes, "Configure Liveness, Readiness and Startup Probes", and its prober. They are asked as a kubelet
+does, from the node: from the mesh's network namespace to the pod's address, without a certificate. The pod's redirect
+leads such a connection to the sidecar like any other, but for the ports that it never catches.
 """
 
 import asyncio
@@ -10,12 +11,16 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import urljoin, urlsplit
 
-from pymesh_controlplane.local import http
-from pymesh_controlplane.local.podspec import Container, Probe
+from pymesh_controlplane.local import grpc_health, http
+from pymesh_controlplane.local.podspec import Container, HttpGet, Probe
 
 # Characters of what a probe said that are kept, for `ps` and events.
 MAX_MESSAGE: Final = 300
+# Redirects to the same host that are followed.
+MAX_REDIRECTS: Final = 10
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class Counter:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a container is asked: at `ip`, by a socket that `connect` makes in the pod's network namespace."""
+    """Where a container is asked: at `ip`, by a socket that `connect` makes in the node's network."""
 
     ip: str
     connect: Callable[[], socket.socket]
@@ -84,14 +89,10 @@ async def _ask(probe: Probe, container: Container, target: Target, run: Run) -> 
     if probe.exec is not None:
         return await run(probe.exec.command)
     if probe.http_get is not None:
-        action = probe.http_get
-        headers = {header.name: header.value for header in action.http_headers}
-        address = (target.ip, _port(action.port, container))
-        status, body = await http.get(target.connect(), address, action.path, headers)
-        if 200 <= status < 400:
-            return Outcome(True)
-        text = " ".join(body.decode(errors="replace").split())
-        return Outcome(False, (text or f"HTTP status {status}")[:MAX_MESSAGE])
+        return await ask_http(probe.http_get, container, target)
+    if probe.grpc is not None:
+        message = await grpc_health.check(target.connect(), (target.ip, probe.grpc.port), probe.grpc.service or "")
+        return Outcome(not message, message[:MAX_MESSAGE])
     assert probe.tcp_socket is not None
     sock = target.connect()
     try:
@@ -99,6 +100,27 @@ async def _ask(probe: Probe, container: Container, target: Target, run: Run) -> 
     finally:
         sock.close()
     return Outcome(True)
+
+
+async def ask_http(action: HttpGet, container: Container, target: Target) -> Outcome:
+    """One answer to an HTTP probe or hook; raises OSError where there is none."""
+    headers = {header.name: header.value for header in action.http_headers}
+    port, secure, path = _port(action.port, container), action.scheme == "HTTPS", action.path
+    for _ in range(MAX_REDIRECTS + 1):
+        answer = await http.fetch(target.connect(), (target.ip, port), path, headers, secure=secure)
+        if answer.status not in _REDIRECTS or not answer.location:
+            break
+        url = urlsplit(urljoin(f"{'https' if secure else 'http'}://{target.ip}:{port}{path}", answer.location))
+        if url.hostname != target.ip or url.scheme not in {"http", "https"}:
+            break  # another host is none of a probe's business, and to be sent there is as good as an answer
+        secure = url.scheme == "https"
+        port, path = url.port or (443 if secure else 80), url._replace(scheme="", netloc="", fragment="").geturl()
+    else:
+        return Outcome(False, f"more than {MAX_REDIRECTS} redirects")
+    if 200 <= answer.status < 400:
+        return Outcome(True)
+    text = " ".join(answer.body.decode(errors="replace").split())
+    return Outcome(False, (text or f"HTTP status {answer.status}")[:MAX_MESSAGE])
 
 
 def _port(port: int | str, container: Container) -> int:

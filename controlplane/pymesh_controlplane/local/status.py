@@ -14,7 +14,10 @@ Phase = Literal["Pending", "Running", "Succeeded", "Failed"]
 
 @dataclass(frozen=True, slots=True)
 class PodStatus:
-    """What there is to say about a pod; `reason` is a word or two, `message` a sentence, empty when all is well."""
+    """What there is to say about a pod; `reason` is a word or two, `message` a sentence, empty when all is well.
+
+    `lasting` are the containers that run as long as the pod: native sidecars, and all that are not for its start.
+    """
 
     phase: Phase
     ready: bool
@@ -24,6 +27,7 @@ class PodStatus:
     containers: tuple[ContainerStatus, ...]
     init_containers: tuple[ContainerStatus, ...]
     terminating: bool
+    lasting: tuple[ContainerStatus, ...]
 
     @property
     def restarts(self) -> int:
@@ -55,7 +59,7 @@ def summarise(
     reason, message = _reason(init, main, native, phase, waiting_for)
     if terminating:
         reason = "Terminating"
-    return PodStatus(phase, ready, initialised, reason, message, main, init, terminating)
+    return PodStatus(phase, ready, initialised, reason, message, main, init, terminating, (*staying, *main))
 
 
 def _phase(init: Sequence[ContainerStatus], main: Sequence[ContainerStatus], *, initialised: bool) -> Phase:
@@ -88,6 +92,7 @@ def _reason(
         return first.reason, f"{first.name}: {first.message}" if first.message else ""
     if phase == "Succeeded":
         return "Completed", ""
-    unready = [status for status in main if not status.ready and status.state == "running"]
+    lasting = [*(status for status, stays in zip(init, native, strict=True) if stays), *main]
+    unready = [status for status in lasting if not status.ready and status.state == "running"]
     message = "; ".join(f"{status.name} not ready: {status.message or 'not asked yet'}" for status in unready)
     return "Running", message
