@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from tests.support.kubernetes import bodies, discovery, openapi, reads, tables
+from tests.support.kubernetes import bodies, discovery, openapi, rbac, reads, tables
 from tests.support.kubernetes.cluster import Answer, Cluster
 from tests.support.kubernetes.errors import (
     ApiError,
@@ -20,6 +20,9 @@ from tests.support.kubernetes.errors import (
 )
 from tests.support.kubernetes.kinds import Kind
 from tests.support.kubernetes.requests import Target, User, target
+from tests.support.kubernetes.reviews import KINDS, Reviews
+from tests.support.kubernetes.tokens import Tokens
+from tests.support.kubernetes.tokens import discovery as token_discovery
 from tests.support.kubernetes.writes import Write
 
 LOG = logging.getLogger(__name__)
@@ -30,17 +33,13 @@ Form = Mapping[str, str]
 
 
 class Api:
-    """The application. `user_of` tells who sends a request, and `authorize` what they may; both raise ApiError."""
+    """The application. `user_of` tells who sends a request, or raises ApiError."""
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        user_of: Callable[[Request], User],
-        authorize: Callable[[User, Target | None, Request], None],
-    ) -> None:
+    def __init__(self, cluster: Cluster, user_of: Callable[[Request], User], tokens: Tokens, reviews: Reviews) -> None:
         self._cluster = cluster
         self._user_of = user_of
-        self._authorize = authorize
+        self._tokens = tokens
+        self._reviews = reviews
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -63,9 +62,13 @@ class Api:
         user = self._user_of(request)
         query = dict(request.query_params)
         asked = target(request.method, request.url.path, query)
-        self._authorize(user, asked, request)
         if asked is None:
+            path, verb = request.url.path, request.method.lower()
+            if not rbac.allowed_path(self._cluster, user, verb, path):
+                raise rbac.refused_path(user, verb, path)
             return self._page(request)
+        if not rbac.allowed(self._cluster, user, asked):
+            raise rbac.refused(user, asked)
         kind = self._cluster.registry.get(asked.group, asked.version, asked.plural)
         if asked.subresource and asked.subresource not in kind.subresources:
             raise no_such_path()
@@ -90,6 +93,10 @@ class Api:
         write = Write(self._cluster, kind, asked, query, user)
         body, media = await request.body(), request.headers.get("content-type", "")
         match asked.verb:
+            case "create" if asked.subresource == "token":
+                return Answer(self._tokens.request(asked.namespace, asked.name, bodies.read(body, media)), 201)
+            case "create" if kind.kind in KINDS:
+                return Answer(self._reviews.answer(kind, bodies.read(body, media), user, asked.namespace), 201)
             case "create":
                 return await write.create(bodies.read(body, media))
             case "update":
@@ -129,6 +136,10 @@ class Api:
                 return _json(discovery.group(registry, group))
             case ["apis", group, version]:
                 return _json(discovery.resources(registry, group, version))
+            case [".well-known", "openid-configuration"]:
+                return _json(token_discovery())
+            case ["openid", "v1", "jwks"]:
+                return _json(self._tokens.keys())
             case ["openapi", "v3"]:
                 return _json(openapi.index(registry))
             case ["openapi", "v3", *more]:

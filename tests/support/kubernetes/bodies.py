@@ -1,12 +1,12 @@
 """Bodies of requests: media types, decoding into objects, and what a real server says of fields that it does not know."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 import yaml
 
-from tests.support.kubernetes.errors import ApiError, Object, bad_request, unsupported_media_type
+from tests.support.kubernetes.errors import ApiError, Object, bad_request, cause, unsupported_media_type
 from tests.support.kubernetes.kinds import Kind
 from tests.support.kubernetes.requests import Target
 from tests.support.kubernetes.schema import Schema, fill, prune, wrong_types
@@ -122,3 +122,10 @@ def _check_types(made: Object, kind: Kind, schema: Schema) -> None:
             f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: json: cannot unmarshal '
             f"{found} into Go struct field {path} of type {expected}"
         )
+
+
+def wrong_custom_types(made: Object, kind: Kind) -> Iterator[Object]:
+    """Causes of a 422: where a custom resource has another JSON type than its CRD says."""
+    for path, expected, found in wrong_types(made, kind.schema) if kind.schema and kind.custom else ():
+        message = f'Invalid value: "{found}": {path} in body must be of type {expected}: "{found}"'
+        yield cause(path, message, "FieldValueTypeInvalid")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
+from tests.support.kubernetes import crds
 from tests.support.kubernetes.cluster import Cluster
 from tests.support.kubernetes.errors import Object
 from tests.support.kubernetes.kinds import Kind
@@ -232,6 +233,10 @@ def _binding(made: Object, cluster: Cluster) -> None:
             subject.setdefault("apiGroup", "rbac.authorization.k8s.io")
 
 
+def _definition(made: Object, cluster: Cluster) -> None:
+    crds.fill(made)
+
+
 def _endpoint_slice(made: Object, cluster: Cluster) -> None:
     for port in made.get("ports") or ():
         port.setdefault("name", "")
@@ -269,4 +274,5 @@ _FILLERS: dict[tuple[str, str], Callable[[Object, Cluster], None]] = {
     ("rbac.authorization.k8s.io", "rolebindings"): _binding,
     ("rbac.authorization.k8s.io", "clusterrolebindings"): _binding,
     ("discovery.k8s.io", "endpointslices"): _endpoint_slice,
+    crds.STORAGE: _definition,
 }

@@ -1,5 +1,6 @@
 """The end of objects: finalizers, graceful deletion, owners and their dependents, namespaces and their contents."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,9 @@ from tests.support.kubernetes.requests import Target
 from tests.support.kubernetes.store import Store
 
 NAMESPACES = ("", "namespaces")
+# Seconds for which a namespace that was deleted is still there, as it is in a real cluster: who deletes a set of objects
+# with their namespace finds all of them.
+NAMESPACE_LINGERS = 0.5
 FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
 
 
@@ -86,11 +90,8 @@ def _finish(cluster: Cluster, kind: Kind, ending: Object) -> Object | None:
         if _dependents(cluster, meta["uid"]):
             return ending
     if kind.storage == NAMESPACES:
-        _empty(cluster, meta["name"])
-        if cluster.store.get(NAMESPACES, "", meta["name"]) is None:
-            return None  # the last of its contents has taken it along
-        if any(_contents(cluster, meta["name"])):
-            return ending
+        asyncio.get_running_loop().call_later(NAMESPACE_LINGERS, end_namespace, cluster, meta["name"])
+        return ending
     left = [each for each in meta.get("finalizers", ()) if each not in (FOREGROUND, ORPHAN)]
     if left or meta.get("deletionGracePeriodSeconds"):
         return ending
@@ -155,8 +156,13 @@ def _contents(cluster: Cluster, namespace: str) -> list[tuple[Kind, Object]]:
     ]
 
 
-def _empty(cluster: Cluster, namespace: str) -> None:
-    for kind, each in _contents(cluster, namespace):
-        meta = each["metadata"]
-        if cluster.store.get(kind.storage, namespace, meta["name"]) is each:
+def end_namespace(cluster: Cluster, name: str) -> None:
+    """The namespace controller's part: delete what is in a namespace that is being terminated, then the namespace."""
+    place = cluster.store.get(NAMESPACES, "", name)
+    if place is None or not place["metadata"].get("deletionTimestamp"):
+        return
+    for kind, each in _contents(cluster, name):
+        if cluster.store.get(kind.storage, name, each["metadata"]["name"]) is each:
             delete(cluster, kind, each, {"gracePeriodSeconds": 0})
+    if cluster.store.get(NAMESPACES, "", name) and not _contents(cluster, name):
+        remove(cluster, cluster.registry.get("", "v1", "namespaces"), "", name)

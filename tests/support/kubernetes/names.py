@@ -81,3 +81,8 @@ def wrong_data_key(key: str, field: str) -> Iterator[Object]:
             f"{field}[{key}]",
             f"Invalid value: \"{key}\": a valid config key must consist of alphanumeric characters, '-', '_' or '.'",
         )
+
+
+def is_label(name: str) -> bool:
+    """Whether a name is a DNS-1123 label."""
+    return bool(_LABEL.fullmatch(name)) and len(name) <= 63

@@ -12,6 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 import msgspec
+from jsonschema import Draft202012Validator
 
 from tests.support.kubernetes.errors import Object, cause, required
 
@@ -186,6 +187,8 @@ def wrong_types(value: Any, schema: Schema, path: str = "") -> Iterator[tuple[st
 def violations(value: Any, schema: Schema, path: str = "") -> Iterator[Object]:
     """What a value breaks of required fields, enums, bounds and patterns: causes of a 422."""
     node = schema.resolved()
+    if not schema.builtin:
+        yield from _combined(value, node, path)
     if isinstance(value, dict):
         for key in node.get("required", ()):
             if key not in value:
@@ -201,6 +204,20 @@ def violations(value: Any, schema: Schema, path: str = "") -> Iterator[Object]:
         supported = ", ".join(f'"{each}"' for each in node["enum"])
         yield cause(path, f'Unsupported value: "{value}": supported values: {supported}', "FieldValueNotSupported")
     yield from _scalar_violations(value, node, path)
+
+
+def _combined(value: Any, node: Object, path: str) -> Iterator[Object]:
+    for keyword, said in _COMBINATORS.items():
+        if keyword in node and not Draft202012Validator({keyword: node[keyword]}).is_valid(value):
+            yield cause(path or "<nil>", f"Invalid value: {path or 'object'} in body {said} ({keyword})")
+
+
+_COMBINATORS = {
+    "oneOf": "must validate one and only one schema",
+    "anyOf": "must validate at least one schema",
+    "allOf": "must validate all the schemas",
+    "not": "must not validate the schema",
+}
 
 
 def _list_violations(value: list[Any], schema: Schema, path: str) -> Iterator[Object]:

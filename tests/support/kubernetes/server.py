@@ -11,7 +11,7 @@ What it holds outlives `stop` and `start`, on the same port, as etcd's content o
 import base64
 import secrets
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,9 +23,12 @@ from tests.support.certificates import Authority
 from tests.support.kubernetes import bootstrap, tls
 from tests.support.kubernetes.app import Api
 from tests.support.kubernetes.cluster import Cluster
+from tests.support.kubernetes.controllers import Controllers
 from tests.support.kubernetes.errors import Object, unauthorized
 from tests.support.kubernetes.listening import Listening
-from tests.support.kubernetes.requests import ANONYMOUS, Target, User
+from tests.support.kubernetes.requests import ANONYMOUS, User
+from tests.support.kubernetes.reviews import Reviews
+from tests.support.kubernetes.tokens import LASTS, RefusedError, Tokens
 
 ADMIN = User("kubernetes-admin", ("system:masters", "system:authenticated"))
 
@@ -42,9 +45,11 @@ class ApiServer:
         # Bearer tokens that are nobody's service account.
         self.tokens: dict[str, User] = {}
         self.admin_token = self.token_for(ADMIN)
+        self.service_tokens = Tokens(self.cluster)
         self._files = tls.serving(self.authority, self.folder, () if host == "127.0.0.1" else (host,))
         self._listening: Listening | None = None
-        bootstrap.populate(self.cluster, self.authority.root.decode())
+        Controllers(self.cluster, self.authority.root.decode())
+        bootstrap.populate(self.cluster)
 
     def token_for(self, user: User) -> str:
         """A static bearer token."""
@@ -59,7 +64,8 @@ class ApiServer:
 
     def start(self) -> Self:
         """Listen. Returns when connections are accepted."""
-        app = Api(self.cluster, self._user_of, self._authorize)
+        reviews = Reviews(self.cluster, self.service_tokens, self.tokens)
+        app = Api(self.cluster, self._user_of, self.service_tokens, reviews)
         self._listening = Listening(app, tls.context(self._files), self.host, self.port)
         self._listening.start()
         self.port = self._listening.port
@@ -99,6 +105,16 @@ class ApiServer:
         found: list[Object] = self._running().call(lambda: self.cluster.store.all((group, plural), namespace))
         return found
 
+    def account_token(
+        self, namespace: str, account: str, *, audiences: Sequence[str] = (), pod: str = "", seconds: int = LASTS
+    ) -> str:
+        """A service account's token, as a kubelet projects it; for the API server itself where no audience is given."""
+        spec: Object = {"audiences": list(audiences), "expirationSeconds": seconds}
+        if pod:
+            spec["boundObjectRef"] = {"kind": "Pod", "apiVersion": "v1", "name": pod}
+        answer = self._running().call(lambda: self.service_tokens.request(namespace, account, {"spec": spec}))
+        return str(answer["status"]["token"])
+
     def kubeconfig(self, token: str = "", *, namespace: str = "default", name: str = "test") -> Path:
         """A kubeconfig file for a bearer token; the administrator's without one."""
         user = {"token": token or self.admin_token}
@@ -135,13 +151,14 @@ class ApiServer:
         header = request.headers.get("authorization", "")
         if header:
             scheme, _, token = header.partition(" ")
-            if scheme.lower() != "bearer" or token not in self.tokens:
+            if scheme.lower() != "bearer":
                 raise unauthorized()
-            return self.tokens[token]
+            if token in self.tokens:
+                return self.tokens[token]
+            try:
+                return self.service_tokens.believe(token).user
+            except RefusedError:
+                raise unauthorized() from None
         client = (request.client.host, request.client.port) if request.client else ("", 0)
         certificate = self._running().peers.get(client)
         return tls.owner(certificate) if certificate else ANONYMOUS
-
-    def _authorize(self, user: User, asked: Target | None, request: Request) -> None:
-        if user is ANONYMOUS and asked is not None:
-            raise unauthorized()

@@ -6,7 +6,7 @@ Everything runs in the server's event loop; nothing is locked.
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from tests.support.kubernetes.errors import Object, expired
@@ -43,6 +43,8 @@ class Store:
     objects: dict[Storage, dict[Key, Object]] = field(default_factory=dict)
     history: deque[Event] = field(default_factory=deque)
     _snapshots: dict[tuple[tuple[str, ...], int], list[Object]] = field(default_factory=dict)
+    # Told of every change at once; they may make changes themselves.
+    observers: list[Callable[[Event], None]] = field(default_factory=list)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def get(self, storage: Storage, namespace: str, name: str) -> Object | None:
@@ -77,10 +79,13 @@ class Store:
         return gone
 
     def _record(self, kind: str, storage: Storage, new: Object, previous: Object | None) -> None:
-        self.history.append(Event(self.revision, kind, storage, new, previous))
+        event = Event(self.revision, kind, storage, new, previous)
+        self.history.append(event)
         if len(self.history) > HISTORY:
             self.compacted = self.history.popleft().revision
         self.wake()
+        for observer in self.observers:
+            observer(event)
 
     def wake(self) -> None:
         """Let everybody who waits for a change look again."""

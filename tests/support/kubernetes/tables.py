@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from tests.support.kubernetes.errors import Object
 from tests.support.kubernetes.kinds import Kind
 
@@ -55,7 +57,9 @@ def _custom(column: Object) -> Cell:
         values = at(found, column["jsonPath"])
         if not values:
             return None
-        return _age(values[0]) if date else values[0]
+        if date:
+            return _age(values[0])
+        return values[0] if isinstance(values[0], str | int | float) else msgspec.json.encode(values[0]).decode()
 
     return cell
 

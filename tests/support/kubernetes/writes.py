@@ -151,7 +151,7 @@ class Write:
         kind = self.kind
         causes = list(metadata.wrong(new, kind))
         if kind.schema:
-            causes += violations(new, kind.schema)
+            causes += list(bodies.wrong_custom_types(new, kind)) or violations(new, kind.schema)
         if not causes:
             causes += rules.wrong(new, old, kind) if self.target.subresource != "status" else []
         if causes:
