@@ -230,7 +230,8 @@ def _unprivileged() -> Manifest:
 def _resources(settings: SidecarSettings) -> Manifest:
     """As in Istio, a pod that says anything about its sidecar's resources says everything."""
     result: Manifest = {}
-    for (kind, what), quantity in (settings.resources or DEFAULT_RESOURCES).items():
+    wanted = DEFAULT_RESOURCES if settings.resources is None else settings.resources
+    for (kind, what), quantity in wanted.items():
         result.setdefault(kind, {})[what] = quantity
     return result
 

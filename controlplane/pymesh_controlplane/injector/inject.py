@@ -8,7 +8,7 @@ is never touched. `istio-injection: disabled` on the namespace or `sidecar.istio
 import copy
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pymesh import names
@@ -113,6 +113,8 @@ def inject(
     _remove_injected(result, metadata)
     workload = workload or workload_of(metadata)
     spec = mapping(result, "spec", create=True)
+    if settings.resources is None and mapping(spec, "resources", path="spec."):
+        settings = replace(settings, resources={})  # the pod has a budget as a whole; more would be more than that
     app_probes = probes.rewrite(spec, settings.status_port) if settings.rewrite_probes else ""
     added = {
         "initContainers": [init_container(settings, config)],
@@ -121,7 +123,7 @@ def inject(
     }
     refuse_conflicts(spec, added, settings)
     lifecycle.place(spec, added, native=config.native_sidecars if settings.native is None else settings.native)
-    kept.keep(spec, mapping(pod, "spec"), added)
+    kept.keep(spec, mapping(pod, "spec"))
     _label(metadata, workload)
     status = {field: [item["name"] for item in items] for field, items in added.items()}
     annotations = mapping(metadata, "annotations", create=True, path="metadata.")

@@ -5,7 +5,6 @@ reason to put a bare one in its place: a second injection of the same pod change
 """
 
 import re
-from collections.abc import Mapping
 from decimal import Decimal
 from typing import Final
 
@@ -20,12 +19,12 @@ _FACTORS: Final = {
 }
 
 
-def keep(spec: Manifest, before: Manifest, added: Mapping[str, list[Manifest]]) -> None:
-    """Put the items that `before` had in the place of those `added` to `spec`, which is changed, that say no more."""
-    for field, items in added.items():
+def keep(spec: Manifest, before: Manifest) -> None:
+    """Put containers and volumes of `before` into `spec`, which is changed, where the ones there say nothing else."""
+    for field in ("initContainers", "containers", "volumes"):
         earlier = {item["name"]: item for item in named_items(before, field)}
-        same = {item["name"] for item in items if says(earlier.get(item["name"]), item)}
-        spec[field] = [earlier[item["name"]] if item["name"] in same else item for item in named_items(spec, field)]
+        items = [(earlier.get(item["name"]), item) for item in named_items(spec, field)]
+        spec[field] = [there if there is not None and says(there, item) else item for there, item in items]
         if field == "volumes":  # whose order means nothing
             places = {name: place for place, name in enumerate(earlier)}
             spec[field].sort(key=lambda item: places.get(item["name"], len(places)))

@@ -90,7 +90,7 @@ class SidecarSettings:
     exclude_outbound_ports: tuple[str, ...] = ()
     include_outbound_ranges: tuple[str, ...] = ALL
     exclude_outbound_ranges: tuple[str, ...] = ()
-    resources: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    resources: Mapping[tuple[str, str], str] | None = None
     rewrite_probes: bool = True
     status_port: int = names.PORT_APP_HEALTH
     readiness: Mapping[str, int] = field(default_factory=dict)
@@ -125,7 +125,7 @@ def read_settings(annotations: Mapping[str, str]) -> SidecarSettings:
         exclude_outbound_ports=_read(annotations, _TRAFFIC + "excludeOutboundPorts", _port_list, ()),
         include_outbound_ranges=_read(annotations, _TRAFFIC + "includeOutboundIPRanges", _ranges_or_all, ALL),
         exclude_outbound_ranges=_read(annotations, _TRAFFIC + "excludeOutboundIPRanges", _range_list, ()),
-        resources={key: quantity for key, quantity in quantities.items() if quantity is not None},
+        resources={key: quantity for key, quantity in quantities.items() if quantity is not None} or None,
         rewrite_probes=_read(annotations, _SIDECAR + "rewriteAppHTTPProbers", read_bool, True),
         status_port=status_port,
         readiness={name: value for name, value in readiness.items() if value is not None},

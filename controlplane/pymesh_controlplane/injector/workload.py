@@ -18,7 +18,8 @@ def workload_of(metadata: Manifest) -> str:
         if isinstance(owner, dict) and owner.get("controller") and owner.get("name"):
             template_hash = strings(metadata, "labels").get("pod-template-hash", "")
             return made_by(str(owner.get("kind")), str(owner["name"]), template_hash)
-    return str(metadata.get("name") or metadata.get("generateName") or "unknown").rstrip("-")
+    # A generated name is not there yet when the pod is injected, and must not make a difference when it is.
+    return str(metadata.get("generateName") or metadata.get("name") or "unknown").rstrip("-")
 
 
 def made_by(kind: str, name: str, template_hash: str = "") -> str:
