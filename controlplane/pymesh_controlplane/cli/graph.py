@@ -12,13 +12,18 @@ from rich.console import Console
 
 from pymesh.errors import MeshError, printable
 from pymesh.resources.fields import seconds
-from pymesh_controlplane.cli import output, target
+from pymesh_controlplane.cli import completion, output, target
 from pymesh_controlplane.telemetry.graph import KEEP
 
 HEADER: Final = ("FROM", "TO", "SERVICE", "PROTOCOL", "RATE", "ERRORS", "P50", "P99", "MTLS")
 
 _Window = Annotated[str, typer.Option(help="How far back, as in 30s or 5m; five minutes are kept.")]
-_Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Only from, to or within this namespace.")]
+_Namespace = Annotated[
+    str,
+    typer.Option(
+        "-n", "--namespace", help="Only from, to or within this namespace.", autocompletion=completion.namespaces
+    ),
+]
 
 Edge = Mapping[str, Any]
 

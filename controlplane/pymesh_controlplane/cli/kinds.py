@@ -31,6 +31,11 @@ def names_of(kind: str) -> Iterable[str]:
     return lower, plural, *_SHORT[kind]
 
 
+def known() -> list[str]:
+    """A name of each kind, as people write them: in the plural, in lower case."""
+    return [list(names_of(kind))[1] for kind in _SHORT]
+
+
 def kind_of(name: str) -> str:
     """The kind called `name`.
 

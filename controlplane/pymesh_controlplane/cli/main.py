@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from pymesh.errors import MeshError
-from pymesh_controlplane.cli import columns, kubectl, manifests, output
+from pymesh_controlplane.cli import columns, completion, kubectl, manifests, output
 from pymesh_controlplane.cli import logs as log_files
 from pymesh_controlplane.cli.check import check
 from pymesh_controlplane.cli.demo.command import demo
@@ -43,7 +43,12 @@ app = typer.Typer(
 Mesh = Annotated[str, typer.Option("--mesh", envvar="PYMESH_MESH", help="Name of the mesh of this machine.")]
 Files = Annotated[list[str], typer.Option("-f", "--filename", help="A file or directory with manifests; - is stdin.")]
 Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Namespace of what names none.")]
-OnlyNamespace = Annotated[str, typer.Option("-n", "--namespace", help="Only this namespace.")]
+OnlyNamespace = Annotated[
+    str, typer.Option("-n", "--namespace", help="Only this namespace.", autocompletion=completion.namespaces)
+]
+Pod = Annotated[
+    str, typer.Argument(help="A pod, or a Deployment of which one is taken.", autocompletion=completion.pods)
+]
 Output = Annotated[Format, typer.Option("-o", "--output", help="How to print.")]
 Container = Annotated[str, typer.Option("-c", "--container", help="By default the app's.")]
 
@@ -234,7 +239,12 @@ def _parsed(text: Text, namespace: str) -> list[Any]:
 
 @app.command()
 def get(  # noqa: PLR0917  as above
-    kind: Annotated[str, typer.Argument(help="Kind, as in pods, svc or virtualservice; `all` is every kind.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="Kind, as in pods, svc or virtualservice; `all` is every kind.", autocompletion=completion.kinds
+        ),
+    ],
     name: Annotated[str, typer.Argument(help="Only the one of this name.")] = "",
     mesh: Mesh = "default",
     namespace: OnlyNamespace = "",
@@ -266,7 +276,7 @@ def get(  # noqa: PLR0917  as above
 
 @app.command(name="exec", context_settings={"ignore_unknown_options": True})
 def exec_(
-    pod: Annotated[str, typer.Argument(help="A pod, or a Deployment of which one is taken.")],
+    pod: Pod,
     command: Annotated[list[str], typer.Argument(help="What to run, after --.")],
     container: Container = "",
     mesh: Mesh = "default",
@@ -294,7 +304,7 @@ def exec_(
 
 @app.command()
 def logs(  # noqa: PLR0917  as above
-    pod: Annotated[str, typer.Argument(help="A pod, or a Deployment of which one is taken.")],
+    pod: Pod,
     container: Container = "",
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what comes.")] = False,
     tail: Annotated[int | None, typer.Option(min=0, help="Only the last lines.")] = None,

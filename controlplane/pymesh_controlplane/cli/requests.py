@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from pymesh.errors import MeshError, printable
+from pymesh_controlplane.cli import completion, output, records, target
 from pymesh_controlplane.cli import journey as journeys
-from pymesh_controlplane.cli import output, records, target
 from pymesh_controlplane.cli.output import Format
 
 # Seconds between two looks for newer requests.
@@ -22,7 +22,12 @@ FOLLOW_POLL: Final = 0.5
 _STATUS: Final = re.compile(r"0|[0-9]{3}|[0-9][xX]{2}")
 HEADER: Final = ("TIME", "FROM", "TO", "REQUEST", "STATUS", "MS", "MTLS", "REQUEST ID")
 
-_Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Only from, to or within this namespace.")]
+_Namespace = Annotated[
+    str,
+    typer.Option(
+        "-n", "--namespace", help="Only from, to or within this namespace.", autocompletion=completion.namespaces
+    ),
+]
 _Output = Annotated[Format, typer.Option("-o", "--output", help="How to print.")]
 _Last = Annotated[int, typer.Option(min=1, max=1000, help="How many, the newest of them.")]
 _To = Annotated[str, typer.Option("--to", help="Only to this service, app or workload, as in reviews or reviews-v2.")]

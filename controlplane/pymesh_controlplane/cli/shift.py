@@ -11,7 +11,7 @@ from rich.text import Text as Line
 
 from pymesh.errors import MeshError
 from pymesh.resources.fields import seconds
-from pymesh_controlplane.cli import guard, output, target
+from pymesh_controlplane.cli import completion, guard, output, target
 from pymesh_controlplane.cli.client import Changed
 from pymesh_controlplane.cli.guard import shown
 from pymesh_controlplane.cli.output import Format
@@ -28,8 +28,13 @@ _PERCENT: Final = re.compile(r"(\d{1,3})%?")
 
 
 def shift(  # noqa: PLR0917  a command has as many options as it has
-    service: Annotated[str, typer.Argument(help="Name of a Service.")],
-    to: Annotated[str, typer.Option("--to", help="The subset of its DestinationRule that gets the requests.")],
+    service: Annotated[str, typer.Argument(help="Name of a Service.", autocompletion=completion.services)],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", help="The subset of its DestinationRule that gets the requests.", autocompletion=completion.subsets
+        ),
+    ],
     step: Annotated[str, typer.Option(help="So much more at a time, as in 10%; by default all at once.")] = "",
     every: Annotated[str, typer.Option(help="How long each step is watched.")] = "5s",
     guard_text: Annotated[
@@ -40,7 +45,13 @@ def shift(  # noqa: PLR0917  a command has as many options as it has
     context: target.Context = "",
     kubeconfig: target.Kubeconfig = "",
     namespace: Annotated[
-        str, typer.Option("-n", "--namespace", help="Namespace of the Service; by default the context's, or `default`.")
+        str,
+        typer.Option(
+            "-n",
+            "--namespace",
+            help="Namespace of the Service; by default the context's, or `default`.",
+            autocompletion=completion.namespaces,
+        ),
     ] = "",
     output_format: Annotated[Format, typer.Option("-o", "--output", help="How to print.")] = Format.table,
 ) -> None:

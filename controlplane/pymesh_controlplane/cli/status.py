@@ -6,11 +6,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from pymesh_controlplane.cli import output, target
+from pymesh_controlplane.cli import completion, output, target
 from pymesh_controlplane.cli.mesh import Pilot
 from pymesh_controlplane.cli.output import Format
 
-_Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Only proxies of this namespace.")]
+_Namespace = Annotated[
+    str,
+    typer.Option("-n", "--namespace", help="Only proxies of this namespace.", autocompletion=completion.namespaces),
+]
 _Output = Annotated[Format, typer.Option("-o", "--output", help="How to print.")]
 
 

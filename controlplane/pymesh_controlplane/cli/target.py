@@ -11,6 +11,7 @@ import typer
 
 from pymesh.errors import MeshError
 from pymesh.resources.resource import Key
+from pymesh_controlplane.cli import completion
 from pymesh_controlplane.cli.mesh import Expected, LocalMesh, Pilot, check_machine
 from pymesh_controlplane.local import state
 from pymesh_controlplane.local.texts import Text
@@ -20,7 +21,10 @@ DEFAULT_MESH: Final = "default"
 MeshName = Annotated[
     str, typer.Option("--mesh", help="A mesh of this machine, by name; or $PYMESH_MESH, or `default` if it runs.")
 ]
-Context = Annotated[str, typer.Option("--context", help="A cluster, by its context in the kubeconfig.")]
+Context = Annotated[
+    str,
+    typer.Option("--context", help="A cluster, by its context in the kubeconfig.", autocompletion=completion.contexts),
+]
 Kubeconfig = Annotated[str, typer.Option("--kubeconfig", help="Instead of $KUBECONFIG, or ~/.kube/config.")]
 Everywhere = Annotated[bool, typer.Option("-A", "--all-namespaces", help="Of all namespaces, as it is without -n.")]
 

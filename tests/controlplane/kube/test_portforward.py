@@ -1,0 +1,179 @@
+"""Bytes to and from a port of a pod, against a server that keeps the kubelet's side of the protocol to the letter."""
+
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+from websockets.http11 import Request, Response
+from websockets.sync.server import ServerConnection, serve
+
+from pymesh_controlplane.kube.api import Api, ApiError
+from pymesh_controlplane.kube.kubeconfig import load
+from pymesh_controlplane.kube.pods import PodHttp
+from pymesh_controlplane.kube.portforward import PROTOCOL, forward
+
+PORT = 15014
+PATH = f"/api/v1/namespaces/shop/pods/web-1/portforward?ports={PORT}"
+
+Handler = Callable[[ServerConnection], None]
+
+
+@contextmanager
+def cluster(
+    tmp_path: Path, handler: Handler, refuse: Callable[[ServerConnection, Request], Response | None] | None = None,
+    protocols: tuple[str, ...] = (PROTOCOL,),
+) -> Iterator[Api]:  # fmt: skip
+    """An API server whose pods' ports are `handler`; every connection to it is one of them."""
+    server = serve(
+        handler, "127.0.0.1", 0, subprotocols=list(protocols), process_request=refuse, compression=None,
+        select_subprotocol=lambda _, offered: next((one for one in offered if one in protocols), None),
+    )  # fmt: skip
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{server.socket.getsockname()[1]}"
+        config = {
+            "clusters": [{"name": "c", "cluster": {"server": url}}],
+            "users": [{"name": "u", "user": {"token": "s3cret"}}],
+            "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "test",
+        }
+        file = tmp_path / "config"
+        file.write_text(yaml.safe_dump(config))
+        with Api(load([file])) as api:
+            yield api
+    finally:
+        server.shutdown()
+        thread.join()
+
+
+def greet(socket: ServerConnection, port: int = PORT) -> None:
+    for channel in (0, 1):
+        socket.send(bytes((channel,)) + struct.pack("<H", port))
+
+
+def test_bytes_go_both_ways_with_the_credentials_of_the_kubeconfig(tmp_path: Path) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def echo(socket: ServerConnection) -> None:
+        assert socket.request is not None
+        asked.append((socket.request.path, socket.request.headers.get("Authorization")))
+        greet(socket)
+        for message in socket:
+            assert isinstance(message, bytes)
+            socket.send(message)
+
+    with cluster(tmp_path, echo) as api, forward(api, "shop", "web-1", PORT) as stream:
+        for data in (b"x", b"\0" * 100_000):
+            stream.send(data)
+            assert stream.receive() == data
+    assert asked == [(PATH, "Bearer s3cret")]
+
+
+def test_data_may_come_along_with_the_port_and_ends_with_the_connection(tmp_path: Path) -> None:
+    def early(socket: ServerConnection) -> None:
+        socket.send(b"\0" + struct.pack("<H", PORT) + b"220 hello")
+        socket.send(b"\0")
+
+    with cluster(tmp_path, early) as api, forward(api, "shop", "web-1", PORT) as stream:
+        assert stream.receive() == b"220 hello"
+        assert stream.receive() == b""
+
+
+def test_the_nodes_reason_is_told(tmp_path: Path) -> None:
+    def refused(socket: ServerConnection) -> None:
+        greet(socket)
+        socket.send(b"\1error forwarding port 15014 to pod web-1: connection refused\x1b[2J")
+
+    with (
+        cluster(tmp_path, refused) as api,
+        forward(api, "shop", "web-1", PORT) as stream,
+        pytest.raises(ApiError, match=r"context test: shop/web-1 port 15014: error .*: connection refused\\x1b\[2J"),
+    ):
+        stream.receive()
+
+
+@pytest.mark.parametrize(
+    ("sent", "sentence"),
+    [
+        (b"\0" + struct.pack("<H", 80), "forwarded another port"),
+        (b"\0\x01", "forwarded another port"),
+        (b"\2abc", "what is not v4.channel.k8s.io"),
+        (b"", "what is not v4.channel.k8s.io"),
+        ("text", "what is not v4.channel.k8s.io"),
+    ],
+)
+def test_another_protocol_is_no_data(tmp_path: Path, sent: bytes | str, sentence: str) -> None:
+    with (
+        cluster(tmp_path, lambda socket: socket.send(sent)) as api,
+        forward(api, "shop", "web-1", PORT) as stream,
+        pytest.raises(ApiError, match=sentence),
+    ):
+        stream.receive()
+
+
+def test_a_refusal_is_told_in_the_servers_words_with_the_verbs_that_are_missing(tmp_path: Path) -> None:
+    def forbid(socket: ServerConnection, _: Request) -> Response:
+        return socket.respond(403, '{"kind": "Status", "message": "pods \\"web-1\\" is forbidden"}\n')
+
+    with cluster(tmp_path, lambda _: None, forbid) as api, pytest.raises(ApiError) as caught:  # noqa: SIM117
+        with forward(api, "shop", "web-1", PORT):
+            pass
+    assert str(caught.value) == (
+        'context test: shop/web-1 port 15014: not permitted: pods "web-1" is forbidden; '
+        "it takes the verbs get and create on pods/portforward in this namespace"
+    )
+
+
+def test_a_server_that_only_knows_other_protocols_is_told_from_one_that_is_away(tmp_path: Path) -> None:
+    with cluster(tmp_path, lambda _: None, protocols=("v9.channel.k8s.io",)) as api:  # noqa: SIM117
+        with pytest.raises(ApiError, match=r"forwards, but not by v4\.channel\.k8s\.io"):
+            with forward(api, "shop", "web-1", PORT):
+                pass
+    with pytest.raises(ApiError, match="no connection through the API server"):  # noqa: SIM117
+        with forward(api, "shop", "web-1", PORT):
+            pass
+
+
+def test_http_keeps_its_connection_and_makes_another_where_that_was_closed(tmp_path: Path) -> None:
+    """Of each connection two questions are answered; the third finds it closed, and is asked again on a new one."""
+    connections: list[int] = []
+
+    def server(socket: ServerConnection) -> None:
+        connections.append(0)
+        greet(socket)
+        while connections[-1] < 2:
+            message = socket.recv()
+            assert isinstance(message, bytes)
+            assert message.startswith(b"\0GET /ready HTTP/1.1\r\n")
+            connections[-1] += 1
+            answer = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes"
+            for byte in answer:
+                socket.send(bytes((0, byte)))
+
+    with cluster(tmp_path, server) as api:
+        http = PodHttp(api, "shop", "web-1", PORT)
+        assert [http.get("/ready") for _ in range(5)] == [(200, b"yes")] * 5
+        http.close()
+    assert connections == [2, 2, 1]
+
+
+def test_an_answer_that_is_not_http_or_ends_early_is_an_error(tmp_path: Path) -> None:
+    def answer(data: bytes) -> Handler:
+        def handler(socket: ServerConnection) -> None:
+            greet(socket)
+            socket.recv()
+            socket.send(b"\0" + data)
+
+        return handler
+
+    for data, sentence in (
+        (b"220 smtp.example.com\r\n\r\n", "not an HTTP response"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ny", "web-1 port 15014"),
+    ):
+        with cluster(tmp_path, answer(data)) as api, pytest.raises(ApiError, match=sentence):
+            PodHttp(api, "shop", "web-1", PORT).get("/ready")
