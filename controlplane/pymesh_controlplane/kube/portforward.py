@@ -99,6 +99,9 @@ def forward(api: Api, namespace: str, pod: str, port: int) -> Iterator[Stream]:
     """
     where = f"context {api.context}: {namespace}/{pod} port {port}"
     with _opened(api, namespace, pod, port, where) as socket:
+        if socket.subprotocol != PROTOCOL:
+            sentence = f"the API server forwards, but not by {PROTOCOL}: a proxy before it may take the protocol away"
+            raise ApiError(f"{where}: {sentence}")
         yield Stream(socket, where, port)
 
 
@@ -128,10 +131,6 @@ def _opened(api: Api, namespace: str, pod: str, port: int, where: str) -> Client
     except (OSError, TimeoutError, ssl.SSLError, ValueError) as error:
         raise ApiError(f"{where}: no connection through the API server ({printable(str(error))})") from None
     assert isinstance(opened, ClientConnection), "not the kind that connects again by itself"
-    if opened.subprotocol != PROTOCOL:
-        opened.close()
-        sentence = f"the API server forwards, but not by {PROTOCOL}: a proxy before it may take the protocol away"
-        raise ApiError(f"{where}: {sentence}")
     return opened
 
 
