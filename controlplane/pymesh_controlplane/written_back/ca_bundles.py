@@ -1,7 +1,7 @@
 """What the API server holds our webhooks against: the mesh's root in every entry of both webhook configurations.
 
-A manifest may let everything pass galley as long as it cannot be asked (`failurePolicy: Ignore`), so that a mesh can be
-installed together with its resources; once the root is there and galley answers, nothing passes it unseen any more.
+Nothing else of them is written: the manifests say the rest, `failurePolicy` too, so that whoever applies them again
+finds nothing changed, and takes nothing back.
 
 RBAC: list, watch and patch of mutatingwebhookconfigurations pymesh-injector, validatingwebhookconfigurations
 pymesh-galley.
@@ -24,25 +24,22 @@ INJECTOR: Final = "pymesh-injector"
 GALLEY: Final = "pymesh-galley"
 
 
-def current(configuration: Object, bundle: str, *, fail: bool) -> dict[str, Any] | None:
+def current(configuration: Object, bundle: str) -> dict[str, Any] | None:
     """What a webhook configuration lacks, as a patch (RFC 7386) of the version that was seen; None if nothing.
 
     Args:
         bundle: the root certificates, PEM.
-        fail: whether what the webhook cannot be asked about is to be refused, where the bundle is in place.
     """
     encoded = base64.b64encode(bundle.encode()).decode()
     before = configuration.get("webhooks") or []
     after = [{**entry, "clientConfig": {**entry["clientConfig"], "caBundle": encoded}} for entry in before]
-    if after == before and fail:
-        after = [{**entry, "failurePolicy": "Fail"} for entry in before]
     if after == before:
         return None
     return {"metadata": {"resourceVersion": configuration["metadata"]["resourceVersion"]}, "webhooks": after}
 
 
-def keeper(client: AsyncClient, bundle: str, serving: Callable[[], bool], metrics: Metrics) -> Keeper:
-    """Keeps `bundle` in both configurations; `serving` tells whether the webhooks answer."""
+def keeper(client: AsyncClient, bundle: str, metrics: Metrics) -> Keeper:
+    """Keeps `bundle` in both configurations."""
 
     def watch(changed: Callable[[], None]) -> Sequence[Reflector]:
         return tuple(
@@ -52,9 +49,9 @@ def keeper(client: AsyncClient, bundle: str, serving: Callable[[], bool], metric
 
     def due(reflectors: Sequence[Reflector]) -> Iterator[Write]:
         injector, galley = (reflector.objects for reflector in reflectors)
-        if (found := injector.get(Name("", INJECTOR))) and (patch := current(found, bundle, fail=False)):
+        if (found := injector.get(Name("", INJECTOR))) and (patch := current(found, bundle)):
             yield _write(client, MutatingWebhookConfiguration, INJECTOR, patch)
-        if (found := galley.get(Name("", GALLEY))) and (patch := current(found, bundle, fail=serving())):
+        if (found := galley.get(Name("", GALLEY))) and (patch := current(found, bundle)):
             yield _write(client, ValidatingWebhookConfiguration, GALLEY, patch)
 
     return Keeper("webhook configurations", watch, due, metrics)

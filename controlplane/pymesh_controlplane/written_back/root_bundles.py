@@ -1,6 +1,7 @@
 """The mesh's root certificates, in every namespace: a pod mounts them, and its sidecar holds citadel against them.
 
-The ConfigMap has the name and the key that Istio's has.
+The ConfigMap has the name and the key that Istio's has. Those that are made here belong to the system namespace: when
+that goes, the cluster's garbage collector takes them along.
 
 RBAC: namespaces list, watch; configmaps create, and list, watch and patch of this name.
 """
@@ -9,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from lightkube import AsyncClient
-from lightkube.models.meta_v1 import ObjectMeta
+from lightkube.models.meta_v1 import ObjectMeta, OwnerReference
 from lightkube.resources.core_v1 import ConfigMap, Namespace
 from lightkube.types import PatchType
 
+from pymesh import names
 from pymesh_controlplane.kube import trim
 from pymesh_controlplane.kube.reflector import Reflector
 from pymesh_controlplane.kube.replica import Name, Object
@@ -44,6 +46,15 @@ def lacking(namespaces: Objects, config_maps: Objects, bundle: str) -> Iterator[
             yield name.name, {"metadata": {"labels": LABELS}, "data": {KEY: bundle}}
 
 
+def owner(namespaces: Objects) -> list[OwnerReference]:
+    """To whom what is made belongs: the system namespace, if there is one."""
+    found = namespaces.get(Name("", names.SYSTEM_NAMESPACE))
+    if found is None:
+        return []
+    metadata = found["metadata"]
+    return [OwnerReference(apiVersion="v1", kind="Namespace", name=metadata["name"], uid=metadata["uid"])]
+
+
 def keeper(client: AsyncClient, bundle: str, metrics: Metrics) -> Keeper:
     """Keeps `bundle` (PEM) in every namespace."""
 
@@ -55,17 +66,18 @@ def keeper(client: AsyncClient, bundle: str, metrics: Metrics) -> Keeper:
             ),
         )
 
-    def write(namespace: str, patch: dict[str, Any] | None) -> Write:
+    def write(namespace: str, patch: dict[str, Any] | None, owners: list[OwnerReference]) -> Write:
         name = f"ConfigMap {namespace}/{NAME}"
         if patch is not None:
             return Write(
                 name, lambda: client.patch(ConfigMap, NAME, patch, namespace=namespace, patch_type=PatchType.MERGE)
             )
-        metadata = ObjectMeta(name=NAME, namespace=namespace, labels=dict(LABELS))
+        metadata = ObjectMeta(name=NAME, namespace=namespace, labels=dict(LABELS), ownerReferences=owners)
         return Write(name, lambda: client.create(ConfigMap(metadata=metadata, data={KEY: bundle})))
 
     def due(reflectors: Sequence[Reflector]) -> Iterator[Write]:
         namespaces, config_maps = (reflector.objects for reflector in reflectors)
-        return (write(namespace, patch) for namespace, patch in lacking(namespaces, config_maps, bundle))
+        owners = owner(namespaces)
+        return (write(namespace, patch, owners) for namespace, patch in lacking(namespaces, config_maps, bundle))
 
     return Keeper("root bundles", watch, due, metrics)
