@@ -274,7 +274,9 @@ def state_of(pod: Mapping[str, Any]) -> str:
     for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
         waiting = (container.get("state") or {}).get("waiting")
         if waiting and waiting.get("reason") not in {None, "PodInitializing", "ContainerCreating"}:
-            return printable(f"{container['name']} {waiting['reason']} {waiting.get('message') or ''}".strip())
+            # That of a container that ends again and again says only how long it is waited for.
+            message = "" if waiting["reason"] == "CrashLoopBackOff" else waiting.get("message") or ""
+            return printable(f"{container['name']} {waiting['reason']} {message}".strip())
     for condition in status.get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return printable(f"{condition.get('reason')} {condition.get('message') or ''}".strip())

@@ -13,6 +13,7 @@ from pymesh_controlplane.cli.mesh import Pilot
 from pymesh_controlplane.cli.status import merged, problems_of
 from pymesh_controlplane.injector.containers import PROXY, InjectionConfig
 from pymesh_controlplane.injector.inject import LABEL_NAMESPACE, decide
+from pymesh_controlplane.injector.settings import ANNOTATION_STATUS
 from pymesh_controlplane.injector.webhook import SYSTEM_NAMESPACES
 from pymesh_controlplane.pilot.model import Protocol
 from pymesh_controlplane.pilot.world import protocol_of
@@ -76,10 +77,9 @@ def components(deployments: Sequence[Object], pods: Sequence[Object]) -> Iterato
     for name, deployment in sorted(found.items()):
         if why := readiness.deployment_waits(deployment, pods):
             some = (deployment.get("status") or {}).get("availableReplicas", 0)
-            what = (
-                f"kubectl -n {names.SYSTEM_NAMESPACE} describe deployment {name}, and logs deployment/{name}, say more"
-            )
-            yield Finding("warning" if some else "error", f"Deployment {name}", f"is not ready: {why}", what)
+            remedy = f"kubectl -n {names.SYSTEM_NAMESPACE} logs deployment/{name}, and describe, say more"
+            severity: Severity = "warning" if some else "error"
+            yield Finding(severity, f"Deployment {name}", f"is not ready: {why.removeprefix(f'{name}: ')}", remedy)
 
 
 def crds(missing: Sequence[str]) -> Iterator[Finding]:
@@ -95,12 +95,14 @@ def webhooks(name: str, configuration: Object | None) -> Iterator[Finding]:
         consequence = "no pod gets a sidecar" if "injector" in name else "nobody refuses what is wrong"
         yield Finding("error", name, f"is not there: {consequence}", "pymesh install applies it")
         return
-    for webhook in configuration.get("webhooks") or []:
-        if not (webhook.get("clientConfig") or {}).get("caBundle"):
-            remedy = f"the control plane's leader writes it: see the log of deployment/{CONTROL_PLANE}"
-            yield Finding(
-                "error", f"{name} {webhook['name']}", "has no caBundle, so the API server trusts nobody", remedy
-            )
+    without = [
+        str(webhook["name"])
+        for webhook in configuration.get("webhooks") or []
+        if not (webhook.get("clientConfig") or {}).get("caBundle")
+    ]
+    if without:
+        remedy = f"the control plane's leader writes it: see the log of deployment/{CONTROL_PLANE}"
+        yield Finding("error", name, f"has no caBundle, so the API server trusts nobody: {_some(without)}", remedy)
 
 
 def others(configurations: Iterable[Object]) -> Iterator[Finding]:
@@ -242,7 +244,7 @@ def certificate(about: str, ends: datetime, now: datetime, soon: timedelta, reme
 def _is_wanted(pod: Object, labels: Mapping[str, str]) -> bool:
     """Whether a pod has no sidecar and the injector would give it one now."""
     namespace = pod["metadata"]["namespace"]
-    if namespace in SYSTEM_NAMESPACES or _proxy_of(pod):
+    if namespace in SYSTEM_NAMESPACES or ANNOTATION_STATUS in (pod["metadata"].get("annotations") or {}):
         return False
     try:
         return decide(dict(pod), InjectionConfig(), labels).inject
