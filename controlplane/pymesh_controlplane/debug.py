@@ -68,9 +68,9 @@ def application(
     ProcessCollector(registry=registry)
 
     async def ready(_: Request) -> Response:
-        if pilot is not None and pilot.world is None:
-            return PlainTextResponse("waiting for the configuration to be read\n", 503)
-        reasons = [reason for tell in waiting if (reason := tell())]
+        unread = pilot is not None and pilot.world is None
+        reasons = ["waiting for the configuration to be read"] if unread else []
+        reasons += [reason for tell in waiting if (reason := tell()) and reason not in reasons]
         return PlainTextResponse("\n".join(reasons or ["ready"]) + "\n", 503 if reasons else 200)
 
     async def live(_: Request) -> Response:

@@ -1,7 +1,7 @@
 """What the components that serve sidecars bring to the process that runs them, one function a component."""
 
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -34,6 +34,16 @@ class Part:
     routes: Sequence[BaseRoute] = ()
     collectors: Sequence[Metrics] = ()
     texts: Sequence[Callable[[], str]] = ()
+
+
+def chosen(components: Collection[str], source: Source | None) -> list[Part]:
+    """The parts of `components`. policy follows `source`, and is left out where there is none."""
+    found: list[Part] = []
+    if "policy" in components and source is not None:
+        found.append(policy(source))
+    if "telemetry" in components:
+        found.append(telemetry())
+    return found
 
 
 def policy(source: Source) -> Part:

@@ -4,6 +4,13 @@ import asyncio
 from collections.abc import Coroutine
 
 
+async def side_by_side(*coroutines: Coroutine[None, None, None]) -> None:
+    """Run all until all have ended; if one fails, the others are cancelled and waited for."""
+    async with asyncio.TaskGroup() as tasks:
+        for coroutine in coroutines:
+            tasks.create_task(coroutine)
+
+
 async def until_first_ends(*coroutines: Coroutine[None, None, None]) -> None:
     """Run all until one ends or fails; the others are then cancelled and waited for.
 

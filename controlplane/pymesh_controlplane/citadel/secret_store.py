@@ -12,7 +12,6 @@ import base64
 import binascii
 import hashlib
 import logging
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,16 +23,13 @@ from lightkube.resources.core_v1 import Secret
 
 from pymesh_controlplane.citadel import pem
 from pymesh_controlplane.citadel.authority import Authority
-from pymesh_controlplane.kube.asking import CONFLICT, NOT_FOUND, KubernetesError, ask
+from pymesh_controlplane.kube.asking import CONFLICT, NOT_FOUND, KubernetesError, ask, patiently
 from pymesh_controlplane.metrics import Metrics
 
 log = logging.getLogger("pymesh.citadel")
 
 PLUGGED: Final = "cacerts"
 OWN: Final = "pymesh-ca"
-# Seconds between two attempts to read it at the start: doubled from the first to the last, half of it by chance.
-FIRST_PAUSE: Final = 0.25
-LONGEST_PAUSE: Final = 10.0
 # Seconds between two looks whether somebody has changed it: a root is changed once in years, by a person.
 LOOK_EVERY: Final = 60.0
 
@@ -61,25 +57,19 @@ class SecretStore:
         self._found: Found | None = None
         self._told: Found | None = None
 
-    async def load(self, clock: Callable[[], datetime], *, rng: random.Random | None = None) -> Authority:
+    async def load(self, clock: Callable[[], datetime]) -> Authority:
         """The authority; waits as long as the API server does not answer.
 
         Raises:
             ConfigError: what is there is damaged, expired or incomplete.
         """
-        rng = rng or random.Random()  # noqa: S311  spreads retries, guards nothing
-        pause = FIRST_PAUSE
-        while True:
-            try:
-                authority = await self.load_or_create(now=clock())
-            except KubernetesError as error:
-                self.waiting = f"waiting for the CA in Secret {self._namespace}/{PLUGGED} or {OWN}: {error}"
-                log.warning("%s", self.waiting)
-                await asyncio.sleep(pause * (0.5 + rng.random() / 2))
-                pause = min(pause * 2, LONGEST_PAUSE)
-            else:
-                self.waiting = ""
-                return authority
+        authority = await patiently(lambda: self.load_or_create(now=clock()), self._wait)
+        self.waiting = ""
+        return authority
+
+    def _wait(self, why: str) -> None:
+        self.waiting = f"waiting for the CA in Secret {self._namespace}/{PLUGGED} or {OWN}: {why}"
+        log.warning("%s", self.waiting)
 
     async def load_or_create(self, *, now: datetime) -> Authority:
         """The authority, made if there is none.

@@ -1,7 +1,8 @@
 """One request to the Kubernetes API: an answer in time, or an error in words. lightkube makes it."""
 
 import asyncio
-from collections.abc import Awaitable
+import random
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import httpx2
@@ -12,6 +13,9 @@ from pymesh.errors import MeshError, printable
 
 # Seconds for an answer, unless the caller has less: an API server answers within milliseconds or is in trouble.
 TIMEOUT: Final = 5.0
+# Seconds between two attempts of who is patient: doubled from the first to the last, half of it by chance.
+FIRST_PAUSE: Final = 0.25
+LONGEST_PAUSE: Final = 10.0
 # Characters of what the API server says that are told on.
 MAX_LENGTH: Final = 500
 
@@ -57,3 +61,15 @@ async def ask(request: Awaitable[Answer], timeout: float = TIMEOUT) -> Answer:  
         raise KubernetesError(f"the API server cannot be asked: {why}") from error
     except (KeyError, ValueError) as error:  # lightkube of an answer that is not from an API server
         raise KubernetesError("what answers is not an API server") from error
+
+
+async def patiently(question: Callable[[], Awaitable[Answer]], told: Callable[[str], None]) -> Answer:
+    """The answer to `question`, which raises KubernetesError as long as there is none; `told` is told why."""
+    pause = FIRST_PAUSE
+    while True:
+        try:
+            return await question()
+        except KubernetesError as error:
+            told(str(error))
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  spreads retries, guards nothing
+            pause = min(pause * 2, LONGEST_PAUSE)

@@ -12,6 +12,7 @@ from typing import Any, Final
 import yaml
 from lightkube import AsyncClient
 from lightkube.generic_resource import create_global_resource
+from lightkube.resources.apiextensions_v1 import CustomResourceDefinition
 
 import pymesh_controlplane
 from pymesh_controlplane.kube import trim
@@ -20,6 +21,7 @@ from pymesh_controlplane.kube.replica import Name, Object
 from pymesh_controlplane.metrics import Metrics
 from pymesh_controlplane.written_back.keeper import Keeper, Write
 
+# As plain values, so that what is sent is what is in the file.
 DEFINITION: Final = create_global_resource(
     "apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions"
 )
@@ -45,7 +47,7 @@ def keeper(client: AsyncClient, metrics: Metrics) -> Keeper:
     wanted = definitions()
 
     def watch(changed: Callable[[], None]) -> Sequence[Reflector]:
-        return (Reflector(client, DEFINITION, trim=trim.named, notify=changed, metrics=metrics),)
+        return (Reflector(client, CustomResourceDefinition, trim=trim.named, notify=changed, metrics=metrics),)
 
     def due(reflectors: Sequence[Reflector]) -> Iterator[Write]:
         return (

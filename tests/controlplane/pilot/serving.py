@@ -16,13 +16,13 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from pymesh.xds.types import CLUSTER, ENDPOINT, HTTP_CONNECTION_MANAGER, HTTP_ROUTER, LISTENER, ROUTE
-from pymesh_controlplane.app import GRPC_OPTIONS
 from pymesh_controlplane.metrics import Metrics
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.node import Node
 from pymesh_controlplane.pilot.server import Authenticate, DiscoveryServer, Origin, ServerContext
 from pymesh_controlplane.pilot.session import PUSH_ORDER, Snapshot
 from pymesh_controlplane.pilot.translate import encoded
+from pymesh_controlplane.running import GRPC_OPTIONS
 from tests.controlplane.pilot.worlds import Messages
 
 NODE_ID = "sidecar~10.244.0.7~reviews-v1-0.default~default.svc.cluster.local"
