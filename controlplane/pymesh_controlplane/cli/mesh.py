@@ -17,7 +17,7 @@ from pymesh_controlplane.cli.client import Client
 from pymesh_controlplane.injector.containers import PROXY
 from pymesh_controlplane.local import network, processes, state, system
 from pymesh_controlplane.local.launch import Launch
-from pymesh_controlplane.local.texts import Text, as_text
+from pymesh_controlplane.local.texts import NOWHERE, Text, as_text
 
 if TYPE_CHECKING:
     from pymesh_controlplane.cli.target import Answers
@@ -283,7 +283,7 @@ class LocalMesh:
 
     def put(self, documents: Mapping[Key, dict[str, Any]], expected: Sequence[Expected]) -> dict[Key, dict[str, Any]]:
         """Put objects in force, all or none."""
-        texts = [Text(f"{key}", "/", as_text(document)) for key, document in documents.items()]
+        texts = [Text(f"{key}", str(NOWHERE), as_text(document)) for key, document in documents.items()]
         self.apply(texts, expected=expected)
         return dict(documents)
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -12,7 +13,7 @@ from pymesh.errors import MeshError
 from pymesh.resources.resource import Key
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.local.judge import Applied, InUseError, Verdict, judge, labels_of, wrong_without
-from pymesh_controlplane.local.texts import Text, as_text
+from pymesh_controlplane.local.texts import NOWHERE, Text, as_text
 from pymesh_controlplane.pilot.model import Problem
 
 # What the runtime shows to pilot as it observes it: a Service has its cluster IP, a Pod its address, a ServiceEntry
@@ -90,9 +91,11 @@ class Store:
             MeshError: a file could not be written; what came before it is in force.
         """
         results: list[tuple[Key, Outcome]] = []
-        for applied in items:
-            key = applied.resource.key
+        for given in items:
+            key = given.resource.key
             current = self.items.get(key)
+            elsewhere = current.directory if current else Path("/")
+            applied = replace(given, directory=elsewhere) if given.directory == NOWHERE else given
             if current and current.raw == applied.raw and current.directory == applied.directory:
                 results.append((key, "unchanged"))
                 continue

@@ -3,10 +3,13 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 # Bytes of one apply. The manifests of a whole system are a few MB.
 MAX_APPLY: Final = 32 * 1024 * 1024
+# The directory of what comes from no file: where what was applied before under the same name came from.
+NOWHERE: Final = Path()
 
 
 @dataclass(frozen=True, slots=True)
