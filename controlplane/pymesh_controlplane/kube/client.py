@@ -54,7 +54,7 @@ def _in_cluster() -> Access:
         if variable not in os.environ:
             raise ConfigError(f"the environment has no {variable}: is this a pod? Elsewhere, give a --kubeconfig")
     try:
-        config = KubeConfig.from_service_account().get()
+        config = KubeConfig.from_service_account(SERVICE_ACCOUNT).get()
     except (LightkubeError, OSError) as error:
         sentence = f"{SERVICE_ACCOUNT}: {error}: does the pod mount the token of its service account?"
         raise ConfigError(sentence) from None

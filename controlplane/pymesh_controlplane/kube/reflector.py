@@ -55,8 +55,9 @@ LAST_DELAY: Final = 30.0
 # The same between two looks for a kind that is not installed.
 LAST_ABSENT_DELAY: Final = 10.0
 
-# Answers to a watch after which the same watch may be tried again; after any other refusal there is a list first.
-_SAME_AGAIN: Final = frozenset({401, 403, 429, *range(500, 600)})
+# Answers to a watch after which the same watch may be tried again. After any other there is a list first: 504 is said
+# of a version that the server has yet to reach, which after a restored backup it never does.
+_SAME_AGAIN: Final = frozenset({401, 403, 429, 500, 502, 503})
 _NOT_UNDERSTOOD: Final = (ValueError, msgspec.MsgspecError)
 _TROUBLE: Final = (httpx2.HTTPError, httpx2.StreamError, LightkubeError, RefusedError, OSError, *_NOT_UNDERSTOOD)
 
