@@ -16,6 +16,7 @@ _INSTEAD: Final = {
     "get": "kubectl {} get KIND",
     "exec": "kubectl {} exec POD -- COMMAND",
     "logs": "kubectl {} logs POD",
+    "rollout": "kubectl {} rollout restart deployment/NAME",
 }
 
 
