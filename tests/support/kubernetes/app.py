@@ -19,7 +19,8 @@ from tests.support.kubernetes.errors import (
     not_acceptable,
 )
 from tests.support.kubernetes.kinds import Kind
-from tests.support.kubernetes.requests import Target, User, target
+from tests.support.kubernetes.registry import subresource_verbs
+from tests.support.kubernetes.requests import Asked, Target, User, target
 from tests.support.kubernetes.reviews import KINDS, Reviews
 from tests.support.kubernetes.tokens import Tokens
 from tests.support.kubernetes.tokens import discovery as token_discovery
@@ -61,53 +62,49 @@ class Api:
     async def _answer(self, request: Request) -> Response:
         user = self._user_of(request)
         query = dict(request.query_params)
-        asked = target(request.method, request.url.path, query)
-        if asked is None:
+        about = target(request.method, request.url.path, query)
+        if about is None:
             path, verb = request.url.path, request.method.lower()
             if not rbac.allowed_path(self._cluster, user, verb, path):
                 raise rbac.refused_path(user, verb, path)
             return self._page(request)
-        if not rbac.allowed(self._cluster, user, asked):
-            raise rbac.refused(user, asked)
-        kind = self._cluster.registry.get(asked.group, asked.version, asked.plural)
-        if asked.subresource and asked.subresource not in kind.subresources:
-            raise no_such_path()
-        if asked.verb not in kind.verbs and not asked.subresource:
-            raise method_not_allowed(request.method)
+        if not rbac.allowed(self._cluster, user, about):
+            raise rbac.refused(user, about)
+        kind = self._cluster.registry.get(about.group, about.version, about.plural)
+        _check_verb(kind, about, request.method)
         form = _form(request.headers.get("accept", ""))
-        if asked.verb == "watch":
-            events = await reads.watch(self._cluster.store, kind, asked, query)
+        if about.verb == "watch":
+            events = await reads.watch(self._cluster.store, kind, about, query)
             return StreamingResponse(_lines(events, kind, form, query), media_type="application/json")
-        answer = await self._verb(kind, asked, query, user, request)
+        asked = Asked(about, query, user, request.headers.get("user-agent", ""))
+        answer = await self._verb(kind, asked, request)
         response = _json(_formed(answer.body, kind, form, query), answer.code)
         for warning in answer.warnings:
             response.headers.append("warning", f'299 - "{warning.replace(chr(34), chr(92) + chr(34))}"')
         return response
 
-    async def _verb(self, kind: Kind, asked: Target, query: Mapping[str, str], user: User, request: Request) -> Answer:
-        match asked.verb:
+    async def _verb(self, kind: Kind, asked: Asked, request: Request) -> Answer:
+        about, store = asked.target, self._cluster.store
+        match about.verb:
             case "get":
-                return Answer(reads.get(self._cluster.store, kind, asked))
+                return Answer(reads.get(store, kind, about))
             case "list":
-                return Answer(reads.listed(self._cluster.store, kind, asked, query))
-        write = Write(self._cluster, kind, asked, query, user)
+                return Answer(reads.listed(store, kind, about, asked.query))
         body, media = await request.body(), request.headers.get("content-type", "")
-        match asked.verb:
-            case "create" if asked.subresource == "token":
-                return Answer(self._tokens.request(asked.namespace, asked.name, bodies.read(body, media)), 201)
+        match about.verb:
+            case "create" if about.subresource == "token":
+                return Answer(self._tokens.request(about.namespace, about.name, bodies.read(body, media)), 201)
             case "create" if kind.kind in KINDS:
-                return Answer(self._reviews.answer(kind, bodies.read(body, media), user, asked.namespace), 201)
+                return Answer(self._reviews.answer(kind, bodies.read(body, media), asked.user, about.namespace), 201)
             case "create":
-                return await write.create(bodies.read(body, media))
+                return await Write(self._cluster, kind, asked).create(bodies.read(body, media))
             case "update":
-                return await write.replace(bodies.read(body, media))
+                return await Write(self._cluster, kind, asked).replace(bodies.read(body, media))
             case "patch":
-                return await write.patch(body, media)
-            case "delete":
-                return await write.delete(bodies.read(body, media) if body else {})
-            case "deletecollection":
-                return await write.delete_all(bodies.read(body, media) if body else {})
-        raise no_such_path()
+                return await Write(self._cluster, kind, asked).patch(body, media)
+        options = bodies.read(body, media) if body else {}
+        write = Write(self._cluster, kind, asked, options)
+        return await (write.delete(options) if about.verb == "delete" else write.delete_all(options))
 
     def _page(self, request: Request) -> Response:
         """What is not a resource: discovery, the version, health."""
@@ -145,6 +142,19 @@ class Api:
             case ["openapi", "v3", *more]:
                 return _json(openapi.document(registry, "/".join(more)))
         raise no_such_path()
+
+
+def _check_verb(kind: Kind, about: Target, method: str) -> None:
+    """Refuse what the kind, or its subresource, does not serve.
+
+    Raises:
+        ApiError: 404, 405.
+    """
+    if about.subresource and about.subresource not in kind.subresources:
+        raise no_such_path()
+    verbs = subresource_verbs(about.subresource) if about.subresource else kind.verbs
+    if about.verb not in verbs:
+        raise method_not_allowed(method)
 
 
 def _json(found: object, code: int = 200) -> Response:
@@ -203,7 +213,8 @@ async def _lines(
     events: AsyncIterator[Object], kind: Kind, form: Form, query: Mapping[str, str]
 ) -> AsyncIterator[bytes]:
     first = True
-    async for event in events:
+    async for each in events:
+        event = each
         if event["type"] not in ("ERROR", "BOOKMARK") and form:
             made = _formed(event["object"], kind, {**form, "as": form.get("as", "").removesuffix("List")}, query)
             if made["kind"] == "Table" and not first:

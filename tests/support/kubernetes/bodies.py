@@ -1,5 +1,6 @@
 """Bodies of requests: media types, decoding into objects, and what a real server says of fields that it does not know."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -91,7 +92,7 @@ def strictness(query: Mapping[str, str]) -> str:
     return asked
 
 
-def decoded(made: Object, kind: Kind, strict: str, warnings: list[str]) -> Object:
+def decoded(made: Object, kind: Kind, strict: str, warnings: list[str], *, defaulted: bool = True) -> Object:
     """Drop what the schema does not know and fill in a CRD's defaults, in place; the object itself.
 
     Raises:
@@ -111,8 +112,13 @@ def decoded(made: Object, kind: Kind, strict: str, warnings: list[str]) -> Objec
         warnings += [f'unknown field "{path}"' for path in unknown]
     if not kind.custom:
         _check_types(made, kind, schema)
-    fill(made, schema)
+    if defaulted:
+        fill(made, schema)
     return made
+
+
+# What Go's JSON decoder calls the values that it finds.
+_GO = {"boolean": "bool", "integer": "number"}
 
 
 def _check_types(made: Object, kind: Kind, schema: Schema) -> None:
@@ -120,7 +126,7 @@ def _check_types(made: Object, kind: Kind, schema: Schema) -> None:
     for path, expected, found in wrong_types(made, schema):
         raise bad_request(
             f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: json: cannot unmarshal '
-            f"{found} into Go struct field {path} of type {expected}"
+            f"{_GO.get(found, found)} into Go struct field {re.sub(r'\[[0-9]+]', '', path)} of type {expected}"
         )
 
 

@@ -17,6 +17,8 @@ class Cluster:
     store: Store = field(default_factory=Store)
     registry: Registry = field(default_factory=Registry)
     clock: Callable[[], float] = time.time
+    # Where Services that webhooks are reached by really listen: (namespace, name, port) -> host, port.
+    routes: dict[tuple[str, str, int], tuple[str, int]] = field(default_factory=dict)
     dice: random.Random = field(default_factory=random.SystemRandom)
 
 

@@ -40,6 +40,17 @@ class Target:
         return f"{self.plural}/{self.subresource}" if self.subresource else self.plural
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request for a resource, without its body."""
+
+    target: Target
+    query: Mapping[str, str]
+    user: User
+    # The User-Agent header: who writes, where the query does not say.
+    agent: str = ""
+
+
 def target(method: str, path: str, query: Mapping[str, str]) -> Target | None:
     """The resource that a path names; None if it is none (discovery, /version ...).
 

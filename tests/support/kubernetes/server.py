@@ -100,6 +100,10 @@ class ApiServer:
         """Forget the history of changes: who comes back with an older revision is told 410."""
         self._running().call(self.cluster.store.compact)
 
+    def route(self, namespace: str, service: str, port: int, to: tuple[str, int]) -> None:
+        """Let calls of webhooks at a Service's port reach a process that listens elsewhere."""
+        self.cluster.routes[(namespace, service, port)] = to
+
     def objects(self, group: str, plural: str, namespace: str = "") -> list[Object]:
         """What is stored of a kind."""
         found: list[Object] = self._running().call(lambda: self.cluster.store.all((group, plural), namespace))

@@ -6,9 +6,21 @@ changed meanwhile is a conflict where the request names a resourceVersion, and a
 
 from collections.abc import Awaitable, Callable, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
-from tests.support.kubernetes import bodies, defaults, garbage, metadata, patches, reads, rules
+from tests.support.kubernetes import (
+    bodies,
+    defaults,
+    garbage,
+    managed,
+    metadata,
+    patches,
+    plugins,
+    reads,
+    rules,
+    webhooks,
+)
 from tests.support.kubernetes.cluster import Answer, Cluster
 from tests.support.kubernetes.errors import (
     ApiError,
@@ -21,7 +33,7 @@ from tests.support.kubernetes.errors import (
     unsupported_media_type,
 )
 from tests.support.kubernetes.kinds import Kind
-from tests.support.kubernetes.requests import Target, User, dry_run
+from tests.support.kubernetes.requests import Asked, Target, dry_run, flag
 from tests.support.kubernetes.schema import violations
 
 # Attempts to write an object that others write at the same time.
@@ -33,14 +45,15 @@ Change = Callable[[Object | None], Awaitable[Object]]
 class Write:
     """One write request: where it goes, who asks, and what it was told on the way."""
 
-    def __init__(self, cluster: Cluster, kind: Kind, target: Target, query: Mapping[str, str], user: User) -> None:
+    def __init__(self, cluster: Cluster, kind: Kind, asked: Asked, options: Mapping[str, Any] | None = None) -> None:
         self.cluster = cluster
         self.kind = kind
-        self.target = target
-        self.query = query
-        self.user = user
-        self.dry = dry_run(query, {})
-        self.strict = bodies.strictness(query)
+        self.asked = asked
+        self.target = asked.target
+        self.query = asked.query
+        self.manager = managed.manager_of(asked.query, asked.agent)
+        self.dry = dry_run(asked.query, options or {})
+        self.strict = bodies.strictness(asked.query)
         self.warnings: list[str] = []
 
     async def create(self, value: Any) -> Answer:
@@ -48,17 +61,21 @@ class Write:
         made = bodies.to_object(deepcopy(value), self.kind, self.target)
         return await self.create_object(made)
 
-    async def create_object(self, made: Object) -> Answer:
-        """Keep a new object."""
+    async def create_object(self, made: Object, *, tracked: bool = False) -> Answer:
+        """Keep a new object; `tracked` if it knows who owns its fields."""
         kind, store = self.kind, self.cluster.store
         garbage.check_namespace(store, kind, made["metadata"].get("namespace", ""), self.target)
-        bodies.decoded(made, kind, self.strict, self.warnings)
+        bodies.decoded(made, kind, self.strict if not tracked else "Ignore", self.warnings)
         if made["metadata"].get("resourceVersion"):
             raise bad_request("resourceVersion should not be set on objects to be created")
         metadata.begin(made, kind, self.cluster.clock(), self.cluster.dice)
         defaults.fill(made, kind, self.cluster)
         defaults.begin(made, kind)
+        if not tracked:
+            managed.track(made, None, kind, self.manager, self.target.subresource, self.cluster.clock())
+        made = await self._admit("CREATE", made, None)
         self._check(made, None)
+        await self._validate("CREATE", made, None)
         meta = made["metadata"]
         if store.get(kind.storage, meta.get("namespace", ""), meta["name"]):
             raise already_exists(kind.group, kind.plural, meta["name"])
@@ -94,7 +111,36 @@ class Write:
                 raise not_found(self.kind.group, self.kind.plural, self.target.name)
             return bodies.to_object(self._patched(old, patch, media), self.kind, self.target)
 
+        if media == patches.APPLY:
+            return await self._apply(patch)
         return await self._update(change)
+
+    async def _apply(self, patch: Any) -> Answer:
+        """Server-side apply, which creates what is not there."""
+        managed.check_patch(patch, self.query)
+        wanted = bodies.to_object(patch, self.kind, self.target)
+        wanted["metadata"].setdefault("name", self.target.name)
+        bodies.decoded(wanted, self.kind, self.strict, self.warnings, defaulted=False)
+        now, force = self.cluster.clock(), flag(self.query, "force")
+
+        def apply_to(live: Object | None) -> Object:
+            return managed.applied(
+                live, deepcopy(wanted), self.kind, self.manager, self.target.subresource, force=force, now=now
+            )
+
+        if self._found() is None:
+            if self.target.subresource:
+                raise not_found(self.kind.group, self.kind.plural, self.target.name)
+            return await self.create_object(apply_to(None), tracked=True)
+
+        async def change(old: Object | None) -> Object:
+            return apply_to(old)
+
+        return await self._update(change, tracked=True)
+
+    def _found(self) -> Object | None:
+        place = self.target.namespace if self.kind.namespaced else ""
+        return self.cluster.store.get(self.kind.storage, place, self.target.name)
 
     def _patched(self, old: Object, patch: Any, media: str) -> Any:
         if media == patches.JSON_PATCH:
@@ -103,10 +149,10 @@ class Write:
             raise bad_request("a patch of this type has to be an object")
         return patches.merge(old, patch) if media == patches.MERGE else patches.strategic(old, patch, self.kind.schema)
 
-    async def _update(self, change: Change) -> Answer:
-        kind, store, target = self.kind, self.cluster.store, self.target
+    async def _update(self, change: Change, *, tracked: bool = False) -> Answer:
+        kind, target = self.kind, self.target
         for _ in range(ATTEMPTS):
-            found = store.get(kind.storage, target.namespace, target.name)
+            found = self._found()
             old = deepcopy(reads.versioned(found, kind)) if found else None
             new = await change(deepcopy(old))
             assert old is not None
@@ -117,8 +163,12 @@ class Write:
             if uid and uid != old["metadata"]["uid"]:
                 raise conflict(kind.group, kind.plural, target.name, _other_uid(uid, old))
             self._prepare(new, old)
+            if not tracked:
+                managed.track(new, old, kind, self.manager, target.subresource, self.cluster.clock())
+            new = await self._admit("UPDATE", new, old)
             self._check(new, old)
-            if store.get(kind.storage, target.namespace, target.name) is not found:
+            await self._validate("UPDATE", new, old)
+            if self._found() is not found:
                 continue  # somebody was faster while webhooks were asked
             return self._keep(new, old)
         raise conflict(kind.group, kind.plural, target.name)
@@ -146,6 +196,37 @@ class Write:
         defaults.carry(new, old, kind)
         if kind.generation_counts and _meant(new) != _meant(old):
             new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
+
+    async def _admit(self, operation: str, new: Object, old: Object | None) -> Object:
+        """Let plugins and mutating webhooks change an object; what comes of it, as if it had been sent so."""
+        kind, cluster = self.kind, self.cluster
+        creates = operation == "CREATE" and not self.target.subresource
+        if creates:
+            plugins.admit(cluster, kind, new)
+        asked = self._attributes(operation, new, old)
+        if not await webhooks.mutate(cluster, asked):
+            return new
+        made = asked.new
+        assert made is not None
+        bodies.decoded(made, kind, "Ignore", [])
+        defaults.fill(made, kind, cluster)
+        if creates:
+            plugins.admit(cluster, kind, made)
+        return made
+
+    async def _validate(self, operation: str, new: Object, old: Object | None) -> None:
+        if operation == "CREATE":
+            plugins.check(self.cluster, self.kind, new, self.warnings)
+        await webhooks.validate(self.cluster, self._attributes(operation, new, old))
+
+    def _attributes(self, operation: str, new: Object | None, old: Object | None) -> webhooks.Attributes:
+        meta = (new or old or {})["metadata"]
+        name = meta.get("name", "") if operation != "CREATE" or not meta.get("generateName") else ""
+        options = {"CREATE": "CreateOptions", "UPDATE": "UpdateOptions", "DELETE": "DeleteOptions"}[operation]
+        return webhooks.Attributes(
+            operation, self.kind, self.target, self.asked.user, name, meta.get("namespace", ""), new, old, self.dry,
+            {"kind": options, "apiVersion": "meta.k8s.io/v1"}, self.warnings,
+        )  # fmt: skip
 
     def _check(self, new: Object, old: Object | None) -> None:
         kind = self.kind
@@ -175,10 +256,11 @@ class Write:
         """DELETE one object."""
         found = reads.get(self.cluster.store, self.kind, self.target)
         self._check_preconditions(found, options.get("preconditions") or {})
-        if self.dry or dry_run({}, options):
-            return Answer(self._deleted(found))
+        await webhooks.validate(self.cluster, self._attributes("DELETE", None, deepcopy(found)))
+        if self.dry:
+            return Answer(self._deleted(found), 200, self.warnings)
         left = garbage.delete(self.cluster, self.kind, found, {**self._delete_query(), **options})
-        return Answer(reads.versioned(left, self.kind) if left else self._deleted(found))
+        return Answer(reads.versioned(left, self.kind) if left else self._deleted(found), 200, self.warnings)
 
     def _delete_query(self) -> Object:
         asked: Object = {}
@@ -216,7 +298,7 @@ class Write:
             one = Target("delete", self.kind.group, self.kind.version, self.kind.plural,
                          meta.get("namespace", ""), meta["name"])  # fmt: skip
             try:
-                await Write(self.cluster, self.kind, one, self.query, self.user).delete(options)
+                await Write(self.cluster, self.kind, replace(self.asked, target=one), options).delete(options)
             except ApiError as error:
                 if error.code != 404:  # the garbage collector was faster
                     raise
