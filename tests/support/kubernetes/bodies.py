@@ -118,6 +118,7 @@ def decoded(made: Object, kind: Kind, strict: str, warnings: list[str], *, defau
 
 
 # What Go's JSON decoder calls the values that it finds.
+_INDEX = re.compile(r"\[[0-9]+]")
 _GO = {"boolean": "bool", "integer": "number"}
 
 
@@ -126,7 +127,7 @@ def _check_types(made: Object, kind: Kind, schema: Schema) -> None:
     for path, expected, found in wrong_types(made, schema):
         raise bad_request(
             f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: json: cannot unmarshal '
-            f"{_GO.get(found, found)} into Go struct field {re.sub(r'\[[0-9]+]', '', path)} of type {expected}"
+            f"{_GO.get(found, found)} into Go struct field {_INDEX.sub('', path)} of type {expected}"
         )
 
 
