@@ -6,14 +6,16 @@ PYTHON ?= $(shell for p in /usr/bin/python3 /usr/local/bin/python3 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests that need nothing but a core: two at a time. The others start meshes, and have the machine for themselves.
+UNIT := not e2e and not envoy and not netns
 STAMP := $(VENV)/.installed
 ENVOY_STAMP := .venv-envoy/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit bench install system envoy wheels images lock clean
+.PHONY: help demo test test-cluster lint unit bench install system envoy wheels images lock clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 system:
 	@deploy/debian/install-packages
@@ -43,10 +45,14 @@ lint: $(STAMP) .typings/.generated  ## formatting, lint, types, import contracts
 	$(BIN)/lint-imports
 
 unit: $(STAMP)  ## the tests that start no mesh
-	$(BIN)/pytest -q -m "not e2e and not envoy and not netns"
+	$(BIN)/pytest -q --fail-on-skip -n 2 -m "$(UNIT)"
 
-test: lint envoy images  ## everything that CI runs
-	$(BIN)/pytest -q --fail-on-skip
+test: lint envoy images unit  ## everything that CI runs
+	$(BIN)/pytest -q --fail-on-skip -m "not ($(UNIT))"
+
+# Images by name: PYMESH_PROXY_IMAGE, PYMESH_CONTROLPLANE_IMAGE, PYMESH_SAMPLES_IMAGE; by default those of `make images`.
+test-cluster: $(STAMP)  ## install the mesh in the cluster that KUBECONFIG points at, test it there, and take it out again
+	$(BIN)/pytest -q --cluster --fail-on-skip tests/cluster
 
 bench: $(STAMP) envoy  ## the proxy under load, next to Envoy and others (ONLY=h1-plain QUICK=1 ROUNDS=N JSON=FILE)
 	@$(BIN)/python -m benchmarks.macro $(ONLY) $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON)) \
