@@ -8,7 +8,7 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -30,6 +30,7 @@ MAX_WARNINGS: Final = 16
 MAX_MESSAGE: Final = 4096
 
 Object: TypeAlias = dict[str, Any]
+T = TypeVar("T")
 
 
 class ReviewError(MeshError):
@@ -111,15 +112,13 @@ def read(body: bytes) -> Request:
     if len(body) > MAX_BODY:
         raise ReviewError(f"the review has more than {MAX_BODY} bytes", 413)
     try:
-        review = msgspec.json.decode(body, type=_Review)
+        review = _decode(body, _Review, "")
         if (review.kind, review.api_version) != ("AdmissionReview", API_VERSION):
             got = f"{review.kind[:64]} of {review.api_version[:64]}"
             raise ReviewError(f"send an AdmissionReview of {API_VERSION}, not {got}: see admissionReviewVersions")
-        request = msgspec.json.decode(review.request, type=Request)
+        request = _decode(review.request, Request, "request")
     except RecursionError:
         raise ReviewError(f"the review is nested deeper than {MAX_DEPTH} levels") from None
-    except (msgspec.MsgspecError, UnicodeError) as error:
-        raise ReviewError(f"this is no AdmissionReview: {str(error)[:512]}") from None
     if not 0 < len(request.uid) <= MAX_UID:
         raise ReviewError("the review's request.uid is empty or too long")
     if is_deeper([request.object, request.old_object], MAX_DEPTH):
@@ -172,6 +171,15 @@ def is_deeper(value: object, limit: int) -> bool:
             return False
         level = below
     return True
+
+
+def _decode(data: bytes | msgspec.Raw, what: type[T], root: str) -> T:
+    """The struct in `data`, which stands at `root` of the review."""
+    try:
+        return msgspec.json.decode(data, type=what)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        where = str(error)[:512].replace("`$", f"`{root}").replace("`.", "`")
+        raise ReviewError(f"this is no AdmissionReview: {where}") from None
 
 
 def _bounded(warnings: Sequence[str]) -> list[str]:
