@@ -45,7 +45,8 @@ def conditions(found: Object, problems: Sequence[Problem], now: datetime) -> lis
     errors = [problem for problem in problems if problem.severity is Severity.ERROR]
     accepted = all(problem.consequence == STANDS for problem in errors)
     status = found.get("status")
-    before = [item for item in (status or {}).get("conditions") or [] if isinstance(item, dict)]
+    there = status.get("conditions") if isinstance(status, dict) else None
+    before = [item for item in there if isinstance(item, dict)] if isinstance(there, list) else []
     own = next((item for item in before if item.get("type") == ACCEPTED), {})
     said = {
         "type": ACCEPTED,
