@@ -2,17 +2,19 @@
 
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from tests.support.kubernetes import bodies, discovery, openapi, rbac, reads, tables
+from tests.support.kubernetes import bodies, discovery, openapi, portforward, rbac, reads, subresources, tables
 from tests.support.kubernetes.cluster import Answer, Cluster
 from tests.support.kubernetes.errors import (
     ApiError,
     Object,
+    bad_request,
     internal,
     method_not_allowed,
     no_such_path,
@@ -36,7 +38,9 @@ Form = Mapping[str, str]
 class Api:
     """The application. `user_of` tells who sends a request, or raises ApiError."""
 
-    def __init__(self, cluster: Cluster, user_of: Callable[[Request], User], tokens: Tokens, reviews: Reviews) -> None:
+    def __init__(
+        self, cluster: Cluster, user_of: Callable[[HTTPConnection], User], tokens: Tokens, reviews: Reviews
+    ) -> None:
         self._cluster = cluster
         self._user_of = user_of
         self._tokens = tokens
@@ -45,7 +49,7 @@ class Api:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if scope["type"] != "http":
-            await send({"type": "websocket.close"})
+            await self._websocket(scope, receive, send)
             return
         request = Request(scope, receive)
         try:
@@ -58,6 +62,26 @@ class Api:
             LOG.exception("%s %s", request.method, request.url.path)
             response = _json(internal(str(error)).status(), 500)
         await response(scope, receive, send)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A WebSocket: what it may be for is a port-forward, which has to be allowed as get and as create."""
+        request = HTTPConnection(scope)
+        try:
+            user, about = self._user_of(request), target("GET", request.url.path, {})
+            if about is None or (about.plural, about.subresource) != ("pods", "portforward"):
+                raise no_such_path()
+            for asked in (about, replace(about, verb="create")):
+                if not rbac.allowed(self._cluster, user, asked):
+                    raise rbac.refused(user, asked)
+            pod = reads.get(self._cluster.store, self._cluster.registry.get("", "v1", "pods"), about)
+            ports = [int(each) for text in request.query_params.getlist("ports") for each in text.split(",")]
+            if not ports or not portforward.offered(scope):
+                raise bad_request("ports and the protocol v4.channel.k8s.io are required")
+        except (ApiError, ValueError) as error:
+            refused = error if isinstance(error, ApiError) else bad_request(str(error))
+            await _json(refused.status(), refused.code)(scope, receive, send)
+            return
+        await portforward.serve(self._cluster, pod, ports, receive, send)
 
     async def _answer(self, request: Request) -> Response:
         user = self._user_of(request)
@@ -77,6 +101,8 @@ class Api:
             events = await reads.watch(self._cluster.store, kind, about, query)
             return StreamingResponse(_lines(events, kind, form, query), media_type="application/json")
         asked = Asked(about, query, user, request.headers.get("user-agent", ""))
+        if about.subresource == "log":
+            return Response(subresources.log(self._cluster, kind, asked), media_type="text/plain")
         answer = await self._verb(kind, asked, request)
         response = _json(_formed(answer.body, kind, form, query), answer.code)
         for warning in answer.warnings:
@@ -86,6 +112,8 @@ class Api:
     async def _verb(self, kind: Kind, asked: Asked, request: Request) -> Answer:
         about, store = asked.target, self._cluster.store
         match about.verb:
+            case "get" if about.subresource == "scale":
+                return Answer(subresources.scale(reads.get(store, kind, about)))
             case "get":
                 return Answer(reads.get(store, kind, about))
             case "list":
@@ -98,6 +126,8 @@ class Api:
                 return Answer(self._reviews.answer(kind, bodies.read(body, media), asked.user, about.namespace), 201)
             case "create":
                 return await Write(self._cluster, kind, asked).create(bodies.read(body, media))
+            case "update" | "patch" if about.subresource == "scale":
+                return await Write(self._cluster, kind, asked).rescale(body, media)
             case "update":
                 return await Write(self._cluster, kind, asked).replace(bodies.read(body, media))
             case "patch":

@@ -1,4 +1,4 @@
-"""Bodies of requests: media types, decoding into objects, and what a real server says of fields that it does not know."""
+"""Bodies of requests: media types, decoding into objects, and what becomes of fields that nobody knows."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -61,7 +61,7 @@ def to_object(value: Any, kind: Kind, target: Target) -> Object:
     meta = value.get("metadata")
     if meta is not None and not isinstance(meta, dict):
         raise bad_request(f"{kind.kind} in version {kind.version!r} cannot be handled as a {kind.kind}: metadata")
-    made = {"apiVersion": kind.api_version, "kind": kind.kind} | value | {"metadata": dict(meta or {})}
+    made: Object = {"apiVersion": kind.api_version, "kind": kind.kind} | value | {"metadata": dict(meta or {})}
     _place(made["metadata"], kind, target)
     return made
 

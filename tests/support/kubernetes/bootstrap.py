@@ -3,6 +3,7 @@
 from tests.support.kubernetes import defaults, metadata
 from tests.support.kubernetes.cluster import Cluster
 from tests.support.kubernetes.errors import Object
+from tests.support.kubernetes.kinds import Kind
 
 NAMESPACES = ("default", "kube-node-lease", "kube-public", "kube-system")
 _RBAC = "rbac.authorization.k8s.io"
@@ -11,7 +12,8 @@ _WRITE = ["create", "delete", "deletecollection", "patch", "update"]
 _SELF = ["selfsubjectaccessreviews", "selfsubjectrulesreviews"]
 _WORKLOADS: list[Object] = [
     {"apiGroups": [""], "verbs": [*_READ, *_WRITE], "resources": [
-        "configmaps", "endpoints", "events", "persistentvolumeclaims", "pods", "secrets", "serviceaccounts", "services"]},
+        "configmaps", "endpoints", "events", "persistentvolumeclaims", "pods", "secrets", "serviceaccounts",
+        "services"]},
     {"apiGroups": ["apps"], "verbs": [*_READ, *_WRITE], "resources": [
         "controllerrevisions", "daemonsets", "deployments", "deployments/scale", "replicasets", "statefulsets"]},
     {"apiGroups": ["batch"], "verbs": [*_READ, *_WRITE], "resources": ["cronjobs", "jobs"]},
@@ -56,25 +58,25 @@ _CLUSTER_ROLE_BINDINGS = {
 
 def populate(cluster: Cluster) -> None:
     """Put in what is always there."""
+    get = cluster.registry.get
     for name in NAMESPACES:
-        _put(cluster, "", "namespaces", "Namespace", {"name": name}, {"status": {"phase": "Active"}})
+        _put(cluster, get("", "v1", "namespaces"), {"name": name}, {"status": {"phase": "Active"}})
     service = {"spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "https", "port": 443, "targetPort": 6443}]}}
     labels = {"component": "apiserver", "provider": "kubernetes"}
-    _put(cluster, "", "services", "Service", {"name": "kubernetes", "namespace": "default", "labels": labels}, service)
+    _put(cluster, get("", "v1", "services"), {"name": "kubernetes", "namespace": "default", "labels": labels}, service)
     labels = {"kubernetes.io/bootstrapping": "rbac-defaults"}
     for name, rules in _CLUSTER_ROLES.items():
-        _put(cluster, _RBAC, "clusterroles", "ClusterRole", {"name": name, "labels": labels}, {"rules": rules})
+        _put(cluster, get(_RBAC, "v1", "clusterroles"), {"name": name, "labels": labels}, {"rules": rules})
     for role, groups in _CLUSTER_ROLE_BINDINGS.items():
         content: Object = {
             "roleRef": {"apiGroup": _RBAC, "kind": "ClusterRole", "name": role},
             "subjects": [{"apiGroup": _RBAC, "kind": "Group", "name": group} for group in groups],
         }
-        _put(cluster, _RBAC, "clusterrolebindings", "ClusterRoleBinding", {"name": role, "labels": labels}, content)
+        _put(cluster, get(_RBAC, "v1", "clusterrolebindings"), {"name": role, "labels": labels}, content)
 
 
-def _put(cluster: Cluster, group: str, plural: str, name: str, meta: Object, content: Object) -> None:
-    kind = cluster.registry.get(group, "v1", plural)
-    made: Object = {"apiVersion": kind.api_version, "kind": name, "metadata": dict(meta), **content}
+def _put(cluster: Cluster, kind: Kind, meta: Object, content: Object) -> None:
+    made: Object = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": dict(meta), **content}
     metadata.begin(made, kind, cluster.clock(), cluster.dice)
     defaults.fill(made, kind, cluster)
     cluster.store.put(kind.storage, made)

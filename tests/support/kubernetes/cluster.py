@@ -19,6 +19,10 @@ class Cluster:
     clock: Callable[[], float] = time.time
     # Where Services that webhooks are reached by really listen: (namespace, name, port) -> host, port.
     routes: dict[tuple[str, str, int], tuple[str, int]] = field(default_factory=dict)
+    # Where ports of pods that are forwarded really listen: (namespace, pod, port) -> host, port.
+    forwards: dict[tuple[str, str, int], tuple[str, int]] = field(default_factory=dict)
+    # What containers have written: (namespace, pod, container) -> text.
+    logs: dict[tuple[str, str, str], str] = field(default_factory=dict)
     dice: random.Random = field(default_factory=random.SystemRandom)
 
 

@@ -1,4 +1,4 @@
-"""What controllers of a real control plane do when something changes, done at once: CRDs, namespaces and their basics."""
+"""What the controllers of a real control plane do when something changes, done at once: CRDs, new namespaces."""
 
 from tests.support.kubernetes import crds, garbage, metadata
 from tests.support.kubernetes.cluster import Cluster

@@ -54,8 +54,8 @@ def _not_structural(node: Any, path: str) -> Iterator[Object]:
     ):
         yield required(f"{path}.type", "must not be empty for specified object fields")
     if "properties" in node and "additionalProperties" in node:
-        yield cause(f"{path}.additionalProperties", "Forbidden: additionalProperties and properties are mutual exclusive",
-                    "FieldValueForbidden")  # fmt: skip
+        said = "Forbidden: additionalProperties and properties are mutual exclusive"
+        yield cause(f"{path}.additionalProperties", said, "FieldValueForbidden")
     if node.get("type") == "array" and "items" not in node:
         yield required(f"{path}.items", "must be specified")
     for key, below in node.get("properties", {}).items():

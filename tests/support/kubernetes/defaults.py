@@ -1,4 +1,4 @@
-"""What a real API server fills in that nobody wrote: the defaulting functions and strategies of the kinds that matter."""
+"""What a real API server fills in that nobody wrote: defaulting functions and strategies of the kinds that matter."""
 
 import base64
 from collections.abc import Callable

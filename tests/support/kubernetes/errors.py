@@ -7,7 +7,7 @@ Object = dict[str, Any]
 
 
 class ApiError(Exception):
-    """A refusal. `code` is the HTTP status, `reason` one of metav1.StatusReason, `details` as in metav1.StatusDetails."""
+    """A refusal. `code` is the HTTP status, `reason` a metav1.StatusReason, `details` as in metav1.StatusDetails."""
 
     def __init__(self, code: int, reason: str, message: str, details: Object | None = None) -> None:
         super().__init__(message)

@@ -79,11 +79,10 @@ def paths_of(node: Object, path: Path = ()) -> Iterator[Path]:
 def merged(live: Any, wanted: Any, schema: Schema | None) -> Any:
     """What is there with what is wanted: what is wanted wins, and nothing is taken away."""
     if isinstance(live, dict) and isinstance(wanted, dict) and not (schema and schema.atomic):
-        keys = [*live, *(key for key in wanted if key not in live)]
-        return {
-            key: merged(live.get(key), wanted[key], schema.field(key) if schema else None) if key in wanted else live[key]
-            for key in keys
-        }  # fmt: skip
+        ours = {
+            key: merged(live.get(key), value, schema.field(key) if schema else None) for key, value in wanted.items()
+        }
+        return live | ours
     if isinstance(live, list) and isinstance(wanted, list) and schema and schema.list_type == "map":
         ours = {key_of(each, schema): each for each in wanted}
         there = {key_of(each, schema): each for each in live}

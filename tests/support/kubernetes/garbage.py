@@ -12,8 +12,8 @@ from tests.support.kubernetes.requests import Target
 from tests.support.kubernetes.store import Store
 
 NAMESPACES = ("", "namespaces")
-# Seconds for which a namespace that was deleted is still there, as it is in a real cluster: who deletes a set of objects
-# with their namespace finds all of them.
+# Seconds for which a namespace that was deleted is still there, as it is in a real cluster: who deletes a set of
+# objects with their namespace finds all of them.
 NAMESPACE_LINGERS = 0.5
 FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
 
@@ -110,7 +110,7 @@ def remove(cluster: Cluster, kind: Kind, namespace: str, name: str) -> Object:
 
 
 def _look_again(cluster: Cluster, gone: Object) -> None:
-    """Whoever waited for this object to go may go as well: its namespace, an owner that is deleted in the foreground."""
+    """Whoever waited for this object to go may go as well: its namespace, an owner deleted in the foreground."""
     namespace = gone["metadata"].get("namespace", "")
     place = cluster.store.get(NAMESPACES, "", namespace) if namespace else None
     if place and place["metadata"].get("deletionTimestamp") and not any(_contents(cluster, namespace)):

@@ -1,5 +1,6 @@
 """The kinds that are built into the API server: names, scopes, verbs and subresources (Kubernetes 1.36)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tests.support.kubernetes.errors import Object
@@ -67,7 +68,7 @@ _STATUS = {"subresources": ("status",)}
 _SCALED = {"subresources": ("scale", "status"), "categories": ("all",)}
 
 # (group, version, plural, kind, what else)
-_TABLE: tuple[tuple[str, str, str, str, dict[str, object]], ...] = (
+_TABLE: tuple[tuple[str, str, str, str, Mapping[str, object]], ...] = (
     ("", "v1", "configmaps", "ConfigMap", {"short": ("cm",)}),
     ("", "v1", "endpoints", "Endpoints", {"short": ("ep",)}),
     ("", "v1", "events", "Event", {"short": ("ev",), "selectable": ("involvedObject.name", "reason", "type")}),

@@ -21,6 +21,14 @@ _NOBODYS = {
 
 
 @dataclass(frozen=True, slots=True)
+class Manager:
+    """Who writes, and by which subresource."""
+
+    name: str
+    subresource: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Owner:
     """One entry of managedFields."""
 
@@ -37,9 +45,9 @@ class Owner:
         return (self.manager, self.operation, self.subresource)
 
 
-def manager_of(query: Mapping[str, str], agent: str) -> str:
-    """The name of who writes: as the request says, or by its user agent."""
-    return query.get("fieldManager") or agent.partition("/")[0][:128] or "unknown"
+def manager_of(query: Mapping[str, str], agent: str, subresource: str) -> Manager:
+    """Who writes: as the request says, or by its user agent."""
+    return Manager(query.get("fieldManager") or agent.partition("/")[0][:128] or "unknown", subresource)
 
 
 def owned(found: Object) -> list[Owner]:
@@ -76,15 +84,15 @@ def _paths(found: Object, kind: Kind, subresource: str) -> frozenset[Path]:
     return frozenset(paths)
 
 
-def track(new: Object, old: Object | None, kind: Kind, manager: str, subresource: str, now: float) -> None:
+def track(new: Object, old: Object | None, kind: Kind, by: Manager, now: float) -> None:
     """Let the one who created or updated an object own what is different now, in place."""
     given = new["metadata"].get("managedFields")
     owners = owned(new if given is not None or old is None else old)
     before = old or {"metadata": {}}
     everything = {path for path in fields_of(new, kind.schema) if path not in _NOBODYS}
-    paths = _paths(new, kind, subresource)
+    paths = _paths(new, kind, by.subresource)
     changed = {path for path in paths if value_at(new, path, kind.schema) != value_at(before, path, kind.schema)}
-    mine = (manager, _UPDATE, subresource)
+    mine = (by.name, _UPDATE, by.subresource)
     kept = [
         replace(owner, paths=frozenset(path for path in owner.paths if path in everything and
                                        (path not in changed or owner.identity == mine)))
@@ -124,23 +132,21 @@ def check_patch(patch: Any, query: Mapping[str, str]) -> None:
         raise bad_request("metadata.managedFields must be nil")
 
 
-def applied(
-    live: Object | None, patch: Object, kind: Kind, manager: str, subresource: str, *, force: bool, now: float
-) -> Object:
+def applied(live: Object | None, patch: Object, kind: Kind, by: Manager, now: float, *, force: bool) -> Object:
     """The object after a server-side apply, with its managedFields.
 
     Raises:
         ApiError: 409, others own what would change.
     """
+    identity = (by.name, _APPLY, by.subresource)
     if live is None:
         made = deepcopy(patch)
-        paths = _paths(made, kind, subresource)
-        _write(made, _with([], (manager, _APPLY, subresource), kind, paths, now))
+        paths = _paths(made, kind, by.subresource)
+        _write(made, _with([], identity, kind, paths, now))
         return made
-    identity = (manager, _APPLY, subresource)
     owners = owned(live)
-    wanted = _paths(patch, kind, subresource)
-    made = merged(live, patch, kind.schema)
+    wanted = _paths(patch, kind, by.subresource)
+    made: Object = merged(live, patch, kind.schema)
     changed = {
         path for path in wanted if value_at(made, path, kind.schema) != value_at(live, path, kind.schema)
     }  # fmt: skip
@@ -159,17 +165,24 @@ def applied(
 
 def _conflict(conflicts: list[tuple[Owner, Path]]) -> ApiError:
     causes = [
-        cause(written(path), f'conflict with "{owner.manager}"{_with_subresource(owner)} using {owner.api_version}',
-              "FieldManagerConflict")
-        for owner, path in conflicts
+        cause(written(path), f"conflict with {_who(owner)}", "FieldManagerConflict") for owner, path in conflicts
     ]  # fmt: skip
-    count = f"{len(causes)} conflict{'s' if len(causes) > 1 else ''}"
     if len(causes) == 1:
-        text = f"{causes[0]['message']}: {causes[0]['field']}"
+        text = f"1 conflict: {causes[0]['message']}: {causes[0]['field']}"
     else:
-        text = "\n".join(["conflicts with:", *(f"- {each['message']}: {each['field']}" for each in causes)])
-    return ApiError(409, "Conflict", f"Apply failed with {count}: {text}", {"causes": causes})
+        lines = [f"{len(causes)} conflicts: "]
+        for who in sorted({_who(owner) for owner, _ in conflicts}):
+            lines += [
+                f"conflicts with {who}:",
+                *(f"- {written(path)}" for owner, path in conflicts if _who(owner) == who),
+            ]
+        text = lines[0] + "\n".join(lines[1:])
+    return ApiError(409, "Conflict", f"Apply failed with {text}", {"causes": causes})
 
 
-def _with_subresource(owner: Owner) -> str:
-    return f' with subresource "{owner.subresource}"' if owner.subresource else ""
+def _who(owner: Owner) -> str:
+    """An owner as conflicts name it (managedfields/internal/conflict.go)."""
+    if owner.operation == _APPLY:
+        return f'"{owner.manager}"'
+    subresource = f' with subresource "{owner.subresource}"' if owner.subresource else ""
+    return f'"{owner.manager}"{subresource} using {owner.api_version}'

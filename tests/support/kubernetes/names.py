@@ -38,7 +38,7 @@ def wrong_name(name: str, kind: Kind, field: str = "metadata.name") -> Iterator[
     elif kind.plural in _FREE_NAMES and kind.group == "rbac.authorization.k8s.io":
         if name in (".", "..") or "/" in name or "%" in name:
             yield cause(field, f"Invalid value: \"{name}\": may not contain '/' or '%'")
-    elif kind.storage == ("", "services") or kind.storage == ("", "namespaces"):
+    elif kind.storage in (("", "services"), ("", "namespaces")):
         if not _LABEL.fullmatch(name) or len(name) > 63:
             yield cause(field, f'Invalid value: "{name}": {_LABEL_RULE}')
     elif not _SUBDOMAIN.fullmatch(name) or len(name) > 253:

@@ -42,38 +42,44 @@ def _unsupported(field: str, value: object, supported: tuple[str, ...]) -> Objec
 
 
 def _container(container: Object, where: str, volumes: set[str], *, init: bool) -> Iterator[Object]:
+    yield from _container_name(container, where)
+    if not container.get("image"):
+        yield required(f"{where}.image")
+    if container.get("imagePullPolicy") not in _PULL:
+        yield _unsupported(f"{where}.imagePullPolicy", container.get("imagePullPolicy"), _PULL)
+    # Only a native sidecar is an init container that is asked how it does.
+    alive = not init or container.get("restartPolicy") == "Always"
+    for key in (*_PROBES, "lifecycle"):
+        if key in container and not alive:
+            said = "Forbidden: must not be set for init containers without restartPolicy=Always"
+            yield cause(f"{where}.{key}", said, "FieldValueForbidden")
+    for key in _PROBES:
+        if key in container:
+            yield from _probe(container[key], f"{where}.{key}", ready=key == "readinessProbe")
+    for hook in ("postStart", "preStop"):
+        if hook in (container.get("lifecycle") or {}):
+            yield from _handler(container["lifecycle"][hook], f"{where}.lifecycle.{hook}")
+    yield from _mounts(container, where, volumes)
+    yield from _resources(container.get("resources") or {}, f"{where}.resources")
+    yield from _environment(container.get("env") or (), where)
+
+
+def _container_name(container: Object, where: str) -> Iterator[Object]:
     name = container.get("name", "")
     if not name:
         yield required(f"{where}.name")
     elif not is_label(name):
         yield cause(f"{where}.name", f'Invalid value: "{name}": a lowercase RFC 1123 label must consist of lower case '
                                      "alphanumeric characters or '-'")  # fmt: skip
-    if not container.get("image"):
-        yield required(f"{where}.image")
-    if container.get("imagePullPolicy") not in _PULL:
-        yield _unsupported(f"{where}.imagePullPolicy", container.get("imagePullPolicy"), _PULL)
-    native = init and container.get("restartPolicy") == "Always"
-    for probe in _PROBES:
-        if probe in container:
-            if init and not native:
-                yield cause(f"{where}.{probe}", "Forbidden: must not be set for init containers without "
-                                                "restartPolicy=Always", "FieldValueForbidden")  # fmt: skip
-            yield from _probe(container[probe], f"{where}.{probe}", ready=probe == "readinessProbe")
-    if "lifecycle" in container:
-        if init and not native:
-            yield cause(f"{where}.lifecycle", "Forbidden: must not be set for init containers without "
-                                              "restartPolicy=Always", "FieldValueForbidden")  # fmt: skip
-        for hook in ("postStart", "preStop"):
-            if hook in container["lifecycle"]:
-                yield from _handler(container["lifecycle"][hook], f"{where}.lifecycle.{hook}")
-    yield from _mounts(container, where, volumes)
-    yield from _resources(container.get("resources") or {}, f"{where}.resources")
-    for index, variable in enumerate(container.get("env") or ()):
+
+
+def _environment(variables: Any, where: str) -> Iterator[Object]:
+    for index, variable in enumerate(variables):
         if not variable.get("name"):
             yield required(f"{where}.env[{index}].name")
         if variable.get("value") and variable.get("valueFrom"):
-            yield cause(f"{where}.env[{index}].valueFrom", "Invalid value: \"\": may not be specified when `value` is not "
-                                                           "empty")  # fmt: skip
+            said = 'Invalid value: "": may not be specified when `value` is not empty'
+            yield cause(f"{where}.env[{index}].valueFrom", said)
 
 
 def _probe(probe: Object, where: str, *, ready: bool) -> Iterator[Object]:
@@ -129,8 +135,8 @@ def _ports(spec: Object, path: str) -> Iterator[Object]:
         for at, port in enumerate(container.get("ports") or ()):
             field = f"{path}.containers[{index}].ports[{at}]"
             if not 1 <= port.get("containerPort", 0) <= 65535:
-                yield cause(f"{field}.containerPort", f"Invalid value: {port.get('containerPort')}: must be between 1 and "
-                                                      "65535, inclusive")  # fmt: skip
+                said = f"Invalid value: {port.get('containerPort')}: must be between 1 and 65535, inclusive"
+                yield cause(f"{field}.containerPort", said)
             if name := port.get("name"):
                 yield from _port_name(name, f"{field}.name")
             key = (port.get("hostIP", ""), port.get("hostPort"), port.get("protocol"))
@@ -166,8 +172,8 @@ def _token(token: Object | None, where: str) -> Iterator[Object]:
     if token is None:
         return
     if token.get("expirationSeconds", 3600) < 600:
-        yield cause(f"{where}.serviceAccountToken.expirationSeconds",
-                    f"Invalid value: {token['expirationSeconds']}: may not specify a duration less than 10 minutes")  # fmt: skip
+        said = f"Invalid value: {token['expirationSeconds']}: may not specify a duration less than 10 minutes"
+        yield cause(f"{where}.serviceAccountToken.expirationSeconds", said)
     if not token.get("path"):
         yield required(f"{where}.serviceAccountToken.path")
 
@@ -177,9 +183,8 @@ def _security(spec: Object, path: str) -> Iterator[Object]:
         try:
             ipaddress.ip_address(alias.get("ip", ""))
         except ValueError:
-            yield cause(
-                f"{path}.hostAliases[{index}].ip", f'Invalid value: "{alias.get("ip")}": must be a valid IP address'
-            )
+            said = f'Invalid value: "{alias.get("ip")}": must be a valid IP address'
+            yield cause(f"{path}.hostAliases[{index}].ip", said)
     for key in ("initContainers", "containers"):
         for index, container in enumerate(spec.get(key) or ()):
             context = container.get("securityContext") or {}

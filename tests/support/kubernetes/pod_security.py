@@ -105,4 +105,5 @@ def _restricted(spec: Object) -> Iterator[str]:
         return profile.get("type") not in ("RuntimeDefault", "Localhost")
 
     if who := _bad(spec, unconfined):
-        yield f'seccompProfile (pod or {who} must set securityContext.seccompProfile.type to "RuntimeDefault" or "Localhost")'
+        wanted = '"RuntimeDefault" or "Localhost"'
+        yield f"seccompProfile (pod or {who} must set securityContext.seccompProfile.type to {wanted})"

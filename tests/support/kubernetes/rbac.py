@@ -1,6 +1,6 @@
 """RBAC: what users, groups and service accounts may do, by the roles and bindings that are stored (rbac/v1)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tests.support.kubernetes.cluster import Cluster
 from tests.support.kubernetes.errors import ApiError, Object, forbidden
@@ -93,7 +93,7 @@ def _grants(rule: Object, asked: Target) -> bool:
     )
 
 
-def _has(listed: list[str] | None, wanted: str) -> bool:
+def _has(listed: Sequence[str] | None, wanted: str) -> bool:
     return wanted in (listed or ()) or "*" in (listed or ())
 
 

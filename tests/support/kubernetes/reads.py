@@ -3,14 +3,15 @@
 import base64
 import binascii
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 
 import msgspec
 
 from tests.support.kubernetes.errors import ApiError, Object, bad_request, expired, invalid, not_found
 from tests.support.kubernetes.kinds import Kind
 from tests.support.kubernetes.requests import Target, flag, number, revision
-from tests.support.kubernetes.selectors import Matches, both
+from tests.support.kubernetes.selectors import both
 from tests.support.kubernetes.store import Event, Store
 
 # Seconds between two bookmarks on a quiet watch. A real server sends one a minute; tests have no minute.
@@ -78,12 +79,11 @@ def _namespace(kind: Kind, target: Target) -> str:
 def _checked(store: Store, asked: int | None, match: str) -> int:
     """The revision of a list from now, if that is what may be given."""
     if match not in ("", "Exact", "NotOlderThan") or (match and asked is None):
-        reason = "resourceVersionMatch is forbidden unless resourceVersion is provided"
+        reason = "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"
         raise invalid("meta.k8s.io", "ListOptions", "", [{"field": "resourceVersionMatch", "message": reason}])
     if match == "Exact" and asked == 0:
-        raise invalid("meta.k8s.io", "ListOptions", "", [
-            {"field": "resourceVersionMatch", "message": 'resourceVersionMatch "exact" is forbidden for resourceVersion "0"'}
-        ])  # fmt: skip
+        reason = 'Forbidden: resourceVersionMatch "exact" is forbidden for resourceVersion "0"'
+        raise invalid("meta.k8s.io", "ListOptions", "", [{"field": "resourceVersionMatch", "message": reason}])
     if match == "Exact" and asked != store.revision:
         raise expired("The provided resource version is not available: only the present one is kept")
     if asked is not None and asked > store.revision:
@@ -124,8 +124,35 @@ async def watch(store: Store, kind: Kind, target: Target, query: Mapping[str, st
     synthetic = initial if "sendInitialEvents" in query else not asked
     if asked is not None and asked > store.revision:
         raise _future(asked, store.revision)
-    return _events(store, kind, target, matches, store.revision if synthetic or not asked else asked,
-                   synthetic, initial, bookmarks, time.monotonic() + seconds)  # fmt: skip
+    seen = store.revision if synthetic or not asked else asked
+    begins = _Beginning(seen, synthetic, initial)
+    namespace = _namespace(kind, target)
+
+    def wanted(found: Object | None) -> bool:
+        return (
+            found is not None
+            and (not namespace or found["metadata"].get("namespace") == namespace)
+            and matches(versioned(found, kind))
+        )
+
+    return _events(store, kind, wanted, begins, _Pace(bookmarks, time.monotonic() + seconds))
+
+
+@dataclass(frozen=True, slots=True)
+class _Beginning:
+    """The revision that a watch begins with, whether what is there comes first, and whether its end is told."""
+
+    revision: int
+    synthetic: bool
+    initial: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    """Whether bookmarks are sent, and until when (monotonic)."""
+
+    bookmarks: bool
+    deadline: float
 
 
 def _check_initial(query: Mapping[str, str], initial: bool, bookmarks: bool) -> None:
@@ -144,32 +171,16 @@ def _check_initial(query: Mapping[str, str], initial: bool, bookmarks: bool) -> 
 
 
 async def _events(
-    store: Store,
-    kind: Kind,
-    target: Target,
-    matches: Matches,
-    seen: int,
-    synthetic: bool,
-    initial: bool,
-    bookmarks: bool,
-    deadline: float,
+    store: Store, kind: Kind, wanted: Callable[[Object | None], bool], begins: _Beginning, pace: _Pace
 ) -> AsyncIterator[Object]:
-    namespace = _namespace(kind, target)
-
-    def wanted(found: Object | None) -> bool:
-        return (
-            found is not None
-            and (not namespace or found["metadata"].get("namespace") == namespace)
-            and matches(versioned(found, kind))
-        )
-
-    for each in store.all(kind.storage, namespace) if synthetic else ():
+    seen = begins.revision
+    for each in store.all(kind.storage) if begins.synthetic else ():
         if wanted(each):
             yield {"type": "ADDED", "object": versioned(each, kind)}
-    if initial:
+    if begins.initial:
         yield _bookmark(kind, seen, {INITIAL_EVENTS_END: "true"})
     told = time.monotonic()
-    while (now := time.monotonic()) < deadline:
+    while (now := time.monotonic()) < pace.deadline:
         try:
             events, upto = store.since(seen, kind.storage), store.revision
         except ApiError as error:
@@ -180,16 +191,16 @@ async def _events(
                 yield one
                 told = now
         seen = upto
-        if bookmarks and now - told >= BOOKMARK_EVERY:
+        if pace.bookmarks and now - told >= BOOKMARK_EVERY:
             yield _bookmark(kind, seen, {})
             told = now
         if store.revision == seen:
-            await store.changed(min(deadline - now, BOOKMARK_EVERY))
+            await store.changed(min(pace.deadline - now, BOOKMARK_EVERY))
 
 
-def _told(event: Event, kind: Kind, wanted: Matches) -> Object | None:
+def _told(event: Event, kind: Kind, wanted: Callable[[Object | None], bool]) -> Object | None:
     """What a change is to somebody who watches a selection: an object may come into it and leave it."""
-    is_in, was_in = event.kind != "DELETED" and wanted(event.object), wanted(event.previous)  # type: ignore[arg-type]  # takes None
+    is_in, was_in = event.kind != "DELETED" and wanted(event.object), wanted(event.previous)
     if not is_in and not was_in:
         return None
     name = ("MODIFIED" if was_in else "ADDED") if is_in else "DELETED"

@@ -156,8 +156,8 @@ def _webhooks(new: Object) -> Iterator[Object]:
         if "v1" not in webhook.get("admissionReviewVersions", ()):
             yield cause(f"{field}.admissionReviewVersions", "Invalid value: must include at least one of v1, v1beta1")
         if webhook.get("sideEffects") not in ("None", "NoneOnDryRun"):
-            yield cause(f"{field}.sideEffects", f"Unsupported value: \"{webhook.get('sideEffects')}\": supported values: "
-                                                '"None", "NoneOnDryRun"', "FieldValueNotSupported")  # fmt: skip
+            said = f'Unsupported value: "{webhook.get("sideEffects")}": supported values: "None", "NoneOnDryRun"'
+            yield cause(f"{field}.sideEffects", said, "FieldValueNotSupported")
         if not 1 <= webhook.get("timeoutSeconds", 10) <= 30:
             yield cause(f"{field}.timeoutSeconds", "Invalid value: the timeout value must be between 1 and 30 seconds")
 

@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 import msgspec
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it ships none
 
 from tests.support.kubernetes.errors import Object, cause, required
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import yaml
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from tests.support.certificates import Authority
 from tests.support.kubernetes import bootstrap, tls
@@ -104,6 +104,10 @@ class ApiServer:
         """Let calls of webhooks at a Service's port reach a process that listens elsewhere."""
         self.cluster.routes[(namespace, service, port)] = to
 
+    def forward(self, namespace: str, pod: str, port: int, to: tuple[str, int]) -> None:
+        """Let port-forwards into a pod reach a process that listens elsewhere."""
+        self.cluster.forwards[(namespace, pod, port)] = to
+
     def objects(self, group: str, plural: str, namespace: str = "") -> list[Object]:
         """What is stored of a kind."""
         found: list[Object] = self._running().call(lambda: self.cluster.store.all((group, plural), namespace))
@@ -151,7 +155,7 @@ class ApiServer:
         assert self._listening, "the API server is not running"
         return self._listening
 
-    def _user_of(self, request: Request) -> User:
+    def _user_of(self, request: HTTPConnection) -> User:
         header = request.headers.get("authorization", "")
         if header:
             scheme, _, token = header.partition(" ")

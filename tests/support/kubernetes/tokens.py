@@ -85,14 +85,12 @@ class Tokens:
         if pod is None:
             raise not_found("", "pods", reference.get("name", ""))
         if pod["spec"].get("serviceAccountName") != account:
-            used = pod["spec"].get("serviceAccountName")
-            raise bad_request(
-                f'cannot bind token for serviceaccount "{account}" to pod running with different serviceaccount "{used}"'
-            )
+            said = f'cannot bind token for serviceaccount "{account}" to pod running with different serviceaccount'
+            raise bad_request(f'{said} "{pod["spec"].get("serviceAccountName")}"')
         uid = reference.get("uid")
         if uid and uid != pod["metadata"]["uid"]:
-            raise conflict("", "Pod", reference["name"], f"the UID in the bound object reference ({uid}) does not match "
-                           f"the UID in record. The object might have been deleted and then recreated")  # fmt: skip
+            said = f"the UID in the bound object reference ({uid}) does not match the UID in record. The object might "
+            raise conflict("", "Pod", reference["name"], said + "have been deleted and then recreated")
         return pod
 
     def _signed(self, account: Object, audiences: Sequence[str], now: int, seconds: int, pod: Object | None) -> str:

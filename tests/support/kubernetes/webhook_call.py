@@ -43,9 +43,9 @@ async def call(cluster: Cluster, webhook: Object, review: Object) -> Called:
     url = f"https://{server}:{port}{target}"
     try:
         context = _trust(webhook["clientConfig"].get("caBundle", ""))
-        host, at = _address(cluster, service["namespace"], service["name"], port)
+        there = _address(cluster, service["namespace"], service["name"], port)
         async with asyncio.timeout(seconds):
-            body = await _post(host, at, context, server, target, msgspec.json.encode(review))
+            body = await _post(there, context, server, target, msgspec.json.encode(review))
         return Called(msgspec.json.decode(body))
     except TimeoutError:
         raise CallError(f'failed to call webhook: Post "{url}": context deadline exceeded') from None
@@ -83,8 +83,8 @@ def _address(cluster: Cluster, namespace: str, name: str, port: int) -> tuple[st
     return there
 
 
-async def _post(host: str, port: int, tls: ssl.SSLContext, server: str, target: str, body: bytes) -> bytes:
-    reader, writer = await asyncio.open_connection(host, port, ssl=tls, server_hostname=server)
+async def _post(there: tuple[str, int], tls: ssl.SSLContext, server: str, target: str, body: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection(*there, ssl=tls, server_hostname=server)
     try:
         connection = h11.Connection(h11.CLIENT)
         headers = [

@@ -53,7 +53,8 @@ async def mutate(cluster: Cluster, request: Attributes) -> bool:
     Raises:
         ApiError: a webhook refuses, or fails and must not.
     """
-    changed, again = False, []
+    changed = False
+    again: list[Object] = []
     for webhook in _matching(cluster, request, _MUTATING):
         if await _mutated(cluster, request, webhook):
             changed = True

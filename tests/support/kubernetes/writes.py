@@ -19,6 +19,7 @@ from tests.support.kubernetes import (
     plugins,
     reads,
     rules,
+    subresources,
     webhooks,
 )
 from tests.support.kubernetes.cluster import Answer, Cluster
@@ -51,7 +52,7 @@ class Write:
         self.asked = asked
         self.target = asked.target
         self.query = asked.query
-        self.manager = managed.manager_of(asked.query, asked.agent)
+        self.manager = managed.manager_of(asked.query, asked.agent, asked.target.subresource)
         self.dry = dry_run(asked.query, options or {})
         self.strict = bodies.strictness(asked.query)
         self.warnings: list[str] = []
@@ -72,7 +73,7 @@ class Write:
         defaults.fill(made, kind, self.cluster)
         defaults.begin(made, kind)
         if not tracked:
-            managed.track(made, None, kind, self.manager, self.target.subresource, self.cluster.clock())
+            managed.track(made, None, kind, self.manager, self.cluster.clock())
         made = await self._admit("CREATE", made, None)
         self._check(made, None)
         await self._validate("CREATE", made, None)
@@ -124,9 +125,7 @@ class Write:
         now, force = self.cluster.clock(), flag(self.query, "force")
 
         def apply_to(live: Object | None) -> Object:
-            return managed.applied(
-                live, deepcopy(wanted), self.kind, self.manager, self.target.subresource, force=force, now=now
-            )
+            return managed.applied(live, deepcopy(wanted), self.kind, self.manager, now, force=force)
 
         if self._found() is None:
             if self.target.subresource:
@@ -141,6 +140,24 @@ class Write:
     def _found(self) -> Object | None:
         place = self.target.namespace if self.kind.namespaced else ""
         return self.cluster.store.get(self.kind.storage, place, self.target.name)
+
+    async def rescale(self, body: bytes, content_type: str) -> Answer:
+        """PUT or PATCH the scale of a workload."""
+        media = content_type.partition(";")[0].strip()
+
+        async def change(old: Object | None) -> Object:
+            if old is None:
+                raise not_found(self.kind.group, self.kind.plural, self.target.name)
+            if self.target.verb == "update":
+                return subresources.scaled(old, bodies.read(body, content_type))
+            patch, before = bodies.parsed(body), subresources.scale(old)
+            by_json = media == patches.JSON_PATCH
+            return subresources.scaled(
+                old, patches.json_patch(before, patch) if by_json else patches.merge(before, patch)
+            )
+
+        answer = await self._update(change)
+        return Answer(subresources.scale(answer.body), answer.code, answer.warnings)
 
     def _patched(self, old: Object, patch: Any, media: str) -> Any:
         if media == patches.JSON_PATCH:
@@ -164,7 +181,7 @@ class Write:
                 raise conflict(kind.group, kind.plural, target.name, _other_uid(uid, old))
             self._prepare(new, old)
             if not tracked:
-                managed.track(new, old, kind, self.manager, target.subresource, self.cluster.clock())
+                managed.track(new, old, kind, self.manager, self.cluster.clock())
             new = await self._admit("UPDATE", new, old)
             self._check(new, old)
             await self._validate("UPDATE", new, old)
