@@ -29,6 +29,9 @@ LINGER_SECONDS: Final = 1.0
 LINGER_BYTES: Final = 1024 * 1024
 # What may stand before a request and is none (RFC 9112 2.2), as far as it has come.
 _NO_REQUEST: Final = (b"", b"\r", b"\r\n")
+# Seconds that a connection without a request is still open once the proxy shuts down: its client may just be sending
+# one, and a POST that meets a closed connection cannot be repeated. Whoever goes on is told `close` by an answer.
+DRAIN_IDLE: Final = 1.0
 # A connection that is over waits for its client to take the rest of the answer, but not longer than this without any
 # progress (nginx: send_timeout).
 STALL_SECONDS: Final = 60.0
@@ -268,9 +271,9 @@ class DownstreamConnection(asyncio.Protocol):
                 self.transport.resume_reading()
 
     def drain(self) -> None:
-        """The proxy is shutting down: close now if nothing is in flight; otherwise the answer will say `close`."""
-        if self._exchange is None and self._buffer in _NO_REQUEST:
-            self.finish()
+        """The proxy is shutting down: the next answer will say `close`; without a request, close in a moment."""
+        if self._exchange is None and self._linger_left < 0:
+            self.set_deadline(self._idle_until())
 
     # --- Deadlines ---
 
@@ -296,8 +299,10 @@ class DownstreamConnection(asyncio.Protocol):
 
     def _idle_until(self) -> float:
         """When a connection without a request is closed; one past its life still waits for a request on its way."""
-        manager = self.manager
+        manager, runtime = self.manager, self.runtime
         until = NEVER if manager.idle_timeout is None else self._idle_since + manager.idle_timeout
+        if runtime.draining:
+            until = min(until, max(self._idle_since, runtime.drain_began) + DRAIN_IDLE)
         if manager.max_connection_duration is not None:
             over = max(self._born + manager.max_connection_duration, self._idle_since)
             until = min(until, over + manager.drain_timeout)

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
+from time import monotonic
 from typing import Any, Final, Protocol
 
 from pymesh_proxy.config.model import (
@@ -48,7 +49,7 @@ class Runtime:
 
     Attributes:
         snapshot: configuration in force; a request reads it once and keeps what it read.
-        draining: no new connections; answers carry `connection: close`.
+        draining: answers carry `connection: close`; since `drain_began` (monotonic).
         random: [0, 1), for weights and jitter.
         recent: the last requests, newest last.
         observers: called with each finished record: whatever reports further.
@@ -73,6 +74,7 @@ class Runtime:
         self._logs: dict[int, tuple[AccessLog, Writer]] = {}
         self.observers: list[Callable[[RequestRecord], None]] = []
         self.draining = False
+        self.drain_began = 0.0
         self.connections: set[Drainable] = set()
         self._handlers: frozenset[HttpManager | TcpProxy] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -119,8 +121,11 @@ class Runtime:
         return self._handlers is None or manager in self._handlers
 
     def drain(self) -> None:
-        """Begin to shut down: answers say `close`, idle connections end now."""
+        """Begin to shut down: answers say `close`, connections that nobody uses for a moment end."""
+        if self.draining:
+            return
         self.draining = True
+        self.drain_began = monotonic()
         for connection in tuple(self.connections):
             connection.drain()
 

@@ -135,7 +135,10 @@ async def test_a_line_end_behind_a_request_is_not_the_next_one(rest: bytes, cloc
     upstream.receive(OK)
     assert b" 200 " in peer.take()
     peer.receive(rest)
-    peer.protocol.drain()  # type: ignore[attr-defined]  # as above
+    proxy.runtime.drain()
+    assert not peer.closed
+    clock.now += 60
+    peer.protocol.on_deadline(clock.now)  # type: ignore[attr-defined]  # as above
     assert peer.closed
 
 

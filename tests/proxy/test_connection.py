@@ -540,3 +540,16 @@ async def test_draining_lets_requests_finish_and_says_close() -> None:
         assert b"connection: close\r\n" in head
         assert body == b"ok"
         assert await busy.ended()
+
+
+async def test_a_client_that_has_not_heard_of_the_end_is_answered() -> None:
+    async with RawUpstream() as upstream, running(simple(upstream.address)) as proxy, client(proxy.address) as idle:
+        await eventually(lambda: len(proxy.runtime.connections) == 1)
+        proxy.runtime.drain()
+        idle.send(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi")
+        served = await upstream.accept()
+        await served.head()
+        served.send(OK)
+        head, body = await idle.message()
+        assert (b"connection: close\r\n" in head, body) == (True, b"ok")
+        assert await idle.ended()
