@@ -19,7 +19,7 @@ from pymesh_controlplane.galley.check import check
 from pymesh_controlplane.pilot import world as worlds
 from pymesh_controlplane.pilot.memory import Memory
 from pymesh_controlplane.pilot.model import Problem, Severity, World
-from pymesh_controlplane.webhooks.admission import ALLOWED, Answer, Object, Request, ReviewError
+from pymesh_controlplane.webhooks.admission import ALLOWED, Answer, Cause, Object, Request, ReviewError
 
 # Where an object that came by the API stands: in no file.
 _NOWHERE: Final = Positions("", {})
@@ -136,10 +136,10 @@ def _warning(problem: Problem, why: str) -> Problem:
 
 def _answer(problems: Iterable[Problem]) -> Answer:
     told = list(problems)
-    errors = [_text(problem) for problem in told if problem.severity is Severity.ERROR]
-    warnings = [_text(problem) for problem in told if problem.severity is Severity.WARNING]
+    causes = tuple(Cause(problem.path, problem.sentence) for problem in told if problem.severity is Severity.ERROR)
+    warnings = tuple(_text(problem) for problem in told if problem.severity is Severity.WARNING)
     dangling = any(problem.dangling for problem in told)
-    return Answer("\n".join(errors), (), tuple(warnings), dangling and not errors)
+    return Answer(causes, warnings=warnings, dangling=dangling and not causes)
 
 
 def _text(problem: Problem) -> str:

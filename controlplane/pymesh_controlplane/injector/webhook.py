@@ -16,7 +16,7 @@ from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.injector.inject import decide, inject
 from pymesh_controlplane.injector.settings import ANNOTATION_INJECT
 from pymesh_controlplane.injector.shape import Manifest, mapping, strings
-from pymesh_controlplane.webhooks.admission import ALLOWED, Answer, Request, ReviewError
+from pymesh_controlplane.webhooks.admission import ALLOWED, Answer, Cause, Request, ReviewError
 from pymesh_controlplane.webhooks.patch import patch
 
 # Never injected, whatever selectors a webhook has: what the cluster itself lives on (Istio leaves out the same), and
@@ -48,10 +48,10 @@ def answer(request: Request, config: InjectionConfig) -> Answer:
             return Answer(patch=patch(pod, injected))
         if _says_no(pod):
             return ALLOWED
-        return Answer(warnings=(f"{_called(request, pod)} gets no sidecar: {decide(pod, config, {}).reason}",))
+        why = decide(pod, config, {}).reason
+        return Answer(warnings=(f"Pod {request.namespace}/{request.called} gets no sidecar: {why}",))
     except ConfigError as error:
-        where = f"{error.path}: " if error.path else ""
-        return Answer(f"{_called(request, pod)}: {where}{error.problem}")
+        return Answer((Cause(error.path, error.problem),))
 
 
 def native_sidecars(version: Mapping[str, object]) -> bool:
@@ -64,10 +64,3 @@ def _says_no(pod: Manifest) -> bool:
     """Whether it was the pod's own wish."""
     metadata = mapping(pod, "metadata")
     return any(strings(metadata, place).get(ANNOTATION_INJECT) == "false" for place in ("labels", "annotations"))
-
-
-def _called(request: Request, pod: Manifest) -> str:
-    """The pod as its maker knows it: one that a ReplicaSet makes has no name yet."""
-    metadata = pod.get("metadata")
-    known = metadata if isinstance(metadata, dict) else {}
-    return f"Pod {request.namespace}/{request.name or known.get('name') or known.get('generateName') or '(no name)'}"

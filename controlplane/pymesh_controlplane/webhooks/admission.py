@@ -26,8 +26,10 @@ MAX_UID: Final = 256
 # The API server shortens warnings to 256 characters each once there are more than 4096 in all.
 MAX_WARNING: Final = 256
 MAX_WARNINGS: Final = 16
-# Characters of a refusal: some twenty sentences. More are not read by anyone; the rest shows up when these are mended.
-MAX_MESSAGE: Final = 4096
+# More reasons than this are not read by anyone; the rest shows up when these are mended.
+MAX_CAUSES: Final = 20
+# Characters of each, and of what is not about an object.
+MAX_MESSAGE: Final = 1024
 
 Object: TypeAlias = dict[str, Any]
 T = TypeVar("T")
@@ -76,6 +78,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     old_object: Object | None = None
     dry_run: bool | None = None
 
+    @property
+    def called(self) -> str:
+        """The object's name, or, where it has none yet, what that is going to begin with."""
+        metadata = (self.object or {}).get("metadata")
+        known = metadata if isinstance(metadata, dict) else {}
+        return str(self.name or known.get("name") or known.get("generateName") or "(no name)")
+
 
 class _Review(msgspec.Struct, frozen=True, rename="camel"):
     api_version: str
@@ -84,17 +93,25 @@ class _Review(msgspec.Struct, frozen=True, rename="camel"):
 
 
 @dataclass(frozen=True, slots=True)
+class Cause:
+    """One reason to refuse an object: the field, if it is about one, and what is wrong with it."""
+
+    field: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What becomes of a request.
 
     Attributes:
-        refusal: why it is refused, for a person; empty if it is allowed.
+        refused: why it is refused; empty if it is allowed.
         patch: operations of a JSON Patch (RFC 6902); none leave the object as it is.
         warnings: what kubectl shows all the same, a line each.
         dangling: whether a warning is about what may only not have been seen yet; asked again, the answer may differ.
     """
 
-    refusal: str = ""
+    refused: Sequence[Cause] = ()
     patch: Sequence[Mapping[str, object]] = ()
     warnings: Sequence[str] = ()
     dangling: bool = False
@@ -126,17 +143,41 @@ def read(body: bytes) -> Request:
     return request
 
 
-def write(uid: str, answer: Answer) -> bytes:
-    """The AdmissionReview that answers the request of this `uid`."""
-    response: dict[str, object] = {"uid": uid, "allowed": not answer.refusal}
-    if answer.refusal:
-        response["status"] = status(answer.refusal, 400)
+def write(request: Request, answer: Answer) -> bytes:
+    """The AdmissionReview that answers `request`."""
+    response: dict[str, object] = {"uid": request.uid, "allowed": not answer.refused}
+    if answer.refused:
+        response["status"] = _invalid(request, answer.refused)
     elif answer.patch:
         operations = json.dumps(answer.patch, separators=(",", ":")).encode()
         response |= {"patchType": "JSONPatch", "patch": base64.b64encode(operations).decode()}
     if answer.warnings:
         response["warnings"] = _bounded(answer.warnings)
     return json.dumps({"apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response}).encode()
+
+
+def refusal(request: Request, causes: Sequence[Cause]) -> str:
+    """Why the object of `request` is refused, in the words that galley has everywhere, a line a cause."""
+    subject = f"{request.kind.kind} {request.namespace}/{request.called}"
+    lines = (
+        ": ".join(part for part in (subject, cause.field, cause.sentence) if part) for cause in causes[:MAX_CAUSES]
+    )
+    return "\n".join(shortened(printable(line), MAX_MESSAGE) for line in lines)
+
+
+def _invalid(request: Request, causes: Sequence[Cause]) -> dict[str, object]:
+    """A `Status` that kubectl shows as it shows what an API server itself finds wrong: by field, and nothing around it."""
+    details = {
+        "name": request.called,
+        "group": request.kind.group,
+        "kind": request.kind.kind,
+        "causes": [
+            {"reason": "FieldValueInvalid", "field": each.field, "message": shortened(each.sentence, MAX_MESSAGE)}
+            for each in causes[:MAX_CAUSES]
+        ],
+    }
+    message = refusal(request, causes)
+    return {"status": "Failure", "message": message, "reason": "Invalid", "code": 422, "details": details}
 
 
 def status(message: str, code: int) -> dict[str, object]:

@@ -149,10 +149,10 @@ class Webhooks:
         except Exception:  # whatever is wrong with one question must not end the others
             log.exception("/%s: a mistake in pymesh", name)
             return _failed(name, 500, "a mistake in pymesh, which its control plane's log tells of: please report it")
-        if answer.refusal:
-            log.info("/%s refused: %s", name, answer.refusal)
-        outcome: Outcome = "refused" if answer.refusal else "patched" if answer.patch else "allowed"
-        return 200, admission.write(request.uid, answer), outcome
+        if answer.refused:
+            log.info("/%s refused: %s", name, admission.refusal(request, answer.refused).replace("\n", "; "))
+        outcome: Outcome = "refused" if answer.refused else "patched" if answer.patch else "allowed"
+        return 200, admission.write(request, answer), outcome
 
 
 class _Desk:

@@ -43,7 +43,7 @@ def asked(pod: Manifest, config: InjectionConfig = CONFIG) -> Answer:
 def admitted(pod: Manifest, config: InjectionConfig = CONFIG) -> Manifest:
     """`pod` after the webhook, as it is stored."""
     result = asked(pod, config)
-    assert not result.refusal
+    assert not result.refused
     return stored(json_patch(copy.deepcopy(pod), list(result.patch)))
 
 
@@ -82,6 +82,6 @@ def test_what_comes_out_is_a_pod_by_kubernetes_schema(path: Path) -> None:
 def test_a_pod_that_cannot_have_a_sidecar_or_wants_none_is_stored_as_it_is(name: str) -> None:
     pod = stored(pod_of(next(shape(path) for path in SHAPES if path.stem == name)))
     result = asked(pod)
-    assert (list(result.patch), result.refusal) == ([], "")
+    assert (list(result.patch), list(result.refused)) == ([], [])
     # Who has asked for nothing is told nothing; who may wonder is told why.
     assert bool(result.warnings) == (name != "says-no")

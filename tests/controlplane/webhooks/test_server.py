@@ -130,7 +130,7 @@ async def test_a_pod_gets_its_sidecar_and_a_resource_its_verdict_on_one_connecti
     assert code == 200
     assert not body["response"]["allowed"]
     sentence = "VirtualService default/reviews: spec.htpp: unknown field 'htpp' in spec; did you mean 'http'?"
-    assert body["response"]["status"]["message"] == sentence
+    assert (body["response"]["status"]["message"], body["response"]["status"]["code"]) == (sentence, 422)
     assert mesh.webhooks.metrics.counted("inject", "patched") == 1
     await caller.close()
 
