@@ -1,15 +1,17 @@
 """A real pymesh-controlplane on loopback, and the clients that talk to it."""
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,7 +25,7 @@ SERVER_NAME = "pilot.pymesh-system.svc"
 
 @dataclass
 class Place:
-    """The folders of one control plane; they outlive its process."""
+    """The folders of one control plane on one machine; they outlive its process."""
 
     root: Path
     tokens: Tokens = field(init=False)
@@ -58,11 +60,24 @@ class Place:
         ]  # fmt: skip
 
 
+class Ground(Protocol):
+    """What a control plane stands on. `root` is a folder of its own, `root_cert` a file that has the mesh's root."""
+
+    root: Path
+
+    @property
+    def root_cert(self) -> Path: ...
+
+    def command(self, *more: str) -> list[str]:
+        """The command line."""
+        ...
+
+
 @dataclass
 class Running:
     """A control plane that serves."""
 
-    place: Place
+    place: Ground
     process: subprocess.Popen[bytes]
     log: Path
     ports: dict[str, int]
@@ -108,11 +123,13 @@ class Running:
 
 
 @contextmanager
-def running(place: Place, *more: str) -> Iterator[Running]:
+def running(place: Ground, *more: str, environment: Mapping[str, str] | None = None) -> Iterator[Running]:
     """A control plane that serves; afterwards it ends by SIGTERM, with status 0, unless it ended before."""
     log = place.root / "controlplane.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(place.command(*more), stdout=output, stderr=output)
+        process = subprocess.Popen(
+            place.command(*more), stdout=output, stderr=output, env={**os.environ, **(environment or {})}
+        )
     try:
 
         def serving() -> dict[str, int]:
@@ -121,7 +138,7 @@ def running(place: Place, *more: str) -> Iterator[Running]:
             assert line is not None, log.read_text()
             return {name: int(port) for name, port in (pair.split("=") for pair in line[1].split())}
 
-        yield Running(place, process, log, eventually_sync(serving, what="the control plane"))
+        yield Running(place, process, log, eventually_sync(serving, what="the control plane", timeout=30))
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             assert process.wait(10) == 0, log.read_text()

@@ -45,10 +45,9 @@ async def namespace(client: AsyncClient) -> str:
 
 
 async def keep(client: AsyncClient, namespace: str, name: str, **data: bytes) -> None:
-    """Put a Secret there; in place of the dashes and dots of the keys there are underlines."""
-    encoded = {
-        key.replace("_", "-").replace("-pem", ".pem"): base64.b64encode(value).decode() for key, value in data.items()
-    }
+    """Put a Secret there; `ca_cert_pem` stands for `ca-cert.pem`."""
+    named = {key.replace("_", "-").replace("-pem", ".pem"): value for key, value in data.items()}
+    encoded = {key: base64.b64encode(value).decode() for key, value in named.items()}
     await client.apply(
         Secret(metadata=ObjectMeta(name=name, namespace=namespace), data=encoded), field_manager="test", force=True
     )
