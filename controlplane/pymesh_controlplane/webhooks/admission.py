@@ -159,14 +159,13 @@ def write(request: Request, answer: Answer) -> bytes:
 def refusal(request: Request, causes: Sequence[Cause]) -> str:
     """Why the object of `request` is refused, in the words that galley has everywhere, a line a cause."""
     subject = f"{request.kind.kind} {request.namespace}/{request.called}"
-    lines = (
-        ": ".join(part for part in (subject, cause.field, cause.sentence) if part) for cause in causes[:MAX_CAUSES]
-    )
+    told = [(subject, cause.field, cause.sentence) for cause in causes[:MAX_CAUSES]]
+    lines = (": ".join(part for part in parts if part) for parts in told)
     return "\n".join(shortened(printable(line), MAX_MESSAGE) for line in lines)
 
 
 def _invalid(request: Request, causes: Sequence[Cause]) -> dict[str, object]:
-    """A `Status` that kubectl shows as it shows what an API server itself finds wrong: by field, and nothing around it."""
+    """A `Status` that kubectl shows as it shows what the API server itself finds wrong: field by field."""
     details = {
         "name": request.called,
         "group": request.kind.group,

@@ -4,6 +4,7 @@ Held once against what a Kubernetes 1.36 sends to a webhook for each of the shap
 """
 
 import copy
+import json
 from pathlib import Path
 
 import yaml
@@ -63,7 +64,7 @@ def pod_of(document: Manifest) -> Manifest:
 
 def stored(pod: Manifest) -> Manifest:
     """`pod` as an API server stores it: with its account, the token of that in every container, and all defaults."""
-    result = copy.deepcopy(pod)
+    result: Manifest = json.loads(json.dumps(pod))  # shares nothing, as what has come over a wire
     spec = result["spec"]
     spec.setdefault("serviceAccountName", "default")
     if spec.get("automountServiceAccountToken") is not False:
