@@ -10,7 +10,7 @@ import yaml
 from tests.support.kubernetes.errors import ApiError, Object, bad_request, cause, unsupported_media_type
 from tests.support.kubernetes.kinds import Kind
 from tests.support.kubernetes.requests import Target
-from tests.support.kubernetes.schema import Schema, fill, prune, wrong_types
+from tests.support.kubernetes.schema import BASE64, Schema, fill, prune, wrong_types
 
 JSON, YAML = "application/json", "application/yaml"
 # Bytes; apiserver's own limit of a request's body.
@@ -125,6 +125,9 @@ _GO = {"boolean": "bool", "integer": "number"}
 def _check_types(made: Object, kind: Kind, schema: Schema) -> None:
     """A built-in object that does not fit its Go type is not even decoded."""
     for path, expected, found in wrong_types(made, schema):
+        if expected == BASE64:
+            said = f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}'
+            raise bad_request(f"{said}: illegal base64 data at input byte 0")
         raise bad_request(
             f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: json: cannot unmarshal '
             f"{_GO.get(found, found)} into Go struct field {_INDEX.sub('', path)} of type {expected}"

@@ -8,7 +8,6 @@ from tests.support.kubernetes.cluster import Cluster
 from tests.support.kubernetes.errors import ApiError, Object, not_found
 from tests.support.kubernetes.kinds import Kind
 from tests.support.kubernetes.metadata import timestamp
-from tests.support.kubernetes.requests import Target
 from tests.support.kubernetes.store import Store
 
 NAMESPACES = ("", "namespaces")
@@ -18,7 +17,7 @@ NAMESPACE_LINGERS = 0.5
 FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
 
 
-def check_namespace(store: Store, kind: Kind, namespace: str, target: Target) -> None:
+def check_namespace(store: Store, kind: Kind, namespace: str, name: str) -> None:
     """What the plugin NamespaceLifecycle does.
 
     Raises:
@@ -31,12 +30,12 @@ def check_namespace(store: Store, kind: Kind, namespace: str, target: Target) ->
         raise not_found("", "namespaces", namespace)
     if found["metadata"].get("deletionTimestamp"):
         message = (
-            f'{target.plural} "{target.name}" is forbidden: unable to create new content in namespace {namespace} '
+            f'{kind.plural} "{name}" is forbidden: unable to create new content in namespace {namespace} '
             "because it is being terminated"
         )
         cause = {"reason": "NamespaceTerminating", "message": f"namespace {namespace} is being terminated",
                  "field": "metadata.namespace"}  # fmt: skip
-        raise ApiError(403, "Forbidden", message, {"kind": target.plural, "causes": [cause]})
+        raise ApiError(403, "Forbidden", message, {"name": name, "kind": kind.plural, "causes": [cause]})
 
 
 def waits(found: Object) -> bool:

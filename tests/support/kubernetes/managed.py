@@ -146,7 +146,7 @@ def applied(live: Object | None, patch: Object, kind: Kind, by: Manager, now: fl
         return made
     owners = owned(live)
     wanted = _paths(patch, kind, by.subresource)
-    made: Object = merged(live, patch, kind.schema)
+    made = merged(live, patch, kind.schema)
     changed = {
         path for path in wanted if value_at(made, path, kind.schema) != value_at(live, path, kind.schema)
     }  # fmt: skip

@@ -24,7 +24,7 @@ def wrong_pod_spec(spec: Object, path: str) -> Iterator[Object]:
     if spec.get("restartPolicy") not in _RESTART:
         yield _unsupported(f"{path}.restartPolicy", spec.get("restartPolicy"), _RESTART)
     names: set[str] = set()
-    for key in ("initContainers", "containers"):
+    for key in ("containers", "initContainers"):
         for index, container in enumerate(spec.get(key) or ()):
             where = f"{path}.{key}[{index}]"
             name = container.get("name", "")

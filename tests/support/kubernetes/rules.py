@@ -1,7 +1,5 @@
 """What the kinds that matter must and must not be, beyond their schema: values, references and immutable fields."""
 
-import base64
-import binascii
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,16 +34,13 @@ def _config_map(new: Object) -> Iterator[Object]:
         yield from wrong_data_key(key, "data")
     for key in data.keys() & binary.keys():
         yield cause(f"data[{key}]", f'Invalid value: "{key}": duplicate of key present in binaryData')
-    for key, value in binary.items():
-        yield from _base64(value, f"binaryData[{key}]")
     yield from _size({**data, **binary})
 
 
 def _secret(new: Object) -> Iterator[Object]:
     data = new.get("data") or {}
-    for key, value in data.items():
+    for key in data:
         yield from wrong_data_key(key, "data")
-        yield from _base64(value, f"data[{key}]")
     yield from _size(data)
     for key in _SECRET_KEYS.get(new.get("type", ""), ()):
         if key not in data:
@@ -53,13 +48,6 @@ def _secret(new: Object) -> Iterator[Object]:
 
 
 _SECRET_KEYS = {"kubernetes.io/tls": ("tls.crt", "tls.key"), "kubernetes.io/dockerconfigjson": (".dockerconfigjson",)}
-
-
-def _base64(value: str, field: str) -> Iterator[Object]:
-    try:
-        base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError):
-        yield cause(field, f"Invalid value: {value!r}: illegal base64 data")
 
 
 def _size(data: dict[str, str]) -> Iterator[Object]:

@@ -4,6 +4,7 @@ Both say what fields there are, of which types, which are required, how lists ar
 API server's: unknown fields are dropped (and told of), wrong types refuse the request, defaults are filled in.
 """
 
+import base64
 import functools
 import re
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from tests.support.kubernetes.errors import Object, cause, required
 
 VERSION = "1.36.0"
 OBJECT_META = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
+# The type that `format: byte` asks for, among those of JSON.
+BASE64 = "base64"
 _REFERENCE = "#/$defs/"
 
 
@@ -172,6 +175,8 @@ _JSON_TYPES: dict[str, tuple[type, ...]] = {
 def wrong_types(value: Any, schema: Schema, path: str = "") -> Iterator[tuple[str, str, str]]:
     """Where a value is of another JSON type than the schema's: (path, expected, found)."""
     found = _type_of(value)
+    if schema.resolved().get("format") == "byte" and isinstance(value, str) and not _is_base64(value):
+        yield (path, BASE64, found)
     if schema.types and not any(_is(value, each) for each in schema.types):
         yield (path, schema.types[0], found)
         return
@@ -258,6 +263,14 @@ def _scalar_violations(value: Any, node: Object, path: str) -> Iterator[Object]:
             yield cause(
                 path, f"Invalid value: {value}: {path} in body should be less than or equal to {node['maximum']}"
             )
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        base64.b64decode(text, validate=True)
+    except ValueError:
+        return False
+    return True
 
 
 def _is(value: Any, name: str) -> bool:

@@ -65,7 +65,8 @@ class Write:
     async def create_object(self, made: Object, *, tracked: bool = False) -> Answer:
         """Keep a new object; `tracked` if it knows who owns its fields."""
         kind, store = self.kind, self.cluster.store
-        garbage.check_namespace(store, kind, made["metadata"].get("namespace", ""), self.target)
+        meta = made["metadata"]
+        garbage.check_namespace(store, kind, meta.get("namespace", ""), meta.get("name", ""))
         bodies.decoded(made, kind, self.strict if not tracked else "Ignore", self.warnings)
         if made["metadata"].get("resourceVersion"):
             raise bad_request("resourceVersion should not be set on objects to be created")
