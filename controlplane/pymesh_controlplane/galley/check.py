@@ -51,26 +51,29 @@ def check(
     concerned = _services_by_resource(world)
     missing = virtual_services.missing_subsets(world)
     for resource in resources:
-        problems = secrets.check(resource, now) if holds(resource, Secret) else _check(resource, missing, world)
+        problems = secrets.check(resource, now) if holds(resource, Secret) else _check(resource, missing, world, memory)
         if not any(problem.severity is Severity.ERROR for problem in problems):
-            problems += _check_translation(resource, concerned.get(resource.key, []), world, memory)
+            problems = problems + _check_translation(resource, concerned.get(resource.key, []), world, memory)
         found += problems
     return found
 
 
-def _check(resource: Resource[object], missing: Mapping[Key, Iterable[tuple[Key, str]]], world: World) -> list[Problem]:
+def _check(
+    resource: Resource[object], missing: Mapping[Key, Iterable[tuple[Key, str]]], world: World, memory: Memory
+) -> list[Problem]:
     if holds(resource, VirtualService):
         return virtual_services.check(resource, world)
     if holds(resource, DestinationRule):
         return destination_rules.check(resource, missing.get(resource.key, ()), world)
     if holds(resource, ServiceEntry):
         return services.check_entry(resource, world)
+    # Of these there are thousands, and what is wrong with one is wrong in any world.
     if holds(resource, KubernetesService):
-        return services.check_service(resource)
+        return memory.call(services.check_service, resource.key, resource)
     if holds(resource, EndpointSlice):
-        return services.check_slice(resource)
+        return memory.call(services.check_slice, resource.key, resource)
     if holds(resource, Pod):
-        return services.check_pod(resource)
+        return memory.call(services.check_pod, resource.key, resource)
     if holds(resource, PeerAuthentication):
         return _check_authentication(resource, world)
     if holds(resource, RateLimit) or holds(resource, ConcurrencyLimit):

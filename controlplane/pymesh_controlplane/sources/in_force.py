@@ -1,10 +1,13 @@
 """What is in force of a source, from one reading to the next; on disk, too, if there is a place for it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
 from pymesh.errors import ConfigError
+from pymesh.resources.kubernetes import Secret
+from pymesh.resources.resource import holds
 from pymesh_controlplane.pilot.model import Problem, Severity, World
 from pymesh_controlplane.sources.last_good import LastGood
 from pymesh_controlplane.sources.ledger import Contents, Ledger
@@ -52,6 +55,13 @@ class InForce:
             except ConfigError as error:
                 problems.append(Problem.of(error, Severity.WARNING, NOT_KEPT))
         last, self._last = self._last, replace(world, problems=tuple(problems))
-        if last is not None and (last.revision, last.problems) == (self._last.revision, self._last.problems):
-            return None
-        return self._last
+        return None if last is not None and _are_same(last, self._last) else self._last
+
+
+def _are_same(one: World, other: World) -> bool:
+    """Whether both say the same. A revision tells of Secrets only what may be seen, so they are looked at themselves."""
+    return (one.revision, one.problems) == (other.revision, other.problems) and _secrets(one) == _secrets(other)
+
+
+def _secrets(world: World) -> list[Mapping[str, object]]:
+    return [resource.raw for resource in world.resources.values() if holds(resource, Secret)]

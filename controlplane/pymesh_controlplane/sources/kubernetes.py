@@ -139,6 +139,7 @@ class KubernetesSource:
         kept = sorted(self._needed)[: secrets.MAX_SECRETS]
         for place in [place for place in self._secrets if place not in kept]:
             await self._watches.stop(self._secrets.pop(place))
+            self._watches.changed()  # the next world is without it
         for namespace, name in kept:
             if (namespace, name) not in self._secrets:
                 reflector = Reflector(
