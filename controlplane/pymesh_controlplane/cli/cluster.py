@@ -200,13 +200,13 @@ class Cluster:
         return Answers(documents, [answer for answer in found if isinstance(answer, str)])
 
     def _ask_sidecar(self, namespace: str, pod: str, path: str) -> Any:
-        """What a proxy answers; a text: why it does not."""
+        """What a proxy answers; where it does not, its name."""
         connection = PodHttp(self.api, namespace, pod, names.PORT_ADMIN)
         try:
             status, body = connection.get(path)
-            return json.loads(body) if status == 200 else f"{namespace}/{pod} ({status})"
-        except (ApiError, ValueError) as error:
-            return f"{namespace}/{pod} ({error})"
+            return json.loads(body) if status == 200 else f"{namespace}/{pod}"
+        except (ApiError, ValueError):
+            return f"{namespace}/{pod}"
         finally:
             connection.close()
 

@@ -11,6 +11,7 @@ from pymesh_controlplane.cli import readiness
 from pymesh_controlplane.cli.cluster import CONTROL_PLANE, has_proxy, is_ready, state_of
 from pymesh_controlplane.cli.mesh import Pilot
 from pymesh_controlplane.cli.status import merged, problems_of
+from pymesh_controlplane.galley.findings import listed
 from pymesh_controlplane.injector.containers import PROXY, InjectionConfig
 from pymesh_controlplane.injector.inject import LABEL_NAMESPACE, decide
 from pymesh_controlplane.injector.settings import ANNOTATION_STATUS
@@ -263,7 +264,7 @@ def _sidecar_trouble(pod: Object) -> str:
     """Why a pod's sidecar does not run or is not ready; empty if it is, or has just begun."""
     status = pod.get("status") or {}
     for item in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
-        if item["name"] == PROXY and not item.get("ready") and (item.get("state") or {}).get("running"):
+        if item["name"] == PROXY and not item.get("ready") and "running" in (item.get("state") or {}):
             return "it runs, and its readiness probe fails"
         if item["name"] in {PROXY, "pymesh-init"} and (item.get("state") or {}).get("waiting"):
             reason = state_of(pod)
@@ -272,5 +273,4 @@ def _sidecar_trouble(pod: Object) -> str:
 
 
 def _some(items: Sequence[str]) -> str:
-    more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
-    return f"{', '.join(items[:NAMED])}{more}"
+    return listed(items, NAMED)

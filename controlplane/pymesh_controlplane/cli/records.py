@@ -9,7 +9,10 @@ from urllib.parse import quote
 from pymesh.errors import MeshError
 from pymesh_controlplane.cli import journey
 from pymesh_controlplane.cli.target import Mesh
+from pymesh_controlplane.galley.findings import listed
 
+# Sidecars that are named of those that do not answer.
+_NAMED: Final = 3
 # Seconds after the end of a request in which records of it may still come: proxies send every second.
 FRESH: Final = 1.5
 # Seconds to wait for what is missing of a request that has just ended, and between two looks.
@@ -71,5 +74,5 @@ def of_sidecars(mesh: Mesh, request_id: str, why: str) -> Found:
         except TypeError as error:
             raise MeshError(f"the sidecar of {pod} answers what is not a list of records: {error}") from None
         result += [journey.Record(pod, item) for item in fields]
-    silent = f"; no answer from {', '.join(answers.silent)}" if answers.silent else ""
+    silent = f"; no answer from {listed(answers.silent, _NAMED)}" if answers.silent else ""
     return Found(result, "sidecars", f"{why}{silent}")

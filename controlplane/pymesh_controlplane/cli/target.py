@@ -33,7 +33,7 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What sidecars said: namespace, pod and document; and who did not answer, and why."""
+    """What sidecars said: namespace, pod and document; and the names of those who did not answer."""
 
     documents: Sequence[tuple[str, str, Any]]
     silent: Sequence[str] = ()

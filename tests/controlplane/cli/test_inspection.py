@@ -1,0 +1,156 @@
+"""What `pymesh check` finds, and what it lets pass."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from pymesh_controlplane.cli import inspection
+from pymesh_controlplane.cli.inspection import SOON
+from pymesh_controlplane.cli.mesh import Pilot
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+IMAGE = "pymesh-proxy:0.2.0"
+
+
+def told(findings: Any) -> list[tuple[str, str]]:
+    found = list(findings)
+    assert all(item.remedy and item.problem for item in found)
+    return [(item.severity, item.about) for item in found]
+
+
+def pod(name: str, namespace: str = "shop", *, image: str = "", **changes: Any) -> dict[str, Any]:
+    sidecar = [{"name": "pymesh-proxy", "image": image, "restartPolicy": "Always"}] if image else []
+    annotations = {"sidecar.istio.io/status": "{}"} if image else {}
+    status = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    return {
+        "metadata": {"name": name, "namespace": namespace, "annotations": annotations, **changes.pop("metadata", {})},
+        "spec": {"containers": [{"name": "app"}], "initContainers": sidecar, **changes.pop("spec", {})},
+        "status": {**status, **changes.pop("status", {})},
+    }
+
+
+@pytest.mark.parametrize(
+    ("version", "fine"),
+    [(("1", "28+"), False), (("1", "29"), True), (("2", "0"), True)],
+)
+def test_an_old_cluster(version: tuple[str, str], fine: bool) -> None:
+    assert told(inspection.version({"major": version[0], "minor": version[1]})) == (
+        [] if fine else [("error", "Kubernetes")]
+    )
+
+
+def test_webhooks_that_are_not_there_or_trust_nobody() -> None:
+    trusted = {"name": "a", "clientConfig": {"caBundle": "eA=="}}
+    assert told(inspection.webhooks("pymesh-injector", None)) == [("error", "pymesh-injector")]
+    assert told(inspection.webhooks("pymesh-galley", {"webhooks": [trusted, {"name": "b", "clientConfig": {}}]})) == [
+        ("error", "pymesh-galley")
+    ]
+    assert told(inspection.webhooks("pymesh-galley", {"webhooks": [trusted]})) == []
+
+
+def test_a_second_injector_for_the_same_label() -> None:
+    rule = {"key": "istio-injection", "operator": "In", "values": ["enabled"]}
+    istio = {"metadata": {"name": "istio"}, "webhooks": [{"namespaceSelector": {"matchExpressions": [rule]}}]}
+    old = {
+        "metadata": {"name": "old"},
+        "webhooks": [{"namespaceSelector": {"matchLabels": {"istio-injection": "enabled"}}}],
+    }
+    own = {"metadata": {"name": "pymesh-injector"}, "webhooks": istio["webhooks"]}
+    other = {"metadata": {"name": "other"}, "webhooks": [{"namespaceSelector": {"matchLabels": {"istio.io/rev": "x"}}}]}
+    assert told(inspection.others([istio, old, own, other])) == [
+        ("error", "MutatingWebhookConfiguration istio"),
+        ("error", "MutatingWebhookConfiguration old"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "severity"),
+    [
+        ("shop", {"istio-injection": "enabled"}, None),
+        ("shop", {"istio-injection": "disabled"}, None),
+        ("shop", {"istio-injection": "true"}, "warning"),
+        ("kube-system", {"istio-injection": "enabled"}, "warning"),
+        ("shop", {"istio.io/rev": "default"}, "note"),
+        ("shop", {"istio-injection": "enabled", "pod-security.kubernetes.io/enforce": "baseline"}, "error"),
+        ("shop", {"pod-security.kubernetes.io/enforce": "restricted"}, None),
+        ("shop", {"istio-injection": "enabled", "pod-security.kubernetes.io/enforce": "privileged"}, None),
+    ],
+)
+def test_labels_of_namespaces(name: str, labels: dict[str, str], severity: str | None) -> None:
+    found = told(inspection.namespaces([{"metadata": {"name": name, "labels": labels}}]))
+    assert found == ([(severity, f"Namespace {name}")] if severity else [])
+
+
+def test_pods_that_should_have_a_sidecar() -> None:
+    pods = [
+        pod("with", image=IMAGE),
+        pod("without"),
+        pod("other", "elsewhere"),
+        pod("no", metadata={"labels": {"sidecar.istio.io/inject": "false"}}),
+        pod("host", spec={"hostNetwork": True}),
+        pod("done", status={"phase": "Succeeded"}),
+        pod("envoy", metadata={"annotations": {"sidecar.istio.io/status": "{}"}}),
+        pod("proxy", "kube-system"),
+    ]
+    labels = {name: {"istio-injection": "enabled"} for name in ("shop", "kube-system")}
+    [found] = inspection.sidecars(pods, labels, IMAGE)
+    assert (found.severity, found.about) == ("warning", "Namespace shop")
+    assert found.problem.endswith(": without")
+
+
+def test_sidecars_of_another_version_and_of_ones_own_choice() -> None:
+    chosen = {"sidecar.istio.io/proxyImage": "mine:1", "sidecar.istio.io/status": "{}"}
+    pods = [pod("old", image="pymesh-proxy:0.1.0"), pod("own", image="mine:1", metadata={"annotations": chosen})]
+    [found] = inspection.sidecars(pods, {}, IMAGE)
+    assert found.problem == f"sidecars of another version than {IMAGE}: old (pymesh-proxy:0.1.0)"
+    assert list(inspection.sidecars(pods, {}, "")) == []
+
+
+def test_a_sidecar_that_is_not_ready_is_told_from_one_that_has_just_begun() -> None:
+    def with_state(state: dict[str, Any]) -> dict[str, Any]:
+        statuses = [{"name": "pymesh-proxy", "ready": False, "state": state}]
+        return pod("web", image=IMAGE, status={"initContainerStatuses": statuses, "conditions": []})
+
+    running = inspection.sidecars([with_state({"running": {}})], {}, IMAGE)
+    assert told(running) == [("error", "Pod shop/web")]
+    [pulling] = inspection.sidecars([with_state({"waiting": {"reason": "ImagePullBackOff"}})], {}, IMAGE)
+    assert pulling.problem == "its sidecar is not ready: pymesh-proxy ImagePullBackOff"
+
+
+def test_what_proxies_say_to_pilot_and_which_of_them_say_nothing() -> None:
+    def proxy(name: str, status: str, error: str = "") -> dict[str, Any]:
+        types = {"lds": {"status": status, "error": error}}
+        return {"proxy": name, "node": name, "connected_since": "", "types": types}
+
+    problems = [{"severity": "error", "text": "VirtualService shop/web: no"}, {"severity": "warning", "text": "odd"}]
+    proxies = [proxy("a.shop", "NACKED", "no such filter"), proxy("b.shop", "STALE"), proxy("c.shop", "SYNCED")]
+    pods = [pod(name, image=IMAGE) for name in "abcd"]
+    found = list(inspection.acknowledgements([Pilot("one", {"problems": problems}, proxies)], pods))
+    assert told(found) == [
+        ("error", "proxy a.shop"),
+        ("warning", "proxy b.shop"),
+        ("warning", "pilot"),
+        ("warning", "configuration"),
+    ]
+    assert found[2].problem.endswith(": d.shop")
+    assert found[3].problem == "not in force: VirtualService shop/web: no"
+
+
+def test_ports_that_do_not_say_what_is_spoken() -> None:
+    def service(namespace: str, *ports: dict[str, Any]) -> dict[str, Any]:
+        return {"metadata": {"name": "web", "namespace": namespace}, "spec": {"selector": {"a": "b"}, "ports": ports}}
+
+    silent, said = {"port": 80, "name": "web"}, {"port": 81, "name": "http-web"}
+    applied, udp = {"port": 82, "appProtocol": "tcp"}, {"port": 53, "protocol": "UDP"}
+    [found] = inspection.services([service("shop", silent, said, applied, udp), service("elsewhere", silent)], ["shop"])
+    assert (found.severity, found.problem.rpartition(": ")[2]) == ("note", "shop/web web")
+
+
+@pytest.mark.parametrize(
+    ("left", "severity"),
+    [(timedelta(days=365), None), (SOON - timedelta(hours=1), "warning"), (timedelta(0), "error")],
+)
+def test_certificates_that_end(left: timedelta, severity: str | None) -> None:
+    found = told(inspection.certificate("root", NOW + left, NOW, SOON, "renew it"))
+    assert found == ([(severity, "root")] if severity else [])
