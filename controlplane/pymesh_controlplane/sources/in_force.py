@@ -59,7 +59,7 @@ class InForce:
 
 
 def _are_same(one: World, other: World) -> bool:
-    """Whether both say the same. A revision tells of Secrets only what may be seen, so they are looked at themselves."""
+    """Whether both say the same. A revision has of Secrets only what may be seen: they are compared themselves."""
     return (one.revision, one.problems) == (other.revision, other.problems) and _secrets(one) == _secrets(other)
 
 
