@@ -128,7 +128,7 @@ def read_probe(item: object, where: str) -> AppProbe:
 def _http(item: object, where: str) -> HttpCheck:
     fields = _object(item, where, allowed={"port", "path", "scheme", "httpHeaders"})
     scheme = fields.get("scheme", "HTTP")
-    if scheme not in {"HTTP", "HTTPS"}:
+    if scheme not in ("HTTP", "HTTPS"):
         raise ConfigError("write HTTP or HTTPS", path=f"{where}.scheme")
     headers = fields.get("httpHeaders", [])
     if not isinstance(headers, list):

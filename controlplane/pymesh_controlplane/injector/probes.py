@@ -137,7 +137,7 @@ def _original(place: _Place, status_port: int) -> Manifest | None:
         return None
     action.pop("host", None)
     action["port"] = _port(action.get("port"), place.container, f"{place.where}.{check}.port")
-    if action["port"] in {*OWN_PORTS, status_port}:
+    if action["port"] in (*OWN_PORTS, status_port):
         return None
     # A pod has the same variable before an API server has written out what goes without saying, and after.
     said = {name: value for name, value in action.items() if value not in (None, [], "")}

@@ -98,6 +98,16 @@ def test_the_workload_is_the_one_behind_the_owner() -> None:
             "spec.containers[0].readinessProbe.httpGet.port",
             "no",
         ),
+        (
+            with_container(readinessProbe={"httpGet": {"port": []}}),
+            "spec.containers[0].readinessProbe.httpGet.port",
+            "a whole number",
+        ),
+        (
+            with_container(livenessProbe={"httpGet": {"port": 80, "scheme": {}}}),
+            "spec.containers[0].livenessProbe.httpGet.scheme",
+            "HTTP or HTTPS",
+        ),
         ({**POD, "spec": {"containers": []}}, "spec.containers", "at least one"),
         (
             {**POD, "metadata": {"annotations": {"sidecar.istio.io/logLevel": "loud"}}},
