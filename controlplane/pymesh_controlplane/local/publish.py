@@ -70,7 +70,7 @@ class Publisher:
             facts, status = runner.facts, runner.status()
             members.append(
                 services.Member(
-                    facts.namespace, facts.name, facts.ip, facts.labels, status.ready, status.terminating, runner.spec
+                    facts.namespace, facts.name, facts.ip, facts.labels, status.serving, status.terminating, runner.spec
                 )
             )
             documents.append(observe.pod_object(manifest, status, facts.ip, runner.created))

@@ -26,7 +26,7 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A pod as Services see it."""
+    """A pod as Services see it. It may be `ready`, as its probes have it, and terminating."""
 
     namespace: str
     name: str
@@ -39,12 +39,16 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A pod, or what an EndpointSlice of the operator's names, that answers a Service."""
+    """A pod, or what an EndpointSlice of the operator's names, that answers a Service.
+
+    What serves and is not terminating is `ready`.
+    """
 
     ip: str
     ready: bool
     terminating: bool = False
     pod: str = ""
+    serving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +135,10 @@ def groups(namespace: str, service: Service, members: Iterable[Member]) -> list[
         if member.namespace != namespace or any(member.labels.get(k) != v for k, v in selector.items()):
             continue
         ports = [(port, target) for port in service.spec.ports if (target := _target(port, member.spec)) is not None]
-        ready = (member.ready or service.spec.publish_not_ready_addresses) and not member.terminating
+        serving = member.ready or service.spec.publish_not_ready_addresses
         key = tuple(target for _, target in ports)
-        endpoint = Endpoint(member.ip, ready, member.terminating, member.name)
+        ready = serving and not member.terminating
+        endpoint = Endpoint(member.ip, ready, member.terminating, member.name, serving)
         found.setdefault(key, (ports, []))[1].append(endpoint)
     return [PortGroup(tuple(ports), tuple(endpoints)) for ports, endpoints in found.values()]
 
@@ -173,13 +178,16 @@ def frontends(service: Service, address: str, found: Sequence[PortGroup]) -> lis
         return []
     result = []
     for port in service.spec.ports:
-        backends = tuple(
-            (endpoint.ip, target)
+        all_of_port = [
+            (endpoint, target)
             for group in found
             for own, target in group.ports
             if own == port
             for endpoint in group.endpoints
-            if endpoint.ready
+        ]
+        # As kube-proxy: where nothing is ready, what is about to end and still serves (KEP-1669).
+        backends = tuple((endpoint.ip, target) for endpoint, target in all_of_port if endpoint.ready) or tuple(
+            (endpoint.ip, target) for endpoint, target in all_of_port if endpoint.terminating and endpoint.serving
         )
         if port.protocol != "SCTP":
             result.append(Frontend(address, port.port, port.protocol, backends))
@@ -227,7 +235,8 @@ def slice_objects(namespace: str, service: Service, found: Sequence[PortGroup]) 
 
 
 def _endpoint_object(endpoint: Endpoint, namespace: str) -> Object:
-    conditions = {"ready": endpoint.ready, "serving": endpoint.ready, "terminating": endpoint.terminating}
+    serving = endpoint.serving or endpoint.ready
+    conditions = {"ready": endpoint.ready, "serving": serving, "terminating": endpoint.terminating}
     result: Object = {"addresses": [endpoint.ip], "conditions": conditions}
     if endpoint.pod:
         result["targetRef"] = {"kind": "Pod", "name": endpoint.pod, "namespace": namespace}

@@ -30,6 +30,11 @@ class PodStatus:
     lasting: tuple[ContainerStatus, ...]
 
     @property
+    def serving(self) -> bool:
+        """Whether its containers are ready, even if it is about to end."""
+        return self.initialised and all(container.ready for container in self.lasting)
+
+    @property
     def restarts(self) -> int:
         """Of all containers."""
         return sum(container.restarts for container in (*self.init_containers, *self.containers))

@@ -1,7 +1,7 @@
 """Resources in force → the world. Pure."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, TypeVar
 
 import msgspec
@@ -244,21 +244,46 @@ def _ready_endpoints(
             name = _external_name(service)
             yield (service.host, port.port), (Endpoint(name, port.port, {}),) if name else ()
             continue
-        found: dict[tuple[str, int], Endpoint] = {}
-        for item in slices.get((service.namespace, service.name), []):
-            targets = [target.port for target in item.ports or [] if (target.name or "") == port.name and target.port]
-            for endpoint in item.endpoints or []:
-                if not spec.publish_not_ready_addresses and not _takes_traffic(endpoint.conditions):
-                    continue
-                for address, target in ((a, t) for a in endpoint.addresses for t in targets):
-                    if (made := pods.slice_endpoint(endpoint, address, target, service.namespace)) is not None:
-                        found[address, target] = made
+        pieces = slices.get((service.namespace, service.name), [])
+        wanted = _any if spec.publish_not_ready_addresses else _takes_traffic
+        found = _of_slices(service, port, pieces, pods, wanted) or _of_slices(
+            service, port, pieces, pods, _still_serves
+        )
         yield (service.host, port.port), tuple(found[key] for key in sorted(found))
+
+
+def _of_slices(
+    service: Service,
+    port: ServicePort,
+    pieces: Iterable[kubernetes.EndpointSlice],
+    pods: Pods,
+    wanted: Callable[[kubernetes.EndpointConditions | None], bool],
+) -> dict[tuple[str, int], Endpoint]:
+    """The endpoints of one port whose conditions are `wanted`, by address and port."""
+    found: dict[tuple[str, int], Endpoint] = {}
+    for item in pieces:
+        targets = [target.port for target in item.ports or [] if (target.name or "") == port.name and target.port]
+        for endpoint in item.endpoints or []:
+            if not wanted(endpoint.conditions):
+                continue
+            for address, target in ((a, t) for a in endpoint.addresses for t in targets):
+                if (made := pods.slice_endpoint(endpoint, address, target, service.namespace)) is not None:
+                    found[address, target] = made
+    return found
+
+
+def _any(_: kubernetes.EndpointConditions | None) -> bool:
+    return True
 
 
 def _takes_traffic(conditions: kubernetes.EndpointConditions | None) -> bool:
     """What is not said counts as well: ready, and not about to end."""
     return conditions is None or (conditions.ready is not False and not conditions.terminating)
+
+
+def _still_serves(conditions: kubernetes.EndpointConditions | None) -> bool:
+    """About to end, and better than none: where nothing else takes traffic, as for kube-proxy (KEP-1669)."""
+    return conditions is not None and bool(conditions.terminating) and bool(conditions.serving)
 
 
 # --- Service entries -----------------------------------------------------------------------------------------------

@@ -61,6 +61,13 @@ def test_only_ready_pods_of_the_namespace_with_the_labels_are_reached() -> None:
     assert services.groups("default", everyone, members)[0].endpoints[1].ready
 
 
+def test_what_is_about_to_end_answers_where_nothing_else_does() -> None:
+    ending = [replace(A, terminating=True), replace(B, terminating=True, ready=False)]
+    for members, expected in ((ending, ((A.ip, 8080),)), ([ending[0], B], ((B.ip, 8080),))):
+        found = services.groups("default", service(), members)
+        assert services.frontends(service(), "10.96.0.11", found)[0].backends == expected
+
+
 def test_a_headless_service_has_the_addresses_of_its_pods() -> None:
     headless = service(clusterIP="None")
     found = services.groups("default", headless, [A, B, replace(B, name="c", ready=False)])
@@ -78,7 +85,7 @@ def test_slices_say_who_is_ready_and_belong_to_their_service() -> None:
     assert piece["ports"] == [{"name": "http", "port": 8080, "protocol": "TCP"}]
     assert [endpoint["conditions"] for endpoint in piece["endpoints"]] == [
         {"ready": True, "serving": True, "terminating": False},
-        {"ready": False, "serving": False, "terminating": True},
+        {"ready": False, "serving": True, "terminating": True},
     ]
     # What is written for pilot is what pilot reads.
     assert not parse(str(piece).replace("True", "true").replace("False", "false"), "slice.yaml").errors

@@ -82,8 +82,8 @@ def test_a_slice_without_pods_is_as_it_was_written() -> None:
     [
         ("", True, True),
         ("ready: true, serving: true, terminating: false", True, True),
-        ("ready: false, serving: true, terminating: true", False, True),
-        ("ready: true, serving: true, terminating: true", False, True),
+        ("ready: false, serving: false, terminating: true", False, True),
+        ("ready: false, terminating: true", False, True),
         ("ready: false", False, True),
         ("serving: true", True, True),
     ],
@@ -94,6 +94,15 @@ def test_who_takes_traffic(conditions: str, ready: bool, published: bool) -> Non
     assert bool(endpoints(there, text)) is ready
     everybody = service("web").replace("spec:", "spec:\n  publishNotReadyAddresses: true")
     assert bool(world_of(f"{everybody}---{there}---{text}").endpoints[WEB]) is published
+
+
+def test_what_is_about_to_end_and_serves_takes_traffic_where_nothing_else_does() -> None:
+    """KEP-1669, as kube-proxy has it: until word of the new pods has come, the old ones are better than none."""
+    ending = endpoint_of("web-a", "10.244.0.9", ", conditions: {ready: false, serving: true, terminating: true}")
+    there = pod("web-a", "10.244.0.9", "web") + "---" + pod("web-b", "10.244.0.10", "web")
+    assert [found.address for found in endpoints(there, cluster_slice(ending))] == ["10.244.0.9"]
+    both = cluster_slice(ending, endpoint_of("web-b", "10.244.0.10", ", conditions: {ready: true}"))
+    assert [found.address for found in endpoints(there, both)] == ["10.244.0.10"]
 
 
 # --- The network of the node, two families -------------------------------------------------------------------------
