@@ -136,6 +136,65 @@ async def test_the_end_comes_with_its_hook_and_then_with_force(start: Start, tmp
 
 
 @pytest.mark.netns
+async def test_the_next_container_may_begin_when_the_post_start_hook_has_ended(start: Start, tmp_path: Path) -> None:
+    script = "while [ ! -e /tmp/go ]; do sleep 0.02; done"
+    hook = Lifecycle(post_start=LifecycleHandler(exec=Exec(command=["sh", "-c", script])))
+    async with running(start("exec sleep 60", lifecycle=hook)) as runner:
+        await eventually(lambda: runner.status.state == "running")
+        assert not runner.has_begun.is_set()
+        assert not runner.status.ready
+        Path(f"/proc/{runner.status.pid}/root/tmp/go").touch()
+        await eventually(lambda: runner.has_begun.is_set() and runner.status.ready)
+
+
+@pytest.mark.netns
+async def test_a_container_whose_hook_fails_is_started_again_and_holds_nobody(start: Start, tmp_path: Path) -> None:
+    hook = Lifecycle(post_start=LifecycleHandler(exec=Exec(command=["sh", "-c", "echo no luck; exit 1"])))
+    async with running(start("exec sleep 60", lifecycle=hook)) as runner:
+        await eventually(lambda: runner.status.restarts >= 1)
+        assert runner.has_begun.is_set()
+    assert "the postStart hook failed: no luck" in (tmp_path / "c.log").read_text()
+
+
+@pytest.mark.netns
+async def test_a_sidecar_ends_after_the_containers_it_is_there_for_and_its_hook_runs_at_once(
+    start: Start, tmp_path: Path
+) -> None:
+    hook = Lifecycle(pre_stop=LifecycleHandler(exec=Exec(command=["sh", "-c", "echo told; exit 1"])))
+    said = "trap '{}; exit 0' TERM; echo NAME runs; while :; do sleep 0.02; done"
+    app = start(said.replace("NAME", "app").format("sleep 0.3; echo app ends"))
+    sidecar = start(said.replace("NAME", "sidecar").format("echo sidecar ends"), lifecycle=hook)
+    async with asyncio.TaskGroup() as group:
+        for runner in (sidecar, app):
+            group.create_task(runner.run())
+        await eventually(lambda: {"app runs", "sidecar runs"} <= set((tmp_path / "c.log").read_text().splitlines()))
+        await asyncio.gather(sidecar.stop(20, after=(app,)), app.stop(20))
+    lines = await eventually(lambda: _lines_with(tmp_path / "c.log", "sidecar ends"))
+    told = next(index for index, line in enumerate(lines) if "preStop hook failed: told" in line)
+    assert told < lines.index("app ends") < lines.index("sidecar ends")
+    assert (app.status.exit_code, sidecar.status.exit_code) == (0, 0)
+
+
+def _lines_with(path: Path, last: str) -> list[str]:
+    """The lines in `path` once `last` is one of them; what a container says takes a moment to get there."""
+    lines = path.read_text().splitlines()
+    return lines if last in lines else []
+
+
+@pytest.mark.netns
+async def test_a_sidecar_does_not_outlive_the_grace_period_of_an_app_that_hangs(start: Start) -> None:
+    app = start("trap '' TERM; while :; do sleep 0.02; done")
+    sidecar = start("exec sleep 60")
+    async with asyncio.TaskGroup() as group:
+        for runner in (sidecar, app):
+            group.create_task(runner.run())
+        await eventually(lambda: sidecar.status.ready and app.status.ready)
+        await asyncio.gather(sidecar.stop(0.5, after=(app,)), app.stop(0.5))
+    assert app.status.exit_code == 128 + signal.SIGKILL
+    assert sidecar.status.exit_code == 128 + signal.SIGTERM
+
+
+@pytest.mark.netns
 async def test_processes_are_found_by_their_namespace(start: Start) -> None:
     async with running(start("sleep 60 & exec sleep 61")) as runner:
         await eventually(lambda: runner.status.ready)
