@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Final
 
 import httpx2
@@ -55,8 +55,8 @@ LAST_DELAY: Final = 30.0
 # The same between two looks for a kind that is not installed.
 LAST_ABSENT_DELAY: Final = 10.0
 
-# Answers to a watch after which the same watch may be tried again. After any other there is a list first: 504 is said
-# of a version that the server has yet to reach, which after a restored backup it never does.
+# Answers to a watch after which the same watch may be tried again. After any other there is a list first: 504, for one,
+# is said of a version that the server has yet to reach, which after a restored backup it never does.
 _SAME_AGAIN: Final = frozenset({401, 403, 429, 500, 502, 503})
 _NOT_UNDERSTOOD: Final = (ValueError, msgspec.MsgspecError)
 _TROUBLE: Final = (httpx2.HTTPError, httpx2.StreamError, LightkubeError, RefusedError, OSError, *_NOT_UNDERSTOOD)
@@ -216,6 +216,9 @@ class Reflector:
     async def _watch(self) -> None:
         """Take events until the server ends the watch, or falls silent, or is gone.
 
+        A server that has said nothing at all may never do: one that was restored from a backup waits until it gets to
+        our version. Then there is a list next.
+
         Raises:
             ExpiredError: it does not know our version any more.
             RefusedError, httpx2.HTTPError: there is no watch.
@@ -227,25 +230,31 @@ class Reflector:
         )
         request.timeout = httpx2.Timeout(SILENCE, connect=10.0)
         response = await self._send(request, stream=True)
+        heard = False
         try:
             if response.status_code != httpx2.codes.OK:
                 await response.aread()
                 raise _refusal(response)
             self._took(changed=False)
-            with suppress(httpx2.TransportError):  # cut, or silent: the next watch goes on where this one stands
-                await self._take_events(response)
+            async with aclosing(_lines(response)) as lines:
+                async for line in lines:
+                    heard = True
+                    self._take(line)
+        except httpx2.ReadTimeout:
+            if not heard:
+                self._replica.expire()
+        except (httpx2.ReadError, httpx2.RemoteProtocolError):
+            pass  # cut: the next watch goes on where this one stands
         finally:
             await response.aclose()
 
-    async def _take_events(self, response: httpx2.Response) -> None:
-        async with aclosing(_lines(response)) as lines:
-            async for line in lines:
-                event = self._reading.event(line)
-                self._backoff.after_success()
-                self._count("pymesh_kubernetes_events")
-                self._took(self._replica.apply(event))
-                if len(self.objects) > MAX_OBJECTS:
-                    raise ValueError(f"there are more than {MAX_OBJECTS}")
+    def _take(self, line: bytes) -> None:
+        event = self._reading.event(line)
+        self._backoff.after_success()
+        self._count("pymesh_kubernetes_events")
+        self._took(self._replica.apply(event))
+        if len(self.objects) > MAX_OBJECTS:
+            raise ValueError(f"there are more than {MAX_OBJECTS}")
 
     async def _send(self, request: BasicRequest, *, stream: bool) -> httpx2.Response:
         send: Callable[..., Awaitable[httpx2.Response]] = self._transport.send

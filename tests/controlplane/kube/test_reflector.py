@@ -227,6 +227,24 @@ async def test_a_watch_that_falls_silent_is_begun_anew_where_it_stood(monkeypatc
     assert not found.trouble
 
 
+async def test_a_watch_that_never_says_a_word_is_followed_by_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real API server, restored from a backup, takes a watch from a later version, and waits until it gets there."""
+    monkeypatch.setattr(reflectors, "SILENCE", 0.2)
+    asked: list[str] = []
+
+    async def script(path: str, writer: asyncio.StreamWriter) -> None:
+        asked.append(path)
+        if "watch=true" not in path:
+            answer(writer, items("a", version="900") if len(asked) == 1 else items("b", version="7"))
+        else:
+            begin(writer)
+            await writer.drain()
+            await asyncio.sleep(60)
+
+    async with scripted(script) as client, running(Reflector(client, ConfigMap)) as found:
+        await eventually(lambda: list(content(found)) == ["b"])
+
+
 async def test_half_an_event_is_none_and_separators_of_unicode_are_no_line_ends() -> None:
     watches = 0
 
