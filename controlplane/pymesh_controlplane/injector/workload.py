@@ -6,6 +6,7 @@ Source: Istio, `GetDeployMetaFromPod`.
 import re
 from typing import Final
 
+from pymesh.errors import ConfigError
 from pymesh_controlplane.injector.shape import Manifest, strings
 
 # A CronJob's Jobs end in the minute that they were made for, counted from 1970: eight digits until 2160.
@@ -13,8 +14,15 @@ _OF_CRON_JOB: Final = re.compile(r"(.+)-[0-9]{8,10}")
 
 
 def workload_of(metadata: Manifest) -> str:
-    """Name of what made the pod of this `metadata`."""
-    for owner in metadata.get("ownerReferences") or []:
+    """Name of what made the pod of this `metadata`.
+
+    Raises:
+        ConfigError: its owners are not a list.
+    """
+    owners = metadata.get("ownerReferences") or []
+    if not isinstance(owners, list):
+        raise ConfigError("a list belongs here", path="metadata.ownerReferences")
+    for owner in owners:
         if isinstance(owner, dict) and owner.get("controller") and owner.get("name"):
             template_hash = strings(metadata, "labels").get("pod-template-hash", "")
             return made_by(str(owner.get("kind")), str(owner["name"]), template_hash)

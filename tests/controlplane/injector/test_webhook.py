@@ -108,6 +108,7 @@ def test_the_workload_is_the_one_behind_the_owner() -> None:
             "spec.containers[0].livenessProbe.httpGet.scheme",
             "HTTP or HTTPS",
         ),
+        ({**POD, "metadata": {"ownerReferences": True}}, "metadata.ownerReferences", "a list belongs here"),
         ({**POD, "spec": {"containers": []}}, "spec.containers", "at least one"),
         (
             {**POD, "metadata": {"annotations": {"sidecar.istio.io/logLevel": "loud"}}},
