@@ -1,0 +1,118 @@
+"""Keeping things so: again when something changes, again when it failed, and none of it at the cost of the rest."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from typing import cast
+
+import pytest
+
+from pymesh_controlplane.kube.asking import CONFLICT, KubernetesError
+from pymesh_controlplane.kube.reflector import Reflector
+from pymesh_controlplane.metrics import Metrics
+from pymesh_controlplane.written_back.keeper import LONGEST_PAUSE, Keeper, Write
+from tests.support import virtual_time
+
+
+@dataclass
+class World:
+    """Names that should be there, and what becomes of attempts to write them. Stands for a reflector, too."""
+
+    wanted: set[str]
+    there: set[str] = field(default_factory=set)
+    refused: dict[str, KubernetesError] = field(default_factory=dict)
+    attempts: list[tuple[float, str]] = field(default_factory=list)
+    changed: Callable[[], None] = lambda: None
+    unread: str = ""
+
+    def watch(self, changed: Callable[[], None]) -> Sequence[Reflector]:
+        self.changed = changed
+        changed()
+        return (cast("Reflector", self),)
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+    def waiting(self) -> str:
+        return self.unread
+
+    def due(self, _: Sequence[Reflector]) -> Iterator[Write]:
+        for name in sorted(self.wanted - self.there):
+            yield Write(name, partial(self.write, name))
+
+    async def write(self, name: str) -> None:
+        self.attempts.append((asyncio.get_running_loop().time(), name))
+        if name in self.refused:
+            raise self.refused[name]
+        self.there.add(name)
+        self.changed()
+
+
+def kept(world: World, *steps: Callable[[], object], seconds: float = 60) -> Metrics:
+    """Keep `world`, taking one of `steps` after as many seconds each."""
+
+    async def scenario() -> Metrics:
+        metrics = Metrics()
+        keeper = Keeper("things", world.watch, world.due, metrics)
+        task = asyncio.get_running_loop().create_task(keeper.run())
+        for step in (lambda: None, *steps):
+            step()
+            await asyncio.sleep(seconds)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return metrics
+
+    return virtual_time.run(scenario())
+
+
+def test_what_is_missing_is_written_once() -> None:
+    world = World({"a", "b"})
+    metrics = kept(world, world.changed)
+    assert [name for _, name in world.attempts] == ["a", "b"]
+    assert metrics.counted("controlplane_writes", "things") == 2
+
+
+def test_what_goes_is_written_again() -> None:
+    world = World({"a"})
+    kept(world, lambda: (world.there.clear(), world.changed()))
+    assert [name for _, name in world.attempts] == ["a", "a"]
+
+
+def test_nothing_is_written_before_everything_was_read() -> None:
+    """Or all would seem to be missing."""
+    world = World({"a"}, unread="the namespaces")
+    kept(world)
+    assert not world.attempts
+
+
+def test_one_that_cannot_be_written_is_tried_ever_more_rarely_and_holds_up_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is counted each time, told of once, and written as soon as that goes."""
+    world = World({"bad"}, refused={"bad": KubernetesError("exceeded quota", 403)})
+
+    def another() -> None:
+        world.wanted.add("good")
+        world.changed()
+
+    metrics = kept(world, another, world.refused.clear, seconds=200)
+    times = [at for at, name in world.attempts if name == "bad"]
+    pauses = [after - before for before, after in pairwise(times)]
+    assert pauses[0] < 1
+    assert max(pauses) <= LONGEST_PAUSE
+    assert len(times) < 40
+    assert metrics.counted("controlplane_write_errors", "things") == len(times) - 1
+    assert caplog.text.count("bad cannot be written, and is tried again: exceeded quota") == 1
+    assert world.there == {"good", "bad"}
+    [good] = [at for at, name in world.attempts if name == "good"]
+    assert good < 201
+
+
+def test_a_conflict_is_no_failure() -> None:
+    """Somebody was faster; what they wrote is looked at, and the write made again if it is still due."""
+    world = World({"a"}, refused={"a": KubernetesError("it has changed", CONFLICT)})
+    metrics = kept(world, lambda: (world.refused.clear(), world.changed()))
+    assert world.there == {"a"}
+    assert metrics.counted("controlplane_write_errors") == 0
