@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pymesh import names
+from pymesh_controlplane.injector.settings import ANNOTATION_PROXY
 from pymesh_controlplane.kube.replica import Object
 
 # Of an annotation's value, characters. Longer ones are documents that tools keep there (kubectl's last-applied, Helm,
@@ -73,7 +74,9 @@ def pod(value: dict[str, Any]) -> Object:
     """Who a pod is, where it is, which ports its containers say, and whether it still runs."""
     spec, status = value.get("spec") or {}, value.get("status") or {}
     kept = _outline(value)
-    kept["metadata"].pop("annotations", None)
+    annotations = _only(kept["metadata"].pop("annotations", {}), (ANNOTATION_PROXY,))
+    if annotations:
+        kept["metadata"]["annotations"] = annotations
     # Deletion is told by the endpoints; a time stamp more would be one change more of every pod that goes.
     kept["metadata"].pop("deletionTimestamp", None)
     owners = [_only(item, ("kind", "name", "controller")) for item in value["metadata"].get("ownerReferences") or []]
