@@ -47,7 +47,7 @@ MAX_EVENT: Final = 8 * 1024 * 1024
 # client-go.
 WATCH_SECONDS: Final = 300
 # Seconds without a word after which a watch is taken for dead and begun anew where it stood. Bookmarks come once a
-# minute, give or take a quarter.
+# minute, give or take a quarter; but not where there is nothing to tell.
 SILENCE: Final = 90.0
 # Seconds between two attempts: the first, each twice the one before, up to the last; half of it is random.
 FIRST_DELAY: Final = 0.5
@@ -153,7 +153,8 @@ class Reflector:
                 if not self._replica.version:
                     await self._list()
                 if self._replica.version:
-                    await self._watch()
+                    if not await self._watch():
+                        await self._look_back()
                     # A server that ends every watch at once is not asked for the next one at once.
                     short = loop.time() - began < FIRST_DELAY
                     delay = self._backoff.after_failure() if short else self._backoff.after_success()
@@ -213,11 +214,8 @@ class Reflector:
         # Decoding 500 pods takes some 30 ms.
         return await asyncio.to_thread(self._reading.page, response.content)
 
-    async def _watch(self) -> None:
-        """Take events until the server ends the watch, or falls silent, or is gone.
-
-        A server that has said nothing at all may never do: one that was restored from a backup waits until it gets to
-        our version. Then there is a list next.
+    async def _watch(self) -> bool:
+        """Take events until the server ends the watch, or falls silent, or is gone; whether it has said anything.
 
         Raises:
             ExpiredError: it does not know our version any more.
@@ -240,13 +238,21 @@ class Reflector:
                 async for line in lines:
                     heard = True
                     self._take(line)
-        except httpx2.ReadTimeout:
-            if not heard:
-                self._replica.expire()
-        except (httpx2.ReadError, httpx2.RemoteProtocolError):
-            pass  # cut: the next watch goes on where this one stands
+        except httpx2.TransportError:
+            pass  # silent, or cut: the next watch goes on where this one stands
         finally:
             await response.aclose()
+        return heard
+
+    async def _look_back(self) -> None:
+        """After a watch without a word: list anew if the server is behind us.
+
+        That a kind of which nothing changes is silent is usual. But so is a server that was restored from a backup: it
+        takes a watch from a version of later, and says nothing until it gets there.
+        """
+        now = (await self._part(1, "")).version
+        if not now.isdecimal() or not self._replica.version.isdecimal() or int(now) < int(self._replica.version):
+            self._replica.expire()
 
     def _take(self, line: bytes) -> None:
         event = self._reading.event(line)

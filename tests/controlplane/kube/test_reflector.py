@@ -227,22 +227,28 @@ async def test_a_watch_that_falls_silent_is_begun_anew_where_it_stood(monkeypatc
     assert not found.trouble
 
 
-async def test_a_watch_that_never_says_a_word_is_followed_by_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("restored", "lists"), [(True, 2), (False, 1)])
+async def test_silence_is_usual_unless_the_server_is_behind_us(
+    restored: bool, lists: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A real API server, restored from a backup, takes a watch from a later version, and waits until it gets there."""
     monkeypatch.setattr(reflectors, "SILENCE", 0.2)
     asked: list[str] = []
+    metrics = Metrics()
 
     async def script(path: str, writer: asyncio.StreamWriter) -> None:
         asked.append(path)
         if "watch=true" not in path:
-            answer(writer, items("a", version="900") if len(asked) == 1 else items("b", version="7"))
+            answer(writer, items("b", version="7") if restored and len(asked) > 1 else items("a", version="900"))
         else:
             begin(writer)
             await writer.drain()
             await asyncio.sleep(60)
 
-    async with scripted(script) as client, running(Reflector(client, ConfigMap)) as found:
-        await eventually(lambda: list(content(found)) == ["b"])
+    async with scripted(script) as client, running(Reflector(client, ConfigMap, metrics=metrics)) as found:
+        await eventually(lambda: sum("watch=true" in path for path in asked) == 3)
+        assert list(content(found)) == ["b" if restored else "a"]
+    assert metrics.counted("pymesh_kubernetes_lists") == lists
 
 
 async def test_half_an_event_is_none_and_separators_of_unicode_are_no_line_ends() -> None:
