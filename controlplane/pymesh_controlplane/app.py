@@ -81,6 +81,7 @@ async def start_on_one_machine(options: Options, running: Running) -> None:
     shared = None if source is None else running.follow(source)
     pilot = running.pilot(shared) if "pilot" in options.components and shared is not None else None
     on_mesh_port = parts.chosen(options.components, shared)
+    running.pages(pilot, on_mesh_port)
     authority = None
     if "citadel" in options.components:
         authority, tokens = _citadel(options, running)
@@ -89,7 +90,6 @@ async def start_on_one_machine(options: Options, running: Running) -> None:
         await running.plain_port(pilot, options.listen)
     if on_mesh_port:
         running.mesh_port(on_mesh_port, authority)
-    running.pages(pilot, on_mesh_port)
 
 
 def _directory(options: Options) -> Source | None:
