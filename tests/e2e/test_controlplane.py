@@ -144,9 +144,11 @@ def test_a_certificate_of_another_ca_fails_the_handshake(plane: Running, tmp_pat
 class Proxy:
     """A client of the discovery service, over delta, with everything it says and hears as messages."""
 
-    def __init__(self, channel: grpc.Channel, token: str | None, account: str = "reviews") -> None:
+    def __init__(
+        self, channel: grpc.Channel, token: str | None, account: str = "reviews", *, name: str = "reviews-v1-0"
+    ) -> None:
         self._say: list[DeltaDiscoveryRequest] = []
-        node = Node(id="sidecar~10.244.0.7~reviews-v1-0.default~default.svc.cluster.local", user_agent_name="envoy")
+        node = Node(id=f"sidecar~10.244.0.7~{name}.default~default.svc.cluster.local", user_agent_name="envoy")
         node.metadata.update({"NAMESPACE": "default", "SERVICE_ACCOUNT": account})
         self._say.append(DeltaDiscoveryRequest(type_url=CLUSTER, node=node))
         self._done = False
