@@ -93,7 +93,8 @@ class Leader:
         self._metrics = metrics
         self._time_of_day = time_of_day
         self._rng = rng or random.Random()  # noqa: S311  spreads retries, guards nothing
-        self._told = ""
+        self._told = ""  # the last sentence of the log, which is not repeated every two seconds
+        self._other = ""  # who holds the Lease, if we do not
 
     async def run(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
         """Run `work` whenever the Lease is ours, until cancelled; then give the Lease back.
@@ -125,6 +126,9 @@ class Leader:
             left = granted + RENEW_DEADLINE - loop.time()
             again = await self._attempt(min(ATTEMPT_TIMEOUT, left)) if left > 0 else None
             granted = granted if again is None else again
+            if self._other:
+                log.error("the Lease was taken away: now it is %s's", self._other)
+                return
         log.error("the Lease was not renewed for %g s: another replica may lead now", RENEW_DEADLINE)
 
     async def _attempt(self, timeout: float) -> float | None:  # noqa: ASYNC109  a part of what is left until the deadline
@@ -136,14 +140,15 @@ class Leader:
                 record, version = found or (None, "")
                 asked = loop.time()
                 claim = self._candidate.claim(record, asked, self._time_of_day())
+                self._other = record.holder if claim is None and record is not None else ""
                 if claim is None:
-                    self._tell(f"{record.holder if record else ''} leads")
+                    self._tell(f"{self._other} leads")
                     return None
                 await self._lock.write(claim, version)
         except (KubernetesError, TimeoutError) as error:
             if not (isinstance(error, KubernetesError) and error.code == CONFLICT):  # then another one was faster
                 self._metrics.count("controlplane_leader_errors")
-                log.warning("the Lease cannot be had: %s", str(error) or f"no answer within {timeout:.1f} s")
+                self._tell(f"the Lease cannot be had: {str(error) or 'no answer in time'}", logging.WARNING)
             return None
         return asked
 
@@ -163,9 +168,9 @@ class Leader:
         self._metrics.set("controlplane_leader", float(leading))
         self._tell("this replica leads" if leading else "this replica leads no longer")
 
-    def _tell(self, sentence: str) -> None:
+    def _tell(self, sentence: str, level: int = logging.INFO) -> None:
         if sentence != self._told:
-            log.info("%s", sentence)
+            log.log(level, "%s", sentence)
         self._told = sentence
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pymesh_controlplane.kube.asking import CONFLICT, KubernetesError
 from pymesh_controlplane.kube.client import connect
-from pymesh_controlplane.kube.election import DURATION, RENEW_DEADLINE, Record
+from pymesh_controlplane.kube.election import DURATION, RENEW_DEADLINE, RETRY_PERIOD, Record
 from pymesh_controlplane.kube.leader import Leader, LeaseLock
 from pymesh_controlplane.metrics import Metrics
 from tests.support import virtual_time
@@ -165,6 +165,30 @@ def test_who_cannot_renew_stops_before_the_lease_has_run_out() -> None:
     lasted, metrics = virtual_time.run(scenario())
     assert lasted <= RENEW_DEADLINE
     assert metrics.counted("controlplane_leader_errors") >= 3
+
+
+def test_who_sees_that_another_one_holds_the_lease_stops_at_once() -> None:
+    """Somebody has written into it."""
+
+    async def scenario() -> float:
+        loop = asyncio.get_running_loop()
+        shelf = Shelf()
+        witness = Witness(random.Random(0))
+        lock = FarLock(shelf, random.Random(0), 0, 0)
+        task = loop.create_task(Leader(lock, "a", Metrics(), time_of_day=lambda: EPOCH).run(lambda: witness.work("a")))
+        await asyncio.sleep(5)
+        assert shelf.record is not None
+        assert witness.working == {"a"}
+        shelf.record, shelf.version = shelf.record._replace(holder="b"), shelf.version + 1
+        taken_at = loop.time()
+        while witness.working:
+            await asyncio.sleep(0.1)
+        lasted = loop.time() - taken_at
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return lasted
+
+    assert virtual_time.run(scenario()) < RENEW_DEADLINE - RETRY_PERIOD
 
 
 @pytest.fixture(scope="module")
