@@ -14,7 +14,7 @@ from pymesh import names
 from pymesh.errors import MeshError
 from pymesh.resources.resource import Key
 from pymesh_controlplane.cli.client import Client
-from pymesh_controlplane.injector.containers import PROXY
+from pymesh_controlplane.injector.containers import AGENT, ENVOY, PROXY
 from pymesh_controlplane.local import network, processes, state, system
 from pymesh_controlplane.local.launch import Launch
 from pymesh_controlplane.local.texts import NOWHERE, Text, as_text
@@ -27,6 +27,8 @@ SUPERVISOR_TIMEOUT: Final = 15.0
 # Seconds until everything that was applied is ready, unless the person says otherwise.
 READY_TIMEOUT: Final = 120.0
 _POLL: Final = 0.05
+# Containers that are the mesh's, beside an app's; where they are no init containers, the first.
+SIDECARS: Final = frozenset({PROXY, AGENT, ENVOY})
 
 Update = Callable[[str], None]
 Expected = tuple[tuple[str, str, str], Mapping[str, Any] | None]
@@ -309,14 +311,14 @@ def _request(texts: Sequence[Text], namespace: str) -> dict[str, Any]:
 
 
 def container_of(row: Mapping[str, Any], name: str) -> str:
-    """The container called `name` of a pod, by default its first: the app, not its sidecar.
+    """The container called `name` of a pod, by default the first of its app, or of what there is.
 
     Raises:
         MeshError: there is no such container.
     """
     known = [*row["container_names"], *row["init_container_names"]]
     if not name and row["container_names"]:
-        return str(row["container_names"][0])
+        return str(next((own for own in row["container_names"] if own not in SIDECARS), row["container_names"][0]))
     if name not in known:
         raise MeshError(f"pod {row['name']} has no container {name}; there are: {', '.join(known) or 'none'}")
     return name

@@ -50,8 +50,10 @@ def before(api: Api, paths: Paths) -> Iterator[Finding]:
         for verb in ("get", "create", "patch")
     )
     yield from inspection.permissions(_missing(api, needed), "pymesh install does that")
-    yield from inspection.others(api.items(paths.of("MutatingWebhookConfiguration")))
-    yield from inspection.namespaces(api.items(paths.of("Namespace")))
+    look = _Look(api, paths)
+    yield from inspection.others(look.items("MutatingWebhookConfiguration"))
+    yield from inspection.namespaces(look.items("Namespace"))
+    yield from look.unseen()
 
 
 def installed(cluster: Cluster, now: datetime) -> Iterator[Finding]:
@@ -135,7 +137,7 @@ def _missing(api: Api, wanted: dict[tuple[str, str, str, str, str], None]) -> li
             name = f"{resource}{f'.{group}' if group else ''}{f'/{subresource}' if subresource else ''}"
             found.setdefault((name, namespace), []).append(verb)
     return [
-        f"{', '.join(verbs)} {name}{f' in namespace {namespace}' if namespace else ''}"
+        f"{'/'.join(verbs)} {name}{f' in namespace {namespace}' if namespace else ''}"
         for (name, namespace), verbs in found.items()
     ]
 
