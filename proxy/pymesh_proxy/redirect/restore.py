@@ -18,14 +18,18 @@ ADD_INBOUND_SOURCE = ("ip", "-6", "address", "replace", f"{INBOUND_SOURCE_V6}/12
 REMOVE_INBOUND_SOURCE = ("ip", "-6", "address", "delete", f"{INBOUND_SOURCE_V6}/128", "dev", "lo")
 
 
-def restore_program(family: Family) -> str:
-    """The program that loads rules of `family`."""
-    return "iptables-restore" if family is Family.IPV4 else "ip6tables-restore"
+def restore_program(family: Family, variant: str = "") -> str:
+    """The program that loads rules of `family`; `variant` as in `iptables-legacy-restore`, empty for the system's."""
+    return f"{_tables(family)}{variant and f'-{variant}'}-restore"
 
 
-def save_program(family: Family) -> str:
-    """The program that shows rules of `family`."""
-    return "iptables-save" if family is Family.IPV4 else "ip6tables-save"
+def save_program(family: Family, variant: str = "") -> str:
+    """The program that shows rules of `family`, likewise."""
+    return f"{_tables(family)}{variant and f'-{variant}'}-save"
+
+
+def _tables(family: Family) -> str:
+    return "iptables" if family is Family.IPV4 else "ip6tables"
 
 
 def install_input(rules: RuleSet, saved: str) -> str:

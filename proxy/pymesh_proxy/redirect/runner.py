@@ -1,6 +1,7 @@
 """Puts the rules into this network namespace, and takes them out again, through the iptables programs it finds.
 
-Whichever variant `iptables-restore` on the PATH is, nft or legacy, is the one used.
+Whichever variant `iptables-restore` on the PATH is, nft or legacy, is the one used, unless the kernel, which is the
+node's and not the image's, has only what the other one needs.
 """
 
 import contextlib
@@ -8,6 +9,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from functools import cache
 from ipaddress import IPv6Address
 from pathlib import Path
 
@@ -31,6 +33,9 @@ SYSTEM_DIRECTORIES = ("/usr/sbin", "/sbin", "/usr/local/sbin")
 PROGRAM_TIMEOUT_SECONDS = 2 * LOCK_WAIT_SECONDS
 # Characters of a program's complaint that are shown.
 MAX_COMPLAINT_CHARS = 1000
+
+# The system's own choice, then each kind by its name.
+VARIANTS = ("", "nft", "legacy")
 
 CAP_NET_ADMIN = 12  # linux/capability.h
 # As /proc/net/if_inet6 writes it.
@@ -161,12 +166,27 @@ def _require_capability() -> None:
         )
 
 
+@cache
+def _variant(family: Family) -> str:
+    """The first of VARIANTS that can show the nat table here; the system's complaint counts if none can."""
+    complaint: RedirectError | None = None
+    for variant in VARIANTS:
+        try:
+            _run((save_program(family, variant), "-t", "nat"))
+        except RedirectError as error:
+            complaint = complaint or error
+        else:
+            return variant
+    assert complaint is not None
+    raise complaint
+
+
 def _saved(family: Family) -> str:
-    return _run((save_program(family), "-t", "nat"))
+    return _run((save_program(family, _variant(family)), "-t", "nat"))
 
 
 def _restore(family: Family, text: str) -> None:
-    _run((restore_program(family), *RESTORE_ARGUMENTS), text)
+    _run((restore_program(family, _variant(family)), *RESTORE_ARGUMENTS), text)
 
 
 def _find(program: str) -> str | None:

@@ -57,6 +57,24 @@ def test_the_kernel_holds_the_rules_word_for_word(pod: Pod, variant: str, family
     assert has_inbound_source(pod)
 
 
+@pytest.mark.parametrize("other", ["nft", "legacy"])
+def test_where_the_kernel_has_not_what_the_systems_variant_needs_the_other_is_used(
+    pod: Pod, other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for program in PROGRAMS:
+        for name in (program, program.replace("tables", f"tables-{'legacy' if other == 'nft' else 'nft'}")):
+            (tmp_path / name).write_text(
+                "#!/bin/sh\necho 'Failed to initialize nft: Protocol not supported' >&2; exit 3\n"
+            )
+            (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert "inbound to port 15001" in pod.run(PYMESH_INIT).stdout
+    rules = pod.run([f"iptables-{other}-save", "-t", "nat"]).stdout
+    assert f"-A {rule_set(RedirectOptions(), Family.IPV4).chains[0].hook} -p tcp -j PYMESH_INBOUND" in rules
+    assert pod.run([*PYMESH_INIT, "--clean"]).returncode == 0
+    assert "PYMESH" not in pod.run([f"iptables-{other}-save", "-t", "nat"]).stdout
+
+
 @pytest.mark.parametrize("family", Family)
 def test_a_second_run_changes_nothing(pod: Pod, variant: str, family: Family) -> None:
     pod.run(PYMESH_INIT)
