@@ -5,6 +5,7 @@ import base64
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from secrets import token_hex
+from threading import Barrier
 
 import pytest
 from lightkube import AsyncClient
@@ -53,12 +54,20 @@ async def keep(client: AsyncClient, namespace: str, name: str, **data: bytes) ->
     )
 
 
-async def test_replicas_that_start_at_once_agree_on_one_root(client: AsyncClient, namespace: str) -> None:
+async def test_replicas_that_start_at_once_agree_on_one_root(
+    client: AsyncClient, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever comes second, after looking and before writing, takes what the first wrote."""
-    stores = [SecretStore(client, namespace, "cluster.local") for _ in range(4)]
-    found = await asyncio.gather(*(store.load(lambda: NOW) for store in stores))
+    all_have_looked, make = Barrier(3, timeout=10), pem.new_pair
+
+    def new_pair(trust_domain: str, *, now: datetime) -> tuple[bytes, bytes]:
+        all_have_looked.wait()
+        return make(trust_domain, now=now)
+
+    monkeypatch.setattr(pem, "new_pair", new_pair)
+    stores = [SecretStore(client, namespace, "cluster.local") for _ in range(3)]
+    found = await asyncio.gather(*(store.load_or_create(now=NOW) for store in stores))
     assert len({authority.certificate.serial_number for authority in found}) == 1
-    assert not any(store.waiting for store in stores)
     again = await SecretStore(client, namespace, "cluster.local").load(lambda: NOW)
     assert again.root_pem == found[0].root_pem
 

@@ -32,6 +32,10 @@ class World:
         changed()
         return (cast("Reflector", self),)
 
+    def touch(self) -> None:
+        """Something else changes."""
+        self.changed()
+
     async def run(self) -> None:
         await asyncio.Event().wait()
 
@@ -69,7 +73,7 @@ def kept(world: World, *steps: Callable[[], object], seconds: float = 60) -> Met
 
 def test_what_is_missing_is_written_once() -> None:
     world = World({"a", "b"})
-    metrics = kept(world, world.changed)
+    metrics = kept(world, world.touch)
     assert [name for _, name in world.attempts] == ["a", "b"]
     assert metrics.counted("controlplane_writes", "things") == 2
 
@@ -108,6 +112,13 @@ def test_one_that_cannot_be_written_is_tried_ever_more_rarely_and_holds_up_nothi
     assert world.there == {"good", "bad"}
     [good] = [at for at, name in world.attempts if name == "good"]
     assert good < 201
+
+
+def test_changes_elsewhere_do_not_have_it_tried_more_often() -> None:
+    """A busy cluster is no reason to ask for what was just refused."""
+    world = World({"bad"}, refused={"bad": KubernetesError("exceeded quota", 403)})
+    kept(world, *[world.touch] * 100, seconds=0.3)
+    assert 4 <= len(world.attempts) <= 10
 
 
 def test_a_conflict_is_no_failure() -> None:
