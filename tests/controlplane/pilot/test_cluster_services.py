@@ -28,6 +28,29 @@ spec: {{type: ExternalName, externalName: {name}, ports: {ports}}}
 """
 
 
+# Everything of it, on nodes of two zones.
+CLUSTER = "---".join(
+    [
+        BOOKINFO,
+        headless("http"),
+        external("api.example.com").replace("name: others", "name: outside"),
+        external(REVIEWS),
+        """
+apiVersion: v1
+kind: Node
+metadata: {name: n1, labels: {topology.kubernetes.io/region: eu, topology.kubernetes.io/zone: eu-1}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: reviews-2, namespace: default, labels: {kubernetes.io/service-name: reviews}}
+addressType: IPv4
+ports: [{name: http, port: 9080, protocol: TCP}]
+endpoints: [{addresses: [10.244.0.12], nodeName: n1}, {addresses: [192.0.2.7], zone: eu-2}]
+""",
+    ]
+)
+
+
 def messages(*texts: str) -> Messages:
     return resources_for(sidecar(), world_of("---".join([BOOKINFO, *texts])))
 
