@@ -7,6 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from pymesh_controlplane.cli import main
 
 PYMESH = (sys.executable, "-m", "pymesh_controlplane.cli.main")
 SERVICE = """
@@ -33,3 +36,26 @@ def test_a_reader_that_goes_away_is_no_error(arguments: list[str], tmp_path: Pat
     done = subprocess.run([*PYMESH, *arguments, *files], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_nothing_to_show_is_a_sentence_and_no_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As kubectl says it; programs get an empty list."""
+    monkeypatch.setattr(main, "check_machine", lambda: None)
+    monkeypatch.setattr(main.LocalMesh, "rows", lambda _: [])
+    run = CliRunner().invoke
+    assert run(main.app, ["ps", "-n", "nowhere"]).output == "No resources found in nowhere namespace.\n"
+    assert run(main.app, ["ps", "-A"]).output == "No resources found.\n"
+    assert run(main.app, ["ps", "-o", "json"]).output == "[]\n"
+
+
+def test_apply_waits_if_it_is_told_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(main, "check_machine", lambda: None)
+    monkeypatch.setattr(main.LocalMesh, "apply", lambda *_, **__: [("service/shop (default)", "created")])
+    monkeypatch.setattr(main.LocalMesh, "wait", lambda _, __, timeout: waited.append(timeout))
+    manifest = tmp_path / "shop.yaml"
+    manifest.write_text(SERVICE)
+    assert "created" in CliRunner().invoke(main.app, ["apply", "-f", str(manifest)]).output
+    assert waited == []
+    CliRunner().invoke(main.app, ["apply", "-f", str(manifest), "--wait", "--timeout", "3"])
+    assert waited == [3.0]
