@@ -45,7 +45,7 @@ def app(name: str, version: str, *upstream: str, surge: int = 1) -> dict[str, An
         "name": "app",
         "command": ["python3", "steady.py", version, *upstream],
         "ports": [{"name": "web", "containerPort": 8080}],
-        "readinessProbe": {"tcpSocket": {"port": "web"}, "periodSeconds": 1},
+        "readinessProbe": {"httpGet": {"path": "/alive", "port": "web"}, "periodSeconds": 1, "timeoutSeconds": 5},
         "livenessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "timeoutSeconds": 5},
         "lifecycle": {"preStop": {"sleep": {"seconds": NOTICE}}},
     }
@@ -130,9 +130,10 @@ def load(world: World) -> Iterator[None]:
 
 
 def test_updates_of_apps_and_sidecars(world: World) -> None:
-    """One app gets a new version, with one pod more meanwhile; the other a new sidecar, with one pod less."""
+    """One app gets a new version, with one pod more meanwhile; the other another kind of sidecar, with one pod less."""
     changed = app("front", "front1", "back", surge=0)
-    changed["spec"]["template"]["metadata"]["annotations"] = {"sidecar.istio.io/logLevel": "debug"}
+    wishes = {"sidecar.istio.io/logLevel": "debug", "sidecar.istio.io/nativeSidecar": "false"}
+    changed["spec"]["template"]["metadata"]["annotations"] = wishes
     old = {name: world.pods(name) for name in ("back", "front")}
     with load(world):
         world.apply(app("back", "back2"))
@@ -142,7 +143,7 @@ def test_updates_of_apps_and_sidecars(world: World) -> None:
 
 
 def test_a_restart_of_pilot_and_citadel(world: World) -> None:
-    old = world.pods("back")
+    old = {name: world.pods(name) for name in ("back", "front")}
     with load(world):
         before = world.mesh.pod("pymesh-controlplane")
         os.kill(before["pids"]["pymesh-controlplane"], signal.SIGTERM)
@@ -152,8 +153,10 @@ def test_a_restart_of_pilot_and_citadel(world: World) -> None:
             what="the control plane to be back",
         )
         # And what is new reaches everybody again.
-        world.restart("deployment/back")
-        world.replaced("back", old)
+        for name in old:
+            world.restart(f"deployment/{name}")
+        for name, pods in old.items():
+            world.replaced(name, pods)
 
 
 def test_a_rolling_restart_of_the_gateway(world: World) -> None:

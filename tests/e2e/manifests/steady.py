@@ -2,7 +2,7 @@
 
     steady.py VERSION [UPSTREAM]
 
-Answers with its version and what it was sent; with an UPSTREAM, with that one's answer to the same request.
+Answers with its version and what it was sent; with an UPSTREAM, with that one's answer to the same request, but /alive.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ class App:
         """Status and body."""
         await asyncio.sleep(WORK)
         own = self.version.encode() + b" "
-        if not self.upstream:
+        if not self.upstream or head.split(b" ")[1] == b"/alive":
             return http.client.OK, own + body
         reader, writer = await asyncio.open_connection(self.upstream, 80)
         try:
