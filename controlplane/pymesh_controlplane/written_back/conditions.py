@@ -43,7 +43,9 @@ def conditions(found: Object, problems: Sequence[Problem], now: datetime) -> lis
         now: for the time of a change from True to False, or back.
     """
     errors = [problem for problem in problems if problem.severity is Severity.ERROR]
-    accepted = all(problem.consequence == STANDS for problem in errors)
+    # Where this version is not in force, what has become wrong with the one that is would only confuse.
+    refused = [problem for problem in errors if problem.consequence != STANDS]
+    accepted = not refused
     status = found.get("status")
     there = status.get("conditions") if isinstance(status, dict) else None
     before = [item for item in there if isinstance(item, dict)] if isinstance(there, list) else []
@@ -52,7 +54,7 @@ def conditions(found: Object, problems: Sequence[Problem], now: datetime) -> lis
         "type": ACCEPTED,
         "status": "True" if accepted else "False",
         "reason": "Accepted" if accepted else "Invalid",
-        "message": "\n".join(map(_sentence, errors))[:MAX_MESSAGE],
+        "message": "\n".join(map(_sentence, refused or errors))[:MAX_MESSAGE],
         "observedGeneration": found["metadata"].get("generation", 0),
     }
     if said.items() <= own.items():

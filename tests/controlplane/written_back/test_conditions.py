@@ -64,6 +64,12 @@ def test_warnings_and_what_broke_around_it_leave_it_accepted() -> None:
     assert (said["status"], said["message"]) == ("True", f"no such service ({STANDS})")
 
 
+def test_of_a_version_that_is_not_in_force_only_its_own_mistakes_are_told() -> None:
+    """What broke around the one that is in its place is no reason."""
+    [said] = conditions(resource(), (Problem(Severity.ERROR, "no such service", consequence=STANDS), WRONG), NOW) or ()
+    assert (said["status"], said["message"]) == ("False", SENTENCE)
+
+
 def test_a_message_has_an_end() -> None:
     [said] = conditions(resource(), (WRONG,) * 200, NOW) or ()
     assert len(said["message"]) == MAX_MESSAGE
