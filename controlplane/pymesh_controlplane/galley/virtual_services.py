@@ -39,7 +39,7 @@ def missing_subsets(world: World) -> dict[Key, list[tuple[Key, str]]]:
     found: dict[Key, list[tuple[Key, str]]] = {}
     for resource in world.virtual_services:
         for _, destination in resource.value.spec.destinations():
-            full = hosts.resolve(destination.host, resource.key.namespace, world.services)
+            full = hosts.destination(destination.host, resource.key.namespace, world)
             if not destination.subset or full not in world.services:
                 continue
             rule = rule_for(world.services[full], resource.key.namespace, world)
@@ -104,7 +104,7 @@ def _check_destination(
     findings: Findings, resource: Resource[VirtualService], destination: Destination, path: str, world: World
 ) -> None:
     namespace = resource.key.namespace
-    full = hosts.resolve(destination.host, namespace, world.services)
+    full = hosts.destination(destination.host, namespace, world)
     service = world.services.get(full)
     if service is None:
         known = [name for other in world.services.values() for name in hosts.short_names(other, namespace)]

@@ -7,7 +7,7 @@ of the resource that mentions it.
 from collections.abc import Container, Iterable, Mapping
 
 from pymesh import names
-from pymesh_controlplane.pilot.model import Service
+from pymesh_controlplane.pilot.model import Service, World
 
 _SERVICE_DOMAIN = f"svc.{names.CLUSTER_DOMAIN}"
 
@@ -27,6 +27,12 @@ def resolve(host: str, namespace: str, services: Mapping[str, Service]) -> str:
         if candidate in services:
             return candidate
     return host
+
+
+def destination(host: str, namespace: str, world: World) -> str:
+    """The service that a destination means that is written in `namespace`: of one with other names, itself."""
+    full = resolve(host, namespace, world.services)
+    return next((real for real, others in world.aliases.items() if full in {other.host for other in others}), full)
 
 
 def short_names(service: Service, namespace: str) -> list[str]:

@@ -135,7 +135,9 @@ def plans(caller: Caller, world: World) -> dict[int, list[Plan]]:
         known_as = f"{service.namespace}/{service.name}" if service is not None else ""
         who = caller if written is not None and _asks_who_calls(written) else ANYBODY
         for port in sorted(by_port) if service is None else _http_ports(service):
-            known = hosts.known_as(service, caller.namespace, world.aliases.get(host, ())) if service else [host]
+            # Another name that has routes of its own is a host of its own.
+            aliases = [alias for alias in world.aliases.get(host, ()) if alias.host not in virtual]
+            known = hosts.known_as(service, caller.namespace, aliases) if service else [host]
             domains = [d for name in known for d in (name, f"{name}:{port}") if (port, d) not in taken]
             if domains:
                 taken.update((port, domain) for domain in domains)
@@ -184,7 +186,7 @@ def targets(resource: Resource[VirtualService], world: World) -> Targets:
     """What every destination of `resource` means in this world."""
     found: dict[str, Target] = {}
     for written in {destination.host for _, destination in resource.value.spec.destinations()}:
-        host = hosts.resolve(written, resource.key.namespace, world.services)
+        host = hosts.destination(written, resource.key.namespace, world)
         service = world.services.get(host)
         ports = service.ports if service is not None else ()
         undeclared = frozenset(port.port for port in ports if port.protocol is Protocol.AUTO)

@@ -5,6 +5,8 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
 from pymesh.xds import types
 from pymesh.xds.check import check as check_supported
+from pymesh_controlplane.galley.check import check
+from pymesh_controlplane.pilot.model import Severity
 from tests.controlplane.pilot.worlds import BOOKINFO, Messages, pod, resources_for, service, sidecar, slice_of, world_of
 
 DB = "db.default.svc.cluster.local"
@@ -97,6 +99,24 @@ def test_another_name_for_a_service_of_the_mesh_is_that_service() -> None:
     found = messages(external(f"{REVIEWS}."))
     assert {OTHER, "others", "others.default:9080"} <= set(domains(found)[f"{REVIEWS}:9080"])
     assert f"outbound|9080||{OTHER}" not in found[types.CLUSTER]
+
+
+def test_a_route_to_another_name_leads_to_the_service() -> None:
+    """And a route for another name is for that name alone."""
+    text = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: others, namespace: default}
+spec: {hosts: [others], http: [{route: [{destination: {host: others, subset: v2}}]}]}
+"""
+    world = world_of("---".join([BOOKINFO, external(REVIEWS), text]))
+    assert not [problem for problem in check(world.resources.values(), world) if problem.severity is Severity.ERROR]
+    found = resources_for(sidecar(), world)
+    config = found[types.ROUTE]["9080"]
+    assert isinstance(config, RouteConfiguration)
+    (own,) = [host for host in config.virtual_hosts if host.name == f"{OTHER}:9080"]
+    assert own.routes[0].route.cluster == f"outbound|9080|v2|{REVIEWS}"
+    assert OTHER not in domains(found)[f"{REVIEWS}:9080"]
 
 
 def test_names_that_lead_to_each_other_lead_nowhere() -> None:
