@@ -211,15 +211,19 @@ class Cluster:
             connection.close()
 
     def _of_ready(self, app: str, ask: Callable[[list[str]], _T]) -> _T:
-        """What the pods of `app` that are ready say; where one is gone, what those say that are ready now."""
-        kept = app in self._ready_pods and time.monotonic() - self._ready_pods[app][0] < FRESH
-        if kept:
+        """What the pods of `app` that are ready say; where one does not answer, what those say that are ready now."""
+        for again in (True, False):
+            seen, pods = self._ready_pods.get(app, (0.0, []))
+            if not pods or time.monotonic() - seen > FRESH:
+                pods = self._look_for(app)
+                self._ready_pods[app] = (time.monotonic(), pods)
             try:
-                return ask(self._ready_pods[app][1])
+                return ask(pods)
             except ApiError:
                 del self._ready_pods[app]
-        self._ready_pods[app] = (time.monotonic(), self._look_for(app))
-        return ask(self._ready_pods[app][1])
+                if not again:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
 
     def _look_for(self, app: str) -> list[str]:
         """The pods of a component that are ready, newest first.
