@@ -179,14 +179,14 @@ class Proxy:
         app_pages = {} if health is None else health.pages()
         patience = CONNECTION_TIMEOUT if health is None else health.patience
         wanted = (
-            (host, port, admin_pages(self)),
-            ("", self.options.metrics_port, metrics_pages(self)),
-            ("", self.options.readiness_port, readiness_pages(self)),
-            ("", self.options.status_port, {**metrics_pages(self), **app_pages}),
+            (host, port, admin_pages(self), CONNECTION_TIMEOUT),
+            ("", self.options.metrics_port, metrics_pages(self), CONNECTION_TIMEOUT),
+            ("", self.options.readiness_port, readiness_pages(self), CONNECTION_TIMEOUT),
+            ("", self.options.status_port, {**metrics_pages(self), **app_pages}, patience),
         )
-        for address, number, pages in wanted:
+        for address, number, pages, lasting in wanted:
             if number:
-                opened = HttpPort(self.runtime.loop, pages, patience)
+                opened = HttpPort(self.runtime.loop, pages, lasting)
                 await opened.listen(listen(address, number))
                 self._ports.append(opened)
 

@@ -267,6 +267,8 @@ class ContainerRunner:
         await asyncio.sleep(probe.initial_delay_seconds)
         while True:
             counter.add(await self._ask(probe))
+            if self._stopping:
+                return  # as a kubelet: what is ending anyway is left to its hook and its grace period
             if counter.failed:
                 await self._fail(probe, process, f"liveness probe: {counter.message}")
             await asyncio.sleep(probe.period_seconds)

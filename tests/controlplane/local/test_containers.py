@@ -182,6 +182,21 @@ def _lines_with(path: Path, last: str) -> list[str]:
 
 
 @pytest.mark.netns
+async def test_what_is_ending_is_not_ended_sooner_by_its_liveness_probe(start: Start, tmp_path: Path) -> None:
+    dead = Probe(exec=Exec(command=["sh", "-c", "test -e /tmp/alive"]), period_seconds=1, failure_threshold=1)
+    script = "rm /tmp/alive; sleep 2.5; echo finished >> /tmp/said"
+    hook = Lifecycle(pre_stop=LifecycleHandler(exec=Exec(command=["sh", "-c", script])))
+    said = "touch /tmp/alive; trap 'cat /tmp/said; exit 0' TERM; while :; do sleep 0.02; done"
+    runner = start(said, lifecycle=hook, liveness_probe=dead)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(runner.run())
+        await eventually(lambda: runner.status.ready)
+        await eventually(lambda: Path(f"/proc/{runner.status.pid}/root/tmp/alive").exists())
+        await runner.stop(20)
+    assert await eventually(lambda: _lines_with(tmp_path / "c.log", "finished"))
+
+
+@pytest.mark.netns
 async def test_a_sidecar_does_not_outlive_the_grace_period_of_an_app_that_hangs(start: Start) -> None:
     app = start("trap '' TERM; while :; do sleep 0.02; done")
     sidecar = start("exec sleep 60")
