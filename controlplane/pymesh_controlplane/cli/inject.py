@@ -1,7 +1,9 @@
 """`pymesh inject -f FILE`: the manifests in FILE as the mesh would run them, on standard output."""
 
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -9,7 +11,7 @@ import yaml
 
 from pymesh.errors import ConfigError
 from pymesh.resources.documents import Document, documents
-from pymesh_controlplane.cli import manifests
+from pymesh_controlplane.cli import completion, manifests, target
 from pymesh_controlplane.injector.containers import DEFAULT_PROXY_IMAGE, InjectionConfig
 from pymesh_controlplane.injector.inject import Decision, inject_document
 from pymesh_controlplane.injector.shape import Manifest, mapping, strings
@@ -23,15 +25,40 @@ def inject(
     namespace: Annotated[
         str, typer.Option("-n", "--namespace", help="Namespace of documents that name none.")
     ] = "default",
-    proxy_image: Annotated[str, typer.Option(help="Image of the sidecar and of the redirect.")] = DEFAULT_PROXY_IMAGE,
+    proxy_image: Annotated[
+        str, typer.Option(help=f"Image of the sidecar and of the redirect, instead of {DEFAULT_PROXY_IMAGE}.")
+    ] = "",
+    context: Annotated[
+        str,
+        typer.Option(
+            help="With the settings of the mesh in this cluster, instead of the defaults.",
+            autocompletion=completion.contexts,
+        ),
+    ] = "",
+    kubeconfig: Annotated[str, typer.Option(help="Likewise, in the cluster that this file leads to.")] = "",
 ) -> None:
     """Add the sidecar and the redirect to manifests, and print them. What gets none is printed as it was written.
 
-    Pods are injected unless they, or a Namespace in the same input, say no. What was decided goes to standard error.
+    No mesh is asked, unless a cluster is named. Pods are injected unless they, or a Namespace in the same input or in
+    that cluster, say no. What was decided goes to standard error.
     """
-    config = InjectionConfig(proxy_image=proxy_image, inject_by_default=True)
-    output = inject_texts(manifests.read(filename), config=config, namespace=namespace, report=_report)
+    config, namespaces = _of_cluster(context, kubeconfig) if context or kubeconfig else (InjectionConfig(), {})
+    config = replace(config, inject_by_default=True, proxy_image=proxy_image or config.proxy_image)
+    texts = manifests.read(filename)
+    output = inject_texts(texts, config=config, namespace=namespace, namespaces=namespaces, report=_report)
     sys.stdout.write("---\n".join(output))
+
+
+def _of_cluster(context: str, kubeconfig: str) -> tuple[InjectionConfig, dict[str, dict[str, str]]]:
+    # Here and not above: it takes half a second to load, and without a cluster nobody needs it.
+    from pymesh_controlplane.cli import injection
+    from pymesh_controlplane.kube.api import Api
+    from pymesh_controlplane.kube.kubeconfig import load
+    from pymesh_controlplane.kube.paths import Paths
+
+    with Api(load(target.kubeconfigs(kubeconfig, os.environ), context)) as api:
+        paths = Paths(api)
+        return injection.of_cluster(api, paths), injection.namespaces(api, paths)
 
 
 def inject_texts(
@@ -39,15 +66,19 @@ def inject_texts(
     *,
     config: InjectionConfig,
     namespace: str = "default",
+    namespaces: Mapping[str, Mapping[str, str]] | None = None,
     report: Callable[[str, Decision], None] | None = None,
 ) -> list[str]:
     """The documents in `texts`, with their pods injected. One that gets no sidecar keeps its very text.
+
+    Args:
+        namespaces: labels of namespaces that there are; those in `texts` take their place.
 
     Raises:
         ConfigError: a document is not YAML, or a pod cannot be injected; the file and the field's line are in it.
     """
     parts = [part for text in texts for part in _read(text)]
-    namespaces = {
+    known = dict(namespaces or {}) | {
         str(metadata.get("name")): strings(metadata, "labels")
         for part in parts
         if part.value.get("kind") == "Namespace" and (metadata := mapping(dict(part.value), "metadata"))
@@ -56,9 +87,7 @@ def inject_texts(
     for part in parts:
         document = dict(part.value)
         try:
-            injected = inject_document(
-                document, config=config, namespaces=namespaces, namespace=namespace, report=report
-            )
+            injected = inject_document(document, config=config, namespaces=known, namespace=namespace, report=report)
         except ConfigError as error:
             position = part.positions.at(error.path)
             raise ConfigError(error.problem, path=error.path, position=position, resource=error.resource) from None

@@ -11,9 +11,10 @@ from cryptography import x509
 
 from pymesh import names
 from pymesh.errors import MeshError
-from pymesh_controlplane.cli import bundle, inspection
+from pymesh_controlplane.cli import bundle, injection, inspection
 from pymesh_controlplane.cli.cluster import CONTROL_PLANE, Cluster, has_proxy, is_ready
 from pymesh_controlplane.cli.inspection import Finding
+from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.injector.inject import LABEL_NAMESPACE
 from pymesh_controlplane.kube.api import Api, ApiError
 from pymesh_controlplane.kube.handshake import valid_until
@@ -204,14 +205,9 @@ def _root(look: _Look, now: datetime) -> Iterator[Finding]:
 
 
 def _proxy_image(deployments: list[Document]) -> str:
-    """Which sidecar the injector adds now."""
-    for item in deployments:
-        if item["metadata"]["name"] == CONTROL_PLANE:
-            for container in item["spec"]["template"]["spec"]["containers"]:
-                for variable in container.get("env") or []:
-                    if variable["name"] == "PROXY_IMAGE":
-                        return str(variable.get("value", ""))
-    return ""
+    """Which sidecar the injector adds now; empty if that cannot be said."""
+    found = next((item for item in deployments if item["metadata"]["name"] == CONTROL_PLANE), None)
+    return injection.settings(found, InjectionConfig()).proxy_image if found is not None else ""
 
 
 def _of_control_plane(pods: list[Document]) -> list[Document]:
