@@ -48,15 +48,22 @@ class Watches:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
-    async def bursts(self, debounce: Debounce) -> AsyncGenerator[None, None]:
+    async def bursts(self, debounce: Debounce, every: float | None = None) -> AsyncGenerator[None, None]:
         """Comes up after every burst of changes; the first time after the first.
+
+        Args:
+            every: seconds after which it comes up without any change, too.
 
         Raises:
             Exception: what a reflector raised, which none ever should.
         """
         loop = asyncio.get_running_loop()
         while True:
-            await self._news.wait()
+            try:
+                async with asyncio.timeout(every):
+                    await self._news.wait()
+            except TimeoutError:
+                debounce.changed(loop.time())
             while debounce.take(loop.time()) is None:
                 if self._news.is_set():
                     self._news.clear()

@@ -32,6 +32,8 @@ PLACE: Final = "kubernetes"
 # A change is looked at once nothing has changed for so long (seconds), or, while it goes on and on, after so long.
 QUIET: Final = 0.05
 PATIENCE: Final = 0.4
+# How often everything is judged without any change (seconds): certificates end all by themselves.
+RELOOK: Final = 600.0
 # Of what is waited for, this much is said in `/ready`.
 MAX_WAITING: Final = 3
 
@@ -96,7 +98,7 @@ class KubernetesSource:
         """The world as it is now, and a new one after every change that matters. One consumer, once."""
         news: World | None = None
         told = False
-        async with self._watches, aclosing(self._watches.bursts(Debounce(QUIET, PATIENCE))) as bursts:
+        async with self._watches, aclosing(self._watches.bursts(Debounce(QUIET, PATIENCE), RELOOK)) as bursts:
             for reflector in self._reflectors:
                 self._watches.start(reflector)
             async for _ in bursts:

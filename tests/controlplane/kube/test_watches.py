@@ -37,6 +37,12 @@ async def test_changes_that_come_together_are_one_burst() -> None:
     assert len(seen) <= 2
 
 
+async def test_where_nothing_changes_there_is_a_look_all_the_same() -> None:
+    async with Watches() as watches, aclosing(watches.bursts(Debounce(0.0, 0.0), 0.05)) as bursts:
+        for _ in range(2):
+            await anext(bursts)
+
+
 async def test_what_is_stopped_is_over_and_the_rest_ends_with_the_context() -> None:
     async with scripted(script) as client:
         async with Watches() as watches:
