@@ -28,7 +28,7 @@ from pymesh_controlplane.local.texts import Text
 
 CONTROL_PLANE: Final = "pymesh-controlplane"
 TELEMETRY: Final = "telemetry"
-# Seconds that it is believed which pods of a component are ready: a question whose pod is gone looks again anyway.
+# Seconds that it is believed which pods there are, and are ready: a question whose pod is gone looks again anyway.
 FRESH: Final = 5.0
 # Pods that are asked at the same time, and of how many at most: each is a connection through the API server.
 AT_ONCE: Final = 8
@@ -47,6 +47,7 @@ class Cluster:
         self.paths = Paths(api)
         self._ready_pods: dict[str, tuple[float, list[str]]] = {}
         self._connections: dict[str, PodHttp] = {}
+        self._named: tuple[float, dict[str, str]] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -74,12 +75,20 @@ class Cluster:
 
     def pods(self) -> dict[str, str]:
         """Names of pods by address; none where they may not be listed, for they are a help and no more."""
+        now = time.monotonic()
+        if self._named is None or now - self._named[0] > FRESH:
+            self._named = (now, self._look_for_names())
+        return self._named[1]
+
+    def _look_for_names(self) -> dict[str, str]:
         try:
-            found = self.api.items(self.paths.of("Pod"))
+            # Of pods that have ended others may have the addresses by now.
+            found = self.api.items(self.paths.of("Pod"), fieldSelector="status.phase=Running")
         except ApiError as error:
             if error.code != 403:
                 raise
-            sys.stderr.write(f"addresses are shown without the names of their pods: {error}\n")
+            if self._named is None:
+                sys.stderr.write(f"addresses are shown without the names of their pods: {error}\n")
             return {}
         addressed = (pod for pod in found if not (pod.get("spec") or {}).get("hostNetwork"))
         return {ip: pod["metadata"]["name"] for pod in addressed if (ip := (pod.get("status") or {}).get("podIP"))}
