@@ -1,11 +1,22 @@
 """What every test of the suite shares."""
 
+from pathlib import Path
+
 import pytest
+
+# Its tests need a real cluster, and say what no other can: `make test-cluster`.
+CLUSTER = Path(__file__).parent / "cluster"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--fail-on-skip`: in CI a test that did not run is a test that failed."""
+    """`--fail-on-skip`: in CI a test that did not run is a test that failed. `--cluster`: see CLUSTER."""
     parser.addoption("--fail-on-skip", action="store_true", help="fail the run if any test was skipped")
+    parser.addoption("--cluster", action="store_true", help="install and test the mesh in the cluster of $KUBECONFIG")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the cluster's tests out, unless they are asked for."""
+    return True if collection_path == CLUSTER and not config.getoption("--cluster") else None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
