@@ -151,7 +151,10 @@ def applied(live: Object | None, patch: Object, kind: Kind, by: Manager, now: fl
         path for path in wanted if value_at(made, path, kind.schema) != value_at(live, path, kind.schema)
     }  # fmt: skip
     conflicts = [
-        (owner, path) for owner in owners if owner.identity != identity for path in sorted(owner.paths & changed)
+        (owner, path)
+        for owner in owners
+        if owner.identity != identity
+        for path in sorted(owner.paths & changed, key=_walk)
     ]
     if conflicts and not force:
         raise _conflict(conflicts)
@@ -161,6 +164,11 @@ def applied(live: Object | None, patch: Object, kind: Kind, by: Manager, now: fl
     left = [owner if owner.identity == identity else replace(owner, paths=owner.paths - changed) for owner in owners]
     _write(made, _with(left, identity, kind, wanted, now))
     return made
+
+
+def _walk(path: Path) -> list[tuple[bool, str]]:
+    """The order of structured-merge-diff: at each level what is owned itself, then what is below."""
+    return [(index < len(path) - 1, step) for index, step in enumerate(path)]
 
 
 def _conflict(conflicts: list[tuple[Owner, Path]]) -> ApiError:

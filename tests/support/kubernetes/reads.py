@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from tests.support.kubernetes.errors import ApiError, Object, bad_request, expired, invalid, not_found
+from tests.support.kubernetes.errors import ApiError, Object, bad_request, cause, expired, invalid, not_found
 from tests.support.kubernetes.kinds import Kind
 from tests.support.kubernetes.requests import Target, flag, number, revision
 from tests.support.kubernetes.selectors import both
@@ -80,7 +80,7 @@ def _checked(store: Store, asked: int | None, match: str) -> int:
     """The revision of a list from now, if that is what may be given."""
     if match not in ("", "Exact", "NotOlderThan") or (match and asked is None):
         reason = "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"
-        raise invalid("meta.k8s.io", "ListOptions", "", [{"field": "resourceVersionMatch", "message": reason}])
+        raise invalid("meta.k8s.io", "ListOptions", "", [cause("resourceVersionMatch", reason, "FieldValueForbidden")])
     if match == "Exact" and asked == 0:
         reason = 'Forbidden: resourceVersionMatch "exact" is forbidden for resourceVersion "0"'
         raise invalid("meta.k8s.io", "ListOptions", "", [{"field": "resourceVersionMatch", "message": reason}])
@@ -118,7 +118,7 @@ async def watch(store: Store, kind: Kind, target: Target, query: Mapping[str, st
     matches = both(query.get("labelSelector", ""), query.get("fieldSelector", ""), kind)
     asked, bookmarks = revision(query), flag(query, "allowWatchBookmarks")
     initial = flag(query, "sendInitialEvents")
-    _check_initial(query, initial, bookmarks)
+    _check_initial(query, initial)
     seconds = number(query, "timeoutSeconds") or LONGEST_WATCH
     # No revision and revision 0 both begin with what is there; a newer revision than ours never comes.
     synthetic = initial if "sendInitialEvents" in query else not asked
@@ -155,19 +155,15 @@ class _Pace:
     deadline: float
 
 
-def _check_initial(query: Mapping[str, str], initial: bool, bookmarks: bool) -> None:
-    match = query.get("resourceVersionMatch", "")
-    if initial and (match != "NotOlderThan" or not bookmarks):
-        raise invalid("meta.k8s.io", "ListOptions", "", [{
-            "field": "resourceVersionMatch",
-            "message": "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan "
-                       "and allowWatchBookmarks",
-        }])  # fmt: skip
-    if match and "sendInitialEvents" not in query:
-        raise invalid("meta.k8s.io", "ListOptions", "", [{
-            "field": "resourceVersionMatch",
-            "message": "Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-        }])  # fmt: skip
+def _check_initial(query: Mapping[str, str], initial: bool) -> None:
+    match, why = query.get("resourceVersionMatch", ""), ""
+    if initial and match != "NotOlderThan":
+        why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
+    elif match and "sendInitialEvents" not in query:
+        why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
+    if why:
+        forbidden = cause("resourceVersionMatch", f"Forbidden: {why}", "FieldValueForbidden")
+        raise invalid("meta.k8s.io", "ListOptions", "", [forbidden])
 
 
 async def _events(
@@ -177,7 +173,7 @@ async def _events(
     for each in store.all(kind.storage) if begins.synthetic else ():
         if wanted(each):
             yield {"type": "ADDED", "object": versioned(each, kind)}
-    if begins.initial:
+    if begins.initial and pace.bookmarks:
         yield _bookmark(kind, seen, {INITIAL_EVENTS_END: "true"})
     told = time.monotonic()
     while (now := time.monotonic()) < pace.deadline:

@@ -214,7 +214,8 @@ def violations(value: Any, schema: Schema, path: str = "") -> Iterator[Object]:
 def _combined(value: Any, node: Object, path: str) -> Iterator[Object]:
     for keyword, said in _COMBINATORS.items():
         if keyword in node and not Draft202012Validator({keyword: node[keyword]}).is_valid(value):
-            yield cause(path or "<nil>", f"Invalid value: {path or 'object'} in body {said} ({keyword})")
+            # The field is nil in apiserver's own words, too: go-openapi names only the path.
+            yield cause("<nil>", f'Invalid value: "": "{path}" {said} ({keyword})')
 
 
 _COMBINATORS = {

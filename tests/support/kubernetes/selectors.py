@@ -71,7 +71,10 @@ def by_fields(text: str, kind: Kind) -> Matches:
     for term in filter(None, text.split(",")):
         path, operator, value = _field_term(term)
         if path not in ("metadata.name", "metadata.namespace", *kind.selectable):
-            raise bad_request(f"field label not supported: {path}")
+            if kind.selectable:
+                raise bad_request(f"field label not supported: {path}")
+            known = '"metadata.name", "metadata.namespace"'
+            raise bad_request(f'"{path}" is not a known field selector: only {known}')
         terms.append((path, operator, value))
     return lambda found: all((text_at(found, path) == value) is equal for path, equal, value in terms)
 

@@ -68,7 +68,7 @@ class Write:
         meta = made["metadata"]
         garbage.check_namespace(store, kind, meta.get("namespace", ""), meta.get("name", ""))
         bodies.decoded(made, kind, self.strict if not tracked else "Ignore", self.warnings)
-        if made["metadata"].get("resourceVersion"):
+        if made["metadata"].get("resourceVersion") and not tracked:
             raise bad_request("resourceVersion should not be set on objects to be created")
         metadata.begin(made, kind, self.cluster.clock(), self.cluster.dice)
         defaults.fill(made, kind, self.cluster)
