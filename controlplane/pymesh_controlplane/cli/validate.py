@@ -22,7 +22,9 @@ _Files = Annotated[list[str], typer.Option("-f", "--filename", help="A file or d
 _Mesh = Annotated[str, typer.Option("--mesh", help="Judge them next to what is in force in this mesh of this machine.")]
 _Context = Annotated[str, typer.Option("--context", help="Judge them next to what is in force in this cluster.")]
 _Kubeconfig = Annotated[str, typer.Option("--kubeconfig", help="Likewise, in the cluster that this file leads to.")]
-_Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Namespace of what names none.")]
+_Namespace = Annotated[
+    str, typer.Option("-n", "--namespace", help="Namespace of what names none; `default`, or the context's.")
+]
 _Output = Annotated[Format, typer.Option("-o", "--output", help="How to print.")]
 
 _Problems = list[dict[str, Any]]
@@ -33,7 +35,7 @@ def validate(  # noqa: PLR0917  a command has as many options as it has
     mesh: _Mesh = "",
     context: _Context = "",
     kubeconfig: _Kubeconfig = "",
-    namespace: _Namespace = "default",
+    namespace: _Namespace = "",
     output_format: _Output = Format.table,
 ) -> None:
     """Say everything that is wrong with manifests, and change nothing.
@@ -46,9 +48,9 @@ def validate(  # noqa: PLR0917  a command has as many options as it has
     somewhere = bool(mesh or context or kubeconfig)
     if somewhere:
         with target.opened(mesh, context, kubeconfig) as found:
-            problems: _Problems = found.validate(texts, namespace)
+            problems: _Problems = found.validate(texts, namespace or found.namespace)
     else:
-        problems = _alone(texts, namespace)
+        problems = _alone(texts, namespace or "default")
     errors = [problem for problem in problems if problem["severity"] == "error"]
     if output_format is Format.table:
         _print(problems, len(errors), alone=not somewhere)
