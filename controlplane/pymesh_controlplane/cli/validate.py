@@ -23,9 +23,8 @@ _Mesh = Annotated[str, typer.Option("--mesh", help="Judge them next to what is i
 _Context = Annotated[str, typer.Option("--context", help="Judge them next to what is in force in this cluster.")]
 _Kubeconfig = Annotated[str, typer.Option("--kubeconfig", help="Likewise, in the cluster that this file leads to.")]
 _Namespace = Annotated[
-    str, typer.Option("-n", "--namespace", help="Namespace of what names none; `default`, or the context's.")
+    str, typer.Option("-n", "--namespace", help="Namespace of what names none; by default `default`, or the context's.")
 ]
-_Output = Annotated[Format, typer.Option("-o", "--output", help="How to print.")]
 
 _Problems = list[dict[str, Any]]
 
