@@ -25,6 +25,7 @@ _Kubeconfig = Annotated[str, typer.Option("--kubeconfig", help="Likewise, in the
 _Namespace = Annotated[
     str, typer.Option("-n", "--namespace", help="Namespace of what names none; by default `default`, or the context's.")
 ]
+_Output = Annotated[Format, typer.Option("-o", "--output", help="How to print.")]
 
 _Problems = list[dict[str, Any]]
 
