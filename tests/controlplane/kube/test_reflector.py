@@ -19,6 +19,7 @@ from pymesh_controlplane.kube.reflector import Reflector
 from pymesh_controlplane.kube.replica import Name
 from pymesh_controlplane.metrics import Metrics
 from tests.controlplane.kube.scripted import answer, begin, event, items, scripted
+from tests.support.kubernetes import reads
 from tests.support.kubernetes.server import ApiServer
 from tests.support.waiting import eventually
 
@@ -167,6 +168,24 @@ async def test_what_was_deleted_while_nobody_looked_is_gone(
 
 def api_object(reflector: Reflector, name: str) -> dict[str, object]:
     return next(dict(value) for key, value in reflector.objects.items() if key.name == name)
+
+
+async def test_where_nothing_happens_bookmarks_keep_the_version_young(
+    api: ApiServer, client: AsyncClient, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without them a quiet kind would have to be listed anew after each compaction."""
+    monkeypatch.setattr(reads, "BOOKMARK_EVERY", 0.1)
+    metrics = Metrics()
+    async with running(Reflector(client, ConfigMap, namespace=namespace, labels="app", metrics=metrics)) as found:
+        await eventually(lambda: found.synced)
+        await client.create(config_map("elsewhere", "default"))
+        heard = metrics.counted("pymesh_kubernetes_events")
+        await eventually(lambda: metrics.counted("pymesh_kubernetes_events") > heard + 1)
+        api.compact()
+        api.cut()
+        await client.create(config_map("a", namespace))
+        await eventually(lambda: "a" in content(found))
+    assert metrics.counted("pymesh_kubernetes_lists") == 1
 
 
 async def test_a_version_from_the_future_is_listed_anew() -> None:

@@ -59,6 +59,12 @@ def test_an_address_that_is_another_pods_by_now_is_not_taken_for_the_old_one() -
     assert world.services[WEB[0]].accounts == ("spiffe://cluster.local/ns/default/sa/default",)
 
 
+def test_an_address_that_its_pod_has_no_more_is_left_out() -> None:
+    """A pod that was made again under its name, as those of a StatefulSet are, before the slice tells of it."""
+    again = pod("web-a", "10.244.0.7", "web")
+    assert endpoints(again, cluster_slice(endpoint_of("web-a", "10.244.0.9"))) == ()
+
+
 def test_of_two_pods_that_say_the_same_address_the_newer_one_has_it() -> None:
     def made(name: str, second: int) -> str:
         created = f"metadata:\n  creationTimestamp: '2026-01-01T00:00:{second:02}Z'\n"
