@@ -9,8 +9,8 @@ from pymesh_controlplane.pilot.credentials import CA_SUFFIX
 from pymesh_controlplane.pilot.gateways import TERMINATED, selects
 from pymesh_controlplane.pilot.model import World
 
-# Secrets, each of which is a watch and so a connection of its own. A client has 100; the other watches of a control plane
-# take some 40, and questions about tokens must not have to wait for one.
+# Secrets, each of which is a watch and so a connection of its own. A client has 100; the other watches of a control
+# plane take some 40, and questions about tokens must not have to wait for one.
 MAX_SECRETS: Final = 40
 
 
