@@ -65,14 +65,21 @@ class ProxyProcess:
         log: what it wrote to stderr so far, lines with their end.
     """
 
-    def __init__(self, *arguments: str, namespace: Pod | None = None, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        namespace: Pod | None = None,
+        env: Mapping[str, str] | None = None,
+        wrapper: Sequence[str] = (),
+    ) -> None:
+        """`wrapper` is a command that executes the rest of its command line, on loopback only."""
         self._namespace = namespace
         self._env = None if env is None else {**os.environ, **env}
         self.admin = names.PORT_ADMIN if namespace else free_port()
         ports: Sequence[str] = ()
         if namespace is None:
             ports = ["--admin", f"127.0.0.1:{self.admin}", "--metrics-port", "0", "--readiness-port", "0"]
-        self._argv = [*PYMESH_PROXY, *arguments, *ports]
+        self._argv = [*wrapper, *PYMESH_PROXY, *arguments, *ports]
         self.log: list[str] = []
         self.process: subprocess.Popen[str]
         self._reader: threading.Thread

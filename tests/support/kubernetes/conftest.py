@@ -38,7 +38,7 @@ class Server:
     """A server under test. `double` is None if it is a real one; `namespace` is of this test module alone."""
 
     kubeconfig: Path
-    http: Client
+    http: httpx2.Client
     namespace: str
     double: ApiServer | None
 
@@ -123,6 +123,7 @@ def server() -> Iterator[Server]:
 def _in_namespace(kubeconfig: Path, double: ApiServer | None) -> Iterator[Server]:
     """A server with a namespace, and a copy of its kubeconfig beside kubectl's cache."""
     config = KubeConfig.from_file(kubeconfig).get()
+    assert config
     namespace = f"double-{uuid4().hex[:8]}"
     with Client(config, ConnectionParams(timeout=httpx2.Timeout(10))) as http:
         server = Server(kubeconfig, http, namespace, double)

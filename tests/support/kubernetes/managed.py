@@ -146,9 +146,9 @@ def applied(live: Object | None, patch: Object, kind: Kind, by: Manager, now: fl
         return made
     owners = owned(live)
     wanted = _paths(patch, kind, by.subresource)
-    made = merged(live, patch, kind.schema)
+    whole: Object = merged(live, patch, kind.schema)
     changed = {
-        path for path in wanted if value_at(made, path, kind.schema) != value_at(live, path, kind.schema)
+        path for path in wanted if value_at(whole, path, kind.schema) != value_at(live, path, kind.schema)
     }  # fmt: skip
     conflicts = [
         (owner, path)
@@ -160,10 +160,10 @@ def applied(live: Object | None, patch: Object, kind: Kind, by: Manager, now: fl
         raise _conflict(conflicts)
     for path in _previous(owners, identity) - wanted:
         if all(path not in owner.paths for owner in owners if owner.identity != identity):
-            removed(made, path, kind.schema)
+            removed(whole, path, kind.schema)
     left = [owner if owner.identity == identity else replace(owner, paths=owner.paths - changed) for owner in owners]
-    _write(made, _with(left, identity, kind, wanted, now))
-    return made
+    _write(whole, _with(left, identity, kind, wanted, now))
+    return whole
 
 
 def _walk(path: Path) -> list[tuple[bool, str]]:
