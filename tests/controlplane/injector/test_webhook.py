@@ -157,6 +157,15 @@ def test_what_others_have_added_to_a_sidecar_stays() -> None:
     assert renewed["image"] == CONFIG.proxy_image
 
 
+def test_a_pod_with_a_budget_as_a_whole_gets_sidecars_that_live_on_it() -> None:
+    """An API server refuses containers that ask for more than their pod."""
+    budget = {"requests": {"cpu": "20m"}}
+    for annotations, resources in (({}, {}), ({"sidecar.istio.io/proxyCPU": "10m"}, {"requests": {"cpu": "10m"}})):
+        pod = with_spec(resources=budget) | {"metadata": {"name": "frugal", "annotations": annotations}}
+        made = json_patch(copy.deepcopy(pod), list(asked(pod).patch))
+        assert [item["resources"] for item in made["spec"]["initContainers"]] == [resources, resources]
+
+
 def test_the_token_is_readable_for_the_sidecar_whatever_the_pod_says_of_users() -> None:
     """A kubelet keeps projected tokens for one user (0600) if all containers run as that one, and else lets all read.
 

@@ -28,7 +28,7 @@ from pymesh_controlplane.webhooks import admission, server
 from pymesh_controlplane.webhooks.server import Webhooks
 from tests.controlplane.pilot.worlds import service
 from tests.controlplane.webhooks.reviews import UID, Caller, Object, patch_of, request, review
-from tests.support.waiting import eventually
+from tests.support.waiting import DEADLINE, eventually
 
 POD: Object = {
     "apiVersion": "v1",
@@ -312,8 +312,9 @@ async def test_who_does_not_speak_is_let_go(mesh: Running, monkeypatch: pytest.M
     monkeypatch.setattr(server, "HANDSHAKE_TIMEOUT", 0.2)
     async with running() as other:
         reader, writer = await asyncio.open_connection("127.0.0.1", other.port)
-        with contextlib.suppress(ConnectionError):
-            assert await reader.read() == b""
+        async with asyncio.timeout(DEADLINE):
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
         writer.close()
 
 
@@ -322,11 +323,20 @@ async def test_who_does_not_speak_is_let_go(mesh: Running, monkeypatch: pytest.M
 
 async def test_what_was_stored_a_moment_before_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "PATIENCE", 60.0)
+    verdicts: list[admission.Answer] = []
+    judged = galley.Judge.answer
+
+    def noted(*asked: Any) -> admission.Answer:
+        verdicts.append(judged(*asked))
+        return verdicts[-1]
+
+    monkeypatch.setattr(galley.Judge, "answer", noted)
     async with running() as mesh:
         mesh.worlds.become(service("other"))
         await eventually(lambda: mesh.webhooks.waiting() == "")
         caller = await mesh.caller()
         asked = asyncio.get_running_loop().create_task(caller.post("/validate", ABOUT_ROUTE))
+        await eventually(lambda: [verdict.dangling for verdict in verdicts] == [True])
         mesh.worlds.become(service("other"), service("reviews"))
         assert (await asked)[1]["response"] == {"uid": UID, "allowed": True}
         await caller.close()
