@@ -7,8 +7,10 @@ real API server does, and whoever changes the double can see whether it still is
 `double-…` and CRDs of the group `double.pymesh.io`, and take both away again.
 """
 
+import base64
 import os
 import shutil
+import ssl
 import subprocess
 import sysconfig
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from uuid import uuid4
 import httpx2
 import msgspec
 import pytest
+import yaml
 from lightkube import KubeConfig
 from lightkube.config.client_adapter import Client, ConnectionParams
 
@@ -41,6 +44,13 @@ class Server:
     http: httpx2.Client
     namespace: str
     double: ApiServer | None
+
+    def trust(self) -> ssl.SSLContext:
+        """Who signs for the server, and no client certificate."""
+        cluster = yaml.safe_load(self.kubeconfig.read_text())["clusters"][0]["cluster"]
+        if path := cluster.get("certificate-authority"):
+            return ssl.create_default_context(cafile=self.kubeconfig.parent / path)
+        return ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
 
     def path(self, plural: str, name: str = "", *, group: str = "", version: str = "v1") -> str:
         """The path of a collection, or an object, in the namespace."""
@@ -88,7 +98,12 @@ class Said:
         self.code = response.status_code
         self.headers = response.headers
         self.text = response.text
-        self.body: Any = msgspec.json.decode(response.content) if response.content[:1] in (b"{", b"[") else None
+        self._content = response.content
+
+    @property
+    def body(self) -> Any:
+        """The body, which is JSON."""
+        return msgspec.json.decode(self._content)
 
     def ok(self) -> Object:
         """The body of an answer that has to be a success."""

@@ -54,14 +54,15 @@ async def mutate(cluster: Cluster, request: Attributes) -> bool:
         ApiError: a webhook refuses, or fails and must not.
     """
     changed = False
+    asked: list[Object] = []  # those that want to be asked again when others change something after them
     again: list[Object] = []
     for webhook in _matching(cluster, request, _MUTATING):
         if await _mutated(cluster, request, webhook):
             changed = True
-            again = [each for each in again if each is not webhook]
-        elif webhook.get("reinvocationPolicy") == "IfNeeded" and not changed:
-            again.append(webhook)
-    for webhook in again if changed else ():
+            again, asked = [*again, *asked], []
+        if webhook.get("reinvocationPolicy") == "IfNeeded":
+            asked.append(webhook)
+    for webhook in again:
         await _mutated(cluster, request, webhook)
     return changed
 
