@@ -55,7 +55,7 @@ class Judge:
             return ALLOWED
         found = self._found(request, request.object, world, now)
         known = self._known(request, found, world, now)
-        there = Key(request.kind.kind, request.namespace, request.name) in world.resources
+        there = Key(request.kind.kind, request.namespace, request.called) in world.resources
         return _answer([_toned_down(problem, known, STILL_THE_OLD if there else NOT_YET) for problem in found])
 
     def _found(self, request: Request, value: Object, world: World, now: datetime) -> list[Problem]:
@@ -99,7 +99,7 @@ def _content(value: Object) -> Mapping[str, object]:
 
 
 def _of_deletion(request: Request, world: World) -> Answer:
-    key = Key(request.kind.kind, request.namespace, request.name)
+    key = Key(request.kind.kind, request.namespace, request.called)
     if key not in world.resources:
         return ALLOWED
     return _answer([_warning(problem, USED) for problem in impact.wrong_without([key], world)])

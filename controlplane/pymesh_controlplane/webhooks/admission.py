@@ -80,8 +80,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     @property
     def called(self) -> str:
-        """The object's name, or, where it has none yet, what that is going to begin with."""
-        metadata = (self.object or {}).get("metadata")
+        """The object's name, or, where it has none yet, what that is going to begin with.
+
+        The request itself has no name where one is generated, and where a collection is deleted.
+        """
+        metadata = (self.object or self.old_object or {}).get("metadata")
         known = metadata if isinstance(metadata, dict) else {}
         return str(self.name or known.get("name") or known.get("generateName") or "(no name)")
 

@@ -147,6 +147,7 @@ def test_what_others_name_is_deleted_with_a_warning(deleted: Object, in_force: l
     [warning] = found.warnings
     assert words in warning
     assert warning.endswith("(deleted all the same, and wrong without it)")
+    assert judged(None, deleted, in_force, name="").warnings == found.warnings, "as one of a collection"
     assert judged(None, ROUTE, in_force) == ALLOWED
     assert judged(None, changed(deleted, "metadata.name", "unheard-of"), in_force) == ALLOWED
 
