@@ -38,9 +38,13 @@ KUBECTL = shutil.which("kubectl", path=sysconfig.get_path("scripts")) or "kubect
 
 @dataclass(slots=True)
 class Server:
-    """A server under test. `double` is None if it is a real one; `namespace` is of this test module alone."""
+    """A server under test. `double` is None if it is a real one; `namespace` is of this test module alone.
+
+    `cache` is the folder in which kubectl keeps what it knows of the server.
+    """
 
     kubeconfig: Path
+    cache: Path
     http: httpx2.Client
     namespace: str
     double: ApiServer | None
@@ -82,8 +86,7 @@ class Server:
 
     def kubectl(self, *arguments: str, content: str = "") -> subprocess.CompletedProcess[str]:
         """kubectl as a child process, in the namespace."""
-        cache = self.kubeconfig.parent / f"cache-{self.namespace}"
-        flags = ("--kubeconfig", str(self.kubeconfig), "--namespace", self.namespace, "--cache-dir", str(cache))
+        flags = ("--kubeconfig", str(self.kubeconfig), "--namespace", self.namespace, "--cache-dir", str(self.cache))
         return subprocess.run([KUBECTL, *flags, *arguments], input=content, capture_output=True, text=True, timeout=60)
 
     def settled(self, path: str, code: int) -> None:
@@ -126,22 +129,22 @@ class Said:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with a fresh namespace."""
+    cache = tmp_path_factory.mktemp("kubectl")
     if real := os.environ.get(_REAL):
-        yield from _in_namespace(Path(real), None)
+        yield from _in_namespace(Path(real), cache, None)
         return
     with ApiServer() as double:
-        yield from _in_namespace(double.kubeconfig(), double)
+        yield from _in_namespace(double.kubeconfig(), cache, double)
 
 
-def _in_namespace(kubeconfig: Path, double: ApiServer | None) -> Iterator[Server]:
-    """A server with a namespace, and a copy of its kubeconfig beside kubectl's cache."""
+def _in_namespace(kubeconfig: Path, cache: Path, double: ApiServer | None) -> Iterator[Server]:
     config = KubeConfig.from_file(kubeconfig).get()
     assert config
     namespace = f"double-{uuid4().hex[:8]}"
     with Client(config, ConnectionParams(timeout=httpx2.Timeout(10))) as http:
-        server = Server(kubeconfig, http, namespace, double)
+        server = Server(kubeconfig, cache, http, namespace, double)
         server.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
         server.settled(f"/api/v1/namespaces/{namespace}/serviceaccounts/default", 200)
         try:

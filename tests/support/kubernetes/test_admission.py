@@ -9,7 +9,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -288,7 +288,7 @@ def test_a_client_certificate_is_as_good_as_a_token(server: Server) -> None:
         pytest.skip("not ours to sign for")
     for groups, code in ((("system:masters",), 0), ((), 1)):
         config = server.double.certificate_kubeconfig("joe", groups)
-        other = Server(config, server.http, server.namespace, server.double)
+        other = replace(server, kubeconfig=config)
         done = other.kubectl("get", "configmaps")
         assert done.returncode == code
         assert code == 0 or 'User "joe" cannot list resource "configmaps"' in done.stderr
