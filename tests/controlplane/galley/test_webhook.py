@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pymesh.resources.parse import parse
@@ -227,6 +227,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([ROUTE, RULE, EDGE, MESH]), st.sampled_from(["metadata", "spec", "data", "kind", "status"]), JSON
 )

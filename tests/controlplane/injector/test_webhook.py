@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pymesh_controlplane.injector.containers import InjectionConfig
@@ -208,6 +208,7 @@ def places(value: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | 
     return [path, *(each for key, item in items for each in places(item, (*path, key)))]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_whatever_stands_anywhere_in_a_pod_it_is_injected_or_refused_in_words(data: st.DataObject) -> None:
     pod = copy.deepcopy(data.draw(st.sampled_from(PODS)))

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pymesh_controlplane.webhooks import admission
@@ -81,6 +81,7 @@ def test_nesting_is_counted_without_recursion(depth: int) -> None:
     assert admission.is_deeper([value], admission.MAX_DEPTH) == (depth >= admission.MAX_DEPTH)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_review_or_refused(body: bytes) -> None:
     with pytest.raises(ReviewError):
@@ -94,6 +95,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(request("Pod", POD))), JSON)
 def test_any_value_in_any_field_is_read_or_refused(name: str, value: object) -> None:
     try:

@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pymesh_controlplane.webhooks.patch import patch, same
@@ -19,6 +19,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(VALUES, VALUES)
 def test_a_patch_makes_the_one_of_the_other(before: object, after: object) -> None:
     operations = patch(before, after)
@@ -26,6 +27,7 @@ def test_a_patch_makes_the_one_of_the_other(before: object, after: object) -> No
     assert bool(operations) != same(before, after)
 
 
+@settings(deadline=None)
 @given(st.lists(NAMED, max_size=4), st.lists(NAMED, max_size=4))
 def test_lists_of_named_items_become_each_other(before: list[Any], after: list[Any]) -> None:
     made = json_patch(
