@@ -89,6 +89,8 @@ class AppHealth:
             return self._failed(path, ProbeError(f"no answer within {probe.timeout} s"))
         except ProbeError as error:
             return self._failed(path, error)
+        except ssl.SSLError as error:  # its errno is a number of OpenSSL's
+            return self._failed(path, ProbeError(f"no TLS: {error}"))
         except OSError as error:
             # asyncio's own text for a failed connect does not say what failed.
             return self._failed(path, ProbeError(os.strerror(error.errno) if error.errno else str(error)))
@@ -182,10 +184,11 @@ class AppHealth:
         )
         try:
             connection = h11.Connection(h11.CLIENT)
-            fields = {"host": parts.netloc, "user-agent": USER_AGENT, "accept": "*/*"}
-            fields |= {name.lower(): value for name, value in headers} | {"connection": "close"}
+            given = {name.lower() for name, _ in headers}
+            usual = (("host", parts.netloc), ("user-agent", USER_AGENT), ("accept", "*/*"))
+            fields = [*(field for field in usual if field[0] not in given), *headers, ("connection", "close")]
             target = parts._replace(scheme="", netloc="", path=parts.path or "/").geturl()
-            request = h11.Request(method="GET", target=target, headers=list(fields.items()))
+            request = h11.Request(method="GET", target=target, headers=fields)
             writer.write((connection.send(request) or b"") + (connection.send(h11.EndOfMessage()) or b""))
             return await _read(connection, reader)
         except (h11.LocalProtocolError, h11.RemoteProtocolError) as error:

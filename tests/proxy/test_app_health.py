@@ -94,11 +94,11 @@ async def test_an_http_probe_is_as_good_as_the_apps_answer(said: bytes, expected
 
 async def test_it_is_asked_as_a_kubelet_asks_with_the_headers_of_the_probe_from_the_inbound_source() -> None:
     async with app({"/a%20b?q=%41&r=%C3%BC": OK}) as found:
-        headers = (("Host", "books.example"), ("X-Check", "1"))
+        headers = (("Host", "books.example"), ("X-Check", "1"), ("x-check", "2"))
         assert await ask(HttpCheck(found.port, "a b?q=%41&r=ü", headers=headers)) == (200, "ok")
         [head] = found.heads
         assert b"\r\nhost: books.example\r\n" in head.lower()
-        assert b"\r\nx-check: 1\r\n" in head.lower()
+        assert b"\r\nx-check: 1\r\nx-check: 2\r\n" in head.lower()
         assert b"\r\nuser-agent: kube-probe/" in head.lower()
         assert found.peers == ["127.0.0.6"]
 
@@ -149,6 +149,18 @@ async def test_https_is_asked_whatever_the_certificate(tmp_path: Path) -> None:
         assert await ask(HttpCheck(found.port, secure=True)) == (200, "ok")
         status, _ = await ask(HttpCheck(found.port))
         assert status == 503
+
+
+async def test_an_app_that_speaks_no_tls_fails_with_the_words_of_the_library() -> None:
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(OK)
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(plain, HERE, 0)
+    async with server:
+        status, text = await ask(HttpCheck(server.sockets[0].getsockname()[1], secure=True))
+        assert (status, text[:7]) == (503, "no TLS:")
 
 
 async def test_tcp_is_a_connection() -> None:
