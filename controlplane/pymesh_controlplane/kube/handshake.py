@@ -36,9 +36,10 @@ def valid_until(stream: Stream, roots: str, server_name: str) -> datetime:
                 incoming.write(data)
             else:
                 incoming.write_eof()
+    else:
+        raise ssl.SSLError("the handshake does not end")
     if last := outgoing.read():
         stream.send(last)
     certificate = tls.getpeercert()
-    if not certificate:
-        raise ssl.SSLError("the handshake does not end")
+    assert certificate is not None, "a server without one does not come so far"
     return datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate["notAfter"])), UTC)

@@ -96,5 +96,6 @@ class Paths:
             return ""
         group, _, plural, namespaced = KINDS[kind]
         root = f"/apis/{group}/{version}" if group else f"/api/{version}"
-        within = f"/namespaces/{quote(namespace)}" if namespaced and namespace else ""
-        return f"{root}{within}/{plural}{f'/{quote(name)}' if name else ''}"
+        within = f"/namespaces/{quote(namespace, safe='')}" if namespaced and namespace else ""
+        one = f"/{quote(name, safe='')}" if name else ""
+        return f"{root}{within}/{plural}{one}"

@@ -108,7 +108,8 @@ def forward(api: Api, namespace: str, pod: str, port: int) -> Iterator[Stream]:
 def _opened(api: Api, namespace: str, pod: str, port: int, where: str) -> ClientConnection:
     server = urlsplit(api.config.cluster.server)
     scheme = "wss" if server.scheme == "https" else "ws"
-    path = f"{server.path.rstrip('/')}/api/v1/namespaces/{quote(namespace)}/pods/{quote(pod)}/portforward"
+    there = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{quote(pod, safe='')}/portforward"
+    path = server.path.rstrip("/") + there
     authorization = api.authorization()
     try:
         opened = connect(
