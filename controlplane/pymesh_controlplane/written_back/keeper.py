@@ -92,7 +92,10 @@ class Keeper:
         try:
             await ask(write.request())
         except KubernetesError as error:
-            if error.code in {CONFLICT, NOT_FOUND}:  # it has changed meanwhile, or is gone: that is on its way to us
+            before = self._failures.get(write.name)
+            lasting = before is not None and before.pause >= LONGEST_PAUSE
+            if error.code in {CONFLICT, NOT_FOUND} and not lasting:
+                # It has changed meanwhile, or is gone: that is on its way to us, and takes no minute.
                 self._failed(write.name, "")
                 return
             self._metrics.count("controlplane_write_errors", self._what)

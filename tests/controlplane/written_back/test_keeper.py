@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from pymesh_controlplane.kube.asking import CONFLICT, KubernetesError
+from pymesh_controlplane.kube.asking import CONFLICT, NOT_FOUND, KubernetesError
 from pymesh_controlplane.kube.reflector import Reflector
 from pymesh_controlplane.metrics import Metrics
 from pymesh_controlplane.written_back.keeper import LONGEST_PAUSE, Keeper, Write
@@ -124,6 +124,13 @@ def test_changes_elsewhere_do_not_have_it_tried_more_often() -> None:
 def test_a_conflict_is_no_failure() -> None:
     """Somebody was faster; what they wrote is looked at, and the write made again if it is still due."""
     world = World({"a"}, refused={"a": KubernetesError("it has changed", CONFLICT)})
-    metrics = kept(world, lambda: (world.refused.clear(), world.changed()))
+    metrics = kept(world, lambda: (world.refused.clear(), world.changed()), seconds=10)
     assert world.there == {"a"}
-    assert metrics.counted("controlplane_write_errors") == 0
+    assert metrics.counted("controlplane_write_errors", "things") == 0
+
+
+def test_a_conflict_that_does_not_end_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Such as a status that is not found since the CRD that somebody brought has none."""
+    metrics = kept(World({"a"}, refused={"a": KubernetesError("not found", NOT_FOUND)}), seconds=300)
+    assert metrics.counted("controlplane_write_errors", "things") > 0
+    assert caplog.text.count("a cannot be written, and is tried again: not found") == 1
