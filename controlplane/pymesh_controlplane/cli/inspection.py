@@ -19,8 +19,8 @@ from pymesh_controlplane.injector.webhook import SYSTEM_NAMESPACES
 from pymesh_controlplane.pilot.model import Protocol
 from pymesh_controlplane.pilot.world import protocol_of
 
-# Native sidecars, and what the manifests use beside them, are in Kubernetes from here on.
-OLDEST: Final = (1, 29)
+# What the manifests use is in Kubernetes without a feature gate from here on: preStop's `sleep` (KEP-3960, beta) last.
+OLDEST: Final = (1, 30)
 # How long before its end a certificate is spoken of: those that renew themselves have done it by then.
 SOON: Final = timedelta(days=30)
 # The webhook's certificate is renewed at half of its life, which is a day.

@@ -32,7 +32,7 @@ def pod(name: str, namespace: str = "shop", *, image: str = "", **changes: Any) 
 
 @pytest.mark.parametrize(
     ("version", "fine"),
-    [(("1", "28+"), False), (("1", "29"), True), (("2", "0"), True)],
+    [(("1", "29+"), False), (("1", "30"), True), (("2", "0"), True)],
 )
 def test_an_old_cluster(version: tuple[str, str], fine: bool) -> None:
     assert told(inspection.version({"major": version[0], "minor": version[1]})) == (
