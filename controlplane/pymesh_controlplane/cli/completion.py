@@ -69,9 +69,7 @@ def _name(item: dict[str, Any]) -> Iterable[str]:
     yield str(item["metadata"]["name"])
 
 
-def _names(
-    ctx: typer.Context, wanted: AbstractSet[str], of: Callable[[dict[str, Any]], Iterable[str]] = _name
-) -> list[str]:
+def _names(ctx: typer.Context, wanted: AbstractSet[str], of: _Of = _name) -> list[str]:
     from pymesh_controlplane.cli import target
 
     given = {name: str(ctx.params.get(name) or "") for name in ("mesh", "context", "kubeconfig", "namespace")}
