@@ -12,6 +12,8 @@ The protocol, in full:
   last one that it applied, and in `held` what it may still use: the grant, or what is in use if that is more.
 - A grant above `held` is usable at once. One below asks slots back: the sidecar lets in no more than the grant, lowers
   `held` as its requests end, and sends a request when it does.
+- A grant below what was wanted is a refusal of the rest, unless slots are `coming`: then others have been asked for
+  slots that they do not use, and requests wait a moment for those.
 - The service counts for each sidecar the most of what it reported as `held` and of what it was granted since `seen`.
   The sum over all sidecars never exceeds the limit.
 - A request goes out at least every HEARTBEAT seconds, and is answered each time (one response may answer several);
@@ -93,6 +95,7 @@ class Grant:
     limit: int  # of all sidecars together
     valid_for: float = 0.0  # seconds that the service keeps the slots for it after the stream broke
     problem: str = ""  # why this is no decision, for people
+    coming: int = 0  # idle slots that other sidecars have been asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,9 @@ def encode_response(response: LeaseResponse) -> bytes:
     """`response` as it travels; `valid_for` with a precision of a millisecond."""
     message = _RESPONSE(epoch=response.epoch, nonce=response.nonce, heard=response.heard)
     for grant in response.grants:
-        added = message.grants.add(rule=grant.rule, slots=grant.slots, limit=grant.limit, problem=grant.problem)
+        added = message.grants.add(
+            rule=grant.rule, slots=grant.slots, limit=grant.limit, problem=grant.problem, coming=grant.coming
+        )
         added.valid_for.FromMilliseconds(round(grant.valid_for * 1000))
     return bytes(message.SerializeToString())
 
@@ -142,7 +147,7 @@ def decode_response(data: bytes) -> LeaseResponse:
     """
     message = _decode(_RESPONSE, data)
     grants = tuple(
-        Grant(each.rule, each.slots, each.limit, each.valid_for.ToMilliseconds() / 1000, each.problem)
+        Grant(each.rule, each.slots, each.limit, each.valid_for.ToMilliseconds() / 1000, each.problem, each.coming)
         for each in message.grants
     )
     _once([grant.rule for grant in grants])
@@ -176,6 +181,7 @@ def _message_classes() -> tuple[type[Any], type[Any]]:
             "limit": number,
             "valid_for": ".google.protobuf.Duration",
             "problem": text,
+            "coming": number,
         },
         "LeaseResponse": {
             "epoch": text,

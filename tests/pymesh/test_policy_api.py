@@ -18,9 +18,9 @@ def test_a_request_has_these_bytes() -> None:
 
 
 def test_a_response_has_these_bytes() -> None:
-    """epoch 1, grants 2 (rule 1, slots 2, limit 3, valid_for 4 (a Duration), problem 5), nonce 3."""
-    response = api.LeaseResponse("e", (api.Grant("r", 1, 2, 2.5, "p"),), 9)
-    grant = b"\x0a\x01r\x10\x01\x18\x02\x22\x08\x08\x02\x10\x80\xca\xb5\xee\x01\x2a\x01p"
+    """epoch 1, grants 2 (rule 1, slots 2, limit 3, valid_for 4 (a Duration), problem 5, coming 6), nonce 3."""
+    response = api.LeaseResponse("e", (api.Grant("r", 1, 2, 2.5, "p", 3),), 9)
+    grant = b"\x0a\x01r\x10\x01\x18\x02\x22\x08\x08\x02\x10\x80\xca\xb5\xee\x01\x2a\x01p\x30\x03"
     assert api.encode_response(response) == b"\x0a\x01e\x12" + bytes([len(grant)]) + grant + b"\x18\x09"
 
 
@@ -34,7 +34,7 @@ def test_requests_survive_the_wire(node: str, demands: list[api.Demand], seen: i
 
 
 _SECONDS = st.integers(min_value=0, max_value=10**7).map(lambda milliseconds: milliseconds / 1000)
-_GRANTS = st.builds(api.Grant, _NAMES, _NUMBERS, _NUMBERS, _SECONDS, _NAMES)
+_GRANTS = st.builds(api.Grant, _NAMES, _NUMBERS, _NUMBERS, _SECONDS, _NAMES, _NUMBERS)
 
 
 @given(_NAMES, st.lists(_GRANTS, unique_by=lambda grant: grant.rule), _NONCES)

@@ -113,7 +113,8 @@ class Desk:
         if rule not in sidecar.rules:
             problem = f"{name} ({sidecar.account}) is no pod behind the targets of {rule}"
             return Grant(rule, 0, book.limit, problem=problem)
-        return Grant(rule, book.sent(name, sidecar.nonce), book.limit, policy_api.RETURN_GRACE)
+        slots = book.sent(name, sidecar.nonce)
+        return Grant(rule, slots, book.limit, policy_api.RETURN_GRACE, coming=book.coming(name))
 
     def _take(self, name: str, sidecar: Sidecar) -> None:
         """Enter what a sidecar said last into the books that it may be in, and strike it from the others."""

@@ -120,6 +120,14 @@ class Book:
         elif (holder := self.holders.get(name)) is not None:
             holder.wanted, holder.until = 0, until
 
+    def coming(self, name: str) -> int:
+        """Slots that others than `name` have been asked for and do not use: they come back with the next message."""
+        return sum(
+            max(0, holder.charge - max(holder.grant, holder.in_use))
+            for other, holder in self.holders.items()
+            if other != name and holder.until is None
+        )
+
     # --- What is decided ---
 
     def expire(self, now: float) -> bool:

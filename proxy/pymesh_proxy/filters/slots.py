@@ -63,7 +63,8 @@ class SlotRule:
         away: why nothing is heard of the service; empty while it answers.
         down: the failure mode decides, by `mode`: LAST_DECISION only where there was one.
         problem: why the service grants nothing, in its words: no such rule, not this sidecar's.
-        full: the last answer granted less than was wanted, or all there is: asking again at once is of no use.
+        full: the last answer granted less than was wanted, and none are coming, or all there is: asking again at once
+            is of no use.
     """
 
     __slots__ = (
@@ -204,7 +205,8 @@ class SlotRule:
         if not grant.problem:
             self._gave_up = False
             self._grant, self.limit = grant.slots, grant.limit
-            self.full = (whole and grant.slots < self._reported.wanted) or grant.slots >= grant.limit
+            refused = whole and grant.slots < self._reported.wanted and not grant.coming
+            self.full = refused or grant.slots >= grant.limit
         self._settle_all()
         if self._waiting or self.owes:
             self.urgent(True)

@@ -40,6 +40,21 @@ def test_idle_slots_are_asked_back_for_who_needs_some_and_spread_evenly() -> Non
     assert granted(book) == {"a": 49, "b": 50}
 
 
+def test_who_lacks_slots_hears_of_idle_ones_that_are_on_their_way() -> None:
+    """Those in use are not: nobody knows when their requests end."""
+    book = Book(10)
+    exchange(book, "a", wanted=0)
+    exchange(book, "b", wanted=1)
+    assert book.coming("b") == 6, "a has 10, and is left with 4"
+    assert book.coming("a") == 0
+    exchange(book, "a", wanted=0)
+    assert book.coming("b") == 0
+    busy = Book(10)
+    exchange(busy, "a", wanted=20, in_use=10)
+    exchange(busy, "b", wanted=1)
+    assert busy.coming("b") == 0
+
+
 def test_slots_in_use_stay_until_their_requests_end() -> None:
     """b's share comes to it as a's requests end."""
     book = Book(10)

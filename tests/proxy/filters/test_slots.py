@@ -88,6 +88,19 @@ def test_a_sidecar_that_has_all_there_is_refuses_without_asking() -> None:
     assert nothing.refusal() is Refusal.LIMIT
 
 
+def test_requests_wait_for_slots_that_are_on_their_way() -> None:
+    found = new(Mode.CLOSED)
+    asking = request()
+    told: list[Refusal | None] = []
+    found.wait(asking, told.append)
+    found.report(0.0)
+    found.answer(Grant("r", 0, 10, coming=6), in_time=True)
+    assert not told
+    assert found.refusal() is None, "the next one waits, too"
+    found.answer(Grant("r", 5, 10), in_time=True)
+    assert told == [None]
+
+
 def test_a_rule_that_is_no_longer_in_force_keeps_nobody_out() -> None:
     found = new(Mode.CLOSED)
     told: list[Refusal | None] = []
