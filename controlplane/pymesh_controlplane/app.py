@@ -65,7 +65,9 @@ async def run(options: Options, *, serving_now: Callable[[Ports], None]) -> None
         told = group.subgroup(MeshError)
         if told is None:
             raise
-        raise _first_of(told) from None
+        first = _first_of(told)
+        _log_others(group, first)
+        raise first from None
 
 
 async def start_in_a_cluster(options: Options, running: Running) -> None:
@@ -134,3 +136,14 @@ def _first_of(group: BaseExceptionGroup[MeshError]) -> MeshError:
     """One error of a group, to be told as the reason."""
     first = group.exceptions[0]
     return _first_of(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def _log_others(group: BaseExceptionGroup[BaseException], told: MeshError) -> None:
+    """Log what a group has besides `told`, which is the one that its reader gets to see."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            _log_others(error, told)
+        elif isinstance(error, MeshError) and error is not told:
+            log.error("and: %s", error)
+        elif error is not told:
+            log.error("and a mistake in pymesh", exc_info=error)
