@@ -171,39 +171,8 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         f"with --kubernetes {','.join(sorted(WEBHOOKS))} too)",
     )
     _add_kubernetes(parser.add_argument_group("kubernetes"), environment)
-    files = parser.add_argument_group("files, on one machine")
-    files.add_argument("--config-dir", metavar="DIR", type=Path, help="folder of YAML that pilot and policy watch")
-    files.add_argument(
-        "--state-dir",
-        metavar="DIR",
-        type=Path,
-        help="folder of this process's own, mode 0700: the last good version of what is in --config-dir is kept in it, "
-        "so that it holds over a restart; by default it does not",
-    )
-    files.add_argument(
-        "--ca-dir",
-        metavar="DIR",
-        type=Path,
-        help="citadel's folder, mode 0700: ca-cert.pem, ca-key.pem, root-cert.pem and cert-chain.pem if you bring "
-        "your own CA; empty or absent, and citadel makes one there",
-    )
-    files.add_argument("--jwks", metavar="FILE", type=Path, help="public keys that sign the workloads' tokens (JWKS)")
-    files.add_argument(
-        "--root-cert-out", metavar="FILE", type=Path, help="write the mesh's root certificate here, for pods to mount"
-    )
-    mesh = parser.add_argument_group("mesh")
-    mesh.add_argument(
-        "--trust-domain", metavar="NAME", default=names.TRUST_DOMAIN, help="of every identity (default: %(default)s)"
-    )
-    mesh.add_argument("--listen", metavar="ADDR", default="0.0.0.0", help="address to bind (default: %(default)s)")  # noqa: S104  a server's default
-    for flag, port, what in (
-        ("--xds-port", names.PORT_XDS_PLAINTEXT, "xDS in plaintext"),
-        ("--tls-port", names.PORT_XDS_TLS, "xDS and certificates over TLS"),
-        ("--http-port", names.PORT_PILOT_HTTP, "HTTP: readiness, metrics, debugging"),
-        ("--mesh-port", names.PORT_MESH_GRPC, "policy and telemetry, for sidecars"),
-        ("--webhook-port", names.PORT_WEBHOOK, "galley and injector, for the API server"),
-    ):
-        mesh.add_argument(flag, metavar="PORT", type=_port, default=port, help=f"{what} (default: %(default)s)")
+    _add_files(parser.add_argument_group("files, on one machine"))
+    _add_mesh(parser.add_argument_group("mesh"))
     _add_identity(parser.add_argument_group("identity of policy and telemetry"))
     logs = parser.add_argument_group("logs")
     logs.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
@@ -227,6 +196,43 @@ def _add_kubernetes(group: argparse._ArgumentGroup, environment: Mapping[str, st
     group.add_argument(
         "--cluster-id", metavar="NAME", default=names.CLUSTER_ID, help="of this cluster (default: %(default)s)"
     )
+
+
+def _add_files(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--config-dir", metavar="DIR", type=Path, help="folder of YAML that pilot and policy watch")
+    group.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        type=Path,
+        help="folder of this process's own, mode 0700: the last good version of what is in --config-dir is kept in it, "
+        "so that it holds over a restart; by default it does not",
+    )
+    group.add_argument(
+        "--ca-dir",
+        metavar="DIR",
+        type=Path,
+        help="citadel's folder, mode 0700: ca-cert.pem, ca-key.pem, root-cert.pem and cert-chain.pem if you bring "
+        "your own CA; empty or absent, and citadel makes one there",
+    )
+    group.add_argument("--jwks", metavar="FILE", type=Path, help="public keys that sign the workloads' tokens (JWKS)")
+    group.add_argument(
+        "--root-cert-out", metavar="FILE", type=Path, help="write the mesh's root certificate here, for pods to mount"
+    )
+
+
+def _add_mesh(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--trust-domain", metavar="NAME", default=names.TRUST_DOMAIN, help="of every identity (default: %(default)s)"
+    )
+    group.add_argument("--listen", metavar="ADDR", default="0.0.0.0", help="address to bind (default: %(default)s)")  # noqa: S104  a server's default
+    for flag, port, what in (
+        ("--xds-port", names.PORT_XDS_PLAINTEXT, "xDS in plaintext"),
+        ("--tls-port", names.PORT_XDS_TLS, "xDS and certificates over TLS"),
+        ("--http-port", names.PORT_PILOT_HTTP, "HTTP: readiness, metrics, debugging"),
+        ("--mesh-port", names.PORT_MESH_GRPC, "policy and telemetry, for sidecars"),
+        ("--webhook-port", names.PORT_WEBHOOK, "galley and injector, for the API server"),
+    ):
+        group.add_argument(flag, metavar="PORT", type=_port, default=port, help=f"{what} (default: %(default)s)")
 
 
 def _add_identity(group: argparse._ArgumentGroup) -> None:
