@@ -115,14 +115,15 @@ def inject(
     spec = mapping(result, "spec", create=True)
     if settings.resources is None and mapping(spec, "resources", path="spec."):
         settings = replace(settings, resources={})  # the pod has a budget as a whole; more would be more than that
-    app_probes = probes.rewrite(spec, settings.status_port) if settings.rewrite_probes else ""
+    native = config.native_sidecars if settings.native is None else settings.native
+    app_probes = probes.rewrite(spec, settings.status_port, native=native) if settings.rewrite_probes else ""
     added = {
         "initContainers": [init_container(settings, config)],
         "containers": sidecar_containers(settings, config, workload, app_probes),
         "volumes": volumes(settings),
     }
     refuse_conflicts(spec, added, settings)
-    lifecycle.place(spec, added, native=config.native_sidecars if settings.native is None else settings.native)
+    lifecycle.place(spec, added, native=native)
     kept.keep(spec, mapping(pod, "spec"))
     _label(metadata, workload)
     status = {field: [item["name"] for item in items] for field, items in added.items()}

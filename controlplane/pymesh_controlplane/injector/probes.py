@@ -10,7 +10,7 @@ another caller. Where that is too much, write an exec hook.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,15 +56,18 @@ class _Place:
             self.container["lifecycle"] = {**self.container["lifecycle"], self.field: changed}
 
 
-def rewrite(spec: Manifest, port: int) -> str:
+def rewrite(spec: Manifest, port: int, *, native: bool) -> str:
     """Point the probes and hooks in `spec`, which is changed, at `port`; the sidecar's variable, empty for none.
+
+    Args:
+        native: whether the sidecar is a native one, so that it runs before the app's init containers.
 
     Raises:
         ConfigError: a probe is malformed or names a port that its container does not have.
     """
     originals: dict[str, Manifest] = {}
     grace = spec.get("terminationGracePeriodSeconds")
-    for place in _places(spec):
+    for place in _places(spec, ("initContainers", "containers") if native else ("containers",)):
         original = _original(place, port)
         if original is None:
             continue
@@ -101,16 +104,16 @@ def restore(spec: Manifest, sidecars: list[Manifest]) -> None:
 
 
 def _put_back(spec: Manifest, originals: dict[str, Manifest]) -> None:
-    for place in _places(spec):
+    for place in _places(spec, ("initContainers", "containers")):
         original = originals.get(place.path)
         if original is None or mapping(place.owner, "httpGet").get("path") != place.path:
             continue
         place.replace({check: value for check, value in original.items() if check in _CHECKS})
 
 
-def _places(spec: Manifest) -> Iterator[_Place]:
-    """Every probe and hook of the containers that run as long as the pod."""
-    for group in ("initContainers", "containers"):
+def _places(spec: Manifest, groups: Sequence[str]) -> Iterator[_Place]:
+    """Every probe and hook of the containers of `groups` that run as long as the pod."""
+    for group in groups:
         for index, container in enumerate(named_items(spec, group)):
             if group == "initContainers" and container.get("restartPolicy") != "Always":
                 continue

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -77,6 +78,21 @@ def test_each_container_that_stays_has_its_own_and_ports_are_looked_up_in_it() -
         "/app-health/other/readyz": AppProbe(HttpCheck(7000)),
         "/app-health/logs/startupz": AppProbe(TcpCheck(5140)),
     }
+
+
+def test_init_containers_that_run_before_the_sidecar_are_asked_as_their_author_wrote() -> None:
+    probe = {"tcpSocket": {"port": 5140}}
+    hook = {"postStart": {"httpGet": {"path": "/", "port": 5140}}}
+    logs = {"name": "logs", "restartPolicy": "Always", "startupProbe": probe, "livenessProbe": probe, "lifecycle": hook}
+    native = inject(pod(app(readinessProbe=probe), initContainers=[logs]), config=CONFIG)
+    assert found(native, "logs")["startupProbe"] == {"httpGet": {"path": "/app-health/logs/startupz", "port": 15020}}
+    older = replace(CONFIG, native_sidecars=False)
+    result = inject(native, config=older)
+    assert found(result, "logs") == logs
+    assert found(result, "app")["readinessProbe"] == {"httpGet": {"path": "/app-health/app/readyz", "port": 15020}}
+    [variable] = [each for each in found(result, "pymesh-proxy")["env"] if each["name"] == VARIABLE]
+    assert list(parse(variable["value"])) == ["/app-health/app/readyz"]
+    assert inject(result, config=older) == result
 
 
 @pytest.mark.parametrize(
