@@ -6,6 +6,7 @@ import json
 import socket
 import ssl
 import threading
+import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -352,6 +353,26 @@ async def test_what_does_not_come_is_a_warning(monkeypatch: pytest.MonkeyPatch) 
         assert body["response"]["allowed"]
         [_, warning] = body["response"]["warnings"]
         assert "there is no service reviews.default.svc.cluster.local" in warning
+        await caller.close()
+
+
+async def test_worlds_that_come_and_come_do_not_put_a_verdict_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "PATIENCE", 0.2)
+    judged = galley.Judge.answer
+    async with running() as mesh:
+        loop = asyncio.get_running_loop()
+        mesh.worlds.become(service("other"))
+        await eventually(lambda: mesh.webhooks.waiting() == "")
+
+        def while_the_world_changes(*asked: Any) -> admission.Answer:
+            loop.call_soon_threadsafe(mesh.worlds.become, service("other"))
+            time.sleep(0.05)  # a judge that is slower than the changes
+            return judged(*asked)
+
+        monkeypatch.setattr(galley.Judge, "answer", while_the_world_changes)
+        caller = await mesh.caller()
+        code, body = await caller.post("/validate?timeout=5s", ABOUT_ROUTE)
+        assert (code, body["response"]["allowed"]) == (200, True)
         await caller.close()
 
 
