@@ -11,6 +11,11 @@ TRUST_DOMAIN: Final = "cluster.local"
 CLUSTER_DOMAIN: Final = "cluster.local"
 SYSTEM_NAMESPACE: Final = "pymesh-system"
 CLUSTER_ID: Final = "Kubernetes"  # Istio's name for the one cluster of a mesh that has one
+# The control plane's Deployment, account and Lease; on one machine its pod, too.
+CONTROL_PLANE: Final = "pymesh-controlplane"
+# The mesh's root certificates, in every namespace. Not Istio's name: an istiod would write its own root there.
+ROOT_CONFIG_MAP: Final = "pymesh-ca-root-cert"
+ROOT_FILE: Final = "root-cert.pem"
 
 PROXY_UID: Final = 1337
 PORT_ADMIN: Final = 15000
@@ -37,7 +42,7 @@ INBOUND_PASSTHROUGH_CLUSTER: Final = "InboundPassthroughCluster"
 
 TOKEN_AUDIENCE: Final = "istio-ca"
 TOKEN_PATH: Final = "/var/run/secrets/tokens/istio-token"
-ROOT_CERT_PATH: Final = "/var/run/secrets/istio/root-cert.pem"
+ROOT_CERT_PATH: Final = f"/var/run/secrets/istio/{ROOT_FILE}"
 SDS_SOCKET_PATH: Final = "/var/run/secrets/workload-spiffe-uds/socket"
 POD_LABELS_PATH: Final = "/etc/pymesh/pod/labels"
 SDS_WORKLOAD: Final = "default"

@@ -33,7 +33,6 @@ from pymesh_controlplane.written_back.conditions import Conditions
 
 log = logging.getLogger("pymesh.controlplane")
 
-LEASE: Final = "pymesh-controlplane"
 # Components that follow the world.
 FOLLOWERS: Final = frozenset({"pilot", "policy", "galley"})
 
@@ -145,6 +144,6 @@ class _Cluster:
             kept.append(crds.keeper(client, metrics))
         if "galley" in self.options.components:
             kept.append(self.conditions.keeper)
-        lock = LeaseLock(client, self.options.namespace, LEASE)
+        lock = LeaseLock(client, self.options.namespace, names.CONTROL_PLANE)
         leader = Leader(lock, self.options.pod_name, metrics, time_of_day=time_of_day)
         self.running.start(leader.run(lambda: side_by_side(*(keeper.run() for keeper in kept))))

@@ -44,14 +44,14 @@ def test_what_others_have_written_is_told_and_left_to_them(mesh: str) -> None:
 def test_every_namespace_has_the_root_that_the_webhooks_are_held_against(mesh: str) -> None:
     roots = {
         root["metadata"]["namespace"]: root["data"]["root-cert.pem"]
-        for root in get("configmaps", "-A", "--field-selector", "metadata.name=istio-ca-root-cert")
+        for root in get("configmaps", "-A", "--field-selector", "metadata.name=pymesh-ca-root-cert")
     }
     assert roots.keys() >= {"default", SYSTEM}
     assert len(set(roots.values())) == 1
     kubectl("create", "namespace", "pymesh-later")
     try:
         eventually_sync(
-            lambda: get("configmaps", "-n", "pymesh-later", "--field-selector", "metadata.name=istio-ca-root-cert"),
+            lambda: get("configmaps", "-n", "pymesh-later", "--field-selector", "metadata.name=pymesh-ca-root-cert"),
             what="the root in a namespace that is new",
         )
     finally:

@@ -22,7 +22,7 @@ def test_purged_nothing_is_left() -> None:
     pymesh("uninstall", "--purge", timeout=240)
     assert get(EVERYWHERE, "-l", "app.kubernetes.io/part-of=pymesh") == []
     eventually_sync(
-        lambda: not get("configmaps", "-A", "--field-selector", "metadata.name=istio-ca-root-cert"),
+        lambda: not get("configmaps", "-A", "--field-selector", "metadata.name=pymesh-ca-root-cert"),
         what="no root in any namespace", timeout=60, interval=1,
     )  # fmt: skip
     assert "there is nothing of a mesh" in cluster.run(str(cluster.BIN / "pymesh"), "uninstall").stderr

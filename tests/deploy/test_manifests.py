@@ -19,7 +19,7 @@ from pymesh_controlplane.injector import scraping
 from pymesh_controlplane.injector.containers import InjectionConfig, gateway_pod
 from pymesh_controlplane.injector.inject import inject
 from pymesh_controlplane.injector.webhook import SYSTEM_NAMESPACES
-from pymesh_controlplane.local import gateways, system
+from pymesh_controlplane.local import gateways
 from pymesh_controlplane.sources import kinds
 from pymesh_controlplane.webhooks import server
 from tests.deploy.restricted import violations
@@ -216,7 +216,7 @@ def test_pods_are_labelled_and_announced_as_in_a_mesh_on_one_machine(everything:
         assert pod["metadata"]["labels"].items() <= labels_of(deployments[name]).items()
         assert annotations_of(deployments[name]) == pod["metadata"]["annotations"]
         assert of_kind(everything, "Service")[name]["spec"]["ports"] == service["spec"]["ports"]
-    for name in ("policy", "telemetry", system.CONTROL_PLANE):
+    for name in ("policy", "telemetry", names.CONTROL_PLANE):
         assert labels_of(deployments[name])["app"] == name
         assert annotations_of(deployments[name]) == scraping.of_control_plane()
     for name in ("policy", "telemetry"):
@@ -306,6 +306,24 @@ def test_whoever_reads_the_world_may_read_all_of_it(everything: list[Document], 
             for verb in rule["verbs"]
         }  # fmt: skip
         assert {"list", "watch"} <= permitted, f"{plural}.{group}"
+
+
+def test_the_root_is_where_the_leader_writes_it_and_not_where_an_istiod_writes_its_own(
+    everything: list[Document],
+) -> None:
+    mounted = [
+        volume["configMap"]["name"]
+        for deployment in of_kind(everything, "Deployment").values()
+        for volume in pod_of(deployment).get("volumes") or []
+        if "configMap" in volume
+    ]
+    written = [
+        only
+        for where, rule in rules(everything, "pymesh-controlplane")
+        if not where and "configmaps" in rule["resources"] and "patch" in rule["verbs"]
+        for only in rule["resourceNames"]
+    ]
+    assert written == ["pymesh-ca-root-cert"] == sorted(set(mounted)) == [names.ROOT_CONFIG_MAP]
 
 
 # --- Webhooks ------------------------------------------------------------------------------------------------------

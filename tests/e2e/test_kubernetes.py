@@ -259,7 +259,7 @@ def test_the_token_of_a_pod_that_is_gone_is_worth_nothing(cluster: Cluster) -> N
     token = token_of(cluster.api, cluster.pod("web-3", "shop"))
     [roots] = [
         each for each in cluster.api.objects("", "configmaps", "shop")
-        if each["metadata"]["name"] == "istio-ca-root-cert"
+        if each["metadata"]["name"] == "pymesh-ca-root-cert"
     ]  # fmt: skip
     cluster.plane.place.root_cert.write_text(roots["data"]["root-cert.pem"])
     assert len(cluster.plane.sign(token)) == 2

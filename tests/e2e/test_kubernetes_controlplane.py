@@ -108,7 +108,7 @@ class Cluster:
 
     def root_in(self, namespace: str) -> str:
         """The root that pods of a namespace mount."""
-        return str(self.one("", "configmaps", "istio-ca-root-cert", namespace)["data"]["root-cert.pem"])
+        return str(self.one("", "configmaps", "pymesh-ca-root-cert", namespace)["data"]["root-cert.pem"])
 
 
 @pytest.fixture(scope="module")
@@ -148,10 +148,10 @@ def test_what_somebody_edits_or_deletes_is_repaired(cluster: Cluster) -> None:
     """The root in a namespace, and the webhooks' caBundle."""
     root = cluster.root_in("default")
     cluster.kubectl(
-        "patch", "configmap", "istio-ca-root-cert", "--type=merge", "-p", '{"data": {"root-cert.pem": "x"}}'
+        "patch", "configmap", "pymesh-ca-root-cert", "--type=merge", "-p", '{"data": {"root-cert.pem": "x"}}'
     )
     eventually_sync(lambda: cluster.root_in("default") == root, what="the repaired root")
-    cluster.kubectl("delete", "configmap", "istio-ca-root-cert")
+    cluster.kubectl("delete", "configmap", "pymesh-ca-root-cert")
     eventually_sync(lambda: cluster.root_in("default") == root, what="the root again")
     path = "/webhooks/0/clientConfig/caBundle"
     patch = json.dumps([{"op": "replace", "path": path, "value": base64.b64encode(b"x").decode()}])

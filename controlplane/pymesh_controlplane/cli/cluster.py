@@ -26,7 +26,6 @@ from pymesh_controlplane.kube.paths import MESH_KINDS, Paths
 from pymesh_controlplane.kube.pods import MAX_REASON, PodHttp
 from pymesh_controlplane.local.texts import Text
 
-CONTROL_PLANE: Final = "pymesh-controlplane"
 TELEMETRY: Final = "telemetry"
 # Seconds that it is believed which pods there are, and are ready: a question whose pod is gone looks again anyway.
 FRESH: Final = 5.0
@@ -190,7 +189,7 @@ class Cluster:
 
     def pilots(self) -> list[Pilot]:
         """Every replica that is ready."""
-        return self._of_ready(CONTROL_PLANE, lambda pods: self._each(self._pilot, pods))
+        return self._of_ready(names.CONTROL_PLANE, lambda pods: self._each(self._pilot, pods))
 
     def _pilot(self, pod: str) -> Pilot:
         return Pilot(pod, self._page(pod, "/debug/configz"), self._page(pod, "/debug/syncz"))
@@ -244,7 +243,7 @@ class Cluster:
         found = self.api.items(self.paths.of("Pod", names.SYSTEM_NAMESPACE), labelSelector=f"app={app}")
         where = f"context {self.api.context}: namespace {names.SYSTEM_NAMESPACE}"
         if not found:
-            how = "pymesh install installs it" if app == CONTROL_PLANE else f"pymesh install --only {app} adds it"
+            how = "pymesh install installs it" if app == names.CONTROL_PLANE else f"pymesh install --only {app} adds it"
             raise Absent(f"{where} has no {app}: {how}")
         found.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp")), reverse=True)
         ready = [pod["metadata"]["name"] for pod in found if is_ready(pod)]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any
 
 from pymesh import names
 from pymesh.errors import MeshError
@@ -11,8 +11,6 @@ from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.injector.webhook import native_sidecars
 from pymesh_controlplane.kube.api import Api
 from pymesh_controlplane.kube.paths import Paths
-
-CONTROL_PLANE: Final = "pymesh-controlplane"
 
 
 def of_cluster(api: Api, paths: Paths) -> InjectionConfig:
@@ -22,11 +20,11 @@ def of_cluster(api: Api, paths: Paths) -> InjectionConfig:
         ApiError: it cannot be seen.
         MeshError: there is no mesh.
     """
-    deployment = api.find(paths.of("Deployment", names.SYSTEM_NAMESPACE, CONTROL_PLANE))
+    deployment = api.find(paths.of("Deployment", names.SYSTEM_NAMESPACE, names.CONTROL_PLANE))
     if deployment is None:
         raise MeshError(
-            f"context {api.context}: namespace {names.SYSTEM_NAMESPACE} has no {CONTROL_PLANE}, whose settings pods "
-            "would be injected with: pymesh install installs it"
+            f"context {api.context}: namespace {names.SYSTEM_NAMESPACE} has no {names.CONTROL_PLANE}, whose settings "
+            "pods would be injected with: pymesh install installs it"
         )
     return settings(deployment, InjectionConfig(native_sidecars=native_sidecars(api.get("/version"))))
 
@@ -44,7 +42,7 @@ def namespaces(api: Api, paths: Paths) -> dict[str, dict[str, str]]:
 def settings(deployment: Mapping[str, Any], default: InjectionConfig) -> InjectionConfig:
     """`default` with what the control plane's Deployment says otherwise, as `pymesh_controlplane.options` reads it."""
     containers = deployment["spec"]["template"]["spec"]["containers"]
-    container = next((item for item in containers if item["name"] == CONTROL_PLANE), containers[0])
+    container = next((item for item in containers if item["name"] == names.CONTROL_PLANE), containers[0])
     said = {variable["name"]: str(variable.get("value") or "") for variable in container.get("env") or []}
     words = [str(word) for word in (*(container.get("command") or []), *(container.get("args") or []))]
     for word, following in pairwise([*words, ""]):

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 from pymesh import names
 from pymesh.errors import ConfigError
 from pymesh_controlplane.cli import readiness
-from pymesh_controlplane.cli.cluster import CONTROL_PLANE, has_proxy, is_ready, state_of
+from pymesh_controlplane.cli.cluster import has_proxy, is_ready, state_of
 from pymesh_controlplane.cli.mesh import Pilot
 from pymesh_controlplane.cli.status import merged, problems_of
 from pymesh_controlplane.galley.findings import listed
@@ -73,8 +73,10 @@ def permissions(missing: Sequence[str], purpose: str) -> Iterator[Finding]:
 def components(deployments: Sequence[Object], pods: Sequence[Object]) -> Iterator[Finding]:
     """Whether the mesh's own Deployments, in its own namespace, are ready."""
     found = {item["metadata"]["name"]: item for item in deployments}
-    if CONTROL_PLANE not in found:
-        yield Finding("error", "installation", f"there is no Deployment {CONTROL_PLANE}", "pymesh install installs it")
+    if names.CONTROL_PLANE not in found:
+        yield Finding(
+            "error", "installation", f"there is no Deployment {names.CONTROL_PLANE}", "pymesh install installs it"
+        )
     for name, deployment in sorted(found.items()):
         if why := readiness.deployment_waits(deployment, pods):
             some = (deployment.get("status") or {}).get("availableReplicas", 0)
@@ -102,7 +104,7 @@ def webhooks(name: str, configuration: Object | None) -> Iterator[Finding]:
         if not (webhook.get("clientConfig") or {}).get("caBundle")
     ]
     if without:
-        remedy = f"the control plane's leader writes it: see the log of deployment/{CONTROL_PLANE}"
+        remedy = f"the control plane's leader writes it: see the log of deployment/{names.CONTROL_PLANE}"
         yield Finding("error", name, f"has no caBundle, so the API server trusts nobody: {_some(without)}", remedy)
 
 

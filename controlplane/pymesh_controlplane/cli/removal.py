@@ -11,7 +11,6 @@ from pymesh import names
 from pymesh.errors import MeshError
 from pymesh_controlplane.cli import bundle
 from pymesh_controlplane.cli.progress import Update
-from pymesh_controlplane.injector.containers import ROOT_CONFIG_MAP
 from pymesh_controlplane.injector.settings import ANNOTATION_STATUS
 from pymesh_controlplane.kube.api import Api, ApiError
 from pymesh_controlplane.kube.paths import Paths
@@ -24,7 +23,7 @@ POLL: Final = 0.5
 _NOBODYS: Final = frozenset(
     {
         ("Secret", "pymesh-ca"),
-        ("ConfigMap", ROOT_CONFIG_MAP),
+        ("ConfigMap", names.ROOT_CONFIG_MAP),
         ("ConfigMap", "kube-root-ca.crt"),
         ("ConfigMap", "openshift-service-ca.crt"),
     }
@@ -59,7 +58,7 @@ def remove(api: Api, paths: Paths, *, purge: bool) -> Iterator[Removed]:
     for document in reversed(documents):
         if document["kind"] not in {"Namespace", "CustomResourceDefinition"}:
             yield from _delete(api, paths, document["kind"], document["metadata"])
-    for root in api.items(paths.of("ConfigMap"), fieldSelector=f"metadata.name={ROOT_CONFIG_MAP}"):
+    for root in api.items(paths.of("ConfigMap"), fieldSelector=f"metadata.name={names.ROOT_CONFIG_MAP}"):
         if root["metadata"]["namespace"] != names.SYSTEM_NAMESPACE and _is_ours(root):
             yield from _delete(api, paths, "ConfigMap", root["metadata"])
     yield from _remove_namespace(api, paths, purge=purge)
@@ -106,9 +105,9 @@ def _remove_namespace(api: Api, paths: Paths, *, purge: bool) -> Iterator[Remove
         yield from _delete(api, paths, "Namespace", namespace)
         return
     for kind, name in sorted(_NOBODYS):
-        if kind == "Secret" or name == ROOT_CONFIG_MAP:
+        if kind == "Secret" or name == names.ROOT_CONFIG_MAP:
             yield from _delete(api, paths, kind, {"name": name, "namespace": names.SYSTEM_NAMESPACE})
-    yield from _delete(api, paths, "Lease", {"name": "pymesh-controlplane", "namespace": names.SYSTEM_NAMESPACE})
+    yield from _delete(api, paths, "Lease", {"name": names.CONTROL_PLANE, "namespace": names.SYSTEM_NAMESPACE})
     yield Removed(f"Namespace {names.SYSTEM_NAMESPACE}", f"kept, with what is yours in it: {', '.join(theirs)}")
 
 

@@ -12,7 +12,7 @@ from cryptography import x509
 from pymesh import names
 from pymesh.errors import MeshError
 from pymesh_controlplane.cli import bundle, injection, inspection
-from pymesh_controlplane.cli.cluster import CONTROL_PLANE, Cluster, has_proxy, is_ready
+from pymesh_controlplane.cli.cluster import Cluster, has_proxy, is_ready
 from pymesh_controlplane.cli.inspection import Finding
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.injector.inject import LABEL_NAMESPACE
@@ -25,9 +25,7 @@ WEBHOOKS: Final = {
     "injector": ("MutatingWebhookConfiguration", "pymesh-injector"),
     "galley": ("ValidatingWebhookConfiguration", "pymesh-galley"),
 }
-_SEE_LOG: Final = f"see the log of deployment/{CONTROL_PLANE}"
-ROOT_CONFIG_MAP: Final = "istio-ca-root-cert"
-ROOT_FILE: Final = "root-cert.pem"
+_SEE_LOG: Final = f"see the log of deployment/{names.CONTROL_PLANE}"
 # What the commands of `pymesh` do in a cluster: verb, group, resource, subresource, namespace.
 _OPERATORS: Final = (
     ("list", "", "pods", "", ""),
@@ -68,7 +66,7 @@ def installed(cluster: Cluster, now: datetime) -> Iterator[Finding]:
     own = [pod for pod in pods if pod["metadata"]["namespace"] == names.SYSTEM_NAMESPACE]
     if look.seen("Deployment", "Pod"):
         yield from inspection.components(deployments, own)
-        if not any(item["metadata"]["name"] == CONTROL_PLANE for item in deployments):
+        if not any(item["metadata"]["name"] == names.CONTROL_PLANE for item in deployments):
             return  # whatever else is missing follows from that
     yield from inspection.crds([kind for kind in MESH_KINDS if not paths.version(kind)])
     yield from inspection.namespaces(spaces)
@@ -186,11 +184,11 @@ def _trust(api: Api, pod: str, service: str, about: str, text: str, *, now: date
 
 def _root(look: _Look, now: datetime) -> Iterator[Finding]:
     """Whether the mesh's root is where pods read it, and how long it is good for."""
-    found = look.find("ConfigMap", names.SYSTEM_NAMESPACE, ROOT_CONFIG_MAP)
+    found = look.find("ConfigMap", names.SYSTEM_NAMESPACE, names.ROOT_CONFIG_MAP)
     if not look.seen("ConfigMap"):
         return
-    about = f"ConfigMap {ROOT_CONFIG_MAP}"
-    text = str(((found or {}).get("data") or {}).get(ROOT_FILE, ""))
+    about = f"ConfigMap {names.ROOT_CONFIG_MAP}"
+    text = str(((found or {}).get("data") or {}).get(names.ROOT_FILE, ""))
     remedy = "put a new CA into Secret pymesh-system/cacerts before it ends, and start the control plane anew"
     try:
         roots = x509.load_pem_x509_certificates(text.encode()) if text else []
@@ -206,9 +204,9 @@ def _root(look: _Look, now: datetime) -> Iterator[Finding]:
 
 def _proxy_image(deployments: list[Document]) -> str:
     """Which sidecar the injector adds now; empty if that cannot be said."""
-    found = next((item for item in deployments if item["metadata"]["name"] == CONTROL_PLANE), None)
+    found = next((item for item in deployments if item["metadata"]["name"] == names.CONTROL_PLANE), None)
     return injection.settings(found, InjectionConfig()).proxy_image if found is not None else ""
 
 
 def _of_control_plane(pods: list[Document]) -> list[Document]:
-    return [pod for pod in pods if (pod["metadata"].get("labels") or {}).get("app") == CONTROL_PLANE]
+    return [pod for pod in pods if (pod["metadata"].get("labels") or {}).get("app") == names.CONTROL_PLANE]

@@ -17,7 +17,6 @@ PROXY: Final = "pymesh-proxy"
 AGENT: Final = "pymesh-agent"
 ENVOY: Final = "envoy"
 
-ROOT_CONFIG_MAP: Final = "istio-ca-root-cert"
 ENVOY_BOOTSTRAP: Final = "/etc/pymesh/envoy/bootstrap.json"
 # The one place where pymesh-init can write: iptables of the legacy kind keeps its lock there.
 _RUN: Final = "/run/pymesh"
@@ -156,7 +155,7 @@ def _identity_volumes() -> list[Manifest]:
     labels = {"path": posixpath.basename(names.POD_LABELS_PATH), "fieldRef": {"fieldPath": "metadata.labels"}}
     return [
         {"name": "istio-token", "projected": {"sources": [{"serviceAccountToken": token}]}},
-        {"name": "istiod-ca-cert", "configMap": {"name": ROOT_CONFIG_MAP}},
+        {"name": "istiod-ca-cert", "configMap": {"name": names.ROOT_CONFIG_MAP}},
         {"name": "istio-podinfo", "downwardAPI": {"items": [labels]}},
     ]
 

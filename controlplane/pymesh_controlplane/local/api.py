@@ -34,11 +34,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from pymesh import names
 from pymesh.errors import MeshError
 from pymesh.resources.resource import Key
 from pymesh_controlplane.local.store import ChangedError, RefusedError
 from pymesh_controlplane.local.supervisor import AbsentError, Supervisor
-from pymesh_controlplane.local.system import CONFIG_MOUNT, CONTROL_PLANE
+from pymesh_controlplane.local.system import CONFIG_MOUNT
 from pymesh_controlplane.local.texts import MAX_APPLY, Text
 
 # Seconds that requests under way have to end when the supervisor does.
@@ -137,10 +138,10 @@ def _asked_of_others(supervisor: Supervisor) -> list[Route]:
     """What the mesh's own pods answer."""
 
     async def syncz(_: Request) -> Response:
-        return Response(await supervisor.ask(CONTROL_PLANE, "/debug/syncz"), media_type="application/json")
+        return Response(await supervisor.ask(names.CONTROL_PLANE, "/debug/syncz"), media_type="application/json")
 
     async def configz(_: Request) -> Response:
-        page = await supervisor.ask(CONTROL_PLANE, "/debug/configz")
+        page = await supervisor.ask(names.CONTROL_PLANE, "/debug/configz")
         # Files are named as pilot's pod sees them; whoever reads this looks for them on the machine.
         page = page.replace(f"{CONFIG_MOUNT}/".encode(), f"{supervisor.state.config}/".encode())
         return Response(page, media_type="application/json")

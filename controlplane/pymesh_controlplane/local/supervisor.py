@@ -31,7 +31,6 @@ from pymesh_controlplane.local.publish import Publisher, Seen
 from pymesh_controlplane.local.settled import unsettled
 from pymesh_controlplane.local.state import State
 from pymesh_controlplane.local.store import Outcome, Store
-from pymesh_controlplane.local.system import CONTROL_PLANE, ROOT_CONFIG_MAP, ROOT_FILE
 from pymesh_controlplane.local.tokens import TokenSigner
 
 log = logging.getLogger("pymesh.local")
@@ -158,9 +157,9 @@ class Supervisor:
         """
         if not self._has_pilot:
             return []
-        registry = json.loads(await self.ask(CONTROL_PLANE, "/debug/registryz"))
-        world = json.loads(await self.ask(CONTROL_PLANE, "/debug/configz"))
-        proxies = json.loads(await self.ask(CONTROL_PLANE, "/debug/syncz"))
+        registry = json.loads(await self.ask(names.CONTROL_PLANE, "/debug/registryz"))
+        world = json.loads(await self.ask(names.CONTROL_PLANE, "/debug/configz"))
+        proxies = json.loads(await self.ask(names.CONTROL_PLANE, "/debug/syncz"))
         return unsettled(self._publisher.observed.values(), registry, world["revision"], proxies)
 
     def objects(self) -> list[Mapping[str, Any]]:
@@ -351,7 +350,7 @@ class Supervisor:
     # --- the root certificate, which the control plane writes ---------------------------------------------------
 
     def _root_file(self) -> Path:
-        return self.state.shared / ROOT_FILE
+        return self.state.shared / names.ROOT_FILE
 
     def _publish_root(self) -> None:
         """Read the root certificate that citadel has written; every namespace has it as a ConfigMap."""
@@ -360,8 +359,8 @@ class Supervisor:
 
     def config_map(self, namespace: str, name: str) -> Mapping[str, str] | None:
         """The data of a ConfigMap; the mesh's root certificate is in every namespace."""
-        if name == ROOT_CONFIG_MAP:
-            return {ROOT_FILE: self.root} if self.root else None
+        if name == names.ROOT_CONFIG_MAP:
+            return {names.ROOT_FILE: self.root} if self.root else None
         return self.store.config_map(namespace, name)
 
 

@@ -16,9 +16,6 @@ from pymesh_controlplane.local.gateways import GATEWAYS, NEEDED
 from pymesh_controlplane.local.state import State
 from pymesh_controlplane.options import LOCAL_COMPONENTS, ON_MESH_PORT
 
-CONTROL_PLANE: Final = "pymesh-controlplane"
-ROOT_CONFIG_MAP: Final = "istio-ca-root-cert"
-ROOT_FILE: Final = "root-cert.pem"
 SERVICE: Final = "pilot"
 # What `pymesh up` runs of its own accord, and what `--without` may name.
 PARTS: Final = (*LOCAL_COMPONENTS, *GATEWAYS)
@@ -62,32 +59,32 @@ def manifests(state: State, running: list[str]) -> list[Document]:
 
 def _control_plane(state: State, running: list[str]) -> list[Document]:
     ports = {"xds": names.PORT_XDS_PLAINTEXT, "xds-tls": names.PORT_XDS_TLS, "http": names.PORT_PILOT_HTTP}
-    command = [CONTROL_PLANE, "--components", ",".join(running), "--config-dir", CONFIG_MOUNT]
+    command = [names.CONTROL_PLANE, "--components", ",".join(running), "--config-dir", CONFIG_MOUNT]
     directories = {"config": state.config, "citadel": state.citadel, "shared": state.shared}
     if "pilot" in running:
         command += ["--state-dir", f"{_HOME}/last-good"]
         directories["last-good"] = state.last_good("pilot")
     if "citadel" in running:
         command += ["--ca-dir", f"{_HOME}/citadel", "--jwks", f"{_HOME}/tokens/jwks.json"]
-        command += ["--root-cert-out", f"{_HOME}/shared/{ROOT_FILE}"]
+        command += ["--root-cert-out", f"{_HOME}/shared/{names.ROOT_FILE}"]
     # The token key lies beside its public half, and is nothing to the control plane.
     jwks = {"name": "jwks", "mountPath": f"{_HOME}/tokens/jwks.json", "readOnly": True}
     mounts = [{"name": name, "mountPath": f"{_HOME}/{name}", "readOnly": name == "config"} for name in directories]
     volumes: list[Document] = [{"name": name, "hostPath": {"path": str(path)}} for name, path in directories.items()]
     volumes.append({"name": "jwks", "hostPath": {"path": str(state.tokens / "jwks.json"), "type": "File"}})
     return [
-        _account(CONTROL_PLANE),
-        _service(SERVICE, CONTROL_PLANE, {f"tcp-{name}": port for name, port in ports.items()}),
-        _pod(CONTROL_PLANE, {}, _container(CONTROL_PLANE, command, [*mounts, jwks]), volumes),
+        _account(names.CONTROL_PLANE),
+        _service(SERVICE, names.CONTROL_PLANE, {f"tcp-{name}": port for name, port in ports.items()}),
+        _pod(names.CONTROL_PLANE, {}, _container(names.CONTROL_PLANE, command, [*mounts, jwks]), volumes),
     ]
 
 
 def _on_mesh_port(state: State, name: str) -> list[Document]:
-    command = [CONTROL_PLANE, "--components", name]
+    command = [names.CONTROL_PLANE, "--components", name]
     token = {"path": "istio-token", "audience": names.TOKEN_AUDIENCE, "expirationSeconds": TOKEN_LIFETIME_SECONDS}
     volumes: list[Document] = [
         {"name": "istio-token", "projected": {"sources": [{"serviceAccountToken": token}]}},
-        {"name": "istiod-ca-cert", "configMap": {"name": ROOT_CONFIG_MAP}},
+        {"name": "istiod-ca-cert", "configMap": {"name": names.ROOT_CONFIG_MAP}},
     ]
     mounts: list[Document] = [
         {"name": "istio-token", "mountPath": posixpath.dirname(names.TOKEN_PATH), "readOnly": True},

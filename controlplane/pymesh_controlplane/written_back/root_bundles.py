@@ -1,7 +1,8 @@
 """The mesh's root certificates, in every namespace: a pod mounts them, and its sidecar holds citadel against them.
 
-The ConfigMap has the name and the key that Istio's has. Those that are made here belong to the system namespace: when
-that goes, the cluster's garbage collector takes them along.
+The ConfigMap has the key that Istio's has and a name of its own: an istiod in the same cluster would write its own root
+into one of that name for ever, and the sidecars of either would trust the wrong one. Those that are made here belong to
+the system namespace: when that goes, the cluster's garbage collector takes them along.
 
 RBAC: namespaces list, watch; configmaps create, and list, watch and patch of this name.
 """
@@ -21,10 +22,7 @@ from pymesh_controlplane.kube.replica import Name, Object
 from pymesh_controlplane.metrics import Metrics
 from pymesh_controlplane.written_back.keeper import Keeper, Write
 
-NAME: Final = "istio-ca-root-cert"
-KEY: Final = "root-cert.pem"
-# As Istio labels it.
-LABELS: Final = {"istio.io/config": "true"}
+LABELS: Final = {"app.kubernetes.io/part-of": "pymesh"}
 
 Objects = Mapping[Name, Object]
 
@@ -37,13 +35,13 @@ def lacking(namespaces: Objects, config_maps: Objects, bundle: str) -> Iterator[
     for name, namespace in sorted(namespaces.items()):
         if namespace["metadata"].get("deletionTimestamp"):
             continue
-        found = config_maps.get(Name(name.name, NAME))
+        found = config_maps.get(Name(name.name, names.ROOT_CONFIG_MAP))
         if found is None:
             yield name.name, None
             continue
         labels, data = found["metadata"].get("labels") or {}, found.get("data") or {}
-        if data.get(KEY) != bundle or not LABELS.items() <= labels.items():
-            yield name.name, {"metadata": {"labels": LABELS}, "data": {KEY: bundle}}
+        if data.get(names.ROOT_FILE) != bundle or not LABELS.items() <= labels.items():
+            yield name.name, {"metadata": {"labels": LABELS}, "data": {names.ROOT_FILE: bundle}}
 
 
 def owner(namespaces: Objects) -> list[OwnerReference]:
@@ -62,18 +60,28 @@ def keeper(client: AsyncClient, bundle: str, metrics: Metrics) -> Keeper:
         return (
             Reflector(client, Namespace, trim=trim.named, notify=changed, metrics=metrics),
             Reflector(
-                client, ConfigMap, fields=f"metadata.name={NAME}", trim=trim.config_map, notify=changed, metrics=metrics
+                client,
+                ConfigMap,
+                fields=f"metadata.name={names.ROOT_CONFIG_MAP}",
+                trim=trim.config_map,
+                notify=changed,
+                metrics=metrics,
             ),
         )
 
     def write(namespace: str, patch: dict[str, Any] | None, owners: list[OwnerReference]) -> Write:
-        name = f"ConfigMap {namespace}/{NAME}"
+        name = f"ConfigMap {namespace}/{names.ROOT_CONFIG_MAP}"
         if patch is not None:
             return Write(
-                name, lambda: client.patch(ConfigMap, NAME, patch, namespace=namespace, patch_type=PatchType.MERGE)
+                name,
+                lambda: client.patch(
+                    ConfigMap, names.ROOT_CONFIG_MAP, patch, namespace=namespace, patch_type=PatchType.MERGE
+                ),
             )
-        metadata = ObjectMeta(name=NAME, namespace=namespace, labels=dict(LABELS), ownerReferences=owners)
-        return Write(name, lambda: client.create(ConfigMap(metadata=metadata, data={KEY: bundle})))
+        metadata = ObjectMeta(
+            name=names.ROOT_CONFIG_MAP, namespace=namespace, labels=dict(LABELS), ownerReferences=owners
+        )
+        return Write(name, lambda: client.create(ConfigMap(metadata=metadata, data={names.ROOT_FILE: bundle})))
 
     def due(reflectors: Sequence[Reflector]) -> Iterator[Write]:
         namespaces, config_maps = (reflector.objects for reflector in reflectors)

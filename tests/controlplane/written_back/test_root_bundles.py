@@ -6,8 +6,8 @@ from pymesh_controlplane.kube.replica import Name
 from pymesh_controlplane.written_back.root_bundles import lacking
 
 BUNDLE = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
-GOOD = {"metadata": {"labels": {"istio.io/config": "true"}}, "data": {"root-cert.pem": BUNDLE}}
-PATCH = {"metadata": {"labels": {"istio.io/config": "true"}}, "data": {"root-cert.pem": BUNDLE}}
+GOOD = {"metadata": {"labels": {"app.kubernetes.io/part-of": "pymesh"}}, "data": {"root-cert.pem": BUNDLE}}
+PATCH = {"metadata": {"labels": {"app.kubernetes.io/part-of": "pymesh"}}, "data": {"root-cert.pem": BUNDLE}}
 
 
 def namespaces(*names: str, **metadata: str) -> dict[Name, Any]:
@@ -15,7 +15,7 @@ def namespaces(*names: str, **metadata: str) -> dict[Name, Any]:
 
 
 def in_default(config_map: dict[str, Any]) -> dict[Name, Any]:
-    return {Name("default", "istio-ca-root-cert"): config_map}
+    return {Name("default", "pymesh-ca-root-cert"): config_map}
 
 
 def test_a_namespace_without_it_lacks_all_of_it() -> None:
@@ -23,7 +23,8 @@ def test_a_namespace_without_it_lacks_all_of_it() -> None:
 
 
 def test_one_that_has_it_lacks_nothing_whatever_else_is_in_it() -> None:
-    more = {"metadata": {"labels": {"istio.io/config": "true", "team": "x"}}, "data": {**GOOD["data"], "other": "y"}}
+    labels = {"app.kubernetes.io/part-of": "pymesh", "team": "x"}
+    more = {"metadata": {"labels": labels}, "data": {**GOOD["data"], "other": "y"}}
     assert list(lacking(namespaces("default"), in_default(GOOD), BUNDLE)) == []
     assert list(lacking(namespaces("default"), in_default(more), BUNDLE)) == []
 
@@ -34,7 +35,7 @@ def test_one_that_was_edited_is_repaired() -> None:
         {"metadata": GOOD["metadata"], "data": {"root-cert.pem": "old"}},
         {"metadata": GOOD["metadata"]},
         {"metadata": GOOD["metadata"], "data": None},
-        {"metadata": {"labels": {"istio.io/config": "false"}}, "data": GOOD["data"]},
+        {"metadata": {"labels": {"app.kubernetes.io/part-of": "istio"}}, "data": GOOD["data"]},
         {"metadata": {}, "data": GOOD["data"]},
     ):
         assert list(lacking(namespaces("default"), in_default(broken), BUNDLE)) == [("default", PATCH)]
