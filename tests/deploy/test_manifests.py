@@ -276,6 +276,26 @@ def test_nobody_may_do_just_anything(everything: list[Document]) -> None:
                 assert not {"delete", "deletecollection", "escalate", "bind", "impersonate"} & set(rule["verbs"])
 
 
+def test_the_control_plane_may_change_what_it_changes_and_in_the_way_it_does(everything: list[Document]) -> None:
+    """As `kube/leader.py` and `written_back/` say: a patch reads nothing, and only the Lease is replaced."""
+    writes = {
+        (plural, only): sorted(rule["verbs"])
+        for _, rule in rules(everything, "pymesh-controlplane")
+        if {"patch", "update"} & set(rule["verbs"])
+        for plural in rule["resources"]
+        for only in rule.get("resourceNames", [""])
+    }
+    statuses = [key for key in writes if key[0].endswith("/status")]
+    assert [writes.pop(key) for key in statuses] == [["patch"]] * len(statuses)
+    assert writes == {
+        ("configmaps", names.ROOT_CONFIG_MAP): ["list", "patch", "watch"],
+        ("mutatingwebhookconfigurations", "pymesh-injector"): ["list", "patch", "watch"],
+        ("validatingwebhookconfigurations", "pymesh-galley"): ["list", "patch", "watch"],
+        ("leases", names.CONTROL_PLANE): ["get", "update"],
+    }
+    assert statuses
+
+
 def test_secrets_are_the_control_planes_and_in_its_own_namespace_only(everything: list[Document]) -> None:
     places = {
         (account, where)
