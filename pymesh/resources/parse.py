@@ -6,7 +6,8 @@ from typing import Final, NamedTuple
 
 from pymesh.errors import ConfigError
 from pymesh.resources import check, istio, kubernetes, policy
-from pymesh.resources.documents import Document, describe, documents
+from pymesh.resources.documents import MAX_DEPTH, Document, describe, documents
+from pymesh.resources.nesting import is_deeper
 from pymesh.resources.resource import Key, Positions, Resource, child_path
 
 DEFAULT_NAMESPACE: Final = "default"
@@ -182,6 +183,9 @@ def _resource(value: Mapping[str, object], positions: Positions, namespace: str)
         refused = ConfigError(error.problem, path=error.path, position=positions.at(error.path))
         return Refused(None, (refused,), foreign=_is_foreign(value))
     key = _key(value, kind, namespace)
+    if is_deeper(value, MAX_DEPTH):
+        sentence = f"it is nested deeper than {MAX_DEPTH} levels"
+        return Refused(key, (ConfigError(sentence, position=positions.at(""), resource=str(key or value["kind"])),))
     struct = check.convert(value, kind.struct)
     if isinstance(struct, list):
         name = str(key or value["kind"])

@@ -15,10 +15,15 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
+from pymesh.resources.documents import MAX_DEPTH
+from pymesh.resources.nesting import cut, is_deeper
+
 Object: TypeAlias = Mapping[str, Any]
 Trim: TypeAlias = Callable[[dict[str, Any]], Object]
 
 GONE: Final = 410
+# Levels around an object: a list and its items, an event.
+_AROUND: Final = 2
 
 
 class Name(NamedTuple):
@@ -90,6 +95,9 @@ class Status(msgspec.Struct):
 class Reading:
     """How what the API server sends becomes objects: plain values, only what is needed of them.
 
+    An object of which what is needed is nested deeper than MAX_DEPTH is cut off one level below, and so still says that
+    it is: whoever reads objects refuses it, and no other object is kept back by it.
+
     Attributes:
         api_version, kind: the items of a list do not say them.
         trim: makes of an object what is kept. It may change what it is given.
@@ -105,14 +113,10 @@ class Reading:
         Raises:
             ValueError: it is none.
         """
-        found = msgspec.json.decode(data, type=_List)
-        if not found.metadata.version:
-            raise ValueError("a list says no resourceVersion")
-        objects: dict[Name, Object] = {}
-        for item in found.items or []:
-            name, value, _ = _identified(item)
-            objects[name] = self._kept(value)
-        return Page(objects, found.metadata.version, found.metadata.rest)
+        try:
+            return self._page(data)
+        except RecursionError:
+            return self._page(cut(data, MAX_DEPTH + _AROUND))
 
     def event(self, line: bytes) -> Event:
         """One line of a watch.
@@ -122,6 +126,22 @@ class Reading:
             RefusedError: another error is what the line tells of.
             ValueError: it is no event.
         """
+        try:
+            return self._event(line)
+        except RecursionError:
+            return self._event(cut(line, MAX_DEPTH + _AROUND))
+
+    def _page(self, data: bytes) -> Page:
+        found = msgspec.json.decode(data, type=_List)
+        if not found.metadata.version:
+            raise ValueError("a list says no resourceVersion")
+        objects: dict[Name, Object] = {}
+        for item in found.items or []:
+            name, value, _ = _identified(item)
+            objects[name] = self._kept(value, item)
+        return Page(objects, found.metadata.version, found.metadata.rest)
+
+    def _event(self, line: bytes) -> Event:
         found = msgspec.json.decode(line, type=_Event)
         if found.type == "ERROR":
             status = msgspec.json.decode(found.object, type=Status)
@@ -132,9 +152,15 @@ class Reading:
             raise ValueError(f"{found.type!r} is no event of a watch")
         name, value, version = _identified(found.object)
         here = found.type in {"ADDED", "MODIFIED"}
-        return Event(found.type, name, self._kept(value) if here else {}, version)
+        return Event(found.type, name, self._kept(value, found.object) if here else {}, version)
 
-    def _kept(self, value: dict[str, Any]) -> Object:
+    def _kept(self, value: dict[str, Any], data: msgspec.Raw) -> Object:
+        kept = self._trimmed(value)
+        if is_deeper(kept, MAX_DEPTH):
+            return self._trimmed(msgspec.json.decode(cut(bytes(data), MAX_DEPTH), type=dict[str, Any]))
+        return kept
+
+    def _trimmed(self, value: dict[str, Any]) -> Object:
         return self.trim({"apiVersion": self.api_version, "kind": self.kind, **value})
 
 

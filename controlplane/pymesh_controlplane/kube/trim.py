@@ -38,10 +38,10 @@ def written(value: dict[str, Any]) -> Object:
     }
 
 
-def with_status(value: dict[str, Any]) -> Object:
-    """What a person wrote, and its status."""
-    kept = written(value)
-    return {**kept, "status": value["status"]} if "status" in value else kept
+def with_addresses(value: dict[str, Any]) -> Object:
+    """What a person wrote, and of its status the addresses, which a runtime adds."""
+    kept, status = written(value), value.get("status")
+    return {**kept, "status": _only(status, ("addresses",))} if isinstance(status, dict) else kept
 
 
 def named(value: dict[str, Any]) -> Object:

@@ -53,7 +53,7 @@ KUBERNETES: Final = (
 MESH: Final = (
     _of_mesh(NETWORKING, "VirtualService", "virtualservices", _V1_AND_BEFORE),
     _of_mesh(NETWORKING, "DestinationRule", "destinationrules", _V1_AND_BEFORE),
-    _of_mesh(NETWORKING, "ServiceEntry", "serviceentries", _V1_AND_BEFORE, trim.with_status),
+    _of_mesh(NETWORKING, "ServiceEntry", "serviceentries", _V1_AND_BEFORE, trim.with_addresses),
     _of_mesh(NETWORKING, "Gateway", "gateways", _V1_AND_BEFORE),
     _of_mesh(SECURITY, "PeerAuthentication", "peerauthentications", ("v1", "v1beta1")),
     _of_mesh(policy.GROUP, "RateLimit", "ratelimits", ("v1alpha1",)),

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pymesh.resources.documents import MAX_DEPTH
+from pymesh.resources.nesting import is_deeper
 from pymesh_controlplane.kube import trim
 from pymesh_controlplane.kube.replica import Event, ExpiredError, Name, Reading, RefusedError, Replica
 
@@ -183,3 +185,36 @@ def test_what_is_no_event_of_an_object_is_an_error(line: bytes, error: type[Exce
 def test_a_list_without_a_version_cannot_be_gone_on_from() -> None:
     with pytest.raises(ValueError, match="resourceVersion"):
         READING.page(b'{"items":[]}')
+
+
+# --- Nested deep -----------------------------------------------------------------------------------------------------
+
+DEEP = b'{"a":' * 5_000 + b"1" + b"}" * 5_000
+
+
+def nested(name: str, version: int, data: bytes = DEEP) -> bytes:
+    return json.dumps({**encoded(name, version), "data": "@"}).encode().replace(b'"@"', data)
+
+
+@pytest.mark.parametrize("data", [DEEP, b'{"a":' * 700 + b"1" + b"}" * 700], ids=["deep", "less-deep"])
+def test_an_object_that_is_nested_too_deep_keeps_nobody_else_back(data: bytes) -> None:
+    """More levels than there may be calls, and a number at which only the next step would fail."""
+    items = b", ".join([nested("bad", 1, data), json.dumps(encoded("good", 2, 7)).encode()])
+    page = READING.page(b'{"metadata": {"resourceVersion": "9"}, "items": [' + items + b"]}")
+    bad, good = page.objects[Name("default", "bad")], page.objects[Name("default", "good")]
+    assert good["data"] == {"value": "7"}
+    assert is_deeper(bad, MAX_DEPTH), "it is not to be taken for what it says now"
+    assert not is_deeper(bad, MAX_DEPTH + 1)
+
+    event = READING.event(b'{"type": "MODIFIED", "object": ' + nested("bad", 1, data) + b"}")
+    assert (event.name, event.version) == (Name("default", "bad"), "1")
+    assert event.object == bad, "it is the same in a list and in an event"
+
+
+def test_what_is_not_kept_may_be_nested_as_deep_as_it_likes() -> None:
+    reading = Reading("v1", "ConfigMap", trim.written)
+    status = json.dumps({**encoded("good", 3), "status": "@"}).encode().replace(b'"@"', DEEP)
+    event = reading.event(b'{"type": "ADDED", "object": ' + status + b"}")
+    assert event.object["data"] == {"value": "0"}
+    assert "status" not in event.object
+    assert not is_deeper(event.object, MAX_DEPTH)

@@ -166,7 +166,13 @@ def test_an_annotation_that_is_a_document_is_not_kept() -> None:
     kept = trim.written(fresh(ROUTE))
     assert kept["metadata"]["annotations"] == {"note": "kept", ANNOTATION_PROXY: "envoy"}
     assert "status" not in kept
-    assert trim.with_status(fresh(ROUTE))["status"] == {"conditions": []}
+
+
+def test_of_a_status_only_the_addresses_are_kept() -> None:
+    addresses = [{"host": "ratings.example.com", "value": "240.240.0.1"}]
+    kept = trim.with_addresses({**fresh(ROUTE), "status": {"conditions": [], "addresses": addresses, "mine": {}}})
+    assert kept["status"] == {"addresses": addresses}
+    assert "status" not in trim.with_addresses({**fresh(ROUTE), "status": None})
 
 
 def test_everything_is_all_but_who_wrote_it() -> None:

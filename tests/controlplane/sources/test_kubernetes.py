@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from lightkube import AsyncClient, codecs
@@ -20,6 +22,7 @@ from pymesh_controlplane.sources import kinds, secrets
 from pymesh_controlplane.sources.kubernetes import STALE, WITHOUT, KubernetesSource
 from pymesh_controlplane.sources.ledger import KEPT, NOTHING
 from tests.controlplane.pilot.worlds import pod, service
+from tests.support.kubernetes import app as api_app
 from tests.support.kubernetes.server import ApiServer
 from tests.support.repository import ROOT
 from tests.support.waiting import eventually
@@ -279,6 +282,48 @@ async def test_a_wrong_version_leaves_the_one_before_in_force(cluster: Cluster) 
         assert str(problem).startswith("kubernetes: VirtualService default/web: spec.http[0].route[0].destination")
         await cluster.apply(route())
         await eventually(lambda: not found.said())
+
+
+@pytest.fixture
+def deep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The API server sends 5,000 levels where an object has "@deep@"; msgspec itself writes no such thing."""
+
+    def encode(value: object) -> bytes:
+        return msgspec.json.encode(value).replace(b'"@deep@"', b'{"a":' * 5_000 + b"1" + b"}" * 5_000)
+
+    monkeypatch.setattr(api_app, "msgspec", SimpleNamespace(json=SimpleNamespace(encode=encode)))
+
+
+def put(cluster: Cluster, name: str, **fields: object) -> None:
+    """Store a VirtualService with other `fields`, as the API server would that asks no webhook."""
+    kind = (kinds.NETWORKING, "virtualservices")
+    stored = cluster.api.cluster.store.get(kind, "default", name)
+    assert stored is not None
+    changed = {**stored, **fields}
+    cluster.api._running().call(lambda: cluster.api.cluster.store.put(kind, changed))
+
+
+@pytest.mark.usefixtures("deep")
+async def test_an_object_that_is_nested_too_deep_is_refused_alone(cluster: Cluster) -> None:
+    other = route().replace("name: web", "name: other").replace("hosts: [web]", "hosts: [other]")
+    await cluster.apply(service("web", ip="10.96.0.20"), service("other", ip="10.96.0.21"), route(), other)
+    async with following(cluster) as found:
+        await eventually(lambda: len(found.world.routing) == 2)
+        put(cluster, "web", spec={"hosts": ["web"], "http": "@deep@"})
+        put(cluster, "other", status={"mine": "@deep@"})
+        await eventually(found.said)
+        (problem,) = found.world.problems
+        assert (problem.resource, problem.consequence) == ("VirtualService default/web", KEPT)
+        assert "nested deeper than" in problem.sentence
+        assert len(found.world.routing) == 2
+        await cluster.delete(other)
+        await eventually(lambda: len(found.world.routing) == 1)
+    async with following(cluster) as found:  # the next process finds it in a list
+        await eventually(lambda: found.worlds)
+        assert [problem.consequence for problem in found.world.problems] == [NOTHING]
+        assert WEB in found.world.services
+        await cluster.apply(service("next", ip="10.96.0.22"))
+        await eventually(lambda: "next.default.svc.cluster.local" in found.world.services)
 
 
 async def test_kinds_that_are_not_applied_are_named(cluster: Cluster) -> None:

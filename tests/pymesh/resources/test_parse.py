@@ -3,15 +3,17 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pymesh.resources.documents import MAX_DEPTH
 from pymesh.resources.istio import PeerAuthentication, VirtualService
 from pymesh.resources.kubernetes import Pod, Service
-from pymesh.resources.parse import parse
-from pymesh.resources.resource import Key, holds
+from pymesh.resources.parse import Refused, observed, parse
+from pymesh.resources.resource import Key, Positions, holds
 
 VIRTUAL = """\
 apiVersion: networking.istio.io/v1
@@ -280,3 +282,19 @@ def test_errors_quote_nothing_that_a_terminal_would_obey(text: str) -> None:
     (error, *_) = parse(text, "f\x1b.yaml").errors
     assert str(error).isprintable()
     assert "\\x1b" in str(error)
+
+
+@pytest.mark.parametrize("levels", [MAX_DEPTH, 700, 5_000])
+def test_an_object_that_is_nested_too_deep_is_refused_by_its_name(levels: int) -> None:
+    value: Any = 1
+    for _ in range(levels):
+        value = {"a": value}
+    metadata = {"name": "web", "namespace": "default"}
+    found = observed(
+        {"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": metadata, "status": value},
+        Positions("kubernetes", {}),
+    )
+    assert isinstance(found, Refused)
+    assert found.key == Key("VirtualService", "default", "web")
+    (error,) = found.errors
+    assert str(error) == f"kubernetes: VirtualService default/web: it is nested deeper than {MAX_DEPTH} levels"
