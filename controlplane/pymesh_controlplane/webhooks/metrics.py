@@ -3,10 +3,12 @@
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from pymesh_controlplane.webhooks.bounds import What
 
 # Seconds; an API server waits for 10.
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -32,6 +34,7 @@ class WebhookMetrics(Collector):
     def __init__(self, webhooks: tuple[str, ...]) -> None:
         self._webhooks = webhooks
         self._outcomes: Counter[tuple[str, Outcome]] = Counter()
+        self._turned_away: Counter[tuple[str, What]] = Counter()
         self._seconds = dict.fromkeys(webhooks, 0.0)
         self._buckets = {webhook: [0] * (len(BUCKETS) + 1) for webhook in webhooks}
 
@@ -40,6 +43,10 @@ class WebhookMetrics(Collector):
         self._outcomes[webhook, outcome] += 1
         self._seconds[webhook] += seconds
         self._buckets[webhook][bisect_left(BUCKETS, seconds)] += 1
+
+    def turned_away(self, webhook: str, what: What) -> None:
+        """One request was refused because of too much at once. It is `answered` as well."""
+        self._turned_away[webhook, what] += 1
 
     def counted(self, webhook: str, outcome: Outcome) -> int:
         """How many requests had this outcome."""
@@ -53,6 +60,15 @@ class WebhookMetrics(Collector):
         for key, number in sorted(self._outcomes.items()):
             requests.add_metric(key, number)
         yield requests
+        turned_away = CounterMetricFamily(
+            "controlplane_webhook_turned_away",
+            "Requests refused at once: too many bytes are held, or the queue is too long.",
+            labels=("webhook", "limit"),
+        )
+        for webhook in self._webhooks:
+            for what in get_args(What):
+                turned_away.add_metric((webhook, what), self._turned_away[webhook, what])
+        yield turned_away
         duration = HistogramMetricFamily(
             "controlplane_webhook_duration_seconds", "From a request to its answer.", labels=("webhook",)
         )

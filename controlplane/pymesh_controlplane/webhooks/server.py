@@ -11,9 +11,8 @@ import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Final, TypeVar, TypeVarTuple
+from typing import Final, NamedTuple
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
@@ -33,10 +32,8 @@ from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.sources.base import Source
 from pymesh_controlplane.webhooks import admission
 from pymesh_controlplane.webhooks.admission import Answer, Request, ReviewError
+from pymesh_controlplane.webhooks.bounds import MAX_BODIES, MAX_WAITING, BusyError, Desk, Room
 from pymesh_controlplane.webhooks.metrics import Outcome, WebhookMetrics
-
-T = TypeVar("T")
-Inputs = TypeVarTuple("Inputs")
 
 log = logging.getLogger("pymesh.webhooks")
 
@@ -48,13 +45,12 @@ DNS_NAMES: Final = tuple(
 )
 # Seconds. A handshake takes milliseconds of work and two round trips; who needs longer is stuck or hostile.
 HANDSHAKE_TIMEOUT: Final = 5.0
-# Connections at once: an API server opens one for each question that waits, over HTTP/1.1.
-MAX_CONNECTIONS: Final = 512
+# Connections at once: an API server opens one for each question that waits, over HTTP/1.1. Each has a buffer of 256 KiB
+# for TLS, which asyncio gives it, and up to 64 KiB that uvicorn has read ahead.
+MAX_CONNECTIONS: Final = 2 * MAX_WAITING
 # Seconds an idle connection is kept. Go's client gives one up after 90: the end that asks should be the one to close,
 # or a question may cross the end of its connection.
 KEEP_ALIVE: Final = 120
-# Questions of one webhook that wait. Each takes milliseconds; who comes later is told at once, not after a timeout.
-MAX_WAITING: Final = 256
 # Seconds until the API server stops to wait, if it does not say; timeoutSeconds of a webhook is at most MAX_TIMEOUT ...
 TIMEOUT: Final = 10.0
 MAX_TIMEOUT: Final = 30.0
@@ -63,6 +59,15 @@ HEADROOM: Final = 0.5
 # Seconds that a new world is waited for when an object names what is not in this one: what was stored just before, by
 # the same `kubectl apply`, is seen a moment later.
 PATIENCE: Final = 1.0
+
+
+class _Reply(NamedTuple):
+    """HTTP status and body of an answer, how it is to be counted, and whether the connection ends with it."""
+
+    code: int
+    body: bytes
+    outcome: Outcome
+    close: bool = False
 
 
 class Webhooks:
@@ -88,6 +93,7 @@ class Webhooks:
         self._listener = listener
         self._authority = authority
         self._clock = clock
+        self._room = Room(MAX_BODIES)
         self._galley = None if source is None else _Galley(source, clock)
         self._webhooks: dict[str, _Injector | _Galley] = {}
         if injection is not None:
@@ -126,20 +132,25 @@ class Webhooks:
     def _endpoint(self, name: str) -> Callable[[HttpRequest], Awaitable[Response]]:
         async def endpoint(http: HttpRequest) -> Response:
             began = time.monotonic()
-            code, body, outcome = await self._answered(name, http)
-            self.metrics.answered(name, outcome, time.monotonic() - began)
-            return Response(body, code, media_type="application/json")
+            reply = await self._answered(name, http)
+            self.metrics.answered(name, reply.outcome, time.monotonic() - began)
+            headers = {"connection": "close"} if reply.close else None
+            return Response(reply.body, reply.code, headers, "application/json")
 
         return endpoint
 
-    async def _answered(self, name: str, http: HttpRequest) -> tuple[int, bytes, Outcome]:
-        """HTTP status and body of an answer, and how it is to be counted."""
+    async def _answered(self, name: str, http: HttpRequest) -> _Reply:
         webhook = self._webhooks[name]
         patience = _patience(http)
+        due = asyncio.get_running_loop().time() + patience
         try:
-            async with asyncio.timeout(patience):
-                request = await webhook.desk.ask(admission.read, await _body(http))
-                answer = await webhook.answer(request)
+            async with asyncio.timeout_at(due):
+                with self._room.enter() as take:
+                    request = await webhook.desk.ask(due, admission.read, await _body(http, take))
+                    answer = await webhook.answer(request, due)
+        except BusyError as error:
+            self.metrics.turned_away(name, error.what)
+            return _failed(name, error.status, str(error), close=error.what == "bytes")
         except ReviewError as error:
             return _failed(name, error.status, str(error))
         except TimeoutError:
@@ -152,47 +163,21 @@ class Webhooks:
         if answer.refused:
             log.info("/%s refused: %s", name, admission.refusal(request, answer.refused).replace("\n", "; "))
         outcome: Outcome = "refused" if answer.refused else "patched" if answer.patch else "allowed"
-        return 200, admission.write(request, answer), outcome
-
-
-class _Desk:
-    """The questions of one webhook: answered one after the other, in a thread, and no more of them than MAX_WAITING."""
-
-    def __init__(self, name: str) -> None:
-        self._thread = ThreadPoolExecutor(1, name)
-        self._waiting = 0
-
-    async def ask(self, function: Callable[[*Inputs], T], *inputs: *Inputs) -> T:
-        """`function(*inputs)`, as soon as it is its turn.
-
-        Raises:
-            ReviewError: too many wait already.
-        """
-        if self._waiting >= MAX_WAITING:
-            raise ReviewError(f"{MAX_WAITING} requests wait already: try again", 503)
-        self._waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: function(*inputs))
-        finally:
-            self._waiting -= 1
-
-    def close(self) -> None:
-        """Answer nothing more."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        return _Reply(200, admission.write(request, answer), outcome)
 
 
 class _Injector:
     def __init__(self, config: InjectionConfig) -> None:
-        self.desk = _Desk("injector")
+        self.desk = Desk("injector")
         self._config = config
 
-    async def answer(self, request: Request) -> Answer:
-        return await self.desk.ask(injector.answer, request, self._config)
+    async def answer(self, request: Request, due: float) -> Answer:
+        return await self.desk.ask(due, injector.answer, request, self._config)
 
 
 class _Galley:
     def __init__(self, source: Source, clock: Callable[[], datetime]) -> None:
-        self.desk = _Desk("galley")
+        self.desk = Desk("galley")
         self._source = source
         self._clock = clock
         self._judge = Judge()
@@ -209,22 +194,25 @@ class _Galley:
                 self._world = world
                 self._changed.notify_all()
 
-    async def answer(self, request: Request) -> Answer:
-        """The judge's answer; where that is about what may be on its way, a moment later."""
+    async def answer(self, request: Request, due: float) -> Answer:
+        """The judge's answer, before `due`; where that is about what may be on its way, a moment later."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + PATIENCE
         world = self._world
         if world is None:
             raise ReviewError(f"{self.waiting()}: try again", 503)
-        while True:
-            answer = await self.desk.ask(self._judge.answer, request, world, self._clock())
-            # Nothing is waited for in a dry run: what would have come just before was not stored either.
-            if not answer.dangling or request.dry_run or loop.time() >= deadline:
-                return answer
+        deadline = loop.time() + min(PATIENCE, (due - loop.time()) / 2)
+        answer = await self.desk.ask(due, self._judge.answer, request, world, self._clock())
+        # Nothing is waited for in a dry run: what would have come just before was not stored either.
+        while answer.dangling and not request.dry_run and loop.time() < deadline:
             newer = await self._after(world, deadline)
             if newer is None:
-                return answer
+                break
             world = newer
+            try:
+                answer = await self.desk.ask(due, self._judge.answer, request, world, self._clock())
+            except BusyError:
+                break  # there is an answer: it is of a moment ago
+        return answer
 
     async def _after(self, world: World, deadline: float) -> World | None:
         """The world after `world`; None if there is none until `deadline`, of the loop's clock."""
@@ -260,10 +248,11 @@ class _Server(HttpServer):
         self.started = True
 
 
-async def _body(http: HttpRequest) -> bytes:
-    """The request's body.
+async def _body(http: HttpRequest, take: Callable[[int], None]) -> bytes:
+    """The request's body, for which room is taken as it comes.
 
     Raises:
+        BusyError: there is no room for it.
         ReviewError: it is not JSON, or too long.
     """
     media_type = http.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -271,6 +260,7 @@ async def _body(http: HttpRequest) -> bytes:
         raise ReviewError("send an AdmissionReview as application/json", 415)
     body = bytearray()
     async for chunk in http.stream():
+        take(len(chunk))
         body += chunk
         if len(body) > admission.MAX_BODY:
             raise ReviewError(f"the review has more than {admission.MAX_BODY} bytes", 413)
@@ -286,6 +276,6 @@ def _patience(http: HttpRequest) -> float:
     return min(max(asked - HEADROOM, HEADROOM), MAX_TIMEOUT)
 
 
-def _failed(name: str, code: int, message: str) -> tuple[int, bytes, Outcome]:
+def _failed(name: str, code: int, message: str, *, close: bool = False) -> _Reply:
     log.warning("/%s could not be answered (%d): %s", name, code, message)
-    return code, json.dumps(admission.status(message, code)).encode(), "failed"
+    return _Reply(code, json.dumps(admission.status(message, code)).encode(), "failed", close)

@@ -25,7 +25,7 @@ from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.pilot import world
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.ports import listen, port_of
-from pymesh_controlplane.webhooks import admission, server
+from pymesh_controlplane.webhooks import admission, bounds, server
 from pymesh_controlplane.webhooks.server import Webhooks
 from tests.controlplane.pilot.worlds import service
 from tests.controlplane.webhooks.reviews import UID, Caller, Object, patch_of, request, review
@@ -82,6 +82,12 @@ class Running:
     port: int
     authority: Authority
     worlds: Worlds
+
+    def numbers(self) -> str:
+        """What is shown of them at /metrics."""
+        registry = CollectorRegistry()
+        registry.register(self.webhooks.metrics)
+        return generate_latest(registry).decode()
 
     async def caller(self, **more: Any) -> Caller:
         """A new connection."""
@@ -292,7 +298,7 @@ async def test_a_slow_judge_is_given_up_in_time_and_keeps_nobody_else_waiting(
 
 
 async def test_who_comes_when_too_many_wait_is_told_so(mesh: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "MAX_WAITING", 1)
+    monkeypatch.setattr(bounds, "MAX_WAITING", 1)
     with stuck(monkeypatch) as thinking:
         asking, other = await mesh.caller(), await mesh.caller()
         late = asyncio.get_running_loop().create_task(asking.post("/validate?timeout=2s", ABOUT_ROUTE))
@@ -300,8 +306,51 @@ async def test_who_comes_when_too_many_wait_is_told_so(mesh: Running, monkeypatc
         code, status = await other.post("/validate", ABOUT_ROUTE)
         assert (code, status["message"]) == (503, "1 requests wait already: try again")
         assert (await late)[0] == 504
+        assert 'turned_away_total{limit="queue",webhook="validate"} 1.0' in mesh.numbers()
         await asking.close()
         await other.close()
+
+
+async def test_bodies_that_are_held_share_one_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_BODIES", len(ABOUT_POD) + 100)
+    head = "POST /inject HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 200\r\n\r\n"
+    async with running() as mesh:
+        slow, other = await mesh.caller(), await mesh.caller()
+        await slow.send(head.encode() + b" " * 101)
+
+        async def refused() -> bool:
+            caller = await mesh.caller()
+            code, status = await caller.post("/inject", ABOUT_POD)
+            if code == 200:
+                await caller.close()
+                return False
+            assert (code, status["kind"], status["reason"]) == (503, "Status", "ServiceUnavailable")
+            assert status["message"] == f"the requests under way have {len(ABOUT_POD) + 100} bytes already: try again"
+            assert await caller.at_end()
+            return True
+
+        async with asyncio.timeout(DEADLINE):
+            while not await refused():
+                pass
+        assert 'turned_away_total{limit="bytes",webhook="inject"} 1.0' in mesh.numbers()
+        await slow.send(b" " * 99)
+        assert (await slow.answer())[0] == 400
+        assert (await other.post("/inject", ABOUT_POD))[0] == 200
+        await slow.close()
+        await other.close()
+
+
+async def test_room_is_given_back_by_those_who_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_BODIES", len(ABOUT_POD))
+    head = "POST /inject HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 200\r\n\r\n"
+    async with running() as mesh:
+        slow = await mesh.caller()
+        await slow.send(head.encode() + b" ")
+        await slow.close()
+        await eventually(lambda: mesh.webhooks.metrics.counted("inject", "failed") == 1)
+        caller = await mesh.caller()
+        assert (await caller.post("/inject", ABOUT_POD))[0] == 200
+        await caller.close()
 
 
 async def test_who_does_not_speak_is_let_go(mesh: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,9 +429,7 @@ async def test_its_numbers_have_the_names_that_dashboards_ask_for(mesh: Running)
     caller = await mesh.caller()
     await caller.post("/inject", ABOUT_POD)
     await caller.post("/validate", b"{}")
-    registry = CollectorRegistry()
-    registry.register(mesh.webhooks.metrics)
-    lines = generate_latest(registry).decode().splitlines()
+    lines = mesh.numbers().splitlines()
     for line in (
         'controlplane_webhook_requests_total{outcome="patched",webhook="inject"} 1.0',
         'controlplane_webhook_requests_total{outcome="failed",webhook="validate"} 1.0',
