@@ -37,6 +37,7 @@ COUNTERS: Final = {
     "controlplane_leader_errors": ("", "Attempts to take or renew the Lease that failed."),
     "controlplane_writes": ("what", "Objects that were written back to the Kubernetes API."),
     "controlplane_write_errors": ("what", "Attempts to write back that failed; they are made again."),
+    "controlplane_contested_writes": ("what", "Writes back that somebody else undoes again and again."),
     "controlplane_tls_refused": ("reason", "Connections and calls to the TLS ports that got no further."),
     "controlplane_certificate_errors": ("", "Attempts to get a certificate for the mesh port that failed."),
 }

@@ -4,7 +4,7 @@ A pod of a real cluster has some 10 to 20 kB, most of it bookkeeping of the API 
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from pymesh import names
@@ -29,6 +29,17 @@ def everything(value: dict[str, Any]) -> Object:
     """All of it but who wrote which field, which is often the larger half."""
     value["metadata"].pop("managedFields", None)
     return value
+
+
+def authored(kept: Callable[[dict[str, Any]], Object]) -> Callable[[dict[str, Any]], Object]:
+    """What `kept` keeps, and who wrote to it when: its managed fields, without the fields."""
+
+    def trimmed(value: dict[str, Any]) -> Object:
+        entries = [_only(entry, ("manager", "time")) for entry in value["metadata"].get("managedFields") or []]
+        found = kept(value)
+        return {**found, "metadata": {**found["metadata"], "managedFields": entries}}
+
+    return trimmed
 
 
 def written(value: dict[str, Any]) -> Object:

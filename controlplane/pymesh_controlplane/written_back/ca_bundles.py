@@ -15,6 +15,7 @@ from lightkube import AsyncClient
 from lightkube.resources.admissionregistration_v1 import MutatingWebhookConfiguration, ValidatingWebhookConfiguration
 from lightkube.types import PatchType
 
+from pymesh_controlplane.kube import trim
 from pymesh_controlplane.kube.reflector import Reflector
 from pymesh_controlplane.kube.replica import Name, Object
 from pymesh_controlplane.metrics import Metrics
@@ -43,16 +44,23 @@ def keeper(client: AsyncClient, bundle: str, metrics: Metrics) -> Keeper:
 
     def watch(changed: Callable[[], None]) -> Sequence[Reflector]:
         return tuple(
-            Reflector(client, kind, fields=f"metadata.name={name}", notify=changed, metrics=metrics)
+            Reflector(
+                client,
+                kind,
+                fields=f"metadata.name={name}",
+                trim=trim.authored(trim.everything),
+                notify=changed,
+                metrics=metrics,
+            )
             for kind, name in ((MutatingWebhookConfiguration, INJECTOR), (ValidatingWebhookConfiguration, GALLEY))
         )
 
     def due(reflectors: Sequence[Reflector]) -> Iterator[Write]:
         injector, galley = (reflector.objects for reflector in reflectors)
         if (found := injector.get(Name("", INJECTOR))) and (patch := current(found, bundle)):
-            yield _write(client, MutatingWebhookConfiguration, INJECTOR, patch)
+            yield _write(client, MutatingWebhookConfiguration, INJECTOR, patch, found)
         if (found := galley.get(Name("", GALLEY))) and (patch := current(found, bundle)):
-            yield _write(client, ValidatingWebhookConfiguration, GALLEY, patch)
+            yield _write(client, ValidatingWebhookConfiguration, GALLEY, patch, found)
 
     return Keeper("webhook configurations", watch, due, metrics)
 
@@ -62,5 +70,10 @@ def _write(
     kind: type[MutatingWebhookConfiguration | ValidatingWebhookConfiguration],
     name: str,
     patch: dict[str, Any],
+    found: Object,
 ) -> Write:
-    return Write(f"{kind.__name__} {name}", lambda: client.patch(kind, name, patch, patch_type=PatchType.MERGE))
+    return Write(
+        f"{kind.__name__} {name}",
+        lambda: client.patch(kind, name, patch, patch_type=PatchType.MERGE),
+        found=found,
+    )

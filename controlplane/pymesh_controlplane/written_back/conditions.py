@@ -18,6 +18,7 @@ from lightkube.generic_resource import create_namespaced_resource
 from lightkube.types import PatchType
 
 from pymesh.resources.resource import Key
+from pymesh_controlplane.kube import trim
 from pymesh_controlplane.kube.reflector import Reflector
 from pymesh_controlplane.kube.replica import Object
 from pymesh_controlplane.metrics import Metrics
@@ -101,7 +102,14 @@ class Conditions:
 
     def _watch(self, changed: Callable[[], None]) -> Sequence[Reflector]:
         return tuple(
-            Reflector(self._client, kind.resources, trim=outline, optional=True, notify=changed, metrics=self._metrics)
+            Reflector(
+                self._client,
+                kind.resources,
+                trim=trim.authored(outline),
+                optional=True,
+                notify=changed,
+                metrics=self._metrics,
+            )
             for kind in kinds.MESH
         )
 
@@ -125,4 +133,6 @@ class Conditions:
             lambda: self._client.patch(
                 served.Status, metadata["name"], patch, namespace=metadata["namespace"], patch_type=PatchType.MERGE
             ),
+            wanted=str([value for key, value in wanted[-1].items() if key != "lastTransitionTime"]),
+            found=found,
         )

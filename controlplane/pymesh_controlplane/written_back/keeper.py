@@ -12,7 +12,9 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from pymesh_controlplane.kube.asking import CONFLICT, NOT_FOUND, KubernetesError, ask
+from pymesh_controlplane.kube.client import FIELD_MANAGER
 from pymesh_controlplane.kube.reflector import Reflector
+from pymesh_controlplane.kube.replica import Object
 from pymesh_controlplane.metrics import Metrics
 
 log = logging.getLogger("pymesh.written_back")
@@ -22,13 +24,28 @@ QUIET: Final = 0.1
 # Seconds until an object is tried again that could not be written: doubled from the first to the last, half by chance.
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
+# Seconds after which a write that is due again has nothing to do with the one before.
+FORGOTTEN: Final = 2 * LONGEST_PAUSE
+# So many times in a row the same has to be written until somebody else is said to undo it. Twice is a person's `kubectl
+# edit`, or our own write, of which the reflector has not heard yet.
+CONTESTED: Final = 3
 
 
 class Write(NamedTuple):
-    """A write that is due. `name` is of the object, as people call it; `request` asks for it."""
+    """A write that is due.
+
+    Attributes:
+        name: of the object, as people call it.
+        request: asks for it.
+        wanted: tells what is to be there from what was to be there before: where the same is due again, somebody else
+            has undone it.
+        found: the object as it is, trimmed by `trim.authored`; None if it is not there.
+    """
 
     name: str
     request: Callable[[], Awaitable[object]]
+    wanted: str = ""
+    found: Object | None = None
 
 
 class Keeper:
@@ -56,6 +73,7 @@ class Keeper:
         self._rng = rng or random.Random()  # noqa: S311  spreads retries, guards nothing
         self._news = asyncio.Event()
         self._failures: dict[str, _Failure] = {}
+        self._done: dict[str, _Done] = {}
 
     def changed(self) -> None:
         """Look again."""
@@ -65,6 +83,7 @@ class Keeper:
         """Keep it, until cancelled."""
         reflectors = self._watch(self.changed)
         self._failures.clear()
+        self._done.clear()
         async with asyncio.TaskGroup() as tasks:
             for reflector in reflectors:
                 tasks.create_task(reflector.run())
@@ -72,21 +91,33 @@ class Keeper:
 
     async def _keep(self, reflectors: Sequence[Reflector]) -> None:
         loop = asyncio.get_running_loop()
+        again_at: float | None = None
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(min((f.again_at for f in self._failures.values()), default=None)):
+                async with asyncio.timeout_at(again_at):
                     await self._news.wait()
                     await asyncio.sleep(QUIET)
             self._news.clear()
+            again_at = None
             if any(reflector.waiting() for reflector in reflectors):
                 continue
             writes = {write.name: write for write in self._due(reflectors)}
             for name in self._failures.keys() - writes.keys():
                 del self._failures[name]
+            for name in [name for name, done in self._done.items() if done.at + FORGOTTEN < loop.time()]:
+                del self._done[name]
             for write in writes.values():
-                failure = self._failures.get(write.name)
-                if failure is None or failure.again_at <= loop.time():
+                if self._held_until(write) <= loop.time():
                     await self._write(write)
+            held = (self._held_until(write) for write in writes.values())
+            again_at = min((until for until in held if until > loop.time()), default=None)
+
+    def _held_until(self, write: Write) -> float:
+        """When it may be written: not at once if that has just failed, or has just been undone."""
+        if failure := self._failures.get(write.name):
+            return failure.again_at
+        done = self._done.get(write.name)
+        return done.at + done.pause if done is not None and done.wanted == write.wanted else 0.0
 
     async def _write(self, write: Write) -> None:
         try:
@@ -104,6 +135,23 @@ class Keeper:
             self._failures.pop(write.name, None)
             self._metrics.count("controlplane_writes", self._what)
             log.info("wrote %s", write.name)
+            self._succeeded(write)
+
+    def _succeeded(self, write: Write) -> None:
+        now, before = asyncio.get_running_loop().time(), self._done.get(write.name)
+        if before is None or before.wanted != write.wanted:
+            self._done[write.name] = _Done(write.wanted, now, FIRST_PAUSE, 1)
+            return
+        done = _Done(write.wanted, now, min(before.pause * 2, LONGEST_PAUSE), before.times + 1)
+        self._done[write.name] = done
+        if done.times >= CONTESTED:
+            self._metrics.count("controlplane_contested_writes", self._what)
+        if done.times == CONTESTED:
+            log.warning(
+                "%s is undone by %s each time it is written: one of the two has to stop, and until then pauses grow",
+                write.name,
+                _other_author(write.found),
+            )
 
     def _failed(self, name: str, why: str) -> None:
         before = self._failures.get(name)
@@ -112,6 +160,25 @@ class Keeper:
             log.warning("%s cannot be written, and is tried again: %s", name, why)
         again_at = asyncio.get_running_loop().time() + pause * (0.5 + self._rng.random() / 2)
         self._failures[name] = _Failure(pause, again_at, why)
+
+
+def _other_author(found: Object | None) -> str:
+    """Who else wrote to an object last, by the name that the API server noted down (its field manager)."""
+    if found is None:
+        return "somebody who deletes it"
+    entries = [entry for entry in found["metadata"].get("managedFields") or [] if entry.get("manager") != FIELD_MANAGER]
+    if not entries:
+        return "somebody"
+    return f"field manager {max(entries, key=lambda entry: str(entry.get('time') or '')).get('manager')}"
+
+
+class _Done(NamedTuple):
+    """A write that succeeded: when, for how long it is not repeated, and how many times in a row it was made."""
+
+    wanted: str
+    at: float
+    pause: float
+    times: int
 
 
 class _Failure(NamedTuple):

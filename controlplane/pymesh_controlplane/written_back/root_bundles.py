@@ -63,29 +63,35 @@ def keeper(client: AsyncClient, bundle: str, metrics: Metrics) -> Keeper:
                 client,
                 ConfigMap,
                 fields=f"metadata.name={names.ROOT_CONFIG_MAP}",
-                trim=trim.config_map,
+                trim=trim.authored(trim.config_map),
                 notify=changed,
                 metrics=metrics,
             ),
         )
 
-    def write(namespace: str, patch: dict[str, Any] | None, owners: list[OwnerReference]) -> Write:
+    def write(namespace: str, patch: dict[str, Any] | None, namespaces: Objects, found: Object | None) -> Write:
         name = f"ConfigMap {namespace}/{names.ROOT_CONFIG_MAP}"
+        # In a namespace that was made anew it is missing without anybody's having deleted it.
+        uid = str(namespaces[Name("", namespace)]["metadata"].get("uid"))
         if patch is not None:
             return Write(
                 name,
                 lambda: client.patch(
                     ConfigMap, names.ROOT_CONFIG_MAP, patch, namespace=namespace, patch_type=PatchType.MERGE
                 ),
+                uid,
+                found,
             )
         metadata = ObjectMeta(
-            name=names.ROOT_CONFIG_MAP, namespace=namespace, labels=dict(LABELS), ownerReferences=owners
+            name=names.ROOT_CONFIG_MAP, namespace=namespace, labels=dict(LABELS), ownerReferences=owner(namespaces)
         )
-        return Write(name, lambda: client.create(ConfigMap(metadata=metadata, data={names.ROOT_FILE: bundle})))
+        return Write(name, lambda: client.create(ConfigMap(metadata=metadata, data={names.ROOT_FILE: bundle})), uid)
 
     def due(reflectors: Sequence[Reflector]) -> Iterator[Write]:
         namespaces, config_maps = (reflector.objects for reflector in reflectors)
-        owners = owner(namespaces)
-        return (write(namespace, patch, owners) for namespace, patch in lacking(namespaces, config_maps, bundle))
+        return (
+            write(namespace, patch, namespaces, config_maps.get(Name(namespace, names.ROOT_CONFIG_MAP)))
+            for namespace, patch in lacking(namespaces, config_maps, bundle)
+        )
 
     return Keeper("root bundles", watch, due, metrics)

@@ -26,6 +26,8 @@ class World:
     attempts: list[tuple[float, str]] = field(default_factory=list)
     changed: Callable[[], None] = lambda: None
     unread: str = ""
+    undone: bool = False
+    version: int = 1
 
     def watch(self, changed: Callable[[], None]) -> Sequence[Reflector]:
         self.changed = changed
@@ -44,13 +46,20 @@ class World:
 
     def due(self, _: Sequence[Reflector]) -> Iterator[Write]:
         for name in sorted(self.wanted - self.there):
-            yield Write(name, partial(self.write, name))
+            authors = [
+                {"manager": "pymesh-controlplane", "time": "2026-11-23T00:00:09Z"},
+                {"manager": "kubectl-edit", "time": "2026-11-23T00:00:01Z"},
+                {"manager": "pilot-discovery", "time": "2026-11-23T00:00:08Z"},
+            ]
+            found = {"metadata": {"name": name, "managedFields": authors}}
+            yield Write(name, partial(self.write, name), str(self.version), found)
 
     async def write(self, name: str) -> None:
         self.attempts.append((asyncio.get_running_loop().time(), name))
         if name in self.refused:
             raise self.refused[name]
-        self.there.add(name)
+        if not self.undone:
+            self.there.add(name)
         self.changed()
 
 
@@ -134,3 +143,40 @@ def test_a_conflict_that_does_not_end_is_told(caplog: pytest.LogCaptureFixture) 
     metrics = kept(World({"a"}, refused={"a": KubernetesError("not found", NOT_FOUND)}), seconds=300)
     assert metrics.counted("controlplane_write_errors", "things") > 0
     assert caplog.text.count("a cannot be written, and is tried again: not found") == 1
+
+
+def test_what_somebody_else_undoes_each_time_is_written_ever_more_rarely_and_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Two who keep the same field, each for itself: no reason to keep the API server busy."""
+    world = World({"a"}, undone=True)
+    metrics = kept(world, seconds=300)
+    times = [at for at, _ in world.attempts]
+    pauses = [after - before for before, after in pairwise(times)]
+    assert pauses[0] < 1
+    assert LONGEST_PAUSE <= max(pauses) < LONGEST_PAUSE + 1
+    assert len(times) < 20
+    assert metrics.counted("controlplane_contested_writes", "things") == len(times) - 2
+    assert caplog.text.count("a is undone by field manager pilot-discovery each time it is written") == 1
+
+
+def test_what_has_to_say_something_new_is_written_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """As the verdict on a resource that is changed every second."""
+    world = World({"a"})
+
+    def another() -> None:
+        world.version += 1
+        world.there.clear()
+        world.changed()
+
+    kept(world, *[another] * 20, seconds=1)
+    assert [int(at) for at, _ in world.attempts] == list(range(21))
+    assert not caplog.text
+
+
+def test_after_a_quiet_minute_nobody_is_suspected(caplog: pytest.LogCaptureFixture) -> None:
+    world = World({"a"})
+    metrics = kept(world, *[lambda: (world.there.clear(), world.changed())] * 5, seconds=70)
+    assert [name for _, name in world.attempts] == ["a"] * 6
+    assert metrics.counted("controlplane_contested_writes", "things") == 0
+    assert not caplog.text
