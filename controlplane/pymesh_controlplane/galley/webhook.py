@@ -2,8 +2,9 @@
 
 An object is refused for what is wrong with it alone. What it names and is not there (a Service, a subset) may come with
 the next object of the same `kubectl apply`, and a cluster promises no order: that is a warning, and the object, once
-stored, is not in force until it comes. Nothing is refused for what was stored and wrong already, so that it can be
-mended step by step, and nobody is kept from deleting.
+stored, is in force as far as it goes, or, where a version before it is in force, not until what it names comes. Nothing
+is refused for what was stored and wrong already, so that it can be mended step by step, and nobody is kept from
+deleting.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,8 +28,8 @@ _NOWHERE: Final = Positions("", {})
 _NOT_THE_AUTHORS: Final = frozenset({"metadata", "status"})
 
 WRONG_BEFORE: Final = "as it was before"
-NOT_YET: Final = "stored, but not in force until that is there"
-STILL_THE_OLD: Final = "stored, but what was in force before stays so until that is there"
+INCOMPLETE: Final = "stored; until that is there, in force as far as it goes"
+STILL_THE_OLD: Final = "stored; until that is there or the control plane starts anew, the version before stays in force"
 MADE_WRONG: Final = "right until now and wrong with this"
 USED: Final = "deleted all the same, and wrong without it"
 
@@ -56,7 +57,7 @@ class Judge:
         found = self._found(request, request.object, world, now)
         known = self._known(request, found, world, now)
         there = Key(request.kind.kind, request.namespace, request.called) in world.resources
-        return _answer([_toned_down(problem, known, STILL_THE_OLD if there else NOT_YET) for problem in found])
+        return _answer([_toned_down(problem, known, STILL_THE_OLD if there else INCOMPLETE) for problem in found])
 
     def _found(self, request: Request, value: Object, world: World, now: datetime) -> list[Problem]:
         """Everything that is wrong with `value`, and with others because of it."""

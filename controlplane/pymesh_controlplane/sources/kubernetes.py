@@ -24,7 +24,6 @@ from pymesh_controlplane.pilot.model import Problem, Severity, World
 from pymesh_controlplane.pilot.push import Debounce
 from pymesh_controlplane.sources import kinds, secrets
 from pymesh_controlplane.sources.in_force import InForce
-from pymesh_controlplane.sources.last_good import LastGood
 from pymesh_controlplane.sources.ledger import Ledger
 
 # What stands in problems where a directory has the name of a file.
@@ -57,12 +56,12 @@ class KubernetesSource:
     """Watches the API server: Kubernetes' own kinds, the mesh's, and the Secrets that Gateways name.
 
     There is no world before everything was listed once. What is wrong is in `World.problems`; what it said before stays
-    in force meanwhile. A kind that is not installed has no objects, until it is.
+    in force meanwhile, in this process: the API server keeps no such version. What names something that is not there is
+    in force as far as it goes, unless a version before it is. A kind that is not installed has no objects, until it is.
 
     Args:
         client: of the API server, from `kube.client.connect`.
         with_secrets: whether Secrets are read at all: pilot needs them, policy does not.
-        last_good: where what is in force is kept, so that it is known to the next process; by default nowhere.
         judged: called after every judgement.
     """
 
@@ -73,7 +72,6 @@ class KubernetesSource:
         trust_domain: str = names.TRUST_DOMAIN,
         root_namespace: str = names.SYSTEM_NAMESPACE,
         with_secrets: bool = True,
-        last_good: LastGood | None = None,
         metrics: Metrics | None = None,
         judged: Callable[[Judgement], None] = lambda _: None,
     ) -> None:
@@ -81,7 +79,7 @@ class KubernetesSource:
         self._judged = judged
         self._with_secrets = with_secrets
         self._metrics = metrics
-        self._in_force = InForce(Ledger((), trust_domain, root_namespace), last_good)
+        self._in_force = InForce(Ledger((), trust_domain, root_namespace, incomplete=True))
         self._objects = _Objects()
         self._watches = Watches()
         self._reflectors = [self._reflector(kind, root_namespace) for kind in kinds.ALL]

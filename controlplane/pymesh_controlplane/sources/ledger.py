@@ -4,6 +4,9 @@ A resource comes into force if it can be read and if galley finds no error in it
 with all others. Otherwise the version before it stays in force (or none, if there was none), and everything else goes
 its way. What is in force is never taken back because of others: if the service behind a route is deleted, the route
 stays, answers what it can, and a problem says so.
+
+Where nothing is kept over a restart, that would make what is in force a matter of who started when. There (see
+`Ledger.incomplete`) what names something that is not there comes into force, too, unless a version before it is.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +28,7 @@ KEPT_FILE: Final = "what it said before stays in force"
 NOTHING: Final = "it is not in force"
 NOTHING_FILE: Final = "nothing of it is in force"
 STANDS: Final = "it was right before and stays in force"
+INCOMPLETE: Final = "it is in force as far as it goes"
 
 Contents = Mapping[str, "Parsed | ConfigError"]
 
@@ -36,11 +40,14 @@ class Ledger:
     Attributes:
         overrides: folders, as prefixes of paths, whose resources win over those of the same name elsewhere: what a
             runtime observed, as against what was applied.
+        incomplete: whether a resource that is right by itself, and of which no version is in force, comes into force
+            although something that it names is not there: what leads there answers an error.
     """
 
     overrides: tuple[str, ...] = ()
     trust_domain: str = names.TRUST_DOMAIN
     root_namespace: str = names.SYSTEM_NAMESPACE
+    incomplete: bool = False
     _in_force: dict[Key, Resource[object]] = field(default_factory=dict)
     _checked: Memory = field(default_factory=Memory)
 
@@ -113,7 +120,7 @@ class Ledger:
         while True:
             result = world.build(candidates.values(), (), self.trust_domain, self.root_namespace)
             found = list(_by_resource(check(result.resources.values(), result, self._checked, now=now), result))
-            wrong = {item.key for item, issues in found if self._is_new(item) and _has_errors(issues)}
+            wrong = {item.key for item, issues in found if self._is_new(item) and self._is_kept_out(item, issues)}
             if not wrong:
                 break
             for item, issues in found:
@@ -125,12 +132,17 @@ class Ledger:
                     else:
                         del candidates[item.key]
         for _, issues in found:
-            problems += _with_consequence(issues, STANDS)
+            by_others = self.incomplete and not _has_errors(issues, dangling=False)
+            problems += _with_consequence(issues, INCOMPLETE if by_others else STANDS)
         return replace(result, problems=tuple(sorted(set(problems), key=_place)))
 
     def _is_new(self, item: Resource[object]) -> bool:
         before = self._in_force.get(item.key)
         return before is None or not item.says_the_same_as(before)
+
+    def _is_kept_out(self, item: Resource[object], issues: list[Problem]) -> bool:
+        """Whether `issues` keep a new resource, or a new version of one, from coming into force."""
+        return _has_errors(issues, dangling=not self.incomplete or item.key in self._in_force)
 
 
 def _by_file(resources: Iterable[Resource[object]]) -> dict[str, dict[Key, Resource[object]]]:
@@ -157,8 +169,9 @@ def _by_resource(problems: Iterable[Problem], result: World) -> Iterator[tuple[R
             yield item, issues
 
 
-def _has_errors(problems: Iterable[Problem]) -> bool:
-    return any(problem.severity is Severity.ERROR for problem in problems)
+def _has_errors(problems: Iterable[Problem], *, dangling: bool) -> bool:
+    """Whether there are errors; those about what is not there count only if `dangling`."""
+    return any(problem.severity is Severity.ERROR and (dangling or not problem.dangling) for problem in problems)
 
 
 def _with_consequence(problems: Iterable[Problem], consequence: str) -> list[Problem]:

@@ -2,8 +2,9 @@
 
     kubectl get virtualservice reviews -o jsonpath='{.status.conditions}'
 
-False is said of a version that is not in force, with galley's sentences; True of one that is. `observedGeneration` says
-which version that is about. What others have in the status stays.
+False is said of a version that is not in force, with galley's sentences; True of one that is, and if it is so only as far
+as it goes, with galley's sentences, too. `observedGeneration` says which version that is about. What others have in the
+status stays.
 
 RBAC: the mesh kinds list, watch; their status subresource patch.
 """
@@ -25,7 +26,7 @@ from pymesh_controlplane.metrics import Metrics
 from pymesh_controlplane.pilot.model import Problem, Severity
 from pymesh_controlplane.sources import kinds
 from pymesh_controlplane.sources.kubernetes import Judgement
-from pymesh_controlplane.sources.ledger import STANDS
+from pymesh_controlplane.sources.ledger import INCOMPLETE, STANDS
 from pymesh_controlplane.written_back.keeper import Keeper, Write
 
 ACCEPTED: Final = "Accepted"
@@ -45,7 +46,7 @@ def conditions(found: Object, problems: Sequence[Problem], now: datetime) -> lis
     """
     errors = [problem for problem in problems if problem.severity is Severity.ERROR]
     # Where this version is not in force, what has become wrong with the one that is would only confuse.
-    refused = [problem for problem in errors if problem.consequence != STANDS]
+    refused = [problem for problem in errors if problem.consequence not in {STANDS, INCOMPLETE}]
     accepted = not refused
     status = found.get("status")
     there = status.get("conditions") if isinstance(status, dict) else None

@@ -116,10 +116,12 @@ def test_what_is_not_there_yet_is_a_warning_that_says_what_is_in_force_meanwhile
     [warning] = found.warnings
     assert warning == (
         "VirtualService default/reviews: spec.http[0].route[0].destination.subset: DestinationRule default/reviews has "
-        "no subset 'v3'; it has v1, v2 (stored, but not in force until that is there)"
+        "no subset 'v3'; it has v1, v2 (stored; until that is there, in force as far as it goes)"
     )
     found = judged(changed(ROUTE, "spec.http.0.route.0.destination.subset", "v3"), ROUTE, [SERVICE, RULE, ROUTE])
-    assert found.warnings[0].endswith("(stored, but what was in force before stays so until that is there)")
+    assert found.warnings[0].endswith(
+        "(stored; until that is there or the control plane starts anew, the version before stays in force)"
+    )
     for missing in ([], [RULE], [SERVICE]):
         assert judged(ROUTE, in_force=missing).refused == ()
     assert judged(ENTERING, in_force=[SERVICE]).dangling

@@ -20,7 +20,7 @@ from pymesh_controlplane.kube.client import connect
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.sources import kinds, secrets
 from pymesh_controlplane.sources.kubernetes import STALE, WITHOUT, KubernetesSource
-from pymesh_controlplane.sources.ledger import KEPT, NOTHING
+from pymesh_controlplane.sources.ledger import INCOMPLETE, KEPT, NOTHING
 from tests.controlplane.pilot.worlds import pod, service
 from tests.support.kubernetes import app as api_app
 from tests.support.kubernetes.server import ApiServer
@@ -282,6 +282,16 @@ async def test_a_wrong_version_leaves_the_one_before_in_force(cluster: Cluster) 
         assert str(problem).startswith("kubernetes: VirtualService default/web: spec.http[0].route[0].destination")
         await cluster.apply(route())
         await eventually(lambda: not found.said())
+
+
+async def test_what_names_something_missing_is_in_force_as_far_as_it_goes_in_every_process(cluster: Cluster) -> None:
+    """The API server keeps no version before: one process and the next are to agree."""
+    await cluster.apply(service("web", ip="10.96.0.20"), route("web, subset: v9"))
+    for _ in range(2):
+        async with following(cluster) as found:
+            await eventually(lambda: found.worlds)
+            assert WEB in found.world.routing
+            assert [problem.consequence for problem in found.world.problems] == [INCOMPLETE]
 
 
 @pytest.fixture

@@ -5,7 +5,16 @@ from pymesh.resources.istio import VirtualService
 from pymesh.resources.parse import parse
 from pymesh.resources.resource import Key, holds
 from pymesh_controlplane.pilot.model import Severity, World
-from pymesh_controlplane.sources.ledger import KEPT, KEPT_FILE, NOTHING, NOTHING_FILE, STANDS, Contents, Ledger
+from pymesh_controlplane.sources.ledger import (
+    INCOMPLETE,
+    KEPT,
+    KEPT_FILE,
+    NOTHING,
+    NOTHING_FILE,
+    STANDS,
+    Contents,
+    Ledger,
+)
 from tests.controlplane.pilot.worlds import service
 
 REVIEWS = Key("VirtualService", "default", "reviews")
@@ -92,6 +101,35 @@ def test_what_is_in_force_is_not_taken_back_because_of_others() -> None:
     world = ledger.update(contents(b=route()))
     assert route_name(world) == "one"
     assert [consequence for _, consequence in errors(world)] == [STANDS]
+
+
+def consequences(world: World) -> list[str]:
+    return [consequence for _, consequence in errors(world)]
+
+
+def test_what_names_something_missing_is_in_force_as_far_as_it_goes_where_that_is_asked_for() -> None:
+    """Two ledgers that began at different times agree, as long as no version was right before."""
+    first = Ledger(incomplete=True)
+    worlds = [ledger.update(contents(b=route())) for ledger in (first, first, Ledger(incomplete=True))]
+    assert [(route_name(world), consequences(world)) for world in worlds] == [("one", [INCOMPLETE])] * 3
+    assert (route_name(first.update(contents(a=SERVICE, b=route()))), worlds[0].services) == ("one", {})
+    world = first.update(contents(b=route()))
+    assert (route_name(world), consequences(world)) == ("one", [INCOMPLETE])
+
+
+def test_what_names_something_missing_does_not_take_the_place_of_a_version_before() -> None:
+    ledger = Ledger(incomplete=True)
+    ledger.update(contents(a=SERVICE, b=route()))
+    world = ledger.update(contents(a=SERVICE, b=route("two", host="revews")))
+    assert (route_name(world), consequences(world)) == ("one", [KEPT])
+    world = ledger.update(contents(a=SERVICE + "---" + service("revews"), b=route("two", host="revews")))
+    assert (route_name(world), consequences(world)) == ("two", [])
+
+
+def test_what_is_wrong_by_itself_is_not_in_force_whatever_else_it_names() -> None:
+    wrong = route(host="revews", extra=', rewrite: {uri: ""}, match: [{uri: {prefix: api}}]')
+    world = Ledger(incomplete=True).update(contents(b=wrong))
+    assert (route_name(world), set(consequences(world))) == (None, {NOTHING})
 
 
 def test_a_bad_rule_and_a_route_that_needs_it_both_stay_what_they_were() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pymesh_controlplane.pilot.model import Problem, Severity
-from pymesh_controlplane.sources.ledger import KEPT, STANDS
+from pymesh_controlplane.sources.ledger import INCOMPLETE, KEPT, STANDS
 from pymesh_controlplane.written_back.conditions import MAX_MESSAGE, conditions
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -55,13 +55,13 @@ def test_conditions_of_others_stay() -> None:
     assert conditions(resource(other), (), NOW) == [other, ACCEPTED]
 
 
-def test_warnings_and_what_broke_around_it_leave_it_accepted() -> None:
-    """A route whose service was deleted is in force; and it is told what is wrong."""
+@pytest.mark.parametrize("consequence", [STANDS, INCOMPLETE])
+def test_warnings_and_what_broke_around_it_leave_it_accepted(consequence: str) -> None:
+    """A route whose service was deleted, or is not there yet, is in force; and it is told what is wrong."""
     warning = Problem(Severity.WARNING, "no port speaks HTTP")
-    [said] = (
-        conditions(resource(), (warning, Problem(Severity.ERROR, "no such service", consequence=STANDS)), NOW) or ()
-    )
-    assert (said["status"], said["message"]) == ("True", f"no such service ({STANDS})")
+    missing = Problem(Severity.ERROR, "no such service", consequence=consequence)
+    [said] = conditions(resource(), (warning, missing), NOW) or ()
+    assert (said["status"], said["message"]) == ("True", f"no such service ({consequence})")
 
 
 def test_of_a_version_that_is_not_in_force_only_its_own_mistakes_are_told() -> None:
