@@ -30,6 +30,8 @@ NAMED: Final = 5
 
 _ENFORCE: Final = "pod-security.kubernetes.io/enforce"
 _REVISION: Final = "istio.io/rev"
+_LABEL_POD: Final = "sidecar.istio.io/inject"
+_POD_SAYS_YES: Final = f'{_LABEL_POD}: "true"'
 _ANNOTATION_IMAGE: Final = "sidecar.istio.io/proxyImage"
 
 Severity = Literal["error", "warning", "note"]
@@ -108,26 +110,70 @@ def webhooks(name: str, configuration: Object | None) -> Iterator[Finding]:
         yield Finding("error", name, f"has no caBundle, so the API server trusts nobody: {_some(without)}", remedy)
 
 
-def others(configurations: Iterable[Object]) -> Iterator[Finding]:
-    """Whether an Istio in the same cluster injects the same pods."""
+def others(configurations: Iterable[Object], namespaces: Iterable[Object]) -> Iterator[Finding]:
+    """Whether an Istio in the same cluster injects the same pods: a mistake where it does, and else good to know."""
+    labelled = [
+        item["metadata"]["name"]
+        for item in namespaces
+        if (item["metadata"].get("labels") or {}).get(LABEL_NAMESPACE) == "enabled"
+    ]
     for item in configurations:
         own = item["metadata"]["name"]
-        for webhook in item.get("webhooks") or []:
-            expressions = (webhook.get("namespaceSelector") or {}).get("matchExpressions") or []
-            labels = (webhook.get("namespaceSelector") or {}).get("matchLabels") or {}
-            asked = labels.get(LABEL_NAMESPACE) == "enabled" or any(
-                rule.get("key") == LABEL_NAMESPACE and rule.get("operator") == "In" and "enabled" in rule["values"]
-                for rule in expressions
-            )
-            if asked and own != "pymesh-injector":
-                yield Finding(
-                    "error",
-                    f"MutatingWebhookConfiguration {own}",
-                    f"also injects the pods of namespaces with {LABEL_NAMESPACE}=enabled: they would get two sidecars",
-                    "label namespaces for one of the two meshes; pods ask for pymesh's with the label "
-                    'sidecar.istio.io/inject: "true" where the namespace says nothing',
-                )
-                break
+        webhooks = [] if own == "pymesh-injector" else item.get("webhooks") or []
+        by_namespace = any(map(_injects_by_namespace, webhooks))
+        by_pod = any(map(_injects_by_pod, webhooks))
+        if not by_namespace and not by_pod:
+            continue
+        whom = [f"in namespaces with {LABEL_NAMESPACE}=enabled"] if by_namespace else []
+        whom += [f"with {_POD_SAYS_YES} in namespaces that say nothing"] if by_pod else []
+        twice = by_namespace and labelled
+        where = f", which {_some(labelled)} would" if twice else ""
+        yield Finding(
+            "error" if twice else "warning",
+            f"MutatingWebhookConfiguration {own}",
+            f"also injects pods {', and those '.join(whom)}: both meshes would, and they get two sidecars{where}",
+            f"keep namespaces for pymesh that Istio's webhooks pass over: label them {_REVISION}=pymesh and not "
+            f"{LABEL_NAMESPACE}, and their pods {_POD_SAYS_YES}",
+        )
+
+
+def _injects_by_namespace(webhook: Object) -> bool:
+    """Whether a webhook is asked about pods because of the namespace's label that pymesh reads."""
+    selector, enabled = webhook.get("namespaceSelector") or {}, {LABEL_NAMESPACE: "enabled"}
+    return _asks_for(selector, LABEL_NAMESPACE, "enabled") and _selects(selector, enabled)
+
+
+def _injects_by_pod(webhook: Object) -> bool:
+    """Whether a webhook is asked about pods because of their own label that pymesh reads."""
+    selector, yes = webhook.get("objectSelector") or {}, {_LABEL_POD: "true"}
+    unlabelled = _selects(webhook.get("namespaceSelector") or {}, {})
+    return unlabelled and _asks_for(selector, _LABEL_POD, "true") and _selects(selector, yes)
+
+
+def _asks_for(selector: Object, key: str, value: str) -> bool:
+    """Whether a selector names this label, as an injector's does; one that is open to everything is somebody else's."""
+    rules = selector.get("matchExpressions") or []
+    return (selector.get("matchLabels") or {}).get(key) == value or any(
+        rule.get("key") == key and rule.get("operator") == "In" and value in (rule.get("values") or ())
+        for rule in rules
+    )
+
+
+def _selects(selector: Object, labels: Mapping[str, str]) -> bool:
+    """Whether a selector (meta/v1 LabelSelector) takes what has these labels."""
+    if not (selector.get("matchLabels") or {}).items() <= labels.items():
+        return False
+    for rule in selector.get("matchExpressions") or []:
+        there, values = labels.get(rule["key"]), rule.get("values") or ()
+        taken = {
+            "In": there in values,
+            "NotIn": there not in values,
+            "Exists": there is not None,
+            "DoesNotExist": there is None,
+        }
+        if not taken.get(rule["operator"], False):
+            return False
+    return True
 
 
 def namespaces(found: Iterable[Object]) -> Iterator[Finding]:
@@ -142,7 +188,10 @@ def namespaces(found: Iterable[Object]) -> Iterator[Finding]:
             remedy = f"kubectl label namespace {name} {LABEL_NAMESPACE}-"
             yield Finding("warning", about, f"has {LABEL_NAMESPACE}=enabled, and is never injected", remedy)
         if _REVISION in labels:
-            remedy = f"for pymesh, kubectl label namespace {name} {_REVISION}- {LABEL_NAMESPACE}=enabled"
+            remedy = (
+                f"for pymesh, give pods the label {_POD_SAYS_YES}; or, without an Istio in the cluster, "
+                f"kubectl label namespace {name} {_REVISION}- {LABEL_NAMESPACE}=enabled"
+            )
             yield Finding("note", about, f"has {_REVISION}, by which an Istio injects; pymesh does not read it", remedy)
         level = labels.get(_ENFORCE)
         if wish == "enabled" and level in {"baseline", "restricted"}:

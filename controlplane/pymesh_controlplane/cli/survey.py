@@ -50,8 +50,9 @@ def before(api: Api, paths: Paths) -> Iterator[Finding]:
     )
     yield from inspection.permissions(_missing(api, needed), "pymesh install does that")
     look = _Look(api, paths)
-    yield from inspection.others(look.items("MutatingWebhookConfiguration"))
-    yield from inspection.namespaces(look.items("Namespace"))
+    spaces = look.items("Namespace")
+    yield from inspection.others(look.items("MutatingWebhookConfiguration"), spaces)
+    yield from inspection.namespaces(spaces)
     yield from look.unseen()
 
 
@@ -70,7 +71,7 @@ def installed(cluster: Cluster, now: datetime) -> Iterator[Finding]:
             return  # whatever else is missing follows from that
     yield from inspection.crds([kind for kind in MESH_KINDS if not paths.version(kind)])
     yield from inspection.namespaces(spaces)
-    yield from inspection.others(look.items("MutatingWebhookConfiguration"))
+    yield from inspection.others(look.items("MutatingWebhookConfiguration"), spaces)
     yield from _webhooks(look, own, now)
     labels = {item["metadata"]["name"]: item["metadata"].get("labels") or {} for item in spaces}
     yield from inspection.sidecars(pods, labels, _proxy_image(deployments))

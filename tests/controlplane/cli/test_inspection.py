@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pymesh_controlplane.cli import inspection
+from pymesh_controlplane.cli import bundle, inspection
 from pymesh_controlplane.cli.inspection import SOON
 from pymesh_controlplane.cli.mesh import Pilot
 
@@ -58,10 +58,62 @@ def test_a_second_injector_for_the_same_label() -> None:
     }
     own = {"metadata": {"name": "pymesh-injector"}, "webhooks": istio["webhooks"]}
     other = {"metadata": {"name": "other"}, "webhooks": [{"namespaceSelector": {"matchLabels": {"istio.io/rev": "x"}}}]}
-    assert told(inspection.others([istio, old, own, other])) == [
-        ("error", "MutatingWebhookConfiguration istio"),
-        ("error", "MutatingWebhookConfiguration old"),
-    ]
+    shop = {"metadata": {"name": "shop", "labels": {"istio-injection": "enabled"}}}
+    for spaces, severity in (([shop], "error"), ([], "warning")):
+        assert told(inspection.others([istio, old, own, other], spaces)) == [
+            (severity, "MutatingWebhookConfiguration istio"),
+            (severity, "MutatingWebhookConfiguration old"),
+        ]
+
+
+def rule(key: str, operator: str, *values: str) -> dict[str, Any]:
+    return {"key": key, "operator": operator} | ({"values": list(values)} if values else {})
+
+
+def webhook(namespace: list[dict[str, Any]], pod: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"namespaceSelector": {"matchExpressions": namespace}, "objectSelector": {"matchExpressions": pod}}
+
+
+REVISION, NO_REVISION = rule("istio.io/rev", "In", "default"), rule("istio.io/rev", "DoesNotExist")
+SILENT, WILLING = rule("istio-injection", "DoesNotExist"), rule("sidecar.istio.io/inject", "NotIn", "false")
+# As istiod's chart has them for a revision of its own, and, of the default revision, beside those.
+BY_REVISION = [webhook([REVISION, SILENT], [WILLING]), webhook([NO_REVISION, SILENT], [WILLING, REVISION])]
+BY_POD = webhook([SILENT, NO_REVISION], [rule("sidecar.istio.io/inject", "In", "true"), NO_REVISION])
+BY_NAMESPACE = webhook([rule("istio-injection", "In", "enabled")], [WILLING])
+NEVER = {"namespaceSelector": {"matchLabels": {"istio.io/deactivated": "never-match"}}}
+
+
+def test_an_istio_of_the_default_revision_also_takes_pods_by_their_own_label() -> None:
+    istio = {"metadata": {"name": "istio"}, "webhooks": [*BY_REVISION, BY_NAMESPACE, BY_POD]}
+    [finding] = inspection.others([istio], [])
+    assert "istio-injection=enabled" in finding.problem
+    assert 'sidecar.istio.io/inject: "true"' in finding.problem
+    assert "istio.io/rev=pymesh" in finding.remedy
+    [finding] = inspection.others([{"metadata": {"name": "istio"}, "webhooks": [BY_POD]}], [])
+    assert "istio-injection=enabled:" not in finding.problem
+
+
+def test_an_istio_of_a_revision_of_its_own_is_in_nobodys_way() -> None:
+    deactivated = {
+        "namespaceSelector": {**BY_NAMESPACE["namespaceSelector"], **NEVER["namespaceSelector"]},
+        "objectSelector": {},
+    }
+    everything = {"namespaceSelector": {}, "objectSelector": {}}
+    istio = {"metadata": {"name": "istio"}, "webhooks": [*BY_REVISION, deactivated, everything]}
+    assert not list(inspection.others([istio], []))
+
+
+def test_the_namespaces_that_are_recommended_are_passed_over_by_istio_and_taken_by_pymesh() -> None:
+    """What docs/kubernetes.md says of both, held against the selectors of both."""
+    namespace, pod = {"istio.io/rev": "pymesh"}, {"sidecar.istio.io/inject": "true"}
+
+    def taken(webhooks: list[dict[str, Any]]) -> list[bool]:
+        both = (("namespaceSelector", namespace), ("objectSelector", pod))
+        return [all(inspection._selects(each[name], labels) for name, labels in both) for each in webhooks]
+
+    [own] = [item for item in bundle.documents(bundle.PARTS) if item["kind"] == "MutatingWebhookConfiguration"]
+    assert not any(taken([*BY_REVISION, BY_NAMESPACE, BY_POD]))
+    assert sum(taken(own["webhooks"])) == 1
 
 
 @pytest.mark.parametrize(

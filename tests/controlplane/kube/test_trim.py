@@ -183,12 +183,8 @@ def test_everything_is_all_but_who_wrote_it() -> None:
 
 
 def test_of_who_wrote_the_name_and_the_time_are_kept_and_no_field() -> None:
-    entry = {
-        "manager": "pilot-discovery",
-        "operation": "Update",
-        "time": "2026-11-23T00:00:00Z",
-        "fieldsV1": {"f:a": {}},
-    }
+    author = {"manager": "pilot-discovery", "time": "2026-11-23T00:00:00Z"}
+    entry = author | {"operation": "Update", "fieldsV1": {"f:a": {}}}
     found = {"metadata": {"name": "a", "managedFields": [entry]}, "data": {"a": "b"}}
     assert trim.authored(trim.everything)(found) == {
         "metadata": {"name": "a", "managedFields": [author]},
