@@ -15,8 +15,8 @@ from pymesh_controlplane import parts
 from pymesh_controlplane.citadel.authority import Authority
 from pymesh_controlplane.citadel.secret_store import SecretStore
 from pymesh_controlplane.citadel.token_review import TokenReviewer
+from pymesh_controlplane.injection import Injection
 from pymesh_controlplane.injector.containers import InjectionConfig
-from pymesh_controlplane.injector.webhook import native_sidecars
 from pymesh_controlplane.kube.asking import patiently
 from pymesh_controlplane.kube.client import connect
 from pymesh_controlplane.kube.leader import Leader, LeaseLock
@@ -125,14 +125,18 @@ class _Cluster:
         self.running.start(webhooks.run())
         self.running.ports = replace(self.running.ports, webhooks=port_of(listener))
 
-    async def _injection(self) -> InjectionConfig:
+    async def _injection(self) -> Injection:
         found = await patiently(lambda: version(self.client), lambda why: log.warning("waiting for /version: %s", why))
-        return InjectionConfig(
+        config = InjectionConfig(
             proxy_image=self.options.proxy_image,
             cluster_id=self.options.cluster_id,
             trust_domain=self.options.trust_domain,
-            native_sidecars=native_sidecars(found),
         )
+        injection = Injection(self.client, found, config, self.running.metrics)
+        self.running.waiting.append(injection.waiting)
+        self.running.start(injection.run())
+        await injection.listed()
+        return injection
 
     def lead(self, authority: Authority) -> None:
         """Write back what has to be, whenever this replica leads."""

@@ -1,4 +1,4 @@
-"""How the injector of a cluster is configured: by the control plane's Deployment, and the API server's version."""
+"""How the injector of a cluster is configured: by the control plane's Deployment, and the versions of Kubernetes."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,7 +8,7 @@ from typing import Any
 from pymesh import names
 from pymesh.errors import MeshError
 from pymesh_controlplane.injector.containers import InjectionConfig
-from pymesh_controlplane.injector.webhook import native_sidecars
+from pymesh_controlplane.injector.webhook import kubelets_of, native_sidecars
 from pymesh_controlplane.kube.api import Api
 from pymesh_controlplane.kube.paths import Paths
 
@@ -26,7 +26,8 @@ def of_cluster(api: Api, paths: Paths) -> InjectionConfig:
             f"context {api.context}: namespace {names.SYSTEM_NAMESPACE} has no {names.CONTROL_PLANE}, whose settings "
             "pods would be injected with: pymesh install installs it"
         )
-    return settings(deployment, InjectionConfig(native_sidecars=native_sidecars(api.get("/version"))))
+    native = native_sidecars(api.get("/version"), kubelets_of(api.items(paths.of("Node"))))
+    return settings(deployment, InjectionConfig(native_sidecars=native))
 
 
 def namespaces(api: Api, paths: Paths) -> dict[str, dict[str, str]]:

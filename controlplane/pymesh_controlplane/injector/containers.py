@@ -46,7 +46,7 @@ class InjectionConfig:
         envoy_image: image with `envoy` on its PATH, for pods that ask for one.
         log_level: the sidecar's, one of `settings.LOG_LEVELS`.
         inject_by_default: whether a pod gets a sidecar when neither its namespace nor the pod says anything.
-        native_sidecars: whether the cluster has init containers that stay (Kubernetes 1.29).
+        native_sidecars: whether every node has init containers that stay (a kubelet of 1.29).
     """
 
     discovery: str = f"pilot.{names.SYSTEM_NAMESPACE}.svc:{names.PORT_XDS_TLS}"

@@ -6,9 +6,9 @@ know an older one. What the pod itself says is read here, as everywhere. Pure.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from pymesh import names
 from pymesh.errors import ConfigError
@@ -54,10 +54,26 @@ def answer(request: Request, config: InjectionConfig) -> Answer:
         return Answer((Cause(error.path, error.problem),))
 
 
-def native_sidecars(version: Mapping[str, object]) -> bool:
-    """Whether a cluster that says this of its version (`/version`: major "1", minor "36" or "29+") has them."""
-    numbers = [re.match(r"[0-9]{1,4}", str(version.get(part, ""))) for part in ("major", "minor")]
-    return tuple(int(found[0]) if found else 0 for found in numbers) >= _NATIVE_SINCE
+def native_sidecars(version: Mapping[str, object], kubelets: Iterable[str]) -> bool:
+    """Whether all of a cluster has them: its API server, and its kubelets, which may be three minor versions older.
+
+    Args:
+        version: what the API server says at `/version`: major "1", minor "36" or "29+".
+        kubelets: what nodes say: "v1.30.4-gke.1". One that cannot be read is taken for old.
+    """
+    server = _version(f"{version.get('major')}.{version.get('minor')}")
+    return all(each >= _NATIVE_SINCE for each in (server, *map(_version, kubelets)))
+
+
+def kubelets_of(nodes: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    """The versions of the kubelets of `nodes`, as the API has them; a node that does not say it yet runs no pods."""
+    found = (((node.get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion") for node in nodes)
+    return frozenset(str(version) for version in found if version)
+
+
+def _version(text: str) -> tuple[int, int]:
+    found = re.match(r"v?([0-9]{1,4})\.([0-9]{1,4})", text)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def _says_no(pod: Manifest) -> bool:

@@ -76,7 +76,7 @@ class Webhooks:
     Args:
         listener: bound and listening; it is closed at the end.
         authority: of the certificate that is shown, and of the `caBundle` that API servers know.
-        injection: what is the same for all pods; without it there is no /inject.
+        injection: what is the same for all pods as of now; without it there is no /inject.
         source: the world in force, for galley; without it there is no /validate.
         clock: the time of day.
     """
@@ -86,7 +86,7 @@ class Webhooks:
         listener: socket.socket,
         authority: Authority,
         *,
-        injection: InjectionConfig | None,
+        injection: Callable[[], InjectionConfig] | None,
         source: Source | None,
         clock: Callable[[], datetime],
     ) -> None:
@@ -167,12 +167,12 @@ class Webhooks:
 
 
 class _Injector:
-    def __init__(self, config: InjectionConfig) -> None:
+    def __init__(self, config: Callable[[], InjectionConfig]) -> None:
         self.desk = Desk("injector")
         self._config = config
 
     async def answer(self, request: Request, due: float) -> Answer:
-        return await self.desk.ask(due, injector.answer, request, self._config)
+        return await self.desk.ask(due, injector.answer, request, self._config())
 
 
 class _Galley:

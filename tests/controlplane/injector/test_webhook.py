@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.injector.inject import inject
-from pymesh_controlplane.injector.webhook import answer, native_sidecars
+from pymesh_controlplane.injector.webhook import answer, kubelets_of, native_sidecars
 from pymesh_controlplane.webhooks import admission
 from pymesh_controlplane.webhooks.admission import Answer, Cause, ReviewError
 from tests.controlplane.injector.making import SHAPES, pod_of, shape, stored
@@ -187,7 +187,23 @@ def test_the_token_is_readable_for_the_sidecar_whatever_the_pod_says_of_users() 
     [("1", "36", True), ("1", "29+", True), ("1", "28", False), ("2", "0", True), ("", "", False), ("x", None, False)],
 )
 def test_native_sidecars_are_there_since_1_29(major: str, minor: object, there: bool) -> None:
-    assert native_sidecars({"major": major, "minor": minor}) is there
+    assert native_sidecars({"major": major, "minor": minor}, ()) is there
+
+
+@pytest.mark.parametrize(
+    ("kubelets", "there"),
+    [
+        (["v1.30.4-gke.1", "v1.29.0"], True),
+        (["v1.30.4", "v1.28.15-eks-a"], False),
+        (["v1.9.1"], False),
+        (["fargate"], False),
+        ([None], True),
+        ([], True),
+    ],
+)
+def test_one_kubelet_that_is_older_is_enough(kubelets: list[str | None], there: bool) -> None:
+    nodes = [{"status": {"nodeInfo": {"kubeletVersion": version}}} for version in kubelets]
+    assert native_sidecars({"major": "1", "minor": "31"}, kubelets_of([*nodes, {}])) is there
 
 
 # --- attacks --------------------------------------------------------------------------------------------------------

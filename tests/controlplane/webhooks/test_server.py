@@ -100,7 +100,7 @@ async def running(clock: Clock | None = None) -> AsyncIterator[Running]:
     clock = clock or Clock()
     authority, worlds = self_signed("cluster.local", now=clock.now), Worlds()
     listener = listen("127.0.0.1", 0, "--webhook-port")
-    webhooks = Webhooks(listener, authority, injection=InjectionConfig(), source=worlds, clock=clock)
+    webhooks = Webhooks(listener, authority, injection=InjectionConfig, source=worlds, clock=clock)
     port = port_of(listener)
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(webhooks.run())
