@@ -73,13 +73,18 @@ def test_a_csr_becomes_a_certificate_that_openssl_verifies(plane: Running, tmp_p
     assert chain[-1] == plane.place.root_cert.read_text()
 
 
-def test_a_certificate_renews_itself(plane: Running) -> None:
-    """Without a token: the certificate is the proof. The life that was asked for is granted."""
-    key = new_key()
-    first = plane.sign(plane.place.tokens.token(), csr=csr_for(key))
-    second = plane.sign(None, channel=plane.channel(key, first), lifetime=600)
-    leaf = x509.load_pem_x509_certificate(second[0].encode())
-    assert (leaf.not_valid_after_utc - leaf.not_valid_before_utc).total_seconds() == 600 + 120
+def test_a_certificate_is_renewed_with_a_token_and_never_by_itself(plane: Running) -> None:
+    """It would live for ever, also after its account is gone. A shorter life is granted, a longer one is not."""
+    key, token = new_key(), plane.place.tokens.token()
+    first = plane.sign(token, csr=csr_for(key))
+    code, details = refused(plane, None, channel=plane.channel(key, first))
+    assert code == grpc.StatusCode.UNAUTHENTICATED
+    assert details.startswith(f"the certificate of {REVIEWS} does not renew itself: send a token")
+    assert f"{details}\n" in plane.log.read_text()
+    for asked, granted in ((600, 600), (2**40, 86400)):
+        second = plane.sign(token, channel=plane.channel(key, first), lifetime=asked)
+        leaf = x509.load_pem_x509_certificate(second[0].encode())
+        assert (leaf.not_valid_after_utc - leaf.not_valid_before_utc).total_seconds() == granted + 120
 
 
 @pytest.mark.parametrize(
@@ -408,7 +413,7 @@ def test_after_a_sigkill_the_root_is_the_same(tmp_path: Path) -> None:
     place.root_cert.unlink()
     with running(place, "--components", "citadel") as second:
         assert place.root_cert.read_bytes() == root
-        assert second.sign(None, channel=second.channel(key, chain))[-1] == chain[-1]
+        assert second.sign(place.tokens.token(), channel=second.channel(key, chain))[-1] == chain[-1]
 
 
 def failure(place: Place, *more: str, xds: int = 0, tls: int = 0, http: int = 0) -> str:

@@ -19,9 +19,8 @@ from pymesh.errors import MeshError
 from pymesh.identity import Identity
 
 ROOT_LIFETIME: Final = timedelta(days=3650)
+# The life of a leaf, and the longest that is granted: nothing revokes one, so an account that is deleted stays as long.
 LEAF_LIFETIME: Final = timedelta(hours=24)
-# Longer would outlive every revocation plan; Istio's citadel draws the line at the same 90 days.
-MAX_LEAF_LIFETIME: Final = timedelta(days=90)
 # A peer whose clock is behind ours by this much still takes a certificate made now; Istio's value.
 CLOCK_SKEW: Final = timedelta(minutes=2)
 # Bytes. A P-256 CSR is about 500, an RSA-8192 one about 3,000.
@@ -87,19 +86,21 @@ class Authority:
     ) -> Issued:
         """A certificate for `identity`, which the caller has proved, over the key of `csr` (PEM).
 
+        Its life is `lifetime`, or LEAF_LIFETIME if that is less.
+
         Raises:
-            CsrError: the CSR is damaged, asks for another identity or holds a weak key, or `lifetime` is out of bounds.
+            CsrError: the CSR is damaged, asks for another identity or holds a weak key, or `lifetime` is not positive.
         """
         if identity.trust_domain != self.trust_domain:
             raise CsrError(f"{identity} is not of this mesh's trust domain, {self.trust_domain}")
-        if not timedelta(0) < lifetime <= MAX_LEAF_LIFETIME:
-            raise CsrError(
-                f"a lifetime of {lifetime.total_seconds():.0f} s is out of bounds: "
-                f"ask for 1 s to {MAX_LEAF_LIFETIME.total_seconds():.0f} s"
-            )
+        if lifetime <= timedelta(0):
+            raise CsrError(f"a lifetime of {lifetime.total_seconds():.0f} s is none: ask for 1 s at least")
         key = _key_of(csr, identity)
         return self._sign(
-            key, x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(identity))]), now, lifetime
+            key,
+            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(identity))]),
+            now,
+            min(lifetime, LEAF_LIFETIME),
         )
 
     def issue_server(

@@ -1,4 +1,7 @@
-"""`istio.v1.auth.IstioCertificateService`: a CSR and a proof of identity in, a certificate chain out.
+"""`istio.v1.auth.IstioCertificateService`: a CSR and a token in, a certificate chain out.
+
+A certificate of this mesh is no proof here, though it is to pilot: it would renew itself for ever, also after its
+account was deleted or its key was stolen. A token is asked about each time, so both end with the last certificate.
 
 Every signature, and every refusal, leaves one line in the log `pymesh.citadel.audit`.
 """
@@ -11,9 +14,9 @@ from typing import Final, TypeAlias
 import grpc
 import grpc.aio
 
-from pymesh import istio_ca
+from pymesh import istio_ca, names
 from pymesh_controlplane.citadel.attestation import AttestationUnavailableError, Caller, UnauthenticatedError
-from pymesh_controlplane.citadel.authority import LEAF_LIFETIME, MAX_LEAF_LIFETIME, Authority, CsrError, Issued
+from pymesh_controlplane.citadel.authority import LEAF_LIFETIME, Authority, CsrError, Issued
 from pymesh_controlplane.metrics import Metrics
 
 audit = logging.getLogger("pymesh.citadel.audit")
@@ -23,8 +26,8 @@ ServerContext: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 # tell now.
 Authenticate: TypeAlias = Callable[[ServerContext], Awaitable[Caller]]
 
-# Seconds; more is refused before it becomes a timedelta, which would overflow.
-_MAX_SECONDS: Final = int(MAX_LEAF_LIFETIME.total_seconds())
+# Seconds; the most that is granted, and more would overflow a timedelta.
+_MAX_SECONDS: Final = int(LEAF_LIFETIME.total_seconds())
 
 
 class CertificateService:
@@ -47,7 +50,7 @@ class CertificateService:
     async def _create(self, data: bytes, context: ServerContext) -> bytes:
         self._metrics.count("citadel_server_csr_count")
         try:
-            caller = await self._authenticate(context)
+            caller = _with_token(await self._authenticate(context))
         except UnauthenticatedError as error:
             self._metrics.count("citadel_server_authentication_failure_count")
             audit.warning("refused: caller=%s: %s", error.address or context.peer(), error)
@@ -87,7 +90,18 @@ class CertificateService:
             raise CsrError(str(error)) from error
         lifetime = LEAF_LIFETIME
         if request.validity_duration:
-            lifetime = timedelta(seconds=max(-1, min(request.validity_duration, _MAX_SECONDS + 1)))
+            lifetime = timedelta(seconds=max(-1, min(request.validity_duration, _MAX_SECONDS)))
         return self._authority.issue_workload(
             request.csr.encode(), caller.identity, now=self._clock(), lifetime=lifetime
         )
+
+
+def _with_token(caller: Caller) -> Caller:
+    if caller.proof != "token":
+        error = UnauthenticatedError(
+            f"the certificate of {caller.identity} does not renew itself: "
+            f"send a token (authorization: Bearer ..., audience {names.TOKEN_AUDIENCE}) with each request to sign"
+        )
+        error.address = caller.address
+        raise error
+    return caller
