@@ -134,25 +134,34 @@ class KubernetesSource:
     # --- Secrets ---------------------------------------------------------------------------------------------------
 
     async def _ask_for_secrets(self, world: World) -> None:
-        """Watch the Secrets that `world` needs, and no others."""
+        """Watch the Secrets that `world` needs, and no others.
+
+        Where there are too many, those that are watched stay: nobody's certificate goes because of others' Gateways.
+        """
+        refused = self._beyond_the_limit()
         self._needed = secrets.wanted(world) if self._with_secrets else {}
-        kept = sorted(self._needed)[: secrets.MAX_SECRETS]
-        for place in [place for place in self._secrets if place not in kept]:
+        for place in [place for place in self._secrets if place not in self._needed]:
             await self._watches.stop(self._secrets.pop(place))
             self._watches.changed()  # the next world is without it
-        for namespace, name in kept:
-            if (namespace, name) not in self._secrets:
-                reflector = Reflector(
-                    self._client,
-                    core_v1.Secret,
-                    namespace=namespace,
-                    fields=f"metadata.name={name}",
-                    trim=trim.secret,
-                    notify=self._watches.changed,
-                    metrics=self._metrics,
-                )
-                self._secrets[namespace, name] = reflector
-                self._watches.start(reflector)
+        new = [place for place in self._needed if place not in self._secrets]
+        for namespace, name in new[: secrets.MAX_SECRETS - len(self._secrets)]:
+            reflector = Reflector(
+                self._client,
+                core_v1.Secret,
+                namespace=namespace,
+                fields=f"metadata.name={name}",
+                trim=trim.secret,
+                notify=self._watches.changed,
+                metrics=self._metrics,
+            )
+            self._secrets[namespace, name] = reflector
+            self._watches.start(reflector)
+        if self._beyond_the_limit() != refused:
+            self._watches.changed()  # the next world says so
+
+    def _beyond_the_limit(self) -> dict[tuple[str, str], Key]:
+        """The Secrets that are needed and not read, each with the Gateway that is told so."""
+        return {place: gateway.key for place, gateway in self._needed.items() if place not in self._secrets}
 
     def _unread_secrets(self) -> Iterator[Problem]:
         for (namespace, name), gateway in sorted(self._needed.items(), key=itemgetter(0)):

@@ -15,19 +15,25 @@ MAX_SECRETS: Final = 40
 
 
 def wanted(world: World) -> dict[tuple[str, str], Resource[Gateway]]:
-    """By (namespace, name), the first Gateway that needs the Secret.
+    """By (namespace, name), the oldest Gateway that needs the Secret; those that have been needed longest first.
 
     A Gateway is served by the pods that it selects and that have no sidecar; one that selects none by name is looked
     for in the system namespace, where the gateways of the mesh are.
     """
     found: dict[tuple[str, str], Resource[Gateway]] = {}
-    for gateway in world.gateways:
+    for gateway in sorted(world.gateways, key=_created):
         credentials = list(_credentials(gateway.value))
         if credentials:
             for namespace in _namespaces(gateway.value, world):
                 for name in credentials:
                     found.setdefault((namespace, name), gateway)
     return found
+
+
+def _created(gateway: Resource[Gateway]) -> str:
+    """When the API server has made it, as it writes times, which sort as they are; empty if nobody says."""
+    metadata = gateway.raw.get("metadata")
+    return str(metadata.get("creationTimestamp") or "") if isinstance(metadata, Mapping) else ""
 
 
 def _credentials(gateway: Gateway) -> Mapping[str, None]:

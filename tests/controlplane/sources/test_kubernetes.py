@@ -482,3 +482,19 @@ async def test_more_secrets_than_there_may_be_are_told(cluster: Cluster, monkeyp
     await cluster.apply(front(), GATEWAY, other)
     async with following(cluster) as found:
         await eventually(lambda: any("Secret default/other-cert is not read" in text for text in found.said()))
+
+
+async def test_gateways_that_come_later_take_nobodys_secret_away(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secrets, "MAX_SECRETS", 1)
+    early = GATEWAY.replace("name: front,", "name: a,").replace("front-cert", "a-cert").replace("443", "444")
+    await cluster.apply(front(), GATEWAY, SECRET)
+    async with following(cluster) as found:
+        await eventually(lambda: found.worlds)
+        await cluster.apply(early)
+        await eventually(lambda: any("Secret default/a-cert is not read" in text for text in found.said()))
+        assert note(found.world) == {"note": "b25l"}
+        await cluster.delete(GATEWAY)
+        await eventually(lambda: not any("is not read" in text for text in found.said()))
+        assert note(found.world) is None

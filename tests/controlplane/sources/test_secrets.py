@@ -51,3 +51,15 @@ def test_a_gateway_for_any_pod_is_served_by_those_of_the_mesh() -> None:
 def test_what_two_gateways_name_is_asked_for_once() -> None:
     there = pod("front-a", "10.244.0.9", "front", mesh=False)
     assert needed(gateway(SIMPLE), gateway(SIMPLE, name="other"), there) == [("default", "cert")]
+
+
+def test_what_the_oldest_gateway_names_comes_first() -> None:
+    """So that of too many the same ones are read after a restart, whatever names the later ones have."""
+
+    def made(name: str, at: str) -> str:
+        text = gateway(SIMPLE.replace("cert", f"{name}-cert"), name=name)
+        return text.replace("namespace: shop}", f'namespace: shop, creationTimestamp: "{at}"}}')
+
+    texts = made("a", "2026-03-01T00:00:00Z"), made("b", "2025-12-31T23:59:59Z"), made("c", "2026-01-01T00:00:00Z")
+    there = pod("front-a", "10.244.0.9", "front", mesh=False)
+    assert [name for _, name in wanted(world_of("---".join((*texts, there))))] == ["b-cert", "c-cert", "a-cert"]
