@@ -6,7 +6,7 @@ from pymesh.resources.istio import Destination, HTTPRoute, VirtualService
 from pymesh.resources.resource import Key, Resource
 from pymesh_controlplane.galley import connection_routes, gateways, http_routes
 from pymesh_controlplane.galley.findings import Findings, listed, near
-from pymesh_controlplane.pilot import hosts, matching
+from pymesh_controlplane.pilot import hosts, matching, precedence
 from pymesh_controlplane.pilot.model import Problem, World
 from pymesh_controlplane.pilot.policies import rule_for, subset_of
 
@@ -80,7 +80,10 @@ def _check_hosts(findings: Findings, resource: Resource[VirtualService], world: 
         full = hosts.resolve(host, resource.key.namespace, world.services)
         holder = world.routing.get(full)
         if holder is not None and holder.key != resource.key:
-            findings.warning(path, f"{host} is already routed by {holder.key}: this one has no effect for it")
+            owner = precedence.owner(full, world.services)
+            ranks = (precedence.rank(item, owner, world.root_namespace) for item in (holder, resource))
+            why = precedence.reason(*ranks)
+            findings.warning(path, f"{host} is already routed by {holder.key}, {why}: this one has no effect for it")
         service = world.services.get(full)
         if service is None and "*" not in full:
             effect = "routed only where a caller names it so" if spec.http else "no sidecar takes its connections"

@@ -217,7 +217,7 @@ class World:
         endpoints: ready endpoints by (host, service port), sorted by address.
         virtual_services ... peer_authentications: in the order of their keys.
         rules: destination rules by namespace and resolved host; the first by name where there are several.
-        routing: the virtual service for requests inside the mesh, by resolved host; the first by name.
+        routing: the virtual service for requests inside the mesh, by resolved host; of several as `precedence` says.
         aliases: services that are but other names of one in the mesh (ExternalName), by the host of that one.
         mesh: what holds for the whole mesh.
         problems: what was refused or looks wrong, for `pymesh status` and `pymesh apply` to show.

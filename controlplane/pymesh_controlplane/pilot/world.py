@@ -10,7 +10,7 @@ from pymesh import names
 from pymesh.resources import istio, kubernetes, mesh_config
 from pymesh.resources.redaction import redacted
 from pymesh.resources.resource import Key, Resource, holds
-from pymesh_controlplane.pilot import hosts
+from pymesh_controlplane.pilot import hosts, precedence
 from pymesh_controlplane.pilot.model import (
     Endpoint,
     Problem,
@@ -65,10 +65,14 @@ def build(
         services[service.host] = service
         endpoints.update(_ready_endpoints(service, resource.value.spec, slices, pods))
     aliases = _aliases(services)
-    for entry in _of(in_force, istio.ServiceEntry):
-        for service in _entry_services(entry, pods.by_address, trust_domain):
-            if services.setdefault(service.host, service) is service:
-                endpoints.update(_entry_endpoints(service, entry.value.spec, pods))
+    entries = [
+        (precedence.rank(entry, precedence.owner_by_name(service.host), root_namespace), service, entry.value.spec)
+        for entry in _of(in_force, istio.ServiceEntry)
+        for service in _entry_services(entry, pods.by_address, trust_domain)
+    ]
+    for _, service, spec in sorted(entries, key=lambda found: found[0]):
+        if services.setdefault(service.host, service) is service:
+            endpoints.update(_entry_endpoints(service, spec, pods))
     services = dict(sorted(services.items()))
     return World(
         revision=_revision(in_force),
@@ -82,7 +86,7 @@ def build(
         gateways=_of(in_force, istio.Gateway),
         peer_authentications=authentications,
         rules=_rules(_of(in_force, istio.DestinationRule), services),
-        routing=_routing(_of(in_force, istio.VirtualService), services),
+        routing=_routing(_of(in_force, istio.VirtualService), services, root_namespace),
         aliases=aliases,
         mesh=_mesh(in_force, root_namespace),
         problems=tuple(problems),
@@ -132,15 +136,18 @@ def _rules(
 
 
 def _routing(
-    resources: Iterable[Resource[istio.VirtualService]], services: Mapping[str, Service]
+    resources: Iterable[Resource[istio.VirtualService]], services: Mapping[str, Service], root_namespace: str
 ) -> dict[str, Resource[istio.VirtualService]]:
-    found: dict[str, Resource[istio.VirtualService]] = {}
+    found: dict[str, tuple[precedence.Rank, Resource[istio.VirtualService]]] = {}
     for resource in resources:
         spec = resource.value.spec
         if not spec.gateways or "mesh" in spec.gateways:
-            for host in spec.hosts:
-                found.setdefault(hosts.resolve(host, resource.key.namespace, services), resource)
-    return found
+            for written in spec.hosts:
+                host = hosts.resolve(written, resource.key.namespace, services)
+                rank = precedence.rank(resource, precedence.owner(host, services), root_namespace)
+                if host not in found or rank < found[host][0]:
+                    found[host] = rank, resource
+    return {host: resource for host, (_, resource) in found.items()}
 
 
 # --- Services ------------------------------------------------------------------------------------------------------
