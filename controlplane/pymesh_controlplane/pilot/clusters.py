@@ -92,21 +92,23 @@ def variants(service: Service, rule: Resource[DestinationRule] | None, behind: B
             )
 
 
-def outbound(service: Service, rule: Resource[DestinationRule] | None, behind: Behind) -> Iterator[_Cluster]:
-    """The clusters of `service` for callers who follow `rule`."""
+def outbound(
+    service: Service, rule: Resource[DestinationRule] | None, behind: Behind, *, gateway: bool = False
+) -> Iterator[_Cluster]:
+    """The clusters of `service` for callers who follow `rule`: sidecars, or a `gateway`."""
     for variant in variants(service, rule, behind):
-        name = variant.name
-        yield _cluster(str(name), service, variant, http=variant.http)
+        name, found_by = variant.name, _resolution(service, variant.policy, gateway)
+        yield _cluster(str(name), service, variant, found_by, http=variant.http)
         if variant.opaque:
-            yield _cluster(opaque_cluster(name.port, name.host, name.subset), service, variant, http=False)
+            yield _cluster(opaque_cluster(name.port, name.host, name.subset), service, variant, found_by, http=False)
 
 
 def assignments(
-    service: Service, rule: Resource[DestinationRule] | None, behind: Behind
+    service: Service, rule: Resource[DestinationRule] | None, behind: Behind, *, gateway: bool = False
 ) -> Iterator[endpoint_pb2.ClusterLoadAssignment]:
     """The endpoint assignments that those clusters ask for; a cluster and its opaque twin share one."""
     for variant in variants(service, rule, behind):
-        if _resolution(service, variant.policy) is Resolution.ENDPOINTS:
+        if _resolution(service, variant.policy, gateway) is Resolution.ENDPOINTS:
             yield endpoints.assignment(str(variant.name), variant.members)
 
 
@@ -114,13 +116,14 @@ def _balancing(policy: Policy) -> str:
     return (policy.load_balancer.simple if policy.load_balancer else None) or "LEAST_REQUEST"
 
 
-def _resolution(service: Service, policy: Policy) -> Resolution:
+def _resolution(service: Service, policy: Policy, gateway: bool) -> Resolution:
+    if gateway and service.headless:
+        return Resolution.ENDPOINTS  # what its clients dialled is the gateway itself
     return Resolution.ORIGINAL if _balancing(policy) == "PASSTHROUGH" else service.resolution
 
 
-def _cluster(name: str, service: Service, variant: Variant, *, http: bool) -> _Cluster:
+def _cluster(name: str, service: Service, variant: Variant, resolution: Resolution, *, http: bool) -> _Cluster:
     policy = variant.policy
-    resolution = _resolution(service, policy)
     cluster = _Cluster(
         name=name,
         connect_timeout=duration(CONNECT_TIMEOUT),

@@ -93,7 +93,7 @@ class Translation:
     def __init__(self, world: World, memory: Memory) -> None:
         self.world = world
         self._memory = memory
-        self._outbound: dict[str, _Outbound] = {}
+        self._outbound: dict[tuple[str, bool], _Outbound] = {}
         self._routes: dict[routes.Caller, Resources] = {}
         self._listeners: dict[tuple[routes.Caller, Reporting], Resource] = {}
 
@@ -124,7 +124,7 @@ class Translation:
     def _gateway(self, node: Node) -> Snapshot:
         """What a gateway's pod offers, and the way to every service."""
         offers = gateways.offers(node, self.world)
-        outbound = self._outbound_of(node.namespace)
+        outbound = self._outbound_of(node.namespace, gateway=True)
         everywhere = self._memory.call(_everywhere, None)
         caller = routes.caller_of(node, self._asked_labels)
         reports = reporting(node, self.world)
@@ -166,18 +166,21 @@ class Translation:
                 return replace(node, labels=self.world.workloads[address].labels)
         return node
 
-    def _outbound_of(self, namespace: str) -> _Outbound:
-        if namespace not in self._outbound:
+    def _outbound_of(self, namespace: str, *, gateway: bool = False) -> _Outbound:
+        whose = (namespace, gateway)
+        if whose not in self._outbound:
             found_clusters: list[Resource] = []
             found_endpoints: list[Resource] = []
             for service in self.world.services.values():
                 rule = rule_for(service, namespace, self.world)
-                name = (service.host, rule.key if rule is not None else None)
+                # All other services are the same to gateways and to sidecars.
+                found_by_pilot = gateway and service.headless
+                name = (service.host, rule.key if rule is not None else None, found_by_pilot)
                 behind = endpoints.behind(service, self.world)
-                found_clusters += self._memory.call(_clusters, name, service, rule, behind)
-                found_endpoints += self._memory.call(_assignments, name, service, rule, behind)
-            self._outbound[namespace] = _Outbound(_sorted(found_clusters), _sorted(found_endpoints))
-        return self._outbound[namespace]
+                found_clusters += self._memory.call(_clusters, name, service, rule, behind, found_by_pilot)
+                found_endpoints += self._memory.call(_assignments, name, service, rule, behind, found_by_pilot)
+            self._outbound[whose] = _Outbound(_sorted(found_clusters), _sorted(found_endpoints))
+        return self._outbound[whose]
 
     def _inbound_cluster(self, port: int, behind: Iterable[tuple[Service, ServicePort]]) -> Resource:
         services = tuple(dict.fromkeys(service.facts for service, _ in behind))
@@ -247,12 +250,18 @@ def _inbound_cluster(port: int, services: tuple[ServiceFacts, ...]) -> Resource:
     return encoded(cluster.name, cluster)
 
 
-def _clusters(service: Service, rule: Written[DestinationRule] | None, behind: Behind) -> tuple[Resource, ...]:
-    return tuple(encoded(cluster.name, cluster) for cluster in clusters.outbound(service, rule, behind))
+def _clusters(
+    service: Service, rule: Written[DestinationRule] | None, behind: Behind, gateway: bool
+) -> tuple[Resource, ...]:
+    found = clusters.outbound(service, rule, behind, gateway=gateway)
+    return tuple(encoded(cluster.name, cluster) for cluster in found)
 
 
-def _assignments(service: Service, rule: Written[DestinationRule] | None, behind: Behind) -> tuple[Resource, ...]:
-    return tuple(encoded(item.cluster_name, item) for item in clusters.assignments(service, rule, behind))
+def _assignments(
+    service: Service, rule: Written[DestinationRule] | None, behind: Behind, gateway: bool
+) -> tuple[Resource, ...]:
+    found = clusters.assignments(service, rule, behind, gateway=gateway)
+    return tuple(encoded(item.cluster_name, item) for item in found)
 
 
 def _inbound_listener(

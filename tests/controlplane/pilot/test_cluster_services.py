@@ -1,6 +1,7 @@
 """Services as only a cluster has them: headless ones with named pods, other names for others, external addresses."""
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
 from pymesh.xds import types
@@ -78,6 +79,17 @@ def test_pods_of_a_headless_service_are_called_by_names_of_their_own() -> None:
     assert {f"*.{DB}", f"*.{DB}:9080", "*.db.default", "*.db.default.svc", "*.db"} <= set(known)
     assert cluster(found, f"outbound|9080||{DB}").type == Cluster.ORIGINAL_DST
     assert not [domain for domain in domains(found)[f"{REVIEWS}:9080"] if "*" in domain]
+
+
+def test_a_gateway_finds_the_pods_of_a_headless_service_by_their_endpoints() -> None:
+    """What its client dialled is the gateway itself."""
+    found = resources_for(sidecar(kind="router"), world_of("---".join([BOOKINFO, headless("http")])))
+    name = f"outbound|9080||{DB}"
+    assert cluster(found, name).type == Cluster.EDS
+    assignment = found[types.ENDPOINT][name]
+    assert isinstance(assignment, ClusterLoadAssignment)
+    (place,) = assignment.endpoints
+    assert [item.endpoint.address.socket_address.address for item in place.lb_endpoints] == ["10.244.0.40"]
 
 
 def test_connections_to_a_headless_service_are_told_by_the_addresses_of_its_pods() -> None:
