@@ -65,9 +65,7 @@ def service(value: dict[str, Any]) -> Object:
     spec = value.get("spec") or {}
     kept = _only(spec, _SERVICE_SPEC)
     if "ports" in spec:
-        kept["ports"] = [
-            _only(port, ("name", "port", "protocol", "targetPort", "appProtocol")) for port in spec["ports"]
-        ]
+        kept["ports"] = [_only(port, _SERVICE_PORT) for port in spec["ports"]]
     return {**_outline(value), "spec": kept}
 
 
