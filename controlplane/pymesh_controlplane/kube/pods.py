@@ -8,7 +8,7 @@ import h11
 
 from pymesh.errors import printable
 from pymesh_controlplane.kube.api import Api, ApiError
-from pymesh_controlplane.kube.portforward import Stream, forward
+from pymesh_controlplane.kube.portforward import BrokenError, Stream, forward
 
 # Bytes of an answer: pilot has some hundred for each proxy, the collector a few KiB for each request asked for.
 MAX_ANSWER: Final = 16 * 1024 * 1024
@@ -42,10 +42,13 @@ class PodHttp:
         for again in (self._stream is not None, False):
             try:
                 return self._get(path)
-            except ApiError:
+            except BrokenError:
                 self.close()
                 if not again:
                     raise
+            except ApiError:
+                self.close()
+                raise
         raise AssertionError("the last attempt returns or raises")
 
     def close(self) -> None:
@@ -76,7 +79,10 @@ class PodHttp:
         while True:
             event = self._http.next_event()
             if event is h11.NEED_DATA:
-                self._http.receive_data(stream.receive())
+                data = stream.receive()
+                if not data and self._http.their_state is h11.SEND_RESPONSE:
+                    raise BrokenError(f"{self} closed the connection without an answer")
+                self._http.receive_data(data)
             elif isinstance(event, h11.Response):
                 status = event.status_code
             elif isinstance(event, h11.Data):

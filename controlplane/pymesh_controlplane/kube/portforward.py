@@ -36,6 +36,10 @@ _DATA: Final = 0
 _ERROR: Final = 1
 
 
+class BrokenError(ApiError):
+    """There was a connection, and there is none any more: what was asked may be asked again over another one."""
+
+
 class Stream:
     """The bytes to and from a port of a pod."""
 
@@ -82,12 +86,12 @@ class Stream:
                     raise ApiError(f"{self._where}: the API server has forwarded another port")
                 data = data[2:]
             if channel == _ERROR and data:
-                raise ApiError(f"{self._where}: {printable(data.decode(errors='replace').strip())}")
+                raise BrokenError(f"{self._where}: {printable(data.decode(errors='replace').strip())}")
             if data:
                 return data
 
-    def _gone(self, error: Exception) -> ApiError:
-        return ApiError(f"{self._where}: the connection through the API server broke ({printable(str(error))})")
+    def _gone(self, error: Exception) -> BrokenError:
+        return BrokenError(f"{self._where}: the connection through the API server broke ({printable(str(error))})")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import yaml
 from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
+from pymesh_controlplane.kube import pods, portforward
 from pymesh_controlplane.kube.api import Api, ApiError
 from pymesh_controlplane.kube.kubeconfig import load
 from pymesh_controlplane.kube.pods import PodHttp
@@ -18,6 +19,7 @@ from pymesh_controlplane.kube.portforward import PROTOCOL, forward
 
 PORT = 15014
 PATH = f"/api/v1/namespaces/shop/pods/web-1/portforward?ports={PORT}"
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes"
 
 Handler = Callable[[ServerConnection], None]
 
@@ -151,8 +153,7 @@ def test_http_keeps_its_connection_and_makes_another_where_that_was_closed(tmp_p
             assert isinstance(message, bytes)
             assert message.startswith(b"\0GET /ready HTTP/1.1\r\n")
             connections[-1] += 1
-            answer = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes"
-            for byte in answer:
+            for byte in ANSWER:
                 socket.send(bytes((0, byte)))
 
     with cluster(tmp_path, server) as api:
@@ -160,6 +161,38 @@ def test_http_keeps_its_connection_and_makes_another_where_that_was_closed(tmp_p
         assert [http.get("/ready") for _ in range(5)] == [(200, b"yes")] * 5
         http.close()
     assert connections == [2, 2, 1]
+
+
+def test_a_question_is_asked_again_only_where_a_kept_connection_broke(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that took too long, or had too long an answer, would only do so again."""
+    monkeypatch.setattr(portforward, "READ_TIMEOUT", 0.2)
+    monkeypatch.setattr(pods, "MAX_ANSWER", 5)
+
+    def asked(second: bytes | None) -> int:
+        """How often the second question arrived; `second` is what is said to it, None: the connection is closed."""
+        questions: list[bytes | str] = []
+
+        def server(socket: ServerConnection) -> None:
+            greet(socket)
+            for message in socket:
+                questions.append(message)
+                if len(questions) > 1 and second is None:
+                    return
+                socket.send(b"\0" + (second if len(questions) > 1 and second is not None else ANSWER))
+
+        with cluster(tmp_path, server) as api:
+            http = PodHttp(api, "shop", "web-1", PORT)
+            assert http.get("/ready") == (200, b"yes")
+            with pytest.raises(ApiError):
+                http.get("/ready")
+            http.close()
+        return len(questions) - 1
+
+    assert asked(b"") == 1, "no answer in time"
+    assert asked(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nyesyes") == 1, "too long an answer"
+    assert asked(None) == 2, "closed"
 
 
 def test_an_answer_that_is_not_http_or_ends_early_is_an_error(tmp_path: Path) -> None:
