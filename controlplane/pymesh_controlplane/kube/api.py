@@ -16,6 +16,8 @@ from lightkube.config.client_adapter import Client, ConnectionParams
 from lightkube.core.exceptions import ConfigError as LightkubeConfigError
 
 from pymesh.errors import ConfigError, MeshError, printable
+from pymesh.resources.documents import MAX_DEPTH
+from pymesh.resources.nesting import cut
 from pymesh_controlplane.kube.kubeconfig import Access
 
 # Seconds for a connection, and for an answer: a person waits.
@@ -24,6 +26,8 @@ TIMEOUT: Final = httpx2.Timeout(15.0, connect=5.0)
 PAGE: Final = 500
 # Objects of one list, so that an API server that never ends is noticed.
 MAX_OBJECTS: Final = 100_000
+# Levels around an object: a list and its items.
+_AROUND: Final = 2
 # Who wrote a field, as `kubectl get --show-managed-fields` tells it.
 FIELD_MANAGER: Final = "pymesh"
 
@@ -94,13 +98,23 @@ class Api:
     def items(self, path: str, **query: str) -> list[Document]:
         """All objects of a list, with the kind and version that a list tells of all of them at once.
 
+        If one of its parts comes too late (410), it is asked for in one, which the server has at any time.
+
         Raises:
             ApiError: it cannot be had.
         """
+        try:
+            return self._items(path, {**query, "limit": str(PAGE)})
+        except ApiError as error:
+            if error.code != 410:
+                raise
+        return self._items(path, query)
+
+    def _items(self, path: str, query: Mapping[str, str]) -> list[Document]:
         found: list[Document] = []
         more = ""
         while True:
-            page = self._ask("GET", path, {**query, "limit": str(PAGE), **({"continue": more} if more else {})})
+            page = self._ask("GET", path, {**query, **({"continue": more} if more else {})})
             kind = str(page.get("kind", "")).removesuffix("List")
             found += ({"apiVersion": page.get("apiVersion"), "kind": kind, **item} for item in page.get("items") or [])
             more = str((page.get("metadata") or {}).get("continue") or "")
@@ -206,7 +220,7 @@ class Api:
         if response.status_code >= 300:
             raise self._refused(response, method, path)
         try:
-            document = response.json()
+            document = _decoded(response.content)
         except ValueError:
             document = None
         if not isinstance(document, dict):
@@ -245,6 +259,18 @@ class Api:
         if code == 404 and not said:
             said = f"{path} is not there"
         return ApiError(f"context {self.context}: {said or f'{method} {path} was answered {code}'}", code, said, causes)
+
+
+def _decoded(data: bytes) -> object:
+    """What JSON says; of an object that is nested thousands of levels deep, the upper ones, with more than MAX_DEPTH.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError:
+        return json.loads(cut(data, MAX_DEPTH + _AROUND))
 
 
 def _reasons(response: httpx2.Response) -> tuple[str, list[Document]]:
