@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar
 from urllib.parse import urlencode
 
 from pymesh import names
@@ -36,6 +36,13 @@ MAX_ASKED: Final = 400
 ATTEMPTS: Final = 5
 
 _T = TypeVar("_T")
+
+
+class _Silence(NamedTuple):
+    """A pod whose proxy was asked in vain."""
+
+    pod: str
+    reason: str
 
 
 class Cluster:
@@ -204,19 +211,26 @@ class Cluster:
             )
         asked = [(pod["metadata"]["namespace"], pod["metadata"]["name"]) for pod in running]
         found = self._each(lambda pod: self._ask_sidecar(pod[0], pod[1], path), asked)
-        documents = [(*pod, answer) for pod, answer in zip(asked, found, strict=True) if not isinstance(answer, str)]
-        return Answers(documents, [answer for answer in found if isinstance(answer, str)])
+        both = zip(asked, found, strict=True)
+        documents = [(*pod, answer) for pod, answer in both if not isinstance(answer, _Silence)]
+        silences = [answer for answer in found if isinstance(answer, _Silence)]
+        return Answers(documents, [each.pod for each in silences], silences[0].reason if silences else "")
 
     def _ask_sidecar(self, namespace: str, pod: str, path: str) -> Any:
-        """What a proxy answers; where it does not, its name."""
+        """What a proxy answers; where it does not, why."""
         connection = PodHttp(self.api, namespace, pod, names.PORT_ADMIN)
         try:
             status, body = connection.get(path)
-            return json.loads(body) if status == 200 else f"{namespace}/{pod}"
-        except (ApiError, ValueError):
-            return f"{namespace}/{pod}"
+            if status == 200:
+                return json.loads(body)
+            reason = f"{status} {printable(body[:MAX_REASON].decode(errors='replace').strip())}".strip()
+        except ApiError as error:
+            reason = str(error)
+        except ValueError:
+            reason = "what it answers is not JSON"
         finally:
             connection.close()
+        return _Silence(f"{namespace}/{pod}", reason)
 
     def _of_ready(self, app: str, ask: Callable[[list[str]], _T]) -> _T:
         """What the pods of `app` that are ready say; where one does not answer, what those say that are ready now."""
@@ -243,6 +257,7 @@ class Cluster:
         found = self.api.items(self.paths.of("Pod", names.SYSTEM_NAMESPACE), labelSelector=f"app={app}")
         where = f"context {self.api.context}: namespace {names.SYSTEM_NAMESPACE}"
         if not found:
+            self._require_on(app, where)
             how = "pymesh install installs it" if app == names.CONTROL_PLANE else f"pymesh install --only {app} adds it"
             raise Absent(f"{where} has no {app}: {how}")
         found.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp")), reverse=True)
@@ -251,6 +266,27 @@ class Cluster:
             states = "; ".join(f"{pod['metadata']['name']} {state_of(pod)}" for pod in found)
             raise Refused(f"{where}: no pod of {app} is ready ({states}); pymesh check may say more")
         return ready
+
+    def _require_on(self, app: str, where: str) -> None:
+        """Tell a component that is there and has no pods from one that is not there.
+
+        Raises:
+            Absent: it is scaled to 0.
+            Refused: it wants pods, and has none.
+        """
+        try:
+            found = self.api.find(self.paths.of("Deployment", names.SYSTEM_NAMESPACE, app))
+        except ApiError as error:
+            if error.code != 403:
+                raise
+            return  # who may not see Deployments is told what the pods say: there are none
+        if found is None:
+            return
+        from pymesh_controlplane.cli import readiness  # here: it reads manifests, and few commands come to this
+
+        if readiness.is_off(found):
+            raise Absent(f"{where}: {app} is scaled to 0: {readiness.scale_up(app)}")
+        raise Refused(f"{where} has no pod of {readiness.deployment_waits(found, [])}; pymesh check may say more")
 
     def _page(self, pod: str, path: str) -> Any:
         connection = self._connections.get(pod)

@@ -74,5 +74,6 @@ def of_sidecars(mesh: Mesh, request_id: str, why: str) -> Found:
         except TypeError as error:
             raise MeshError(f"the sidecar of {pod} answers what is not a list of records: {error}") from None
         result += [journey.Record(pod, item) for item in fields]
-    silent = f"; no answer from {listed(answers.silent, _NAMED)}" if answers.silent else ""
+    reason = f": {answers.reason}" if answers.reason else ""
+    silent = f"; no answer from {listed(answers.silent, _NAMED)}{reason}" if answers.silent else ""
     return Found(result, "sidecars", f"{why}{silent}")

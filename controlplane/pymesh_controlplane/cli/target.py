@@ -33,10 +33,11 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What sidecars said: namespace, pod and document; and the names of those who did not answer."""
+    """What sidecars said: namespace, pod and document; who did not answer, and the first one's `reason`."""
 
     documents: Sequence[tuple[str, str, Any]]
     silent: Sequence[str] = ()
+    reason: str = ""
 
 
 class Mesh(Protocol):

@@ -10,7 +10,7 @@ import pytest
 from pymesh.errors import MeshError
 from pymesh.resources.resource import Key
 from pymesh_controlplane.cli import bundle
-from pymesh_controlplane.cli.client import Absent, Changed
+from pymesh_controlplane.cli.client import Absent, Changed, Refused
 from pymesh_controlplane.cli.cluster import Cluster
 from pymesh_controlplane.kube.api import Api, ApiError
 from pymesh_controlplane.kube.kubeconfig import load
@@ -190,6 +190,25 @@ def test_a_mesh_that_is_not_there_is_told_with_the_command_that_adds_it(cluster:
         cluster.pilots()
 
 
+def test_a_mesh_that_is_scaled_to_0_is_not_told_to_be_missing(cluster: Cluster) -> None:
+    deployments = [item for item in bundle.documents(("telemetry",)) if item["kind"] == "Deployment"]
+    for document in deployments:
+        off = {"replicas": 0} if document["metadata"]["name"] == "telemetry" else {}
+        cluster.api.create(
+            cluster.paths.of("Deployment", "pymesh-system"), {**document, "spec": {**document["spec"], **off}}
+        )
+    try:
+        scaled = r"telemetry is scaled to 0: kubectl -n pymesh-system scale deployment/telemetry --replicas=1$"
+        with pytest.raises(Absent, match=scaled):
+            cluster.telemetry("graph", {"window": 60})
+        with pytest.raises(Refused, match=r"pymesh-system has no pod of pymesh-controlplane: .*; pymesh check may say"):
+            cluster.pilots()
+    finally:
+        for document in deployments:
+            path = cluster.paths.of("Deployment", "pymesh-system", document["metadata"]["name"])
+            cluster.api.delete(path, uid=cluster.api.get(path)["metadata"]["uid"])
+
+
 def test_a_token_that_nobody_knows_and_a_server_that_is_away_are_told_apart(server: ApiServer) -> None:
     with Api(load([server.kubeconfig("expired")])) as api:  # noqa: SIM117  the server's answer is what is tested
         with pytest.raises(
@@ -222,3 +241,22 @@ def test_what_is_not_permitted_is_told_by_verb_and_resource(server: ApiServer) -
 def _moved(kubeconfig: Path, before: str, after: str) -> Path:
     kubeconfig.write_text(kubeconfig.read_text().replace(before, after))
     return kubeconfig
+
+
+def test_a_sidecar_that_may_not_be_asked_is_told_with_the_reason(cluster: Cluster, server: ApiServer) -> None:
+    """Such as the verb that is missing; docs/kubernetes.md promises it."""
+    path = "/api/v1/namespaces/shop/pods"
+    body = {"metadata": {"name": "shop-1"}, "spec": {"containers": [{"name": "pymesh-proxy", "image": "x"}]}}
+    made = cluster.api.create(path, {"apiVersion": "v1", "kind": "Pod", **body})
+    try:
+        found = cluster._ask_sidecar("shop", "shop-1", "/requests")
+        assert found.pod == "shop/shop-1"
+        assert "shop-1" in found.reason
+        with (
+            Api(load([server.kubeconfig(server.token_for(User("nobody", ("system:authenticated",))))])) as api,
+            Cluster(api) as stranger,
+        ):
+            answer = stranger._ask_sidecar("shop", "shop-1", "/requests")
+        assert "pods/portforward" in answer.reason
+    finally:
+        cluster.api.delete(f"{path}/shop-1", uid=made["metadata"]["uid"])

@@ -88,7 +88,7 @@ class FakeMesh:
 
     def sidecars(self, path: str) -> Answers:
         assert path == "/requests?id=a%2Fb"
-        return Answers([("bookinfo", "productpage-v1-0", [])], ["bookinfo/reviews-v1-0 (503)"])
+        return Answers([("bookinfo", "productpage-v1-0", [])], ["bookinfo/reviews-v1-0"], "503 wait")
 
 
 def test_a_request_of_long_ago_is_not_waited_for() -> None:
@@ -111,7 +111,7 @@ def test_without_the_collector_the_sidecars_are_asked(error: Exception, monkeypa
     assert (list(found.records), found.source, found.why) == (
         [],
         "sidecars",
-        f"{error}; no answer from bookinfo/reviews-v1-0 (503)",
+        f"{error}; no answer from bookinfo/reviews-v1-0: 503 wait",
     )
 
 
