@@ -1,7 +1,10 @@
-"""What an installation still waits for, told from the objects that the API server has. Pure."""
+"""What an installation still waits for, told from the objects that the API server has."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
+
+from pymesh import names
+from pymesh_controlplane.cli import bundle
 
 Document = Mapping[str, Any]
 
@@ -22,12 +25,29 @@ def deployment_waits(deployment: Document, pods: Sequence[Document]) -> str:
     if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
         return f"{name}: not seen by the cluster's controller yet"
     ready = min(status.get("updatedReplicas", 0), status.get("availableReplicas", 0))
-    if ready >= wanted and status.get("replicas", 0) <= wanted:
+    old = status.get("replicas", 0) - wanted
+    if ready >= wanted and old <= 0:
         return ""
+    if ready >= wanted:
+        return f"{name}: {ready} of {wanted} ready; still to end of the version before: {old}"
     mine = [pod for pod in pods if _selects(spec["selector"]["matchLabels"], pod)]
     reasons = list(dict.fromkeys(reason for pod in mine if (reason := _pod_waits(pod))))
     reasons += [] if mine else list(_refused(status))
     return f"{name}: {ready} of {wanted} ready{''.join(f'; {reason}' for reason in reasons)}"
+
+
+def is_off(deployment: Document) -> bool:
+    """Whether a Deployment wants no pod at all."""
+    return bool(deployment["spec"].get("replicas", 1) == 0)
+
+
+def scale_up(name: str) -> str:
+    """What brings back a Deployment of the mesh that is scaled to 0: as many pods as the manifests give it."""
+    for document in bundle.documents(bundle.PARTS):
+        if (document["kind"], document["metadata"]["name"]) == ("Deployment", name):
+            replicas = document["spec"].get("replicas", 1)
+            return f"kubectl -n {names.SYSTEM_NAMESPACE} scale deployment/{name} --replicas={replicas}"
+    return f"kubectl -n {names.SYSTEM_NAMESPACE} scale deployment/{name} --replicas=1"
 
 
 def crd_waits(crd: Document) -> str:

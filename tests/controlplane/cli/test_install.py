@@ -152,7 +152,16 @@ def pod(app: str, waiting: dict[str, str], **last: object) -> dict[str, Any]:
     ("found", "pods", "sentence"),
     [
         (deployment(replicas=2, updatedReplicas=2, availableReplicas=2), [], ""),
-        (deployment(replicas=3, updatedReplicas=2, availableReplicas=2), [], "policy: 2 of 2 ready"),
+        (
+            deployment(replicas=3, updatedReplicas=2, availableReplicas=2),
+            [],
+            "policy: 2 of 2 ready; still to end of the version before: 1",
+        ),
+        (
+            deployment(replicas=4, updatedReplicas=2, availableReplicas=4),
+            [],
+            "policy: 2 of 2 ready; still to end of the version before: 2",
+        ),
         (deployment(replicas=2, updatedReplicas=1, availableReplicas=2), [], "policy: 1 of 2 ready"),
         (deployment(observedGeneration=1), [], "policy: not seen by the cluster's controller yet"),
         (
