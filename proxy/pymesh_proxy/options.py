@@ -55,6 +55,16 @@ class Options:
     validate: bool
 
 
+class _Version(argparse.Action):
+    """Says the version; argparse's own would have to know it at every start."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version  # slow to load
+
+        print(f"pymesh-proxy {version('pymesh-proxy')}")
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     """The argument parser."""
     made = argparse.ArgumentParser(
@@ -64,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
+    add("--version", action=_Version, nargs=0, help="say which, and exit")
     add("--listen", type=_port, metavar="PORT", help="accept redirected connections, both directions (default 15001)")
     add("--inbound-listen", type=_port, metavar="PORT", help="accept inbound ones here instead (15006, as for Envoy)")
     add("--config", "-c", type=Path, metavar="FILE", help="Envoy v3 bootstrap, YAML or JSON")

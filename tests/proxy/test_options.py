@@ -1,5 +1,6 @@
 """The command line: what it makes of itself, and what it refuses in one sentence."""
 
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,13 @@ def test_what_makes_no_sense(argv: list[str], words: str, capsys: pytest.Capture
         parse(argv)
     assert stopped.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"pymesh-proxy {version('pymesh-proxy')}\n"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
