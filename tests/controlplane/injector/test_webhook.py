@@ -140,13 +140,21 @@ def test_a_review_of_something_else_is_none_for_the_injector() -> None:
             answer(admission.read(review(request(kind, POD))), CONFIG)
 
 
-def test_what_others_have_added_to_a_sidecar_stays() -> None:
+def test_a_sidecar_stays_as_it_is_and_what_others_have_added_to_it_goes() -> None:
+    """Who writes a variable into a sidecar can lead the app past the mesh, and says that it was injected."""
     pod = stored(inject(POD, config=InjectionConfig(inject_by_default=True)))
     proxy = next(item for item in pod["spec"]["initContainers"] if item["name"] == "pymesh-proxy")
-    proxy["env"].insert(1, {"name": "REGION", "value": "eu"})
-    proxy["volumeMounts"].insert(0, {"name": "tracing", "mountPath": "/tracing"})
     pod["spec"]["volumes"].append({"name": "tracing", "emptyDir": {}})
     assert asked(pod) == Answer(patch=[])
+    before = copy.deepcopy(proxy["env"])
+    proxy["env"].insert(1, {"name": "REGION", "value": "eu"})
+    proxy["volumeMounts"].insert(0, {"name": "tracing", "mountPath": "/tracing"})
+    made = stored(json_patch(copy.deepcopy(pod), list(asked(pod).patch)))
+    [bare] = [item for item in made["spec"]["initContainers"] if item["name"] == "pymesh-proxy"]
+    assert (bare["env"], "tracing" in str(bare["volumeMounts"])) == (before, False)
+    assert {"name": "tracing", "emptyDir": {}} in made["spec"]["volumes"]
+    proxy["env"].pop(1)
+    proxy["volumeMounts"].pop(0)
     pod["spec"]["containers"].append({"name": "late", "image": "late:1", "livenessProbe": {"tcpSocket": {"port": 80}}})
     made = json_patch(copy.deepcopy(pod), list(asked(pod).patch))
     assert made["spec"]["containers"][1]["livenessProbe"]["httpGet"]["path"] == "/app-health/late/livez"
