@@ -158,7 +158,8 @@ def applied(live: Object | None, patch: Object, kind: Kind, by: Manager, now: fl
     ]
     if conflicts and not force:
         raise _conflict(conflicts)
-    for path in _previous(owners, identity) - wanted:
+    # An item before its fields: without the one that names it, nobody finds it any more.
+    for path in sorted(_previous(owners, identity) - wanted, key=len):
         if all(path not in owner.paths for owner in owners if owner.identity != identity):
             removed(whole, path, kind.schema)
     left = [owner if owner.identity == identity else replace(owner, paths=owner.paths - changed) for owner in owners]

@@ -212,9 +212,11 @@ def test_apply_owns_what_it_says(widgets: Server) -> None:
     assert made["spec"]["parts"] == [{"name": "a", "image": "x"}, {"name": "b", "image": "y"}]
     assert made["spec"]["words"] == ["a", "b"]
     code, made = applied(widgets, "owned", "two", {"size": 1})
+    assert code == 200, made
     assert made["spec"]["parts"] == [{"name": "a", "image": "x"}], "what nobody says any more is taken out"
     assert made["spec"]["words"] == ["a"]
     code, made = applied(widgets, "owned", "one", {"parts": [{"name": "a"}]})
+    assert code == 200, made
     assert made["spec"]["size"] == 1, "two still says so"
     assert made["spec"]["parts"] == [{"name": "a"}]
 
