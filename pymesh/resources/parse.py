@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from pymesh.errors import ConfigError
-from pymesh.resources import check, istio, kubernetes, policy
+from pymesh.resources import check, istio, kubernetes, policy, sizes
 from pymesh.resources.documents import MAX_DEPTH, Document, describe, documents
 from pymesh.resources.nesting import is_deeper
 from pymesh.resources.resource import Key, Positions, Resource, child_path
@@ -183,6 +183,13 @@ def _resource(value: Mapping[str, object], positions: Positions, namespace: str)
         refused = ConfigError(error.problem, path=error.path, position=positions.at(error.path))
         return Refused(None, (refused,), foreign=_is_foreign(value))
     key = _key(value, kind, namespace)
+    if excesses := sizes.excesses(str(value["kind"]), value):
+        name = str(key or value["kind"])
+        too_much = (
+            ConfigError(excess.sentence, path=excess.path, position=positions.at(excess.path), resource=name)
+            for excess in excesses
+        )
+        return Refused(key, tuple(too_much))
     if is_deeper(value, MAX_DEPTH):
         sentence = f"it is nested deeper than {MAX_DEPTH} levels"
         return Refused(key, (ConfigError(sentence, position=positions.at(""), resource=str(key or value["kind"])),))
