@@ -8,6 +8,8 @@ import random
 QUICK = 0.2
 FIRST = 1.0
 LONGEST = 30.0
+# Failures that are counted: enough to have doubled up to any sensible longest wait.
+_MOST_FAILURES = 16
 
 
 class Backoff:
@@ -22,8 +24,12 @@ class Backoff:
         """An attempt succeeded."""
         self._failures = 0
 
+    def exhaust(self) -> None:
+        """An attempt failed in a way that the next one would, too: what follows is the longest wait."""
+        self._failures = _MOST_FAILURES
+
     def delay(self) -> float:
         """Seconds to wait after one more failure."""
         longest = QUICK if self._failures == 0 else min(FIRST * 2 ** (self._failures - 1), self._longest)
-        self._failures = min(self._failures + 1, 16)
+        self._failures = min(self._failures + 1, _MOST_FAILURES)
         return longest * self._rng.uniform(0.5, 1.0)

@@ -7,7 +7,7 @@ import random
 from envoy.config.core.v3.base_pb2 import Node as NodeMessage
 
 from pymesh.errors import ConfigError
-from pymesh.grpc.status import RpcError
+from pymesh.grpc.status import Code, RpcError
 from pymesh_proxy.control.ads import Ads, Consumer, XdsStats
 from pymesh_proxy.control.backoff import Backoff
 from pymesh_proxy.control.channel import Channel
@@ -29,6 +29,8 @@ class XdsClient:
         self.stats = XdsStats()
         self._channel = channel
         self._backoff = Backoff(rng)
+        self._told = ""  # why streams are lost, as it was logged last
+        self._exhausted = False  # whether the last one was lost to what will be the same next time
         self._ads = Ads(Delta() if delta else StateOfTheWorld(), node_message(node), consumer, self.stats)
 
     @property
@@ -50,18 +52,31 @@ class XdsClient:
     async def run(self) -> None:
         """Keep a stream to pilot; ends only by cancellation."""
         while True:
+            exhausted = False
             try:
                 await self._follow()
                 problem = "pilot has ended the stream"
             except RpcError as error:
                 problem = error.status.message or str(error)
+                # A message larger than what is taken, or a flood: asking again soon would cost both sides the same.
+                exhausted = error.status.code is Code.RESOURCE_EXHAUSTED
             except ConfigError as error:
                 problem = f"{self._channel.target}: {error}"
             self.stats.disconnects += self.stats.connected
             self.stats.connected = False
             self.stats.last_error = problem
+            self._exhausted = exhausted
+            if exhausted:
+                self._backoff.exhaust()
             delay = self._backoff.delay()
-            log.warning("xDS: %s; trying again in %.1f s", problem, delay)
+            # One line for each reason; how it goes on stands in `stats`.
+            log.log(
+                logging.DEBUG if problem == self._told else logging.WARNING,
+                "xDS: %s; trying again in %.1f s",
+                problem,
+                delay,
+            )
+            self._told = problem
             await asyncio.sleep(delay)
 
     async def _follow(self) -> None:
@@ -80,7 +95,11 @@ class XdsClient:
                 if data is None:
                     return
                 self._connected()
-                for request in self._ads.receive(data, clock()):
+                updates = self.stats.updates
+                requests = self._ads.receive(data, clock())
+                if self.stats.updates > updates:
+                    self._accepted()
+                for request in requests:
                     await stream.send(request)
 
     def _connected(self) -> None:
@@ -89,8 +108,13 @@ class XdsClient:
             self.stats.connected = True
             self.stats.connects += 1
             self.stats.last_error = ""
-            self._backoff.reset()
             log.info("xDS: following %s", self._channel.target)
+
+    def _accepted(self) -> None:
+        """A response was taken: after the next loss it is worth coming back at once."""
+        self._backoff.reset()
+        if not self._exhausted:  # there, what is accepted before the loss says nothing of the message behind it
+            self._told = ""
 
 
 def node_message(node: Node) -> NodeMessage:

@@ -1,6 +1,7 @@
 """The ADS client over a real connection to a grpcio server that plays pilot."""
 
 import asyncio
+import logging
 import queue
 import random
 import threading
@@ -14,7 +15,9 @@ import pytest
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest
 from google.protobuf.message import Message
 
+from pymesh.grpc.framing import MAX_MESSAGE_BYTES
 from pymesh.xds.types import CLUSTER, ENDPOINT, LISTENER
+from pymesh_proxy.control import backoff
 from pymesh_proxy.control.channel import Channel, Target
 from pymesh_proxy.control.node import Node
 from pymesh_proxy.control.subscription import Delta, StateOfTheWorld
@@ -86,10 +89,12 @@ class Pilot(grpc.GenericRpcHandler):
 
 
 @asynccontextmanager
-async def following(path: Path, *, is_delta: bool = True) -> AsyncIterator[tuple[XdsClient, Remembering]]:
+async def following(
+    path: Path, *, is_delta: bool = True, rng: random.Random | None = None
+) -> AsyncIterator[tuple[XdsClient, Remembering]]:
     consumer = Remembering()
     channel = Channel(Target(unix_path=str(path)))
-    client = XdsClient(channel, NODE, consumer, delta=is_delta, rng=random.Random(1))
+    client = XdsClient(channel, NODE, consumer, delta=is_delta, rng=rng or random.Random(1))
     try:
         async with asyncio.TaskGroup() as group:
             running = group.create_task(client.run())
@@ -163,6 +168,61 @@ async def test_a_response_that_makes_no_sense_costs_the_stream_but_not_the_clien
             await eventually(lambda: pilot.streams == 2)  # it came back
             pilot.send(*FIRST)
             await eventually(lambda: client.ready)
+
+
+class Hasty(random.Random):
+    """Lets every wait be a thousandth of its longest."""
+
+    def uniform(self, a: float, b: float) -> float:
+        del a, b
+        return 0.001
+
+
+def losses(caplog: pytest.LogCaptureFixture) -> list[tuple[int, float]]:
+    """The level at which each lost stream was told, and the longest wait that came next."""
+    records = [record for record in caplog.records if "trying again" in record.msg]
+    return [(record.levelno, round(record.args[1] * 1000, 1)) for record in records if isinstance(record.args, tuple)]
+
+
+async def test_a_message_that_is_too_large_is_asked_for_again_only_after_long(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "pymesh_proxy.control.xds")
+    pilot = Pilot()
+    large = delta(ENDPOINT, "2", endpoints("e" * MAX_MESSAGE_BYTES))
+    with pilot.serving(tmp_path / "xds"):
+        async with following(tmp_path / "xds", rng=Hasty()) as (client, _):
+            for attempt in range(1, 4):
+                # Clusters are accepted each time, and what comes behind them is too large.
+                pilot.send(FIRST[0], large)
+                await eventually(lambda attempt=attempt: len(losses(caplog)) == attempt)
+            assert "larger than the limit" in client.stats.last_error
+            assert client.stats.updates == 3
+    assert losses(caplog) == [
+        (logging.WARNING, backoff.LONGEST),
+        (logging.DEBUG, backoff.LONGEST),
+        (logging.DEBUG, backoff.LONGEST),
+    ]
+
+
+async def test_only_an_accepted_response_makes_the_next_attempt_a_quick_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "pymesh_proxy.control.xds")
+    pilot = Pilot()
+    with pilot.serving(tmp_path / "xds"):
+        async with following(tmp_path / "xds", rng=Hasty()):
+            for attempt in range(1, 4):
+                pilot.send(delta("type.googleapis.com/unheard.Of", "1"))
+                await eventually(lambda attempt=attempt: len(losses(caplog)) == attempt)
+            pilot.send(FIRST[0], delta("type.googleapis.com/unheard.Of", "1"))
+            await eventually(lambda: len(losses(caplog)) == 4)
+    assert losses(caplog) == [
+        (logging.WARNING, backoff.QUICK),
+        (logging.DEBUG, backoff.FIRST),
+        (logging.DEBUG, 2 * backoff.FIRST),
+        (logging.WARNING, backoff.QUICK),
+    ]
 
 
 async def test_state_of_the_world(tmp_path: Path) -> None:
