@@ -18,6 +18,7 @@ from pymesh.errors import MeshError, printable
 from pymesh.resources.resource import Key
 from pymesh_controlplane.cli.client import Absent, Changed, Refused
 from pymesh_controlplane.cli.mesh import Expected, Pilot
+from pymesh_controlplane.cli.readiness import is_ready
 from pymesh_controlplane.cli.target import Answers
 from pymesh_controlplane.injector.containers import PROXY
 from pymesh_controlplane.kube import trim
@@ -305,13 +306,6 @@ class Cluster:
     def _each(self, ask: Callable[[Any], _T], whom: Iterable[Any]) -> list[_T]:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             return list(pool.map(ask, whom))
-
-
-def is_ready(pod: Mapping[str, Any]) -> bool:
-    """Whether a pod is ready, and stays."""
-    conditions = (pod.get("status") or {}).get("conditions") or []
-    ready = any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
-    return ready and not pod["metadata"].get("deletionTimestamp")
 
 
 def state_of(pod: Mapping[str, Any]) -> str:

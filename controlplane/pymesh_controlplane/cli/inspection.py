@@ -8,8 +8,9 @@ from typing import Any, Final, Literal
 from pymesh import names
 from pymesh.errors import ConfigError
 from pymesh_controlplane.cli import readiness
-from pymesh_controlplane.cli.cluster import has_proxy, is_ready, state_of
+from pymesh_controlplane.cli.cluster import has_proxy, state_of
 from pymesh_controlplane.cli.mesh import Pilot
+from pymesh_controlplane.cli.readiness import is_ready
 from pymesh_controlplane.cli.status import merged, problems_of
 from pymesh_controlplane.galley.findings import listed
 from pymesh_controlplane.injector.containers import PROXY, InjectionConfig
@@ -28,6 +29,7 @@ SOON_SERVING: Final = timedelta(hours=1)
 # Of many of a kind, how many are named.
 NAMED: Final = 5
 
+_POLICY: Final = "policy"
 _ENFORCE: Final = "pod-security.kubernetes.io/enforce"
 _REVISION: Final = "istio.io/rev"
 _LABEL_POD: Final = "sidecar.istio.io/inject"
@@ -72,19 +74,42 @@ def permissions(missing: Sequence[str], purpose: str) -> Iterator[Finding]:
         )
 
 
-def components(deployments: Sequence[Object], pods: Sequence[Object]) -> Iterator[Finding]:
-    """Whether the mesh's own Deployments, in its own namespace, are ready."""
+def components(deployments: Sequence[Object], pods: Sequence[Object], limits: int = 0) -> Iterator[Finding]:
+    """Whether the mesh's own Deployments, in its own namespace, are there, wanted and ready.
+
+    Args:
+        deployments: of that namespace.
+        pods: likewise.
+        limits: how many RateLimits and ConcurrencyLimits there are: nobody but `policy` counts for them.
+    """
     found = {item["metadata"]["name"]: item for item in deployments}
     if names.CONTROL_PLANE not in found:
         yield Finding(
             "error", "installation", f"there is no Deployment {names.CONTROL_PLANE}", "pymesh install installs it"
         )
+    if limits and _POLICY not in found:
+        problem = f"there is no Deployment {_POLICY}, and {_unlimited(limits)}"
+        yield Finding("error", "installation", problem, f"pymesh install --only {_POLICY} adds it")
     for name, deployment in sorted(found.items()):
-        if why := readiness.deployment_waits(deployment, pods):
+        if readiness.is_off(deployment):
+            needed = name == names.CONTROL_PLANE or (name == _POLICY and limits)
+            consequence = f", and {_unlimited(limits)}" if name == _POLICY and limits else ""
+            yield Finding(
+                "error" if needed else "warning",
+                f"Deployment {name}",
+                f"is scaled to 0{consequence}",
+                readiness.scale_up(name),
+            )
+        elif why := readiness.deployment_waits(deployment, pods):
             some = (deployment.get("status") or {}).get("availableReplicas", 0)
             remedy = f"kubectl -n {names.SYSTEM_NAMESPACE} logs deployment/{name}, and describe, say more"
             severity: Severity = "warning" if some else "error"
             yield Finding(severity, f"Deployment {name}", f"is not ready: {why.removeprefix(f'{name}: ')}", remedy)
+
+
+def _unlimited(limits: int) -> str:
+    kinds = "limit that is" if limits == 1 else "limits that are"
+    return f"nobody counts for the {limits} {kinds} in force: their failure mode decides"
 
 
 def crds(missing: Sequence[str]) -> Iterator[Finding]:

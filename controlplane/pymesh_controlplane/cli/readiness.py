@@ -50,6 +50,13 @@ def scale_up(name: str) -> str:
     return f"kubectl -n {names.SYSTEM_NAMESPACE} scale deployment/{name} --replicas=1"
 
 
+def is_ready(pod: Document) -> bool:
+    """Whether a pod is ready, and stays."""
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    ready = any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+    return ready and not pod["metadata"].get("deletionTimestamp")
+
+
 def crd_waits(crd: Document) -> str:
     """Why a CRD does not serve its kind yet; "" if it does."""
     for condition in (crd.get("status") or {}).get("conditions") or []:

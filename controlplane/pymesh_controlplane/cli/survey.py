@@ -12,8 +12,9 @@ from cryptography import x509
 from pymesh import names
 from pymesh.errors import MeshError
 from pymesh_controlplane.cli import bundle, injection, inspection
-from pymesh_controlplane.cli.cluster import Cluster, has_proxy, is_ready
+from pymesh_controlplane.cli.cluster import Cluster, has_proxy
 from pymesh_controlplane.cli.inspection import Finding
+from pymesh_controlplane.cli.readiness import is_ready
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.injector.inject import LABEL_NAMESPACE
 from pymesh_controlplane.kube.api import Api, ApiError
@@ -25,6 +26,7 @@ WEBHOOKS: Final = {
     "injector": ("MutatingWebhookConfiguration", "pymesh-injector"),
     "galley": ("ValidatingWebhookConfiguration", "pymesh-galley"),
 }
+LIMITS: Final = ("RateLimit", "ConcurrencyLimit")
 _SEE_LOG: Final = f"see the log of deployment/{names.CONTROL_PLANE}"
 # What the commands of `pymesh` do in a cluster: verb, group, resource, subresource, namespace.
 _OPERATORS: Final = (
@@ -66,7 +68,8 @@ def installed(cluster: Cluster, now: datetime) -> Iterator[Finding]:
     spaces, pods = look.items("Namespace"), look.items("Pod")
     own = [pod for pod in pods if pod["metadata"]["namespace"] == names.SYSTEM_NAMESPACE]
     if look.seen("Deployment", "Pod"):
-        yield from inspection.components(deployments, own)
+        limits = sum(len(look.items(kind)) for kind in LIMITS if paths.version(kind))
+        yield from inspection.components(deployments, own, limits)
         if not any(item["metadata"]["name"] == names.CONTROL_PLANE for item in deployments):
             return  # whatever else is missing follows from that
     yield from inspection.crds([kind for kind in MESH_KINDS if not paths.version(kind)])

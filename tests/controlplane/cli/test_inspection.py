@@ -30,6 +30,41 @@ def pod(name: str, namespace: str = "shop", *, image: str = "", **changes: Any) 
     }
 
 
+def own(name: str, wanted: int) -> dict[str, Any]:
+    """A Deployment of the mesh with as many pods as it wants."""
+    status = dict.fromkeys(("replicas", "updatedReplicas", "availableReplicas"), wanted)
+    spec = {"replicas": wanted, "selector": {"matchLabels": {"app": name}}}
+    return {"metadata": {"name": name}, "spec": spec, "status": status}
+
+
+@pytest.mark.parametrize(
+    ("control_plane", "policy", "limits", "severities"),
+    [
+        (2, 1, 3, []),
+        (0, 1, 3, ["error"]),
+        (2, 0, 3, ["error"]),
+        (2, 0, 0, ["warning"]),
+        (0, 0, 0, ["warning", "error"]),
+    ],
+)
+def test_what_is_scaled_to_0_is_not_ready_however_few_it_wants(
+    control_plane: int, policy: int, limits: int, severities: list[str]
+) -> None:
+    deployments = [own("policy", policy), own("pymesh-controlplane", control_plane)]
+    found = list(inspection.components(deployments, [], limits))
+    assert [item.severity for item in found] == severities
+    for item in found:
+        name = item.about.removeprefix("Deployment ")
+        assert item.problem.startswith("is scaled to 0")
+        replicas = 2 if name == "pymesh-controlplane" else 1
+        assert item.remedy == f"kubectl -n pymesh-system scale deployment/{name} --replicas={replicas}"
+
+
+def test_limits_that_nobody_counts_for() -> None:
+    [found] = inspection.components([own("pymesh-controlplane", 2)], [], 1)
+    assert found.problem.startswith("there is no Deployment policy, and nobody counts for the 1 limit that is in force")
+
+
 @pytest.mark.parametrize(
     ("version", "fine"),
     [(("1", "29+"), False), (("1", "30"), True), (("2", "0"), True)],
