@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from pymesh.errors import printable
 from pymesh_controlplane.cli.output import age
+from pymesh_controlplane.cli.readiness import is_ready
 
 Object = Mapping[str, Any]
 Column = tuple[str, Callable[[Object], str]]
@@ -49,14 +50,9 @@ def _ready_pods(everything: Iterable[Object]) -> Counter[tuple[str, str]]:
     return Counter(
         (item["metadata"].get("namespace", ""), owner["name"])
         for item in everything
-        if item["kind"] == "Pod" and _is_ready(item)
+        if item["kind"] == "Pod" and is_ready(item)
         for owner in item["metadata"].get("ownerReferences") or []
     )
-
-
-def _is_ready(item: Object) -> bool:
-    conditions = (item.get("status") or {}).get("conditions") or []
-    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
 def _pods_of(item: Object, ready: Counter[tuple[str, str]]) -> str:

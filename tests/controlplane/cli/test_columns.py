@@ -40,6 +40,9 @@ def test_a_deployment_has_as_many_ready_pods_as_it_owns() -> None:
 
     deployment = thing("Deployment", spec={"replicas": 3, "selector": {"matchLabels": {"app": "web"}}})
     pods = [pod("web-1", "True", "web"), pod("web-2", "False", "web"), pod("other-1", "True", "other")]
+    ending = pod("d", "True", "web")
+    ending["metadata"]["deletionTimestamp"] = "2026-11-23T00:00:00Z"
+    pods.append(ending)
     assert (row(deployment, *pods)["READY"], row(deployment)["SELECTOR"]) == ("1/3", "app=web")
 
 
