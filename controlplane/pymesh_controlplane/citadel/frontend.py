@@ -16,6 +16,7 @@ import logging
 import os
 import socket
 import ssl
+from collections import Counter
 from typing import Final
 
 from pymesh_controlplane.citadel.attestation import TlsPeer
@@ -28,6 +29,11 @@ log = logging.getLogger("pymesh.citadel")
 HANDSHAKE_TIMEOUT: Final = 10.0
 # Connections at once. Each takes three descriptors and about 50 kB; a larger mesh has more than one control plane.
 MAX_CONNECTIONS: Final = 4096
+# Of them from one address, so that no pod can lock the others out. A sidecar has two at most; but all pods of a node share
+# its address where they are on its network or a CNI hides them behind it, and Kubernetes has up to 110 on one.
+MAX_CONNECTIONS_PER_ADDRESS: Final = 256
+# Seconds between two lines of the log about connections that were refused for their number; the metric counts each.
+REFUSAL_LOG_INTERVAL: Final = 60.0
 # Bytes read at once, and held for a side that does not take them: the reading of the other side pauses meanwhile.
 CHUNK: Final = 64 * 1024
 # Seconds for a client to take what is left and answer the end of TLS.
@@ -73,6 +79,7 @@ class TlsFrontend:
         *,
         handshake_timeout: float = HANDSHAKE_TIMEOUT,
         max_connections: int = MAX_CONNECTIONS,
+        max_per_address: int = MAX_CONNECTIONS_PER_ADDRESS,
     ) -> None:
         self._listener = listener
         self._context = context
@@ -80,7 +87,9 @@ class TlsFrontend:
         self._metrics = metrics
         self._handshake_timeout = handshake_timeout
         self._max_connections = max_connections
-        self._open = 0
+        self._max_per_address = max_per_address
+        self._open: Counter[str] = Counter()  # connections, by address; none that has none
+        self._quiet_until = 0.0
         self._peers: dict[str, TlsPeer] = {}
 
     def use(self, context: ssl.SSLContext) -> None:
@@ -106,24 +115,40 @@ class TlsFrontend:
                     log.error("cannot accept on the TLS port: %s", error.strerror)
                     await asyncio.sleep(ACCEPT_PAUSE)
                     continue
-                if self._open >= self._max_connections:
-                    self._metrics.count("controlplane_tls_refused", "connections")
+                if self._full(address[0]):
                     accepted.close()
                     continue
-                self._open += 1
+                self._open[address[0]] += 1
                 self._metrics.add("controlplane_tls_connections", 1)
-                connections.create_task(self._connection(accepted, _text(address)))
+                connections.create_task(self._connection(accepted, address))
 
-    async def _connection(self, accepted: socket.socket, address: str) -> None:
+    def _full(self, host: str) -> bool:
+        """Whether there is no room for one more of `host`, which is counted, and said once in a while."""
+        if self._open[host] >= self._max_per_address:
+            reason, sentence = "address", f"{host} has {self._max_per_address} connections, the most of one address"
+        elif self._open.total() >= self._max_connections:
+            reason, sentence = "connections", f"there are {self._max_connections} connections, the most at once"
+        else:
+            return False
+        self._metrics.count("controlplane_tls_refused", reason)
+        now = asyncio.get_running_loop().time()
+        if now >= self._quiet_until:
+            self._quiet_until = now + REFUSAL_LOG_INTERVAL
+            log.warning("the TLS port refuses connections: %s", sentence)
+        return True
+
+    async def _connection(self, accepted: socket.socket, address: tuple[str, int]) -> None:
         try:
             outer = await self._handshake(accepted)
             if outer is not None:
-                await self._relay(*outer, address)
+                await self._relay(*outer, _text(address))
         except Exception:  # whatever is wrong with one connection must not close the port for the others
             self._metrics.count("controlplane_tls_refused", "error")
-            log.exception("a connection of %s ended", address)
+            log.exception("a connection of %s ended", _text(address))
         finally:
-            self._open -= 1
+            self._open[address[0]] -= 1
+            if not self._open[address[0]]:
+                del self._open[address[0]]
             self._metrics.add("controlplane_tls_connections", -1)
 
     async def _handshake(self, accepted: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:

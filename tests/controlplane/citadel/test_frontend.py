@@ -35,7 +35,9 @@ class Door:
 
 
 @asynccontextmanager
-async def door(handshake_timeout: float = 10.0, max_connections: int = 100) -> AsyncIterator[Door]:
+async def door(
+    handshake_timeout: float = 10.0, max_connections: int = 100, max_per_address: int = 100
+) -> AsyncIterator[Door]:
     """A running one."""
     seen: list[TlsPeer | None] = []
     seen_out: list[None] = []
@@ -62,6 +64,7 @@ async def door(handshake_timeout: float = 10.0, max_connections: int = 100) -> A
         metrics,
         handshake_timeout=handshake_timeout,
         max_connections=max_connections,
+        max_per_address=max_per_address,
     )
     made = Door(frontend, context, metrics, listener.getsockname()[1], seen)
     async with asyncio.TaskGroup() as tasks:
@@ -90,10 +93,12 @@ def client_context(folder: Path, authority: Authority | None = None) -> ssl.SSLC
 
 @asynccontextmanager
 async def connected(
-    port: int, context: ssl.SSLContext
+    port: int, context: ssl.SSLContext, source: str = "127.0.0.1"
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A TLS connection."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="pilot")
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", port, ssl=context, server_hostname="pilot", local_addr=(source, 0)
+    )
     try:
         yield reader, writer
     finally:
@@ -153,6 +158,28 @@ async def test_connections_are_bounded(tmp_path: Path) -> None:
 
         async def again() -> bytes:
             async with connected(there.port, client_context(tmp_path)) as next_one:
+                return await echoed(*next_one, b"hello")
+
+        assert await eventually(again) == b"hello"
+
+
+async def test_one_address_cannot_keep_the_others_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It has its share, and no more; each refusal is counted, and the log has the first."""
+    context = client_context(tmp_path)
+    async with door(max_per_address=1) as there, connected(there.port, context) as first:
+        await echoed(*first, b"hello")
+        for _ in range(3):
+            with pytest.raises((OSError, EOFError)):
+                async with connected(there.port, context):
+                    pass
+        assert there.metrics.counted("controlplane_tls_refused", "address") == 3
+        assert caplog.text.count("refuses connections: 127.0.0.1 has 1 connections, the most of one address") == 1
+        async with connected(there.port, context, "127.0.0.2") as other:
+            assert await echoed(*other, b"hello") == b"hello"
+        first[1].transport.abort()
+
+        async def again() -> bytes:
+            async with connected(there.port, context) as next_one:
                 return await echoed(*next_one, b"hello")
 
         assert await eventually(again) == b"hello"
