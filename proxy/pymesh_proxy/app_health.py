@@ -35,6 +35,8 @@ log = logging.getLogger("pymesh.probes")
 # As a kubelet: bytes of an answer's body that are read, and redirects to the same host that are followed.
 MAX_BODY: Final = 10 * 1024
 MAX_REDIRECTS: Final = 10
+# Characters in the log of what was said by others about a probe that failed.
+MAX_DETAIL: Final = 200
 # Many apps know a probe by the first word, and do not log it.
 USER_AGENT: Final = "kube-probe/1 (pymesh-proxy)"
 
@@ -46,11 +48,16 @@ _AS_THEY_ARE: Final = "/?:@!$&'()*+,;=%-._~"
 
 
 class ProbeError(Exception):
-    """The app does not pass; the text says why. `status` is what it answered itself, if it did."""
+    """The app does not pass; the text says why, in words of ours: whoever reaches the pod is told.
 
-    def __init__(self, why: str, status: int = 503, body: bytes = b"") -> None:
+    Attributes:
+        status: what the app answered itself, if it did.
+        detail: what it or a library said of it, which may be anything: for the log alone.
+    """
+
+    def __init__(self, why: str, status: int = 503, detail: object = "") -> None:
         self.status = status
-        self.body = body
+        self.detail = str(detail)
         super().__init__(why)
 
 
@@ -58,7 +65,6 @@ class ProbeError(Exception):
 class _HttpAnswer:
     status: int
     location: str
-    body: bytes
 
 
 class AppHealth:
@@ -90,7 +96,7 @@ class AppHealth:
         except ProbeError as error:
             return self._failed(path, error)
         except ssl.SSLError as error:  # its errno is a number of OpenSSL's
-            return self._failed(path, ProbeError(f"no TLS: {error}"))
+            return self._failed(path, ProbeError("no TLS", detail=error))
         except OSError as error:
             # asyncio's own text for a failed connect does not say what failed.
             return self._failed(path, ProbeError(os.strerror(error.errno) if error.errno else str(error)))
@@ -102,9 +108,9 @@ class AppHealth:
     def _failed(self, path: str, error: ProbeError) -> Answer:
         # Once, since a kubelet tells the status and no more, and asks every few seconds.
         if self._passed.get(path, True):
-            log.warning("%s fails: %s", path, error)
+            log.warning("%s fails: %s%s", path, error, f": {error.detail[:MAX_DETAIL]!r}" if error.detail else "")
         self._passed[path] = False
-        return Answer(error.body or f"{error}\n".encode(), error.status)
+        return text(str(error), error.status)
 
     async def _ask(self, check: Check) -> None:
         """Raises ProbeError or OSError where the app does not pass."""
@@ -136,7 +142,7 @@ class AppHealth:
             raw = await channel.unary(_HEALTH_CHECK, request, within=MAX_TIMEOUT)
             status = Int32Value.FromString(raw).value
         except RpcError as error:
-            raise ProbeError(f"gRPC: {error}") from None
+            raise ProbeError(f"gRPC: {error.status.code.name}", detail=error.status.message) from None
         finally:
             await channel.close()
         if status != _SERVING:
@@ -156,7 +162,7 @@ class AppHealth:
             raise ProbeError(f"more than {MAX_REDIRECTS} redirects")
         if not 200 <= answer.status < 400:
             status = answer.status if answer.status >= 400 else 502
-            raise ProbeError(f"the app answers {answer.status}", status, answer.body)
+            raise ProbeError(f"the app answers {answer.status}", status)
 
     def _following(self, url: str, answer: _HttpAnswer) -> str | None:
         """Where a redirect leads; None for one to another host, which passes as it is, and to the sidecar itself."""
@@ -192,7 +198,7 @@ class AppHealth:
             writer.write((connection.send(request) or b"") + (connection.send(h11.EndOfMessage()) or b""))
             return await _read(connection, reader)
         except (h11.LocalProtocolError, h11.RemoteProtocolError) as error:
-            raise ProbeError(f"no HTTP: {error}") from None
+            raise ProbeError("no HTTP", detail=error) from None
         finally:
             await _close(writer)
 
@@ -206,8 +212,8 @@ def _unverified() -> ssl.SSLContext:
 
 
 async def _read(connection: h11.Connection, reader: asyncio.StreamReader) -> _HttpAnswer:
-    """The answer, with at most MAX_BODY bytes of its body."""
-    status, location, body = 0, "", b""
+    """The answer, of whose body at most MAX_BODY bytes are read, and none kept."""
+    status, location, length = 0, "", 0
     while True:
         event = connection.next_event()
         if event is h11.NEED_DATA:
@@ -216,11 +222,11 @@ async def _read(connection: h11.Connection, reader: asyncio.StreamReader) -> _Ht
             status = event.status_code
             location = next((v.decode("latin-1") for name, v in event.headers if name == b"location"), "")
         elif isinstance(event, h11.Data):
-            body += event.data
+            length += len(event.data)
         elif isinstance(event, h11.ConnectionClosed):
             raise ProbeError("closed before the answer")
-        if isinstance(event, h11.EndOfMessage) or len(body) >= MAX_BODY:
-            return _HttpAnswer(status, location, body[:MAX_BODY])
+        if isinstance(event, h11.EndOfMessage) or length >= MAX_BODY:
+            return _HttpAnswer(status, location)
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:
