@@ -29,8 +29,8 @@ log = logging.getLogger("pymesh.citadel")
 HANDSHAKE_TIMEOUT: Final = 10.0
 # Connections at once. Each takes three descriptors and about 50 kB; a larger mesh has more than one control plane.
 MAX_CONNECTIONS: Final = 4096
-# Of them from one address, so that no pod can lock the others out. A sidecar has two at most; but all pods of a node share
-# its address where they are on its network or a CNI hides them behind it, and Kubernetes has up to 110 on one.
+# Of them from one address, so that no pod can lock the others out. A sidecar has two at most; but all pods of a node
+# share its address where they are on its network or a CNI hides them behind it, and Kubernetes has up to 110 on one.
 MAX_CONNECTIONS_PER_ADDRESS: Final = 256
 # Seconds between two lines of the log about connections that were refused for their number; the metric counts each.
 REFUSAL_LOG_INTERVAL: Final = 60.0
