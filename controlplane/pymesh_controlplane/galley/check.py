@@ -69,7 +69,8 @@ def _check(
         return services.check_entry(resource, world)
     # Of these there are thousands, and what is wrong with one is wrong in any world.
     if holds(resource, KubernetesService):
-        return memory.call(services.check_service, resource.key, resource)
+        problems = memory.call(services.check_service, resource.key, resource)
+        return problems + services.check_external_ips(resource, world)
     if holds(resource, EndpointSlice):
         return memory.call(services.check_slice, resource.key, resource)
     if holds(resource, Pod):

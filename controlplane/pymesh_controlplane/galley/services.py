@@ -1,14 +1,15 @@
 """Service, EndpointSlice, Pod and ServiceEntry: names, ports and addresses that can be served."""
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
-from pymesh.names import SYSTEM_NAMESPACE
+from pymesh.names import SYSTEM_NAMESPACE, service_host
 from pymesh.resources.istio import EntryPort, ServiceEntry
 from pymesh.resources.kubernetes import EndpointSlice, Pod, Service
 from pymesh.resources.resource import Resource
 from pymesh_controlplane.galley.findings import Findings, listed
+from pymesh_controlplane.pilot import cluster_ips
 from pymesh_controlplane.pilot.model import Problem, Protocol, World
 from pymesh_controlplane.pilot.world import SERVICE_NAME_LABEL, protocol_of
 
@@ -49,6 +50,29 @@ def check_service(resource: Resource[Service]) -> list[Problem]:
         if said in _HTTP2 and port.name.lower() != "grpc-web" and not ours:
             findings.warning(path, _OPAQUE)
     return findings.problems
+
+
+def check_external_ips(resource: Resource[Service], world: World) -> list[Problem]:
+    """Warn of `externalIPs` that are another service's by its ClusterIP."""
+    findings = Findings(resource)
+    own = {service_host(resource.key.name, resource.key.namespace)}
+    for index, address in enumerate(resource.value.spec.external_ips or []):
+        sentence = _left_to(address, 0, own, world) if _is_address(address) else ""
+        if sentence:
+            findings.warning(f"spec.externalIPs[{index}]", sentence)
+    return findings.problems
+
+
+def _left_to(written: str, port: int, own: Collection[str], world: World) -> str:
+    """Why connections to `port` of an address or a range go to another service (see `cluster_ips`); empty if not so."""
+    host = cluster_ips.holder(written, port, own, world.cluster_ips)
+    if host is None:
+        return ""
+    owner = world.services[host].resource.key
+    if ipaddress.ip_network(written, strict=False).num_addresses == 1:
+        return f"{written} is the ClusterIP of {owner}: connections to it go there all the same"
+    covered = f"{written} covers the ClusterIP of {owner}, which has requests on port {port}"
+    return f"{covered}: on that port the range has no effect, give narrower ones"
 
 
 def check_pod(resource: Resource[Pod]) -> list[Problem]:
@@ -97,12 +121,23 @@ def check_entry(resource: Resource[ServiceEntry], world: World) -> list[Problem]
     for index, address in enumerate(spec.addresses):
         if not _is_network(address):
             findings.error(f"spec.addresses[{index}]", f"{address!r} is not an IPv4 address or range")
+        else:
+            _check_free(findings, f"spec.addresses[{index}]", address, resource.value, world)
     for index, item in enumerate(resource.value.addresses()):
         if not _is_address(item.value) or ":" in item.value:
             findings.error(f"status.addresses[{index}].value", f"{item.value!r} is not an IPv4 address")
     _check_entry_ports(findings, resource.value)
     _check_resolution(findings, resource.value)
     return findings.problems
+
+
+def _check_free(findings: Findings, path: str, address: str, entry: ServiceEntry, world: World) -> None:
+    """Whether what the entry takes by address is free to be taken."""
+    by_address = [port.number for port in entry.spec.ports if _protocol(port) is not Protocol.HTTP]
+    ports = by_address if "/" in address else [0]  # of one address no port is free
+    sentences = [sentence for port in ports if (sentence := _left_to(address, port, (), world))]
+    if sentences:
+        findings.warning(path, sentences[0])
 
 
 def _check_entry_ports(findings: Findings, entry: ServiceEntry) -> None:

@@ -205,6 +205,19 @@ class Service:
         return next((port for port in self.ports if port.port == number), None)
 
 
+class ClusterIPs(NamedTuple):
+    """The addresses that Kubernetes has given to services (see `pilot.cluster_ips`).
+
+    Attributes:
+        owners: by address, the host of its service.
+        requests: by port, the addresses, as numbers and in their order, of services that speak HTTP there, each with
+            its host: requests are told apart by host, so that the port is theirs whatever address is dialled.
+    """
+
+    owners: Mapping[str, str]
+    requests: Mapping[int, tuple[tuple[int, str], ...]]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class World:
     """Everything that is known at one moment.
@@ -218,6 +231,7 @@ class World:
         virtual_services ... peer_authentications: in the order of their keys.
         rules: destination rules by namespace and resolved host; the first by name where there are several.
         routing: the virtual service for requests inside the mesh, by resolved host; of several as `precedence` says.
+        cluster_ips: which service has which address from Kubernetes.
         aliases: services that are but other names of one in the mesh (ExternalName), by the host of that one.
         mesh: what holds for the whole mesh.
         problems: what was refused or looks wrong, for `pymesh status` and `pymesh apply` to show.
@@ -235,6 +249,7 @@ class World:
     peer_authentications: tuple[Resource[PeerAuthentication], ...] = ()
     rules: Mapping[str, Mapping[str, Resource[DestinationRule]]] = field(default_factory=dict)
     routing: Mapping[str, Resource[VirtualService]] = field(default_factory=dict)
+    cluster_ips: ClusterIPs = field(default_factory=lambda: ClusterIPs({}, {}))
     aliases: Mapping[str, tuple[Service, ...]] = field(default_factory=dict)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     problems: tuple[Problem, ...] = ()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from pymesh import names
 from pymesh.resources.istio import HTTPMatchRequest, VirtualService
 from pymesh.resources.resource import Resource
-from pymesh_controlplane.pilot import hosts
+from pymesh_controlplane.pilot import cluster_ips, hosts, precedence
 from pymesh_controlplane.pilot.clusters import opaque_cluster
 from pymesh_controlplane.pilot.connections import Share, Way, tcp_ways, tls_ways
 from pymesh_controlplane.pilot.model import Protocol, Service, ServicePort, World
@@ -30,14 +30,19 @@ class Opaque(NamedTuple):
 def plan(caller: Caller, world: World) -> list[tuple[int, bool, list[Opaque]]]:
     """By port, whether some service may speak HTTP there, and the services that are told apart from it.
 
-    Two chains with the same match make Envoy refuse the listener, so that an address or a server name goes to the
-    service that has it first (galley warns of the other).
+    Two chains with the same match make Envoy refuse the listener, so that an address or a server name goes to one
+    service: a ClusterIP to its own, anything else to the one whose resource comes first (see `precedence`).
     """
     by_port: dict[int, list[tuple[Service, ServicePort]]] = {}
     for service in world.services.values():
         for port in service.ports:
             if port.port != names.PORT_OUTBOUND and not _is_for_sidecars(service, port, world):
                 by_port.setdefault(port.port, []).append((service, port))
+    ranks = {
+        service.host: precedence.rank(service.resource, "", world.root_namespace) for service in world.services.values()
+    }
+    for speakers in by_port.values():
+        speakers.sort(key=lambda speaker: ranks[speaker[0].host][:2])
     return [
         (number, any(port.protocol.may_be_http for _, port in speakers), list(_opaque(speakers, caller, world)))
         for number, speakers in sorted(by_port.items())
@@ -65,7 +70,8 @@ def _opaque(speakers: Iterable[tuple[Service, ServicePort]], caller: Caller, wor
     taken: set[tuple[str, str]] = set()
     for service, port in speakers:
         if port.protocol is not Protocol.HTTP:
-            free = (_untaken(way, taken) for way in _ways(service, port, caller, world))
+            wanted = (_without_others(way, service, port, world) for way in _ways(service, port, caller, world))
+            free = (_untaken(way, taken) for way in wanted if way is not None)
             ways = tuple(way for way in free if way is not None)
             if ways:
                 yield Opaque(service.host, port.port, port.protocol, ways)
@@ -85,6 +91,13 @@ def _ways(service: Service, port: ServicePort, caller: Caller, world: World) -> 
     make = opaque_cluster if port.protocol is Protocol.AUTO else names.outbound_cluster
     if not by_name or service.host != "*":
         yield Way((Share(make(port.port, service.host)),), (service.host,) if by_name else (), ranges)
+
+
+def _without_others(way: Way, service: Service, port: ServicePort, world: World) -> Way | None:
+    """What of `way` is not another service's by its ClusterIP."""
+    own = {service.host}
+    ranges = tuple(item for item in way.ranges if not cluster_ips.holder(item, port.port, own, world.cluster_ips))
+    return way._replace(ranges=ranges) if ranges or not way.ranges else None
 
 
 def _untaken(way: Way, taken: set[tuple[str, str]]) -> Way | None:

@@ -9,21 +9,15 @@ Istio has the age and the names (pkg/config `SortConfigByCreationTime`), not the
 """
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from pymesh import names
-from pymesh.resources.fields import ObjectMeta
 from pymesh.resources.resource import Resource
 from pymesh_controlplane.pilot.model import Service
 
 _SERVICE_DOMAIN: Final = f".svc.{names.CLUSTER_DOMAIN}"
 # Behind every RFC 3339 time: what has no age is either all there is, or about to be made next to what has one.
 _NO_TIME: Final = "~"
-
-
-class _Written(Protocol):
-    @property
-    def metadata(self) -> ObjectMeta: ...
 
 
 class Rank(NamedTuple):
@@ -35,13 +29,14 @@ class Rank(NamedTuple):
     name: str
 
 
-def rank(resource: Resource[_Written], owner: str, root_namespace: str) -> Rank:
+def rank(resource: Resource[object], owner: str, root_namespace: str) -> Rank:
     """The rank of `resource` for what belongs to the namespace `owner` (empty: to nobody)."""
     namespace = resource.key.namespace
     distance = 0 if namespace == owner else 1 if namespace == root_namespace else 2
+    metadata = resource.raw.get("metadata")
+    created = metadata.get("creationTimestamp") if isinstance(metadata, Mapping) else None
     # RFC 3339 in UTC, to the second: sorts as text.
-    created = str(resource.value.metadata.creation_timestamp or _NO_TIME)
-    return Rank(distance, created, namespace, resource.key.name)
+    return Rank(distance, str(created or _NO_TIME), namespace, resource.key.name)
 
 
 def owner(host: str, services: Mapping[str, Service]) -> str:

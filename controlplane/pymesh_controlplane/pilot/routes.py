@@ -119,14 +119,15 @@ class Plan(NamedTuple):
 def plans(caller: Caller, world: World) -> dict[int, list[Plan]]:
     """The virtual hosts of every port on which some service speaks, or may speak, HTTP, as `caller` sees them.
 
-    A name that two of them could have goes to the first.
+    A name that two of them could have is the Kubernetes service's, as for the resolver of a pod, or else the first's.
     """
     virtual = world.routing
     by_port: dict[int, list[Plan]] = {
         port.port: [] for service in world.services.values() for port in service.ports if port.protocol.may_be_http
     }
     taken: set[tuple[int, str]] = set()
-    for host in sorted({*world.services, *_hosts_of_their_own(virtual)}):
+    every = sorted({*world.services, *_hosts_of_their_own(virtual)})
+    for host in sorted(every, key=lambda host: host not in world.services or not world.services[host].kubernetes):
         service = world.services.get(host)
         written = virtual.get(hosts.most_specific(host, virtual) or "")
         if written is not None and not written.value.spec.http:
@@ -142,7 +143,7 @@ def plans(caller: Caller, world: World) -> dict[int, list[Plan]]:
             if domains:
                 taken.update((port, domain) for domain in domains)
                 by_port[port].append(Plan(host, port, tuple(domains), known_as, written, meant, who))
-    return dict(sorted(by_port.items()))
+    return {port: sorted(found, key=lambda plan: plan.host) for port, found in sorted(by_port.items())}
 
 
 def _asks_who_calls(resource: Resource[VirtualService]) -> bool:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Final, TypeVar
 
 import msgspec
@@ -10,8 +11,9 @@ from pymesh import names
 from pymesh.resources import istio, kubernetes, mesh_config
 from pymesh.resources.redaction import redacted
 from pymesh.resources.resource import Key, Resource, holds
-from pymesh_controlplane.pilot import hosts, precedence
+from pymesh_controlplane.pilot import cluster_ips, hosts, precedence
 from pymesh_controlplane.pilot.model import (
+    ClusterIPs,
     Endpoint,
     Problem,
     Protocol,
@@ -73,7 +75,8 @@ def build(
     for _, service, spec in sorted(entries, key=lambda found: found[0]):
         if services.setdefault(service.host, service) is service:
             endpoints.update(_entry_endpoints(service, spec, pods))
-    services = dict(sorted(services.items()))
+    given = cluster_ips.given(services.values(), root_namespace)
+    services = {host: _with_its_own(service, given) for host, service in sorted(services.items())}
     return World(
         revision=_revision(in_force),
         resources=in_force,
@@ -87,6 +90,7 @@ def build(
         peer_authentications=authentications,
         rules=_rules(_of(in_force, istio.DestinationRule), services),
         routing=_routing(_of(in_force, istio.VirtualService), services, root_namespace),
+        cluster_ips=given,
         aliases=aliases,
         mesh=_mesh(in_force, root_namespace),
         problems=tuple(problems),
@@ -185,6 +189,12 @@ def _service(
         external=external,
         resource=resource,
     )
+
+
+def _with_its_own(service: Service, given: ClusterIPs) -> Service:
+    """The service without the addresses that Kubernetes has given to another."""
+    own = cluster_ips.without_others(service, given)
+    return service if own == service.addresses else replace(service, addresses=own)
 
 
 def _service_resolution(spec: kubernetes.ServiceSpec) -> Resolution:
