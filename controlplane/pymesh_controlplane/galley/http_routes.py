@@ -18,7 +18,7 @@ from pymesh.resources.istio import (
     StringMatch,
 )
 from pymesh_controlplane.galley import patterns
-from pymesh_controlplane.galley.findings import Findings, near
+from pymesh_controlplane.galley.findings import Findings
 from pymesh_controlplane.pilot.routes import MAX_DIRECT_BODY
 
 # Words of Envoy's x-envoy-retry-on and x-envoy-retry-grpc-on.
@@ -202,7 +202,7 @@ def _check_retries(findings: Findings, retries: HTTPRetry, path: str) -> None:
             if not 100 <= int(plain) <= 599:
                 findings.error(f"{path}.retryOn", f"{plain} is not a status")
         elif plain and plain not in RETRY_ON:
-            findings.error(f"{path}.retryOn", f"'{plain}' is not a reason to retry{near(plain, RETRY_ON)}")
+            findings.error(f"{path}.retryOn", f"'{plain}' is not a reason to retry{findings.near(plain, RETRY_ON)}")
     if retries.backoff is not None and seconds(retries.backoff) < 0.001:
         findings.error(f"{path}.backoff", "must be at least 1ms")
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pymesh.resources.istio import Destination, HTTPRoute, VirtualService
 from pymesh.resources.resource import Key, Resource
 from pymesh_controlplane.galley import connection_routes, gateways, http_routes
-from pymesh_controlplane.galley.findings import Findings, listed, near
+from pymesh_controlplane.galley.findings import Findings, listed
 from pymesh_controlplane.pilot import hosts, matching, precedence
 from pymesh_controlplane.pilot.model import Problem, World
 from pymesh_controlplane.pilot.policies import rule_for, subset_of
@@ -55,7 +55,9 @@ def _check_gateways(findings: Findings, resource: Resource[VirtualService], worl
             continue
         namespace, _, plain = name.rpartition("/")
         if Key("Gateway", namespace or resource.key.namespace, plain) not in world.resources:
-            findings.dangling(path, f"there is no Gateway {name}; known: {listed(known)}{near(name, [*known, 'mesh'])}")
+            findings.dangling(
+                path, f"there is no Gateway {name}; known: {listed(known)}{findings.near(name, [*known, 'mesh'])}"
+            )
 
 
 def _gateways(virtual: VirtualService) -> Iterator[tuple[str, str]]:
@@ -87,7 +89,7 @@ def _check_hosts(findings: Findings, resource: Resource[VirtualService], world: 
         service = world.services.get(full)
         if service is None and "*" not in full:
             effect = "routed only where a caller names it so" if spec.http else "no sidecar takes its connections"
-            findings.warning(path, f"there is no service {full}: {effect}{near(full, world.services)}")
+            findings.warning(path, f"there is no service {full}: {effect}{findings.near(full, world.services)}")
         elif service is not None and spec.http and not any(port.protocol.may_be_http for port in service.ports):
             findings.warning(
                 path, f"no port of {full} speaks HTTP/1.1, so no route applies: name such a port http or http-something"
@@ -110,8 +112,8 @@ def _check_destination(
     full = hosts.destination(destination.host, namespace, world)
     service = world.services.get(full)
     if service is None:
-        known = [name for other in world.services.values() for name in hosts.short_names(other, namespace)]
-        findings.dangling(f"{path}.host", f"there is no service {full}{near(destination.host, known)}")
+        names = (name for other in world.services.values() for name in hosts.short_names(other, namespace))
+        findings.dangling(f"{path}.host", f"there is no service {full}{findings.near(destination.host, names)}")
         return
     numbers = [port.port for port in service.ports]
     if destination.port is not None and destination.port.number not in numbers:
@@ -132,7 +134,7 @@ def _check_destination(
             known = [subset.name for subset in rule.value.spec.subsets]
             findings.dangling(
                 f"{path}.subset",
-                f"{rule.key} has no subset '{destination.subset}'{near(destination.subset, known)}; "
+                f"{rule.key} has no subset '{destination.subset}'{findings.near(destination.subset, known)}; "
                 f"it has {listed(known)}",
             )
 

@@ -3,6 +3,7 @@
 import pytest
 
 from pymesh_controlplane.galley.check import check
+from pymesh_controlplane.galley.findings import MAX_HINTS, MAX_PROBLEMS
 from pymesh_controlplane.pilot.memory import Memory
 from pymesh_controlplane.pilot.model import Severity
 from tests.controlplane.pilot.worlds import BOOKINFO, EVERYTHING, pod, service, slice_of, world_of
@@ -369,3 +370,30 @@ def test_a_provider_of_the_mesh_config_that_is_not_there_yet_is_told() -> None:
         "reviews.default.svc.cluster.local has no port 4317; it has 9080"
     )
     assert findings(BOOKINFO + text % ("reviews.default", 9080)) == []
+
+
+def test_of_many_problems_the_first_are_told_and_the_rest_is_counted() -> None:
+    to = "{destination: {host: nowhere}, weight: 1}"
+    route = f"{{route: [{to}, {to}], match: [{{uri: {{prefix: x}}}}]}}"
+    found = findings(virtual(", ".join([route] * 400)))
+    assert len(found) == 2 * (MAX_PROBLEMS + 1)
+    assert found[-2:] == ["error : and 300 more errors", "error : and 700 more names of what is not there"]
+
+
+def test_warnings_crowd_out_no_error() -> None:
+    hosts = ", ".join(f"h{number}.example.com" for number in range(MAX_PROBLEMS // 2))
+    match = "{destinationSubnets: [10.0.0.0/8], gateways: [edge]}"
+    tcp = f"{{match: [{match}], route: [{{destination: {{host: ratings}}}}]}}"
+    found = findings(
+        BOOKINFO
+        + resource("VirtualService", f"{{hosts: [{hosts}], tcp: [{', '.join([tcp] * 100)}], http: [{{route: []}}]}}")
+    )
+    assert any(item.startswith("warning : and") for item in found)
+    assert "error spec.http[0]: a route needs one of route, redirect and directResponse: it has none" in found
+
+
+def test_similar_names_are_looked_for_only_so_often() -> None:
+    routes = ", ".join(["{route: [{destination: {host: ratngs}}]}"] * (MAX_HINTS + 5))
+    found = [item for item in findings(virtual(routes)) if "no service ratngs" in item]
+    assert len(found) == MAX_HINTS + 5
+    assert sum("did you mean ratings?" in item for item in found) == MAX_HINTS
