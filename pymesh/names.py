@@ -16,6 +16,9 @@ CONTROL_PLANE: Final = "pymesh-controlplane"
 # The mesh's root certificates, in every namespace. Not Istio's name: an istiod would write its own root there.
 ROOT_CONFIG_MAP: Final = "pymesh-ca-root-cert"
 ROOT_FILE: Final = "root-cert.pem"
+# The Secrets with the CA's key: as people bring it along, by Istio's name, and as citadel makes it.
+CA_SECRET_PLUGGED: Final = "cacerts"
+CA_SECRET_OWN: Final = "pymesh-ca"
 
 PROXY_UID: Final = 1337
 PORT_ADMIN: Final = 15000

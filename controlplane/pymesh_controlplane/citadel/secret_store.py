@@ -21,6 +21,7 @@ from lightkube import AsyncClient
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Secret
 
+from pymesh import names
 from pymesh_controlplane.citadel import pem
 from pymesh_controlplane.citadel.authority import Authority
 from pymesh_controlplane.kube.asking import CONFLICT, NOT_FOUND, KubernetesError, ask, patiently
@@ -28,8 +29,8 @@ from pymesh_controlplane.metrics import Metrics
 
 log = logging.getLogger("pymesh.citadel")
 
-PLUGGED: Final = "cacerts"
-OWN: Final = "pymesh-ca"
+PLUGGED: Final = names.CA_SECRET_PLUGGED
+OWN: Final = names.CA_SECRET_OWN
 # Seconds between two looks whether somebody has changed it: a root is changed once in years, by a person.
 LOOK_EVERY: Final = 60.0
 

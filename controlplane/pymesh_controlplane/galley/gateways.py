@@ -181,6 +181,8 @@ def _check_credentials(findings: Findings, resource: Resource[Gateway], pods: It
 
 def _missing(item: credentials.Wanted, namespace: str, world: World) -> str:
     """What is not there of a secret; empty if all is."""
+    if item.credential in credentials.NEVER:
+        return f"a Secret of the name {item.credential} has the mesh's CA and goes to no gateway"
     found = credentials.find(item, namespace, world)
     if found is None:
         return f"there is no Secret {namespace}/{item.credential} (the namespace of the gateway's pods)"

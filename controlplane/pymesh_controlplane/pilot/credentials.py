@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 
-from pymesh.names import SDS_KUBERNETES
+from pymesh.names import CA_SECRET_OWN, CA_SECRET_PLUGGED, SDS_KUBERNETES
 from pymesh.resources.kubernetes import Secret
 from pymesh.resources.resource import Key, Resource, holds
 from pymesh_controlplane.pilot.gateways import Offer
@@ -24,6 +24,8 @@ CA_SUFFIX: Final = "-cacert"
 CHAIN: Final = ("tls.crt", "cert")
 KEY: Final = ("tls.key", "key")
 ROOTS: Final = ("ca.crt", "cacert")
+# Secrets that no gateway gets, whatever a Gateway says and whatever they hold: those with the key of the mesh's CA.
+NEVER: Final = frozenset({CA_SECRET_PLUGGED, CA_SECRET_OWN})
 
 
 class Wanted(NamedTuple):
@@ -68,9 +70,11 @@ def secrets(node: Node, offers: Iterable[Offer], world: World) -> Iterator[secre
 
 
 def find(item: Wanted, namespace: str, world: World) -> Resource[Secret] | None:
-    """The Secret that `item` is in, whatever it holds; None if there is none."""
+    """The Secret that `item` is in, whatever it holds; None if there is none, or none that a gateway may have."""
     names = [f"{item.credential}{CA_SUFFIX}", item.credential] if item.roots else [item.credential]
     for name in names:
+        if name in NEVER:
+            continue
         resource = world.resources.get(Key("Secret", namespace, name))
         if resource is not None and holds(resource, Secret):
             return resource

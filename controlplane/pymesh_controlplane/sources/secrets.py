@@ -5,7 +5,7 @@ from typing import Final
 
 from pymesh.resources.istio import Gateway
 from pymesh.resources.resource import Resource
-from pymesh_controlplane.pilot.credentials import CA_SUFFIX
+from pymesh_controlplane.pilot.credentials import CA_SUFFIX, NEVER
 from pymesh_controlplane.pilot.gateways import TERMINATED, selects
 from pymesh_controlplane.pilot.model import World
 
@@ -44,6 +44,8 @@ def _credentials(gateway: Gateway) -> Mapping[str, None]:
             found[tls.credential_name] = None
             if tls.mode == "MUTUAL":
                 found[f"{tls.credential_name}{CA_SUFFIX}"] = None
+    for name in NEVER:
+        found.pop(name, None)
     return found
 
 

@@ -181,3 +181,9 @@ def test_a_secret_that_cannot_be_read_does_not_keep_the_gateway_from_being_judge
     broken = secret().replace("data: {}", "data: {tls.crt: '?'}")
     found = findings(gateway(tls("mode: SIMPLE, credentialName: web")), broken)
     assert [line.split()[1] for line in found] == ["Gateway", "Secret"]
+
+
+@pytest.mark.parametrize("name", ["pymesh-ca", "cacerts"])
+def test_the_secret_of_the_meshs_ca_is_no_certificate_of_a_gateway(name: str) -> None:
+    found = findings(gateway(tls(f"mode: SIMPLE, credentialName: {name}")), tls_secret(WEB, name))
+    assert any(f"a Secret of the name {name} has the mesh's CA and goes to no gateway: TLS" in line for line in found)

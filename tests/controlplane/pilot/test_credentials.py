@@ -8,6 +8,7 @@ from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 
 from pymesh.xds import types
 from pymesh_controlplane.pilot.node import Node
+from pymesh_controlplane.sources.secrets import wanted as needed
 from tests.controlplane.galley.certificates import AUTHORITY, OTHER, WEB, secret, tls_secret
 from tests.controlplane.pilot.gateway_worlds import EDGE, gateway, router
 from tests.controlplane.pilot.worlds import pod, resources_for, sidecar, world_of
@@ -48,6 +49,16 @@ def test_mutual_gets_the_roots_of_its_clients_too(held: str) -> None:
 
 def test_the_secret_of_another_namespace_is_not_the_gateways() -> None:
     assert given(gateway(SIMPLE), tls_secret(WEB).replace("pymesh-system", "default")) == {}
+
+
+@pytest.mark.parametrize("name", ["pymesh-ca", "cacerts"])
+def test_the_secret_of_the_meshs_ca_goes_to_no_gateway(name: str) -> None:
+    """Whatever keys it has, and though a Gateway names it; it is not even read."""
+    asking = gateway(MUTUAL.replace("credentialName: web", f"credentialName: {name}"))
+    held = tls_secret(WEB, name, roots=AUTHORITY.root)
+    assert given(asking, held) == {}
+    world = world_of(EDGE + asking + held)
+    assert {found for _, found in needed(world)} == {f"{name}-cacert"}
 
 
 def test_string_data_wins() -> None:
