@@ -19,6 +19,7 @@ COUNTERS: Final = {
     "pilot_xds_pushes": ("type", "Updates sent to proxies."),
     "pilot_total_xds_rejects": ("", "Updates that proxies refused (NACK)."),
     "pilot_xds_rejects": ("type", "Updates that proxies refused (NACK), by type."),
+    "pilot_xds_too_large": ("type", "Resources that a proxy was not sent, as no message can carry them."),
     "pilot_xds_expired_nonce": ("type", "Answers to an update that is not the last one; ignored."),
     "pilot_xds_refused": ("reason", "Streams that pilot refused or cut off."),
     "pilot_xds_unknown_types": ("", "Requests for a type of resource that pilot does not serve; ignored."),

@@ -12,7 +12,7 @@ immutable, so nothing is shared with the event loop, which has its turn every fe
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
@@ -22,6 +22,7 @@ from envoy.config.core.v3.base_pb2 import Node as NodeMessage
 from google.protobuf.message import DecodeError
 
 from pymesh.errors import MeshError
+from pymesh.grpc.framing import MAX_MESSAGE_BYTES
 from pymesh.identity import Identity
 from pymesh.xds import types
 from pymesh_controlplane.metrics import Metrics
@@ -41,6 +42,8 @@ SERVICE: Final = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 # answers each of our responses once and asks for names as listeners and clusters come; more than this is a flood.
 REQUEST_BURST: Final = 2_000
 REQUEST_RATE: Final = 200
+# Names of resources that are remembered as logged to be too large; beyond it they may be logged again.
+MAX_TOLD: Final = 1_000
 # Seconds for a stream to say its first word.
 FIRST_REQUEST_TIMEOUT: Final = 30.0
 
@@ -105,6 +108,7 @@ class DiscoveryServer:
         self._changed = asyncio.Event()
         self._queue = PushQueue()
         self._queued = asyncio.Event()
+        self._told: set[tuple[str, str]] = set()  # type and name of what was logged to be too large
 
     async def run(self, source: Source) -> None:
         """Follow `source` and push, until cancelled."""
@@ -178,9 +182,28 @@ class DiscoveryServer:
             return
         if connection.origin.identity is None:  # who has proved nothing gets nobody's keys
             snapshot = {kind: resources for kind, resources in snapshot.items() if kind != types.SECRET}
+        before = connection.session.left_out
         connection.session.update(snapshot, changed_at)
+        self._tell_left_out(connection, before)
         connection.revision = world.revision
         connection.wake.set()
+
+    def _tell_left_out(self, connection: Connection, before: Mapping[str, frozenset[str]]) -> None:
+        """Count what one more proxy is not sent, and log it once for all of them."""
+        for kind, names in connection.session.left_out.items():
+            new = names - before.get(kind, frozenset())
+            self._metrics.count("pilot_xds_too_large", short_name(kind), by=len(new))
+            for name in sorted(new):
+                if (kind, name) in self._told:
+                    continue
+                if len(self._told) >= MAX_TOLD:
+                    self._told.clear()
+                self._told.add((kind, name))
+                log.error(
+                    "%s %s is not sent to %s and maybe others: with it a message is larger than the %d bytes that a "
+                    "proxy takes. What they have of it stays in force; make the configuration behind it smaller",
+                    short_name(kind), name, connection.node.id, MAX_MESSAGE_BYTES,
+                )  # fmt: skip
 
     async def _stream(self, context: ServerContext, authenticate: Authenticate, *, delta: bool) -> None:
         address = context.peer()

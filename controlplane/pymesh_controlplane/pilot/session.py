@@ -7,12 +7,14 @@ considerations".
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pymesh.errors import MeshError
 from pymesh.xds import types
-from pymesh_controlplane.pilot.subscription import Changes, Resources, Response, Subscription
+from pymesh_controlplane.pilot.bounds import MAX_CONTENT, first_part, size, too_large, without
+from pymesh_controlplane.pilot.subscription import WILDCARD_TYPES, Changes, Resources, Response, Subscription
 
 PUSH_ORDER: Final = (types.CLUSTER, types.ENDPOINT, types.LISTENER, types.ROUTE, types.SECRET)
 _MADE_FIRST: Final = (types.CLUSTER, types.ENDPOINT)
@@ -67,6 +69,8 @@ class Session:
         changed_at: when the change behind `snapshot` was read.
         expired: requests that answered a response which is not the last one.
         refusals: responses that the proxy refused (NACK).
+        most: bytes of resources that one response may hold.
+        left_out: by type, the names of resources that are not sent, since they are larger than that.
     """
 
     delta: bool
@@ -75,12 +79,18 @@ class Session:
     changed_at: float | None = None
     expired: int = 0
     refusals: int = 0
+    most: int = MAX_CONTENT
+    left_out: Mapping[str, frozenset[str]] = field(default_factory=dict)
     _nonce: int = 0
     _concerned: bool = False
 
     def update(self, snapshot: Snapshot, changed_at: float) -> None:
         """From now on the proxy is to know `snapshot`; an update under way is not disturbed."""
         self.snapshot = snapshot
+        self.left_out = {
+            kind: too_large(resources, self.most, whole=not self.delta and kind in WILDCARD_TYPES)
+            for kind, resources in snapshot.items()
+        }
         if self.changed_at is None:
             self.changed_at = changed_at
 
@@ -132,7 +142,8 @@ class Session:
             subscription = self.subscriptions.get(type_url)
             if subscription is None or subscription.outstanding is not None or self._must_wait(type_url, now):
                 continue
-            changes = self._changes(subscription)
+            all_of_it = self._changes(subscription)
+            changes = all_of_it if subscription.full_state else first_part(all_of_it, self.most)
             subscription.reconsider(changes)
             if not subscription.worth_sending(changes):
                 continue
@@ -140,7 +151,9 @@ class Session:
                 self._endpoints_again(changes)
             self._nonce += 1
             self._concerned = True
+            later = subscription.due & (all_of_it.names - changes.names)  # the rest follows once this is accepted
             sent.append(subscription.send(changes, str(self._nonce), now))
+            subscription.due |= later
         return sent
 
     def deadline(self, now: float) -> float | None:
@@ -167,17 +180,40 @@ class Session:
             self.snapshot is not None
             and subscription.outstanding is None
             and not subscription.reply
-            and not subscription.changes(self.snapshot.get(type_url, {}), keep_removed=False)
+            and not self._lacking(subscription, keep_removed=False)
         )
 
     def _changes(self, subscription: Subscription) -> Changes:
-        resources = (self.snapshot or {}).get(subscription.type_url, {})
         if subscription.type_url not in _MADE_FIRST:
-            return subscription.changes(resources, keep_removed=False)
-        changes = subscription.changes(resources, keep_removed=True)
-        if self._may_break() or len(subscription.accepted) > len(resources) + MAX_KEPT:
-            return subscription.changes(resources, keep_removed=False)
-        return changes
+            return self._lacking(subscription, keep_removed=False)
+        resources = (self.snapshot or {}).get(subscription.type_url, {})
+        kept = subscription.accepted.keys() - resources.keys()
+        if self._may_break() or len(kept) > MAX_KEPT or self._no_room_for(kept, subscription):
+            return self._lacking(subscription, keep_removed=False)
+        return self._lacking(subscription, keep_removed=True)
+
+    def _lacking(self, subscription: Subscription, *, keep_removed: bool) -> Changes:
+        """What the proxy is to know and has not, but for what is too large: there it keeps the version it has."""
+        resources = (self.snapshot or {}).get(subscription.type_url, {})
+        out = self.left_out.get(subscription.type_url)
+        if not out:
+            return subscription.changes(resources, keep_removed=keep_removed)
+        whole = subscription.full_state
+        held = {name: found for name, found in subscription.accepted.items() if name in out}
+        # Only where all goes in one message does what is kept take room in it.
+        room = self.most if whole else self.most + sum(map(size, [*resources.values(), *held.values()]))
+        changes = subscription.changes(without(resources, out, held, room), keep_removed=keep_removed)
+        if whole:
+            return changes
+        # A version that was accepted on a stream before is known by name alone, and never sent again.
+        return replace(changes, changed={name: found for name, found in changes.changed.items() if name not in out})
+
+    def _no_room_for(self, kept: AbstractSet[str], subscription: Subscription) -> bool:
+        """Whether what is gone does not fit into the one message that holds everything, next to what is there."""
+        if not subscription.full_state or not kept:
+            return False
+        resources = (self.snapshot or {}).get(subscription.type_url, {})
+        return sum(map(size, [*resources.values(), *(subscription.accepted[name] for name in kept)])) > self.most
 
     def _must_wait(self, type_url: str, now: float) -> bool:
         return type_url in _MADE_LATER and any(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.server import Connection, short_name
@@ -13,12 +13,16 @@ Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | Non
 # From seconds of the server's clock to a time of day.
 TimeOf: TypeAlias = Callable[[float], datetime]
 
+# Names of resources that are too large, in the text of one error.
+MAX_NAMED: Final = 8
+
 
 def syncz(connections: Iterable[Connection], time_of: TimeOf) -> list[Json]:
     """Per proxy, who it is and, per type, whether it has taken what it was sent.
 
     The status of a type is SYNCED, STALE (an update is under way or about to be), NACKED (the proxy refused the last
-    one, and `error` says why; one that was since taken back leaves only the text) or NOT SENT (it does not ask for the
+    one, or would refuse it as too large and was not sent it, and `error` says why; one that was since taken back leaves
+    only the text) or NOT SENT (it does not ask for the
     type). `revision` is the one of the world that all this is about: until it is pilot's newest, SYNCED is old news.
     """
     return [
@@ -116,14 +120,27 @@ def _type(session: Session, type_url: str, time_of: TimeOf) -> Json:
         "last_sent": _iso(subscription.sent_at, time_of),
         "last_ack": _iso(subscription.acked_at, time_of),
         "last_nack": _iso(subscription.rejected_at, time_of),
-        "error": subscription.error,
+        "error": _error(session, subscription),
     }
 
 
 def _status(session: Session, subscription: Subscription) -> str:
+    if session.left_out.get(subscription.type_url):
+        return "NACKED"
     if session.synced(subscription.type_url):
         return "SYNCED"
     return "NACKED" if subscription.error else "STALE"
+
+
+def _error(session: Session, subscription: Subscription) -> str:
+    """Why the proxy has not the newest."""
+    names = sorted(session.left_out.get(subscription.type_url, ()))
+    if not names:
+        return subscription.error
+    said = [subscription.error] if subscription.error else []
+    sentence = f"too large to be sent: {', '.join(names[:MAX_NAMED])}"
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return "; ".join([*said, sentence + more])
 
 
 def _iso(seconds: float | None, time_of: TimeOf) -> str | None:

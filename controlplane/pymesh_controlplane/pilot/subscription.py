@@ -43,6 +43,11 @@ class Changes:
     def __bool__(self) -> bool:
         return bool(self.changed or self.removed)
 
+    @property
+    def names(self) -> AbstractSet[str]:
+        """Of all of them."""
+        return self.changed.keys() | self.removed
+
     def same_as(self, other: "Changes") -> bool:
         """Whether both lead to the same state."""
         return self.removed == other.removed and versions(self.changed) == versions(other.changed)

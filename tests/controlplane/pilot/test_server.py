@@ -17,6 +17,7 @@ from envoy.service.discovery.v3.discovery_pb2 import (
 )
 from google.rpc.status_pb2 import Status
 
+from pymesh.grpc.framing import MAX_MESSAGE_BYTES
 from pymesh.identity import Identity
 from pymesh.xds.types import CLUSTER, LISTENER, SECRET
 from pymesh_controlplane.pilot import server as pilot_server
@@ -310,3 +311,25 @@ async def test_a_client_that_does_not_read_holds_up_nobody(pilot: Pilot) -> None
             response = await hear(good)
         (first, *_) = pilot.server.connections.values()
         assert first.session.subscriptions[CLUSTER].outstanding is not None
+
+
+@pytest.mark.parametrize("method", [SOTW, DELTA])
+async def test_what_no_message_can_carry_is_left_out_counted_and_logged_once(
+    pilot: Pilot, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    large = Cluster(name="large", alt_stat_name="x" * MAX_MESSAGE_BYTES)
+    pilot.feed.put({CLUSTER: {"large": large, "small": Cluster(name="small")}})
+    form = DiscoveryResponse if method == SOTW else DeltaDiscoveryResponse
+    for _ in range(2):
+        async with stream(pilot, method) as call:
+            if method == SOTW:
+                await say(call, type_url=CLUSTER, node=node_message())
+            else:
+                await call.write(DeltaDiscoveryRequest(type_url=CLUSTER, node=node_message()).SerializeToString())
+            data = await call.read()
+            assert len(data) < MAX_MESSAGE_BYTES
+            (resource,) = form.FromString(data).resources
+            assert b"small" in resource.SerializeToString()
+    assert pilot.metrics.counted("pilot_xds_too_large", "cds") == 2
+    (told,) = [record.getMessage() for record in caplog.records if "larger than" in record.getMessage()]
+    assert told.startswith("cds large is not sent to sidecar~")

@@ -8,7 +8,7 @@ from pymesh.xds.types import CLUSTER, LISTENER
 from pymesh_controlplane.pilot import status
 from pymesh_controlplane.pilot.node import Node
 from pymesh_controlplane.pilot.server import Connection, Origin
-from pymesh_controlplane.pilot.session import PUSH_ORDER, Session, SotwRequest
+from pymesh_controlplane.pilot.session import PUSH_ORDER, DeltaRequest, Session, SotwRequest
 from pymesh_controlplane.pilot.subscription import Resource
 from tests.controlplane.pilot.serving import NODE_ID
 
@@ -65,6 +65,14 @@ def test_the_life_of_an_update_from_stale_over_nacked_to_synced() -> None:
     (response,) = session.responses(15.0)
     session.request(SotwRequest(CLUSTER, response.nonce), 16.0)
     assert (cds()["status"], cds()["error"]) == ("SYNCED", "")
+
+
+def test_what_is_too_large_to_be_sent_is_named() -> None:
+    session = Session(delta=True, most=1_000)
+    session.request(DeltaRequest(CLUSTER), 11.0)
+    session.update({CLUSTER: {"a": Resource("a", "1", b"x" * 1_000)}}, 12.0)
+    (told,) = json.loads(json.dumps(status.syncz([connection(session)], time_of)))
+    assert (told["types"]["cds"]["status"], told["types"]["cds"]["error"]) == ("NACKED", "too large to be sent: a")
 
 
 def test_a_proxy_is_told_by_name_and_by_what_it_proved() -> None:
