@@ -20,6 +20,7 @@ from pymesh_controlplane.galley import (
     mesh_configs,
     secrets,
     services,
+    taken_hosts,
     virtual_services,
 )
 from pymesh_controlplane.galley.findings import Findings
@@ -50,8 +51,10 @@ def check(
     memory.turn()
     concerned = _services_by_resource(world)
     missing = virtual_services.missing_subsets(world)
+    lost = taken_hosts.taken(world)
     for resource in resources:
         problems = secrets.check(resource, now) if holds(resource, Secret) else _check(resource, missing, world, memory)
+        problems = problems + taken_hosts.check(resource, lost)
         if not any(problem.severity is Severity.ERROR for problem in problems):
             problems = problems + _check_translation(resource, concerned.get(resource.key, []), world, memory)
         found += problems

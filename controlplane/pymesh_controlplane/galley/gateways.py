@@ -125,14 +125,14 @@ def _check_served(findings: Findings, resource: Resource[Gateway], world: World)
     selector = resource.value.spec.selector
     if not selector:
         return
-    pods = list(_offers(resource, world))
-    if not pods:
+    alike = list(_offers(resource, world))
+    if not alike:
         labels = ", ".join(f"{label}={value}" for label, value in sorted(selector.items()))
         findings.warning("spec.selector", f"no pod has the labels {labels}: nothing serves it")
-    _check_ports(findings, resource, pods, world)
-    _check_credentials(findings, resource, pods, world)
+    _check_ports(findings, resource, alike, world)
+    _check_credentials(findings, resource, alike, world)
     told = set()
-    for conflict in (conflict for pod in pods for conflict in pod.offers.conflicts):
+    for conflict in (conflict for pod in alike for conflict in pod.offers.conflicts):
         if conflict.gateway == resource.key and conflict not in told:
             told.add(conflict)
             findings.warning(conflict.path, f"{conflict.sentence}; it is not served")
@@ -199,14 +199,14 @@ def _missing(item: credentials.Wanted, namespace: str, world: World) -> str:
 def _offers(resource: Resource[Gateway], world: World) -> Iterator[_Pod]:
     """What the pods of a gateway offer; once for pods that are alike, and also for those that are yet to be made."""
     seen = set()
-    for namespace, labels in _pods(world):
+    for namespace, labels in pods(world):
         alike = (namespace, *sorted(labels.items()))
         if alike not in seen and gateways.selects(resource.value, labels):
             seen.add(alike)
             yield _Pod(namespace, labels, gateways.offers(Node("", ROUTER, (), "", namespace, labels=labels), world))
 
 
-def _pods(world: World) -> Iterator[tuple[str, dict[str, str]]]:
+def pods(world: World) -> Iterator[tuple[str, dict[str, str]]]:
     """Namespace and labels of all pods, and of what Deployments make."""
     for resource in world.resources.values():
         if holds(resource, Pod):

@@ -2,17 +2,17 @@
 
 A server names a port as clients know it, which is a port of the Service in front of the gateway's pods; the listener is
 on what that port leads to (80 to 8080). One port of the pod has either plain HTTP or TLS; where two servers ask for
-different things, or for the same server name, the first gateway by namespace and name has it.
+different things, or for the same server name, the gateway that comes first has it (see `precedence`).
 
 Source: istio.io/docs/reference/config/networking/gateway, release 1.27.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from pymesh.resources.istio import Gateway, Server, VirtualService
 from pymesh.resources.resource import Key, Resource
-from pymesh_controlplane.pilot import hosts
+from pymesh_controlplane.pilot import hosts, precedence
 from pymesh_controlplane.pilot.listeners import RESERVED_PORTS, inbound_services
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.node import Node
@@ -83,7 +83,7 @@ def offers(node: Node, world: World) -> Offers:
     by_port: dict[int, list[Offer]] = {}
     conflicts: list[Conflict] = []
     targets = _targets(node, world)
-    for gateway in world.gateways:
+    for gateway in sorted(world.gateways, key=lambda gateway: precedence.rank(gateway, "", world.root_namespace)):
         if not selects(gateway.value, node.labels):
             continue
         for index, server in enumerate(gateway.value.spec.servers):
@@ -93,7 +93,7 @@ def offers(node: Node, world: World) -> Offers:
                 conflicts.append(Conflict(gateway.key, f"spec.servers[{index}].port.number", sentence))
                 continue
             offer = Offer(gateway, index, port, tuple(hosts_of(server, gateway)))
-            remaining = _without_conflicts(offer, by_port.get(port, []), conflicts)
+            remaining = _without_conflicts(offer, by_port.get(port, []), conflicts, world.root_namespace)
             if remaining is not None:
                 by_port.setdefault(port, []).append(remaining)
     return Offers({port: tuple(found) for port, found in sorted(by_port.items())}, tuple(conflicts))
@@ -120,14 +120,17 @@ def hosts_of(server: Server, gateway: Resource[Gateway]) -> Iterator[tuple[str, 
         yield (gateway.key.namespace if place == "." else place) if slash else ANY_NAMESPACE, host.lower()
 
 
-def _without_conflicts(offer: Offer, earlier: Iterable[Offer], conflicts: list[Conflict]) -> Offer | None:
+def _without_conflicts(
+    offer: Offer, earlier: Iterable[Offer], conflicts: list[Conflict], root_namespace: str
+) -> Offer | None:
     """What is left of `offer` beside `earlier` on the same port; None if nothing is."""
     number, path = offer.server.port.number, f"spec.servers[{offer.position}]"
     plain = offer.server.port.protocol in PLAIN
     left = list(offer.hosts)
     for other in earlier:
         if (other.server.port.protocol in PLAIN) is not plain:
-            sentence = f"{other.gateway.key} has {other.server.port.protocol} on port {number}: use another port"
+            who = _named(other.gateway, offer.gateway, root_namespace)
+            sentence = f"{who} has {other.server.port.protocol} on port {number}: use another port"
             conflicts.append(Conflict(offer.gateway.key, f"{path}.port.protocol", sentence))
             return None
         if plain:
@@ -135,22 +138,35 @@ def _without_conflicts(offer: Offer, earlier: Iterable[Offer], conflicts: list[C
         for place, host in offer.hosts:
             if host in other.names and (place, host) in left:
                 left.remove((place, host))
-                sentence = f"{other.gateway.key} already has TLS for {host} on port {number}"
+                who = _named(other.gateway, offer.gateway, root_namespace)
+                sentence = f"{who} already has TLS for {host} on port {number}"
                 at = [item for _, item in offer.hosts].index(host)
                 conflicts.append(Conflict(offer.gateway.key, f"{path}.hosts[{at}]", sentence))
     return offer._replace(hosts=tuple(left)) if left else None
+
+
+def _named(winner: Resource[Gateway], loser: Resource[Gateway], root_namespace: str) -> str:
+    """Who has it, and why, if that is another."""
+    if winner.key == loser.key:
+        return str(winner.key)
+    ranks = (precedence.rank(gateway, "", root_namespace) for gateway in (winner, loser))
+    return f"{winner.key}, {precedence.reason(*ranks)},"
 
 
 # --- VirtualServices -----------------------------------------------------------------------------------------------
 
 
 def bound(world: World) -> dict[Key, list[Resource[VirtualService]]]:
-    """By gateway, the VirtualServices that name it, in the order of their keys."""
+    """By gateway, the VirtualServices that name it: first those of its own namespace (see `precedence`)."""
     found: dict[Key, list[Resource[VirtualService]]] = {}
     for resource in world.virtual_services:
         for gateway in dict.fromkeys(gateway_key(name, resource.key.namespace) for name in _gateways(resource)):
             found.setdefault(gateway, []).append(resource)
-    return found
+    return {gateway: sorted(some, key=_rank_at(gateway, world)) for gateway, some in found.items()}
+
+
+def _rank_at(gateway: Key, world: World) -> Callable[[Resource[VirtualService]], precedence.Rank]:
+    return lambda resource: precedence.rank(resource, gateway.namespace, world.root_namespace)
 
 
 def _gateways(resource: Resource[VirtualService]) -> Iterator[str]:

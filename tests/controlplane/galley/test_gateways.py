@@ -93,8 +93,8 @@ def test_the_name_of_a_containers_port_may_stand_for_any_number() -> None:
 def test_what_an_earlier_gateway_has_already_is_told() -> None:
     (found,) = findings(gateway(HTTP), gateway(TLS.replace("443", "80"), name="second"), tls_secret(WEB))
     assert found == (
-        "warning Gateway default/second spec.servers[0].port.protocol: Gateway default/edge has HTTP on port 80: "
-        "use another port; it is not served"
+        "warning Gateway default/second spec.servers[0].port.protocol: Gateway default/edge, "
+        "which comes first by name, has HTTP on port 80: use another port; it is not served"
     )
 
 
