@@ -67,9 +67,9 @@ def matches(count: int) -> dict[str, object]:
         ),
         (
             "VirtualService",
-            virtual(hosts=hosts(40), http=[ROUTE] * 500),
-            virtual(hosts=hosts(41), http=[ROUTE] * 500),
-            "spec: 20500 routes x matches x hosts, and 20000",
+            virtual(hosts=hosts(20), http=[ROUTE] * 500),
+            virtual(hosts=hosts(21), http=[ROUTE] * 500),
+            "spec: 10500 routes x matches x hosts, and 10000",
         ),
         ("ServiceEntry", entry(hosts=hosts(200)), entry(hosts=hosts(201)), "spec.hosts: 201 hosts"),
         ("ServiceEntry", entry(endpoints=[{}] * 1000), entry(endpoints=[{}] * 1001), "spec.endpoints: 1001 endpoints"),
@@ -111,8 +111,8 @@ def test_only_so_many_lists_are_told_of() -> None:
 
 def test_a_name_of_a_connection_counts_as_an_entry() -> None:
     names = {"match": [{"sniHosts": hosts(100)}], "route": [TO]}
-    (sentence,) = refused("VirtualService", {"hosts": ["*.example.com"], "tls": [names] * 201})
-    assert sentence.startswith("spec: 20100 routes x matches x hosts")
+    (sentence,) = refused("VirtualService", {"hosts": ["*.example.com"], "tls": [names] * 101})
+    assert sentence.startswith("spec: 10100 routes x matches x hosts")
 
 
 PLAIN = st.recursive(
