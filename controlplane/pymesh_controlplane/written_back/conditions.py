@@ -2,9 +2,9 @@
 
     kubectl get virtualservice reviews -o jsonpath='{.status.conditions}'
 
-False is said of a version that is not in force, with galley's sentences; True of one that is, and if it is so only as far
-as it goes, with galley's sentences, too. `observedGeneration` says which version that is about. What others have in the
-status stays.
+False is said of a version that is not in force, with galley's sentences; True of one that is, with galley's sentences
+if it is so only as far as it goes, and with its warnings, such as of a host that another resource has.
+`observedGeneration` says which version that is about. What others have in the status stays.
 
 RBAC: the mesh kinds list, watch; their status subresource patch.
 """
@@ -48,6 +48,7 @@ def conditions(found: Object, problems: Sequence[Problem], now: datetime) -> lis
     # Where this version is not in force, what has become wrong with the one that is would only confuse.
     refused = [problem for problem in errors if problem.consequence not in {STANDS, INCOMPLETE}]
     accepted = not refused
+    warnings = [problem for problem in problems if problem.severity is Severity.WARNING]
     status = found.get("status")
     there = status.get("conditions") if isinstance(status, dict) else None
     before = [item for item in there if isinstance(item, dict)] if isinstance(there, list) else []
@@ -56,7 +57,7 @@ def conditions(found: Object, problems: Sequence[Problem], now: datetime) -> lis
         "type": ACCEPTED,
         "status": "True" if accepted else "False",
         "reason": "Accepted" if accepted else "Invalid",
-        "message": "\n".join(map(_sentence, refused or errors))[:MAX_MESSAGE],
+        "message": "\n".join(map(_sentence, refused or [*errors, *warnings]))[:MAX_MESSAGE],
         "observedGeneration": found["metadata"].get("generation", 0),
     }
     if said.items() <= own.items():

@@ -61,7 +61,7 @@ def test_warnings_and_what_broke_around_it_leave_it_accepted(consequence: str) -
     warning = Problem(Severity.WARNING, "no port speaks HTTP")
     missing = Problem(Severity.ERROR, "no such service", consequence=consequence)
     [said] = conditions(resource(), (warning, missing), NOW) or ()
-    assert (said["status"], said["message"]) == ("True", f"no such service ({consequence})")
+    assert (said["status"], said["message"]) == ("True", f"no such service ({consequence})\nno port speaks HTTP")
 
 
 def test_of_a_version_that_is_not_in_force_only_its_own_mistakes_are_told() -> None:
