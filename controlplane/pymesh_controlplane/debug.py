@@ -37,8 +37,10 @@ MAX_HEAD = 16 * 1024
 # Seconds that requests under way have to end when the process does.
 GRACE = 2
 
-# What any pod may read: probes and scrapers come from other places. The other pages tell of everybody's requests, and
-# whoever may enter this pod (`pymesh`, `kubectl port-forward`) may read them.
+# What any pod may read: probes and scrapers come from other places, without a certificate. That is not little, since
+# telemetry's /metrics has the series of all workloads: who calls whom, how often (docs/kubernetes.md). The other pages
+# tell of single requests, configuration and proxies; whoever may enter this pod (`pymesh`, `kubectl port-forward`) may
+# read them.
 OPEN = frozenset({"/livez", "/metrics", "/ready"})
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]

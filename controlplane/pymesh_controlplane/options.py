@@ -38,7 +38,7 @@ in a cluster (pymesh install runs it so; deploy/ has the manifests):
 
 ports:
   15010  xDS in plaintext (gRPC: ADS, state of the world and delta); in a cluster on 127.0.0.1 only
-  15012  xDS and certificates over TLS (gRPC); the caller shows a token or a certificate of this mesh.
+  15012  xDS and certificates over TLS (gRPC); the caller shows a token, or for xDS a certificate of this mesh.
          Served where citadel runs, since the port's own certificate is citadel's
   15017  webhooks over TLS, in a cluster: /inject and /validate
   9091   policy and telemetry over mutual TLS (gRPC); the caller shows a certificate of this mesh.
