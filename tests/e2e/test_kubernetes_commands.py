@@ -5,6 +5,7 @@ What a kubelet would do is done here: pods are ready when their process is, and 
 
 import json
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -254,6 +255,37 @@ def test_check_finds_nothing_wrong_and_then_what_is(cluster: Cluster) -> None:
         cluster.kubectl("apply", "-f", str(BASE / "webhooks.yaml"))
     before = cluster.pymesh("check", "--pre")
     assert before.stdout.endswith("context test: a mesh can be installed\n")
+
+
+def test_a_pod_that_cannot_be_looked_into_is_no_fault_of_the_webhook(cluster: Cluster) -> None:
+    """Its port takes connections, and ends them before the handshake does; both looks are counted."""
+    with socket.create_server(("127.0.0.1", 0)) as closing:
+        taken = []
+        thread = threading.Thread(target=lambda: taken.extend(_turned_away(closing)))
+        thread.start()
+        cluster.api.forward(SYSTEM, REPLICAS[1], 15017, closing.getsockname())
+        try:
+            done = cluster.pymesh("check", "-o", "json")
+        finally:
+            port = cluster.replicas[REPLICAS[1]].ports["webhooks"]
+            cluster.api.forward(SYSTEM, REPLICAS[1], 15017, ("127.0.0.1", port))
+            closing.shutdown(socket.SHUT_RDWR)
+            thread.join()
+    found = json.loads(done.stdout)["findings"]
+    assert {item["severity"] for item in found} == {"warning"}
+    assert len(found) == 2  # of either webhook
+    assert all(f"fits {REPLICAS[1]} could not be looked at, twice" in item["problem"] for item in found)
+    assert len(taken) == 4
+
+
+def _turned_away(server: socket.socket) -> Iterator[None]:
+    while True:
+        try:
+            connection, _ = server.accept()
+        except OSError:
+            return
+        connection.close()
+        yield None
 
 
 def test_who_may_not_is_told_what_is_missing(cluster: Cluster) -> None:

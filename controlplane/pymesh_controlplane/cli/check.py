@@ -55,6 +55,11 @@ def _print(found: "Sequence[Finding]", where: str, fine: str) -> None:
         mark = (finding.severity, _STYLES[finding.severity])
         out.print(Text.assemble(mark, f": {finding.about}: {finding.problem}"), soft_wrap=True)
         out.print(Text(f"  {finding.remedy}", "dim"), soft_wrap=True)
-    counts = {name: sum(finding.severity == name for finding in found) for name in _STYLES}
-    summed = ", ".join(f"{number} {name}{'s' if number > 1 else ''}" for name, number in counts.items() if number)
-    out.print(Text(f"{where}: {fine if not counts['error'] else summed}"), soft_wrap=True)
+    out.print(Text(f"{where}: {summed_up([finding.severity for finding in found], fine)}"), soft_wrap=True)
+
+
+def summed_up(severities: Sequence[str], fine: str) -> str:
+    """What was found, in figures; `fine` is said only where nothing was."""
+    counts = {name: severities.count(name) for name in _STYLES}
+    found = [f"{number} {name}{'s' if number > 1 else ''}" for name, number in counts.items() if number]
+    return ", ".join(found if counts["error"] else ["no errors", *found]) if found else fine

@@ -28,6 +28,8 @@ SOON: Final = timedelta(days=30)
 SOON_SERVING: Final = timedelta(hours=1)
 # Of many of a kind, how many are named.
 NAMED: Final = 5
+# Of what pilot says of the configuration, how much is told: the rest is for `pymesh status`.
+TOLD: Final = 20
 
 _POLICY: Final = "policy"
 _ENFORCE: Final = "pod-security.kubernetes.io/enforce"
@@ -284,10 +286,24 @@ def acknowledgements(pilots: Sequence[Pilot], pods: Iterable[Object]) -> Iterato
             "their logs say why: DNS, NetworkPolicies to pymesh-system port 15012, or a certificate that is not taken"
         )
         yield Finding("warning", "pilot", f"proxies that are ready and not connected: {_some(lost)}", remedy)
-    wrong = [problem for problem in problems_of(pilots) if problem["severity"] == "error"]
-    if wrong:
-        texts = [str(problem["text"]) for problem in wrong]
-        yield Finding("warning", "configuration", f"not in force: {_some(texts)}", "pymesh status shows all of it")
+    yield from _configuration(problems_of(pilots))
+
+
+def _configuration(problems: Iterable[Object]) -> Iterator[Finding]:
+    """What pilot has refused or finds odd: each sentence once, with the fields that it is said of."""
+    fields: dict[tuple[str, str, str], list[str]] = {}
+    for problem in problems:
+        same = (str(problem["severity"]), str(problem["resource"]), str(problem["sentence"]))
+        fields.setdefault(same, []).append(str(problem["path"]))
+    told = list(fields.items())
+    for (severity, resource, sentence), paths in told[:TOLD]:
+        where = list(dict.fromkeys(filter(None, paths)))
+        problem_text = f"{_some(where)}: {sentence}" if where else sentence
+        text = f"not in force: {problem_text}" if severity == "error" else problem_text
+        yield Finding("warning", resource or "configuration", text, "pymesh status shows it, and where it was read")
+    if len(told) > TOLD:
+        text = f"pilot has {len(told) - TOLD} more to say of what it reads"
+        yield Finding("warning", "configuration", text, "pymesh status shows all of it")
 
 
 def services(found: Iterable[Object], in_mesh: Iterable[str]) -> Iterator[Finding]:

@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 
-from pymesh_controlplane.cli import bundle, inspection
-from pymesh_controlplane.cli.inspection import SOON
+from pymesh_controlplane.cli import bundle, inspection, survey
+from pymesh_controlplane.cli.check import summed_up
+from pymesh_controlplane.cli.inspection import SOON, TOLD
 from pymesh_controlplane.cli.mesh import Pilot
+from pymesh_controlplane.kube.api import ApiError
+from pymesh_controlplane.pilot.model import Problem, Severity
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 IMAGE = "pymesh-proxy:0.2.0"
@@ -210,7 +213,7 @@ def test_what_proxies_say_to_pilot_and_which_of_them_say_nothing() -> None:
         types = {"lds": {"status": status, "error": error}}
         return {"proxy": name, "node": name, "connected_since": "", "types": types}
 
-    problems = [{"severity": "error", "text": "VirtualService shop/web: no"}, {"severity": "warning", "text": "odd"}]
+    problems = [problem("error", "no", "VirtualService shop/web"), problem("warning", "odd", "RateLimit shop/few")]
     proxies = [proxy("a.shop", "NACKED", "no such filter"), proxy("b.shop", "STALE"), proxy("c.shop", "SYNCED")]
     pods = [pod(name, image=IMAGE) for name in "abcd"]
     found = list(inspection.acknowledgements([Pilot("one", {"problems": problems}, proxies)], pods))
@@ -218,10 +221,52 @@ def test_what_proxies_say_to_pilot_and_which_of_them_say_nothing() -> None:
         ("error", "proxy a.shop"),
         ("warning", "proxy b.shop"),
         ("warning", "pilot"),
-        ("warning", "configuration"),
+        ("warning", "VirtualService shop/web"),
+        ("warning", "RateLimit shop/few"),
     ]
     assert found[2].problem.endswith(": d.shop")
-    assert found[3].problem == "not in force: VirtualService shop/web: no"
+    assert [item.problem for item in found[3:]] == ["not in force: no", "odd"]
+
+
+def problem(severity: str, sentence: str, resource: str, path: str = "") -> dict[str, Any]:
+    """As pilot tells it."""
+    return {**Problem(Severity(severity), sentence, path, resource=resource).as_json()}
+
+
+def test_what_pilot_says_of_several_fields_is_said_once() -> None:
+    same = [problem("error", "no subset v9", "VirtualService shop/web", f"spec.http[{n}]") for n in range(4)]
+    found = list(inspection.acknowledgements([Pilot(name, {"problems": same}, []) for name in "ab"], []))
+    assert [(item.about, item.problem.count("no subset v9")) for item in found] == [("VirtualService shop/web", 1)]
+    assert found[0].problem.startswith("not in force: spec.http[0], spec.http[1]")
+    many = [problem("warning", "odd", f"Gateway shop/{n}") for n in range(TOLD + 3)]
+    found = list(inspection.acknowledgements([Pilot("a", {"problems": many}, [])], []))
+    assert len(found) == TOLD + 1
+    assert found[-1].problem == "pilot has 3 more to say of what it reads"
+
+
+@pytest.mark.parametrize(
+    ("severities", "line"),
+    [
+        ([], "all is well"),
+        (["note"], "no errors, 1 note"),
+        (["warning", "warning", "note"], "no errors, 2 warnings, 1 note"),
+        (["error", "warning"], "1 error, 1 warning"),
+    ],
+)
+def test_the_last_line_is_true(severities: list[str], line: str) -> None:
+    assert summed_up(severities, "all is well") == line
+
+
+def test_a_look_that_fails_on_a_busy_machine_is_taken_twice() -> None:
+    looks = iter([ApiError("busy"), "seen"])
+
+    def look() -> str:
+        found = next(looks)
+        if isinstance(found, ApiError):
+            raise found
+        return str(found)
+
+    assert survey.twice(look) == "seen"
 
 
 def test_ports_that_do_not_say_what_is_spoken() -> None:
