@@ -136,20 +136,24 @@ class Rollout:
             self.seen(self._watch(share))
         self._require_unchanged()
 
-    def go_back(self) -> None:
-        """Put in force what was before the shift.
+    def go_back(self) -> bool:
+        """Put in force what was before the shift; whether anything else was.
 
         Raises:
             Changed: somebody else has changed it meanwhile; it is left as they made it.
             MeshError: it cannot be done, or not all proxies have taken it in time.
         """
         if not self._tried:
-            return
+            return False
         self._in_force = self._found()
+        before = {key: None if key == self.shift.made else item for key, item in self.shift.before.items()}
+        if all(_meaning(self._in_force[key]) == _meaning(item) for key, item in before.items()):
+            return False
         if self.shift.made is None:
             self._apply(self.shift.before)
         elif self._in_force[self.shift.made] is not None:
             self.mesh.remove(self.shift.made, self._expected())
+        return True
 
     # --- Putting in force ---
 

@@ -17,12 +17,14 @@ from pymesh_controlplane.cli.guard import shown
 from pymesh_controlplane.cli.output import Format
 from pymesh_controlplane.cli.rollout import InterruptedByPersonError, Manner, Rollout, Seen, Signals
 from pymesh_controlplane.cli.shifting import KINDS, Shift, prepare, steps
+from pymesh_controlplane.galley.findings import listed, near
 from pymesh_controlplane.local.texts import Text, as_text
 
 # Seconds: shorter than proxies report, and longer than anyone watches.
 _SHORTEST: Final = 1.0
 _LONGEST: Final = 3600.0
 _INTERRUPTED: Final = 130
+_NOTHING: Final = "nothing was changed"
 
 _PERCENT: Final = re.compile(r"(\d{1,3})%?")
 
@@ -65,7 +67,9 @@ def shift(  # noqa: PLR0917  a command has as many options as it has
     rules = guard.parse(guard_text) if guard_text else ()
     with target.opened(mesh, context, kubeconfig) as found:
         namespace = namespace or found.namespace
-        plan = prepare(found.objects(KINDS), service, namespace, to)
+        objects = found.objects(KINDS)
+        _require_namespace(found, objects, namespace)
+        plan = prepare(objects, service, namespace, to)
         told = Told(plan, output_format)
         shares = steps(plan.share, percent) if plan.places else []
         told.plan(shares)
@@ -73,10 +77,11 @@ def shift(  # noqa: PLR0917  a command has as many options as it has
             _require_collector(found, plan, namespace)
         if dry_run:
             _validate(found, plan, shares)
-            told.end("dry run", "nothing was changed", [Seen(share, length, {}) for share in shares])
+            told.end("dry run", _NOTHING, [Seen(share, length, {}) for share in shares])
         elif not plan.places:
             told.end("shifted", f"{plan.service} goes to {to} already: nothing to do")
         else:
+            _require_pilot(found)
             _carry_out(found, plan, namespace, Manner(shares, length, rules), told)
 
 
@@ -157,7 +162,8 @@ def _carry_out(mesh: target.Mesh, plan: Shift, namespace: str, manner: Manner, t
             raise typer.Exit(1) from None
         except MeshError as error:
             update("going back")
-            told.end("went back", f"{error}; {_went_back(rollout, signals)}")
+            back = _went_back(rollout, signals)
+            told.end("stopped" if back == _NOTHING else "went back", f"{error}; {back}")
             raise typer.Exit(_INTERRUPTED if isinstance(error, InterruptedByPersonError) else 1) from None
         except BaseException:  # nobody reads any more how it goes, or a fault of ours: never stop halfway
             _went_back(rollout, signals)
@@ -168,10 +174,29 @@ def _carry_out(mesh: target.Mesh, plan: Shift, namespace: str, manner: Manner, t
 def _went_back(rollout: Rollout, signals: Signals) -> str:
     signals.ignore()  # nothing interrupts the way back; it is bounded in time
     try:
-        rollout.go_back()
+        changed = rollout.go_back()
     except MeshError as error:
         return f"what was before is asked for again, but {error}"
-    return "everything is as it was before"
+    return "everything is as it was before" if changed else _NOTHING
+
+
+def _require_namespace(mesh: target.Mesh, objects: Sequence[Mapping[str, Any]], namespace: str) -> None:
+    """Look whether a namespace is there that none of `objects` is in."""
+    if any(item["metadata"].get("namespace") == namespace for item in objects):
+        return
+    try:
+        known = [item["metadata"]["name"] for item in mesh.objects({"Namespace"})]
+    except MeshError:
+        return  # who may not see them is told that there is no such Service
+    if known and namespace not in known:
+        raise MeshError(f"there is no namespace {namespace}; there are {listed(known)}{near(namespace, known)}")
+
+
+def _require_pilot(mesh: target.Mesh) -> None:
+    try:
+        mesh.pilots()
+    except MeshError as error:
+        raise MeshError(f"{_NOTHING}, for nobody would put it in force: {error}") from None
 
 
 def _require_collector(mesh: target.Mesh, plan: Shift, namespace: str) -> None:

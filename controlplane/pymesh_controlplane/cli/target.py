@@ -126,7 +126,7 @@ def which(mesh: str, context: str, kubeconfig: str, environ: Mapping[str, str]) 
     if not found:
         raise MeshError(
             f"there is no mesh to ask: mesh {DEFAULT_MESH} does not run on this machine (pymesh up -f DIR starts it), "
-            "and no kubeconfig leads to a cluster ($KUBECONFIG, ~/.kube/config, --kubeconfig FILE)"
+            f"and no kubeconfig leads to a cluster: {_none(environ)}"
         )
     return found
 
@@ -139,15 +139,25 @@ def kubeconfigs(kubeconfig: str, environ: Mapping[str, str]) -> list[Path]:
     """
     found = [Path(kubeconfig).expanduser()] if kubeconfig else _existing(environ)
     if not found:
-        raise MeshError("there is no kubeconfig: neither $KUBECONFIG nor ~/.kube/config; --kubeconfig FILE names one")
+        raise MeshError(f"there is no kubeconfig: {_none(environ)}")
     return found
 
 
 def _existing(environ: Mapping[str, str]) -> list[Path]:
     """What kubectl would read without being told: the files of $KUBECONFIG, else ~/.kube/config."""
-    named = [Path(part).expanduser() for part in environ.get("KUBECONFIG", "").split(os.pathsep) if part]
     home = environ.get("HOME", "")
-    return [path for path in named or [Path(home) / ".kube" / "config"] if path.is_file()]
+    return [path for path in _named(environ) or [Path(home) / ".kube" / "config"] if path.is_file()]
+
+
+def _named(environ: Mapping[str, str]) -> list[Path]:
+    return [Path(part).expanduser() for part in environ.get("KUBECONFIG", "").split(os.pathsep) if part]
+
+
+def _none(environ: Mapping[str, str]) -> str:
+    """Where a kubeconfig was looked for in vain."""
+    named = ", ".join(map(str, _named(environ)))
+    where = f"$KUBECONFIG names {named}, and no such file is there" if named else "no $KUBECONFIG, no ~/.kube/config"
+    return f"{where}; --kubeconfig FILE names one"
 
 
 def only(namespace: str, everywhere: bool) -> str:

@@ -27,6 +27,7 @@ _Namespace = Annotated[
 ]
 _Output = Annotated[Format, typer.Option("-o", "--output", help="How to print.")]
 
+_NEXT_TO = "--mesh NAME or --context NAME judges them next to what is in force in a mesh or a cluster"
 _Problems = list[dict[str, Any]]
 
 
@@ -88,7 +89,7 @@ def _print(problems: _Problems, errors: int, *, alone: bool) -> None:
     if not errors:
         typer.echo("valid" if not problems else f"valid, with {_count(len(problems), 'warning')}", err=True)
         return
-    how = "; judged by themselves: --mesh NAME judges them next to what is in force in a mesh" if alone else ""
+    how = f"; judged by themselves: {_NEXT_TO}" if alone else ""
     typer.echo(f"pymesh: {_count(errors, 'error')}{how}", err=True)
 
 

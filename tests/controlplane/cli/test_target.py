@@ -53,6 +53,13 @@ def test_where_there_is_neither_both_ways_are_told(monkeypatch: pytest.MonkeyPat
         target.which("", "kind", "", {"HOME": "/nowhere"})
 
 
+def test_the_file_that_kubeconfig_names_and_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target.state, "supervisor", lambda _: None)
+    for context in ("kind", ""):
+        with pytest.raises(MeshError, match=r"\$KUBECONFIG names /nope, and no such file is there"):
+            target.which("", context, "", {"HOME": "/nowhere", "KUBECONFIG": "/nope"})
+
+
 def test_both_at_once_are_refused() -> None:
     with pytest.raises(MeshError, match=r"--mesh names a mesh of this machine, .* give one of them"):
         target.which("shop", "kind", "", {})

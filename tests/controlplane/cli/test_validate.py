@@ -50,7 +50,7 @@ def test_every_problem_has_its_line_and_the_status_is_1() -> None:
             "the number 0 is not a port number between 1 and 65535"
         ),
     ]
-    assert done.stderr.startswith("pymesh: 2 errors; judged by themselves: --mesh NAME ")
+    assert done.stderr.startswith("pymesh: 2 errors; judged by themselves: --mesh NAME or --context NAME ")
 
 
 def test_programs_get_json() -> None:
