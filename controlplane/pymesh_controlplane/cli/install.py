@@ -24,6 +24,11 @@ the mesh is ready. To have an app in it, label its namespace and start its pods 
   kubectl -n default rollout restart deployment
 and ask whether all is well: pymesh check"""
 
+_NEW_ROOT: Final = (
+    "Secret pymesh-system/pymesh-ca is the mesh's CA, and goes with it: a mesh that is installed anew has another "
+    "root, and sidecars of before neither trust it nor are trusted until their pods are started anew"
+)
+
 Output = Annotated[Format, typer.Option("-o", "--output", help="How to print.")]
 Document = dict[str, Any]
 
@@ -83,13 +88,16 @@ def _show(documents: Sequence[Document], output_format: Format) -> None:
     output.show(out, output_format, listed, ("OBJECT",), [(bundle.title(document),) for document in documents])
 
 
-def uninstall(
+def uninstall(  # noqa: PLR0917  a command has as many options as it has
     purge: Annotated[
         bool,
         typer.Option(
             "--purge",
             help="Delete what people wrote, too: resources of the mesh kinds, and Secrets beside the control plane.",
         ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would go, and what would stay and why.")
     ] = False,
     output_format: Output = Format.table,
     timeout: Annotated[float, typer.Option(help="Seconds to wait until everything is gone.")] = GONE_TIMEOUT,
@@ -104,13 +112,19 @@ def uninstall(
 
     with Api(load(kubeconfigs(kubeconfig, os.environ), context)) as api:
         paths = Paths(api)
-        with step(err, f"deleting the mesh in the cluster of context {api.context}") as update:
-            removed = list(removal.remove(api, paths, purge=purge))
-            removal.wait_until_gone(api, paths, update, timeout)
+        doing = "looking at" if dry_run else "deleting"
+        with step(err, f"{doing} the mesh in the cluster of context {api.context}") as update:
+            removed = list(removal.remove(api, paths, purge=purge, dry_run=dry_run))
+            if not dry_run:
+                removal.wait_until_gone(api, paths, update, timeout)
         listed = [{"object": title, "outcome": outcome} for title, outcome in removed]
         output.show(out, output_format, listed, ("OBJECT", "OUTCOME"), removed)
         if not removed:
             err.print("there is nothing of a mesh in the cluster")
+        if any(title.endswith(f"/{removal.CA}") for title, _ in removed):
+            err.print(_NEW_ROOT, soft_wrap=True)
+        if dry_run:
+            return
         if left := removal.with_sidecar(api, paths):
             err.print(
                 f"{left} pods still have a sidecar, which goes on with what it knows until its certificate ends: take "

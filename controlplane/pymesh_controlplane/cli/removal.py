@@ -4,7 +4,8 @@ What people wrote is theirs: resources of the mesh kinds with their CRDs, Secret
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from pymesh import names
@@ -18,11 +19,14 @@ from pymesh_controlplane.kube.paths import Paths
 # Seconds between two looks at whether the namespace is gone.
 POLL: Final = 0.5
 
+# The mesh's own root.
+CA: Final = "pymesh-ca"
+
 # What is found in the system namespace without being anybody's: the mesh's own, and what Kubernetes and OpenShift put
 # into every namespace.
 _NOBODYS: Final = frozenset(
     {
-        ("Secret", "pymesh-ca"),
+        ("Secret", CA),
         ("ConfigMap", names.ROOT_CONFIG_MAP),
         ("ConfigMap", "kube-root-ca.crt"),
         ("ConfigMap", "openshift-service-ca.crt"),
@@ -38,32 +42,38 @@ Document = dict[str, Any]
 
 
 class Removed(NamedTuple):
-    """What became of an object: `deleted`, or `kept` and why."""
+    """What became of an object: `deleted` (in a dry run `would be deleted`), or `kept` and why."""
 
     title: str
     outcome: str
 
 
-def remove(api: Api, paths: Paths, *, purge: bool) -> Iterator[Removed]:
+Delete = Callable[[str, Document], Iterator[Removed]]
+
+
+def remove(api: Api, paths: Paths, *, purge: bool, dry_run: bool = False) -> Iterator[Removed]:
     """Delete the mesh, and tell of each object what became of it.
 
     Args:
         purge: what people wrote, too.
+        dry_run: only tell what would become of it; nothing is deleted.
 
     Raises:
         ApiError: the API server is away, or says no.
     """
     documents = bundle.documents(bundle.PARTS)
+    delete = partial(_delete, api, paths, dry_run)
     # The webhooks first: nothing is to be asked of a control plane that is on its way out.
     for document in reversed(documents):
         if document["kind"] not in {"Namespace", "CustomResourceDefinition"}:
-            yield from _delete(api, paths, document["kind"], document["metadata"])
+            yield from delete(document["kind"], document["metadata"])
     for root in api.items(paths.of("ConfigMap"), fieldSelector=f"metadata.name={names.ROOT_CONFIG_MAP}"):
         if root["metadata"]["namespace"] != names.SYSTEM_NAMESPACE and _is_ours(root):
-            yield from _delete(api, paths, "ConfigMap", root["metadata"])
-    yield from _remove_namespace(api, paths, purge=purge)
+            yield from delete("ConfigMap", root["metadata"])
+    going = {(document["kind"], document["metadata"]["name"]) for document in documents}
+    yield from _remove_namespace(api, paths, delete, [] if purge else list(_theirs(api, paths, going)))
     for crd in api.items(paths.of("CustomResourceDefinition"), labelSelector="=".join(bundle.PART_OF)):
-        yield from _remove_crd(api, paths, crd, purge=purge)
+        yield from _remove_crd(api, delete, crd, purge=purge)
 
 
 def wait_until_gone(api: Api, paths: Paths, update: Update, timeout: float) -> None:
@@ -96,32 +106,33 @@ def with_sidecar(api: Api, paths: Paths) -> int:
     return sum(ANNOTATION_STATUS in (pod["metadata"].get("annotations") or {}) for pod in pods)
 
 
-def _remove_namespace(api: Api, paths: Paths, *, purge: bool) -> Iterator[Removed]:
-    namespace = {"name": names.SYSTEM_NAMESPACE}
+def _remove_namespace(api: Api, paths: Paths, delete: Delete, theirs: Sequence[str]) -> Iterator[Removed]:
     if api.find(paths.of("Namespace", name=names.SYSTEM_NAMESPACE)) is None:
         return
-    theirs = [] if purge else list(_theirs(api, paths))
     if not theirs:
-        yield from _delete(api, paths, "Namespace", namespace)
+        # By name, though the namespace would take it along: it is the root of every sidecar that is left.
+        yield from delete("Secret", {"name": CA, "namespace": names.SYSTEM_NAMESPACE})
+        yield from delete("Namespace", {"name": names.SYSTEM_NAMESPACE})
         return
     for kind, name in sorted(_NOBODYS):
         if kind == "Secret" or name == names.ROOT_CONFIG_MAP:
-            yield from _delete(api, paths, kind, {"name": name, "namespace": names.SYSTEM_NAMESPACE})
-    yield from _delete(api, paths, "Lease", {"name": names.CONTROL_PLANE, "namespace": names.SYSTEM_NAMESPACE})
+            yield from delete(kind, {"name": name, "namespace": names.SYSTEM_NAMESPACE})
+    yield from delete("Lease", {"name": names.CONTROL_PLANE, "namespace": names.SYSTEM_NAMESPACE})
     yield Removed(f"Namespace {names.SYSTEM_NAMESPACE}", f"kept, with what is yours in it: {', '.join(theirs)}")
 
 
-def _theirs(api: Api, paths: Paths) -> Iterator[str]:
-    """What people put into the system namespace."""
+def _theirs(api: Api, paths: Paths, going: Collection[tuple[str, str]]) -> Iterator[str]:
+    """What people put into the system namespace, beside what is `going` by kind and name."""
     for kind in ("ConfigMap", "Secret", "Deployment"):
         for found in api.items(paths.of(kind, names.SYSTEM_NAMESPACE)):
             name, of = found["metadata"]["name"], str(found.get("type", ""))
             ending = "deletionTimestamp" in found["metadata"]
-            if not ending and (kind, name) not in _NOBODYS and not of.startswith(_OF_ACCOUNTS):
+            nobodys = (kind, name) in _NOBODYS or (kind, name) in going
+            if not ending and not nobodys and not of.startswith(_OF_ACCOUNTS):
                 yield f"{kind} {name}"
 
 
-def _remove_crd(api: Api, paths: Paths, crd: Document, *, purge: bool) -> Iterator[Removed]:
+def _remove_crd(api: Api, delete: Delete, crd: Document, *, purge: bool) -> Iterator[Removed]:
     """Delete a CRD, unless it has become somebody else's, or has objects that people wrote."""
     metadata, spec = crd["metadata"], crd["spec"]
     title = f"CustomResourceDefinition {metadata['name']}"
@@ -133,7 +144,7 @@ def _remove_crd(api: Api, paths: Paths, crd: Document, *, purge: bool) -> Iterat
     if objects and not purge:
         yield Removed(title, f"kept, with what is yours: {len(objects)} of them")
         return
-    yield from _delete(api, paths, "CustomResourceDefinition", metadata)
+    yield from delete("CustomResourceDefinition", metadata)
 
 
 def _is_ours(found: Document) -> bool:
@@ -142,12 +153,16 @@ def _is_ours(found: Document) -> bool:
     return {entry.get("manager") for entry in fields if not entry.get("subresource")} <= _OURS
 
 
-def _delete(api: Api, paths: Paths, kind: str, metadata: Document) -> Iterator[Removed]:
+def _delete(api: Api, paths: Paths, dry_run: bool, kind: str, metadata: Document) -> Iterator[Removed]:
     """Delete an object, if it is there and not on its way already."""
     namespace, name = metadata.get("namespace", ""), metadata["name"]
     path = paths.of(kind, namespace, name)
     found = api.find(path)
     if found is None or "deletionTimestamp" in found["metadata"]:
+        return
+    title = f"{kind} {'/'.join(filter(None, (namespace, name)))}"
+    if dry_run:
+        yield Removed(title, "would be deleted")
         return
     try:
         api.delete(path, uid=found["metadata"]["uid"])
@@ -155,4 +170,4 @@ def _delete(api: Api, paths: Paths, kind: str, metadata: Document) -> Iterator[R
         if error.code != 404:
             raise
         return
-    yield Removed(f"{kind} {'/'.join(filter(None, (namespace, name)))}", "deleted")
+    yield Removed(title, "deleted")

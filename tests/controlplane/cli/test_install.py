@@ -242,6 +242,24 @@ def test_the_namespace_stays_as_long_as_it_holds_what_is_somebodys(api: Api) -> 
     assert removed(api, purge=True) == {"Namespace pymesh-system": "deleted"}
 
 
+def test_a_dry_run_tells_what_would_go_and_deletes_nothing(server: ApiServer, api: Api) -> None:
+    installed(api)
+    made_by_leader(api)
+    metadata = {"name": removal.CA, "namespace": SYSTEM}
+    ca = Paths(api).of("Secret", SYSTEM, removal.CA)
+    api.create(Paths(api).of("Secret", SYSTEM), {"apiVersion": "v1", "kind": "Secret", "metadata": metadata})
+    told = dict(removal.remove(api, Paths(api), purge=False, dry_run=True))
+    assert set(told.values()) == {"would be deleted"}
+    assert f"Namespace {SYSTEM}" in told
+    assert set(installed(api).values()) == {"unchanged"}
+    done = CliRunner().invoke(app, ["uninstall", "--dry-run", "--kubeconfig", str(server.kubeconfig())])
+    assert done.exit_code == 0, done.output
+    assert "would be deleted" in done.output
+    assert "Secret pymesh-system/pymesh-ca is the mesh's CA, and goes with it" in done.output
+    assert api.find(ca) is not None
+    assert removed(api) == dict.fromkeys(told, "deleted")
+
+
 def test_a_crd_that_somebody_else_has_taken_over_is_left_alone(api: Api) -> None:
     made_by_leader(api)
     path = Paths(api).of("CustomResourceDefinition", name="gateways.networking.istio.io")
