@@ -1,6 +1,6 @@
 """What `pymesh check` finds wrong in a cluster, told from what its API server and the mesh's own pods say. Pure."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
@@ -258,6 +258,28 @@ def sidecars(pods: Iterable[Object], labels: Mapping[str, Mapping[str, str]], im
         problem = f"sidecars of another version than {image}: {_some(some)}"
         remedy = f"kubectl -n {namespace} rollout restart deployment (statefulset, daemonset)"
         yield Finding("warning", f"Namespace {namespace}", problem, remedy)
+
+
+def short_of_pods(deployments: Iterable[Object], in_mesh: Collection[str]) -> Iterator[Finding]:
+    """Deployments in the namespaces `in_mesh` for which the cluster makes fewer pods than they want."""
+    for item in deployments:
+        metadata, status = item["metadata"], item.get("status") or {}
+        wanted, there = item["spec"].get("replicas", 1), status.get("replicas", 0)
+        seen = status.get("observedGeneration", 0) >= metadata.get("generation", 0)
+        if metadata["namespace"] not in in_mesh or not seen or there >= wanted:
+            continue
+        why = "".join(
+            f": {condition.get('message')}"
+            for condition in status.get("conditions") or []
+            if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True"
+        )
+        namespace, name = metadata["namespace"], metadata["name"]
+        remedy = (
+            f"its ReplicaSet tries again ever more rarely after an outage; kubectl -n {namespace} rollout restart "
+            f"deployment/{name} tries now"
+        )
+        problem = f"{there} of {wanted} pods have been made{why}"
+        yield Finding("warning" if there else "error", f"Deployment {namespace}/{name}", problem, remedy)
 
 
 def acknowledgements(pilots: Sequence[Pilot], pods: Iterable[Object]) -> Iterator[Finding]:

@@ -82,6 +82,7 @@ def installed(cluster: Cluster, now: datetime) -> Iterator[Finding]:
     yield from inspection.sidecars(pods, labels, _proxy_image(deployments))
     inside = {name for name, own_labels in labels.items() if own_labels.get(LABEL_NAMESPACE) == "enabled"}
     inside |= {pod["metadata"]["namespace"] for pod in pods if has_proxy(pod)} - {names.SYSTEM_NAMESPACE}
+    yield from inspection.short_of_pods(look.items("Deployment"), inside)
     yield from inspection.services(look.items("Service"), inside)
     yield from _root(look, now)
     if any(is_ready(pod) for pod in _of_control_plane(own)):

@@ -286,3 +286,16 @@ def test_ports_that_do_not_say_what_is_spoken() -> None:
 def test_certificates_that_end(left: timedelta, severity: str | None) -> None:
     found = told(inspection.certificate("root", NOW + left, NOW, SOON, "renew it"))
     assert found == ([(severity, "root")] if severity else [])
+
+
+def test_a_deployment_whose_pods_are_not_made() -> None:
+    def app(name: str, there: int, namespace: str = "shop", **status: Any) -> dict[str, Any]:
+        metadata = {"name": name, "namespace": namespace}
+        return {"metadata": metadata, "spec": {"replicas": 2}, "status": {"replicas": there, **status}}
+
+    refused = [{"type": "ReplicaFailure", "status": "True", "message": "failed calling webhook"}]
+    apps = [app("whole", 2), app("none", 0, conditions=refused), app("some", 1), app("other", 0, "elsewhere")]
+    found = list(inspection.short_of_pods(apps, {"shop"}))
+    assert told(found) == [("error", "Deployment shop/none"), ("warning", "Deployment shop/some")]
+    assert found[0].problem == "0 of 2 pods have been made: failed calling webhook"
+    assert "kubectl -n shop rollout restart deployment/none" in found[0].remedy
