@@ -1,7 +1,5 @@
 """Under load from inside the cluster: versions change, apps, gateways and the control plane restart; nobody notices."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.cluster.cluster import PODS, SYSTEM, apply, curl_json, kubectl, load, pymesh, rolled_out, sample
@@ -10,15 +8,6 @@ pytestmark = pytest.mark.usefixtures("workloads")
 
 REVIEWS = "http://reviews.bookinfo:9080/reviews/0"
 PAGE = f"http://ingressgateway.{SYSTEM}/api/v1/products/0"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def unlimited(workloads: None) -> Iterator[None]:
-    """Without the sample's limit: slots change hands with pods, and it refuses rather than lets in too many."""
-    limit = str(sample("bookinfo") / "limit.yaml")
-    kubectl("delete", "-f", limit)
-    yield
-    kubectl("apply", "-f", limit)
 
 
 def restart(namespace: str, deployment: str) -> None:
