@@ -199,7 +199,7 @@ async def test_grpc_asks_the_health_service(caplog: pytest.LogCaptureFixture) ->
     assert await ask(GrpcCheck(port)) == (503, "gRPC: UNAVAILABLE")
     assert "refused" in caplog.text
     async with app({}) as found:
-        status, text = await ask(GrpcCheck(found.port), timeout=1)
+        status, _ = await ask(GrpcCheck(found.port), timeout=1)
         assert status == 503
 
 
