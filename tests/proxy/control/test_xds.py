@@ -193,6 +193,7 @@ async def test_a_message_that_is_too_large_is_asked_for_again_only_after_long(
     with pilot.serving(tmp_path / "xds"):
         async with following(tmp_path / "xds", rng=Hasty()) as (client, _):
             for attempt in range(1, 4):
+                await eventually(lambda attempt=attempt: pilot.streams == attempt)
                 # Clusters are accepted each time, and what comes behind them is too large.
                 pilot.send(FIRST[0], large)
                 await eventually(lambda attempt=attempt: len(losses(caplog)) == attempt)
@@ -213,8 +214,10 @@ async def test_only_an_accepted_response_makes_the_next_attempt_a_quick_one(
     with pilot.serving(tmp_path / "xds"):
         async with following(tmp_path / "xds", rng=Hasty()):
             for attempt in range(1, 4):
+                await eventually(lambda attempt=attempt: pilot.streams == attempt)
                 pilot.send(delta("type.googleapis.com/unheard.Of", "1"))
                 await eventually(lambda attempt=attempt: len(losses(caplog)) == attempt)
+            await eventually(lambda: pilot.streams == 4)
             pilot.send(FIRST[0], delta("type.googleapis.com/unheard.Of", "1"))
             await eventually(lambda: len(losses(caplog)) == 4)
     assert losses(caplog) == [
