@@ -333,11 +333,13 @@ def test_prometheus_scrapes_the_mesh_and_answers_what_kiali_asks(mesh: Mesh, tmp
         assert total["shop-v2", "web"] == before["web", "shop-v2", "http"]
         errors = f"sum(istio_requests_total{{{edge}, response_code=~'5..'}}) / sum(istio_requests_total{{{edge}}})"
         assert query(errors) == {(): pytest.approx((BROKEN + 2) / (total["shop-v1", "web"] + total["shop-v2", "web"]))}
-        arrived = query(
-            "sum(istio_requests_total{reporter='destination'}) by (destination_workload, connection_security_policy)"
-        )
-        assert arrived["mutual_tls", "shop-v1"] == total["shop-v1", "web"]
-        assert arrived["none", "web"] == before["unknown", "web", "http"] + 6
+        # Every proxy is scraped at a time of its own.
+        of = "destination_workload, connection_security_policy"
+        arrived = f"sum(istio_requests_total{{reporter='destination'}}) by ({of})"
+        came = total["shop-v1", "web"]
+        eventually_sync(lambda: query(arrived)["mutual_tls", "shop-v1"] == came, timeout=20)
+        entered = before["unknown", "web", "http"] + 6
+        eventually_sync(lambda: query(arrived)["none", "web"] == entered, timeout=20)
         buckets = f"sum(rate(istio_request_duration_milliseconds_bucket{{{edge}}}[30s])) by (le, destination_workload)"
         p99 = query(f"histogram_quantile(0.99, {buckets})")
         assert 0 < p99["shop-v1",] < 10_000
