@@ -1,5 +1,6 @@
 """What every test of the suite shares."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave the cluster's tests out, unless they are asked for."""
     return True if collection_path == CLUSTER and not config.getoption("--cluster") else None
+
+
+def pytest_configure() -> None:
+    """What runs in the background of a shell ignores SIGINT, and so would the commands that tests interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
