@@ -1,33 +1,15 @@
 """The nodes of a cluster, of which the oldest says how pods are injected."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 
-import pytest
 from lightkube import AsyncClient
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Node, NodeStatus
 
 from pymesh_controlplane.injection import Injection
 from pymesh_controlplane.injector.containers import InjectionConfig
-from pymesh_controlplane.kube.client import connect
 from pymesh_controlplane.metrics import Metrics
-from tests.support.kubernetes.server import ApiServer
 from tests.support.waiting import eventually
-
-
-@pytest.fixture(scope="module")
-def api() -> Iterator[ApiServer]:
-    with ApiServer() as server:
-        yield server
-
-
-@pytest.fixture
-async def client(api: ApiServer) -> AsyncIterator[AsyncClient]:
-    found = connect(api.kubeconfig())
-    yield found
-    await found.close()
-
 
 REQUIRED = (
     "machineID", "systemUUID", "bootID", "kernelVersion", "osImage", "containerRuntimeVersion", "kubeProxyVersion",

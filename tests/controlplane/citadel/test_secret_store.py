@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from secrets import token_hex
 from threading import Barrier
@@ -17,25 +16,11 @@ from pymesh_controlplane.citadel import pem
 from pymesh_controlplane.citadel.secret_store import SecretStore
 from pymesh_controlplane.kube import asking
 from pymesh_controlplane.kube.asking import KubernetesError
-from pymesh_controlplane.kube.client import connect
 from pymesh_controlplane.metrics import Metrics
 from tests.support.certificates import Authority as Root
 from tests.support.kubernetes.server import ApiServer
 
 NOW = datetime.now(UTC)
-
-
-@pytest.fixture(scope="module")
-def api() -> Iterator[ApiServer]:
-    with ApiServer() as server:
-        yield server
-
-
-@pytest.fixture
-async def client(api: ApiServer) -> AsyncIterator[AsyncClient]:
-    found = connect(api.kubeconfig())
-    yield found
-    await found.close()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Tokens put before an API server: whose they are, and what becomes of a caller when nobody can tell."""
 
 import logging
-from collections.abc import AsyncIterator, Iterator
 from secrets import token_hex
 from typing import Any
 
@@ -28,19 +27,6 @@ AUTHENTICATED: dict[str, Any] = {
     "audiences": ["istio-ca"],
     "user": {"username": "system:serviceaccount:default:reviews"},
 }
-
-
-@pytest.fixture(scope="module")
-def api() -> Iterator[ApiServer]:
-    with ApiServer() as server:
-        yield server
-
-
-@pytest.fixture
-async def client(api: ApiServer) -> AsyncIterator[AsyncClient]:
-    found = connect(api.kubeconfig())
-    yield found
-    await found.close()
 
 
 @pytest.fixture

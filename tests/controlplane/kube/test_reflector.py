@@ -1,7 +1,7 @@
 """A kind kept at hand, against an API server that cuts, forgets, refuses and goes away."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -33,19 +33,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reflectors, "FIRST_DELAY", 0.02)
     monkeypatch.setattr(reflectors, "LAST_DELAY", 0.2)
     monkeypatch.setattr(reflectors, "LAST_ABSENT_DELAY", 0.1)
-
-
-@pytest.fixture(scope="module")
-def api() -> Iterator[ApiServer]:
-    with ApiServer() as server:
-        yield server
-
-
-@pytest.fixture
-async def client(api: ApiServer) -> AsyncIterator[AsyncClient]:
-    found = connect(api.kubeconfig())
-    yield found
-    await found.close()
 
 
 @asynccontextmanager
