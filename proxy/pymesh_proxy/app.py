@@ -58,7 +58,7 @@ class Proxy:
         self.secrets = SecretStore()
         self.runtime = Runtime(loop, random.random, self.secrets)
         self.configuration = Configuration(EndpointRegistry(), random.random)
-        self.services = FilterServices(self.runtime, self.runtime.stats.policy)
+        self.services = FilterServices(self.runtime, self.runtime.stats.policy, self.runtime.stats.rbac)
         self.dns = DnsResolver(self._publish_addresses)
         self.control: ControlPlane | None = None
         self.started = monotonic()

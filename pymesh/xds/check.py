@@ -13,6 +13,7 @@ from envoy.extensions.access_loggers.file.v3.file_pb2 import FileAccessLog
 from envoy.extensions.access_loggers.grpc.v3.als_pb2 import HttpGrpcAccessLogConfig, TcpGrpcAccessLogConfig
 from envoy.extensions.access_loggers.stream.v3.stream_pb2 import StdoutAccessLog
 from envoy.extensions.filters.http.ext_authz.v3.ext_authz_pb2 import ExtAuthz
+from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC
 from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 from envoy.extensions.filters.listener.http_inspector.v3.http_inspector_pb2 import HttpInspector
 from envoy.extensions.filters.listener.original_dst.v3.original_dst_pb2 import OriginalDst
@@ -39,7 +40,7 @@ MESSAGES: Final[Mapping[str, type[Message]]] = {
     message.DESCRIPTOR.full_name: message
     for message in (
         Bootstrap, Listener, RouteConfiguration, Cluster, ClusterLoadAssignment,
-        OriginalDst, TlsInspector, HttpInspector, HttpConnectionManager, TcpProxy, Router, ExtAuthz,
+        OriginalDst, TlsInspector, HttpInspector, HttpConnectionManager, TcpProxy, Router, ExtAuthz, RBAC,
         TypedStruct,
         DownstreamTlsContext, UpstreamTlsContext, RawBuffer,
         HttpProtocolOptions, PreviousHostsPredicate, FileAccessLog, StdoutAccessLog,

@@ -40,6 +40,8 @@ _CORE: Final = "envoy.config.core.v3."
 _LISTENER: Final = "envoy.config.listener.v3."
 _HCM: Final = "envoy.extensions.filters.network.http_connection_manager.v3."
 _EXT_AUTHZ: Final = "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz"
+_RBAC: Final = "envoy.extensions.filters.http.rbac.v3.RBAC"
+_RULES: Final = "envoy.config.rbac.v3."
 _TCP: Final = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 _GRPC_LOG: Final = "envoy.extensions.access_loggers.grpc.v3."
 _ROUTE: Final = "envoy.config.route.v3."
@@ -177,6 +179,22 @@ SUPPORTED: Final[Mapping[str, Support]] = {
         },
         only={"transport_api_version": ("V3",)},
     ),
+    _RBAC: Support("rules rules_stat_prefix shadow_rules shadow_rules_stat_prefix"),
+    f"{_RULES}RBAC": Support("action policies"),
+    f"{_RULES}Policy": Support("permissions principals"),
+    f"{_RULES}Permission": Support(
+        "and_rules or_rules any header url_path destination_ip destination_port destination_port_range not_rule "
+        "requested_server_name"
+    ),
+    f"{_RULES}Permission.Set": Support("rules"),
+    f"{_RULES}Principal": Support(
+        "and_ids or_ids any authenticated source_ip direct_remote_ip header url_path not_id",
+        {"source_ip": "as `direct_remote_ip`: the connection's own address"},
+    ),
+    f"{_RULES}Principal.Set": Support("ids"),
+    f"{_RULES}Principal.Authenticated": Support("principal_name"),
+    f"{_MATCHER}PathMatcher": Support("path"),
+    "envoy.type.v3.Int32Range": Support("start end"),
     f"{_MATCHER}ListStringMatcher": Support("patterns"),
     "envoy.type.v3.HttpStatus": Support("code"),
     "xds.type.v3.TypedStruct": Support(

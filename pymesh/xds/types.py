@@ -18,6 +18,7 @@ HTTP_CONNECTION_MANAGER: Final = (
 )
 TCP_PROXY: Final = PREFIX + "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 EXT_AUTHZ: Final = PREFIX + "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz"
+RBAC: Final = PREFIX + "envoy.extensions.filters.http.rbac.v3.RBAC"
 HTTP_ROUTER: Final = PREFIX + "envoy.extensions.filters.http.router.v3.Router"
 ORIGINAL_DST: Final = PREFIX + "envoy.extensions.filters.listener.original_dst.v3.OriginalDst"
 TLS_INSPECTOR: Final = PREFIX + "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"

@@ -20,6 +20,7 @@ from pymesh_proxy.config.ext_authz import ext_authz
 from pymesh_proxy.config.fields import flag, number, one_of, required, timeout
 from pymesh_proxy.config.model import EscapedSlashes, ForwardClientCert, HttpManager, ServerHeader
 from pymesh_proxy.config.policy_filter import policy_filter
+from pymesh_proxy.config.rbac import rbac
 from pymesh_proxy.config.routes import Context, compile_routes
 from pymesh_proxy.config.tracing import tracing
 from pymesh_proxy.filters.base import HttpFilter
@@ -28,6 +29,7 @@ from pymesh_proxy.filters.base import HttpFilter
 # in pymesh/xds/support.py and one in pymesh/xds/check.py. The router is the end of every chain and not a hook.
 HTTP_FILTERS: Final[Mapping[str, Callable[[Message, str], HttpFilter]]] = {
     types.EXT_AUTHZ: ext_authz,
+    types.RBAC: rbac,
     types.TYPED_STRUCT: policy_filter,
 }
 

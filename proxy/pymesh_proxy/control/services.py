@@ -19,6 +19,7 @@ from pymesh_proxy.filters.authz import AnswerError, read_answer
 from pymesh_proxy.filters.remembered import Remembered
 from pymesh_proxy.filters.slots import Refusal, SlotRule, SlotSettings
 from pymesh_proxy.telemetry.policy_metrics import PolicyMetrics, PolicyStats
+from pymesh_proxy.telemetry.rbac_metrics import RbacMetrics, RbacStats
 from pymesh_proxy.telemetry.record import RequestRecord
 
 log = logging.getLogger("pymesh.policy")
@@ -146,10 +147,11 @@ class FilterServices:
         policies: the policy services that are asked, by cluster.
     """
 
-    def __init__(self, home: Home, metrics: PolicyMetrics) -> None:
+    def __init__(self, home: Home, metrics: PolicyMetrics, rbac: RbacMetrics) -> None:
         self.node = ""
         self._home = home
         self._metrics = metrics
+        self._rbac = rbac
         self.policies: dict[str, PolicyClient] = {}
         self._authorizations: dict[str, AuthorizationClient] = {}
         self._asked: set[PolicyClient | AuthorizationClient] = set()
@@ -189,6 +191,10 @@ class FilterServices:
             client = self._authorizations[cluster] = AuthorizationClient(self._home, cluster, self._metrics)
         self._asked.add(client)
         return client
+
+    def rbac_stats(self, prefix: str) -> RbacStats:
+        """See filters.services.Services."""
+        return self._rbac.of(prefix)
 
     async def close(self) -> None:
         """Take leave of every service, in bounded time."""

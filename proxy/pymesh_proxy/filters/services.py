@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from pymesh_proxy.filters.remembered import Remembered
 from pymesh_proxy.filters.slots import Refusal, SlotRule, SlotSettings
 from pymesh_proxy.telemetry.policy_metrics import PolicyStats
+from pymesh_proxy.telemetry.rbac_metrics import RbacStats
 from pymesh_proxy.telemetry.record import RequestRecord
 
 
@@ -60,3 +61,6 @@ class Services(Protocol):
 
     def authorization(self, cluster: str) -> Authorization:
         """The external authorization service behind `cluster`."""
+
+    def rbac_stats(self, prefix: str) -> RbacStats:
+        """The counters of access rules under `prefix`."""

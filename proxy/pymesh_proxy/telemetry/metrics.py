@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from pymesh_proxy.telemetry.policy_metrics import PolicyMetrics
+from pymesh_proxy.telemetry.rbac_metrics import RbacMetrics
 
 # Milliseconds; Istio's request duration buckets.
 DURATION_BUCKETS: Final = (0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000)
@@ -91,6 +92,7 @@ class Stats(Collector):
         self.clusters: dict[str, ClusterStats] = {}
         self.listeners: dict[str, ListenerStats] = {}
         self.policy = PolicyMetrics()
+        self.rbac = RbacMetrics()
         self.gauges: dict[str, tuple[str, float]] = {}  # name: (help, value), set by the composition root
 
     def collect(self) -> Iterator[Metric]:
@@ -110,6 +112,7 @@ class Stats(Collector):
         yield self._durations()
         yield self._refusals()
         yield from self.policy.collect()
+        yield from self.rbac.collect()
         for name, (text, value) in self.gauges.items():
             yield GaugeMetricFamily(name, text, value=value)
 

@@ -1,0 +1,33 @@
+"""What access rules decided: plain counters per prefix, and how Prometheus sees them. Names are Envoy's."""
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily
+
+
+class RbacStats:
+    """Requests by what was decided, and by what shadow rules would have decided."""
+
+    __slots__ = ("allowed", "denied", "shadow_allowed", "shadow_denied")
+
+    def __init__(self) -> None:
+        self.allowed = self.denied = self.shadow_allowed = self.shadow_denied = 0
+
+
+class RbacMetrics:
+    """The counters of every prefix; they outlive the filters that count."""
+
+    def __init__(self) -> None:
+        self.prefixes: dict[str, RbacStats] = {}
+
+    def of(self, prefix: str) -> RbacStats:
+        """The counters of `prefix`, which may be empty."""
+        return self.prefixes.setdefault(prefix, RbacStats())
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """For prometheus_client."""
+        for name in RbacStats.__slots__:
+            family = CounterMetricFamily(f"envoy_http_rbac_{name}", f"Envoy's {name}", labels=["envoy_rbac_prefix"])
+            for prefix, stats in self.prefixes.items():
+                family.add_metric([prefix], getattr(stats, name))
+            yield family
