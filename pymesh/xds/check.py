@@ -28,11 +28,12 @@ from envoy.extensions.transport_sockets.raw_buffer.v3.raw_buffer_pb2 import RawB
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext, UpstreamTlsContext
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.descriptor import EnumDescriptor
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from xds.type.v3.typed_struct_pb2 import TypedStruct
 
 from pymesh.errors import ConfigError
+from pymesh.steps import Steps
 from pymesh.xds.support import SUPPORTED, Support
 
 # Every message that may stand in an `Any` or in a discovery response, by full name.
@@ -67,6 +68,22 @@ def check(message: Message, path: str = "") -> None:
     """
     for problem in problems(message, path):
         raise problem
+
+
+def checking(message: Message, path: str = "", levels: int = 2) -> Steps[None]:
+    """`check` in steps, one for each message that is nested in `message` so many levels deep, whatever is below it."""
+    if not levels or message.DESCRIPTOR.full_name not in SUPPORTED or _may_be_left_out(message):
+        check(message, path)
+        return
+    support = SUPPORTED[message.DESCRIPTOR.full_name]
+    for descriptor, value in message.ListFields():
+        nested = descriptor.message_type is not None and descriptor.name not in support.opaque
+        if nested and descriptor.name in support.names:
+            for inner_path, inner in _messages(value, join(path, descriptor.name)):
+                yield from checking(inner, inner_path, levels - 1)
+                yield
+        elif problem := _field_problem(descriptor, value, support, path):
+            raise problem
 
 
 def problems(message: Message, path: str = "") -> list[ConfigError]:
@@ -121,15 +138,23 @@ def _walk(message: Message, path: str, depth: int, found: list[ConfigError]) -> 
 def _walk_fields(message: Message, support: Support, path: str, depth: int, found: list[ConfigError]) -> None:
     for descriptor, value in message.ListFields():
         field = descriptor.name
-        if field not in support.names:
-            found.append(ConfigError("this field is not supported; see docs/support.md", path=join(path, field)))
-        elif descriptor.enum_type is not None:
-            problem = _enum_problem(descriptor.enum_type, value, support.only.get(field, ()))
-            if problem:
-                found.append(ConfigError(problem, path=join(path, field)))
+        if problem := _field_problem(descriptor, value, support, path):
+            found.append(problem)
         elif descriptor.message_type is not None and field not in support.opaque:
             for inner_path, inner in _messages(value, join(path, field)):
                 _walk(inner, inner_path, depth - 1, found)
+
+
+def _field_problem(descriptor: FieldDescriptor, value: object, support: Support, path: str) -> ConfigError | None:
+    """What is wrong with one field, whatever is inside it."""
+    field = descriptor.name
+    if field not in support.names:
+        return ConfigError("this field is not supported; see docs/support.md", path=join(path, field))
+    if descriptor.enum_type is not None:
+        problem = _enum_problem(descriptor.enum_type, cast("int", value), support.only.get(field, ()))
+        if problem:
+            return ConfigError(problem, path=join(path, field))
+    return None
 
 
 def _may_be_left_out(message: Message) -> bool:

@@ -5,9 +5,9 @@ matching it costs one call.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from envoy.config.core.v3.base_pb2 import Metadata, RuntimeFractionalPercent
 from envoy.config.route.v3.route_components_pb2 import (
@@ -21,16 +21,22 @@ from envoy.config.route.v3.route_components_pb2 import (
 )
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.type.v3.percent_pb2 import FractionalPercent
+from google.protobuf.message import DecodeError, Message
 
 from pymesh.errors import ConfigError
-from pymesh.xds.check import join
+from pymesh.steps import Steps, whole
+from pymesh.xds.check import check, join
+from pymesh.xds.wire import split
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.config import header_mutations, matchers
 from pymesh_proxy.config.actions import MAX_DIRECT_RESPONSE_BYTES, ActionContext, action, retry_policy
 from pymesh_proxy.config.fields import flag, metadata, number, one_of, required
 from pymesh_proxy.config.patterns import full_match
+from pymesh_proxy.filters.base import HttpFilter
+from pymesh_proxy.filters.base import HttpFilter
 from pymesh_proxy.routing import RetryPolicy, Route, RouteTable, VirtualHost
 
+M = TypeVar("M", bound=Message)
 HeadMatch = Callable[[Head], bool]
 
 _DENOMINATORS: Final = {
@@ -49,10 +55,12 @@ class Context:
     Attributes:
         random: uniform in [0, 1), for routes that take a fraction of the requests.
         cluster_exists: whether there is a cluster of this name.
+        filters: of every HTTP connection, after those of its own configuration (`--filter`).
     """
 
     random: Callable[[], float]
     cluster_exists: Callable[[str], bool]
+    filters: tuple[HttpFilter, ...] = ()
 
 
 def _any_cluster(_: str) -> bool:
@@ -71,41 +79,35 @@ class _Host:
 
 
 class RouteCompiler:
-    """Compiles the virtual hosts and routes of one table."""
+    """Compiles one table, virtual host by virtual host, in the order of the table."""
 
     def __init__(self, table: RouteConfiguration, context: Context, path: str, *, inline: bool) -> None:
+        """`table` may be without its virtual hosts, which come one by one."""
         self._table = table
         self._random = context.random
-        self._path = path
+        self._path = join(path, "virtual_hosts")
         check_clusters = flag(table, "validate_clusters", default=inline)
         self._cluster_exists = context.cluster_exists if check_clusters else _any_cluster
         self._request_headers = self._level(table, "request", path)
         self._response_headers = self._level(table, "response", path)
         self._max_body = number(table, "max_direct_response_body_size_bytes", MAX_DIRECT_RESPONSE_BYTES)
+        self._hosts: dict[str, VirtualHost] = {}
+        self._domains: dict[str, str] = {}  # in lower case → name of the virtual host
 
-    def compile(self) -> RouteTable:
-        """The table.
+    def add(self, message: VirtualHostMessage, routes: Iterable[RouteMessage]) -> Steps[None]:
+        """The next virtual host, and its routes.
 
         Raises:
             ConfigError: with the path of what is wrong.
         """
-        path = join(self._path, "virtual_hosts")
-        names: set[str] = set()
-        hosts = []
-        for index, message in enumerate(self._table.virtual_hosts):
-            if message.name in names:
-                raise ConfigError(f"the virtual host {message.name!r} is given twice", path=f"{path}[{index}].name")
-            names.add(message.name)
-            hosts.append(self._virtual_host(message, f"{path}[{index}]"))
-        _check_domains(hosts, path)
-        return RouteTable(self._table.name, hosts, ignore_port=self._table.ignore_port_in_host_matching)
-
-    def _virtual_host(self, message: VirtualHostMessage, path: str) -> VirtualHost:
+        path = f"{self._path}[{len(self._hosts)}]"
+        if message.name in self._hosts:
+            raise ConfigError(f"the virtual host {message.name!r} is given twice", path=f"{path}.name")
         required(message.name, join(path, "name"))
         if not message.domains:
             raise ConfigError("at least one domain is required", path=join(path, "domains"))
         for index, domain in enumerate(message.domains):
-            _check_domain(domain, f"{path}.domains[{index}]")
+            self._add_domain(domain, message.name, f"{path}.domains[{index}]")
         here = join(path, "retry_policy")
         host = _Host(
             name=message.name,
@@ -114,10 +116,22 @@ class RouteCompiler:
             request_headers=self._level(message, "request", path),
             response_headers=self._level(message, "response", path),
         )
-        routes = tuple(
-            self._route(route, host, f"{path}.routes[{index}]") for index, route in enumerate(message.routes)
-        )
-        return VirtualHost(message.name, tuple(message.domains), routes)
+        compiled = []
+        for index, route in enumerate(routes):
+            compiled.append(self._route(route, host, f"{path}.routes[{index}]"))
+            yield
+        self._hosts[message.name] = VirtualHost(message.name, tuple(message.domains), tuple(compiled))
+
+    def table(self) -> RouteTable:
+        """The table, all of whose virtual hosts were added."""
+        return RouteTable(self._table.name, self._hosts.values(), ignore_port=self._table.ignore_port_in_host_matching)
+
+    def _add_domain(self, domain: str, host: str, path: str) -> None:
+        _check_domain(domain, path)
+        first = self._domains.get(domain.lower())
+        if first is not None:
+            raise ConfigError(f"the domain {domain!r} is already given in virtual host {first!r}", path=path)
+        self._domains[domain.lower()] = host
 
     def _route(self, message: RouteMessage, host: "_Host", path: str) -> Route:
         request_headers = [self._level(message, "request", path), host.request_headers, self._request_headers]
@@ -164,23 +178,53 @@ def compile_routes(table: RouteConfiguration, context: Context, path: str = "", 
     Raises:
         ConfigError: with the path of what is wrong.
     """
-    return RouteCompiler(table, context, path, inline=inline).compile()
+    compiler = RouteCompiler(table, context, path, inline=inline)
+    for host in table.virtual_hosts:
+        whole(compiler.add(host, host.routes))
+    return compiler.table()
+
+
+def compile_encoded_routes(data: bytes, context: Context) -> Steps[RouteTable]:
+    """The table that `data` is the encoding of, not checked yet, in steps of one route each.
+
+    It is taken apart on the wire and parsed piece by piece: as one message, a table of ten thousand routes takes
+    longer to parse, and to free, than any request should have to wait.
+
+    Raises:
+        ConfigError: with the path of what is wrong.
+    """
+    rest, hosts = yield from split(data, RouteConfiguration.VIRTUAL_HOSTS_FIELD_NUMBER)
+    compiler = RouteCompiler(_checked(RouteConfiguration, rest, ""), context, "", inline=False)
+    for index, (start, end) in enumerate(hosts):
+        path = f"virtual_hosts[{index}]"
+        encoded = data[start:end]
+        try:
+            rest, routes = yield from split(encoded, VirtualHostMessage.ROUTES_FIELD_NUMBER)
+        except ConfigError as error:
+            raise error.at(path) from error
+        host = _checked(VirtualHostMessage, rest, path)
+        pieces = (
+            _checked(RouteMessage, encoded[start:end], f"{path}.routes[{number_}]")
+            for number_, (start, end) in enumerate(routes)
+        )
+        yield from compiler.add(host, pieces)
+    return compiler.table()
+
+
+def _checked(kind: type[M], data: bytes, path: str) -> M:
+    """The message in `data`, which holds nothing that is not supported."""
+    try:
+        message = kind.FromString(data)
+    except DecodeError as error:
+        raise ConfigError(f"is not a well-formed {kind.DESCRIPTOR.full_name}: {error}", path=path) from error
+    check(message, path)
+    return message
 
 
 def _check_domain(domain: str, path: str) -> None:
     body = domain.strip("*")
     if not domain or "*" in body or domain.count("*") > 1:
         raise ConfigError(f"{domain!r} is not a name, `*.suffix`, `prefix.*` or `*`", path=path)
-
-
-def _check_domains(hosts: Sequence[VirtualHost], path: str) -> None:
-    seen: dict[str, str] = {}
-    for index, host in enumerate(hosts):
-        for number_, domain in enumerate(host.domains):
-            first = seen.setdefault(domain.lower(), host.name)
-            if first != host.name or host.domains.index(domain) != number_:
-                problem = f"the domain {domain!r} is already given in virtual host {first!r}"
-                raise ConfigError(problem, path=f"{path}[{index}].domains[{number_}]")
 
 
 def _path_clause(match: RouteMatch, path: str) -> HeadMatch:
