@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Final, Protocol
 
 from benchmarks.load.answers import Answer
+from benchmarks.load.failures import FailedError, Failures, judge
 from benchmarks.load.histogram import Histogram
 
 _SECOND: Final = 1_000_000_000
@@ -66,8 +67,7 @@ class Dispatch:
         self.late = Histogram()
         self.queued = 0
         self.statuses: Counter[str] = Counter()
-        self.errors: Counter[str] = Counter()
-        self.examples: dict[str, str] = {}
+        self.failures = Failures()
 
     def start(self, at: int) -> None:
         """The schedule begins."""
@@ -107,42 +107,40 @@ class Dispatch:
         """
         due = self._busy.pop(line, None)
         if due is None:
-            self.failed(line, "protocol", f"{answer.status} without a request")
+            self.failed(line, FailedError("protocol", f"{answer.status} without a request"))
             return
         self.statuses[str(answer.status)] += 1
-        if answer.status >= 400:
-            self._error(f"status {answer.status}", f"{answer.body_bytes} bytes of body")
-        elif self._body_bytes not in (-1, answer.body_bytes):
-            self._error("body", f"{answer.body_bytes} bytes instead of {self._body_bytes}")
+        if error := judge(answer, self._body_bytes):
+            self.failures.add(error)
         elif due >= self._begin:
             self.windows[min((due - self._begin) // self._window, len(self.windows) - 1)].record(now - due)
 
-    def failed(self, line: Line, kind: str, words: str) -> None:
+    def failed(self, line: Line, error: FailedError) -> None:
         """The connection is of no use any more; the request on it, if there is one, has failed.
 
         A free connection that ends costs no request and is no error, unless something unasked-for came on it.
         """
-        if self._busy.pop(line, None) is not None or kind == "protocol":
-            self._error(kind, words)
+        if self._busy.pop(line, None) is not None or error.kind == "protocol":
+            self.failures.add(error)
         elif line in self._free:
             self._free.remove(line)
 
-    def unconnected(self, kind: str, words: str) -> None:
+    def unconnected(self, error: FailedError) -> None:
         """A connection could not be made: the request that has waited longest for one has failed, if there is one."""
         if self._queue:
             self._queue.popleft()
-            self._error(kind, words)
+            self.failures.add(error)
 
     def expire(self, now: int) -> list[Line]:
         """Give up what is over time; the connections that had such a request are of no use any more."""
         over = now - self._timeout
-        words = f"no answer within {self._timeout / _SECOND:g} s"
+        within = f"within {self._timeout / _SECOND:g} s"
         while self._queue and self._queue[0] <= over:
             self._queue.popleft()
-            self._error("timeout", f"{words}, and no free connection")
+            self.failures.add(FailedError("timeout", f"no free connection {within}"))
         expired = [line for line, due in self._busy.items() if due <= over]
         for line in expired:
-            self.failed(line, "timeout", words)
+            self.failed(line, FailedError("timeout", f"no answer {within}"))
         return expired
 
     def _advance(self) -> None:
@@ -152,7 +150,3 @@ class Dispatch:
     def _send(self, line: Line, due: int) -> None:
         self._busy[line] = due
         line.send()
-
-    def _error(self, kind: str, words: str) -> None:
-        self.errors[kind] += 1
-        self.examples.setdefault(kind, words)

@@ -9,7 +9,7 @@ from typing import Final, cast
 from benchmarks.load.alarm import Alarm
 from benchmarks.load.answers import Answer, AnswerReader, BadAnswerError
 from benchmarks.load.dispatch import Dispatch
-from benchmarks.load.failures import describe, kind_of
+from benchmarks.load.failures import FailedError, failure
 from benchmarks.load.plans import Requests
 from benchmarks.load.results import Latencies
 from benchmarks.load.schedule import arrivals
@@ -45,7 +45,7 @@ class _Connection(asyncio.Protocol):
         try:
             answer = self._reader.feed(data)
         except BadAnswerError as error:
-            self._end("protocol", str(error))
+            self._end(FailedError("protocol", str(error)))
         else:
             if answer is not None:
                 self._answered(answer, now)
@@ -54,17 +54,15 @@ class _Connection(asyncio.Protocol):
         try:
             answer = self._reader.end()
         except BadAnswerError as error:
-            self._end("closed", str(error))
+            self._end(FailedError("closed", str(error)))
         else:
             if answer is not None:
                 self._answered(answer, time.monotonic_ns())
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if exc is None:
-            self._dispatch.failed(self, "closed", "the connection was closed before an answer")
-        else:
-            self._dispatch.failed(self, kind_of(exc), describe(exc))
+        error = failure(exc) if exc else FailedError("closed", "the connection was closed before an answer")
+        self._dispatch.failed(self, error)
         self.lost.set()
 
     def abort(self) -> None:
@@ -78,8 +76,8 @@ class _Connection(asyncio.Protocol):
         else:
             self._dispatch.ready(self)
 
-    def _end(self, kind: str, words: str) -> None:
-        self._dispatch.failed(self, kind, words)
+    def _end(self, error: FailedError) -> None:
+        self._dispatch.failed(self, error)
         self._transport.abort()
 
 
@@ -119,8 +117,8 @@ async def measure(plan: Requests) -> Latencies:
         queued=dispatch.queued,
         reconnects=lines.reconnects,
         statuses=dict(dispatch.statuses),
-        errors=dict(dispatch.errors),
-        examples=dispatch.examples,
+        errors=dict(dispatch.failures.counts),
+        examples=dispatch.failures.examples,
         cpu_seconds=used.ru_utime + used.ru_stime,
     )
 
@@ -168,7 +166,7 @@ class _Lines:
             try:
                 self.opened.append(await self._connect())
             except OSError as error:
-                raise MeshError(f"cannot connect to {self._plan.target}: {describe(error)}") from error
+                raise MeshError(f"cannot connect to {self._plan.target}: {failure(error)}") from error
         for connection in self.opened:
             self._dispatch.ready(connection)
 
@@ -188,7 +186,7 @@ class _Lines:
             try:
                 return await self._connect()
             except OSError as error:
-                self._dispatch.unconnected(kind_of(error), describe(error))
+                self._dispatch.unconnected(failure(error))
                 await asyncio.sleep(_AGAIN)
 
     async def _connect(self) -> "_Connection":

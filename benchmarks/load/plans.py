@@ -13,6 +13,55 @@ TIMEOUT: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
+class Churn:
+    """Connections that live for one request (closed loop: each is followed by the next).
+
+    Attributes:
+        connections: at a time.
+        seconds: in which new ones are made.
+        body_bytes: of each answer, where an answer of another size is an error; -1 takes any.
+        resume: over TLS, take up the session of an earlier connection again.
+    """
+
+    target: Target
+    connections: int
+    seconds: float
+    request: Request = field(default_factory=Request)
+    trust: Trust = field(default_factory=Trust)
+    timeout: float = TIMEOUT
+    body_bytes: int = -1
+    resume: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Connections that have one request each and are then kept, until told. Attributes as in `Churn`."""
+
+    target: Target
+    connections: int
+    request: Request = field(default_factory=Request)
+    trust: Trust = field(default_factory=Trust)
+    timeout: float = TIMEOUT
+    body_bytes: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Opaque bytes over TCP to something that sends them back, such as `python -m benchmarks.load echo`.
+
+    Attributes:
+        seconds: in which bytes are sent.
+        timeout: for the connects, and for the rest to come back.
+    """
+
+    host: str
+    port: int
+    connections: int
+    seconds: float
+    timeout: float = TIMEOUT
+
+
+@dataclass(frozen=True, slots=True)
 class Requests:
     """Requests at a fixed rate over connections that are kept, whatever the answers do (open loop).
 

@@ -1,7 +1,7 @@
 """What was found, and the JSON in which it travels from the process that measured to the one that asked."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
 from benchmarks.load.histogram import Histogram
@@ -92,6 +92,92 @@ class Latencies:
             late=Histogram.of(document["late"]),
             windows=tuple(Histogram.of(one) for one in document["windows"]),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Churned:
+    """Connections that lived for one request.
+
+    Attributes:
+        connections: at a time.
+        seconds: from the first one's begin to the last one's end.
+        histogram: of each that had its answer, from before the connect to the answer's last byte, in nanoseconds. It
+            is no latency under load: who waits for an answer before asking again sees no stall but his own.
+        resumed: how many took up a TLS session.
+        errors, examples: as in `Latencies`.
+    """
+
+    target: str
+    connections: int
+    seconds: float
+    histogram: Histogram
+    resumed: int
+    errors: Mapping[str, int]
+    examples: Mapping[str, str]
+    cpu_seconds: float
+
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "target": self.target, "connections": self.connections, "seconds": self.seconds,
+            "made": self.histogram.count, "resumed": self.resumed, "errors": dict(self.errors),
+            "examples": dict(self.examples), "took_ms": figures(self.histogram), "cpu_seconds": self.cpu_seconds,
+            "histogram": self.histogram.document(),
+        }  # fmt: skip
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Self:
+        """What `document` wrote."""
+        names = ("target", "connections", "seconds", "resumed", "errors", "examples", "cpu_seconds")
+        return cls(**{name: document[name] for name in names}, histogram=Histogram.of(document["histogram"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Connections that are kept: how many were wanted, how many are there, and what became of the others."""
+
+    target: str
+    connections: int
+    there: int
+    errors: Mapping[str, int]
+    examples: Mapping[str, str]
+
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Self:
+        """What `document` wrote."""
+        return cls(**document)
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """Bytes that went to and fro. `seconds` from the first connect until the last byte was back."""
+
+    target: str
+    connections: int
+    seconds: float
+    sent: int
+    received: int
+    errors: Mapping[str, int]
+    examples: Mapping[str, str]
+    cpu_seconds: float
+
+    @property
+    def moved(self) -> int:
+        """Bytes that what is between has moved, in both directions."""
+        return self.sent + self.received
+
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "gigabytes_per_second": self.moved / 1e9 / self.seconds}
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Self:
+        """What `document` wrote."""
+        return cls(**{name: value for name, value in document.items() if name != "gigabytes_per_second"})
 
 
 def added(histograms: Iterable[Histogram]) -> Histogram:
