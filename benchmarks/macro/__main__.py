@@ -10,19 +10,36 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.macro import procfs, report
-from benchmarks.macro.machine import describe, divide
-from benchmarks.macro.measure import Plan, measure
-from benchmarks.macro.proxies import NGINX, PROXIES, WRK, choose
+from benchmarks.macro import document, procfs, report, scenarios
+from benchmarks.macro.machine import Cores, describe, divide
+from benchmarks.macro.measure import Plan, Result, measure
+from benchmarks.macro.proxies import NEEDED, NGINX, PROXIES, WRK, Proxy, choose
+from benchmarks.macro.report import Section
+from benchmarks.macro.scenario import Scenario
 from benchmarks.macro.scenarios import SCENARIOS
 from pymesh.errors import MeshError
 
-_ROUNDS: Final = 7
+_ROUNDS: Final = 5
 _SECONDS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long to take: see `Plan`."""
+
+    rounds: int
+    seconds: int
+    turns: int
+    warm_up: bool
+
+    def plan(self, scenario: Scenario, cores: Cores) -> Plan:
+        """For one scenario."""
+        return Plan(scenario, self.rounds, self.seconds, cores, self.turns, self.warm_up)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,24 +51,28 @@ def parser() -> argparse.ArgumentParser:
     add("--seconds", type=_count, metavar="S", help=f"of load on each proxy, twice a round (default {_SECONDS})")
     add("--proxies", type=_names, default=[], metavar="A,B", help=f"(default those installed of {', '.join(PROXIES)})")
     add("--json", type=Path, metavar="FILE", help="also write everything there")
-    add("--quick", action="store_true", help="one round, one second: shows that it works, not how well")
+    add("--markdown", type=Path, metavar="FILE", help="also write the tables there")
+    add("--quick", action="store_true", help=f"one round, one second, {' and '.join(NEEDED)}: shows that it works")
     return made
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure and print; the exit status: 1 where there are no figures to trust."""
+    """Measure and print; the exit status: 1 where there are figures that are not to be trusted, or none."""
     made = parser()
     arguments = made.parse_args(argv)
-    if unknown := [name for name in arguments.scenarios if name not in SCENARIOS]:
+    chosen, unknown = scenarios.choose(arguments.scenarios)
+    if unknown:
         made.error(f"unknown scenario {', '.join(unknown)}: choose from {', '.join(SCENARIOS)}")
+    quick = arguments.quick
+    pace = Pace(
+        arguments.rounds or (1 if quick else _ROUNDS),
+        arguments.seconds or (1 if quick else _SECONDS),
+        turns=1 if quick else 2,
+        warm_up=not quick,
+    )
+    names = arguments.proxies or (list(NEEDED) if quick else [])
     try:
-        return run(
-            arguments.scenarios or list(SCENARIOS),
-            arguments.proxies,
-            arguments.rounds or (1 if arguments.quick else _ROUNDS),
-            arguments.seconds or (1 if arguments.quick else _SECONDS),
-            arguments.json,
-        )
+        return run(chosen, names, pace, arguments.json, arguments.markdown)
     except MeshError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 1
@@ -59,11 +80,11 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def run(scenarios: list[str], names: list[str], rounds: int, seconds: int, file: Path | None) -> int:
-    """Measure these scenarios; the exit status.
+def run(chosen: Sequence[Scenario], names: list[str], pace: Pace, json_file: Path | None, page: Path | None) -> int:
+    """Measure these scenarios; the exit status. One that cannot be measured does not keep the others from it.
 
     Raises:
-        MeshError: a program is missing or fails, or the file cannot be written.
+        MeshError: a program is missing, or a file cannot be written.
     """
     say = _progress()
     for program in (WRK, NGINX):
@@ -74,21 +95,42 @@ def run(scenarios: list[str], names: list[str], rounds: int, seconds: int, file:
     cores = divide(os.sched_getaffinity(0), procfs.siblings)
     machine = describe(cores)
     programs = {program.name: program.version() for program in (WRK, *(proxy.program for proxy in proxies))}
-    print("\n".join(report.machine_lines(machine, programs)), flush=True)
-    results = []
-    for name in scenarios:
-        result = measure(Plan(SCENARIOS[name], rounds, seconds, cores), proxies, say)
-        print("\n" + "\n".join(report.result_lines(result)), flush=True)
-        results.append(result)
-    if file is not None:
-        _write(file, report.document(machine, programs, results))
-    return 1 if any(result.errors for result in results) else 0
+    sections = [report.machine_section(machine, programs)]
+    _print(sections[0])
+    results: list[Result] = []
+    failed = []
+    for scenario in chosen:
+        try:
+            results.append(measure(pace.plan(scenario, cores), taking_part(scenario, proxies), say))
+        except MeshError as error:
+            failed.append(scenario.name)
+            sections.append(Section(scenario.name, [scenario.summary, f"not measured: {error}"], [], []))
+        else:
+            sections.append(report.result_section(results[-1]))
+        _print(sections[-1])
+    sections.insert(1, report.summary_section(results, failed))
+    _print(sections[1])
+    if json_file is not None:
+        made = document.document(machine, programs, results)
+        _write(json_file, json.dumps(made, indent=2, ensure_ascii=False))
+    if page is not None:
+        _write(page, "\n\n".join("\n".join(report.markdown(section)) for section in sections))
+    return 1 if failed or any(result.errors for result in results) else 0
 
 
-def _write(file: Path, document: dict[str, object]) -> None:
+def taking_part(scenario: Scenario, proxies: Sequence[Proxy]) -> list[Proxy]:
+    """The proxies that the scenario has a configuration for."""
+    return [proxy for proxy in proxies if all(proxy.has_template(scenario.folder / hop) for hop in scenario.hops)]
+
+
+def _print(section: Section) -> None:
+    print("\n".join(report.text(section)) + "\n", flush=True)
+
+
+def _write(file: Path, content: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        file.write_text(content + "\n", encoding="utf-8")
     except OSError as error:
         raise MeshError(f"cannot write {file}: {error.strerror}") from error
 

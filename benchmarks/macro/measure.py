@@ -1,45 +1,47 @@
-"""One scenario: the upstream and all proxies are started, and put under load in turn, round by round."""
+"""One scenario: everything is started, and put under load in turn, round by round."""
 
-import http.client
-import resource
-import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from string import Template
 from typing import Final
 
-from benchmarks.macro import figures, load, procfs
-from benchmarks.macro.figures import Round
+from benchmarks.macro import figures, procfs, sites
 from benchmarks.macro.machine import Cores
-from benchmarks.macro.proxies import NGINX, PYMESH, REFERENCE, WRK, Proxy
-from benchmarks.macro.running import Running, free_port, on_cores, running, settled_memory
-from benchmarks.macro.scenarios import Scenario
+from benchmarks.macro.proxies import PYMESH, REFERENCE, Proxy
+from benchmarks.macro.running import settled_memory
+from benchmarks.macro.sample import Sample
+from benchmarks.macro.scenario import Contender, Scenario, Site, Turn
 from pymesh.errors import MeshError
 
-_UPSTREAM_CONFIG: Final = Path(__file__).with_name("upstream.conf")
-# Seconds: wrk ends by itself; a proxy answers one request.
-_WRK_GRACE: Final = 30.0
-_ANSWER_TIMEOUT: Final = 5.0
+RSS_IDLE: Final = "rss_idle_bytes"
+RSS_LOADED: Final = "rss_loaded_bytes"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure: at least so many rounds; in each, every proxy is loaded twice for so many seconds."""
+    """What to measure.
+
+    Attributes:
+        rounds: at least so many.
+        seconds: of each turn of load.
+        turns: of each proxy in a round; two, forwards and backwards, or one where it has to be quick.
+        warm_up: each proxy has a turn before the first round.
+    """
 
     scenario: Scenario
     rounds: int
     seconds: int
     cores: Cores
+    turns: int = 2
+    warm_up: bool = True
 
 
 @dataclass(slots=True)
 class Measured:
     """What was seen of one proxy. Memory in bytes resident: before its first request, and after the last round."""
 
-    rounds: list[Round] = field(default_factory=list)
+    rounds: list[Sample] = field(default_factory=list)
     idle_memory: int = 0
     loaded_memory: int = 0
 
@@ -61,14 +63,25 @@ class Result:
         """The errors of the round in which there were any, after which the run ended; by proxy."""
         return {name: dict(one.errors) for name, seen in self.proxies.items() for one in seen.rounds[-1:] if one.errors}
 
-    @property
-    def ratios(self) -> dict[str, list[float]]:
-        """CPU per request next to the reference's, round by round; empty where there were errors or no reference."""
-        reference = self.proxies.get(REFERENCE)
-        if reference is None or self.errors:
-            return {}
-        others = {name: seen for name, seen in self.proxies.items() if name != REFERENCE}
-        return {name: figures.ratios(seen.rounds, reference.rounds) for name, seen in others.items()}
+    def values(self, name: str, figure: str) -> list[float]:
+        """A figure of a proxy, round by round; memory has one value for all of them.
+
+        Raises:
+            KeyError: there is no such figure in this scenario.
+        """
+        seen = self.proxies[name]
+        memory = {RSS_IDLE: seen.idle_memory, RSS_LOADED: seen.loaded_memory}
+        if figure in memory:
+            return [float(memory[figure])]
+        scenario = self.plan.scenario
+        of = {each.name: each.of for each in (*scenario.figures, *scenario.latency)}[figure]
+        return [of(one) for one in seen.rounds]
+
+    def ratios(self, name: str, figure: str, against: str = REFERENCE) -> list[float]:
+        """A figure next to another proxy's in the same round; empty where there were errors, or one is missing."""
+        if self.errors or name == against or not {name, against} <= self.proxies.keys():
+            return []
+        return figures.ratios(self.values(name, figure), self.values(against, figure))
 
 
 def measure(plan: Plan, proxies: Sequence[Proxy], say: Callable[[str], None]) -> Result:
@@ -77,102 +90,65 @@ def measure(plan: Plan, proxies: Sequence[Proxy], say: Callable[[str], None]) ->
     Raises:
         MeshError: a program is missing, does not start, or does not answer as the upstream does.
     """
-    result = Result(plan, {proxy.name: Measured() for proxy in proxies})
-    with tempfile.TemporaryDirectory(prefix="pymesh-bench-") as folder, ExitStack() as stack:
-        upstream = stack.enter_context(_upstream(plan, Path(folder)))
-        started = {
-            proxy.name: stack.enter_context(_proxy(plan, proxy, upstream.port, Path(folder))) for proxy in proxies
-        }
-        for name, process in started.items():
-            result.proxies[name].idle_memory = settled_memory(process.pid)
-            _check_answer(plan.scenario, process)
-        say("warm-up")
-        for name, process in started.items():
-            if errors := _turn(plan, process, upstream).errors:
-                raise MeshError(f"{name} had errors while warming up: {figures.counted(errors)}\n{process.said()}")
-        while not result.errors and not _done(result):
-            _add_round(result, started, upstream)
-            say(_progress(result))
-        for name, process in started.items():
-            result.proxies[name].loaded_memory = procfs.resident_bytes(process.pid)
+    scenario = plan.scenario
+    start = scenario.start or sites.processes
+    with tempfile.TemporaryDirectory(prefix="pymesh-bench-") as path:
+        folder = Path(path)
+        folder.chmod(0o711)  # some of what is started gives up being root, and reads its configuration then
+        with start(scenario, proxies, folder, plan.cores) as site:
+            result = Result(plan, {name: Measured() for name in site.contenders})
+            for name, idle in _idle_memory(site).items():
+                result.proxies[name].idle_memory = idle
+            for contender in site.contenders.values():
+                sites.check_answer(scenario, contender)
+            if plan.warm_up:
+                say(f"{scenario.name}: warm-up")
+                _warm_up(plan, site, folder)
+            while not result.errors and not _done(result):
+                _add_round(result, site, folder)
+                say(_progress(result))
+            for name, contender in site.contenders.items():
+                result.proxies[name].loaded_memory = _memory(contender)
     return result
+
+
+def _warm_up(plan: Plan, site: Site, folder: Path) -> None:
+    for name, contender in site.contenders.items():
+        if errors := plan.scenario.instrument(_turn(plan, site, contender, folder)).errors:
+            said = f"{name} had errors while warming up: {figures.counted(errors)}\n{contender.said()}"
+            raise MeshError(said.strip())
+
+
+def _idle_memory(site: Site) -> Mapping[str, int]:
+    return {
+        name: sum(settled_memory(pid) for pid in contender.pids.values()) for name, contender in site.contenders.items()
+    }
+
+
+def _memory(contender: Contender) -> int:
+    return sum(procfs.resident_bytes(pid) for pid in contender.pids.values())
+
+
+def _turn(plan: Plan, site: Site, contender: Contender, folder: Path) -> Turn:
+    return Turn(plan.scenario, contender, site.upstream, plan.seconds, plan.cores, folder)
 
 
 def _done(result: Result) -> bool:
     """Whether there are rounds enough; it is the comparison of pymesh with the reference that has to be steady."""
-    compared = result.ratios.get(PYMESH)
+    compared = result.ratios(PYMESH, result.plan.scenario.figures[0].name)
     return figures.enough(compared or [1.0] * result.count, result.plan.rounds)
 
 
-def _add_round(result: Result, started: Mapping[str, Running], upstream: Running) -> None:
-    turns: dict[str, Round] = {}
-    for name in figures.order(list(started), result.count):
-        one = _turn(result.plan, started[name], upstream)
-        turns[name] = turns[name] + one if name in turns else one
-    for name, both in turns.items():
+def _add_round(result: Result, site: Site, folder: Path) -> None:
+    seen: dict[str, Sample] = {}
+    for name in figures.order(list(site.contenders), result.count, result.plan.turns):
+        one = result.plan.scenario.instrument(_turn(result.plan, site, site.contenders[name], folder))
+        seen[name] = seen[name] + one if name in seen else one
+    for name, both in seen.items():
         result.proxies[name].rounds.append(both)
 
 
 def _progress(result: Result) -> str:
-    costs = (f"{name} {seen.rounds[-1].cpu_us:.1f}" for name, seen in result.proxies.items())
-    return f"round {result.count}: {' · '.join(costs)} µs a request"
-
-
-def _turn(plan: Plan, process: Running, upstream: Running) -> Round:
-    command = load.command(WRK.require(), plan.scenario, process.port, plan.seconds)
-    before, load_before = procfs.cpu_seconds(process.pid), _load_cpu(upstream)
-    with on_cores(plan.cores.load):
-        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=plan.seconds + _WRK_GRACE)
-    used, load_used = procfs.cpu_seconds(process.pid) - before, _load_cpu(upstream) - load_before
-    try:
-        seen = load.parse(ended.stdout, plan.scenario.body_bytes)
-    except ValueError as error:
-        raise MeshError(f"{process.name} under load: {error}\n{ended.stderr}{process.said()}") from error
-    return Round(seen.requests, seen.seconds, used, load_used, seen.errors)
-
-
-def _load_cpu(upstream: Running) -> float:
-    """CPU seconds of the upstream, and of every wrk that has ended (each is waited for, and nothing else is)."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return procfs.cpu_seconds(upstream.pid) + children.ru_utime + children.ru_stime
-
-
-def _check_answer(scenario: Scenario, process: Running) -> None:
-    """A proxy that answers something else than the upstream would be measured doing something else."""
-    connection = http.client.HTTPConnection("127.0.0.1", process.port, timeout=_ANSWER_TIMEOUT)
-    try:
-        connection.request("GET", scenario.path, headers=dict(scenario.headers))
-        answer = connection.getresponse()
-        body = answer.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise MeshError(f"{process.name} does not answer: {error!r}\n{process.said()}") from error
-    finally:
-        connection.close()
-    if answer.status != 200 or body != scenario.body.encode():
-        raise MeshError(f"{process.name} answers {answer.status}, {len(body)} bytes: not what the upstream said")
-
-
-@contextmanager
-def _upstream(plan: Plan, folder: Path) -> Iterator[Running]:
-    values = {"BODY": plan.scenario.body, "BODY_BYTES": plan.scenario.body_bytes}
-    port, config, log = _write(folder, "upstream", _UPSTREAM_CONFIG, values)
-    command = [NGINX.require(), "-c", str(config), "-e", "stderr"]
-    with running("the upstream", command, port, log, plan.cores.load) as process:
-        _check_answer(plan.scenario, process)
-        yield process
-
-
-@contextmanager
-def _proxy(plan: Plan, proxy: Proxy, upstream: int, folder: Path) -> Iterator[Running]:
-    port, config, log = _write(folder, proxy.name, plan.scenario.folder / proxy.config, {"UPSTREAM": upstream})
-    with running(proxy.name, proxy.command(config), port, log, plan.cores.proxy) as process:
-        yield process
-
-
-def _write(folder: Path, name: str, template: Path, values: dict[str, object]) -> tuple[int, Path, Path]:
-    """A port to listen on, the configuration that says so, in a folder of its own, and where to log."""
-    own = folder / name
-    own.mkdir()
-    port, config = free_port(), own / template.name
-    config.write_text(Template(template.read_text()).substitute(values, LISTEN=port, FOLDER=own))
-    return port, config, own / "log"
+    figure = result.plan.scenario.figures[0]
+    values = (f"{name} {figure.text(figure.of(seen.rounds[-1]))}" for name, seen in result.proxies.items())
+    return f"{result.plan.scenario.name}: round {result.count}: {figure.title}: {' · '.join(values)}"

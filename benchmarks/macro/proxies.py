@@ -61,18 +61,33 @@ class Proxy:
     """A proxy under comparison.
 
     Attributes:
-        config: its file in a scenario's folder.
+        configs: its file in a scenario's folder: the first of these that is there.
         arguments: with `${CONFIG}`, the file to read.
     """
 
     program: Program
-    config: str
+    configs: tuple[str, ...]
     arguments: tuple[str, ...]
 
     @property
     def name(self) -> str:
         """As on the command line."""
         return self.program.name
+
+    def has_template(self, folder: Path) -> bool:
+        """Whether it has a file in a scenario's folder."""
+        return any((folder / name).exists() for name in self.configs)
+
+    def template(self, folder: Path) -> Path:
+        """Its file in a scenario's folder.
+
+        Raises:
+            MeshError: there is none.
+        """
+        for name in self.configs:
+            if (folder / name).exists():
+                return folder / name
+        raise MeshError(f"{self.name} has no {' or '.join(self.configs)} in {folder}")
 
     def command(self, config: Path) -> list[str]:
         """The command line that runs it with a configuration file, in the foreground, on one thread of work."""
@@ -94,22 +109,23 @@ PROXIES: Final = {
                 PYMESH, sys.executable,
                 ("-c", "from importlib.metadata import version; print(version('pymesh-proxy'))"), "make install",
             ),
-            "bootstrap.yaml",
+            ("bootstrap.yaml",),
             # Envoy has no ports beside its listener either, since the bootstrap names none.
             ("-m", "pymesh_proxy", "--config", "${CONFIG}",
              "--admin", "127.0.0.1:0", "--metrics-port", "0", "--readiness-port", "0"),
         ),
         Proxy(
             Program(REFERENCE, str(ROOT / ".venv-envoy/bin/envoy"), ("--version",), "make envoy"),
-            "bootstrap.yaml",
+            # Where it counts something besides, of which pymesh-proxy's bootstrap knows nothing, it has its own.
+            ("envoy.yaml", "bootstrap.yaml"),
             ("-c", "${CONFIG}", "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"),
         ),
         Proxy(
             Program("haproxy", "haproxy", ("-v",), "apt-get install haproxy"),
-            "haproxy.cfg",
+            ("haproxy.cfg",),
             ("-db", "-f", "${CONFIG}"),
         ),
-        Proxy(NGINX, "nginx.conf", ("-c", "${CONFIG}", "-e", "stderr")),
+        Proxy(NGINX, ("nginx.conf",), ("-c", "${CONFIG}", "-e", "stderr")),
     )
 }  # fmt: skip
 # Without these there is nothing to compare; the others only show where the floor is.

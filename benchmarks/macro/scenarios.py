@@ -1,47 +1,13 @@
-"""What is sent through the proxies: a scenario is one row here and a folder of configuration files.
+"""The scenarios that there are: what a row is made of stands in `scenario.py`. A new one is a row, and a folder."""
 
-The folder `configs/<name>` has `bootstrap.yaml`, which pymesh-proxy and Envoy both read, and a file for each of the
-other proxies; which file is whose stands in `proxies.py`. In them `${LISTEN}` and `${UPSTREAM}` are the port to listen
-on and the upstream's, `${FOLDER}` is a folder to write to, and `$$` is a dollar.
-"""
-
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-CONFIGS: Final = Path(__file__).with_name("configs")
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """One kind of traffic.
-
-    Attributes:
-        name: as on the command line; also the folder.
-        summary: one line for people.
-        path: of every request.
-        headers: of every request, `Host` among them.
-        connections: that the load generator keeps busy.
-        body_bytes: length of each answer's body.
-    """
-
-    name: str
-    summary: str
-    path: str
-    headers: tuple[tuple[str, str], ...]
-    connections: int
-    body_bytes: int
-
-    @property
-    def folder(self) -> Path:
-        """Where its configuration files are."""
-        return CONFIGS / self.name
-
-    @property
-    def body(self) -> str:
-        """What the upstream answers with."""
-        return "x" * self.body_bytes
-
+from benchmarks.load.target import Request
+from benchmarks.macro.generated import last_of_many_routes
+from benchmarks.macro.instruments import at_rate, both
+from benchmarks.macro.sample import BUSY, PERCENTILES, Unit, cost, part_of_cost, throughput
+from benchmarks.macro.scenario import Goal, Scenario
+from benchmarks.macro.wrk import saturate
 
 # What a browser's request looks like when it has come through one hop: ten headers, some 400 bytes.
 BROWSER: Final = (
@@ -56,17 +22,145 @@ BROWSER: Final = (
     ("X-Custom-Header", "some value here"),
     ("Authorization", "Bearer abcdefghijklmnopqrstuvwxyz"),
 )
+_GET: Final = Request("GET", BROWSER)
+_POST_BYTES: Final = 4096
+_BULK_BYTES: Final = 10_000_000
 
-SCENARIOS: Final = {
-    scenario.name: scenario
-    for scenario in (
-        Scenario(
-            name="h1-plain",
-            summary="GET over plaintext HTTP/1.1, kept alive on both sides, 10 request headers, 1 KiB back",
-            path="/reviews/1?full=true",
-            headers=BROWSER,
-            connections=32,
-            body_bytes=1024,
+_PYTHON: Final = "mitmproxy"
+_PER_REQUEST: Final = (cost(Unit.REQUEST), throughput(Unit.REQUEST), BUSY)
+_PER_CONNECTION: Final = (cost(Unit.CONNECTION), throughput(Unit.CONNECTION), BUSY)
+_PER_GIGABYTE: Final = (cost(Unit.GIGABYTE), throughput(Unit.GIGABYTE), BUSY)
+# First as much as it can, then at a rate that leaves room, for latencies.
+_REQUESTS: Final = both(saturate(connections=32), at_rate(1000, connections=16))
+
+
+def _cheaper(unit: Unit, target: float | None, stretch: float | None, against: str = "envoy") -> Goal:
+    return Goal(cost(unit).name, target, stretch, against)
+
+
+_ALL: Final = (
+    Scenario(
+        name="h1-plain",
+        summary="GET over plaintext HTTP/1.1, kept alive on both sides, 10 request headers, 1 KiB back, 32 connections",
+        unit=Unit.REQUEST,
+        instrument=_REQUESTS,
+        figures=_PER_REQUEST,
+        latency=PERCENTILES,
+        goals=(_cheaper(Unit.REQUEST, 0.60, 0.45), _cheaper(Unit.REQUEST, 0.20, 0.10, _PYTHON)),
+        request=_GET,
+    ),
+    Scenario(
+        name="h1-tls",
+        summary="the same, over TLS from the client to the proxy",
+        unit=Unit.REQUEST,
+        instrument=_REQUESTS,
+        figures=_PER_REQUEST,
+        latency=PERCENTILES,
+        goals=(_cheaper(Unit.REQUEST, 0.65, 0.50), _cheaper(Unit.REQUEST, 0.20, 0.10, _PYTHON)),
+        request=_GET,
+        tls=True,
+    ),
+    Scenario(
+        name="pair-mtls",
+        summary="the same through two proxies, as from pod to pod: plaintext, mutual TLS between them, plaintext",
+        unit=Unit.REQUEST,
+        instrument=saturate(connections=32),
+        figures=(
+            cost(Unit.REQUEST), part_of_cost("client", Unit.REQUEST), part_of_cost("server", Unit.REQUEST),
+            throughput(Unit.REQUEST), BUSY,
         ),
-    )
-}
+        goals=(_cheaper(Unit.REQUEST, 0.70, 0.55),),
+        request=_GET,
+        hops=("client", "server"),
+    ),
+    Scenario(
+        name="post-fixed",
+        summary="POST of 4 KiB with Content-Length, 1 KiB back, 32 connections",
+        unit=Unit.REQUEST,
+        instrument=_REQUESTS,
+        figures=_PER_REQUEST,
+        latency=PERCENTILES,
+        goals=(_cheaper(Unit.REQUEST, 0.70, 0.50),),
+        request=Request("POST", BROWSER, _POST_BYTES),
+        folder_name="h1-plain",
+    ),
+    Scenario(
+        name="post-chunked",
+        summary="POST of 4 KiB in four chunks, 1 KiB back, 32 connections",
+        unit=Unit.REQUEST,
+        instrument=_REQUESTS,
+        figures=_PER_REQUEST,
+        latency=PERCENTILES,
+        goals=(_cheaper(Unit.REQUEST, 0.70, 0.50),),
+        request=Request("POST", BROWSER, _POST_BYTES, chunk_bytes=1024),
+        folder_name="h1-plain",
+    ),
+    Scenario(
+        name="bulk",
+        summary="GET of 10 MB over plaintext HTTP/1.1, 8 connections",
+        unit=Unit.GIGABYTE,
+        instrument=saturate(connections=8),
+        figures=_PER_GIGABYTE,
+        goals=(_cheaper(Unit.GIGABYTE, 0.90, 0.70),),
+        request=_GET,
+        body_bytes=_BULK_BYTES,
+        folder_name="h1-plain",
+    ),
+    Scenario(
+        name="tcp-bulk",
+        summary="the same bytes through tcp_proxy, to which they are opaque, 8 connections",
+        unit=Unit.GIGABYTE,
+        instrument=saturate(connections=8),
+        figures=_PER_GIGABYTE,
+        goals=(_cheaper(Unit.GIGABYTE, 0.90, 0.70),),
+        request=_GET,
+        body_bytes=_BULK_BYTES,
+        folder_name="tcp",
+    ),
+    Scenario(
+        name="tcp-connections",
+        summary="tcp_proxy, a connection for every 1 KiB answer, 32 at a time",
+        unit=Unit.CONNECTION,
+        instrument=saturate(connections=32, close=True),
+        figures=_PER_CONNECTION,
+        goals=(_cheaper(Unit.CONNECTION, None, 1.0),),
+        request=_GET,
+        folder_name="tcp",
+    ),
+    Scenario(
+        name="routes",
+        summary="as h1-plain, with 1,000 virtual hosts of 10 routes each, of which the last one matches",
+        unit=Unit.REQUEST,
+        instrument=saturate(connections=32),
+        figures=_PER_REQUEST,
+        goals=(_cheaper(Unit.REQUEST, 0.70, 0.50),),
+        request=Request("GET", (("Host", "host-999.example"), *BROWSER[1:])),
+        path="/route-9/reviews/1?full=true",
+        setting=last_of_many_routes(hosts=1000, routes=10),
+    ),
+    Scenario(
+        name="features",
+        summary="as h1-plain, with request ids, access log, metrics with all labels, a retry policy and an RBAC rule",
+        unit=Unit.REQUEST,
+        instrument=_REQUESTS,
+        figures=_PER_REQUEST,
+        latency=PERCENTILES,
+        goals=(_cheaper(Unit.REQUEST, 0.65, 0.50),),
+        request=_GET,
+    ),
+)  # fmt: skip
+SCENARIOS: Final = {scenario.name: scenario for scenario in _ALL}
+
+
+def choose(names: list[str]) -> tuple[list[Scenario], list[str]]:
+    """The scenarios of these names, each once, in the table's order; and the names that are none.
+
+    `post` stands for `post-fixed` and `post-chunked`. No names stand for all.
+    """
+    chosen = [each for each in _ALL if not names or any(_stands_for(name, each.name) for name in names)]
+    unknown = [name for name in names if not any(_stands_for(name, each.name) for each in chosen)]
+    return chosen, unknown
+
+
+def _stands_for(name: str, scenario: str) -> bool:
+    return scenario == name or scenario.startswith(f"{name}-")

@@ -1,4 +1,6 @@
--- Only the end of a run is scripted: without request() and response() wrk runs no Lua for a request.
+-- The request is given as it goes out. wrk asks for it once and sends it again and again: no Lua runs for a request.
+wrk.format = function() return "${REQUEST}" end
+
 done = function(summary)
   local errors = summary.errors
   io.write(string.format(

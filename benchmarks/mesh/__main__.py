@@ -19,7 +19,7 @@ from string import Template
 from typing import Final
 
 from benchmarks.macro import figures, procfs
-from benchmarks.macro.report import table
+from benchmarks.macro.report import columns
 from benchmarks.mesh.variants import (
     BARE,
     FULL,
@@ -193,7 +193,7 @@ def lines(turns: dict[str, list[Turn]], idle: dict[str, int], loaded: dict[str, 
     sizes += [(name, f"{size / 1e6:.1f}", f"{loaded.get(name, 0) / 1e6:.1f}") for name, size in sorted(idle.items())]
     notes = [f"{variant.name}: {variant.summary}" for variant in VARIANTS]
     machine = f"{procfs.cpu_model()}, {len(os.sched_getaffinity(0))} cores for everything, client and server included"
-    return [machine, "", *notes, "", *table(rows), "", *table(sizes)]
+    return [machine, "", *notes, "", *columns(rows), "", *columns(sizes)]
 
 
 def _short(name: str, one: Turn) -> str:
