@@ -20,8 +20,7 @@ from pymesh_proxy.control.services import FilterServices
 from pymesh_proxy.filters.base import HttpFilter
 from pymesh_proxy.filters.policy import PolicyFilter, PolicySettings
 from pymesh_proxy.filters.slots import Mode, SlotSettings
-from pymesh_proxy.telemetry.policy_metrics import PolicyMetrics
-from pymesh_proxy.telemetry.rbac_metrics import RbacMetrics
+from pymesh_proxy.telemetry.filter_metrics import FilterMetrics
 from pymesh_proxy.upstream.connection import UpstreamConnection
 
 LIMIT = 100
@@ -46,7 +45,7 @@ def policy(rules: int, slots: int) -> HttpFilter:
     names = [f"ConcurrencyLimit bookinfo/reviews-{number}" for number in range(rules)]
     settings = tuple(SlotSettings(name, LIMIT, Mode.LAST_DECISION, Mode.CLOSED) for name in names)
     found = PolicyFilter(PolicySettings("policy", 0.2, settings))
-    services = FilterServices(Nowhere(), PolicyMetrics(), RbacMetrics())
+    services = FilterServices(Nowhere(), FilterMetrics())
     found.connect(services)
     for rule in services.policies["policy"].leases.rules.values():
         rule.report(0.0)

@@ -25,6 +25,7 @@ from pymesh_proxy.admin import CONNECTION_TIMEOUT, HttpPort
 from pymesh_proxy.admin_pages import admin_pages, metrics_pages, readiness_pages
 from pymesh_proxy.app_health import app_health
 from pymesh_proxy.config.model import InlineRoots, Listener, Snapshot
+from pymesh_proxy.config.python_filter import named_filter
 from pymesh_proxy.config.secrets import compile_secret
 from pymesh_proxy.config.snapshot import Configuration
 from pymesh_proxy.control.plane import ControlPlane, control_plane
@@ -57,8 +58,8 @@ class Proxy:
         self.options = options
         self.secrets = SecretStore()
         self.runtime = Runtime(loop, random.random, self.secrets)
-        self.configuration = Configuration(EndpointRegistry(), random.random)
-        self.services = FilterServices(self.runtime, self.runtime.stats.policy, self.runtime.stats.rbac)
+        self.configuration = _configuration(options)
+        self.services = FilterServices(self.runtime, self.runtime.stats.filters)
         self.dns = DnsResolver(self._publish_addresses)
         self.control: ControlPlane | None = None
         self.started = monotonic()
@@ -310,12 +311,17 @@ class Proxy:
         await self.runtime.close()
 
 
+def _configuration(options: Options) -> Configuration:
+    """Without any resource yet. Raises ConfigError: a filter of the command line cannot be loaded."""
+    return Configuration(EndpointRegistry(), random.random, tuple(map(named_filter, options.filters)))
+
+
 def validate(options: Options) -> None:
     """Compile the bootstrap and throw the result away. Raises MeshError."""
     if options.config is None:
         raise MeshError("nothing to validate: no --config")
     bootstrap = load_bootstrap(read_text(options.config), str(options.config))
-    _apply_bootstrap(Configuration(EndpointRegistry(), random.random), bootstrap, options)
+    _apply_bootstrap(_configuration(options), bootstrap, options)
 
 
 def _apply_bootstrap(configuration: Configuration, bootstrap: Bootstrap, options: Options) -> Snapshot:

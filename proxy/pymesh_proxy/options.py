@@ -1,6 +1,7 @@
 """The command line of `pymesh-proxy`."""
 
 import argparse
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -53,6 +54,7 @@ class Options:
     root_cert: Path
     sds_socket: Path | None
     validate: bool
+    filters: tuple[str, ...] = ()  # module:Class
 
 
 class _Version(argparse.Action):
@@ -93,6 +95,9 @@ def parser() -> argparse.ArgumentParser:
     add("--token", type=Path, default=Path(names.TOKEN_PATH), metavar="FILE", help=argparse.SUPPRESS)
     add("--root-cert", type=Path, default=Path(names.ROOT_CERT_PATH), metavar="FILE", help=argparse.SUPPRESS)
     add("--sds-socket", type=Path, metavar="PATH", help="also serve SDS on this Unix socket")
+    add("--filter", action="append", default=[], metavar="MODULE:CLASS",
+        help="a filter in plain Python for every HTTP connection (docs/filters.md); may be repeated; also from "
+        "PYMESH_FILTERS")  # fmt: skip
     add("--validate", action="store_true", help="check --config and exit")
     add("envoy", nargs="*", metavar="ENVOY ARG", help="with --agent, after `--`: the Envoy to run and supervise")
     return made
@@ -137,6 +142,7 @@ def parse(argv: list[str] | None = None) -> Options:
         root_cert=args.root_cert,
         sds_socket=args.sds_socket,
         validate=args.validate,
+        filters=(*os.environ.get("PYMESH_FILTERS", "").split(), *args.filter),
     )
 
 

@@ -200,8 +200,10 @@ SUPPORTED: Final[Mapping[str, Support]] = {
     "xds.type.v3.TypedStruct": Support(
         "type_url value",
         {
-            "type_url": "`type.googleapis.com/pymesh.policy.v1alpha1.Policy`: the filter that asks the policy service",
-            "value": "`cluster`, `timeout`, `rules`: `name`, `kind`, `max`, `failure_mode`, `otherwise`, `by`",
+            "type_url": "`type.googleapis.com/pymesh.policy.v1alpha1.Policy`: the filter that asks the policy service; "
+            "`type.googleapis.com/pymesh.filters.v1alpha1.Python`: a filter in plain Python (docs/filters.md)",
+            "value": "Policy: `cluster`, `timeout`, `rules`: `name`, `kind`, `max`, `failure_mode`, `otherwise`, `by`; "
+            "Python: `class`, `config`, `timeout`, `failure_mode_allow`",
         },
     ),
     f"{_CORE}HttpProtocolOptions": Support(
@@ -300,7 +302,7 @@ SUPPORTED: Final[Mapping[str, Support]] = {
     ),
     f"{_CLUSTER}Cluster.EdsClusterConfig": Support("eds_config service_name", {"eds_config": "`ads` only"}),
     f"{_CLUSTER}Cluster.RefreshRate": Support("base_interval max_interval"),
-    f"{_CLUSTER}Cluster.LeastRequestLbConfig": Support("choice_count"),
+    f"{_CLUSTER}Cluster.LeastRequestLbConfig": Support("choice_count active_request_bias"),
     f"{_CLUSTER}Cluster.CommonLbConfig": Support("healthy_panic_threshold"),
     "envoy.type.v3.Percent": Support("value"),
     f"{_CLUSTER}Cluster.TransportSocketMatch": Support(

@@ -11,8 +11,10 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpFilter as HttpFilterMessage,
 )
 from google.protobuf.message import Message
+from xds.type.v3.typed_struct_pb2 import TypedStruct
 
 from pymesh.errors import ConfigError
+from pymesh.policy_api import FILTER_TYPE
 from pymesh.xds import types
 from pymesh.xds.check import join, unpack
 from pymesh_proxy.config.access_logs import access_logs
@@ -20,17 +22,34 @@ from pymesh_proxy.config.ext_authz import ext_authz
 from pymesh_proxy.config.fields import flag, number, one_of, required, timeout
 from pymesh_proxy.config.model import EscapedSlashes, ForwardClientCert, HttpManager, ServerHeader
 from pymesh_proxy.config.policy_filter import policy_filter
+from pymesh_proxy.config.python_filter import PYTHON_TYPE, python_filter
 from pymesh_proxy.config.rbac import rbac
 from pymesh_proxy.config.routes import Context, compile_routes
 from pymesh_proxy.config.tracing import tracing
 from pymesh_proxy.filters.base import HttpFilter
+
+# Filters that Envoy has no message for, by the type that their TypedStruct says it is.
+TYPED_STRUCTS: Final[Mapping[str, Callable[[TypedStruct, str], HttpFilter]]] = {
+    FILTER_TYPE: policy_filter,
+    PYTHON_TYPE: python_filter,
+}
+
+
+def _typed_struct(message: Message, path: str) -> HttpFilter:
+    assert isinstance(message, TypedStruct)
+    compile_filter = TYPED_STRUCTS.get(message.type_url)
+    if compile_filter is None:
+        problem = f"the type {message.type_url!r} is not supported in a TypedStruct; {', '.join(TYPED_STRUCTS)} are"
+        raise ConfigError(problem, path=join(path, "type_url"))
+    return compile_filter(message, path)
+
 
 # Type of a filter's configuration -> what compiles it, given the message and its path. A new filter is a line here, one
 # in pymesh/xds/support.py and one in pymesh/xds/check.py. The router is the end of every chain and not a hook.
 HTTP_FILTERS: Final[Mapping[str, Callable[[Message, str], HttpFilter]]] = {
     types.EXT_AUTHZ: ext_authz,
     types.RBAC: rbac,
-    types.TYPED_STRUCT: policy_filter,
+    types.TYPED_STRUCT: _typed_struct,
 }
 
 _SERVER_HEADER: Final = {
@@ -78,7 +97,7 @@ def http_manager(message: HttpConnectionManager, context: Context, path: str) ->
         stat_prefix=required(message.stat_prefix, join(path, "stat_prefix")),
         routes=routes,
         rds=rds,
-        filters=_filters(message, path),
+        filters=_filters(message, path) + context.filters,
         server_name=message.server_name or "envoy",
         server_header=_SERVER_HEADER[message.server_header_transformation],
         use_remote_address=flag(message, "use_remote_address", default=False),

@@ -33,7 +33,6 @@ from pymesh_proxy.config.actions import MAX_DIRECT_RESPONSE_BYTES, ActionContext
 from pymesh_proxy.config.fields import flag, metadata, number, one_of, required
 from pymesh_proxy.config.patterns import full_match
 from pymesh_proxy.filters.base import HttpFilter
-from pymesh_proxy.filters.base import HttpFilter
 from pymesh_proxy.routing import RetryPolicy, Route, RouteTable, VirtualHost
 
 M = TypeVar("M", bound=Message)

@@ -13,13 +13,15 @@ from pymesh.grpc.status import RpcError
 from pymesh.policy_api import CHECK_PATH, RULES_EXTENSION
 from pymesh_proxy.config.model import HttpManager, Snapshot
 from pymesh_proxy.control.backoff import Backoff
+from pymesh_proxy.control.containment import AlarmContainment
 from pymesh_proxy.control.grpc_cluster import ClusterChannel
 from pymesh_proxy.control.leases import GOODBYE, LONGEST_PAUSE, Home, Leases
 from pymesh_proxy.filters.authz import AnswerError, read_answer
 from pymesh_proxy.filters.remembered import Remembered
 from pymesh_proxy.filters.slots import Refusal, SlotRule, SlotSettings
+from pymesh_proxy.telemetry.filter_metrics import FilterMetrics, PythonFilterStats
 from pymesh_proxy.telemetry.policy_metrics import PolicyMetrics, PolicyStats
-from pymesh_proxy.telemetry.rbac_metrics import RbacMetrics, RbacStats
+from pymesh_proxy.telemetry.rbac_metrics import RbacStats
 from pymesh_proxy.telemetry.record import RequestRecord
 
 log = logging.getLogger("pymesh.policy")
@@ -147,11 +149,11 @@ class FilterServices:
         policies: the policy services that are asked, by cluster.
     """
 
-    def __init__(self, home: Home, metrics: PolicyMetrics, rbac: RbacMetrics) -> None:
+    def __init__(self, home: Home, stats: FilterMetrics) -> None:
         self.node = ""
         self._home = home
-        self._metrics = metrics
-        self._rbac = rbac
+        self._stats = stats
+        self._containment: AlarmContainment | None = None
         self.policies: dict[str, PolicyClient] = {}
         self._authorizations: dict[str, AuthorizationClient] = {}
         self._asked: set[PolicyClient | AuthorizationClient] = set()
@@ -178,7 +180,7 @@ class FilterServices:
         """See filters.services.Services."""
         client = self.policies.get(cluster)
         if client is None:
-            client = PolicyClient(self._home, cluster, self._metrics, lambda: self.node)
+            client = PolicyClient(self._home, cluster, self._stats.policy, lambda: self.node)
             self.policies[cluster] = client
         self._asked.add(client)
         client.leases.timeout = max(client.leases.timeout, timeout)
@@ -188,13 +190,23 @@ class FilterServices:
         """See filters.services.Services."""
         client = self._authorizations.get(cluster)
         if client is None:
-            client = self._authorizations[cluster] = AuthorizationClient(self._home, cluster, self._metrics)
+            client = self._authorizations[cluster] = AuthorizationClient(self._home, cluster, self._stats.policy)
         self._asked.add(client)
         return client
 
     def rbac_stats(self, prefix: str) -> RbacStats:
         """See filters.services.Services."""
-        return self._rbac.of(prefix)
+        return self._stats.rbac.of(prefix)
+
+    def filter_stats(self, name: str) -> PythonFilterStats:
+        """See filters.services.Services."""
+        return self._stats.python.of(name)
+
+    def containment(self) -> AlarmContainment:
+        """See filters.services.Services."""
+        if self._containment is None:
+            self._containment = AlarmContainment()
+        return self._containment
 
     async def close(self) -> None:
         """Take leave of every service, in bounded time."""

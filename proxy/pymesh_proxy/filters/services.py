@@ -3,8 +3,10 @@
 from collections.abc import Awaitable, Coroutine
 from typing import Any, Protocol
 
+from pymesh_proxy.filters.containment import Containment
 from pymesh_proxy.filters.remembered import Remembered
 from pymesh_proxy.filters.slots import Refusal, SlotRule, SlotSettings
+from pymesh_proxy.telemetry.filter_metrics import PythonFilterStats
 from pymesh_proxy.telemetry.policy_metrics import PolicyStats
 from pymesh_proxy.telemetry.rbac_metrics import RbacStats
 from pymesh_proxy.telemetry.record import RequestRecord
@@ -64,3 +66,9 @@ class Services(Protocol):
 
     def rbac_stats(self, prefix: str) -> RbacStats:
         """The counters of access rules under `prefix`."""
+
+    def filter_stats(self, name: str) -> PythonFilterStats:
+        """The counters of the filter `name` in plain Python."""
+
+    def containment(self) -> Containment:
+        """What runs the hooks of filters in plain Python."""

@@ -12,8 +12,7 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pymesh_proxy.telemetry.policy_metrics import PolicyMetrics
-from pymesh_proxy.telemetry.rbac_metrics import RbacMetrics
+from pymesh_proxy.telemetry.filter_metrics import FilterMetrics
 
 # Milliseconds; Istio's request duration buckets.
 DURATION_BUCKETS: Final = (0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000)
@@ -91,8 +90,7 @@ class Stats(Collector):
         self.tcp: dict[str, TcpStats] = {}
         self.clusters: dict[str, ClusterStats] = {}
         self.listeners: dict[str, ListenerStats] = {}
-        self.policy = PolicyMetrics()
-        self.rbac = RbacMetrics()
+        self.filters = FilterMetrics()
         self.gauges: dict[str, tuple[str, float]] = {}  # name: (help, value), set by the composition root
 
     def collect(self) -> Iterator[Metric]:
@@ -111,8 +109,7 @@ class Stats(Collector):
         yield from self._classes("envoy_cluster_upstream_rq_xx", "envoy_cluster_name", self.clusters)
         yield self._durations()
         yield self._refusals()
-        yield from self.policy.collect()
-        yield from self.rbac.collect()
+        yield from self.filters.collect()
         for name, (text, value) in self.gauges.items():
             yield GaugeMetricFamily(name, text, value=value)
 

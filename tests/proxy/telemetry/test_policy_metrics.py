@@ -8,7 +8,7 @@ from pymesh_proxy.telemetry.policy_metrics import MAX_RULES, OVERFLOW, PolicyMet
 
 def test_every_counter_is_shown_by_rule() -> None:
     stats = Stats()
-    rule = stats.policy.of("RateLimit a/b")
+    rule = stats.filters.policy.of("RateLimit a/b")
     rule.asked, rule.allowed, rule.denied, rule.seconds = 4, 3, 1, 0.5
     rule.without("open")
     rule.without("open")

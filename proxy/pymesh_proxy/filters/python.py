@@ -1,0 +1,319 @@
+"""Filters in plain Python: what a class of a user's own sees, and how its hooks become a filter of the chain.
+
+    class Greeter:
+        def __init__(self, config: Mapping[str, object]) -> None: ...
+        def on_request(self, request: Request) -> Reply | None: ...
+        async def on_request(self, request: Request) -> Reply | None: ...    # or this, where it has to wait
+        def on_response(self, request: Request, response: Response) -> None: ...
+        def on_complete(self, request: Request) -> None: ...
+
+It has at least one of the hooks, and derives from nothing. docs/filters.md tells the whole.
+
+A hook that raises, or takes longer than it may, is contained: it ends with its request (500, and `Proxy-Status` names
+the filter), or with nothing where the configuration has `failure_mode_allow`. Changes it had made by then stay.
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from inspect import iscoroutinefunction
+from typing import Any, Final
+
+from pymesh_proxy.codec.headers import HOP_BY_HOP, Head
+from pymesh_proxy.errors import Flag, ProxyError, failure
+from pymesh_proxy.filters.base import HttpFilter, Later, LocalReply, RequestContext, Verdict
+from pymesh_proxy.filters.containment import Containment, TooSlowError
+from pymesh_proxy.filters.services import Services
+from pymesh_proxy.telemetry.filter_metrics import PythonFilterStats
+from pymesh_proxy.telemetry.record import RequestRecord
+
+HOOKS: Final = ("on_request", "on_response", "on_complete")
+
+_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
+_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+# Where a message ends and whom it is for, the proxy alone says.
+_FRAMING: Final = frozenset(name.decode() for name in HOP_BY_HOP) | {"content-length", "transfer-encoding", "trailer"}
+_OF_REQUESTS: Final = _FRAMING | {"host"}
+_STATUSES: Final = range(200, 600)
+# Characters of a note, which go into the log and the record of the request.
+_MAX_NOTE: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer instead of the upstream's. `headers` are added to the proxy's own."""
+
+    status: int
+    body: bytes | str = b""
+    headers: Mapping[str, str] | None = None
+
+
+class Headers:
+    """The header fields of a message: names in any case, values as text (each character one byte).
+
+    Several fields of a name read as one value, joined by `, `.
+    """
+
+    __slots__ = ("_head", "_kept")
+
+    def __init__(self, head: Head, kept: frozenset[str] = _FRAMING) -> None:
+        """`kept`: names that cannot be changed."""
+        self._head = head
+        self._kept = kept
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """The value of `name`, or `default`."""
+        value = self._head.get(name.lower().encode("latin-1"))
+        return default if value is None else value.decode("latin-1")
+
+    def add(self, name: str, value: str) -> None:
+        """Add one more field. Raises ValueError, as setting one does."""
+        self._head.add(_name(name, self._kept), _value(value))
+
+    def __getitem__(self, name: str) -> str:
+        value = self.get(name)
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __setitem__(self, name: str, value: str) -> None:
+        """Set the one field `name`.
+
+        Raises:
+            ValueError: it cannot be a header, or says where a message ends or whom it is for: the proxy says that.
+        """
+        self._head.set(_name(name, self._kept), _value(value))
+
+    def __delitem__(self, name: str) -> None:
+        """Take every field `name` away; none is no error."""
+        self._head.remove(_name(name, self._kept))
+
+    def __contains__(self, name: str) -> bool:
+        return self._head.has(name.lower().encode("latin-1"))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([name.decode("latin-1") for name in self._head.names()])
+
+
+def _name(name: str, kept: frozenset[str]) -> bytes:
+    name = name.lower()
+    if _NAME.fullmatch(name) is None:
+        raise ValueError(f"{name!r} cannot be the name of a header")
+    if name in kept:
+        raise ValueError(f"a filter must not change {name}")
+    return name.encode("latin-1")
+
+
+def _value(value: str) -> bytes:
+    if _VALUE.fullmatch(value) is None:
+        raise ValueError(f"{value!r} cannot be the value of a header")
+    return value.strip().encode("latin-1")
+
+
+class Request:
+    """A request, as a filter sees it.
+
+    Attributes:
+        headers: its header fields; changes go upstream.
+        state: for this filter to keep something from hook to hook of the one request.
+    """
+
+    __slots__ = ("_context", "_name", "_record", "headers", "state")
+
+    def __init__(self, context: RequestContext, name: str) -> None:
+        """`name`: of the filter."""
+        self._context = context
+        self._name = name
+        self._record = context.record
+        self.headers = Headers(context.request, _OF_REQUESTS)
+        self.state: dict[str, Any] = {}
+
+    @property
+    def method(self) -> str:
+        """Such as `GET`."""
+        return self._record.method
+
+    @property
+    def path(self) -> str:
+        """Path and query, as the client sent them."""
+        return self._record.path
+
+    @property
+    def authority(self) -> str:
+        """Host, and port where there is one."""
+        return self._record.authority
+
+    @property
+    def id(self) -> str:
+        """x-request-id."""
+        return self._record.request_id
+
+    @property
+    def direction(self) -> str:
+        """`inbound`, `outbound` (a gateway's too) or `unspecified`."""
+        return self._record.facts.direction
+
+    @property
+    def client(self) -> str:
+        """Address of the other end of the connection, `ip:port`."""
+        return self._record.facts.remote
+
+    @property
+    def principal(self) -> str:
+        """SPIFFE identity that the client has proved by mTLS; empty without."""
+        return self._record.facts.peer
+
+    @property
+    def route(self) -> str:
+        """Name of the route that it takes; empty where none matches or the route has no name."""
+        found = self._context.route
+        return "" if found is None else found.name
+
+    @property
+    def status(self) -> int:
+        """Status of the answer; 0 as long as there is none."""
+        return self._record.status
+
+    def note(self, text: str) -> None:
+        """Have `text` in the record of this request, under the filter's name: in logs, `/requests` and a journey."""
+        self._record.notes[self._name] = text[:_MAX_NOTE]
+
+
+class Response:
+    """The head of the upstream's answer; changes of `headers` go to the client."""
+
+    __slots__ = ("_head", "headers")
+
+    def __init__(self, head: Head) -> None:
+        self._head = head
+        self.headers = Headers(head)
+
+    @property
+    def status(self) -> int:
+        """Such as 200."""
+        return self._head.status
+
+
+@dataclass(frozen=True, slots=True)
+class PythonSettings:
+    """The filter's configuration.
+
+    Attributes:
+        name: for people: the filter's name in the configuration.
+        instance: of the user's class.
+        timeout: seconds that a hook may take.
+        failure_mode_allow: a failure does not end the request.
+    """
+
+    name: str
+    instance: object
+    timeout: float
+    failure_mode_allow: bool
+
+
+class PythonFilter:
+    """The filter of one connection manager. It serves once it is in force: after the first `connect`."""
+
+    def __init__(self, settings: PythonSettings) -> None:
+        self.settings = settings
+        self._hooks = {name: getattr(settings.instance, name, None) for name in HOOKS}
+        self._stats = PythonFilterStats()
+        self._containment: Containment | None = None
+        self._requests: dict[RequestRecord, Request] = {}
+
+    def as_filter(self) -> HttpFilter:
+        """The hooks for the chain: those that the class has."""
+        has = self._hooks
+        return HttpFilter(
+            self.settings.name,
+            # Also for a class that looks at responses only: what it sees then is the request as it was.
+            self._on_request,
+            None if has["on_response"] is None else self._on_response,
+            self._on_complete,
+            self._connect,
+        )
+
+    def _connect(self, services: Services) -> None:
+        self._stats = services.filter_stats(self.settings.name)
+        self._containment = services.containment()
+
+    def _on_request(self, context: RequestContext) -> Verdict | Awaitable[Verdict]:
+        request = self._requests[context.record] = Request(context, self.settings.name)
+        hook = self._hooks["on_request"]
+        if hook is None:
+            return None
+        if iscoroutinefunction(hook):
+            return Later(partial(self._ask, hook, request))
+        return self._contained("on_request", hook, request)
+
+    async def _ask(self, hook: Callable[[Request], Awaitable[object]], request: Request) -> Verdict:
+        assert self._containment is not None
+        self._stats.calls += 1
+        try:
+            return _verdict(await self._containment.wait(self.settings.timeout, hook(request)))
+        except Exception as error:  # noqa: BLE001  of any kind: it is somebody's own code
+            self._failed("on_request", error)
+        return None
+
+    def _on_response(self, context: RequestContext, head: Head) -> None:
+        request, hook = self._requests.get(context.record), self._hooks["on_response"]
+        if request is not None and hook is not None:
+            self._contained("on_response", hook, request, Response(head))
+
+    def _on_complete(self, record: RequestRecord) -> None:
+        request = self._requests.pop(record, None)
+        hook = self._hooks["on_complete"]
+        if request is not None and hook is not None:
+            self._contained("on_complete", hook, request)
+
+    def _contained(self, where: str, hook: Callable[..., object], *arguments: object) -> Verdict:
+        if self._containment is None:
+            raise RuntimeError("a filter was asked before it was in force")
+        self._stats.calls += 1
+        try:
+            said = self._containment.call(self.settings.timeout, hook, *arguments)
+            if said is not None and where != "on_request":
+                raise TypeError(f"{where} returns None, not {type(said).__name__}: only on_request can answer")
+            return _verdict(said)
+        except Exception as error:  # noqa: BLE001  of any kind: it is somebody's own code
+            self._failed(where, error)
+        return None
+
+    def _failed(self, where: str, error: Exception) -> None:
+        """Count and tell it. Raises ProxyError, unless failures are allowed."""
+        name, slow = self.settings.name, isinstance(error, TooSlowError)
+        if slow:
+            self._stats.too_slow += 1
+        else:
+            self._stats.failures += 1
+        if self._containment is not None:
+            self._containment.complain(name, where, error)
+        if self.settings.failure_mode_allow:
+            return
+        raise _failure(name, where, slow=slow, timeout=self.settings.timeout, error=error) from error
+
+
+def _failure(name: str, where: str, *, slow: bool, timeout: float, error: Exception) -> ProxyError:
+    """What the client is told: the filter and the kind of failure, not what its author's exception says."""
+    if slow:
+        why = f"{where} took longer than {timeout * 1000:g} ms"
+        return failure(Flag.LOCAL_RESET, f"filter_too_slow{{{name}}}", why)
+    return failure(Flag.LOCAL_RESET, f"filter_failed{{{name}}}", f"{where} raised {type(error).__name__}")
+
+
+def _verdict(said: object) -> Verdict:
+    """What a hook returned, as the chain knows it.
+
+    Raises:
+        TypeError, ValueError: it is not an answer that can be given.
+    """
+    if said is None:
+        return None
+    if not isinstance(said, Reply):
+        raise TypeError(f"a hook returns a Reply or None, not {type(said).__name__}")
+    if said.status not in _STATUSES:
+        raise ValueError(f"{said.status} is not the status of an answer")
+    headers = tuple((_name(name, _FRAMING), _value(value)) for name, value in (said.headers or {}).items())
+    body = said.body.encode() if isinstance(said.body, str) else bytes(said.body)
+    return LocalReply(said.status, Flag.NONE, "filter_reply", body, headers)
