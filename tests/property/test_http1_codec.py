@@ -5,7 +5,6 @@ as h11 does never sees another message than we did. (h11 is the more lenient: it
 """
 
 import contextlib
-import re
 from itertools import pairwise
 
 import h11
@@ -186,12 +185,12 @@ def test_a_request_in_portions_is_the_request_in_one_piece(data: bytes, behind: 
 
 
 CHUNK_PIECES = st.sampled_from(
-    [b"5\r\nhello\r\n", b"1;a=b\r\nx\r\n", b'A ; q="\\""\r\n0123456789\r\n', b"0\r\n\r\n", b"0\r\nX: y\r\n\r\n",
+    [b"5\r\nhello\r\n", b"1;a=b\r\nx\r\n", b'A; q="\\""\r\n0123456789\r\n', b"0\r\n\r\n", b"0\r\nX: y\r\n\r\n",
      b"0\r\n", b"\r\n", b"Host: a\r\n", b"5\r\n", b"fffffffffffffff\r\n", b"\n", b"5;", b'"', b"X: \r\n"],
 )  # fmt: skip
 GOOD_CHUNKS = st.builds(
     lambda chunks, last: b"".join([*chunks, last]),
-    st.lists(st.sampled_from([b"5\r\nhello\r\n", b"1;a=b\r\nx\r\n", b'0A ; q="\\""\r\n0123456789\r\n']), max_size=4),
+    st.lists(st.sampled_from([b"5\r\nhello\r\n", b"1;a=b\r\nx\r\n", b'0A; q="\\""\r\n0123456789\r\n']), max_size=4),
     st.sampled_from([b"0\r\n\r\n", b"000;x\r\n\r\n", b"0\r\nX: y\r\nz:\r\n\r\n"]),
 )
 WILD_CHUNKS = st.lists(CHUNK_PIECES, max_size=6).map(b"".join)
@@ -328,8 +327,7 @@ def test_the_responses_we_accept_h11_frames_in_the_same_way(data: bytes, method:
 def test_the_chunks_we_accept_are_the_chunks_of_h11(data: bytes) -> None:
     reader = Chunked(bad_request)
     outcome, body = feed(reader, [data])
-    # White space before an extension, which RFC 9112 7.1.1 wants read, h11 refuses.
-    if outcome != "done" or re.search(rb"[0-9A-Fa-f][ \t]+;", data):
+    if outcome != "done":
         return
     peer = h11.Connection(h11.SERVER)
     peer.receive_data(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + body)

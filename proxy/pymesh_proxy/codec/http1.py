@@ -155,7 +155,9 @@ def _frame(head: Head, index: dict[bytes, bytes], bad: Refusal) -> None:
     if options & _PROTECTED:
         raise bad("connection_lists_a_protected_header")
     head.persistent = b"close" not in options and (head.minor == 1 or b"keep-alive" in options)
-    if b"upgrade" in options and head.minor == 1:  # RFC 9110 7.8: in HTTP/1.0 it means nothing
+    # RFC 9110 7.8: in HTTP/1.0 it means nothing. With a body it is not passed on: others, Envoy too, take what follows
+    # the head of an upgrade for the new protocol, whatever Content-Length says.
+    if b"upgrade" in options and head.minor == 1 and not head.chunked and not head.content_length:
         head.upgrade = index.get(b"upgrade", b"").strip(b" \t").lower()
 
 
@@ -190,6 +192,7 @@ def _locate(head: Head, target: bytes, index: dict[bytes, bytes]) -> None:
         if _HOST.fullmatch(target) is None or _AUTHORITY_FORM.fullmatch(target) is None:
             raise bad_request("invalid_connect_target")
         head.authority = target
+        head.persistent = False  # what follows is meant for a tunnel: no request to us, whatever we answer
         return
     if target[0] == 0x2F:  # origin-form, "/..."
         return

@@ -37,7 +37,7 @@ CHUNKED = {
     "three": b"1\r\na\r\nC\r\nhello\r\n0\r\n\r\n\r\n3\r\n\r\n\r\r\n0\r\n\r\n",
     "hexadecimal": b"0000a\r\n0123456789\r\n000000000000000\r\n\r\n",
     "extensions": b'5;a;b=c;d="e;\\"f\\" \xe4"\r\nhello\r\n0;last\r\n\r\n',
-    "spaced extensions": b'5 ; a = b\t;c\t=\t"d"\r\nhello\r\n0\r\n\r\n',
+    "spaced extensions": b'5; a = b;c\t=\t"d"\r\nhello\r\n0\r\n\r\n',
     "trailers": b"1\r\na\r\n0\r\nX-Sum: 5\r\nGrpc-Status:0\r\nx:\r\n\r\n",
     "data that looks like framing": b"7\r\n0\r\n\r\n\r\n\r\n0\r\n\r\n",
 }
@@ -78,6 +78,7 @@ REFUSED = {
     "overflow of 64 bits": (b"10000000000000005\r\nhello\r\n", "invalid_chunk_size"),
     "bare LF behind a size": (b"5\nhello\r\n", "invalid_chunk_size"),
     "bare CR behind a size": (b"5\rhello\r\n", "invalid_chunk_size"),
+    "space before an extension": (b"5 ;a\r\nhello\r\n", "invalid_chunk_size"),
     "bare LF in an extension": (b"5;a\nb\r\nhello\r\n", "invalid_chunk_size"),
     "bare CR in an extension": (b"5;a\rb\r\nhello\r\n", "invalid_chunk_size"),
     "bare LF in a quoted extension": (b'5;a="\n"\r\nhello\r\n', "invalid_chunk_size"),

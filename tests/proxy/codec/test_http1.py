@@ -131,6 +131,10 @@ def test_persistence(version: bytes, lines: list[bytes], persistent: bool) -> No
     assert head.minor == int(version[-1:])
 
 
+def test_no_request_follows_a_connect() -> None:
+    assert not request(b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n").persistent
+
+
 @pytest.mark.parametrize(
     ("version", "lines", "upgrade"),
     [
@@ -139,6 +143,9 @@ def test_persistence(version: bytes, lines: list[bytes], persistent: bool) -> No
         (b"1.1", [b"Upgrade: websocket"], b""),
         (b"1.1", [b"Connection: upgrade"], b""),
         (b"1.0", [b"Connection: upgrade", b"Upgrade: websocket"], b""),
+        (b"1.1", [b"Connection: upgrade", b"Upgrade: x", b"Content-Length: 0"], b"x"),
+        (b"1.1", [b"Connection: upgrade", b"Upgrade: x", b"Content-Length: 1"], b""),
+        (b"1.1", [b"Connection: upgrade", b"Upgrade: x", b"Transfer-Encoding: chunked"], b""),
     ],
 )
 def test_an_upgrade_is_asked_for_by_both_fields_in_http_1_1(version: bytes, lines: list[bytes], upgrade: bytes) -> None:
