@@ -222,13 +222,13 @@ class DownstreamConnection(asyncio.Protocol):
         self._body = reader_for(None, bad_request)
         self._read_on()
 
-    def exchange_done(self, *, keep: bool) -> None:
+    def exchange_done(self, now: float, *, keep: bool) -> None:
         """The answer is written. Read on, or close: after a request that was not read to its end there is no next."""
         self._exchange = None
         if not keep or self._body is not None:
             self.finish()
             return
-        self._idle_since = monotonic()
+        self._idle_since = now
         self.set_deadline(self._idle_until())
         self._read_on()
 

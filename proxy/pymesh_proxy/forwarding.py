@@ -317,6 +317,14 @@ def response_bytes(
     return b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.reason, head.fields())
 
 
+def answer_to(error: ProxyError) -> LocalReply:
+    """The answer that a failure becomes."""
+    body = CAUSES[error.flag].body.encode()
+    if error.reason and error.flag is Flag.UPSTREAM_CONNECTION_FAILURE:
+        body += b", transport failure reason: " + error.reason.encode("ascii", "replace")
+    return LocalReply(error.status, error.flag, error.details, body)
+
+
 def local_reply_bytes(
     reply: LocalReply,
     manager: HttpManager,

@@ -158,7 +158,7 @@ async def test_an_upstream_that_does_not_read_stops_the_client_and_gets_every_by
 def held_upstream(proxy: Running) -> int:
     """Bytes queued towards the upstream of the only exchange."""
     [connection] = proxy.runtime.connections
-    return int(connection._exchange._upstream.transport.get_write_buffer_size())  # type: ignore[attr-defined]
+    return int(connection._exchange._attempts.upstream.transport.get_write_buffer_size())  # type: ignore[attr-defined]
 
 
 async def test_a_client_that_does_not_read_stops_the_upstream_and_gets_every_byte_in_the_end() -> None:

@@ -1,0 +1,236 @@
+"""The way of one request to an endpoint that answers it: one attempt after the other, each within the cluster's limits.
+
+begin                 endpoint, limits, connection: one of the pool's at once, or a call to `upstream_ready` later
+  └ upstream_ready    send the head and what there is of the body; the response goes to the exchange
+failed                another attempt if that can do no harm and the route allows it; else the request fails
+leave                 the attempt is over: the connection goes back to the pool, or is closed
+"""
+
+import asyncio
+from time import monotonic
+from typing import Final, Protocol
+
+from pymesh_proxy import forwarding
+from pymesh_proxy.codec.headers import Head
+from pymesh_proxy.codec.http1 import MessageError
+from pymesh_proxy.config.model import Cluster
+from pymesh_proxy.errors import Flag, ProxyError, failure
+from pymesh_proxy.routing import Forward
+from pymesh_proxy.runtime import Runtime
+from pymesh_proxy.telemetry.record import RequestRecord
+from pymesh_proxy.timers import NEVER
+from pymesh_proxy.upstream.connection import ResponseSink, UpstreamConnection
+from pymesh_proxy.upstream.endpoint import Endpoint
+from pymesh_proxy.upstream.pool import ClusterState
+from pymesh_proxy.upstream.retry import IDEMPOTENT_METHODS, Failure, Outcome, backoff, should_retry
+
+# A request body up to this size is kept until the response begins, so that it can be sent again (linkerd: 64 KiB).
+MAX_REPLAY_BYTES: Final = 64 * 1024
+
+
+class Outgoing(ResponseSink, Protocol):
+    """What attempts need of the exchange that they are made for; see there."""
+
+    request: Head
+    record: RequestRecord
+    has_body: bool
+    held: bytearray | None
+    stalled: bool
+    response_started: bool
+    answer_by: float
+    attempt_by: float
+
+    def take_held(self) -> bytes:
+        """What there is of the body."""
+
+    def watch(self) -> None:
+        """A deadline has moved nearer."""
+
+    def fail(self, error: ProxyError) -> None:
+        """No attempt is left to make."""
+
+
+class Attempts:
+    """All attempts of one request, which goes to `cluster` by `action`.
+
+    Attributes:
+        state: counts in flight of the cluster.
+        upstream: the connection of the attempt that is being made; None while there is none.
+    """
+
+    __slots__ = (
+        "_endpoint", "_exchange", "_retrying", "_runtime", "_task", "_tried", "action", "cluster", "state", "upstream",
+    )  # fmt: skip
+
+    def __init__(
+        self, exchange: Outgoing, runtime: Runtime, action: Forward, cluster: Cluster, state: ClusterState
+    ) -> None:
+        self.action = action
+        self.cluster = cluster
+        self.state = state
+        self.upstream: UpstreamConnection | None = None
+        self._exchange = exchange
+        self._runtime = runtime
+        self._endpoint: Endpoint | None = None
+        self._tried: tuple[Endpoint, ...] = ()
+        self._retrying = False  # counted as one of the cluster's requests that are being tried again
+        self._task: asyncio.Task[None] | None = None
+
+    # --- One attempt ---
+
+    def begin(self) -> None:
+        """Pick an endpoint and get a connection to it. Raises ProxyError: there is none, or a limit is reached."""
+        cluster, state, record = self.cluster, self.state, self._exchange.record
+        endpoint = state.pick(record.facts.original_destination, self._tried)
+        if endpoint is None:
+            raise failure(Flag.NO_HEALTHY_UPSTREAM, "no_healthy_upstream", f"cluster {cluster.name} has no endpoint")
+        if state.requests >= cluster.limits.max_requests:
+            state.stats.rq_pending_overflow += 1
+            raise failure(Flag.UPSTREAM_OVERFLOW, "upstream_reset_before_response_started{overflow}")
+        record.goes_to(endpoint)
+        state.requests += 1
+        state.stats.rq_total += 1
+        state.stats.rq_active += 1
+        endpoint.active += 1
+        self._endpoint = endpoint
+        connection = self._runtime.upstreams.acquire(cluster, state, endpoint, self)
+        if connection is not None:
+            self.upstream_ready(connection)
+
+    def upstream_ready(self, connection: UpstreamConnection) -> None:
+        """See pool.Waiter: send what there is of the request."""
+        exchange, runtime = self._exchange, self._runtime
+        if self._endpoint is not connection.endpoint:  # over meanwhile, or on its way to another one
+            runtime.upstreams.release(self.cluster, self.state, connection)
+            return
+        record = exchange.record
+        record.t_connected = now = monotonic()
+        record.reused = connection.requests > 0
+        record.upstream_local, record.upstream_peer = connection.local, connection.peer
+        self.upstream = connection
+        if exchange.stalled:
+            connection.transport.pause_reading()
+        introduction = runtime.peers.introduction(record) if connection.to_mesh else b""
+        data = forwarding.request_bytes(exchange.request, self.action, connection.endpoint, introduction)
+        if exchange.held:
+            data += exchange.take_held()
+        connection.begin(exchange, exchange.request.method, data)
+        retry = self.action.retry
+        if retry is not None and retry.per_try_timeout is not None:
+            exchange.attempt_by = now + retry.per_try_timeout
+            exchange.watch()
+
+    def connect_failed(self, error: ProxyError) -> None:
+        """See pool.Waiter."""
+        if self._endpoint is not None:
+            self.failed(Outcome(Failure.CONNECT), error)
+
+    def broken(self, error: Exception) -> None:
+        """The connection ended, or what came over it is no response, which another attempt would not mend."""
+        if isinstance(error, MessageError):
+            self._exchange.fail(error)
+            return
+        details = "upstream_reset_before_response_started{connection_termination}"
+        ended = failure(Flag.UPSTREAM_CONNECTION_TERMINATION, details, str(error))
+        self.failed(Outcome(Failure.RESET, written=True), ended)
+
+    def leave(self, *, close: bool) -> None:
+        """End the attempt, if one is being made: give the connection back, or close it, and count the request out."""
+        endpoint, state = self._endpoint, self.state
+        if endpoint is None:
+            return
+        self._endpoint = None
+        endpoint.active -= 1
+        state.requests -= 1
+        state.stats.rq_active -= 1
+        connection, self.upstream = self.upstream, None
+        if connection is None:
+            self._runtime.upstreams.forget(state, self)
+        elif close:
+            connection.close()
+        else:
+            if self._exchange.stalled:
+                connection.transport.resume_reading()
+            self._runtime.upstreams.release(self.cluster, state, connection)
+
+    def end(self) -> None:
+        """As `leave`, of an upgraded connection: what was sent to the upstream still arrives."""
+        if self.upstream is not None:
+            self._runtime.upstreams.end(self.upstream)
+            self.upstream = None
+        self.leave(close=True)
+
+    def pause_reading(self) -> None:
+        """The client takes no more."""
+        if self.upstream is not None and not self.upstream.transport.is_closing():
+            self.upstream.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """The client takes more again."""
+        if self.upstream is not None and not self.upstream.transport.is_closing():
+            self.upstream.transport.resume_reading()
+
+    # --- Another one ---
+
+    def timed_out(self) -> None:
+        """The attempt's own time is over."""
+        late = failure(Flag.UPSTREAM_REQUEST_TIMEOUT, "upstream_per_try_timeout")
+        self.failed(Outcome(Failure.TIMEOUT, written=True), late)
+
+    def failed(self, outcome: Outcome, error: ProxyError) -> None:
+        """Try again if that can do no harm and the route allows it; fail otherwise."""
+        exchange = self._exchange
+        if exchange.response_started or not self.retry(outcome):
+            exchange.fail(error)
+
+    def retry(self, outcome: Outcome) -> bool:
+        """Begin another attempt if the rule says so (upstream/retry.py)."""
+        exchange, state, policy = self._exchange, self.state, self.action.retry
+        idempotent = exchange.request.method in IDEMPOTENT_METHODS
+        replayable = exchange.held is not None or not exchange.has_body
+        # A pooled connection that the peer closed while it was idle: not a failure of the peer, only bad luck in time.
+        stale = outcome.failure is Failure.RESET and exchange.record.reused and idempotent and replayable
+        stale = stale and self._endpoint not in self._tried
+        if not stale:
+            may = should_retry(
+                policy,
+                outcome,
+                exchange.record.attempts,
+                idempotent=idempotent,
+                replayable=replayable,
+                time_left=None if exchange.answer_by == NEVER else exchange.answer_by - monotonic(),
+            )
+            if not may or not (self._retrying or self._takes_a_place()):
+                return False
+        if self._endpoint is not None:
+            self._tried = (*self._tried, self._endpoint)
+        exchange.attempt_by = NEVER
+        self.leave(close=True)
+        state.stats.rq_retry += 1
+        pause = 0.0 if stale or policy is None else backoff(policy, exchange.record.attempts, self._runtime.random)
+        self._task = self._runtime.spawn(self._begin_later(pause))
+        return True
+
+    def _takes_a_place(self) -> bool:
+        """Be one of the requests that the cluster tries again: one place for all retries, until it is complete."""
+        if self.state.retries >= self.cluster.limits.max_retries:
+            self.state.stats.rq_retry_overflow += 1
+            return False
+        self.state.retries += 1
+        self._retrying = True
+        return True
+
+    async def _begin_later(self, pause: float) -> None:
+        await asyncio.sleep(pause)
+        self._task = None
+        try:
+            self.begin()
+        except ProxyError as error:
+            self._exchange.fail(error)
+
+    def over(self) -> None:
+        """The request is complete: no other attempt is made."""
+        if self._retrying:
+            self.state.retries -= 1
+        if self._task is not None:
+            self._task.cancel()
