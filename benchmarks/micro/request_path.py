@@ -18,7 +18,6 @@ import uvloop
 from pymesh.peer_metadata import Peer, ServiceFacts
 from pymesh_proxy.config.model import (
     AccessLog,
-    Balancing,
     Cluster,
     Discovery,
     GrpcAccessLog,
@@ -72,7 +71,7 @@ async def prepare(
     runtime = Runtime(asyncio.get_running_loop(), lambda: 0.5, SecretStore())
     endpoint = Endpoint("127.0.0.1", 80, peer=Peer("reviews-v1", "default", "reviews", "v1", "reviews", "v1", "c1"))
     service = ServiceFacts("reviews.default.svc.cluster.local", "reviews", "default")
-    cluster = Cluster("service", Discovery.STATIC, Balancing.ROUND_ROBIN, (endpoint,), service=service)
+    cluster = Cluster("service", Discovery.STATIC, endpoints=(endpoint,), service=service)
     route = Route("route", "host", "", lambda head: head.path.startswith(b"/"), Forward((("service", 1),)))
     table = RouteTable("table", [VirtualHost("host", ("*",), (route,))])
     manager = HttpManager("bench", table, "", filters=filters, access_logs=logs, tracing=tracing)

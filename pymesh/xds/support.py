@@ -291,19 +291,30 @@ SUPPORTED: Final[Mapping[str, Support]] = {
     f"{_CLUSTER}Cluster": Support(
         "name alt_stat_name type eds_cluster_config connect_timeout lb_policy load_assignment circuit_breakers "
         "typed_extension_protocol_options dns_refresh_rate dns_failure_refresh_rate dns_lookup_family "
-        "upstream_bind_config least_request_lb_config common_lb_config transport_socket_matches transport_socket "
-        "metadata",
+        "upstream_bind_config least_request_lb_config round_robin_lb_config ring_hash_lb_config common_lb_config "
+        "transport_socket_matches transport_socket metadata",
         {
             "alt_stat_name": "no effect: metrics carry the resource's own name",
             "dns_refresh_rate": "the record's own time to live is not known to the system's resolver",
             "lb_policy": "CLUSTER_PROVIDED with ORIGINAL_DST, and only there",
         },
-        only={"lb_policy": ("ROUND_ROBIN", "LEAST_REQUEST", "RANDOM", "CLUSTER_PROVIDED")},
+        only={"lb_policy": ("ROUND_ROBIN", "LEAST_REQUEST", "RANDOM", "RING_HASH", "CLUSTER_PROVIDED")},
     ),
     f"{_CLUSTER}Cluster.EdsClusterConfig": Support("eds_config service_name", {"eds_config": "`ads` only"}),
     f"{_CLUSTER}Cluster.RefreshRate": Support("base_interval max_interval"),
     f"{_CLUSTER}Cluster.LeastRequestLbConfig": Support("choice_count active_request_bias"),
-    f"{_CLUSTER}Cluster.CommonLbConfig": Support("healthy_panic_threshold"),
+    f"{_CLUSTER}Cluster.RoundRobinLbConfig": Support(),
+    f"{_CLUSTER}Cluster.RingHashLbConfig": Support(
+        "minimum_ring_size hash_function maximum_ring_size", {"minimum_ring_size": "at most 65536"}
+    ),
+    f"{_CLUSTER}Cluster.CommonLbConfig": Support(
+        "healthy_panic_threshold locality_weighted_lb_config consistent_hashing_lb_config"
+    ),
+    f"{_CLUSTER}Cluster.CommonLbConfig.LocalityWeightedLbConfig": Support(),
+    f"{_CLUSTER}Cluster.CommonLbConfig.ConsistentHashingLbConfig": Support("use_hostname_for_hashing"),
+    f"{_CORE}RuntimeDouble": Support(
+        "default_value runtime_key", {"runtime_key": "no effect: there is no runtime to override"}
+    ),
     "envoy.type.v3.Percent": Support("value"),
     f"{_CLUSTER}Cluster.TransportSocketMatch": Support(
         "name match transport_socket", {"match": "string, number and boolean values"}
@@ -326,14 +337,14 @@ SUPPORTED: Final[Mapping[str, Support]] = {
     f"{_ENDPOINT}LocalityLbEndpoints": Support(
         "locality lb_endpoints load_balancing_weight priority",
         {
-            "locality": "no effect on balancing: localities of a priority are one pool",
-            "load_balancing_weight": "no effect: only an endpoint's own weight counts",
-            "priority": "all traffic goes to the lowest priority with a healthy endpoint; Envoy spills over gradually",
+            "locality": "counts with `locality_weighted_lb_config`; there is no zone-aware routing",
+            "load_balancing_weight": "counts with `locality_weighted_lb_config`",
+            "priority": "with Envoy's gradual spill-over; the overprovisioning factor is 1.4",
         },
     ),
     f"{_ENDPOINT}LbEndpoint": Support(
         "endpoint health_status metadata load_balancing_weight",
-        {"health_status": "UNKNOWN, HEALTHY and DEGRADED are usable alike; others only in a panic"},
+        {"load_balancing_weight": "RANDOM knows no weights, as in Envoy"},
     ),
     f"{_ENDPOINT}Endpoint": Support("address hostname"),
     # --- TLS ---

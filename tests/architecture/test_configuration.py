@@ -13,7 +13,6 @@ from tests.support.repository import ROOT
 PROXY = ROOT / "proxy" / "pymesh_proxy"
 # Fields that have their effect while a snapshot is put together, and where.
 READ_BY_THE_COMPILER = {
-    "DnsTarget.priority": "config/clusters.py",
     "Cluster.eds_service_name": "config/snapshot.py",
 }
 

@@ -7,10 +7,11 @@ from time import monotonic
 import pytest
 
 from pymesh_proxy import connection as connection_module
-from pymesh_proxy.config.model import Balancing, CircuitLimits, Cluster, Discovery
+from pymesh_proxy.config.model import CircuitLimits, Cluster, Discovery
 from pymesh_proxy.errors import Flag
 from pymesh_proxy.routing import Forward, RetryPolicy
-from pymesh_proxy.upstream.endpoint import Endpoint
+from pymesh_proxy.upstream.balancer import Balance, Policy
+from pymesh_proxy.upstream.endpoint import Endpoint, Health
 from tests.support.inprocess import bootstrap, cluster, http_listener, limits, route, running, tcp_listener
 from tests.support.memory import MemoryProxy, turn
 from tests.support.peers import RawUpstream, client
@@ -67,7 +68,7 @@ async def test_the_time_of_a_request_begins_with_its_first_byte(clock: Clock) ->
     clock.now += 9
     peer.receive(POST[9:])
     exchange = peer.protocol._exchange  # type: ignore[attr-defined]  # the protocol is the connection
-    assert exchange._request_deadline == clock.start + 10.0
+    assert exchange.arrive_by == clock.start + 10.0
     peer.reset()
 
 
@@ -212,13 +213,13 @@ async def test_an_opaque_connection_is_tried_elsewhere_as_often_as_allowed(attem
             assert (record.flag is Flag.NONE) is arrives
 
 
-@pytest.mark.parametrize("balancing", [Balancing.ROUND_ROBIN, Balancing.LEAST_REQUEST, Balancing.RANDOM])
+@pytest.mark.parametrize("policy", Policy)
 @pytest.mark.parametrize(("threshold", "used"), [(0.0, 1), (0.3, 1), (0.5, 3)])
-async def test_health_is_believed_as_far_as_the_cluster_says(balancing: Balancing, threshold: float, used: int) -> None:
+async def test_health_is_believed_as_far_as_the_cluster_says(policy: Policy, threshold: float, used: int) -> None:
     endpoints = tuple(Endpoint("192.0.2.1", port) for port in (1, 2, 3))
     for endpoint in endpoints[1:]:
-        endpoint.healthy = False
-    few = Cluster("few", Discovery.STATIC, balancing, endpoints, panic_threshold=threshold)
+        endpoint.mark(Health.FAILED_EDS_HEALTH, on=True)
+    few = Cluster("few", Discovery.STATIC, Balance(policy, panic=threshold), endpoints)
     proxy = MemoryProxy()
     proxy.runtime.upstreams._random = Random(1).random
     state = proxy.runtime.upstreams.state(few)

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from pymesh_proxy.config.model import Balancing, CircuitLimits, Cluster, Discovery, HttpManager, Snapshot
+from pymesh_proxy.config.model import CircuitLimits, Cluster, Discovery, HttpManager, Snapshot
 from pymesh_proxy.connection import DownstreamConnection
 from pymesh_proxy.control.secrets import SecretStore
 from pymesh_proxy.filters.base import HttpFilter
@@ -181,7 +181,7 @@ class MemoryProxy:
         self.runtime = Runtime(cast("asyncio.AbstractEventLoop", self.loop), lambda: 0.0, SecretStore())
         self.endpoints = tuple(Endpoint("192.0.2.9", 80 + number) for number in range(endpoints))
         self.cluster = Cluster(
-            "service", Discovery.STATIC, Balancing.ROUND_ROBIN, self.endpoints, limits=limits or CircuitLimits()
+            "service", Discovery.STATIC, endpoints=self.endpoints, limits=limits or CircuitLimits()
         )
         chosen = Route("route", "all", "", lambda _: True, action or Forward((("service", 1),)))
         table = RouteTable("table", [VirtualHost("all", ("*",), (chosen,))])

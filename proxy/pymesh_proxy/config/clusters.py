@@ -1,7 +1,7 @@
 """envoy Cluster and ClusterLoadAssignment → Cluster and the specs of its endpoints."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster as ClusterMessage
@@ -17,6 +17,7 @@ from pymesh.names import BLACK_HOLE_CLUSTER, INBOUND_PASSTHROUGH_CLUSTER, PASSTH
 from pymesh.peer_metadata import NO_SERVICE, UNKNOWN_VALUE, Peer, ServiceFacts, peer_of_endpoint
 from pymesh.xds.check import join, unpack
 from pymesh_proxy.config import tls
+from pymesh_proxy.config.balancing import balance
 from pymesh_proxy.config.fields import (
     ip,
     metadata,
@@ -27,8 +28,8 @@ from pymesh_proxy.config.fields import (
     socket_address,
     timeout,
 )
-from pymesh_proxy.config.model import Balancing, CircuitLimits, Cluster, Discovery, DnsFamily, DnsTarget, TransportMatch
-from pymesh_proxy.upstream.balancer import PANIC_THRESHOLD
+from pymesh_proxy.config.model import CircuitLimits, Cluster, Discovery, DnsFamily, TransportMatch
+from pymesh_proxy.upstream.endpoint import Health
 from pymesh_proxy.upstream.registry import EndpointSpec
 
 _DISCOVERY: Final = {
@@ -38,12 +39,6 @@ _DISCOVERY: Final = {
     ClusterMessage.LOGICAL_DNS: Discovery.LOGICAL_DNS,
     ClusterMessage.ORIGINAL_DST: Discovery.ORIGINAL_DST,
 }
-_BALANCING: Final = {
-    ClusterMessage.ROUND_ROBIN: Balancing.ROUND_ROBIN,
-    ClusterMessage.LEAST_REQUEST: Balancing.LEAST_REQUEST,
-    ClusterMessage.RANDOM: Balancing.RANDOM,
-    ClusterMessage.CLUSTER_PROVIDED: Balancing.CLUSTER_PROVIDED,
-}
 _DNS_FAMILY: Final = {
     ClusterMessage.AUTO: DnsFamily.AUTO,
     ClusterMessage.V4_ONLY: DnsFamily.V4_ONLY,
@@ -51,7 +46,13 @@ _DNS_FAMILY: Final = {
     ClusterMessage.V4_PREFERRED: DnsFamily.V4_PREFERRED,
     ClusterMessage.ALL: DnsFamily.ALL,
 }
-_USABLE: Final = {HealthStatus.UNKNOWN, HealthStatus.HEALTHY, HealthStatus.DEGRADED}
+# What a health status sets; UNKNOWN and HEALTHY set nothing.
+_HEALTH: Final = {
+    HealthStatus.UNHEALTHY: Health.FAILED_EDS_HEALTH,
+    HealthStatus.TIMEOUT: Health.FAILED_EDS_HEALTH,
+    HealthStatus.DRAINING: Health.EDS_STATUS_DRAINING,
+    HealthStatus.DEGRADED: Health.DEGRADED_EDS_HEALTH,
+}
 
 HTTP_OPTIONS_KEY: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _TRANSPORT_MATCH: Final = "envoy.transport_socket_match"
@@ -78,7 +79,6 @@ def compile_cluster(message: ClusterMessage, path: str = "") -> CompiledCluster:
     """
     name = required(message.name, join(path, "name"))
     discovery = _DISCOVERY[message.type]
-    balancing = _balancing(message, discovery, path)
     here = join(path, "load_assignment")
     if message.HasField("load_assignment") and discovery in {Discovery.EDS, Discovery.ORIGINAL_DST}:
         raise ConfigError(f"a cluster of type {discovery.name} gets its endpoints elsewhere", path=here)
@@ -95,7 +95,7 @@ def compile_cluster(message: ClusterMessage, path: str = "") -> CompiledCluster:
     cluster = Cluster(
         name=name,
         discovery=discovery,
-        balancing=balancing,
+        balance=balance(message, path),
         connect_timeout=positive(message, "connect_timeout", 5.0, path),
         tls=tls.client(message.transport_socket, join(path, "transport_socket"))
         if message.HasField("transport_socket")
@@ -106,9 +106,7 @@ def compile_cluster(message: ClusterMessage, path: str = "") -> CompiledCluster:
         extra_bind_address=extra_bind_address,
         idle_timeout=idle_timeout,
         max_requests_per_connection=max_requests,
-        least_request_choices=_choices(message, path),
-        panic_threshold=_panic_threshold(message, path),
-        dns_targets=tuple(_dns_target(spec) for spec in specs) if discovery in _DNS else (),
+        dns_targets=specs if discovery in _DNS else (),
         dns_refresh=refresh,
         dns_failure_refresh=(base, max(base, longest)),
         dns_family=_DNS_FAMILY[message.dns_lookup_family],
@@ -132,37 +130,25 @@ def compile_endpoints(
         here = f"{path}.endpoints[{index}]" if path else f"endpoints[{index}]"
         if group.priority > MAX_PRIORITY:
             raise ConfigError(f"priorities go from 0 to {MAX_PRIORITY}", path=join(here, "priority"))
+        locality = (group.locality.region, group.locality.zone, group.locality.sub_zone)
+        weight = number(group, "load_balancing_weight", 0)
         for number_, endpoint in enumerate(group.lb_endpoints):
-            found.append(_endpoint(endpoint, group.priority, f"{here}.lb_endpoints[{number_}]", names=names))
+            spec = _endpoint(endpoint, f"{here}.lb_endpoints[{number_}]", names=names)
+            found.append(replace(spec, priority=group.priority, locality=locality, locality_weight=weight))
     return tuple(found)
-
-
-def in_force(specs: Iterable[EndpointSpec]) -> int:
-    """The priority in use: the lowest number with a healthy endpoint; the lowest of all if there is none."""
-    specs = tuple(specs)
-    return min(
-        (spec.priority for spec in specs if spec.healthy), default=min((spec.priority for spec in specs), default=0)
-    )
 
 
 def resolved(cluster: Cluster, addresses: Mapping[str, tuple[str, ...]]) -> tuple[EndpointSpec, ...]:
     """The endpoints of a DNS cluster: every address of every name, or the first one for LOGICAL_DNS."""
     most = 1 if cluster.discovery is Discovery.LOGICAL_DNS else None
     return tuple(
-        EndpointSpec(
-            host,
-            target.port,
-            weight=target.weight,
-            hostname=target.host,
-            metadata=target.metadata,
-            priority=target.priority,
-        )
+        replace(target, host=host, hostname=target.host)
         for target in cluster.dns_targets
         for host in addresses.get(target.host, ())[:most]
     )
 
 
-def _endpoint(message: LbEndpoint, priority: int, path: str, *, names: bool) -> EndpointSpec:
+def _endpoint(message: LbEndpoint, path: str, *, names: bool) -> EndpointSpec:
     here = f"{path}.endpoint.address"
     host, port = socket_address(message.endpoint.address, here)
     if not port:
@@ -179,13 +165,8 @@ def _endpoint(message: LbEndpoint, priority: int, path: str, *, names: bool) -> 
         metadata=metadata(message.metadata, _TRANSPORT_MATCH),
         labels=labels,
         peer=peer,
-        healthy=message.health_status in _USABLE,
-        priority=priority,
+        health=_HEALTH.get(message.health_status, 0),
     )
-
-
-def _dns_target(spec: EndpointSpec) -> DnsTarget:
-    return DnsTarget(spec.host, spec.port, spec.weight, spec.priority, spec.metadata)
 
 
 def _labels(message: Metadata) -> tuple[Peer, Mapping[str, str]]:
@@ -208,31 +189,6 @@ def _service(name: str, message: Metadata) -> ServiceFacts:
     if not host:
         return NO_SERVICE
     return ServiceFacts(host, found.get("name") or host.partition(".")[0], found.get("namespace") or UNKNOWN_VALUE)
-
-
-def _balancing(message: ClusterMessage, discovery: Discovery, path: str) -> Balancing:
-    balancing = _BALANCING[message.lb_policy]
-    if (balancing is Balancing.CLUSTER_PROVIDED) is not (discovery is Discovery.ORIGINAL_DST):
-        raise ConfigError(
-            "CLUSTER_PROVIDED goes with type ORIGINAL_DST, and only with it", path=join(path, "lb_policy")
-        )
-    return balancing
-
-
-def _choices(message: ClusterMessage, path: str) -> int:
-    choices = number(message.least_request_lb_config, "choice_count", 2)
-    if choices < 2:
-        raise ConfigError("must be at least 2", path=join(path, "least_request_lb_config.choice_count"))
-    return choices
-
-
-def _panic_threshold(message: ClusterMessage, path: str) -> float:
-    if not message.common_lb_config.HasField("healthy_panic_threshold"):
-        return PANIC_THRESHOLD
-    percent = message.common_lb_config.healthy_panic_threshold.value
-    if not 0 <= percent <= 100:
-        raise ConfigError("must be 0 to 100", path=join(path, "common_lb_config.healthy_panic_threshold.value"))
-    return percent / 100
 
 
 def _eds_name(message: ClusterMessage, path: str) -> str:

@@ -16,8 +16,9 @@ from pymesh.peer_metadata import NO_SERVICE, ServiceFacts
 from pymesh_proxy.filters.base import HttpFilter
 from pymesh_proxy.routing import RouteTable
 from pymesh_proxy.telemetry.tracing import EVERY_REQUEST, Sampling
-from pymesh_proxy.upstream.balancer import PANIC_THRESHOLD
+from pymesh_proxy.upstream.balancer import EVENLY, Balance
 from pymesh_proxy.upstream.endpoint import Endpoint
+from pymesh_proxy.upstream.registry import EndpointSpec
 
 
 class Direction(enum.Enum):
@@ -286,15 +287,6 @@ class Discovery(enum.Enum):
     ORIGINAL_DST = "original_dst"
 
 
-class Balancing(enum.Enum):
-    """How an endpoint is picked (envoy Cluster.LbPolicy)."""
-
-    ROUND_ROBIN = "round_robin"
-    LEAST_REQUEST = "least_request"
-    RANDOM = "random"
-    CLUSTER_PROVIDED = "cluster_provided"
-
-
 class DnsFamily(enum.Enum):
     """Which addresses of a name are used (envoy Cluster.DnsLookupFamily)."""
 
@@ -303,17 +295,6 @@ class DnsFamily(enum.Enum):
     V6_ONLY = "v6_only"
     V4_PREFERRED = "v4_preferred"
     ALL = "all"
-
-
-@dataclass(frozen=True, slots=True)
-class DnsTarget:
-    """A name to resolve, and the port and weight that each of its addresses gets."""
-
-    host: str
-    port: int
-    weight: int = 1
-    priority: int = 0
-    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,13 +320,13 @@ class CircuitLimits:
 class Cluster:
     """A cluster and the endpoints it had when the snapshot was made.
 
-    `endpoints` holds the priority in use (the lowest with a usable endpoint), in a stable order. For ORIGINAL_DST it is
-    empty: the endpoint is the connection's original destination.
+    `endpoints` holds those of all priorities, in a stable order. For ORIGINAL_DST it is empty: the endpoint is the
+    connection's original destination.
     """
 
     name: str
     discovery: Discovery
-    balancing: Balancing
+    balance: Balance = EVENLY
     endpoints: tuple[Endpoint, ...] = ()
     connect_timeout: float = 5.0
     tls: TlsClient | None = None
@@ -355,10 +336,8 @@ class Cluster:
     extra_bind_address: str = ""  # the same for endpoints of the other address family
     idle_timeout: float | None = 3600.0
     max_requests_per_connection: int | None = None
-    least_request_choices: int = 2
-    # Share of healthy endpoints below which health is not believed; see upstream/balancer.py.
-    panic_threshold: float = PANIC_THRESHOLD
-    dns_targets: tuple[DnsTarget, ...] = ()
+    # Names to resolve; each of their addresses becomes an endpoint like this.
+    dns_targets: tuple[EndpointSpec, ...] = ()
     dns_refresh: float = 5.0
     # After a failed lookup: first and longest pause.
     dns_failure_refresh: tuple[float, float] = (5.0, 5.0)
@@ -373,7 +352,7 @@ class Cluster:
 # --- The whole -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Snapshot:
     """All configuration in force at one moment. A request reads one of these from its first byte to its last."""
 

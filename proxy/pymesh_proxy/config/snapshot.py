@@ -1,25 +1,27 @@
-"""From xDS resources to the snapshot in force: decoded, checked, compiled, swapped; or refused as a whole.
+"""From xDS resources to the snapshot in force: decoded, checked, compiled, swapped; or refused, one by one.
 
 Pure apart from reading the files that a resource names. What did not change, byte for byte, is not compiled again: its
 compiled object is the same one as in the snapshot before, and so are the objects of endpoints that stay.
+
+All of it is in steps (`pymesh.steps`), so that a proxy that serves is never stopped by what comes: resources are
+compiled (`staging`), a new snapshot is made of them and put in force by one assignment (`publishing`), and what is of
+no use any more is let go (`clearing`). Only one of the first two may be under way at a time.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, Generic, TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from envoy.config.cluster.v3.cluster_pb2 import Cluster as ClusterMessage
-from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener as ListenerMessage
-from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from google.protobuf.message import Message
 
 from pymesh.errors import ConfigError
+from pymesh.steps import Steps, whole
 from pymesh.xds import types
-from pymesh.xds.check import check
 from pymesh_proxy.config import dump
-from pymesh_proxy.config.clusters import CompiledCluster, compile_cluster, compile_endpoints, in_force, resolved
+from pymesh_proxy.config.clusters import CompiledCluster, compile_cluster, resolved
 from pymesh_proxy.config.control_cluster import check_control_cluster
 from pymesh_proxy.config.fields import grpc_cluster
 from pymesh_proxy.config.listeners import compile_listener
@@ -34,20 +36,17 @@ from pymesh_proxy.config.model import (
     TlsClient,
     TlsServer,
 )
-from pymesh_proxy.config.routes import Context, compile_routes
+from pymesh_proxy.config.remains import Remains
+from pymesh_proxy.config.resource import KINDS, Resource, compiling, encode, label
+from pymesh_proxy.config.resource import cluster as compiled_cluster
+from pymesh_proxy.config.resource import endpoints as compiled_endpoints
+from pymesh_proxy.config.resource import listener as compiled_listener
+from pymesh_proxy.config.routes import Context, compile_encoded_routes
+from pymesh_proxy.filters.base import HttpFilter
 from pymesh_proxy.routing import RouteTable
 from pymesh_proxy.upstream.registry import EndpointRegistry, EndpointSpec
 
 C = TypeVar("C")
-
-
-@dataclass(frozen=True, slots=True)
-class Resource(Generic[C]):
-    """One resource in force: the message as it came, and what it was compiled to."""
-
-    message: Message
-    encoded: bytes
-    compiled: C
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,27 +60,35 @@ class _State:
     addresses: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
 
 
-_KINDS: Final = {
-    types.LISTENER: "Listener",
-    types.ROUTE: "RouteConfiguration",
-    types.CLUSTER: "Cluster",
-    types.ENDPOINT: "ClusterLoadAssignment",
-}
+class _Built(NamedTuple):
+    """A cluster of the snapshot in force, and what it was made of: made of the same, it is the same."""
+
+    cluster: Cluster
+    compiled: CompiledCluster
+    source: object
 
 
 class Configuration:
     """The last good resources of every type, and the snapshot that they make.
 
-    Each `apply_*` takes what was added or changed, by name, and the names that are gone. It either puts a new snapshot
-    in force and returns it, or raises ConfigError (with `resource` and `path`) and leaves everything as it was.
+    Attributes:
+        snapshot: what is in force.
+        remains: what was in force, and is not freed yet.
     """
 
-    def __init__(self, endpoints: EndpointRegistry, random: Callable[[], float]) -> None:
-        """`endpoints` outlives every snapshot; `random` is uniform in [0, 1), for routes that take a fraction."""
+    def __init__(
+        self, endpoints: EndpointRegistry, random: Callable[[], float], filters: tuple[HttpFilter, ...] = ()
+    ) -> None:
+        """`endpoints` outlives every snapshot; `random` is uniform in [0, 1), for routes that take a fraction;
+        `filters` are those of every HTTP connection, beside the configured ones.
+        """
         self.endpoints = endpoints
         self.snapshot = Snapshot(version=0, listeners={}, routes={}, clusters={})
         self._random = random
+        self._filters = filters
+        self.remains = Remains()
         self._state = _State()
+        self._built: dict[str, _Built] = {}
         self._static: frozenset[tuple[str, str]] = frozenset()
 
     # --- Applying ---
@@ -100,89 +107,113 @@ class Configuration:
             compiled = compile_cluster(cluster, path)
             if compiled.cluster.discovery is Discovery.EDS and not bootstrap.dynamic_resources.HasField("ads_config"):
                 raise ConfigError("EDS needs dynamic_resources.ads_config", path=f"{path}.type")
-            clusters[cluster.name] = Resource(cluster, _encode(cluster), compiled)
+            clusters[cluster.name] = Resource(encode(cluster), compiled)
             if cluster.name in control:
                 check_control_cluster(cluster, path)
         missing = control - clusters.keys()
         if missing:
             path = "dynamic_resources.ads_config.grpc_services[0].envoy_grpc.cluster_name"
             raise ConfigError(f"there is no static cluster {min(missing)!r}", path=path)
-        context = Context(self._random, clusters.__contains__)
+        context = Context(self._random, clusters.__contains__, self._filters)
         listeners = {
-            listener.name: Resource(listener, _encode(listener), compile_listener(listener, context, path))
+            listener.name: Resource(encode(listener), compile_listener(listener, context, path))
             for path, listener in _static("listeners", bootstrap.static_resources.listeners)
         }
-        state = replace(self._state, clusters=clusters, listeners=listeners)
+        self._state = replace(self._state, clusters=clusters, listeners=listeners)
         self._static = frozenset(
             {(types.CLUSTER, name) for name in clusters} | {(types.LISTENER, name) for name in listeners}
         )
-        return self._commit(state, changed=clusters)
+        snapshot = whole(self.publishing())
+        whole(self.clearing())
+        return snapshot
 
     def apply(self, type_url: str, added: Mapping[str, Message], removed: Iterable[str] = ()) -> Snapshot:
-        """What a discovery response of this type says: see `apply_listeners` and its neighbours."""
-        match type_url:
-            case types.LISTENER:
-                return self.apply_listeners(cast("Mapping[str, ListenerMessage]", added), removed)
-            case types.ROUTE:
-                return self.apply_routes(cast("Mapping[str, RouteConfiguration]", added), removed)
-            case types.CLUSTER:
-                return self.apply_clusters(cast("Mapping[str, ClusterMessage]", added), removed)
-            case types.ENDPOINT:
-                return self.apply_endpoints(cast("Mapping[str, ClusterLoadAssignment]", added), removed)
-            case _:
-                raise ConfigError(f"resources of type {type_url!r} are not supported")
+        """Put what was added or changed, by name, and what is gone, in force at once, or nothing of it.
 
-    def check(self, type_url: str, added: Mapping[str, Message]) -> None:
-        """Refuse what `apply` would refuse, and change nothing."""
-        match type_url:
-            case types.LISTENER:
-                self._compile_listeners(cast("Mapping[str, ListenerMessage]", added))
-            case types.ROUTE:
-                self._compile_routes(cast("Mapping[str, RouteConfiguration]", added))
-            case types.CLUSTER:
-                self._compile_clusters(cast("Mapping[str, ClusterMessage]", added))
-            case types.ENDPOINT:
-                self._compile_endpoints(cast("Mapping[str, ClusterLoadAssignment]", added))
-            case _:
-                raise ConfigError(f"resources of type {type_url!r} are not supported")
+        Raises:
+            ConfigError: with `resource` and `path`; everything is as it was.
+        """
+        before = self._state
+        encoded = {name: encode(message) for name, message in added.items()}
+        for error in whole(self.staging(type_url, encoded, removed)).values():
+            self._state = before
+            raise error
+        snapshot = whole(self.publishing())
+        whole(self.clearing())
+        return snapshot
 
-    def apply_listeners(self, added: Mapping[str, ListenerMessage], removed: Iterable[str] = ()) -> Snapshot:
-        """LDS."""
-        compiled = self._compile_listeners(added)
-        return self._commit(replace(self._state, listeners=self._merge(types.LISTENER, compiled, removed)))
+    def staging(
+        self, type_url: str, added: Mapping[str, bytes], removed: Iterable[str] = ()
+    ) -> Steps[dict[str, ConfigError]]:
+        """Take in what a discovery response says, but not into force: encoded resources and names that are gone.
 
-    def apply_routes(self, added: Mapping[str, RouteConfiguration], removed: Iterable[str] = ()) -> Snapshot:
-        """RDS."""
-        compiled = self._compile_routes(added)
-        return self._commit(replace(self._state, routes=self._merge(types.ROUTE, compiled, removed)))
-
-    def apply_clusters(self, added: Mapping[str, ClusterMessage], removed: Iterable[str] = ()) -> Snapshot:
-        """CDS. A cluster that is gone takes its endpoints with it."""
-        compiled = self._compile_clusters(added)
-        changed = {name for name, resource in compiled.items() if resource is not self._state.clusters.get(name)}
-        clusters = self._merge(types.CLUSTER, compiled, removed)
-        addresses = {name: found for name, found in self._state.addresses.items() if name in clusters}
-        return self._commit(replace(self._state, clusters=clusters, addresses=addresses), changed=changed)
-
-    def apply_endpoints(self, added: Mapping[str, ClusterLoadAssignment], removed: Iterable[str] = ()) -> Snapshot:
-        """EDS; names are those of the EDS resources (`eds_service_name`, else the cluster's name)."""
+        Returns the errors of what is refused, by name; that stays as it was, and everything else is taken in.
+        """
         removed = set(removed)
-        compiled = self._compile_endpoints(added)
-        names = {name for name, resource in compiled.items() if resource is not self._state.endpoints.get(name)}
-        endpoints = self._merge(types.ENDPOINT, compiled, removed)
-        changed = {
-            name
-            for name, resource in self._state.clusters.items()
-            if resource.compiled.cluster.eds_service_name in names | removed
-        }
-        return self._commit(replace(self._state, endpoints=endpoints), changed=changed)
+        refused = self._static_ones(type_url, {*added, *removed})
+        removed -= refused.keys()
+        added = {name: encoded for name, encoded in added.items() if name not in refused}
+        match type_url:
+            case types.LISTENER:
+                refused |= yield from self._stage_listeners(added, removed)
+            case types.ROUTE:
+                refused |= yield from self._stage_routes(added, removed)
+            case types.CLUSTER:
+                refused |= yield from self._stage_clusters(added, removed)
+            case types.ENDPOINT:
+                refused |= yield from self._stage_endpoints(added, removed)
+            case _:
+                raise ConfigError(f"resources of type {type_url!r} are not supported")
+        return refused
+
+    def publishing(self) -> Steps[Snapshot]:
+        """Make a snapshot of all that was taken in, and put it in force.
+
+        Endpoints that are gone are still to be retired, and the old snapshot to be freed: see `clearing`.
+        """
+        state, before = self._state, self._built
+        built: dict[str, _Built] = {}
+        for name, resource in state.clusters.items():
+            built[name] = self._build(resource.compiled, state)
+            yield
+        replaced: list[object] = [old for name, old in before.items() if built.get(name) is not old]
+        yield
+        # Addresses may have come in the meantime. From here on, all is one step.
+        for name in [name for name in built if self._state.addresses.get(name) is not state.addresses.get(name)]:
+            built[name] = self._build(built[name].compiled, self._state)
+        for name in self._built.keys() - built.keys():
+            self.endpoints.forget(name)
+        self.remains.keep(self.snapshot, replaced)
+        self._built = built
+        self.snapshot = Snapshot(
+            version=self.snapshot.version + 1,
+            listeners={name: resource.compiled for name, resource in state.listeners.items()},
+            routes={name: resource.compiled for name, resource in state.routes.items()},
+            clusters={name: one.cluster for name, one in built.items()},
+        )
+        return self.snapshot
+
+    def clearing(self) -> Steps[None]:
+        """Retire the endpoints that are gone, and free what nobody refers to any more."""
+        yield from self.endpoints.retiring()
+        yield from self.remains.letting_go()
 
     def apply_addresses(self, cluster: str, addresses: Mapping[str, tuple[str, ...]]) -> Snapshot:
-        """DNS: the addresses of every resolved name of `cluster`; of a cluster that is gone meanwhile, nothing."""
+        """DNS: the addresses of every resolved name of `cluster`; of a cluster that is gone meanwhile, nothing.
+
+        Of what was taken in but is not in force yet, nothing comes into force with them.
+        """
         if cluster not in self._state.clusters:
             return self.snapshot
-        state = replace(self._state, addresses={**self._state.addresses, cluster: addresses})
-        return self._commit(state, changed={cluster})
+        self._state = replace(self._state, addresses={**self._state.addresses, cluster: addresses})
+        old = self._built.get(cluster)
+        if old is None:
+            return self.snapshot
+        new = self._build(old.compiled, self._state)
+        self._built = {**self._built, cluster: new}
+        clusters = {**self.snapshot.clusters, cluster: new.cluster}
+        self.snapshot = replace(self.snapshot, version=self.snapshot.version + 1, clusters=clusters)
+        return self.snapshot
 
     # --- What the resources in force refer to ---
 
@@ -214,8 +245,9 @@ class Configuration:
         return frozenset(name for context in contexts if context is not None for name in _secrets(context))
 
     def messages(self, type_url: str) -> Mapping[str, Message]:
-        """The resources of one type in force, as they came."""
-        return {name: resource.message for name, resource in self._resources(type_url).items()}
+        """The resources of one type that were taken in, as they came."""
+        kind = KINDS[type_url]
+        return {name: kind.FromString(resource.encoded) for name, resource in self._resources(type_url).items()}
 
     def dump(self) -> dict[str, object]:
         """Every resource in force, as plain data, for `/config_dump`; see config/dump.py."""
@@ -228,26 +260,61 @@ class Configuration:
     # --- Compiling ---
 
     def _context(self) -> Context:
-        return Context(self._random, self._state.clusters.__contains__)
+        return Context(self._random, self._state.clusters.__contains__, self._filters)
 
-    def _compile_listeners(self, added: Mapping[str, ListenerMessage]) -> dict[str, Resource[Listener]]:
-        context = self._context()
-        known = [chain for held in self._state.listeners.values() for chain in held.compiled.all_chains()]
-        return _compile(
-            types.LISTENER, added, self._state.listeners, lambda one: compile_listener(one, context, known=known)
+    def _stage_listeners(self, added: Mapping[str, bytes], removed: set[str]) -> Steps[dict[str, ConfigError]]:
+        context, before = self._context(), self._state.listeners
+        known = [chain for held in before.values() for chain in held.compiled.all_chains()]
+        found, refused = yield from compiling(
+            types.LISTENER, added, before, lambda data: compiled_listener(data, context, known)
         )
+        self._state = replace(self._state, listeners=_merged(before, found, removed))
+        kept = {id(chain) for held in self._state.listeners.values() for chain in held.compiled.all_chains()}
+        for chain in known:
+            if id(chain) not in kept and isinstance(chain.handler, HttpManager) and chain.handler.routes is not None:
+                yield from self._outlive(chain.handler.routes)
+        return refused
 
-    def _compile_routes(self, added: Mapping[str, RouteConfiguration]) -> dict[str, Resource[RouteTable]]:
-        context = self._context()
-        return _compile(types.ROUTE, added, self._state.routes, lambda one: compile_routes(one, context))
+    def _stage_routes(self, added: Mapping[str, bytes], removed: set[str]) -> Steps[dict[str, ConfigError]]:
+        context, before = self._context(), self._state.routes
+        found, refused = yield from compiling(
+            types.ROUTE, added, before, lambda data: compile_encoded_routes(data, context)
+        )
+        self._state = replace(self._state, routes=_merged(before, found, removed))
+        for name, old in before.items():
+            if self._state.routes.get(name) is not old:
+                yield from self._outlive(old.compiled)
+        return refused
 
-    def _compile_clusters(self, added: Mapping[str, ClusterMessage]) -> dict[str, Resource[CompiledCluster]]:
-        return _compile(types.CLUSTER, added, self._state.clusters, compile_cluster)
+    def _stage_clusters(self, added: Mapping[str, bytes], removed: set[str]) -> Steps[dict[str, ConfigError]]:
+        """A cluster that is gone takes its addresses with it."""
+        found, refused = yield from compiling(types.CLUSTER, added, self._state.clusters, compiled_cluster)
+        clusters = _merged(self._state.clusters, found, removed)
+        addresses = {name: known for name, known in self._state.addresses.items() if name in clusters}
+        self._state = replace(self._state, clusters=clusters, addresses=addresses)
+        return refused
 
-    def _compile_endpoints(
-        self, added: Mapping[str, ClusterLoadAssignment]
-    ) -> dict[str, Resource[tuple[EndpointSpec, ...]]]:
-        return _compile(types.ENDPOINT, added, self._state.endpoints, compile_endpoints)
+    def _stage_endpoints(self, added: Mapping[str, bytes], removed: set[str]) -> Steps[dict[str, ConfigError]]:
+        """Names are those of the EDS resources (`eds_service_name`, else the cluster's name)."""
+        found, refused = yield from compiling(types.ENDPOINT, added, self._state.endpoints, compiled_endpoints)
+        self._state = replace(self._state, endpoints=_merged(self._state.endpoints, found, removed))
+        return refused
+
+    def _outlive(self, table: RouteTable) -> Steps[None]:
+        """Free the routes of `table` piece by piece, once nobody looks for one in it any more."""
+        pieces: list[object] = []
+        for host in table.virtual_hosts:
+            pieces += host.routes
+            yield
+        self.remains.keep(table, pieces)
+
+    def _static_ones(self, type_url: str, names: Iterable[str]) -> dict[str, ConfigError]:
+        """The errors of those of `names` that come from the bootstrap."""
+        return {
+            name: ConfigError("is a static resource and cannot be changed", resource=label(type_url, name))
+            for name in sorted(names)
+            if (type_url, name) in self._static
+        }
 
     def _resources(self, type_url: str) -> Mapping[str, Resource[object]]:
         resources = {
@@ -258,37 +325,20 @@ class Configuration:
         }[type_url]
         return cast("Mapping[str, Resource[object]]", resources)
 
-    def _merge(
-        self, type_url: str, compiled: Mapping[str, Resource[C]], removed: Iterable[str]
-    ) -> dict[str, Resource[C]]:
-        before = cast("Mapping[str, Resource[C]]", self._resources(type_url))
-        removed = set(removed)
-        for name in sorted({*compiled, *removed}):
-            if (type_url, name) in self._static:
-                raise ConfigError("is a static resource and cannot be changed", resource=_label(type_url, name))
-        return {name: resource for name, resource in before.items() if name not in removed} | dict(compiled)
-
     # --- The new snapshot ---
 
-    def _commit(self, state: _State, changed: Iterable[str] = ()) -> Snapshot:
-        """Put `state` in force. Nothing here can fail, so that it happens whole or not at all."""
-        clusters: dict[str, Cluster] = {}
-        changed = set(changed)
-        for name, resource in state.clusters.items():
-            if name in changed or name not in self.snapshot.clusters:
-                clusters[name] = self._with_endpoints(resource.compiled, state)
-            else:
-                clusters[name] = self.snapshot.clusters[name]
-        for name in self.snapshot.clusters.keys() - clusters.keys():
-            self.endpoints.forget(name)
-        self._state = state
-        self.snapshot = Snapshot(
-            version=self.snapshot.version + 1,
-            listeners={name: resource.compiled for name, resource in state.listeners.items()},
-            routes={name: resource.compiled for name, resource in state.routes.items()},
-            clusters=clusters,
-        )
-        return self.snapshot
+    def _build(self, compiled: CompiledCluster, state: _State) -> _Built:
+        """A cluster with its endpoints; the one in force, if nothing of it has changed."""
+        cluster = compiled.cluster
+        source: object = None
+        if cluster.discovery is Discovery.EDS:
+            source = state.endpoints.get(cluster.eds_service_name)
+        elif cluster.dns_targets:
+            source = state.addresses.get(cluster.name)
+        old = self._built.get(cluster.name)
+        if old is not None and old.compiled is compiled and old.source is source:
+            return old
+        return _Built(self._with_endpoints(compiled, state), compiled, source)
 
     def _with_endpoints(self, compiled: CompiledCluster, state: _State) -> Cluster:
         cluster = compiled.cluster
@@ -302,10 +352,7 @@ class Configuration:
                 specs = resolved(cluster, state.addresses.get(cluster.name, {}))
             case Discovery.ORIGINAL_DST:
                 specs = ()
-        priority = in_force(specs)
-        chosen = {(spec.host, spec.port) for spec in specs if spec.priority == priority}
-        endpoints = self.endpoints.update(cluster.name, specs)
-        return replace(cluster, endpoints=tuple(one for one in endpoints if (one.host, one.port) in chosen))
+        return replace(cluster, endpoints=self.endpoints.update(cluster.name, specs))
 
 
 def control_clusters(bootstrap: Bootstrap) -> set[str]:
@@ -313,27 +360,13 @@ def control_clusters(bootstrap: Bootstrap) -> set[str]:
     return {service.envoy_grpc.cluster_name for service in bootstrap.dynamic_resources.ads_config.grpc_services}
 
 
-M = TypeVar("M", bound=Message)
 N = TypeVar("N", ListenerMessage, ClusterMessage)
 
 
-def _compile(
-    type_url: str, added: Mapping[str, M], before: Mapping[str, Resource[C]], compile_one: Callable[[M], C]
+def _merged(
+    before: Mapping[str, Resource[C]], found: Mapping[str, Resource[C]], removed: set[str]
 ) -> dict[str, Resource[C]]:
-    """Each of `added`, checked and compiled; the resource in force where its bytes are the same."""
-    found: dict[str, Resource[C]] = {}
-    for name, message in added.items():
-        encoded = _encode(message)
-        old = before.get(name)
-        if old is not None and old.encoded == encoded:
-            found[name] = old
-            continue
-        try:
-            check(message)
-            found[name] = Resource(message, encoded, compile_one(message))
-        except ConfigError as error:
-            raise ConfigError(error.problem, path=error.path, resource=_label(type_url, name)) from error
-    return found
+    return {name: resource for name, resource in before.items() if name not in removed} | dict(found)
 
 
 def _static(kind: str, messages: Iterable[N]) -> Iterator[tuple[str, N]]:
@@ -352,11 +385,3 @@ def _secrets(context: TlsServer | TlsClient) -> Iterator[str]:
         yield context.certificate.name
     if isinstance(context.validation, PeerValidation) and isinstance(context.validation.roots, SdsName):
         yield context.validation.roots.name
-
-
-def _encode(message: Message) -> bytes:
-    return message.SerializeToString(deterministic=True)
-
-
-def _label(type_url: str, name: str) -> str:
-    return f"{_KINDS[type_url]} {name}"

@@ -1,166 +1,319 @@
 """Which endpoint of a cluster takes the next request. Pure: randomness is an argument.
 
-A balancer is made with the endpoints of one snapshot and lives as long as they do; all it remembers is whose turn it
-is. Health and counts in flight are read from the endpoints at each pick.
+    Balancer              which priority, healthy or degraded endpoints, or all of them in a panic (priorities.py)
+      └ ByLocality        which locality, in proportion to weight and health, where that is configured
+        └ RoundRobin, LeastRequest, RandomChoice, Ring: which endpoint
 
-Unhealthy endpoints are passed over, unless fewer than half of the endpoints are healthy: then health is more likely
-reported wrongly than true of so many, and all of them are used (Envoy's healthy_panic_threshold, 50 % by default and
-never at 0; Envoy measures it per priority, as this does, since a cluster's `endpoints` are those of one priority).
+A balancer is made with the endpoints of one snapshot and lives as long as they do. It looks at their health again when
+their membership says that something has changed; until then a pick costs a comparison more than the choice itself.
 """
 
-from bisect import bisect_right
+import enum
 from collections.abc import Callable, Collection, Sequence
-from itertools import accumulate
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Final, Protocol, TypeVar
 
-from pymesh_proxy.upstream.endpoint import Endpoint
-
-# Envoy's healthy_panic_threshold default, as a share of the endpoints.
-PANIC_THRESHOLD: Final = 0.5
+from pymesh_proxy.upstream.endpoint import Endpoint, Membership
+from pymesh_proxy.upstream.priorities import OVERPROVISIONING, PANIC_THRESHOLD, Counts, Spread, spread
+from pymesh_proxy.upstream.ring import DEFAULT_RING, Places, Ring, RingSettings, random_key
+from pymesh_proxy.upstream.schedule import Schedule
 
 Random = Callable[[], float]
 
+# Draws for an endpoint that earlier attempts did not go to, before one is looked for (Istio asks Envoy for five).
+DRAWS: Final = 5
 
-class Balancer(Protocol):
+
+class Policy(enum.Enum):
+    """How one of several equal endpoints is chosen (envoy Cluster.LbPolicy)."""
+
+    ROUND_ROBIN = "round_robin"
+    LEAST_REQUEST = "least_request"
+    RANDOM = "random"
+    RING_HASH = "ring_hash"
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """How a cluster's traffic is spread.
+
+    Attributes:
+        choices: endpoints that LEAST_REQUEST compares.
+        bias: how much requests in flight count against weights (LeastRequestLbConfig.active_request_bias).
+        panic: share of healthy endpoints below which health is not believed; 0 for never.
+        by_locality: localities get traffic by their weights, less what of them is not healthy.
+    """
+
+    policy: Policy = Policy.ROUND_ROBIN
+    choices: int = 2
+    bias: float = 1.0
+    ring: RingSettings = DEFAULT_RING
+    panic: float = PANIC_THRESHOLD
+    by_locality: bool = False
+
+
+EVENLY: Final = Balance()
+
+
+class Picker(Protocol):
+    """Chooses one of some endpoints."""
+
+    def pick(self, tried: Collection[Endpoint], key: int | None) -> Endpoint | None:
+        """One of them, not of `tried` if there are others; None if there is none. `key` is the request's hash."""
+
+
+class Balancer:
     """Picks endpoints of one cluster."""
 
-    def pick(self, tried: Collection[Endpoint] = ()) -> Endpoint | None:
+    __slots__ = ("_balance", "_levels", "_membership", "_only", "_pickers", "_places", "_random", "_spread", "_version")
+
+    def __init__(self, endpoints: Sequence[Endpoint], balance: Balance, random: Random) -> None:
+        self._balance = balance
+        self._random = random
+        self._levels = _levels(endpoints)
+        self._membership = endpoints[0].membership if endpoints else Membership()
+        self._places = Places(balance.ring)
+        self._look()
+
+    def pick(self, tried: Collection[Endpoint] = (), key: int | None = None) -> Endpoint | None:
         """The endpoint for the next attempt, or None if the cluster has none.
 
-        Those in `tried`, the ones earlier attempts went to, are avoided as long as there is another usable one.
+        Those in `tried`, the ones earlier attempts went to, are avoided as long as there is another usable one. `key`
+        is the request's hash (64 bits), for RING_HASH; without one it is as good as random.
         """
+        if self._version != self._membership.version:
+            self._look()
+        only = self._only
+        return self._pick_anywhere(tried, key) if only is None else only.pick(tried, key)
+
+    def _look(self) -> None:
+        """How things are, after a change of membership or health."""
+        self._version = self._membership.version
+        self._pickers: dict[tuple[int, bool], Picker] = {}
+        self._spread: Spread = spread([_count(level) for level in self._levels], self._balance.panic)
+        everything = next((priority for priority, load in enumerate(self._spread.healthy) if load == 100), None)
+        if everything is None or self._spread.panic[everything]:
+            self._only: Picker | None = None
+        else:
+            self._only = self._picker(everything, degraded=False)
+
+    def _pick_anywhere(self, tried: Collection[Endpoint], key: int | None) -> Endpoint | None:
+        """Where traffic is spread over priorities, or in a panic."""
+        if key is None:
+            key = random_key(self._random)
+        priority, degraded = self._spread.choose(key)
+        if self._spread.panic[priority]:
+            self._membership.panics += 1
+        return self._picker(priority, degraded=degraded).pick(tried, key)
+
+    def _picker(self, priority: int, *, degraded: bool) -> Picker:
+        found = self._pickers.get((priority, degraded))
+        if found is None:
+            level, panic = self._levels[priority], self._spread.panic[priority]
+            if self._balance.policy is Policy.RING_HASH:
+                found = self._ring(level, panic=panic)
+            else:
+                found = self._chooser(level, panic=panic, degraded=degraded)
+            self._pickers[priority, degraded] = found
+        return found
+
+    def _ring(self, level: Sequence[Endpoint], *, panic: bool) -> Ring:
+        """As in Envoy, a ring holds healthy endpoints, or all, never the degraded ones by themselves."""
+        usable = [endpoint for endpoint in level if panic or endpoint.healthy]
+        shares: list[tuple[Endpoint, float]] = []
+        if self._balance.by_locality and (total := sum(weight for weight, _ in _localities(level))):
+            for weight, members in _localities(level):
+                there = [endpoint for endpoint in members if panic or endpoint.healthy]
+                shares += _shares(there, weight / total) if weight else []
+        else:
+            shares = _shares(usable, 1.0)
+        return Ring(shares, self._balance.ring, self._places, self._random)
+
+    def _chooser(self, level: Sequence[Endpoint], *, panic: bool, degraded: bool) -> Picker:
+        def eligible(endpoint: Endpoint) -> bool:
+            return panic or (endpoint.degraded if degraded else endpoint.healthy)
+
+        def choose(endpoints: Sequence[Endpoint]) -> Picker:
+            return _choose([endpoint for endpoint in endpoints if eligible(endpoint)], self._balance, self._random)
+
+        if self._balance.by_locality and not panic:
+            weighted = [
+                (effective, choose(members))
+                for weight, members in _localities(level)
+                if (effective := _effective(weight, len(members), sum(map(eligible, members))))
+            ]
+            if weighted:
+                return ByLocality(weighted, self._random)
+        return choose(level)
 
 
-def usable(endpoints: Sequence[Endpoint], tried: Collection[Endpoint], panic: float) -> Sequence[Endpoint]:
-    """The endpoints to choose from: healthy or all in a panic, without `tried` unless nothing would be left."""
-    healthy = [endpoint for endpoint in endpoints if endpoint.healthy]
-    all_of_them = len(healthy) == len(endpoints) or len(healthy) < panic * len(endpoints)
-    candidates = endpoints if all_of_them else healthy
-    if not tried:
-        return candidates
-    untried = [endpoint for endpoint in candidates if endpoint not in tried]
-    return untried or candidates
+def _levels(endpoints: Sequence[Endpoint]) -> list[list[Endpoint]]:
+    """The endpoints of each priority, priority 0 first; there is always one level."""
+    levels: list[list[Endpoint]] = [
+        [] for _ in range(max((endpoint.priority for endpoint in endpoints), default=0) + 1)
+    ]
+    for endpoint in endpoints:
+        levels[endpoint.priority].append(endpoint)
+    return levels
+
+
+def _count(level: Sequence[Endpoint]) -> Counts:
+    healthy = sum(endpoint.healthy for endpoint in level)
+    return Counts(len(level), healthy, sum(endpoint.degraded for endpoint in level))
+
+
+def _localities(level: Sequence[Endpoint]) -> list[tuple[int, list[Endpoint]]]:
+    """Weight and endpoints of each locality of a level, in the order of their names."""
+    groups = groupby(sorted(level, key=_locality), key=_locality)
+    return [(members[0].locality_weight, members) for _, found in groups if (members := list(found))]
+
+
+def _locality(endpoint: Endpoint) -> tuple[str, str, str]:
+    return endpoint.locality
+
+
+def _effective(weight: int, total: int, eligible: int) -> float:
+    """A locality's weight, less what of it is not eligible beyond what overprovisioning makes good."""
+    return weight * min(1.0, OVERPROVISIONING / 100 * eligible / total)
+
+
+def _shares(endpoints: Sequence[Endpoint], whole: float) -> list[tuple[Endpoint, float]]:
+    total = sum(endpoint.weight for endpoint in endpoints)
+    return [(endpoint, endpoint.weight * whole / total) for endpoint in endpoints]
+
+
+def _choose(endpoints: Sequence[Endpoint], balance: Balance, random: Random) -> Picker:
+    match balance.policy:
+        case Policy.LEAST_REQUEST:
+            return LeastRequest(endpoints, random, balance.choices, balance.bias)
+        case Policy.RANDOM:
+            return RandomChoice(endpoints, random)
+        case _:
+            return RoundRobin(endpoints, random)
+
+
+# --- The choice among equals ---------------------------------------------------------------------------------------
 
 
 class RoundRobin:
-    """Each in turn; with weights, smoothly interleaved in proportion to them.
+    """Each in turn, in proportion to their weights (Envoy ROUND_ROBIN)."""
 
-    The turn starts at a random place, so that many proxies with the same configuration do not all begin with the same
-    endpoint. The weighted order is nginx's smooth weighted round robin: every endpoint gains its weight each round, the
-    richest is picked and pays the total.
-    """
+    __slots__ = ("_endpoints", "_next", "_random", "_schedule")
 
-    __slots__ = ("_credit", "_endpoints", "_equal", "_next", "_panic")
+    def __init__(self, endpoints: Sequence[Endpoint], random: Random) -> None:
+        self._endpoints = endpoints
+        self._random = random
+        # A random start, so that many proxies with the same configuration do not all begin with the same endpoint.
+        self._next = int(random() * len(endpoints))
+        self._schedule = _weighted(endpoints, lambda endpoint: endpoint.weight, random)
 
-    def __init__(self, endpoints: Sequence[Endpoint], random: Random, panic: float = PANIC_THRESHOLD) -> None:
-        self._endpoints = tuple(endpoints)
-        self._panic = panic
-        self._equal = len({endpoint.weight for endpoint in endpoints}) <= 1
-        self._next = int(random() * len(endpoints)) if endpoints else 0
-        # A random start for the weighted order too: the same total, so the proportions are not touched.
-        self._credit = {endpoint: endpoint.weight * random() for endpoint in endpoints}
-
-    def pick(self, tried: Collection[Endpoint] = ()) -> Endpoint | None:
-        """See `Balancer.pick`."""
-        if not self._equal:
-            return self._pick_weighted(tried)
-        endpoints = self._endpoints
-        if not endpoints:
+    def pick(self, tried: Collection[Endpoint], key: int | None) -> Endpoint | None:
+        """See `Picker.pick`."""
+        if not self._endpoints:
             return None
-        chosen = endpoints[self._next % len(endpoints)]
-        self._next += 1
-        if chosen.healthy and not tried:
-            return chosen
-        candidates = usable(endpoints, tried, self._panic)
-        if not candidates:
-            return None
-        return chosen if chosen in candidates else candidates[self._next % len(candidates)]
+        chosen = self._turn()
+        return chosen if chosen not in tried else _untried(self._turn, self._endpoints, tried, self._random)
 
-    def _pick_weighted(self, tried: Collection[Endpoint]) -> Endpoint | None:
-        candidates = usable(self._endpoints, tried, self._panic)
-        if not candidates:
-            return None
-        credit = self._credit
-        total = 0
-        for endpoint in candidates:
-            credit[endpoint] += endpoint.weight
-            total += endpoint.weight
-        chosen = max(candidates, key=credit.__getitem__)
-        credit[chosen] -= total
-        return chosen
+    def _turn(self) -> Endpoint:
+        if self._schedule is not None:
+            return self._schedule.next()
+        number = self._next
+        self._next = number + 1 if number + 1 < len(self._endpoints) else 0
+        return self._endpoints[number]
 
 
 class LeastRequest:
-    """Of `choices` endpoints drawn at random, the one with the fewest requests in flight (Envoy LEAST_REQUEST).
+    """Of some endpoints drawn at random, the one with the fewest requests in flight (Envoy LEAST_REQUEST).
 
-    With weights, endpoints are drawn in proportion to them, and the load compared is `(active + 1) / weight`. Envoy
-    instead schedules by `weight / (active + 1)` when weights differ; both lean to the large and the idle.
+    With weights that differ, each in turn in proportion to `weight / (active + 1) ** bias`, as it is at its last turn.
     """
 
-    __slots__ = ("_choices", "_draw", "_endpoints", "_panic", "_random")
+    __slots__ = ("_choices", "_endpoints", "_random", "_schedule")
 
-    def __init__(
-        self, endpoints: Sequence[Endpoint], random: Random, choices: int = 2, panic: float = PANIC_THRESHOLD
-    ) -> None:
-        self._endpoints = tuple(endpoints)
-        self._panic = panic
+    def __init__(self, endpoints: Sequence[Endpoint], random: Random, choices: int = 2, bias: float = 1.0) -> None:
+        self._endpoints = endpoints
         self._random = random
         self._choices = choices
-        self._draw = _Draw(self._endpoints, random)
+        self._schedule = _weighted(endpoints, lambda one: one.weight / float((one.active + 1) ** bias), random)
 
-    def pick(self, tried: Collection[Endpoint] = ()) -> Endpoint | None:
-        """See `Balancer.pick`."""
-        draw = self._draw
-        if tried or not draw.all_usable():
-            draw = _Draw(usable(self._endpoints, tried, self._panic), self._random)
-        best = draw.one()
-        if best is None or len(draw.endpoints) == 1:
-            return best
+    def pick(self, tried: Collection[Endpoint], key: int | None) -> Endpoint | None:
+        """See `Picker.pick`."""
+        if not self._endpoints:
+            return None
+        chosen = self._draw()
+        return chosen if chosen not in tried else _untried(self._draw, self._endpoints, tried, self._random)
+
+    def _draw(self) -> Endpoint:
+        if self._schedule is not None:
+            return self._schedule.next()
+        endpoints, random = self._endpoints, self._random
+        count = len(endpoints)
+        best = endpoints[int(random() * count)]
         for _ in range(self._choices - 1):
-            other = draw.one()
-            if other is not None and (other.active + 1) * best.weight < (best.active + 1) * other.weight:
+            other = endpoints[int(random() * count)]
+            if other.active < best.active:
                 best = other
         return best
 
 
 class RandomChoice:
-    """Any of them, in proportion to their weights (Envoy RANDOM)."""
+    """Any of them (Envoy RANDOM, which knows no weights)."""
 
-    __slots__ = ("_draw", "_endpoints", "_panic", "_random")
-
-    def __init__(self, endpoints: Sequence[Endpoint], random: Random, panic: float = PANIC_THRESHOLD) -> None:
-        self._endpoints = tuple(endpoints)
-        self._panic = panic
-        self._random = random
-        self._draw = _Draw(self._endpoints, random)
-
-    def pick(self, tried: Collection[Endpoint] = ()) -> Endpoint | None:
-        """See `Balancer.pick`."""
-        if not tried and self._draw.all_usable():
-            return self._draw.one()
-        return _Draw(usable(self._endpoints, tried, self._panic), self._random).one()
-
-
-class _Draw:
-    """Draws endpoints in proportion to their weights."""
-
-    __slots__ = ("_bounds", "_random", "endpoints")
+    __slots__ = ("_endpoints", "_random")
 
     def __init__(self, endpoints: Sequence[Endpoint], random: Random) -> None:
-        self.endpoints = endpoints
+        self._endpoints = endpoints
         self._random = random
-        equal = len({endpoint.weight for endpoint in endpoints}) <= 1
-        self._bounds = None if equal else list(accumulate(endpoint.weight for endpoint in endpoints))
 
-    def all_usable(self) -> bool:
-        return all(endpoint.healthy for endpoint in self.endpoints)
-
-    def one(self) -> Endpoint | None:
-        if not self.endpoints:
+    def pick(self, tried: Collection[Endpoint], key: int | None) -> Endpoint | None:
+        """See `Picker.pick`."""
+        if not self._endpoints:
             return None
-        if self._bounds is None:
-            return self.endpoints[int(self._random() * len(self.endpoints))]
-        return self.endpoints[bisect_right(self._bounds, self._random() * self._bounds[-1])]
+        chosen = self._draw()
+        return chosen if chosen not in tried else _untried(self._draw, self._endpoints, tried, self._random)
+
+    def _draw(self) -> Endpoint:
+        return self._endpoints[int(self._random() * len(self._endpoints))]
+
+
+class ByLocality:
+    """A locality in proportion to its weight, then one of its endpoints (Envoy locality_weighted_lb_config)."""
+
+    __slots__ = ("_schedule",)
+
+    def __init__(self, localities: Sequence[tuple[float, Picker]], random: Random) -> None:
+        self._schedule = Schedule(localities, lambda locality: locality[0], random)
+
+    def pick(self, tried: Collection[Endpoint], key: int | None) -> Endpoint | None:
+        """See `Picker.pick`. Where all of a locality was tried, another one has its turn."""
+        chosen = self._schedule.next()[1].pick(tried, key)
+        for _ in range(DRAWS if tried else 0):
+            if chosen not in tried:
+                break
+            chosen = self._schedule.next()[1].pick(tried, key)
+        return chosen
+
+
+def _weighted(
+    endpoints: Sequence[Endpoint], weigh: Callable[[Endpoint], float], random: Random
+) -> Schedule[Endpoint] | None:
+    """The order of endpoints whose weights differ; None if they do not."""
+    if len({endpoint.weight for endpoint in endpoints}) <= 1:
+        return None
+    return Schedule(endpoints, weigh, random)
+
+
+def _untried(
+    draw: Callable[[], Endpoint], endpoints: Sequence[Endpoint], tried: Collection[Endpoint], random: Random
+) -> Endpoint:
+    """Another draw, or any that was not tried; one that was, if all were."""
+    for _ in range(DRAWS):
+        chosen = draw()
+        if chosen not in tried:
+            return chosen
+    rest = [endpoint for endpoint in endpoints if endpoint not in tried]
+    return rest[int(random() * len(rest))] if rest else chosen
 
 
 T = TypeVar("T")

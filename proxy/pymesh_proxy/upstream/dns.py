@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from pymesh_proxy.config.model import Cluster, DnsFamily, DnsTarget
+from pymesh_proxy.config.model import Cluster, DnsFamily
+from pymesh_proxy.upstream.registry import EndpointSpec
 
 log = logging.getLogger("pymesh.proxy.dns")
 
@@ -160,5 +161,5 @@ class DnsResolver:
             self._publish(job.cluster, dict(addresses))
 
 
-def _job(cluster: Cluster, target: DnsTarget) -> _Job:
+def _job(cluster: Cluster, target: EndpointSpec) -> _Job:
     return _Job(cluster.name, target.host, cluster.dns_family, cluster.dns_refresh, cluster.dns_failure_refresh)

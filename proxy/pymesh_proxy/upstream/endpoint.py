@@ -4,8 +4,9 @@ An `Endpoint` is made once for a (cluster, address) pair and found again by ever
 flight and idle connections survive a push. Pure: the idle connections are only held here, never touched.
 """
 
+import enum
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 from pymesh.peer_metadata import UNKNOWN, Peer
 
@@ -15,6 +16,39 @@ class PooledConnection(Protocol):
 
     def close(self) -> None:
         """Close it; it is no longer needed."""
+
+
+class Health(enum.IntFlag):
+    """Why an endpoint is unhealthy or degraded, by Envoy's names (Upstream::Host::HealthFlag)."""
+
+    FAILED_ACTIVE_HC = 1
+    FAILED_OUTLIER_CHECK = 2
+    FAILED_EDS_HEALTH = 4
+    DEGRADED_ACTIVE_HC = 8
+    DEGRADED_EDS_HEALTH = 16
+    ACTIVE_HC_TIMEOUT = 32  # says more of FAILED_ACTIVE_HC
+    EDS_STATUS_DRAINING = 64
+
+
+_UNHEALTHY: Final = int(
+    Health.FAILED_ACTIVE_HC | Health.FAILED_OUTLIER_CHECK | Health.FAILED_EDS_HEALTH | Health.EDS_STATUS_DRAINING
+)
+_DEGRADED: Final = int(Health.DEGRADED_ACTIVE_HC | Health.DEGRADED_EDS_HEALTH)
+
+
+class Membership:
+    """What the endpoints of one cluster have in common, from snapshot to snapshot.
+
+    Attributes:
+        version: grows whenever one of them comes, goes or changes, so that a balancer knows when to look again.
+        changes: how often endpoints came or went (Envoy's membership_change).
+        panics: picks made in a panic (lb_healthy_panic).
+    """
+
+    __slots__ = ("changes", "panics", "version")
+
+    def __init__(self) -> None:
+        self.version = self.changes = self.panics = 0
 
 
 class Endpoint:
@@ -29,12 +63,21 @@ class Endpoint:
         peer: that workload, for metrics.
         active: requests and opaque connections in flight.
         idle: idle upstream connections, the most recently used last.
-        healthy: whether the balancer may pick it.
+        priority: its level; traffic goes to a higher number as the lower ones fail.
+        locality: (region, zone, sub_zone), and `locality_weight` the share of that locality; 0 where none is given.
+        flags: what is wrong with it (`Health`); changed by `mark` only.
+        healthy: nothing is; the balancer may pick it.
+        degraded: picked only where healthy ones are not enough.
+        membership: of its cluster.
+        check_host, check_port: of its health checks, where those differ from its own; empty and 0 otherwise.
+        checked: whether it is to be checked actively, if its cluster is.
         retired: no longer in the configuration: its connections are closed, not pooled, once they are idle.
     """
 
     __slots__ = (
-        "active", "healthy", "host", "hostname", "idle", "labels", "metadata", "peer", "port", "retired", "weight",
+        "active", "check_host", "check_port", "checked", "degraded", "flags", "healthy", "host", "hostname", "idle",
+        "labels", "locality", "locality_weight", "membership", "metadata", "peer", "port", "priority",
+        "retired", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -47,6 +90,7 @@ class Endpoint:
         metadata: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         peer: Peer = UNKNOWN,
+        membership: Membership | None = None,
     ) -> None:
         self.host = host
         self.port = port
@@ -55,8 +99,15 @@ class Endpoint:
         self.metadata: Mapping[str, str] = metadata or {}
         self.labels: Mapping[str, str] = labels or {}
         self.peer = peer
+        self.priority = 0
+        self.locality = ("", "", "")
+        self.locality_weight = 0
+        self.membership = membership or Membership()
+        self.check_host, self.check_port, self.checked = "", 0, True
         self.active = 0
+        self.flags = 0
         self.healthy = True
+        self.degraded = False
         self.retired = False
         self.idle: list[PooledConnection] = []
 
@@ -64,6 +115,21 @@ class Endpoint:
     def address(self) -> str:
         """`10.0.0.1:80` or `[fd00::1]:80`."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def mark(self, flags: int, *, on: bool) -> None:
+        """Set or clear some `Health` flags."""
+        after = self.flags | flags if on else self.flags & ~flags
+        if after == self.flags:
+            return
+        self.flags = after
+        self.healthy = not after & (_UNHEALTHY | _DEGRADED)
+        self.degraded = not after & _UNHEALTHY and bool(after & _DEGRADED)
+        self.membership.version += 1
+
+    @property
+    def health_flags(self) -> str:
+        """As Envoy's /clusters shows them: `healthy`, or `/failed_active_hc/failed_outlier_check`."""
+        return "".join(f"/{flag.name}".lower() for flag in Health if self.flags & flag) or "healthy"
 
     def retire(self) -> None:
         """Take it out of use: close what is idle now; what is in flight ends by itself and is not pooled."""
@@ -73,5 +139,5 @@ class Endpoint:
             connection.close()
 
     def __repr__(self) -> str:
-        state = "retired" if self.retired else "healthy" if self.healthy else "unhealthy"
+        state = "retired" if self.retired else self.health_flags
         return f"<Endpoint {self.address} {state}, {self.active} active, {len(self.idle)} idle>"

@@ -12,12 +12,13 @@ from dataclasses import replace
 from time import monotonic
 from typing import Final, Protocol
 
-from pymesh_proxy.config.model import Balancing, Cluster, Discovery, TlsClient
+from pymesh_proxy.config.model import Cluster, Discovery, TlsClient
 from pymesh_proxy.errors import Flag, ProxyError, failure
 from pymesh_proxy.telemetry.metrics import ClusterStats, Stats
 from pymesh_proxy.timers import TimerWheel
 from pymesh_proxy.transport.tls import TlsContexts, TlsError, failure_reason, verify_san
-from pymesh_proxy.upstream.balancer import Balancer, LeastRequest, RandomChoice, RoundRobin
+from pymesh_proxy.transport.tls_stream import connect_tls
+from pymesh_proxy.upstream.balancer import Balancer
 from pymesh_proxy.upstream.connection import UpstreamConnection
 from pymesh_proxy.upstream.endpoint import Endpoint
 
@@ -62,11 +63,16 @@ class ClusterState:
         self.waiting: deque[tuple[Cluster, Endpoint, Waiter]] = deque()
         self.stats = stats
 
-    def pick(self, original_destination: tuple[str, int] | None, tried: Collection[Endpoint] = ()) -> Endpoint | None:
-        """The endpoint for the next attempt; None if there is none."""
+    def pick(
+        self,
+        original_destination: tuple[str, int] | None,
+        tried: Collection[Endpoint] = (),
+        hash_key: int | None = None,
+    ) -> Endpoint | None:
+        """The endpoint for the next attempt; None if there is none. `hash_key` is that of the route's hash policy."""
         if self.balancer is None:
             return None if original_destination is None else _original(self, original_destination)
-        return self.balancer.pick(tried)
+        return self.balancer.pick(tried, hash_key)
 
     def transport(self, cluster: Cluster, endpoint: Endpoint) -> TlsClient | None:
         """TLS settings for `endpoint`: the first transport match that its metadata satisfies, else the cluster's.
@@ -111,7 +117,7 @@ class Upstreams:
         if state.cluster is not cluster:
             state.cluster = cluster
             original = cluster.discovery is Discovery.ORIGINAL_DST
-            state.balancer = None if original else _balancer(cluster, self._random)
+            state.balancer = None if original else Balancer(cluster.endpoints, cluster.balance, self._random)
             state.transports = {}
         return state
 
@@ -269,16 +275,14 @@ class Upstreams:
         state.stats.cx_total += 1
         made = False
         try:
-            context = None if tls is None else self._tls.client(tls, endpoint.address)
+            address, source = (endpoint.host, endpoint.port), _source(cluster, endpoint)
+            transport: asyncio.Transport
             async with asyncio.timeout(cluster.connect_timeout):
-                transport, _ = await self._loop.create_connection(
-                    factory,
-                    endpoint.host,
-                    endpoint.port,
-                    ssl=context,
-                    server_hostname=None if context is None else "",
-                    local_addr=_source(cluster, endpoint),
-                )
+                if tls is None:
+                    transport, _ = await self._loop.create_connection(factory, *address, local_addr=source)
+                else:
+                    context = self._tls.client(tls, endpoint.address)
+                    transport = await connect_tls(self._loop, context, factory, address, source)
             made = True
             transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
             if tls is None:
@@ -318,16 +322,6 @@ class Upstreams:
             for endpoint in found:
                 for connection in tuple(endpoint.idle):
                     connection.close()
-
-
-def _balancer(cluster: Cluster, random: Callable[[], float]) -> Balancer:
-    match cluster.balancing:
-        case Balancing.LEAST_REQUEST:
-            return LeastRequest(cluster.endpoints, random, cluster.least_request_choices, cluster.panic_threshold)
-        case Balancing.RANDOM:
-            return RandomChoice(cluster.endpoints, random, cluster.panic_threshold)
-        case _:
-            return RoundRobin(cluster.endpoints, random, cluster.panic_threshold)
 
 
 def _transport(cluster: Cluster, endpoint: Endpoint) -> TlsClient | None:

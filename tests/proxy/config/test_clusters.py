@@ -6,8 +6,10 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 
 from pymesh.errors import ConfigError
 from pymesh.peer_metadata import Peer, ServiceFacts
-from pymesh_proxy.config.clusters import compile_cluster, compile_endpoints, in_force, resolved
-from pymesh_proxy.config.model import Balancing, CircuitLimits, Cluster, Discovery, DnsFamily, DnsTarget
+from pymesh_proxy.config.clusters import compile_cluster, compile_endpoints, resolved
+from pymesh_proxy.config.model import CircuitLimits, Cluster, Discovery, DnsFamily
+from pymesh_proxy.upstream.balancer import Balance, Policy
+from pymesh_proxy.upstream.endpoint import Health
 from pymesh_proxy.upstream.registry import EndpointSpec
 from tests.support.xds import message
 
@@ -34,8 +36,8 @@ def assigned(*hosts: str) -> str:
 def test_a_static_cluster_and_its_defaults() -> None:
     compiled = compile_cluster(message(ClusterMessage, f"{{name: a, {assigned('10.0.0.1', '::1')}}}"))
     found = compiled.cluster
-    assert (found.name, found.discovery, found.balancing) == ("a", Discovery.STATIC, Balancing.ROUND_ROBIN)
-    assert (found.connect_timeout, found.idle_timeout, found.panic_threshold) == (5.0, 3600.0, 0.5)
+    assert (found.name, found.discovery, found.balance) == ("a", Discovery.STATIC, Balance(Policy.ROUND_ROBIN))
+    assert (found.connect_timeout, found.idle_timeout, found.balance.panic) == (5.0, 3600.0, 0.5)
     assert found.limits == CircuitLimits()
     assert [(spec.host, spec.port, spec.weight) for spec in compiled.static] == [("10.0.0.1", 80, 1), ("::1", 80, 1)]
 
@@ -50,7 +52,7 @@ def test_a_dns_cluster_has_targets_and_no_endpoints_yet() -> None:
         {assigned("reviews", "ratings")}
     """
     found = cluster(text)
-    assert found.dns_targets == (DnsTarget("reviews", 80), DnsTarget("ratings", 80))
+    assert found.dns_targets == (EndpointSpec("reviews", 80), EndpointSpec("ratings", 80))
     assert (found.dns_refresh, found.dns_failure_refresh, found.dns_family) == (30.0, (1.0, 10.0), DnsFamily.V4_ONLY)
     specs = resolved(found, {"reviews": ("10.0.0.1", "10.0.0.2")})
     assert [(spec.host, spec.hostname) for spec in specs] == [("10.0.0.1", "reviews"), ("10.0.0.2", "reviews")]
@@ -85,7 +87,7 @@ def test_options() -> None:
     assert (found.eds_service_name, found.connect_timeout, found.bind_address) == ("other", 0.25, "127.0.0.6")
     assert found.extra_bind_address == "::6"
     assert found.limits == CircuitLimits(1, 2, 3, 4)
-    assert (found.least_request_choices, found.panic_threshold) == (5, 0.0)
+    assert found.balance == Balance(Policy.LEAST_REQUEST, choices=5, panic=0.0)
     assert (found.idle_timeout, found.max_requests_per_connection) == (None, 9)
     assert found.service == ServiceFacts("a.b", "a", "b")
 
@@ -145,24 +147,9 @@ def test_endpoints_with_everything() -> None:
             labels={"workload": "reviews-v1", "namespace": "default", "canonical_service": "reviews",
                     "canonical_revision": "v1", "cluster": "c1", "version": "v1"},
             peer=Peer("reviews-v1", "default", "unknown", "v1", "reviews", "v1", "c1"),
-            healthy=False, priority=1,
+            health=Health.EDS_STATUS_DRAINING, priority=1, locality=("x", "", ""), locality_weight=3,
         ),
     )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("specs", "priority"),
-    [
-        ([], 0),
-        ([(0, True), (1, True)], 0),
-        ([(0, False), (1, True)], 1),
-        ([(0, False), (1, False)], 0),
-        ([(2, True)], 2),
-    ],
-)
-def test_the_priority_in_force(specs: list[tuple[int, bool]], priority: int) -> None:
-    made = [EndpointSpec("10.0.0.1", n, priority=level, healthy=ok) for n, (level, ok) in enumerate(specs)]
-    assert in_force(made) == priority
 
 
 @pytest.mark.parametrize(

@@ -62,15 +62,15 @@ def test_a_configuration_grows_by_type() -> None:
 
 def test_what_did_not_change_is_the_same_object() -> None:
     config = new()
-    config.apply_clusters({"a": eds("a"), "b": eds("b")})
-    before = config.apply_listeners({"l": listener("l")})
-    config.apply_routes({"80": routes("a")})
-    after = config.apply_clusters({"a": eds("a"), "b": eds("b", ", connect_timeout: 9s")})
+    config.apply(types.CLUSTER, {"a": eds("a"), "b": eds("b")})
+    before = config.apply(types.LISTENER, {"l": listener("l")})
+    config.apply(types.ROUTE, {"80": routes("a")})
+    after = config.apply(types.CLUSTER, {"a": eds("a"), "b": eds("b", ", connect_timeout: 9s")})
     assert after.clusters["a"] is before.clusters["a"]
     assert after.clusters["b"] is not before.clusters["b"]
     assert after.clusters["b"].connect_timeout == 9.0
     assert after.listeners["l"] is before.listeners["l"]
-    assert config.apply_listeners({"l": listener("l")}).listeners["l"] is before.listeners["l"]
+    assert config.apply(types.LISTENER, {"l": listener("l")}).listeners["l"] is before.listeners["l"]
     assert before.clusters["b"].connect_timeout == 5.0, "a snapshot never changes"
 
 
@@ -82,8 +82,8 @@ def test_a_filter_chain_that_did_not_change_is_the_same_object() -> None:
         chain.filter_chain_match.destination_port.value = port
     second = Listener.FromString(first.SerializeToString())
     second.filter_chains[1].filter_chain_match.destination_port.value = 3
-    before = config.apply_listeners({"l": first}).listeners["l"]
-    after = config.apply_listeners({"l": second}).listeners["l"]
+    before = config.apply(types.LISTENER, {"l": first}).listeners["l"]
+    after = config.apply(types.LISTENER, {"l": second}).listeners["l"]
     assert after is not before
     assert after.chains[0] is before.chains[0]
     assert after.chains[1] is not before.chains[1]
@@ -92,43 +92,44 @@ def test_a_filter_chain_that_did_not_change_is_the_same_object() -> None:
 
 def test_endpoints_survive_and_those_that_are_gone_retire() -> None:
     config = new()
-    config.apply_clusters({"a": eds("a")})
-    stays, goes = config.apply_endpoints({"a": assignment("a", "10.0.0.1", "10.0.0.2")}).clusters["a"].endpoints
+    config.apply(types.CLUSTER, {"a": eds("a")})
+    stays, goes = config.apply(types.ENDPOINT, {"a": assignment("a", "10.0.0.1", "10.0.0.2")}).clusters["a"].endpoints
     stays.active = 3
     weighted = assignment("a", "10.0.0.3", "10.0.0.1", more=", load_balancing_weight: 5")
-    found = config.apply_endpoints({"a": weighted}).clusters["a"].endpoints
+    found = config.apply(types.ENDPOINT, {"a": weighted}).clusters["a"].endpoints
     assert found[1] is stays
     assert (stays.active, stays.weight, stays.retired, goes.retired) == (3, 5, False, True)
-    config.apply_clusters({}, ["a"])
+    config.apply(types.CLUSTER, {}, ["a"])
     assert stays.retired
 
 
 def test_endpoints_may_come_before_their_cluster_and_after_a_change_of_it() -> None:
     config = new()
-    config.apply_endpoints({"a": assignment("a", "10.0.0.1")})
-    (first,) = config.apply_clusters({"a": eds("a")}).clusters["a"].endpoints
-    (second,) = config.apply_clusters({"a": eds("a", ", connect_timeout: 1s")}).clusters["a"].endpoints
+    config.apply(types.ENDPOINT, {"a": assignment("a", "10.0.0.1")})
+    (first,) = config.apply(types.CLUSTER, {"a": eds("a")}).clusters["a"].endpoints
+    (second,) = config.apply(types.CLUSTER, {"a": eds("a", ", connect_timeout: 1s")}).clusters["a"].endpoints
     assert second is first
-    assert config.apply_endpoints({}, ["a"]).clusters["a"].endpoints == ()
+    assert config.apply(types.ENDPOINT, {}, ["a"]).clusters["a"].endpoints == ()
 
 
-def test_the_lowest_priority_with_a_healthy_endpoint_is_used() -> None:
+def test_endpoints_of_all_priorities_are_there_with_their_health() -> None:
     config = new()
-    config.apply_clusters({"a": eds("a")})
+    config.apply(types.CLUSTER, {"a": eds("a")})
     text = """{cluster_name: a, endpoints: [
       {lb_endpoints: [{health_status: %s, endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 1}}}}]},
       {priority: 1, lb_endpoints: [{endpoint: {address: {socket_address: {address: 10.0.0.2, port_value: 1}}}}]}]}"""
-    down = config.apply_endpoints({"a": message(ClusterLoadAssignment, text % "UNHEALTHY")}).clusters["a"].endpoints
-    up = config.apply_endpoints({"a": message(ClusterLoadAssignment, text % "HEALTHY")}).clusters["a"].endpoints
-    assert ([one.host for one in down], [one.host for one in up]) == (["10.0.0.2"], ["10.0.0.1"])
-    assert not down[0].retired, "it is still configured, only not in use"
+    down = config.apply(types.ENDPOINT, {"a": message(ClusterLoadAssignment, text % "UNHEALTHY")}).clusters["a"].endpoints
+    up = config.apply(types.ENDPOINT, {"a": message(ClusterLoadAssignment, text % "HEALTHY")}).clusters["a"].endpoints
+    assert [(one.host, one.priority) for one in down] == [("10.0.0.1", 0), ("10.0.0.2", 1)]
+    assert down[0] is up[0]
+    assert (up[0].healthy, up[0].membership.version > 0) == (True, True)
 
 
 def test_resolved_names_become_endpoints() -> None:
     config = new()
     text = """{name: d, type: STRICT_DNS, load_assignment: {cluster_name: d, endpoints: [{lb_endpoints: [
       {endpoint: {address: {socket_address: {address: reviews, port_value: 80}}}}]}]}}"""
-    assert config.apply_clusters({"d": message(Cluster, text)}).clusters["d"].endpoints == ()
+    assert config.apply(types.CLUSTER, {"d": message(Cluster, text)}).clusters["d"].endpoints == ()
     (first,) = config.apply_addresses("d", {"reviews": ("10.0.0.1",)}).clusters["d"].endpoints
     found = config.apply_addresses("d", {"reviews": ("10.0.0.1", "10.0.0.2")}).clusters["d"].endpoints
     assert found[0] is first
@@ -146,12 +147,12 @@ BAD_LISTENER.transparent.value = True
 @pytest.mark.parametrize(
     ("apply", "resource", "path"),
     [
-        (lambda config: config.apply_listeners({"ok": listener("ok"), "l": BAD_LISTENER}), "Listener l", "transparent"),
-        (lambda config: config.apply_clusters({"b": eds("b"), "c": Cluster(name="c", lb_policy=Cluster.RING_HASH)}),
+        (lambda config: config.apply(types.LISTENER, {"ok": listener("ok"), "l": BAD_LISTENER}), "Listener l", "transparent"),
+        (lambda config: config.apply(types.CLUSTER, {"b": eds("b"), "c": Cluster(name="c", lb_policy=Cluster.MAGLEV)}),
          "Cluster c", "lb_policy"),
-        (lambda config: config.apply_routes({"80": routes("gone", ", validate_clusters: true")}),
+        (lambda config: config.apply(types.ROUTE, {"80": routes("gone", ", validate_clusters: true")}),
          "RouteConfiguration 80", "virtual_hosts[0].routes[0].route.cluster"),
-        (lambda config: config.apply_endpoints({"a": assignment("a", "nowhere")}), "ClusterLoadAssignment a",
+        (lambda config: config.apply(types.ENDPOINT, {"a": assignment("a", "nowhere")}), "ClusterLoadAssignment a",
          "endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address"),
     ],
 )  # fmt: skip
@@ -159,8 +160,8 @@ def test_a_refusal_names_resource_and_field_and_changes_nothing(
     apply: Callable[[Configuration], object], resource: str, path: str
 ) -> None:
     config = new()
-    config.apply_clusters({"a": eds("a")})
-    config.apply_endpoints({"a": assignment("a", "10.0.0.1")})
+    config.apply(types.CLUSTER, {"a": eds("a")})
+    config.apply(types.ENDPOINT, {"a": assignment("a", "10.0.0.1")})
     before = config.snapshot
     with pytest.raises(ConfigError) as caught:
         apply(config)
@@ -170,19 +171,9 @@ def test_a_refusal_names_resource_and_field_and_changes_nothing(
     assert config.messages(types.CLUSTER).keys() == {"a"}
 
 
-def test_checking_refuses_the_same_and_changes_nothing() -> None:
-    config = new()
-    before = config.snapshot
-    config.check(types.CLUSTER, {"a": eds("a")})
-    with pytest.raises(ConfigError, match="not supported"):
-        config.check(types.LISTENER, {"l": BAD_LISTENER})
-    for url in (types.ROUTE, types.ENDPOINT):
-        config.check(url, {})
+def test_a_type_that_is_no_configuration_is_refused() -> None:
     with pytest.raises(ConfigError, match="resources of type"):
-        config.check(types.SECRET, {})
-    with pytest.raises(ConfigError, match="resources of type"):
-        config.apply(types.SECRET, {})
-    assert config.snapshot is before
+        new().apply(types.SECRET, {})
 
 
 BOOTSTRAP = """
@@ -204,9 +195,9 @@ def test_a_bootstrap_and_resources_that_cannot_be_changed_afterwards() -> None:
     config = new()
     snapshot = config.apply_bootstrap(message(Bootstrap, BOOTSTRAP))
     assert [endpoint.port for endpoint in snapshot.clusters["pilot"].endpoints] == [15010]
-    config.apply_clusters({"a": eds("a")})
-    for change in (lambda: config.apply_clusters({"pilot": eds("pilot")}),
-                   lambda: config.apply_clusters({}, ["pilot"])):  # fmt: skip
+    config.apply(types.CLUSTER, {"a": eds("a")})
+    for change in (lambda: config.apply(types.CLUSTER, {"pilot": eds("pilot")}),
+                   lambda: config.apply(types.CLUSTER, {}, ["pilot"])):  # fmt: skip
         with pytest.raises(ConfigError, match="static resource") as caught:
             change()
         assert caught.value.resource == "Cluster pilot"
@@ -241,14 +232,14 @@ def test_secrets_that_are_wanted() -> None:
     tls = f"""{{name: tls, typed_config: {{'@type': {context}, common_tls_context: {{
       tls_certificate_sds_secret_configs: [{{name: default}}],
       validation_context_sds_secret_config: {{name: ROOTCA}}}}}}}}"""
-    config.apply_clusters({"a": eds("a", f", transport_socket_matches: [{{name: m, transport_socket: {tls}}}]")})
+    config.apply(types.CLUSTER, {"a": eds("a", f", transport_socket_matches: [{{name: m, transport_socket: {tls}}}]")})
     assert config.wanted_secrets() == {"default", "ROOTCA"}
 
 
 def test_the_dump_shows_static_and_dynamic_resources_and_no_keys() -> None:
     config = new()
     config.apply_bootstrap(message(Bootstrap, BOOTSTRAP))
-    config.apply_routes({"80": routes("a")})
+    config.apply(types.ROUTE, {"80": routes("a")})
     dumped = config.dump()
     sections = dumped["configs"]
     assert isinstance(sections, list)

@@ -6,14 +6,15 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from pymesh_proxy.config.model import Balancing, Cluster, Discovery, DnsFamily, DnsTarget
+from pymesh_proxy.config.model import Cluster, Discovery, DnsFamily
 from pymesh_proxy.upstream.dns import DnsResolver, ResolutionError, select, system_lookup
+from pymesh_proxy.upstream.registry import EndpointSpec
 from tests.support.waiting import eventually
 
 
 def cluster(name: str, *hosts: str, refresh: float = 0.01) -> Cluster:
     return Cluster(
-        name, Discovery.STRICT_DNS, Balancing.ROUND_ROBIN, dns_targets=tuple(DnsTarget(host, 80) for host in hosts),
+        name, Discovery.STRICT_DNS, dns_targets=tuple(EndpointSpec(host, 80) for host in hosts),
         dns_refresh=refresh, dns_failure_refresh=(0.01, 0.02), dns_family=DnsFamily.V4_ONLY,
     )  # fmt: skip
 

@@ -1,5 +1,7 @@
 """Endpoints are found again by cluster and address."""
 
+from pymesh.steps import whole
+from pymesh_proxy.upstream.endpoint import Health
 from pymesh_proxy.upstream.registry import EndpointRegistry, EndpointSpec
 
 
@@ -36,7 +38,12 @@ def test_what_stays_keeps_its_state_and_takes_on_what_is_new() -> None:
     before.idle.append(connection)
     metadata, labels = {"tlsMode": "istio"}, {"a": "b"}
     changed = spec(
-        "10.0.0.1", weight=3, hostname="pod", metadata={"tlsMode": "istio"}, labels={"a": "b"}, healthy=False
+        "10.0.0.1",
+        weight=3,
+        hostname="pod",
+        metadata={"tlsMode": "istio"},
+        labels={"a": "b"},
+        health=Health.FAILED_EDS_HEALTH,
     )
     (after,) = registry.update("a", [changed])
     assert after is before
@@ -52,9 +59,12 @@ def test_what_goes_is_retired_and_its_idle_connections_closed() -> None:
     connection = Idle()
     gone.idle.append(connection)
     (new,) = registry.update("a", [spec("10.0.0.2")])
+    assert not gone.retired, "the configuration without it is not in force yet"
+    whole(registry.retiring())
     assert (gone.retired, connection.closed, gone.idle) == (True, True, [])
     registry.forget("a")
     registry.forget("never there")
+    whole(registry.retiring())
     assert new.retired
     (again,) = registry.update("a", [spec("10.0.0.2")])
     assert again is not new
