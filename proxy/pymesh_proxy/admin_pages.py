@@ -185,6 +185,7 @@ def _prometheus(proxy: "Proxy") -> Answer:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(proxy.runtime.stats)
     registry.register(proxy.runtime.reporters)
+    registry.register(proxy.runtime.loop_meter)
     return Answer(generate_latest(registry) + proxy.runtime.istio.text().encode(), content_type=_PROMETHEUS)
 
 

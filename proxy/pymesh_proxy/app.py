@@ -8,16 +8,14 @@ import random
 import signal
 import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from importlib.resources import files
 from time import monotonic
 from typing import Final
 
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
-from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
-from google.protobuf.message import Message
 
 from pymesh.errors import ConfigError, MeshError
+from pymesh.steps import Steps
 from pymesh.xds import types
 from pymesh.xds.decode import load_bootstrap
 from pymesh.xds.text import parse
@@ -26,8 +24,9 @@ from pymesh_proxy.admin_pages import admin_pages, metrics_pages, readiness_pages
 from pymesh_proxy.app_health import app_health
 from pymesh_proxy.config.model import InlineRoots, Listener, Snapshot
 from pymesh_proxy.config.python_filter import named_filter
-from pymesh_proxy.config.secrets import compile_secret
+from pymesh_proxy.config.secrets import secret_in
 from pymesh_proxy.config.snapshot import Configuration
+from pymesh_proxy.control.pace import Pace
 from pymesh_proxy.control.plane import ControlPlane, control_plane
 from pymesh_proxy.control.secrets import Certificate, Roots, SecretStore
 from pymesh_proxy.control.services import FilterServices
@@ -60,12 +59,14 @@ class Proxy:
         self.runtime = Runtime(loop, random.random, self.secrets)
         self.configuration = _configuration(options)
         self.services = FilterServices(self.runtime, self.runtime.stats.filters)
+        self.configuration.remains.on_loose = self._clear
+        self.pace = Pace(lambda: bool(self.runtime.connections), self.runtime.loop_meter.occupied)
         self.dns = DnsResolver(self._publish_addresses)
         self.control: ControlPlane | None = None
         self.started = monotonic()
         self.unbound = 0  # listeners whose address cannot be listened on
         self._serving = False
-        self._staged = False  # the control plane has sent what is not complete yet
+        self._clearing = False
         self._acceptors: dict[str, Acceptor] = {}
         self._bound: dict[str, tuple[str, int]] = {}  # where the acceptors of configured listeners are
         self._handed_in = handed_in(os.environ, os.getpid())  # those that wait for the first configuration
@@ -75,31 +76,45 @@ class Proxy:
 
     # --- Configuration ---
 
-    def apply(self, type_url: str, added: dict[str, Message], removed: set[str], version: str) -> None:
-        """See control.ads.Consumer: compile resources of one type, all or nothing. Raises ConfigError.
-
-        Secrets are in force at once: the next handshake uses them.
-        """
+    def apply(
+        self, type_url: str, added: Mapping[str, bytes], removed: set[str], version: str
+    ) -> Steps[dict[str, ConfigError]]:
+        """See control.ads.Consumer. Secrets are in force at once: the next handshake uses them."""
         if type_url == types.SECRET:
-            self._take_secrets(added, removed)
-            return
-        self.configuration.apply(type_url, added, removed)
-        self._staged = True
+            return self._take_secrets(added, removed)
+        refused = yield from self.configuration.staging(type_url, added, removed)
         log.info("%s: %d added or changed, %d removed %s", types.short(type_url), len(added), len(removed), version)
+        return refused
 
-    def _take_secrets(self, added: Mapping[str, Message], removed: Iterable[str]) -> None:
-        compiled = {name: compile_secret(message) for name, message in added.items() if isinstance(message, Secret)}
-        for name, found in compiled.items():
+    def _take_secrets(self, added: Mapping[str, bytes], removed: Iterable[str]) -> dict[str, ConfigError]:
+        refused: dict[str, ConfigError] = {}
+        for name, encoded in added.items():
+            try:
+                found = secret_in(encoded)
+            except ConfigError as error:
+                refused[name] = error
+                continue
             secret = Roots(found.pem) if isinstance(found, InlineRoots) else Certificate(found.chain, found.key)
             if self.secrets.put(name, secret):
                 log.info("secret %s is in use", name)
         for name in removed:
             self.secrets.drop(name)
+        return refused
 
-    def publish(self) -> None:
+    def publish(self) -> Steps[None]:
         """See control.ads.Consumer."""
-        self._staged = False
-        self.adopt(self.configuration.snapshot)
+        self.adopt((yield from self.configuration.publishing()))
+        yield from self.configuration.clearing()
+
+    def _clear(self) -> None:
+        """Something of an older configuration is free to go, at a time when nobody publishes."""
+        if not self._clearing:
+            self._clearing = True
+            self.runtime.spawn(self._clear_in_slices())
+
+    async def _clear_in_slices(self) -> None:
+        await self.pace.take(self.configuration.clearing())
+        self._clearing = False
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Put a snapshot in force: one assignment for the data path, then sockets and names follow."""
@@ -111,16 +126,9 @@ class Proxy:
             self.runtime.loop.call_soon(self._accept_handed_in)
 
     def _publish_addresses(self, cluster: str, addresses: Mapping[str, tuple[str, ...]]) -> None:
-        """See upstream.dns.Publish. Of what is staged, nothing else comes into force with the addresses."""
-        snapshot = self.configuration.apply_addresses(cluster, addresses)
-        if not self._staged:
-            self.adopt(snapshot)
-            return
-        clusters = self.runtime.snapshot.clusters
-        old, new = clusters.get(cluster), snapshot.clusters.get(cluster)
-        if old is not None and new is not None and old.dns_targets == new.dns_targets:
-            updated = {**clusters, cluster: replace(old, endpoints=new.endpoints)}
-            self.adopt(replace(self.runtime.snapshot, clusters=updated))
+        """See upstream.dns.Publish."""
+        self.adopt(self.configuration.apply_addresses(cluster, addresses))
+        self._clear()
 
     # --- Listeners ---
 
@@ -241,7 +249,7 @@ class Proxy:
             self.adopt(_apply_bootstrap(self.configuration, bootstrap, self.options))
         if self.options.listen is not None:
             self._intercept()
-        self.control = control_plane(self.options, bootstrap, self.secrets, self)
+        self.control = control_plane(self.options, bootstrap, self.secrets, self, self.pace)
         if self.control is not None:
             node = self.control.node
             self.services.node = node.id
@@ -255,6 +263,7 @@ class Proxy:
         self._introduce(bootstrap)
         self.secrets.subscribe(self._secret_changed)
         self._serving = True
+        self.runtime.loop_meter.start()
         gc.collect()
         gc.freeze()  # what exists now lives as long as the process: no collection needs to look at it again
         async with asyncio.TaskGroup() as group:

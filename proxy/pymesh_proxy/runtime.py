@@ -19,6 +19,7 @@ from pymesh_proxy.control.secrets import Certificate, SecretStore
 from pymesh_proxy.reporting import Reporters
 from pymesh_proxy.telemetry.access_log import AccessLogs
 from pymesh_proxy.telemetry.istio_metrics import IstioReporter
+from pymesh_proxy.telemetry.loop_meter import LoopMeter
 from pymesh_proxy.telemetry.metrics import Stats
 from pymesh_proxy.telemetry.peers import Peers
 from pymesh_proxy.telemetry.record import RequestRecord
@@ -66,6 +67,7 @@ class Runtime:
         self.peers = Peers()
         self.istio = IstioReporter(self.peers)
         self.timers = TimerWheel(loop)
+        self.loop_meter = LoopMeter(loop, lambda: bool(self.connections))
         self.upstreams = Upstreams(loop, tls, self.stats, random, self.timers)
         self.recent: deque[RequestRecord] = deque(maxlen=RECENT_REQUESTS)
         self.access_logs = AccessLogs()
@@ -149,6 +151,7 @@ class Runtime:
         await self.reporters.close()
         self.upstreams.close()
         self.timers.close()
+        self.loop_meter.close()
         self.access_logs.close()
 
 

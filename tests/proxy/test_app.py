@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pymesh.steps import whole
 from pymesh.xds import types
 from pymesh.xds.decode import load_bootstrap
 from pymesh_proxy.app import Proxy
@@ -203,7 +204,8 @@ async def test_addresses_bring_nothing_into_force_that_is_staged() -> None:
 
         def stage(*clusters: Json) -> None:
             messages = load_bootstrap(bootstrap([], clusters), "test").static_resources.clusters
-            proxy.apply(types.CLUSTER, {message.name: message for message in messages}, set(), "1")
+            encoded = {message.name: message.SerializeToString() for message in messages}
+            whole(proxy.apply(types.CLUSTER, encoded, set(), "1"))
 
         def resolve(name: str, *addresses: str) -> None:
             proxy._publish_addresses(name, {"app.example": addresses})
@@ -214,7 +216,7 @@ async def test_addresses_bring_nothing_into_force_that_is_staged() -> None:
         stage(named("a", 80))
         resolve("a", "192.0.2.1")
         assert not runtime.snapshot.clusters
-        proxy.publish()
+        whole(proxy.publish())
         assert endpoints("a") == ["192.0.2.1:80"]
         resolve("a", "192.0.2.2")
         assert endpoints("a") == ["192.0.2.2:80"]
@@ -223,8 +225,8 @@ async def test_addresses_bring_nothing_into_force_that_is_staged() -> None:
         assert (endpoints("a"), set(runtime.snapshot.clusters)) == (["192.0.2.3:80"], {"a"})
         stage(named("a", 81))
         resolve("a", "192.0.2.4")
-        assert endpoints("a") == ["192.0.2.3:80"]
-        proxy.publish()
+        assert endpoints("a") == ["192.0.2.4:80"]
+        whole(proxy.publish())
         assert (endpoints("a"), set(runtime.snapshot.clusters)) == (["192.0.2.4:81"], {"a", "b"})
 
 

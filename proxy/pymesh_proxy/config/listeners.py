@@ -18,6 +18,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy as TcpProxyMessage
 
 from pymesh.errors import ConfigError
+from pymesh.steps import Steps, whole
 from pymesh.xds import types
 from pymesh.xds.check import join, unpack
 from pymesh_proxy.config import tls
@@ -35,10 +36,17 @@ _DIRECTION: Final = {
 _TRANSPORTS: Final = ("", "tls", "raw_buffer")
 
 
-def compile_listener(
+def compile_listener(message: ListenerMessage, context: Context, path: str = "") -> Listener:
+    """The listener at `path`, at once; see `compiling_listener`."""
+    return whole(compiling_listener(message, context, path))
+
+
+def compiling_listener(
     message: ListenerMessage, context: Context, path: str = "", known: Iterable[FilterChain] = ()
-) -> Listener:
-    """The listener at `path`; `context` is for its inline routes. Chains that are `known` are not compiled again.
+) -> Steps[Listener]:
+    """The listener at `path`, in steps of one filter chain each.
+
+    `context` is for its inline routes. Chains that are `known` are not compiled again.
 
     Raises:
         ConfigError: with the path of what is wrong.
@@ -48,10 +56,11 @@ def compile_listener(
     host, port = socket_address(message.address, here)
     filters = _listener_filters(message, path)
     by_key = {chain.key: chain for chain in known}
-    chains = tuple(
-        _filter_chain(chain, context, f"{join(path, 'filter_chains')}[{index}]", by_key)
-        for index, chain in enumerate(message.filter_chains)
-    )
+    compiled = []
+    for index, chain in enumerate(message.filter_chains):
+        compiled.append(_filter_chain(chain, context, f"{join(path, 'filter_chains')}[{index}]", by_key))
+        yield
+    chains = tuple(compiled)
     _check_chains(chains, join(path, "filter_chains"))
     default = None
     if message.HasField("default_filter_chain"):

@@ -1,11 +1,21 @@
 """envoy.extensions.transport_sockets.tls.v3.Secret → a certificate or trusted roots, tried out."""
 
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
+from google.protobuf.message import DecodeError
 
 from pymesh.errors import ConfigError
 from pymesh.xds.check import check
 from pymesh_proxy.config.model import InlineCertificate, InlineRoots
 from pymesh_proxy.config.tls import inline_certificate, inline_roots
+
+
+def secret_in(encoded: bytes) -> InlineCertificate | InlineRoots:
+    """What the secret holds whose encoding this is; see `compile_secret`."""
+    try:
+        message = Secret.FromString(encoded)
+    except DecodeError as error:
+        raise ConfigError(f"is not a well-formed Secret: {error}") from error
+    return compile_secret(message)
 
 
 def compile_secret(message: Secret) -> InlineCertificate | InlineRoots:

@@ -5,21 +5,24 @@ What the consumer has taken goes into force with `publish`, and that waits until
 have their endpoints, listeners their routes (make before break). A name that the server does not answer for is given up
 after INITIAL_FETCH_TIMEOUT, as in Envoy.
 
+A response may hold thousands of resources, so `receive` is in steps (`pymesh.steps`), to be taken to the end before the
+next response: responses come into force in their order, each of them whole.
+
 Nothing that fails takes away what is in force: a refused resource leaves its predecessor, a lost stream leaves all, and
 endpoints or routes that the server withdraws stay as long as a cluster or listener refers to them.
 """
 
 import logging
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from envoy.config.core.v3.base_pb2 import Node as NodeMessage
-from google.protobuf.message import Message
 
 from pymesh.errors import ConfigError
+from pymesh.steps import Steps
 from pymesh.xds import types
-from pymesh_proxy.control.resources import CHILDREN, LABEL, needs
+from pymesh_proxy.control.resources import CHILDREN, LABEL, Needs, needs
 from pymesh_proxy.control.subscription import Dialect, Response, Subscription, read_item
 
 log = logging.getLogger(__name__)
@@ -36,14 +39,15 @@ MAX_ERROR_LENGTH = 4000
 class Consumer(Protocol):
     """Who takes the resources: the proxy's configuration."""
 
-    def apply(self, type_url: str, added: dict[str, Message], removed: set[str], version: str) -> None:
-        """Take `added` in and `removed` out, but not into force yet.
+    def apply(
+        self, type_url: str, added: Mapping[str, bytes], removed: set[str], version: str
+    ) -> Steps[dict[str, ConfigError]]:
+        """Take `added`, encoded, in and `removed` out, but not into force yet.
 
-        Raises:
-            ConfigError: with `resource` and `path`; then everything is as it was.
+        Returns the errors of what is refused, by name: of these, everything is as it was.
         """
 
-    def publish(self) -> None:
+    def publish(self) -> Steps[None]:
         """Put what was applied in force."""
 
 
@@ -89,7 +93,7 @@ class Ads:
             types.SECRET: Subscription(types.SECRET, wildcard=False),
         }
         # By type and name of who needs them, the names of what is needed, by type.
-        self._needs: dict[str, dict[str, dict[str, frozenset[str]]]] = {parent: {} for parent in CHILDREN}
+        self._needs: dict[str, dict[str, Needs]] = {parent: {} for parent in CHILDREN}
         self._awaited: dict[tuple[str, str], float] = {}  # (type, name) → since when
         self._staged = False
         self.ready = False
@@ -122,19 +126,19 @@ class Ads:
                 sub.opened = True
         return requests
 
-    def receive(self, data: bytes, now: float) -> list[bytes]:
+    def receive(self, data: bytes, now: float) -> Steps[list[bytes]]:
         """Deal with a response; what to send in return.
 
         Raises:
             ConfigError: it is not a response at all, or for a type that was not asked for; the stream is of no use.
         """
-        response = self._dialect.decode(data)
+        response = yield from self._dialect.decode(data)
         sub = self._subs.get(response.type_url)
         if sub is None or not sub.opened:
             raise ConfigError(f"a response for {response.type_url or 'no type'}, which was not asked for")
         sub.nonce = response.nonce
         sub.answered = True
-        errors = self._take(sub, response)
+        errors = yield from self._take(sub, response)
         text = _summary(errors)
         if errors:
             self._stats.rejected += 1
@@ -144,15 +148,15 @@ class Ads:
             sub.version = response.version
         requests = [self._dialect.acknowledge(sub, text)]
         for child in CHILDREN.get(sub.type_url, ()):
-            requests += self._follow(sub.type_url, child, now)
-        self._publish_if_complete()
+            requests += yield from self._follow(sub.type_url, child, now)
+        yield from self._publish_if_complete()
         return requests
 
     def next_deadline(self) -> float | None:
         """When `tick` is due; None while nothing is awaited."""
         return min(self._awaited.values()) + INITIAL_FETCH_TIMEOUT if self._awaited else None
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: float) -> Steps[None]:
         """Give up on names that were awaited for too long."""
         late = [key for key, since in self._awaited.items() if now >= since + INITIAL_FETCH_TIMEOUT]
         for url, name in late:
@@ -160,16 +164,17 @@ class Ads:
             self._stats.given_up += 1
             self._stats.last_error = f"no answer for {LABEL[url]} of {name} within {INITIAL_FETCH_TIMEOUT:g} s"
         if late:
-            self._publish_if_complete()
+            yield from self._publish_if_complete()
 
-    def _take(self, sub: Subscription, response: Response) -> list[ConfigError]:
+    def _take(self, sub: Subscription, response: Response) -> Steps[list[ConfigError]]:
         """Hand a response's resources to the consumer; what was refused."""
         errors: list[ConfigError] = []
-        added: dict[str, Message] = {}
+        added: dict[str, bytes] = {}
         versions: dict[str, str] = {}
         for index, item in enumerate(response.items):
+            yield
             try:
-                name, resource = read_item(sub.type_url, index, item)
+                name = yield from read_item(sub.type_url, index, item)
                 if name in added:
                     raise ConfigError(f"{name!r} is there twice", path=f"resources[{index}]")
             except ConfigError as error:
@@ -177,7 +182,7 @@ class Ads:
                 self._awaited.pop((sub.type_url, item.name), None)
                 continue
             if sub.wildcard or name in sub.names:
-                added[name], versions[name] = resource, item.version
+                added[name], versions[name] = item.encoded, item.version
         removed: set[str] = set()
         if sub.wildcard:
             removed = response.removed & sub.held.keys()
@@ -188,7 +193,8 @@ class Ads:
                 sub.held.pop(name, None)
             if sub.type_url == types.SECRET:
                 self._do_without(response, added)
-        errors += self._hand_over(sub, added, versions, removed, response.version)
+        refused = yield from self._hand_over(sub, added, versions, removed, response.version)
+        errors += refused.values()
         for name in added:
             self._awaited.pop((sub.type_url, name), None)
         return errors
@@ -202,46 +208,29 @@ class Ads:
                 log.warning("secret %s does not exist: TLS handshakes that need it fail until it does", name)
 
     def _hand_over(
-        self,
-        sub: Subscription,
-        added: dict[str, Message],
-        versions: dict[str, str],
-        removed: set[str],
-        version: str,
-    ) -> list[ConfigError]:
-        """Let the consumer have all of it; if it refuses, find out by halves what it is that it refuses."""
+        self, sub: Subscription, added: dict[str, bytes], versions: dict[str, str], removed: set[str], version: str
+    ) -> Steps[dict[str, ConfigError]]:
+        """Let the consumer have all of it; what it refuses, by name."""
         if not added and not removed:
-            return []
-        try:
-            self._consumer.apply(sub.type_url, added, removed, version)
-        except ConfigError as error:
-            if len(added) + len(removed) == 1:
-                error.resource = error.resource or next(iter(added or removed))
-                return [error]
-            if removed:
-                return self._hand_over(sub, {}, {}, removed, version) + self._hand_over(
-                    sub, added, versions, set(), version
-                )
-            names = list(added)
-            halves = names[: len(names) // 2], names[len(names) // 2 :]
-            return [
-                error
-                for half in halves
-                for error in self._hand_over(sub, {name: added[name] for name in half}, versions, set(), version)
-            ]
-        self._staged = True
+            return {}
+        refused = yield from self._consumer.apply(sub.type_url, added, removed, version)
         needed = self._needs.get(sub.type_url)
-        for name, resource in added.items():
+        for name, encoded in added.items():
+            if name in refused:
+                continue
+            self._staged = True
             sub.held[name] = versions[name]
             if needed is not None:
-                needed[name] = needs(resource)
-        for name in removed:
+                needed[name] = needs(sub.type_url, encoded)
+                yield
+        for name in removed - refused.keys():
+            self._staged = True
             sub.held.pop(name, None)
             if needed is not None:
                 needed.pop(name, None)
-        return []
+        return refused
 
-    def _follow(self, parent: str, child: str, now: float) -> list[bytes]:
+    def _follow(self, parent: str, child: str, now: float) -> Steps[list[bytes]]:
         """Subscribe to what, of type `child`, the resources of type `parent` refer to now."""
         sub = self._subs[child]
         wanted: set[str] = set().union(*(needed.get(child, ()) for needed in self._needs[parent].values()))
@@ -255,25 +244,25 @@ class Ads:
             self._awaited.pop((sub.type_url, name), None)
             sub.held.pop(name, None)
         if dropped:
-            self._drop(sub, dropped)
+            yield from self._drop(sub, dropped)
         if sub.opened:
             return [self._dialect.change(sub, added, dropped)]
         sub.opened = True
         return [self._dialect.open(sub, None)]
 
-    def _drop(self, sub: Subscription, names: set[str]) -> None:
+    def _drop(self, sub: Subscription, names: set[str]) -> Steps[None]:
         """Nothing refers to these any more."""
-        try:
-            self._consumer.apply(sub.type_url, {}, names, sub.version)
-            self._staged = True
-        except ConfigError as error:
+        refused = yield from self._consumer.apply(sub.type_url, {}, names, sub.version)
+        self._staged = self._staged or len(refused) < len(names)
+        if refused:
+            error = next(iter(refused.values()))
             self._stats.last_error = f"{LABEL[sub.type_url]} could not be dropped: {error}"
 
-    def _publish_if_complete(self) -> None:
+    def _publish_if_complete(self) -> Steps[None]:
         if self.missing():
             return
         if self._staged:
-            self._consumer.publish()
+            yield from self._consumer.publish()
             self._staged = False
             self._stats.published += 1
         self.ready = True

@@ -20,6 +20,7 @@ from pymesh_proxy.control.agent import AgentOptions
 from pymesh_proxy.control.certificates import CertificateClient
 from pymesh_proxy.control.channel import Channel, ServerTls, Target, bearer_token
 from pymesh_proxy.control.node import Node, node_from_environment
+from pymesh_proxy.control.pace import Pace
 from pymesh_proxy.control.sds import SdsServer
 from pymesh_proxy.control.secrets import SecretStore
 from pymesh_proxy.control.xds import XdsClient
@@ -56,7 +57,7 @@ class ControlPlane:
 
 
 def control_plane(
-    options: Options, bootstrap: Bootstrap | None, secrets: SecretStore, consumer: Consumer
+    options: Options, bootstrap: Bootstrap | None, secrets: SecretStore, consumer: Consumer, pace: Pace
 ) -> ControlPlane | None:
     """The control plane that the options or the bootstrap ask for; None where the configuration is all static.
 
@@ -69,14 +70,15 @@ def control_plane(
         channel = Channel(discovery_target(options), metadata=bearer_token(options.token_file))
         certificates = CertificateClient(channel, node, secrets, roots_file=options.root_cert, rng=rng, clock=time)
         sds = None if options.sds_socket is None else SdsServer(secrets, options.sds_socket)
-        return ControlPlane(node, XdsClient(channel, node, consumer, delta=True, rng=rng), certificates, sds)
+        xds = XdsClient(channel, node, consumer, delta=True, rng=rng, pace=pace)
+        return ControlPlane(node, xds, certificates, sds)
     if bootstrap is None or not bootstrap.dynamic_resources.HasField("ads_config"):
         return None
     ads = bootstrap.dynamic_resources.ads_config
     channel = Channel(ads_target(bootstrap, ads))
     delta = ads.api_type == ApiConfigSource.DELTA_GRPC
     node = _bootstrap_node(bootstrap)
-    return ControlPlane(node, XdsClient(channel, node, consumer, delta=delta, rng=rng), None, None)
+    return ControlPlane(node, XdsClient(channel, node, consumer, delta=delta, rng=rng, pace=pace), None, None)
 
 
 def discovery_target(options: Options) -> Target:

@@ -1,31 +1,27 @@
 """What an xDS resource is called, and which other resources it needs before it is of any use. Pure."""
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Final, TypeAlias
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
-from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
-from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
-from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext
 from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
 from pymesh.errors import ConfigError
 from pymesh.names import SDS_KUBERNETES
+from pymesh.steps import Steps
 from pymesh.xds import types
+from pymesh.xds.wire import split
 
-_KINDS: Final[dict[str, type[Message]]] = {
-    types.CLUSTER: Cluster,
-    types.ENDPOINT: ClusterLoadAssignment,
-    types.LISTENER: Listener,
-    types.ROUTE: RouteConfiguration,
-    types.SECRET: Secret,
-}
+Needs: TypeAlias = Mapping[str, frozenset[str]]
+
+# The number of the field that names a resource, whatever its type.
+_NAME: Final = 1
 
 # The types whose resources those of a type refer to by name.
 CHILDREN: Final = {types.CLUSTER: (types.ENDPOINT,), types.LISTENER: (types.ROUTE, types.SECRET)}
@@ -40,44 +36,46 @@ LABEL: Final = {
 }
 
 
-def unpack(type_url: str, packed: AnyMessage) -> Message:
-    """The resource in `packed`, which has to be of the type `type_url`.
+def name_in(encoded: bytes) -> Steps[str]:
+    """The name of a resource that is still encoded: the first field of all of them (`cluster_name` of endpoints).
 
     Raises:
-        ConfigError: it is of another type, or malformed.
+        ConfigError: it is no message, or the name is no text.
     """
-    if packed.type_url != type_url:
-        raise ConfigError(f"is a {packed.type_url or 'nothing'}, where a {type_url} should be")
+    _, names = yield from split(encoded, _NAME)
+    if not names:
+        return ""
+    start, end = names[-1]
     try:
-        return _KINDS[type_url].FromString(packed.value)
-    except DecodeError as error:
-        raise ConfigError(f"is not a well-formed {type_url}: {error}") from error
+        return encoded[start:end].decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError("its name is not UTF-8") from error
 
 
-def name_of(resource: Message) -> str:
-    """The name that `resource` carries."""
-    match resource:
-        case ClusterLoadAssignment():
-            return resource.cluster_name
-        case Cluster() | Listener() | RouteConfiguration() | Secret():
-            return resource.name
-    raise TypeError(f"{type(resource).__name__} is not a resource that this proxy asks for")
-
-
-def needs(resource: Message) -> dict[str, frozenset[str]]:
+def needs(type_url: str, encoded: bytes) -> Needs:
     """By type, the names of what a cluster (endpoints) or a listener (routes, secrets) takes by discovery."""
-    match resource:
-        case Cluster() if resource.type == Cluster.EDS:
-            return {types.ENDPOINT: frozenset({resource.eds_cluster_config.service_name or resource.name})}
-        case Listener():
-            chains = [*resource.filter_chains, resource.default_filter_chain]
-            configs = [network.typed_config for chain in chains for network in chain.filters]
-            sockets = [chain.transport_socket.typed_config for chain in chains]
-            return {
-                types.ROUTE: frozenset(name for config in configs if (name := _route_name(config))),
-                types.SECRET: frozenset(name for socket in sockets for name in _secret_names(socket)),
-            }
+    match type_url:
+        case types.CLUSTER:
+            return _needs_of_cluster(Cluster.FromString(encoded))
+        case types.LISTENER:
+            return _needs_of_listener(Listener.FromString(encoded))
     return {}
+
+
+def _needs_of_cluster(resource: Cluster) -> Needs:
+    if resource.type != Cluster.EDS:
+        return {}
+    return {types.ENDPOINT: frozenset({resource.eds_cluster_config.service_name or resource.name})}
+
+
+def _needs_of_listener(resource: Listener) -> Needs:
+    chains = [*resource.filter_chains, resource.default_filter_chain]
+    configs = [network.typed_config for chain in chains for network in chain.filters]
+    sockets = [chain.transport_socket.typed_config for chain in chains]
+    return {
+        types.ROUTE: frozenset(name for config in configs if (name := _route_name(config))),
+        types.SECRET: frozenset(name for socket in sockets for name in _secret_names(socket)),
+    }
 
 
 def _secret_names(socket: AnyMessage) -> Iterator[str]:

@@ -2,11 +2,14 @@
 
 `Delta` and `StateOfTheWorld` translate between `Subscription`/`Response` and the messages on the wire; everything else
 is the same for both and stands in `ads`. Source: xds_protocol, "xDS REST and gRPC protocol".
+
+A response may be of many megabytes. It is never parsed as a whole: its resources are cut out on the wire, and stay
+encoded until they are compiled, one by one.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from envoy.config.core.v3.base_pb2 import Node as NodeMessage
 from envoy.service.discovery.v3.discovery_pb2 import (
@@ -14,6 +17,7 @@ from envoy.service.discovery.v3.discovery_pb2 import (
     DeltaDiscoveryResponse,
     DiscoveryRequest,
     DiscoveryResponse,
+    Resource,
 )
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
@@ -21,7 +25,12 @@ from google.rpc.status_pb2 import Status
 
 from pymesh.errors import ConfigError
 from pymesh.grpc.status import Code
-from pymesh_proxy.control.resources import name_of, unpack
+from pymesh.steps import Steps
+from pymesh.xds.wire import Range, split
+from pymesh_proxy.control.resources import name_in
+
+M = TypeVar("M", bound=Message)
+R = TypeVar("R", DeltaDiscoveryResponse, DiscoveryResponse)
 
 _SERVICE = "/envoy.service.discovery.v3.AggregatedDiscoveryService"
 
@@ -51,11 +60,12 @@ class Subscription:
 
 @dataclass(slots=True)
 class Item:
-    """One resource in a response. `name` is empty where only the resource itself knows it."""
+    """One resource in a response, still encoded. `name` is empty where only the resource itself knows it."""
 
     name: str
     version: str
-    packed: AnyMessage
+    type_url: str
+    encoded: bytes
 
 
 @dataclass(slots=True)
@@ -86,7 +96,7 @@ class Dialect(Protocol):
     def acknowledge(self, sub: Subscription, error: str) -> bytes:
         """Accept the response `sub.nonce`, or refuse it because of `error`."""
 
-    def decode(self, data: bytes) -> Response:
+    def decode(self, data: bytes) -> Steps[Response]:
         """A response; raises ConfigError."""
 
 
@@ -118,13 +128,14 @@ class Delta:
             type_url=sub.type_url, response_nonce=sub.nonce, error_detail=_detail(error)
         ).SerializeToString()
 
-    def decode(self, data: bytes) -> Response:
+    def decode(self, data: bytes) -> Steps[Response]:
         """See Dialect."""
-        try:
-            message = DeltaDiscoveryResponse.FromString(data)
-        except DecodeError as error:
-            raise ConfigError(f"not a DeltaDiscoveryResponse: {error}") from error
-        items = [Item(entry.name, entry.version, entry.resource) for entry in message.resources]
+        message, pieces = yield from _taken_apart(DeltaDiscoveryResponse, data)
+        items = []
+        for start, end in pieces:
+            entry = _parsed(Resource, data[start:end])
+            items.append(Item(entry.name, entry.version, entry.resource.type_url, entry.resource.value))
+            yield
         removed = set(message.removed_resources)
         return Response(message.type_url, message.system_version_info, message.nonce, items, removed, complete=False)
 
@@ -156,13 +167,14 @@ class StateOfTheWorld:
             error_detail=_detail(error),
         ).SerializeToString()
 
-    def decode(self, data: bytes) -> Response:
+    def decode(self, data: bytes) -> Steps[Response]:
         """See Dialect."""
-        try:
-            message = DiscoveryResponse.FromString(data)
-        except DecodeError as error:
-            raise ConfigError(f"not a DiscoveryResponse: {error}") from error
-        items = [Item("", message.version_info, packed) for packed in message.resources]
+        message, pieces = yield from _taken_apart(DiscoveryResponse, data)
+        items = []
+        for start, end in pieces:
+            packed = _parsed(AnyMessage, data[start:end])
+            items.append(Item("", message.version_info, packed.type_url, packed.value))
+            yield
         return Response(message.type_url, message.version_info, message.nonce, items, set(), complete=True)
 
 
@@ -170,17 +182,35 @@ def _detail(error: str) -> Status | None:
     return Status(code=Code.INVALID_ARGUMENT, message=error) if error else None
 
 
-def read_item(type_url: str, index: int, item: Item) -> tuple[str, Message]:
-    """Name and resource of an item; raises ConfigError with its place in the response."""
-    place = f"resources[{index}]"
+def _taken_apart(kind: type[R], data: bytes) -> Steps[tuple[R, list[Range]]]:
+    """A response without its resources, and where in `data` each of those is."""
     try:
-        resource = unpack(type_url, item.packed)
+        rest, pieces = yield from split(data, kind.RESOURCES_FIELD_NUMBER)
     except ConfigError as error:
-        error.resource = item.name
-        raise error.at(place) from error
-    name = name_of(resource)
+        raise ConfigError(f"not a {kind.__name__}: {error}") from error
+    return _parsed(kind, rest), pieces
+
+
+def _parsed(kind: type[M], data: bytes) -> M:
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise ConfigError(f"not a {kind.__name__}: {error}") from error
+
+
+def read_item(type_url: str, index: int, item: Item) -> Steps[str]:
+    """The name of an item, which has to be a `type_url`; raises ConfigError with its place in the response."""
+    place = f"resources[{index}]"
+    if item.type_url != type_url:
+        problem = f"is a {item.type_url or 'nothing'}, where a {type_url} should be"
+        raise ConfigError(problem, path=place, resource=item.name)
+    try:
+        name = yield from name_in(item.encoded)
+    except ConfigError as error:
+        problem = f"is not a well-formed {type_url}: {error.problem}"
+        raise ConfigError(problem, path=place, resource=item.name) from error
     if not name:
         raise ConfigError("the resource has no name", path=place)
     if item.name and item.name != name:
         raise ConfigError(f"sent as {item.name!r}, but calls itself {name!r}", path=place)
-    return name, resource
+    return name

@@ -12,6 +12,7 @@ from pymesh_proxy.control.ads import Ads, Consumer, XdsStats
 from pymesh_proxy.control.backoff import Backoff
 from pymesh_proxy.control.channel import Channel
 from pymesh_proxy.control.node import Node
+from pymesh_proxy.control.pace import Pace
 from pymesh_proxy.control.subscription import Delta, StateOfTheWorld
 
 log = logging.getLogger(__name__)
@@ -23,11 +24,15 @@ class XdsClient:
     Args:
         delta: the bootstrap's `api_type` is DELTA_GRPC (only changes travel); otherwise the state of the world.
         rng: spreads the reconnects.
+        pace: how fast what comes is dealt with.
     """
 
-    def __init__(self, channel: Channel, node: Node, consumer: Consumer, *, delta: bool, rng: random.Random) -> None:
+    def __init__(
+        self, channel: Channel, node: Node, consumer: Consumer, *, delta: bool, rng: random.Random, pace: Pace
+    ) -> None:
         self.stats = XdsStats()
         self._channel = channel
+        self._pace = pace
         self._backoff = Backoff(rng)
         self._told = ""  # why streams are lost, as it was logged last
         self._exhausted = False  # whether the last one was lost to what will be the same next time
@@ -90,13 +95,13 @@ class XdsClient:
                     async with asyncio.timeout_at(self._ads.next_deadline()):
                         data = await stream.receive()
                 except TimeoutError:
-                    self._ads.tick(clock())
+                    await self._pace.take(self._ads.tick(clock()))
                     continue
                 if data is None:
                     return
                 self._connected()
                 updates = self.stats.updates
-                requests = self._ads.receive(data, clock())
+                requests = await self._pace.take(self._ads.receive(data, clock()))
                 if self.stats.updates > updates:
                     self._accepted()
                 for request in requests:

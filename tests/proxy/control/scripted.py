@@ -1,6 +1,6 @@
 """xDS resources and responses by hand, and a consumer that remembers: what the ADS tests are written with."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
@@ -13,11 +13,12 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryResponse, DiscoveryResponse, Resource
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from pymesh.errors import ConfigError
+from pymesh.steps import Steps, whole
 from pymesh.xds import types
-from pymesh_proxy.control.resources import name_of
+from pymesh_proxy.control.resources import name_in
 
 
 def cluster(name: str, *, eds: bool = True, service: str = "", note: str = "") -> Cluster:
@@ -64,7 +65,7 @@ def delta(
 ) -> DeltaDiscoveryResponse:
     message = DeltaDiscoveryResponse(type_url=type_url, nonce=nonce, removed_resources=removed)
     for resource in resources:
-        entry = Resource(name=name_of(resource), version=version)
+        entry = Resource(name=whole(name_in(resource.SerializeToString())), version=version)
         entry.resource.Pack(resource)
         message.resources.append(entry)
     return message
@@ -82,19 +83,29 @@ class Remembering:
     """A consumer that keeps what it is given, and refuses the resources named in `refuse`."""
 
     refuse: set[str] = field(default_factory=set)
-    staged: dict[str, dict[str, Message]] = field(default_factory=lambda: {url: {} for url in _TYPES})
-    in_force: dict[str, dict[str, Message]] = field(default_factory=lambda: {url: {} for url in _TYPES})
+    staged: dict[str, dict[str, Message]] = field(default_factory=lambda: {url: {} for url in _KINDS})
+    in_force: dict[str, dict[str, Message]] = field(default_factory=lambda: {url: {} for url in _KINDS})
     published: int = 0
 
-    def apply(self, type_url: str, added: dict[str, Message], removed: set[str], version: str) -> None:
-        for name in added:
+    def apply(
+        self, type_url: str, added: Mapping[str, bytes], removed: set[str], version: str
+    ) -> Steps[dict[str, ConfigError]]:
+        refused: dict[str, ConfigError] = {}
+        taken: dict[str, Message] = {}
+        for name, encoded in added.items():
+            yield
+            try:
+                taken[name] = _KINDS[type_url].FromString(encoded)
+            except DecodeError as error:
+                refused[name] = ConfigError(str(error), resource=name)
             if name in self.refuse:
-                raise ConfigError("is not supported", path="some.field", resource=name)
-        self.staged[type_url] = {
-            name: resource for name, resource in self.staged[type_url].items() if name not in removed
-        } | added
+                refused[name] = ConfigError("is not supported", path="some.field", resource=name)
+        staged = {name: resource for name, resource in self.staged[type_url].items() if name not in removed}
+        self.staged[type_url] = staged | {name: taken[name] for name in taken if name not in refused}
+        return refused
 
-    def publish(self) -> None:
+    def publish(self) -> Steps[None]:
+        yield
         self.published += 1
         self.in_force = {url: dict(resources) for url, resources in self.staged.items()}
 
@@ -103,4 +114,10 @@ class Remembering:
         return set(self.in_force[type_url])
 
 
-_TYPES = (types.CLUSTER, types.ENDPOINT, types.LISTENER, types.ROUTE, types.SECRET)
+_KINDS: dict[str, type[Message]] = {
+    types.CLUSTER: Cluster,
+    types.ENDPOINT: ClusterLoadAssignment,
+    types.LISTENER: Listener,
+    types.ROUTE: RouteConfiguration,
+    types.SECRET: Secret,
+}

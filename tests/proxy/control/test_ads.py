@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pymesh.errors import ConfigError
+from pymesh.steps import whole
 from pymesh.xds.types import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 from pymesh_proxy.control.ads import INITIAL_FETCH_TIMEOUT, MAX_ERROR_LENGTH, Ads, XdsStats
 from pymesh_proxy.control.subscription import Delta, StateOfTheWorld
@@ -39,7 +40,7 @@ class Scripted:
         return [DeltaDiscoveryRequest.FromString(data) for data in self.ads.open(self.now)]
 
     def receive(self, response: DeltaDiscoveryResponse) -> list[DeltaDiscoveryRequest]:
-        requests = self.ads.receive(response.SerializeToString(), self.now)
+        requests = whole(self.ads.receive(response.SerializeToString(), self.now))
         return [DeltaDiscoveryRequest.FromString(data) for data in requests]
 
     def complete(self) -> None:
@@ -107,9 +108,9 @@ def test_a_new_cluster_waits_for_its_endpoints_and_then_for_no_longer_than_envoy
     script.receive(delta(CLUSTER, "7", cluster("silent")))
     deadline = script.ads.next_deadline()
     assert deadline == script.now + INITIAL_FETCH_TIMEOUT
-    script.ads.tick(deadline - 0.1)
+    whole(script.ads.tick(deadline - 0.1))
     assert script.consumer.names(CLUSTER) == {"a", "b"}
-    script.ads.tick(deadline)
+    whole(script.ads.tick(deadline))
     assert script.consumer.names(CLUSTER) == {"a", "b", "silent"}
     assert script.stats.given_up == 1
     assert script.ads.next_deadline() is None
@@ -230,7 +231,7 @@ def test_what_was_not_asked_for_ends_the_stream(script: Scripted, response: Delt
 def test_garbage_ends_the_stream(script: Scripted) -> None:
     script.open()
     with pytest.raises(ConfigError, match="DeltaDiscoveryResponse"):
-        script.ads.receive(b"\xff\xff", 0.0)
+        whole(script.ads.receive(b"\xff\xff", 0.0))
 
 
 def test_a_new_stream_resumes_with_what_is_held(script: Scripted) -> None:
@@ -276,7 +277,7 @@ class ScriptedWorld:
 
     def receive(self, type_url: str, version: str, *resources: Message) -> list[DiscoveryRequest]:
         response = sotw(type_url, version, *resources).SerializeToString()
-        return [DiscoveryRequest.FromString(data) for data in self.ads.receive(response, 0.0)]
+        return [DiscoveryRequest.FromString(data) for data in whole(self.ads.receive(response, 0.0))]
 
 
 WEB, LOST = "kubernetes://web", "kubernetes://lost"
@@ -320,11 +321,11 @@ def test_secrets_in_the_state_of_the_world() -> None:
     consumer = Remembering()
     ads = Ads(StateOfTheWorld(), NodeMessage(id="me"), consumer, XdsStats())
     ads.open(0)
-    ads.receive(sotw(CLUSTER, "1").SerializeToString(), 0)
-    _, follow = ads.receive(sotw(LISTENER, "1", tls_listener("t", WEB, LOST)).SerializeToString(), 0)
+    whole(ads.receive(sotw(CLUSTER, "1").SerializeToString(), 0))
+    _, follow = whole(ads.receive(sotw(LISTENER, "1", tls_listener("t", WEB, LOST)).SerializeToString(), 0))
     assert DiscoveryRequest.FromString(follow).resource_names == [LOST, WEB]
     assert not ads.ready
-    ads.receive(sotw(SECRET, "1", secret(WEB)).SerializeToString(), 0)
+    whole(ads.receive(sotw(SECRET, "1", secret(WEB)).SerializeToString(), 0))
     assert ads.ready
     assert consumer.names(SECRET) == {WEB}
 
@@ -409,7 +410,7 @@ def test_whatever_comes_what_is_in_force_is_complete(steps: list[tuple[str, str,
                 opened = {request.type_url for request in script.open()}
             case "later":
                 script.now += INITIAL_FETCH_TIMEOUT
-                script.ads.tick(script.now)
+                whole(script.ads.tick(script.now))
                 given_up = given_up or script.stats.given_up > 0
         if response is not None:
             ack, *follow = script.receive(response)

@@ -20,6 +20,7 @@ from pymesh.xds.types import CLUSTER, ENDPOINT, LISTENER
 from pymesh_proxy.control import backoff
 from pymesh_proxy.control.channel import Channel, Target
 from pymesh_proxy.control.node import Node
+from pymesh_proxy.control.pace import Pace
 from pymesh_proxy.control.subscription import Delta, StateOfTheWorld
 from pymesh_proxy.control.xds import XdsClient, node_message
 from tests.proxy.control.scripted import Remembering, cluster, delta, endpoints, listener, sotw
@@ -94,7 +95,7 @@ async def following(
 ) -> AsyncIterator[tuple[XdsClient, Remembering]]:
     consumer = Remembering()
     channel = Channel(Target(unix_path=str(path)))
-    client = XdsClient(channel, NODE, consumer, delta=is_delta, rng=rng or random.Random(1))
+    client = XdsClient(channel, NODE, consumer, delta=is_delta, rng=rng or random.Random(1), pace=Pace())
     try:
         async with asyncio.TaskGroup() as group:
             running = group.create_task(client.run())

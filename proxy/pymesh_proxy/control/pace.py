@@ -1,0 +1,73 @@
+"""How fast work goes on that must not be felt: a slice at a time, with the loop free in between.
+
+A request that comes while a slice runs waits for its end, so a slice is short; and requests that come while there is
+much to do must not find a slice in front of each of them, so the loop is left alone for longer than a slice takes. That
+is what keeps the slow requests of such a time as fast as twice those of any other (`benchmarks/micro/config_push.py`).
+
+The cyclic garbage collector would stop everything for as long as it takes to look at all that a large configuration
+consists of. Of what was compiled nothing is cyclic, and nearly all of it stays: so the young objects are collected as
+ever, which never takes long, the old ones not while slices run, and what is there after much work is frozen, as after
+the start: no later collection looks at it. Frozen objects are freed by their reference counts like any others.
+"""
+
+import asyncio
+import gc
+from collections.abc import Callable
+from time import perf_counter
+from typing import Final, TypeVar
+
+from pymesh.steps import Steps
+
+T = TypeVar("T")
+
+# Seconds that a slice runs before it lets others have the loop. A step, of which there is always one more, takes up to
+# 0.5 ms: half a millisecond and one such step is a third of what nobody may have to wait longer for, 5 ms.
+SLICE: Final = 0.0005
+# Seconds of the loop to others after each slice while there is traffic; uvloop's timers are of milliseconds.
+REST: Final = 0.002
+# Seconds of work, about 10,000 objects, after which what it has made is frozen.
+FREEZE_AFTER: Final = 0.05
+# Collections of the young before one of those that survived: never, while slices run.
+_NEVER: Final = 1_000_000
+
+
+class Pace:
+    """Takes the steps of long work. One for all of it, which so is never two works' slices in one turn of the loop.
+
+    `busy` says whether there is traffic that would suffer; `ran` is told how long each slice took, in seconds.
+    """
+
+    def __init__(self, busy: Callable[[], bool] = lambda: True, ran: Callable[[float], None] = lambda _: None) -> None:
+        self._busy = busy
+        self._ran = ran
+        self._lock = asyncio.Lock()
+        self._unfrozen = 0.0
+
+    async def take(self, steps: Steps[T]) -> T:
+        """All of `steps`, in slices; their result. Works that come meanwhile wait for their turn."""
+        async with self._lock:
+            thresholds = gc.get_threshold()
+            gc.set_threshold(thresholds[0], _NEVER, _NEVER)
+            try:
+                return await self._in_slices(steps)
+            finally:
+                gc.set_threshold(*thresholds)
+                if self._unfrozen > FREEZE_AFTER:
+                    gc.freeze()
+                    self._unfrozen = 0.0
+
+    async def _in_slices(self, steps: Steps[T]) -> T:
+        while True:
+            began = now = perf_counter()
+            try:
+                while now < began + SLICE:
+                    next(steps)
+                    now = perf_counter()
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            finally:
+                now = perf_counter()
+                self._unfrozen += now - began
+                self._ran(now - began)
+            await asyncio.sleep(REST if self._busy() else 0)
