@@ -33,7 +33,7 @@ from pymesh_proxy.config.actions import MAX_DIRECT_RESPONSE_BYTES, ActionContext
 from pymesh_proxy.config.fields import flag, metadata, number, one_of, required
 from pymesh_proxy.config.patterns import full_match
 from pymesh_proxy.filters.base import HttpFilter
-from pymesh_proxy.routing import RetryPolicy, Route, RouteTable, VirtualHost
+from pymesh_proxy.routing import PathKind, RetryPolicy, Route, RouteTable, VirtualHost
 
 M = TypeVar("M", bound=Message)
 HeadMatch = Callable[[Head], bool]
@@ -146,6 +146,7 @@ class RouteCompiler:
             action=action(message, ActionContext(host.retry, self._max_body, self._cluster_exists), path),
             request_headers=header_mutations.fold(request_headers),
             response_headers=header_mutations.fold(response_headers),
+            path=_indexed(message.match),
         )
 
     @staticmethod
@@ -246,6 +247,14 @@ def _path_clause(match: RouteMatch, path: str) -> HeadMatch:
         raise ConfigError("begins with a slash and does not end with one", path=here)
     exact, below = _exact(wanted, ignore_case=ignore_case), _prefix(wanted + b"/", ignore_case=ignore_case)
     return lambda head: exact(head) or below(head)
+
+
+def _indexed(match: RouteMatch) -> tuple[PathKind, bytes] | None:
+    """See routing.Route: the path as plain bytes, where it is one."""
+    which = match.WhichOneof("path_specifier")
+    if which == "safe_regex" or not flag(match, "case_sensitive", default=True):
+        return None
+    return PathKind(which), getattr(match, which).encode()
 
 
 def _prefix(wanted: bytes, *, ignore_case: bool) -> HeadMatch:

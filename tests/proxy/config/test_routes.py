@@ -1,9 +1,12 @@
 """RouteConfiguration → RouteTable."""
 
+import json
 from collections.abc import Callable
 
 import pytest
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pymesh.errors import ConfigError
 from pymesh_proxy.config.routes import Context, compile_routes
@@ -159,3 +162,30 @@ def test_refusals(text: str, path: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem) as caught:
         compiled(text)
     assert caught.value.path == path
+
+
+PATHS = st.lists(st.sampled_from(["/a", "/b", "/ab", "/A"]), max_size=3).map("".join)
+MATCHES = st.one_of(
+    PATHS.map(lambda path: {"prefix": path}),
+    PATHS.map(lambda path: {"path": path}),
+    PATHS.filter(bool).map(lambda path: {"path_separated_prefix": path}),
+    PATHS.map(lambda path: {"prefix": path, "case_sensitive": False}),
+    PATHS.map(lambda path: {"safe_regex": {"regex": f"{path}.*"}}),
+    PATHS.map(lambda path: {"prefix": path, "headers": [{"name": "x-a", "present_match": True}]}),
+)
+
+
+@given(st.lists(MATCHES, max_size=12), st.lists(st.tuples(PATHS, st.booleans(), st.booleans()), min_size=1, max_size=6))
+def test_the_index_finds_what_asking_every_route_finds(
+    matches: list[dict[str, object]], asked: list[tuple[str, bool, bool]]
+) -> None:
+    routes = [
+        {"name": str(number), "match": match, "direct_response": {"status": 200}}
+        for number, match in enumerate(matches)
+    ]
+    text = json.dumps({"name": "t", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": routes}]})
+    table = compile_routes(message(RouteConfiguration, text), Context(lambda: 0.0, lambda _: True))
+    for path, query, header in asked:
+        head = request(f"{path or '/'}{'?q=/a' if query else ''}", headers=[("x-a", "1")] if header else ())
+        one_by_one = next((route for route in table.virtual_hosts[0].routes if route.matches(head)), None)
+        assert table.find(head) is one_by_one
