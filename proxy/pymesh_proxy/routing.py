@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from pymesh.steps import Steps, whole
 from pymesh_proxy.codec.headers import Head
 
 
@@ -27,7 +28,18 @@ class HeaderMutation:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """When and how often to try again. `on` holds Envoy's words: "connect-failure", "5xx", "reset" ..."""
+    """When and how often to try again.
+
+    Attributes:
+        on: Envoy's words: "connect-failure", "5xx", "reset" ...
+        attempts: after the first one.
+        per_try_timeout: seconds until the head of an attempt's response.
+        status_codes: for "retriable-status-codes".
+        base_interval, max_interval: seconds, of the pause before an attempt.
+        response_headers: for "retriable-headers": one of them has to match.
+        request_headers: if there are any, one of them has to match, or the request is not tried again.
+        least_status: responses below it cannot be worth another attempt, and are not looked at.
+    """
 
     on: frozenset[str]
     attempts: int = 1
@@ -35,6 +47,9 @@ class RetryPolicy:
     status_codes: frozenset[int] = frozenset()
     base_interval: float = 0.025
     max_interval: float = 0.25
+    response_headers: tuple[Callable[[Head], bool], ...] = ()
+    request_headers: tuple[Callable[[Head], bool], ...] = ()
+    least_status: int = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +64,9 @@ class Forward:
     rewrite: Callable[[bytes], bytes] | None = None
     host_rewrite: bytes | None = None
     auto_host_rewrite: bool = False
+    # Which attempt it is, in x-envoy-attempt-count, is told to the upstream, and to the client.
+    attempt_count: bool = False
+    attempt_count_in_response: bool = False
     upgrades: Mapping[str, bool] = field(default_factory=dict)
 
 
@@ -192,6 +210,21 @@ class RouteTable:
         self._ignore_port = ignore_port
         self._exact: dict[bytes, Routes] = {}
         self._default: Routes | None = None
+        self._suffixes: list[tuple[int, dict[bytes, Routes]]] = []
+        self._prefixes: list[tuple[int, dict[bytes, Routes]]] = []
+        whole(self._fill())
+
+    @classmethod
+    def building(
+        cls, name: str, virtual_hosts: Iterable[VirtualHost], *, ignore_port: bool = False
+    ) -> Steps["RouteTable"]:
+        """A table, in steps of one virtual host each."""
+        table = cls(name, (), ignore_port=ignore_port)
+        table.virtual_hosts = tuple(virtual_hosts)
+        yield from table._fill()
+        return table
+
+    def _fill(self) -> Steps[None]:
         suffixes: dict[int, dict[bytes, Routes]] = {}
         prefixes: dict[int, dict[bytes, Routes]] = {}
         seen: set[str] = set()
@@ -210,6 +243,7 @@ class RouteTable:
                     prefixes.setdefault(len(key), {})[key] = routes
                 else:
                     self._exact[key] = routes
+            yield
         self._suffixes = sorted(suffixes.items(), reverse=True)
         self._prefixes = sorted(prefixes.items(), reverse=True)
 

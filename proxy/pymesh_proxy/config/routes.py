@@ -73,6 +73,8 @@ class _Host:
     name: str
     source: str
     retry: RetryPolicy | None
+    attempt_count: bool
+    attempt_count_in_response: bool
     request_headers: header_mutations.Level
     response_headers: header_mutations.Level
 
@@ -112,6 +114,8 @@ class RouteCompiler:
             name=message.name,
             source=_source(message.metadata),
             retry=retry_policy(message.retry_policy, here) if message.HasField("retry_policy") else None,
+            attempt_count=message.include_request_attempt_count,
+            attempt_count_in_response=message.include_attempt_count_in_response,
             request_headers=self._level(message, "request", path),
             response_headers=self._level(message, "response", path),
         )
@@ -121,9 +125,10 @@ class RouteCompiler:
             yield
         self._hosts[message.name] = VirtualHost(message.name, tuple(message.domains), tuple(compiled))
 
-    def table(self) -> RouteTable:
+    def table(self) -> Steps[RouteTable]:
         """The table, all of whose virtual hosts were added."""
-        return RouteTable(self._table.name, self._hosts.values(), ignore_port=self._table.ignore_port_in_host_matching)
+        ignore_port = self._table.ignore_port_in_host_matching
+        return RouteTable.building(self._table.name, self._hosts.values(), ignore_port=ignore_port)
 
     def _add_domain(self, domain: str, host: str, path: str) -> None:
         _check_domain(domain, path)
@@ -143,7 +148,17 @@ class RouteCompiler:
             virtual_host=host.name,
             source=_source(message.metadata) or host.source,
             matches=self._match(message.match, join(path, "match")),
-            action=action(message, ActionContext(host.retry, self._max_body, self._cluster_exists), path),
+            action=action(
+                message,
+                ActionContext(
+                    host.retry,
+                    self._max_body,
+                    self._cluster_exists,
+                    host.attempt_count,
+                    host.attempt_count_in_response,
+                ),
+                path,
+            ),
             request_headers=header_mutations.fold(request_headers),
             response_headers=header_mutations.fold(response_headers),
             path=_indexed(message.match),
@@ -181,7 +196,7 @@ def compile_routes(table: RouteConfiguration, context: Context, path: str = "", 
     compiler = RouteCompiler(table, context, path, inline=inline)
     for host in table.virtual_hosts:
         whole(compiler.add(host, host.routes))
-    return compiler.table()
+    return whole(compiler.table())
 
 
 def compile_encoded_routes(data: bytes, context: Context) -> Steps[RouteTable]:
@@ -208,7 +223,7 @@ def compile_encoded_routes(data: bytes, context: Context) -> Steps[RouteTable]:
             for number_, (start, end) in enumerate(routes)
         )
         yield from compiler.add(host, pieces)
-    return compiler.table()
+    return (yield from compiler.table())
 
 
 def _checked(kind: type[M], data: bytes, path: str) -> M:
