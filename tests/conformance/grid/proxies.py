@@ -4,12 +4,13 @@ HAProxy and nginx are configured to pass on as much as they would by themselves;
 """
 
 import json
+import random
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,8 @@ from tests.support.waiting import eventually_sync
 NAMES: Final = ("pymesh", "envoy", "haproxy", "nginx")
 # Seconds after which a proxy gives an incomplete message up: longer than any row is looked at.
 PATIENCE: Final = 60
+# Below net.ipv4.ip_local_port_range of Linux.
+PORTS: Final = (20_000, 32_000)
 
 HAPROXY: Final = """\
 global
@@ -103,10 +106,15 @@ def _program(name: str) -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    """So many ports of loopback that nobody listens on, each another."""
+    """So many ports of loopback that nobody listens on, below those that the kernel gives to clients meanwhile."""
+    found: list[int] = []
     with ExitStack() as stack:
-        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [sock.getsockname()[1] for sock in held]
+        while len(found) < count:
+            port = random.randint(*PORTS)
+            with suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                found.append(port)
+    return found
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
