@@ -21,6 +21,7 @@ from pymesh_proxy.transport.facts import Facts
 from pymesh_proxy.transport.original_dst import original_destination
 from pymesh_proxy.transport.peek import peek, readable
 from pymesh_proxy.transport.tls import TlsError, dns_names, failure_reason, peer_identity, verify_san
+from pymesh_proxy.transport.tls_stream import accept_tls
 
 log = logging.getLogger("pymesh.listener")
 
@@ -223,10 +224,10 @@ class ListenerServer:
             return (relay or Relay(runtime, handler, facts)).on_accept(identify)
 
         try:
-            context = None if tls is None else runtime.tls.server(tls)
-            await runtime.loop.connect_accepted_socket(
-                protocol, sock, ssl=context, ssl_handshake_timeout=None if tls is None else chain.handshake_timeout
-            )
+            if tls is None:
+                await runtime.loop.connect_accepted_socket(protocol, sock)
+            else:
+                await accept_tls(runtime.loop, sock, runtime.tls.server(tls), protocol, chain.handshake_timeout)
         except (TlsError, OSError, TimeoutError) as error:
             sock.close()
             self._tls_failed(facts, error)
