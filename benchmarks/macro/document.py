@@ -10,9 +10,9 @@ from benchmarks.macro import goals
 from benchmarks.macro.figures import summary
 from benchmarks.macro.goals import Finding
 from benchmarks.macro.machine import Machine
-from benchmarks.macro.measure import RSS_IDLE, RSS_LOADED, Measured, Result
+from benchmarks.macro.measure import Measured, Result
 from benchmarks.macro.proxies import REFERENCE
-from benchmarks.macro.sample import Sample
+from benchmarks.macro.sample import RSS_IDLE, RSS_LOADED, Sample
 
 
 def document(machine: Machine, programs: dict[str, str], results: Sequence[Result]) -> dict[str, object]:

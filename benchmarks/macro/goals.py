@@ -5,8 +5,9 @@ from typing import Final
 
 from benchmarks.macro import figures
 from benchmarks.macro.figures import Summary, summary
-from benchmarks.macro.measure import RSS_IDLE, RSS_LOADED, Result
+from benchmarks.macro.measure import Result
 from benchmarks.macro.proxies import PYMESH
+from benchmarks.macro.sample import RSS_IDLE, RSS_LOADED
 from benchmarks.macro.scenario import Goal
 
 MET: Final = "met"

@@ -4,18 +4,14 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from benchmarks.macro import figures, procfs, sites
 from benchmarks.macro.machine import Cores
 from benchmarks.macro.proxies import PYMESH, REFERENCE, Proxy
 from benchmarks.macro.running import settled_memory
-from benchmarks.macro.sample import Sample
+from benchmarks.macro.sample import RSS_IDLE, RSS_LOADED, Sample
 from benchmarks.macro.scenario import Contender, Scenario, Site, Turn
 from pymesh.errors import MeshError
-
-RSS_IDLE: Final = "rss_idle_bytes"
-RSS_LOADED: Final = "rss_loaded_bytes"
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ class Proxy:
 
     Attributes:
         configs: its file in a scenario's folder: the first of these that is there.
-        arguments: with `${CONFIG}`, the file to read.
+        arguments: with `${CONFIG}`, the file to read, and `${FOLDER}`, where that is.
     """
 
     program: Program
@@ -91,12 +91,17 @@ class Proxy:
 
     def command(self, config: Path) -> list[str]:
         """The command line that runs it with a configuration file, in the foreground, on one thread of work."""
-        return [self.program.require(), *(Template(word).substitute(CONFIG=config) for word in self.arguments)]
+        return [
+            self.program.require(),
+            *(Template(word).substitute(CONFIG=config, FOLDER=config.parent) for word in self.arguments),
+        ]
 
 
 PYMESH: Final = "pymesh"
 # What every other proxy is compared with.
 REFERENCE: Final = "envoy"
+# The one that is written in Python, too.
+PYTHON: Final = "mitmproxy"
 
 WRK: Final = Program("wrk", "wrk", ("--version",), "apt-get install wrk")
 NGINX: Final = Program("nginx", "nginx", ("-v",), "apt-get install nginx-light")
@@ -126,6 +131,11 @@ PROXIES: Final = {
             ("-db", "-f", "${CONFIG}"),
         ),
         Proxy(NGINX, ("nginx.conf",), ("-c", "${CONFIG}", "-e", "stderr")),
+        Proxy(
+            Program(PYTHON, str(ROOT / ".venv-mitmproxy/bin/mitmdump"), ("--version",), "make mitmproxy"),
+            ("mitmproxy/config.yaml",),
+            ("--quiet", "--set", "confdir=${FOLDER}"),
+        ),
     )
 }  # fmt: skip
 # Without these there is nothing to compare; the others only show where the floor is.

@@ -12,6 +12,11 @@ from benchmarks.load.histogram import Histogram
 LATE: Final = "generator_late_ms"
 
 
+# Figures that every scenario has, and that are no sample's: bytes resident before the first request, and after the last.
+RSS_IDLE: Final = "rss_idle_bytes"
+RSS_LOADED: Final = "rss_loaded_bytes"
+
+
 class Unit(Enum):
     """What the cost of is told. The value is the word for people."""
 

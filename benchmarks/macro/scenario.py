@@ -16,7 +16,7 @@ from typing import Final
 
 from benchmarks.load.target import Request, Target
 from benchmarks.macro.machine import Cores
-from benchmarks.macro.proxies import Proxy
+from benchmarks.macro.proxies import REFERENCE, Proxy
 from benchmarks.macro.sample import Figure, Sample, Unit
 
 GET: Final = Request()
@@ -97,7 +97,7 @@ class Goal:
     figure: str
     target: float | None
     stretch: float | None = None
-    against: str = "envoy"
+    against: str = REFERENCE
 
 
 @dataclass(frozen=True, slots=True)

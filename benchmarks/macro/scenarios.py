@@ -3,9 +3,21 @@
 from typing import Final
 
 from benchmarks.load.target import Request
+from benchmarks.macro.connections import MEMORY, churn, idle
 from benchmarks.macro.generated import last_of_many_routes
 from benchmarks.macro.instruments import at_rate, both
-from benchmarks.macro.sample import BUSY, PERCENTILES, Unit, cost, part_of_cost, throughput
+from benchmarks.macro.proxies import PYTHON, REFERENCE
+from benchmarks.macro.sample import (
+    BUSY,
+    PERCENTILES,
+    RSS_IDLE,
+    RSS_LOADED,
+    Unit,
+    cost,
+    part_of_cost,
+    percentile,
+    throughput,
+)
 from benchmarks.macro.scenario import Goal, Scenario
 from benchmarks.macro.wrk import saturate
 
@@ -26,7 +38,6 @@ _GET: Final = Request("GET", BROWSER)
 _POST_BYTES: Final = 4096
 _BULK_BYTES: Final = 10_000_000
 
-_PYTHON: Final = "mitmproxy"
 _PER_REQUEST: Final = (cost(Unit.REQUEST), throughput(Unit.REQUEST), BUSY)
 _PER_CONNECTION: Final = (cost(Unit.CONNECTION), throughput(Unit.CONNECTION), BUSY)
 _PER_GIGABYTE: Final = (cost(Unit.GIGABYTE), throughput(Unit.GIGABYTE), BUSY)
@@ -34,7 +45,7 @@ _PER_GIGABYTE: Final = (cost(Unit.GIGABYTE), throughput(Unit.GIGABYTE), BUSY)
 _REQUESTS: Final = both(saturate(connections=32), at_rate(1000, connections=16))
 
 
-def _cheaper(unit: Unit, target: float | None, stretch: float | None, against: str = "envoy") -> Goal:
+def _cheaper(unit: Unit, target: float | None, stretch: float | None, against: str = REFERENCE) -> Goal:
     return Goal(cost(unit).name, target, stretch, against)
 
 
@@ -46,7 +57,7 @@ _ALL: Final = (
         instrument=_REQUESTS,
         figures=_PER_REQUEST,
         latency=PERCENTILES,
-        goals=(_cheaper(Unit.REQUEST, 0.60, 0.45), _cheaper(Unit.REQUEST, 0.20, 0.10, _PYTHON)),
+        goals=(_cheaper(Unit.REQUEST, 0.60, 0.45), _cheaper(Unit.REQUEST, 0.20, 0.10, PYTHON)),
         request=_GET,
     ),
     Scenario(
@@ -56,7 +67,7 @@ _ALL: Final = (
         instrument=_REQUESTS,
         figures=_PER_REQUEST,
         latency=PERCENTILES,
-        goals=(_cheaper(Unit.REQUEST, 0.65, 0.50), _cheaper(Unit.REQUEST, 0.20, 0.10, _PYTHON)),
+        goals=(_cheaper(Unit.REQUEST, 0.65, 0.50), _cheaper(Unit.REQUEST, 0.20, 0.10, PYTHON)),
         request=_GET,
         tls=True,
     ),
@@ -147,6 +158,48 @@ _ALL: Final = (
         latency=PERCENTILES,
         goals=(_cheaper(Unit.REQUEST, 0.65, 0.50),),
         request=_GET,
+    ),
+    Scenario(
+        name="churn-plain",
+        summary="as h1-plain, with a connection for every request, 32 at a time",
+        unit=Unit.CONNECTION,
+        instrument=churn(connections=32),
+        figures=_PER_CONNECTION,
+        goals=(_cheaper(Unit.CONNECTION, None, 1.0),),
+        request=_GET,
+        folder_name="h1-plain",
+    ),
+    Scenario(
+        name="churn-tls",
+        summary="the same over TLS, each with a full handshake",
+        unit=Unit.CONNECTION,
+        instrument=churn(connections=32),
+        figures=_PER_CONNECTION,
+        goals=(_cheaper(Unit.CONNECTION, None, 1.0),),
+        request=_GET,
+        tls=True,
+        folder_name="h1-tls",
+    ),
+    Scenario(
+        name="idle",
+        summary="1,000 connections that have had a request each and stay open",
+        unit=Unit.CONNECTION,
+        instrument=idle(connections=1000),
+        figures=(*MEMORY, cost(Unit.CONNECTION)),
+        goals=(Goal(RSS_IDLE, 0.80, 0.60), Goal(MEMORY[0].name, 0.80, 0.60), Goal(RSS_LOADED, 0.80, 0.60)),
+        request=_GET,
+        folder_name="h1-plain",
+    ),
+    Scenario(
+        name="latency",
+        summary="the pair of pair-mtls at 1,000 requests a second, 16 connections, timed from when each was due",
+        unit=Unit.REQUEST,
+        instrument=at_rate(1000, connections=16),
+        figures=PERCENTILES,
+        goals=tuple(Goal(percentile(percent).name, 1.1, 0.9) for percent in (50, 99)),
+        request=_GET,
+        folder_name="pair-mtls",
+        hops=("client", "server"),
     ),
 )  # fmt: skip
 SCENARIOS: Final = {scenario.name: scenario for scenario in _ALL}
