@@ -213,7 +213,9 @@ SUPPORTED: Final[Mapping[str, Support]] = {
     f"{_CORE}Http1ProtocolOptions": Support(
         "accept_http_10 default_host_for_http_10", {"accept_http_10": "downstream"}
     ),
-    _TCP: Support("stat_prefix cluster weighted_clusters idle_timeout access_log max_connect_attempts"),
+    _TCP: Support("stat_prefix cluster weighted_clusters idle_timeout access_log max_connect_attempts hash_policy"),
+    "envoy.type.v3.HashPolicy": Support("source_ip"),
+    "envoy.type.v3.HashPolicy.SourceIp": Support(),
     f"{_TCP}.WeightedCluster": Support("clusters"),
     f"{_TCP}.WeightedCluster.ClusterWeight": Support("name weight"),
     # --- access logs ---
@@ -244,7 +246,8 @@ SUPPORTED: Final[Mapping[str, Support]] = {
     ),
     f"{_ROUTE}VirtualHost": Support(
         "name domains routes request_headers_to_add request_headers_to_remove response_headers_to_add "
-        "response_headers_to_remove retry_policy metadata"
+        "response_headers_to_remove retry_policy metadata include_request_attempt_count "
+        "include_attempt_count_in_response"
     ),
     f"{_ROUTE}Route": Support(
         "name match route redirect direct_response metadata request_headers_to_add request_headers_to_remove "
@@ -264,13 +267,20 @@ SUPPORTED: Final[Mapping[str, Support]] = {
     f"{_MATCHER}RegexMatchAndSubstitute": Support("pattern substitution"),
     f"{_ROUTE}RouteAction": Support(
         "cluster weighted_clusters prefix_rewrite regex_rewrite host_rewrite_literal auto_host_rewrite timeout "
-        "idle_timeout retry_policy upgrade_configs"
+        "idle_timeout retry_policy upgrade_configs hash_policy"
     ),
+    f"{_ROUTE}RouteAction.HashPolicy": Support("header cookie connection_properties query_parameter terminal"),
+    f"{_ROUTE}RouteAction.HashPolicy.Header": Support("header_name regex_rewrite"),
+    f"{_ROUTE}RouteAction.HashPolicy.Cookie": Support("name ttl path attributes"),
+    f"{_ROUTE}RouteAction.HashPolicy.CookieAttribute": Support("name value"),
+    f"{_ROUTE}RouteAction.HashPolicy.ConnectionProperties": Support("source_ip"),
+    f"{_ROUTE}RouteAction.HashPolicy.QueryParameter": Support("name"),
     f"{_ROUTE}RouteAction.UpgradeConfig": Support("upgrade_type enabled"),
     f"{_ROUTE}WeightedCluster": Support("clusters total_weight"),
     f"{_ROUTE}WeightedCluster.ClusterWeight": Support("name weight"),
     f"{_ROUTE}RetryPolicy": Support(
-        "retry_on num_retries per_try_timeout retriable_status_codes retry_back_off retry_host_predicate "
+        "retry_on num_retries per_try_timeout retriable_status_codes retriable_headers retriable_request_headers "
+        "retry_back_off retry_host_predicate "
         "host_selection_retry_max_attempts",
         {
             "retry_on": "connection failures are retried, where that is safe, even if it does not name them: "
@@ -292,7 +302,7 @@ SUPPORTED: Final[Mapping[str, Support]] = {
         "name alt_stat_name type eds_cluster_config connect_timeout lb_policy load_assignment circuit_breakers "
         "typed_extension_protocol_options dns_refresh_rate dns_failure_refresh_rate dns_lookup_family "
         "upstream_bind_config least_request_lb_config round_robin_lb_config ring_hash_lb_config common_lb_config "
-        "transport_socket_matches transport_socket metadata",
+        "transport_socket_matches transport_socket metadata health_checks outlier_detection",
         {
             "alt_stat_name": "no effect: metrics carry the resource's own name",
             "dns_refresh_rate": "the record's own time to live is not known to the system's resolver",
@@ -319,10 +329,37 @@ SUPPORTED: Final[Mapping[str, Support]] = {
     f"{_CLUSTER}Cluster.TransportSocketMatch": Support(
         "name match transport_socket", {"match": "string, number and boolean values"}
     ),
+    f"{_CORE}HealthCheck": Support(
+        "timeout interval initial_jitter interval_jitter interval_jitter_percent unhealthy_threshold "
+        "healthy_threshold reuse_connection http_health_check tcp_health_check no_traffic_interval "
+        "no_traffic_healthy_interval unhealthy_interval unhealthy_edge_interval healthy_edge_interval",
+        {
+            "reuse_connection": "of HTTP checks; TCP checks make a connection each",
+            "initial_jitter": "listeners do not wait for the first round of checks, as Envoy's do at its start",
+        },
+    ),
+    f"{_CORE}HealthCheck.HttpHealthCheck": Support(
+        "host path method expected_statuses retriable_statuses codec_client_type",
+        only={"codec_client_type": ("HTTP1",)},
+    ),
+    f"{_CORE}HealthCheck.TcpHealthCheck": Support("send receive"),
+    f"{_CORE}HealthCheck.Payload": Support("text binary", {"text": "hexadecimal digits, as in Envoy"}),
+    f"{_CLUSTER}OutlierDetection": Support(
+        "consecutive_5xx interval base_ejection_time max_ejection_percent enforcing_consecutive_5xx "
+        "enforcing_success_rate success_rate_minimum_hosts success_rate_request_volume success_rate_stdev_factor "
+        "consecutive_gateway_failure enforcing_consecutive_gateway_failure split_external_local_origin_errors "
+        "consecutive_local_origin_failure enforcing_consecutive_local_origin_failure "
+        "enforcing_local_origin_success_rate failure_percentage_threshold enforcing_failure_percentage "
+        "enforcing_failure_percentage_local_origin failure_percentage_minimum_hosts "
+        "failure_percentage_request_volume max_ejection_time max_ejection_time_jitter "
+        "successful_active_health_check_uneject_host always_eject_one_host"
+    ),
     f"{_CLUSTER}CircuitBreakers": Support("thresholds", {"thresholds": "the DEFAULT priority, once"}),
     f"{_CLUSTER}CircuitBreakers.Thresholds": Support(
-        "priority max_connections max_pending_requests max_requests max_retries", only={"priority": ("DEFAULT",)}
+        "priority max_connections max_pending_requests max_requests max_retries retry_budget",
+        only={"priority": ("DEFAULT",)},
     ),
+    f"{_CLUSTER}CircuitBreakers.Thresholds.RetryBudget": Support("budget_percent min_retry_concurrency"),
     _UPSTREAM_HTTP: Support("common_http_protocol_options explicit_http_config"),
     f"{_UPSTREAM_HTTP}.ExplicitHttpConfig": Support(
         "http_protocol_options http2_protocol_options",
@@ -346,7 +383,8 @@ SUPPORTED: Final[Mapping[str, Support]] = {
         "endpoint health_status metadata load_balancing_weight",
         {"load_balancing_weight": "RANDOM knows no weights, as in Envoy"},
     ),
-    f"{_ENDPOINT}Endpoint": Support("address hostname"),
+    f"{_ENDPOINT}Endpoint": Support("address hostname health_check_config"),
+    f"{_ENDPOINT}Endpoint.HealthCheckConfig": Support("port_value hostname disable_active_health_check"),
     # --- TLS ---
     "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer": Support(),
     f"{_TLS}DownstreamTlsContext": Support("common_tls_context require_client_certificate"),

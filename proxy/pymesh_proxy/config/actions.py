@@ -1,11 +1,12 @@
 """What a route does with a request: forward, redirect or answer. Compiled from envoy.config.route.v3."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Final
 
 from envoy.config.route.v3.route_components_pb2 import (
     DirectResponseAction,
+    HeaderMatcher,
     RedirectAction,
     RouteAction,
     RouteMatch,
@@ -19,10 +20,11 @@ from envoy.config.route.v3.route_components_pb2 import (
 
 from pymesh.errors import ConfigError
 from pymesh.xds.check import join
-from pymesh_proxy.config import patterns
+from pymesh_proxy.config import matchers, patterns
 from pymesh_proxy.config.fields import data, number, one_of, positive, required, timeout
+from pymesh_proxy.config.hash_policy import hash_policy
 from pymesh_proxy.routing import Action, DirectResponse, Forward, Redirect, RetryPolicy, without_port
-from pymesh_proxy.upstream.retry import parse_retry_on
+from pymesh_proxy.upstream.retry import MAX_RETRIES, least_status, parse_retry_on
 
 Rewrite = Callable[[bytes], bytes]
 
@@ -31,8 +33,6 @@ MAX_DIRECT_RESPONSE_BYTES: Final = 4096
 DEFAULT_ROUTE_TIMEOUT: Final = 15.0
 # RetryPolicy.RetryBackOff: the maximum is ten times the base where it is not given.
 _DEFAULT_RETRY_BASE: Final = 0.025
-# More attempts than this is a mistake that multiplies every outage; Istio's default is 2.
-MAX_RETRIES: Final = 100
 _MAX_WEIGHT_SUM: Final = 2**32 - 1
 
 _REDIRECT_STATUS: Final = {
@@ -52,11 +52,14 @@ class ActionContext:
         default_retry: the virtual host's policy, for routes without their own.
         max_body: bytes that a direct response may have.
         cluster_exists: whether a request may be sent to this cluster.
+        attempt_count, attempt_count_in_response: what the virtual host says of x-envoy-attempt-count.
     """
 
     default_retry: RetryPolicy | None
     max_body: int
     cluster_exists: Callable[[str], bool]
+    attempt_count: bool = False
+    attempt_count_in_response: bool = False
 
 
 def action(route: RouteMessage, context: ActionContext, path: str) -> Action:
@@ -92,15 +95,21 @@ def forward(message: RouteAction, match: RouteMatch, context: ActionContext, pat
     retry = context.default_retry
     if message.HasField("retry_policy"):
         retry = retry_policy(message.retry_policy, join(path, "retry_policy"))
+    whole = timeout(message, "timeout", DEFAULT_ROUTE_TIMEOUT, path)
+    if retry is not None and retry.per_try_timeout is not None and whole is not None and retry.per_try_timeout >= whole:
+        retry = replace(retry, per_try_timeout=None)  # as in Envoy: it has no effect, nor is it told to the upstream
     return Forward(
         clusters=_clusters(message, context.cluster_exists, path),
-        timeout=timeout(message, "timeout", DEFAULT_ROUTE_TIMEOUT, path),
+        timeout=whole,
         idle_timeout=timeout(message, "idle_timeout", None, path),
         retry=retry,
         rewrite=rewrite,
         host_rewrite=_host(host, join(path, "host_rewrite_literal")) if host else None,
         auto_host_rewrite=message.auto_host_rewrite.value,
+        attempt_count=context.attempt_count,
+        attempt_count_in_response=context.attempt_count_in_response,
         upgrades=upgrades,
+        hash_policy=hash_policy(message.hash_policy, join(path, "hash_policy")),
     )
 
 
@@ -154,7 +163,14 @@ def retry_policy(message: RetryPolicyMessage, path: str) -> RetryPolicy:
         status_codes=frozenset(message.retriable_status_codes),
         base_interval=base,
         max_interval=maximum,
+        response_headers=_header_matchers(message.retriable_headers, join(path, "retriable_headers")),
+        request_headers=_header_matchers(message.retriable_request_headers, join(path, "retriable_request_headers")),
+        least_status=least_status(names, frozenset(message.retriable_status_codes)),
     )
+
+
+def _header_matchers(messages: Iterable[HeaderMatcher], path: str) -> tuple[matchers.HeadMatch, ...]:
+    return tuple(matchers.header(message, f"{path}[{index}]") for index, message in enumerate(messages))
 
 
 def prefix_rewrite(match: RouteMatch, replacement: str, path: str) -> Rewrite:

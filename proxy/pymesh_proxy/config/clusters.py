@@ -28,6 +28,7 @@ from pymesh_proxy.config.fields import (
     socket_address,
     timeout,
 )
+from pymesh_proxy.config.health import health_check, outlier_detection
 from pymesh_proxy.config.model import CircuitLimits, Cluster, Discovery, DnsFamily, TransportMatch
 from pymesh_proxy.upstream.endpoint import Health
 from pymesh_proxy.upstream.registry import EndpointSpec
@@ -106,6 +107,10 @@ def compile_cluster(message: ClusterMessage, path: str = "") -> CompiledCluster:
         extra_bind_address=extra_bind_address,
         idle_timeout=idle_timeout,
         max_requests_per_connection=max_requests,
+        outlier=outlier_detection(message.outlier_detection, join(path, "outlier_detection"))
+        if message.HasField("outlier_detection")
+        else None,
+        health_check=health_check(message.health_checks, join(path, "health_checks")),
         dns_targets=specs if discovery in _DNS else (),
         dns_refresh=refresh,
         dns_failure_refresh=(base, max(base, longest)),
@@ -157,6 +162,11 @@ def _endpoint(message: LbEndpoint, path: str, *, names: bool) -> EndpointSpec:
     weight = number(message, "load_balancing_weight", 1)
     if not weight:
         raise ConfigError("must be at least 1", path=join(path, "load_balancing_weight"))
+    check = message.endpoint.health_check_config
+    if check.port_value > 65_535:
+        raise ConfigError(
+            f"{check.port_value} is not a port", path=join(path, "endpoint.health_check_config.port_value")
+        )
     return EndpointSpec(
         host=host if names else ip(host, f"{here}.socket_address.address"),
         port=port,
@@ -166,6 +176,9 @@ def _endpoint(message: LbEndpoint, path: str, *, names: bool) -> EndpointSpec:
         labels=labels,
         peer=peer,
         health=_HEALTH.get(message.health_status, 0),
+        check_host=check.hostname,
+        check_port=check.port_value,
+        checked=not check.disable_active_health_check,
     )
 
 
@@ -200,11 +213,15 @@ def _eds_name(message: ClusterMessage, path: str) -> str:
 
 def _limits(message: ClusterMessage) -> CircuitLimits:
     for thresholds in message.circuit_breakers.thresholds[:1]:
+        budget = thresholds.retry_budget
+        share = budget.budget_percent.value if budget.HasField("budget_percent") else 20.0
         return CircuitLimits(
             number(thresholds, "max_connections", 1024),
             number(thresholds, "max_pending_requests", 1024),
             number(thresholds, "max_requests", 1024),
             number(thresholds, "max_retries", 3),
+            share / 100 if thresholds.HasField("retry_budget") else None,
+            number(budget, "min_retry_concurrency", 3),
         )
     return CircuitLimits()
 

@@ -18,6 +18,8 @@ from pymesh_proxy.routing import RouteTable
 from pymesh_proxy.telemetry.tracing import EVERY_REQUEST, Sampling
 from pymesh_proxy.upstream.balancer import EVENLY, Balance
 from pymesh_proxy.upstream.endpoint import Endpoint
+from pymesh_proxy.upstream.health import HealthCheck
+from pymesh_proxy.upstream.outlier import OutlierSettings
 from pymesh_proxy.upstream.registry import EndpointSpec
 
 
@@ -220,6 +222,7 @@ class TcpProxy:
     clusters: tuple[tuple[str, int], ...]
     idle_timeout: float | None = 3600.0
     max_connect_attempts: int = 1
+    hash_source: bool = False  # the client's address is the key for consistent hashing
     access_logs: tuple[AccessLog, ...] = ()
 
 
@@ -308,12 +311,24 @@ class TransportMatch:
 
 @dataclass(frozen=True, slots=True)
 class CircuitLimits:
-    """Ceilings of one cluster (envoy CircuitBreakers.Thresholds, DEFAULT priority)."""
+    """Ceilings of one cluster (envoy CircuitBreakers.Thresholds, DEFAULT priority).
+
+    With a `retry_budget`, a share of the requests in flight, and at least `min_retries`, may be retries; `max_retries`
+    then does not count.
+    """
 
     max_connections: int = 1024
     max_pending_requests: int = 1024
     max_requests: int = 1024
     max_retries: int = 3
+    retry_budget: float | None = None
+    min_retries: int = 3
+
+    def retries(self, requests: int) -> int:
+        """How many retries may be made at the same time, with so many requests in flight."""
+        if self.retry_budget is None:
+            return self.max_retries
+        return max(self.min_retries, int(requests * self.retry_budget))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -336,6 +351,8 @@ class Cluster:
     extra_bind_address: str = ""  # the same for endpoints of the other address family
     idle_timeout: float | None = 3600.0
     max_requests_per_connection: int | None = None
+    outlier: OutlierSettings | None = None
+    health_check: HealthCheck | None = None
     # Names to resolve; each of their addresses becomes an endpoint like this.
     dns_targets: tuple[EndpointSpec, ...] = ()
     dns_refresh: float = 5.0

@@ -11,12 +11,16 @@ Envoy differs in 2 and 3: it does nothing that `retry_on` does not name. See doc
 """
 
 import enum
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.routing import RetryPolicy
 
+# More attempts than this is a mistake that multiplies every outage; Istio's default is 2.
+MAX_RETRIES: Final = 100
 # RFC 9110 section 9.2.2: safe methods, PUT and DELETE.
 IDEMPOTENT_METHODS: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 
@@ -40,12 +44,16 @@ class Outcome:
         written: whether a byte of the request may have reached the peer.
         status: HTTP status, where `failure` is STATUS.
         grpc_status: value of a `grpc-status` response header (a trailers-only answer); None without one.
+        rate_limited: the response says that a rate limit was reached (`x-envoy-ratelimited`).
+        header: one of the policy's `retriable_headers` is in the response.
     """
 
     failure: Failure
     written: bool = False
     status: int = 0
     grpc_status: int | None = None
+    rate_limited: bool = False
+    header: bool = False
 
 
 # What a sidecar says in Proxy-Status when its app could not be reached, or broke off (errors.CAUSES).
@@ -57,18 +65,34 @@ _PEER_FAILURES: Final = {
 }
 
 
-def outcome_of_response(status: int, proxy_status: bytes | None, *, from_mesh: bool) -> Outcome:
-    """What a response head means for retries.
+def outcome_of_response(head: Head, policy: RetryPolicy, *, from_mesh: bool) -> Outcome:
+    """What a response head means for retries by `policy`.
 
     A 503 that a sidecar on the other side gave by itself is told apart from one of the app: it says in Proxy-Status
     (RFC 9209) whether the app ever saw the request. Believed only of a peer that has proved to be of this mesh.
     """
-    if status == 503 and from_mesh and proxy_status is not None:
+    if head.status == 503 and from_mesh:
+        proxy_status = head.get(b"proxy-status") or b""
         for beginning, outcome in _PEER_FAILURES.items():
             if proxy_status.startswith(beginning):
                 return outcome
-    return Outcome(Failure.STATUS, written=True, status=status)
+    grpc_status = head.get(b"grpc-status")
+    return Outcome(
+        Failure.STATUS,
+        written=True,
+        status=head.status,
+        grpc_status=int(grpc_status) if grpc_status is not None and _GRPC_STATUS.fullmatch(grpc_status) else None,
+        rate_limited=head.has(b"x-envoy-ratelimited"),
+        header=any(matches(head) for matches in policy.response_headers),
+    )
 
+
+_GRPC_STATUS: Final = re.compile(rb"[0-9]{1,2}")
+
+# Words of x-envoy-retry-grpc-on.
+GRPC_CONDITIONS: Final = frozenset({"cancelled", "deadline-exceeded", "resource-exhausted", "internal", "unavailable"})
+# Words that a response below 400 can fulfil, so that every response has to be looked at.
+_ANY_STATUS: Final = GRPC_CONDITIONS | {"retriable-headers", "envoy-ratelimited"}
 
 # Name in `retry_on` -> does it cover this outcome? Source: Envoy's router filter documentation, x-envoy-retry-on and
 # x-envoy-retry-grpc-on. A per-try timeout counts as a reset by the upstream there, and a connect failure does too.
@@ -81,6 +105,8 @@ CONDITIONS: Final[dict[str, Callable[[Outcome, RetryPolicy], bool]]] = {
     "connect-failure": lambda outcome, _: outcome.failure is Failure.CONNECT,
     "refused-stream": lambda outcome, _: outcome.failure is Failure.REFUSED,
     "retriable-4xx": lambda outcome, _: outcome.status == 409,
+    "retriable-headers": lambda outcome, _: outcome.header,
+    "envoy-ratelimited": lambda outcome, _: outcome.rate_limited,
     "retriable-status-codes": lambda outcome, policy: outcome.status in policy.status_codes,
     "cancelled": lambda outcome, _: outcome.grpc_status == 1,
     "deadline-exceeded": lambda outcome, _: outcome.grpc_status == 4,
@@ -88,6 +114,13 @@ CONDITIONS: Final[dict[str, Callable[[Outcome, RetryPolicy], bool]]] = {
     "internal": lambda outcome, _: outcome.grpc_status == 13,
     "unavailable": lambda outcome, _: outcome.grpc_status == 14,
 }
+
+
+def least_status(names: frozenset[str], status_codes: frozenset[int]) -> int:
+    """The lowest status of a response that has to be looked at, where these words and codes are retried on."""
+    if names & _ANY_STATUS:
+        return 0
+    return min(400, *status_codes) if "retriable-status-codes" in names and status_codes else 400
 
 
 def parse_retry_on(text: str) -> frozenset[str]:
@@ -129,6 +162,8 @@ def should_retry(
         return False
     if outcome.failure in {Failure.CONNECT, Failure.REFUSED}:
         return True
+    if outcome.rate_limited:  # to ask again at once is what the limit is against; Envoy's other words give way, too
+        return "envoy-ratelimited" in policy.on
     if outcome.failure is Failure.RESET and (idempotent or not outcome.written):
         return True
     return _named(policy.on, outcome, policy)

@@ -8,6 +8,7 @@ from envoy.config.route.v3.route_components_pb2 import Route, RouteMatch
 from pymesh.errors import ConfigError
 from pymesh_proxy.config.actions import ActionContext, action
 from pymesh_proxy.routing import Action, DirectResponse, Forward, Redirect, RetryPolicy
+from tests.support.heads import request
 from tests.support.xds import message
 
 DEFAULT_RETRY = RetryPolicy(on=frozenset({"5xx"}))
@@ -46,13 +47,31 @@ def test_zero_is_no_timeout_and_a_cluster_without_weight_gets_nothing() -> None:
 
 def test_options_of_forwarding() -> None:
     found = forwarded(
-        "timeout: 0.5s, idle_timeout: 2s, host_rewrite_literal: other, upgrade_configs: [{upgrade_type: WebSocket},"
+        "timeout: 1.5s, idle_timeout: 2s, host_rewrite_literal: other, upgrade_configs: [{upgrade_type: WebSocket},"
         " {upgrade_type: x, enabled: false}], retry_policy: {retry_on: 'reset, 5xx', num_retries: 3, per_try_timeout:"
         " 1s, retriable_status_codes: [418], retry_back_off: {base_interval: 0.1s}}"
     )
-    assert (found.timeout, found.idle_timeout, found.host_rewrite) == (0.5, 2.0, b"other")
+    assert (found.timeout, found.idle_timeout, found.host_rewrite) == (1.5, 2.0, b"other")
     assert found.upgrades == {"websocket": True, "x": False}
     assert found.retry == RetryPolicy(frozenset({"reset", "5xx"}), 3, 1.0, frozenset({418}), 0.1, 1.0)
+
+
+def test_a_try_that_may_take_as_long_as_the_whole_has_no_timeout_of_its_own() -> None:
+    retry = forwarded("timeout: 1s, retry_policy: {retry_on: reset, per_try_timeout: 1s}").retry
+    assert retry is not None
+    assert retry.per_try_timeout is None
+
+
+def test_which_requests_and_responses_a_retry_policy_is_for() -> None:
+    retry = forwarded(
+        "retry_policy: {retry_on: retriable-headers, retriable_headers: [{name: x-again, present_match: true}],"
+        " retriable_request_headers: [{name: ':method', string_match: {exact: GET}}]}"
+    ).retry
+    assert retry is not None
+    assert retry.least_status == 0
+    assert [matches(request()) for matches in retry.request_headers] == [True]
+    assert [matches(request(method="PUT")) for matches in retry.request_headers] == [False]
+    assert [matches(request(headers=[("x-again", "1")])) for matches in retry.response_headers] == [True]
 
 
 def test_a_retry_policy_without_conditions_retries_nothing() -> None:

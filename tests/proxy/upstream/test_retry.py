@@ -6,12 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pymesh_proxy.codec.headers import Head
+from pymesh_proxy.codec.http1 import parse_response
 from pymesh_proxy.routing import RetryPolicy
 from pymesh_proxy.upstream.retry import (
     CONDITIONS,
     Failure,
     Outcome,
     backoff,
+    least_status,
     outcome_of_response,
     parse_retry_on,
     should_retry,
@@ -22,6 +25,12 @@ REFUSED = Outcome(Failure.REFUSED, written=True)
 RESET_EARLY = Outcome(Failure.RESET)
 RESET_LATE = Outcome(Failure.RESET, written=True)
 TIMEOUT = Outcome(Failure.TIMEOUT, written=True)
+
+
+def response(data: bytes) -> Head:
+    parsed = parse_response(data)
+    assert parsed is not None
+    return parsed[0]
 
 
 def status(code: int, grpc_status: int | None = None) -> Outcome:
@@ -60,6 +69,8 @@ def test_what_is_retried_without_being_named(outcome: Outcome, for_post: bool, f
         ("refused-stream", [REFUSED], [RESET_LATE]),
         ("retriable-4xx", [status(409)], [status(404), status(503)]),
         ("retriable-status-codes", [status(418)], [status(503)]),
+        ("retriable-headers", [Outcome(Failure.STATUS, status=200, header=True)], [status(503)]),
+        ("envoy-ratelimited", [Outcome(Failure.STATUS, status=429, rate_limited=True)], [status(429)]),
         ("cancelled", [status(200, 1)], [status(200), status(200, 0)]),
         ("deadline-exceeded", [status(200, 4)], [status(200, 1)]),
         ("resource-exhausted", [status(200, 8)], [status(200, 1)]),
@@ -122,4 +133,36 @@ def test_the_window_doubles() -> None:
 def test_a_sidecar_s_own_503_is_told_from_the_app_s(
     status: int, proxy_status: bytes | None, from_mesh: bool, expected: Failure
 ) -> None:
-    assert outcome_of_response(status, proxy_status, from_mesh=from_mesh).failure is expected
+    lines = b"" if proxy_status is None else b"proxy-status: %b\r\n" % proxy_status
+    head = response(b"HTTP/1.1 %d X\r\n%b\r\n" % (status, lines))
+    assert outcome_of_response(head, RetryPolicy(frozenset()), from_mesh=from_mesh).failure is expected
+
+
+def test_what_a_response_says_besides_its_status() -> None:
+    head = response(b"HTTP/1.1 200 OK\r\ngrpc-status: 14\r\nx-envoy-ratelimited: true\r\nx-again: 1\r\n\r\n")
+    policy = RetryPolicy(frozenset(), response_headers=(lambda found: found.has(b"x-again"),))
+    found = outcome_of_response(head, policy, from_mesh=False)
+    assert (found.grpc_status, found.rate_limited, found.header) == (14, True, True)
+    odd = response(b"HTTP/1.1 200 OK\r\ngrpc-status: many\r\n\r\n")
+    assert outcome_of_response(odd, policy, from_mesh=False).grpc_status is None
+
+
+def test_a_rate_limited_answer_is_tried_again_by_its_own_word_only() -> None:
+    limited = Outcome(Failure.STATUS, written=True, status=503, rate_limited=True)
+    assert not retried(limited, "5xx", "gateway-error")
+    assert retried(limited, "envoy-ratelimited")
+
+
+@pytest.mark.parametrize(
+    ("on", "codes", "least"),
+    [
+        ({"5xx"}, (), 400),
+        ({"5xx"}, (200,), 400),
+        ({"retriable-status-codes"}, (200, 503), 200),
+        ({"retriable-status-codes"}, (503,), 400),
+        ({"unavailable"}, (), 0),
+        ({"retriable-headers"}, (), 0),
+    ],
+)
+def test_the_least_status_that_is_looked_at(on: set[str], codes: tuple[int, ...], least: int) -> None:
+    assert least_status(frozenset(on), frozenset(codes)) == least
