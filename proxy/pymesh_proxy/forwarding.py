@@ -3,15 +3,18 @@
 Source: RFC 9110 7.6 (message forwarding), Envoy's HTTP header manipulation page, RFC 9209 (Proxy-Status).
 """
 
+from collections.abc import Iterable, Iterator
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
+from itertools import product
 from random import getrandbits, random
 from time import time
 from typing import Final
 
 from pymesh_proxy.codec import path as paths
 from pymesh_proxy.codec.headers import Head
+from pymesh_proxy.codec.shape import HOP_BY_HOP
 from pymesh_proxy.config.model import EscapedSlashes, ForwardClientCert, HttpManager, ServerHeader
 from pymesh_proxy.errors import CAUSES, Flag, ProxyError
 from pymesh_proxy.filters.base import LocalReply
@@ -23,37 +26,58 @@ from pymesh_proxy.transport.facts import Facts
 from pymesh_proxy.upstream.endpoint import Endpoint
 
 XFCC: Final = b"x-forwarded-client-cert"
+_HTTP: Final = b"x-forwarded-proto: http"
+_HTTPS: Final = b"x-forwarded-proto: https"
 # Envoy's words, for a redirect to the canonical path as well.
 _PATH_REFUSED: Final = "path_normalization_failed"
 # Fields that a server acts on because a proxy vouches for them, and framing.
-_OURS: Final = frozenset({
+_OURS: Final = (
     XFCC, b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id", b"x-envoy-original-path",
-    b"content-length", b"transfer-encoding", b"host",
-})  # fmt: skip
+    b"content-length", b"transfer-encoding",
+)  # fmt: skip
 # What only a proxy of ours may say; taken away where a request enters from outside (use_remote_address).
-_INTERNAL_HEADERS: Final = (
-    b"x-envoy-attempt-count",
-    b"x-envoy-decorator-operation",
-    b"x-envoy-downstream-service-cluster",
-    b"x-envoy-downstream-service-node",
-    b"x-envoy-expected-rq-timeout-ms",
-    b"x-envoy-external-address",
-    b"x-envoy-force-trace",
-    b"x-envoy-hedge-on-per-try-timeout",
-    b"x-envoy-internal",
-    b"x-envoy-ip-tags",
-    b"x-envoy-max-retries",
-    b"x-envoy-original-host",
-    b"x-envoy-original-path",
-    b"x-envoy-retry-grpc-on",
-    b"x-envoy-retry-on",
-    b"x-envoy-upstream-alt-stat-name",
-    b"x-envoy-upstream-rq-per-try-timeout-ms",
-    b"x-envoy-upstream-rq-timeout-alt-response",
-    b"x-envoy-upstream-rq-timeout-ms",
-    b"x-envoy-upstream-stream-duration-ms",
+_INTERNAL_HEADERS: Final = frozenset(
+    {
+        b"x-envoy-attempt-count",
+        b"x-envoy-decorator-operation",
+        b"x-envoy-downstream-service-cluster",
+        b"x-envoy-downstream-service-node",
+        b"x-envoy-expected-rq-timeout-ms",
+        b"x-envoy-external-address",
+        b"x-envoy-force-trace",
+        b"x-envoy-hedge-on-per-try-timeout",
+        b"x-envoy-internal",
+        b"x-envoy-ip-tags",
+        b"x-envoy-max-retries",
+        b"x-envoy-original-host",
+        b"x-envoy-original-path",
+        b"x-envoy-retry-grpc-on",
+        b"x-envoy-retry-on",
+        b"x-envoy-upstream-alt-stat-name",
+        b"x-envoy-upstream-rq-per-try-timeout-ms",
+        b"x-envoy-upstream-rq-timeout-alt-response",
+        b"x-envoy-upstream-rq-timeout-ms",
+        b"x-envoy-upstream-stream-duration-ms",
+    }
 )
+
+
+def _lookalikes(names: Iterable[bytes]) -> Iterator[bytes]:
+    """`names` with one or more of their dashes as underscores."""
+    for name in names:
+        words = name.split(b"-")
+        for marks in product((b"-", b"_"), repeat=len(words) - 1):
+            if b"_" in marks:
+                yield b"".join([part for pair in zip(words, (*marks, b""), strict=True) for part in pair])
+
+
+# What is taken off every request: what is meant for one connection, and headers that CGI and WSGI servers cannot tell
+# from ours: `X_Forwarded_Client_Cert` (as nginx does).
+_NEVER_FORWARDED: Final = HOP_BY_HOP | frozenset(_lookalikes(_OURS))
 _REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
+# What is taken off every response: besides what is meant for one connection an Envoy of Istio's says who it is; here
+# endpoints say that.
+_NEVER_ANSWERED: Final = HOP_BY_HOP | PEER_HEADERS
 # Answers that end with their head (RFC 9110 6.4.1).
 _WITHOUT_BODY: Final = frozenset({204, 304})
 
@@ -85,19 +109,17 @@ def prepare_request(request: Head, manager: HttpManager, facts: Facts) -> str:
             request.authority = manager.default_host_for_http_10.encode()
             request.set(b"host", request.authority)
         request.remove(b"expect")  # means nothing in HTTP/1.0 (RFC 9110 10.1.1)
-    upgrade, te = request.upgrade, request.get(b"te")
-    request.remove_hop_by_hop()
-    if upgrade:  # whether it goes on is for the route to say: `apply_route`
+    te = request.get(b"te")
+    request.remove_hop_by_hop(_NEVER_FORWARDED)
+    if request.upgrade:  # whether it goes on is for the route to say: `apply_route`
         request.set(b"connection", b"upgrade")
-        request.set(b"upgrade", upgrade)
+        request.set(b"upgrade", request.upgrade)
     if te is not None and any(word.strip(b" \t").lower() == b"trailers" for word in te.split(b",")):
         request.set(b"te", b"trailers")  # gRPC does not work without; trailers go through us as they are
     if manager.use_remote_address:
         _enter_from_outside(request, manager, facts)
     if not request.has(b"x-forwarded-proto"):
-        request.set(b"x-forwarded-proto", b"https" if facts.tls else b"http")
-    if request.has_underscore():
-        _remove_lookalikes(request)
+        request.set_line(b"x-forwarded-proto", _HTTPS if facts.tls else _HTTP)
     _client_certificate(request, manager, facts)
     return _request_id(request, manager)
 
@@ -138,10 +160,9 @@ def _strip_port(request: Head, facts: Facts) -> None:
 
 def _enter_from_outside(request: Head, manager: HttpManager, facts: Facts) -> None:
     """An edge proxy believes nothing that the client says of itself."""
-    for name in _INTERNAL_HEADERS:
-        request.remove(name)
+    request.remove_all(_INTERNAL_HEADERS)
     if manager.xff_num_trusted_hops == 0:
-        request.set(b"x-forwarded-proto", b"https" if facts.tls else b"http")
+        request.set_line(b"x-forwarded-proto", _HTTPS if facts.tls else _HTTP)
     if not manager.skip_xff_append:
         address = facts.remote.rpartition(":")[0].strip("[]").encode()
         before = request.get(b"x-forwarded-for")
@@ -154,20 +175,11 @@ def _request_id(request: Head, manager: HttpManager) -> str:
         return given.decode("latin-1")
     if not manager.generate_request_id:
         return (given or b"").decode("latin-1")
-    digits = f"{getrandbits(128):032x}"
-    # A UUID of version 4, variant 1 (RFC 9562 5.4).
-    made = (
-        f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{'89ab'[int(digits[16], 16) & 3]}{digits[17:20]}-{digits[20:]}"
-    )
-    request.set(b"x-request-id", made.encode())
-    return made
-
-
-def _remove_lookalikes(request: Head) -> None:
-    """Take away headers that CGI and WSGI servers cannot tell from ours: `X_Forwarded_Client_Cert` (as nginx does)."""
-    for name in request.names():
-        if b"_" in name and name.replace(b"_", b"-") in _OURS:
-            request.remove(name)
+    made = b"%08x-%04x-4%03x-%04x-%012x" % (
+        getrandbits(32), getrandbits(16), getrandbits(12), getrandbits(14) | 0x8000, getrandbits(48),
+    )  # a UUID of version 4, variant 1 (RFC 9562 5.4)  # fmt: skip
+    request.set(b"x-request-id", made)
+    return made.decode()
 
 
 def _client_certificate(request: Head, manager: HttpManager, facts: Facts) -> None:
@@ -180,7 +192,8 @@ def _client_certificate(request: Head, manager: HttpManager, facts: Facts) -> No
         element = client_certificate_element(facts, manager.client_cert_details)
         request.set(XFCC, element if before is None else b"%b,%b" % (before, element))
         return
-    request.remove(XFCC)
+    if request.has(XFCC):
+        request.remove(XFCC)
     if mode is ForwardClientCert.SANITIZE_SET and facts.peer:
         request.set(XFCC, client_certificate_element(facts, manager.client_cert_details))
 
@@ -240,8 +253,8 @@ def apply_route(request: Head, route: Route, action: Forward, manager: HttpManag
         request.set(b"x-envoy-original-host", request.authority)
         request.authority = action.host_rewrite
         request.set(b"host", action.host_rewrite)
-    if action.timeout is not None:
-        request.set(b"x-envoy-expected-rq-timeout-ms", b"%d" % round(action.timeout * 1000))
+    if action.expected_timeout:
+        request.set(b"x-envoy-expected-rq-timeout-ms", action.expected_timeout)
 
 
 def request_bytes(request: Head, action: Forward, endpoint: Endpoint, introduction: bytes = b"") -> bytes:
@@ -252,7 +265,7 @@ def request_bytes(request: Head, action: Forward, endpoint: Endpoint, introducti
     if action.auto_host_rewrite and endpoint.hostname:
         request.set(b"x-envoy-original-host", request.authority)
         request.set(b"host", endpoint.hostname.encode())
-    return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (request.method, request.path, request.fields(), introduction)
+    return request.with_start(b"%b %b HTTP/1.1" % (request.method, request.path), introduction)
 
 
 # --- Responses -----------------------------------------------------------------------------------------------------
@@ -293,13 +306,10 @@ def response_bytes(
         close: the client's connection ends with this response.
         minor: of the request: HTTP/1.0 clients are told explicitly that the connection stays.
     """
-    upgrade = head.upgrade
-    head.remove_hop_by_hop()
-    if head.has_any(PEER_HEADERS):  # from an Envoy of Istio's; here endpoints say who they are
-        head.remove_last(PEER_HEADERS)
+    head.remove_hop_by_hop(_NEVER_ANSWERED)
     if upgraded:
         head.set(b"connection", b"upgrade")
-        head.set(b"upgrade", upgrade)
+        head.set(b"upgrade", head.upgrade)
     elif close:
         head.set(b"connection", b"close")
     elif minor == 0:
@@ -308,13 +318,13 @@ def response_bytes(
         head.set(b"transfer-encoding", b"chunked")
     rule = manager.server_header
     if rule is ServerHeader.OVERWRITE or (rule is ServerHeader.APPEND_IF_ABSENT and not head.has(b"server")):
-        head.set(b"server", manager.server_name.encode())
+        head.set_line(b"server", _server_line(manager.server_name))
     if not head.has(b"date"):
         head.set(b"date", http_date(int(time())))
     if manager.always_set_request_id_in_response:
         head.set(b"x-request-id", request_id.encode("latin-1"))
-    head.set(b"x-envoy-upstream-service-time", b"%d" % (service_time * 1000))
-    return b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.status, head.reason, head.fields())
+    head.set_line(b"x-envoy-upstream-service-time", b"x-envoy-upstream-service-time: %d" % (service_time * 1000))
+    return head.with_start(b"HTTP/1.1 %d %b" % (head.status, head.reason))
 
 
 def answer_to(error: ProxyError) -> LocalReply:
@@ -336,7 +346,7 @@ def local_reply_bytes(
     response_headers: HeaderMutation | None,
 ) -> bytes:
     """An answer of our own, head and body. Why it was given is said in Proxy-Status."""
-    head = Head(b"", [], {})
+    head = Head()
     for name, value in reply.headers:
         head.add(name, value)
     if reply.body and not head.has(b"content-type"):
@@ -357,7 +367,7 @@ def local_reply_bytes(
         head.set(b"connection", b"close")
     body = b"" if head_only or without_body else reply.body
     reason_phrase = _REASONS.get(reply.status, b"")
-    return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (reply.status, reason_phrase, head.fields(), body)
+    return head.with_start(b"HTTP/1.1 %d %b" % (reply.status, reason_phrase)) + body
 
 
 def proxy_status(reply: LocalReply, reason: str) -> bytes:
@@ -366,6 +376,11 @@ def proxy_status(reply: LocalReply, reason: str) -> bytes:
     kind = "proxy_internal_error" if cause is None else cause.error
     details = f"{reply.flag.value} {reply.details}" + (f": {reason}" if reason else "")
     return f'pymesh; error={kind}; details="{_quotable(details)}"'.encode()
+
+
+@lru_cache(maxsize=64)
+def _server_line(name: str) -> bytes:
+    return b"server: " + name.encode()
 
 
 @lru_cache(maxsize=4)

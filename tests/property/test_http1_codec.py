@@ -240,8 +240,12 @@ def fields_of(event: h11.Request | h11.Response | h11.InformationalResponse) -> 
     return list(event.headers)
 
 
+def without(fields: list[tuple[bytes, bytes]], names: set[bytes]) -> list[tuple[bytes, bytes]]:
+    return [pair for pair in fields if pair[0] not in names]
+
+
 def ours(head: Head) -> list[tuple[bytes, bytes]]:
-    found = [(name.lower(), value.strip(b" \t")) for name, value in head.pairs]
+    found = [(name.lower(), value.strip(b" \t")) for name, value in head.items()]
     return [(name, value.lower() if name == b"transfer-encoding" else value) for name, value in found]
 
 
@@ -266,7 +270,10 @@ def test_what_we_accept_h11_accepts_and_sees_the_same(data: bytes) -> None:
     else:
         assert event.target.split(b"?")[0].lower().endswith(head.path.split(b"?")[0].rstrip(b"/*").lower())
         assert head.authority in event.target
-    assert fields_of(event) == ours(head)
+    # An absolute target has the last word on Host, which is sent on as it says.
+    rewritten = {b"host"} if head.get(b"host") != dict(fields_of(event)).get(b"host") else set()
+    assert not rewritten or head.get(b"host") in event.target
+    assert without(fields_of(event), rewritten) == without(ours(head), rewritten)
     body = peer.next_event()
     if head.method == b"CONNECT":
         return
@@ -298,12 +305,8 @@ def test_the_responses_we_accept_h11_frames_in_the_same_way(data: bytes, method:
     event = peer.next_event()
     assert isinstance(event, h11.Response | h11.InformationalResponse)
     assert event.status_code == head.status
-    if head.status == 204:
-        assert [pair for pair in fields_of(event) if pair[0] != b"content-length"] == [
-            pair for pair in ours(head) if pair[0] != b"content-length"
-        ]
-    else:
-        assert fields_of(event) == ours(head)
+    cured = {b"content-length"} if head.status < 200 or head.status == 204 else set()
+    assert without(fields_of(event), cured) == without(ours(head), cured)
     if head.status < 200:
         return
     framing = response_framing(head, method.encode())

@@ -1,24 +1,31 @@
 """A message head: start line and header fields as they arrived, with the changes made on the way through.
 
-The fields stay the bytes that came in for as long as nobody changes them: a head that passes untouched is written out
-as one slice, with what was added behind it. Names are looked up in lower case.
+A head is a list of lines. Those that nobody takes away stay the bytes that came in, and what is added stands behind
+them; which line is which says the head's shape (`codec/shape.py`). Names are looked up in lower case.
 """
 
-# Connection-specific fields (RFC 9110 7.6.1, and Proxy-Connection, which RFC 9112 C.2.2 says never to forward).
-HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade"})
+from functools import lru_cache
+from typing import Final
+
+from pymesh_proxy.codec.shape import HOP_BY_HOP, NO_FIELDS, Shape, without
+
+# What recurs from head to head (hosts, status lines, lists of options) is read once: this many of each are remembered,
+# if they are no longer than this: 0.1 MB for each kind at the worst.
+REMEMBERED: Final = 256
+MAX_REMEMBERED_BYTES: Final = 128
 
 
 class Head:
-    """The head of one request or response. Made by `codec/http1.py`.
+    """The head of one request or response. Made by `codec/http1.py`; without arguments it has no fields.
 
     Attributes:
+        shape: of the received lines that are left.
         method: request method; empty for a response.
         path: request target as in `:path` (`/reviews/1?x=y`, `*`, or `host:port` for CONNECT); absolute-form is split.
         authority: Host, or the absolute target's; empty where there is none.
         status: response status; 0 for a request.
         reason: response reason phrase.
         minor: the 1 in HTTP/1.1.
-        pairs: (name, value) as received, in order; values may carry trailing white space.
         content_length: None without Content-Length.
         chunked: Transfer-Encoding is chunked.
         persistent: the peer keeps its connection open after this message, as far as it is concerned.
@@ -26,17 +33,16 @@ class Head:
     """
 
     __slots__ = (
-        "_added", "_index", "_raw", "_removed", "_unique", "authority", "chunked", "content_length", "method",
-        "minor", "pairs", "path", "persistent", "reason", "status", "upgrade",
+        "_added", "_lines", "authority", "chunked", "content_length", "method", "minor", "path", "persistent", "reason",
+        "shape", "status", "upgrade",
     )  # fmt: skip
 
-    def __init__(self, raw: bytes, pairs: list[tuple[bytes, bytes]], index: dict[bytes, bytes]) -> None:
-        self._raw = raw
-        self._index = index
-        self._added: list[tuple[bytes, bytes]] = []
-        self._removed: set[bytes] = set()
-        self._unique = len(pairs) == len(index)
-        self.pairs = pairs
+    def __init__(self, lines: list[bytes] | None = None, shape: Shape = NO_FIELDS) -> None:
+        """`lines`: the field lines as received, without their CRLF, which are the head's from now on."""
+        self._lines: list[bytes] = [] if lines is None else lines
+        self.shape = shape
+        # Name to line; to several, with a CRLF between them, where a name was added more than once.
+        self._added: dict[bytes, bytes] = {}
         self.method = self.path = self.authority = self.reason = self.upgrade = b""
         self.status = 0
         self.minor = 1
@@ -46,94 +52,103 @@ class Head:
 
     def get(self, name: bytes) -> bytes | None:
         """Value of `name` (lower case); several are joined by `, ` (RFC 9110 5.3), None if there is none."""
-        value = self._index.get(name)
-        return value if value is None else value.strip(b" \t")
+        place = self.shape.where.get(name)
+        line = self._added.get(name)
+        if place is None:
+            if line is None:
+                return None
+            if b"\r" not in line:
+                return line[len(name) + 1 :].strip(b" \t")
+        elif line is None and name not in self.shape.repeated:
+            return self._lines[place][len(name) + 1 :].strip(b" \t")
+        return b", ".join(self.values(name))
+
+    def values(self, name: bytes) -> list[bytes]:
+        """The value of each field `name` (lower case), in their order."""
+        shape = self.shape
+        lines = [self._lines[place] for place, found in enumerate(shape.names) if found == name]
+        if name in self._added:
+            lines += self._added[name].split(b"\r\n")
+        return [line[len(name) + 1 :].strip(b" \t") for line in lines]
 
     def has(self, name: bytes) -> bool:
         """Whether there is a field `name` (lower case)."""
-        return name in self._index
+        return name in self.shape.where or name in self._added
 
-    def has_any(self, names: tuple[bytes, ...]) -> bool:
-        """Whether there is a field with one of a few `names` (lower case)."""
-        index = self._index
-        for name in names:  # noqa: SIM110 - `any` costs twice as much, and this is asked of every head
-            if name in index:
-                return True
-        return False
-
-    def has_underscore(self) -> bool:
-        """Whether the name of a field holds an underscore."""
-        return b"_" in self._raw and b"_" in b"".join(self._index)
+    def has_any(self, names: frozenset[bytes]) -> bool:
+        """Whether there is a field with one of `names` (lower case)."""
+        return not names.isdisjoint(self.shape.where) or not names.isdisjoint(self._added)
 
     def names(self) -> list[bytes]:
         """The names of all fields, in lower case, each once."""
-        return list(self._index)
+        return list(self.shape.where | dict.fromkeys(self._added))
 
     def add(self, name: bytes, value: bytes) -> None:
         """Append one more field `name` (lower case)."""
-        self._added.append((name, value))
-        present = self._index.get(name)
-        if present is None:
-            self._index[name] = value
-        else:
-            self._unique = False
-            self._index[name] = b"%b, %b" % (present.strip(b" \t"), value)
+        line = b"%b: %b" % (name, value)
+        self._added[name] = b"%b\r\n%b" % (self._added[name], line) if name in self._added else line
 
     def set(self, name: bytes, value: bytes) -> None:
         """Replace every `name` (lower case) by one."""
-        if name in self._index:
+        self.set_line(name, b"%b: %b" % (name, value))
+
+    def set_line(self, name: bytes, line: bytes) -> None:
+        """Replace every `name` (lower case) by one whose whole `line`, without its CRLF, is made already."""
+        if name in self.shape.where:
             self.remove(name)
-        self._added.append((name, value))
-        self._index[name] = value
+        self._added[name] = line
 
     def remove(self, name: bytes) -> None:
         """Take away every `name` (lower case)."""
-        if self._index.pop(name, None) is not None:
-            self._removed.add(name)
-            if self._added:
-                self._added = [pair for pair in self._added if pair[0] != name]
+        if name in self.shape.where:
+            self._cut(frozenset((name,)))
+        self._added.pop(name, None)
 
-    def remove_last(self, names: tuple[bytes, ...]) -> None:
-        """Take away every field with one of `names` (lower case). Those that were received last are cut off, so that
-        the others stay the bytes that came in.
-        """
-        pairs, index, end = self.pairs, self._index, len(self._raw)
-        untouched = self._unique and not self._added and not self._removed
-        while untouched and pairs and (name := pairs[-1][0].lower()) in names:
-            pairs.pop()
-            del index[name]
-            end = self._raw.rfind(b"\n", 0, end - 1) + 1
-        self._raw = self._raw[:end]
-        for name in names:
-            self.remove(name)
+    def remove_all(self, names: frozenset[bytes]) -> None:
+        """Take away every field with one of `names` (lower case)."""
+        self._cut(names)
+        if self._added:
+            for name in names:
+                self._added.pop(name, None)
 
-    def remove_hop_by_hop(self) -> None:
-        """Take away what is meant for this connection only, the names that Connection lists included."""
-        index = self._index
-        if HOP_BY_HOP.isdisjoint(index):
-            return
-        connection = index.get(b"connection")
-        if connection is not None:
-            for token in connection.lower().split(b","):
-                self.remove(token.strip(b" \t"))
-        for name in HOP_BY_HOP:
-            if name in index:
-                self.remove(name)
+    def _cut(self, names: frozenset[bytes]) -> None:
+        """Take away received lines."""
+        places, self.shape = without(self.shape, names)
+        for place in places:
+            del self._lines[place]
+
+    def remove_hop_by_hop(self, names: frozenset[bytes] = HOP_BY_HOP) -> None:
+        """Take away what is meant for this connection only: what Connection lists, and `names`."""
+        if self.shape.hop_by_hop or self._added:
+            connection = self.get(b"connection")
+            if connection is not None:
+                for name in connection_options(connection):
+                    if name not in names:
+                        self.remove(name)
+        self.remove_all(names)
 
     def items(self) -> list[tuple[bytes, bytes]]:
-        """All fields as they will be sent: (name, value), received ones first."""
-        removed = self._removed
-        kept = [pair for pair in self.pairs if pair[0].lower() not in removed] if removed else self.pairs
-        return [*kept, *self._added]
+        """All fields as they will be sent: (name as spelled, value), received ones first."""
+        added = [line for lines in self._added.values() for line in lines.split(b"\r\n")]
+        pairs = [line.partition(b":") for line in (*self._lines, *added)]
+        return [(name, value.strip(b" \t")) for name, _, value in pairs]
 
     def fields(self) -> bytes:
-        """The field lines, each with its CRLF, without the empty line that ends the head.
+        """The field lines, each with its CRLF, without the empty line that ends the head."""
+        return b"\r\n".join([*self._lines, *self._added.values(), b""])
 
-        Where something was taken away they are written anew, with names in lower case unless a name is repeated.
-        """
-        if self._removed:
-            pairs = self._index.items() if self._unique else self.items()
-            return b"".join([b"%b: %b\r\n" % pair for pair in pairs])
-        if self._added:
-            return self._raw + b"".join([b"%b: %b\r\n" % pair for pair in self._added])
-        return self._raw
+    def with_start(self, start: bytes, end: bytes = b"") -> bytes:
+        """The whole head behind the start line `start`; `end`: more field lines, each with its CRLF."""
+        return b"\r\n".join([start, *self._lines, *self._added.values(), end + b"\r\n"])
+
+
+def connection_options(value: bytes) -> frozenset[bytes]:
+    """The options that a Connection field lists (RFC 9110 7.6.1), in lower case."""
+    return _known_options(value) if len(value) <= MAX_REMEMBERED_BYTES else _options(value)
+
+
+def _options(value: bytes) -> frozenset[bytes]:
+    return frozenset([token.strip(b" \t") for token in value.lower().split(b",")])
+
+
+_known_options = lru_cache(maxsize=REMEMBERED)(_options)

@@ -1,17 +1,20 @@
 """HTTP/1.1 message heads: one strict grammar, RFC 9112, and the framing that follows from a head. Sans-IO.
 
-One pattern recognises the well-formed head. What it does not recognise is refused with a reason, never repaired: no
-bare CR or LF, no folded lines, no space before a colon, no control characters. Message framing is where request
-smuggling lives, so the rules stand in one place (`_frame`, `response_framing`) and no second parser behind them.
+A pattern for the start line and `shape_of` for the field lines recognise the well-formed head. What they do not
+recognise is refused with a reason, never repaired: no bare CR or LF, no folded lines, no space before a colon, no
+control characters. Message framing is where request smuggling lives, so the rules stand in one place (`_frame`,
+`response_framing`) and no second parser behind them.
 
 Two leniencies: an empty line before a request (RFC 9112 2.2), and no space before an empty reason phrase.
 """
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, TypeAlias
 
-from pymesh_proxy.codec.headers import Head
+from pymesh_proxy.codec.headers import MAX_REMEMBERED_BYTES, REMEMBERED, Head, connection_options
+from pymesh_proxy.codec.shape import NO_FIELDS, Shape, shape_of
 from pymesh_proxy.errors import Flag, ProxyError
 
 # Envoy's defaults: 60 KiB of head, 100 fields (HttpProtocolOptions.max_headers_count).
@@ -21,11 +24,9 @@ MAX_FIELDS: Final = 100
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 # Each line can be read in one way only, so nothing is ever tried twice. Possessive quantifiers stand on single
 # characters only: on groups they are wrong before CPython 3.11.5 (gh-106052), where a group that fails may consume.
-_FIELDS = rb"((?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*)\r\n"
 # A target without '#': a fragment never travels (RFC 9112 3.2), and proxies disagree about what to do with one.
-_REQUEST: Final = re.compile(rb"(" + _TOKEN + rb"++) ([!\"$-~]++) HTTP/1\.([01])\r\n" + _FIELDS)
-_RESPONSE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?\r\n" + _FIELDS)
-_PAIR: Final = re.compile(rb"([^:]++):[ \t]*+([^\r]*+)\r\n")
+_REQUEST_LINE: Final = re.compile(rb"(" + _TOKEN + rb"++) ([!\"$-~]++) HTTP/1\.([01])(?:\r\n|\Z)")
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?")
 
 _HOST: Final = re.compile(
     rb"(?:\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]{0,5})?"
@@ -33,7 +34,8 @@ _HOST: Final = re.compile(
 _ABSOLUTE: Final = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?@]*)(/[^?]*)?(\?.*)?")
 # CONNECT names a host and a port, both of them (RFC 9110 9.3.6).
 _AUTHORITY_FORM: Final = re.compile(rb"[^:].*:[0-9]{1,5}")
-_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
+# So that no peer's 64 bit integer can overflow.
+_MAX_LENGTH_DIGITS: Final = 18
 
 # Fields that a Connection header must not take away from a message: framing and routing would change under us.
 _PROTECTED: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
@@ -58,112 +60,126 @@ def bad_response(details: str) -> MessageError:
 
 
 def parse_request(
-    data: bytes, max_bytes: int = MAX_HEAD_BYTES, max_fields: int = MAX_FIELDS
+    data: bytes, max_bytes: int = MAX_HEAD_BYTES, max_fields: int = MAX_FIELDS, like: Shape = NO_FIELDS
 ) -> tuple[Head, int] | None:
     """The request head at the start of `data` and where its body starts; None if more bytes are needed.
+
+    `like`: the shape that it probably has, of the head before it on the connection.
 
     Raises:
         MessageError: the bytes cannot become an acceptable request: 400, 431 (too large) or 501 (transfer coding).
     """
-    start = 2 if data[:2] == b"\r\n" else 0
-    match = _REQUEST.match(data, start)
-    if match is None:
+    start = 2 if data.startswith(b"\r\n") else 0
+    end = data.find(b"\r\n\r\n", start)
+    match = _REQUEST_LINE.match(data, start)
+    if end < 0 or match is None:
         _refuse_or_wait(data[start:], _REQUEST_LINE, max_bytes, max_fields, bad_request)
         return None
-    method, target, minor, raw = match.groups()
-    pairs = _PAIR.findall(raw)
-    index = {name.lower(): value for name, value in pairs}
-    if match.end() - start > max_bytes or len(pairs) > max_fields:
+    first = match.end()
+    lines = data[first:end].split(b"\r\n") if first < end else []
+    shape = shape_of(lines, like)
+    if shape is None:
+        _refuse_or_wait(data[start:], _REQUEST_LINE, max_bytes, max_fields, bad_request)
+        return None
+    if end + 4 - start > max_bytes or len(lines) > max_fields:
         raise bad_request("headers_too_large")
-    head = Head(raw, pairs, index)
-    if len(index) != len(pairs):
-        _join_repeated(head, index, (b"host", b"content-length"), bad_request)
+    head = Head(lines, shape)
+    if shape.repeated:
+        _refuse_repeated(shape, (b"host", b"content-length"), bad_request)
+    method, target, minor = match.groups()
     head.method = method
-    head.minor = minor[0] - 48
-    _frame_request(head, index)
-    _locate(head, target, index)
-    return head, match.end()
+    if minor == b"0":
+        head.minor = 0
+        head.persistent = False
+    if shape.framing:
+        _frame(head, bad_request)
+    _locate(head, target)
+    return head, end + 4
 
 
 def parse_response(
-    data: bytes, max_bytes: int = MAX_HEAD_BYTES, max_fields: int = MAX_FIELDS
+    data: bytes, max_bytes: int = MAX_HEAD_BYTES, max_fields: int = MAX_FIELDS, like: Shape = NO_FIELDS
 ) -> tuple[Head, int] | None:
     """The response head at the start of `data` and where its body starts; None if more bytes are needed.
+
+    `like`: the shape that it probably has, of the head before it on the connection.
 
     Raises:
         MessageError: the bytes cannot become an acceptable response (502, flag UPE).
     """
-    match = _RESPONSE.match(data)
-    if match is None:
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
         _refuse_or_wait(data, _STATUS_LINE, max_bytes, max_fields, bad_response)
         return None
-    minor, status, reason, raw = match.groups()
-    pairs = _PAIR.findall(raw)
-    index = {name.lower(): value for name, value in pairs}
-    if match.end() > max_bytes or len(pairs) > max_fields:
+    lines = data[:end].split(b"\r\n")
+    first = lines.pop(0)
+    start = _known_status_line(first) if len(first) <= MAX_REMEMBERED_BYTES else _status_line(first)
+    shape = shape_of(lines, like)
+    if start is None or shape is None:
+        _refuse_or_wait(data, _STATUS_LINE, max_bytes, max_fields, bad_response)
+        return None
+    if end + 4 > max_bytes or len(lines) > max_fields:
         raise bad_response("headers_too_large")
-    head = Head(raw, pairs, index)
-    if len(index) != len(pairs):
-        _join_repeated(head, index, (b"content-length",), bad_response)
-    head.status = int(status)
-    head.reason = reason or b""
-    head.minor = minor[0] - 48
-    _frame(head, index, bad_response)
+    head = Head(lines, shape)
+    head.minor, head.status, head.reason = start
+    if shape.repeated:
+        _refuse_repeated(shape, (b"content-length",), bad_response)
+    if shape.framing:
+        _frame(head, bad_response)
+    else:
+        head.persistent = head.minor == 1
     if head.status < 200 or head.status == 204:
         _expect_no_body(head)
-    return head, match.end()
+    return head, end + 4
 
 
-def _join_repeated(head: Head, index: dict[bytes, bytes], single: tuple[bytes, ...], bad: Refusal) -> None:
-    """Make `index` hold every value of a repeated field; refuse fields that must not be repeated."""
-    index.clear()
-    for name, value in head.pairs:
-        key = name.lower()
-        if key in index:
-            if key in single:
-                raise bad("repeated_" + key.decode().replace("-", "_"))
-            index[key] = b"%b, %b" % (index[key].rstrip(b" \t"), value)
-        else:
-            index[key] = value
+def _status_line(line: bytes) -> tuple[int, int, bytes] | None:
+    """The 1 in HTTP/1.1, the status and its reason phrase; None if `line` is no status line."""
+    match = _STATUS_LINE.fullmatch(line)
+    return None if match is None else (int(match[1]), int(match[2]), match[3] or b"")
+
+
+_known_status_line = lru_cache(maxsize=REMEMBERED)(_status_line)
+
+
+def _refuse_repeated(shape: Shape, single: tuple[bytes, ...], bad: Refusal) -> None:
+    """Refuse fields that must not be repeated."""
+    for name in shape.repeated:
+        if name in single:
+            raise bad("repeated_" + name.decode().replace("-", "_"))
 
 
 # --- Framing: RFC 9112 section 6, and connection persistence: 9.3 -----------------------------------------------------
 
 
-def _frame(head: Head, index: dict[bytes, bytes], bad: Refusal) -> None:
+def _frame(head: Head, bad: Refusal) -> None:
     """Content-Length, Transfer-Encoding and Connection of a request or a response."""
-    length = index.get(b"content-length")
+    length = head.get(b"content-length")
     if length is not None:
-        length = length.strip(b" \t")
-        if _LENGTH.fullmatch(length) is None:
+        if not length.isdigit() or len(length) > _MAX_LENGTH_DIGITS:
             raise bad("invalid_content_length")
         head.content_length = int(length)
-    coding = index.get(b"transfer-encoding")
+    coding = head.get(b"transfer-encoding")
     if coding is not None:
         if length is not None:
             raise bad("content_length_with_transfer_encoding")
         if head.minor == 0:
             raise bad("transfer_encoding_in_http_1_0")
-        if coding.strip(b" \t").lower() != b"chunked":
+        if coding.lower() != b"chunked":
             raise bad("unsupported_transfer_encoding")
         head.chunked = True
-    connection = index.get(b"connection")
+    connection = head.get(b"connection")
     if connection is None:
         head.persistent = head.minor == 1
         return
-    options = {token.strip(b" \t") for token in connection.lower().split(b",")}
-    if options & _PROTECTED:
+    options = connection_options(connection)
+    if not _PROTECTED.isdisjoint(options):
         raise bad("connection_lists_a_protected_header")
     head.persistent = b"close" not in options and (head.minor == 1 or b"keep-alive" in options)
     # RFC 9110 7.8: in HTTP/1.0 it means nothing. With a body it is not passed on: others, Envoy too, take what follows
     # the head of an upgrade for the new protocol, whatever Content-Length says.
     if b"upgrade" in options and head.minor == 1 and not head.chunked and not head.content_length:
-        head.upgrade = index.get(b"upgrade", b"").strip(b" \t").lower()
-
-
-def _frame_request(head: Head, index: dict[bytes, bytes]) -> None:
-    if b"content-length" in index or b"transfer-encoding" in index or b"connection" in index or head.minor == 0:
-        _frame(head, index, bad_request)
+        head.upgrade = (head.get(b"upgrade") or b"").lower()
 
 
 def _expect_no_body(head: Head) -> None:
@@ -176,25 +192,24 @@ def _expect_no_body(head: Head) -> None:
         head.remove(b"content-length")  # a harmless mistake that is common enough
 
 
-def _locate(head: Head, target: bytes, index: dict[bytes, bytes]) -> None:
+def _locate(head: Head, target: bytes) -> None:
     """Split the request target (RFC 9112 3.2) into `path` and `authority`."""
-    host = index.get(b"host")
+    host = head.get(b"host")
     if host is None:
         if head.minor == 1:
             raise bad_request("missing_host_header")
         host = b""
-    host = host.strip(b" \t")
-    if _HOST.fullmatch(host) is None:
+    if not (_known_host(host) if len(host) <= MAX_REMEMBERED_BYTES else _is_host(host)):
         raise bad_request("invalid_host_header")
     head.authority = host
     head.path = target
+    if target[0] == 0x2F and head.method != b"CONNECT":  # origin-form, "/..."
+        return
     if head.method == b"CONNECT":
         if _HOST.fullmatch(target) is None or _AUTHORITY_FORM.fullmatch(target) is None:
             raise bad_request("invalid_connect_target")
         head.authority = target
         head.persistent = False  # what follows is meant for a tunnel: no request to us, whatever we answer
-        return
-    if target[0] == 0x2F:  # origin-form, "/..."
         return
     if target == b"*" and head.method == b"OPTIONS":
         return
@@ -208,6 +223,13 @@ def _locate(head: Head, target: bytes, index: dict[bytes, bytes]) -> None:
         # The target wins over Host (RFC 9112 3.2.2), and Host is rewritten so that nobody behind us sees another.
         head.authority = absolute[1]
         head.set(b"host", absolute[1])
+
+
+def _is_host(host: bytes) -> bool:
+    return _HOST.fullmatch(host) is not None
+
+
+_known_host = lru_cache(maxsize=REMEMBERED)(_is_host)
 
 
 def request_has_body(head: Head) -> bool:
@@ -232,8 +254,6 @@ def response_framing(head: Head, method: bytes) -> int | None:
 
 # --- Why a head is refused --------------------------------------------------------------------------------------------
 
-_REQUEST_LINE: Final = re.compile(rb"" + _TOKEN + rb"++ [!\"$-~]++ HTTP/1\.[01]")
-_STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] [1-9][0-9][0-9](?: [\t\x20-\x7e\x80-\xff]*+)?")
 _FIELD_LINE: Final = re.compile(_TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+")
 _FIELD_FAULTS: Final = (
     (re.compile(rb"[ \t]"), "folded_header_line"),

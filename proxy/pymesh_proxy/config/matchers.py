@@ -100,15 +100,10 @@ def header(matcher: HeaderMatcher, path: str) -> HeadMatch:
                 return False
             value = b""
         # Only a value with a comma can be several fields, joined.
-        matched = accepts(value) if b"," not in value else any(map(accepts, _fields(head, encoded) or (value,)))
+        matched = accepts(value) if b"," not in value else any(map(accepts, head.values(encoded) or (value,)))
         return matched is not invert
 
     return matches
-
-
-def _fields(head: Head, name: bytes) -> list[bytes]:
-    """The value of each field `name` as received; none for what is not a field (`:path`)."""
-    return [value.rstrip(b" \t") for key, value in head.pairs if key.lower() == name]
 
 
 def _getter(name: str, path: str) -> Callable[[Head], bytes | None]:

@@ -26,7 +26,7 @@ from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.telemetry.record import RequestRecord
 
 _HEADER: Final = HEADER.encode()
-PEER_HEADERS: Final = (_HEADER, HEADER_ID.encode())
+PEER_HEADERS: Final = frozenset({_HEADER, HEADER_ID.encode()})
 
 # Introductions that are remembered, each as long as the longest (8 KiB): 4 MiB. Callers have some hundreds of bytes,
 # and a service has tens of them.
@@ -71,13 +71,13 @@ class Peers:
         if facts.direction != "inbound":
             record.source = self.own
             if request.has_any(PEER_HEADERS):  # the app's own words about itself
-                request.remove_last(PEER_HEADERS)
+                request.remove_all(PEER_HEADERS)
             return
         record.destination = self.own
         value = request.get(_HEADER)
         record.source = self._known.get((value, facts.peer)) or self._make_out(value, facts.peer)
         if request.has_any(PEER_HEADERS):
-            request.remove_last(PEER_HEADERS)
+            request.remove_all(PEER_HEADERS)
 
     def _make_out(self, value: bytes | None, identity: str) -> Peer:
         """Who says `value` with this identity; remembered, so that it is read once."""
