@@ -60,7 +60,16 @@ def held(plan: Idle, cores: Collection[int] = ()) -> Iterator[Callable[[], Held]
                 raise MeshError(f"{first.there} of {first.connections} connections could be had: {said}")
             yield lambda: _ended(process)
         finally:
-            process.communicate()
+            assert process.stdin
+            process.stdin.close()
+            _wait(process)
+
+
+def _wait(process: "subprocess.Popen[str]") -> None:
+    try:
+        process.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def _ended(process: "subprocess.Popen[str]") -> Held:
