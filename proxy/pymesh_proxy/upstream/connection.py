@@ -7,6 +7,7 @@ from typing import Final, Protocol, cast
 from pymesh_proxy.codec.body import BodyReader, reader_for
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.codec.http1 import MessageError, bad_response, parse_response, response_framing
+from pymesh_proxy.codec.shape import NO_FIELDS
 from pymesh_proxy.config.model import TlsClient
 from pymesh_proxy.timers import NEVER
 from pymesh_proxy.upstream.endpoint import Endpoint
@@ -56,8 +57,9 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_blocked", "_buffer", "_informational", "_method", "_on_lost", "_reader", "_sink", "_upgraded", "deadline",
-        "endpoint", "local", "peer", "persistent", "requests", "timer_slot", "tls", "to_mesh", "transport", "written",
+        "_blocked", "_buffer", "_informational", "_method", "_on_lost", "_reader", "_shape", "_sink", "_upgraded",
+        "deadline", "endpoint", "local", "peer", "persistent", "requests", "timer_slot", "tls", "to_mesh", "transport",
+        "written",
     )  # fmt: skip
 
     def __init__(
@@ -77,6 +79,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._buffer = b""
         self._reader: BodyReader | None = None
         self._method = b""
+        self._shape = NO_FIELDS  # of the last response: the next one probably has it, too
         self._upgraded = False
         self._blocked = False  # the peer does not take what is written
         self._informational = 0
@@ -186,8 +189,9 @@ class UpstreamConnection(asyncio.Protocol):
         """The first bytes of a response: nearly always its head and all of its body, at once."""
         sink = self._sink
         assert sink is not None
-        while (parsed := parse_response(data)) is not None:
+        while (parsed := parse_response(data, like=self._shape)) is not None:
             head, end = parsed
+            self._shape = head.shape if head.shape.small else NO_FIELDS
             if head.status >= 200 or head.status == 101:
                 break
             self._informational += 1
