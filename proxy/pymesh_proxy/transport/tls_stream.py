@@ -154,6 +154,9 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
             data = self._read(RECORD)
         except ssl.SSLWantReadError:
             self._flush()
+        except ssl.SSLZeroReturnError:  # the peer's close_notify, after ours
+            self._ended = True
+            self._end()
         except ssl.SSLError as error:
             self._fail(error)
         else:
@@ -235,6 +238,8 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
                 filled += count
         except ssl.SSLWantReadError:
             pass
+        except ssl.SSLZeroReturnError:  # the peer's close_notify, after ours
+            self._ended = True
         except ssl.SSLError as error:
             self._error = error
         return filled

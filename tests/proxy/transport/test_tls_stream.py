@@ -1,0 +1,388 @@
+"""TLS over memory buffers, against Python's own TLS objects: at every split of the record stream, and at every cut."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from typing import Any
+
+import pytest
+
+from pymesh_proxy.transport.tls_stream import READ_SIZE, RECORD, TlsStream, Truncated, accept_tls, connect_tls
+from tests.support.certificates import Authority
+from tests.support.waiting import eventually
+
+VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
+Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
+
+
+@pytest.fixture(scope="module", params=VERSIONS, ids=["1.2", "1.3"])
+def contexts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Contexts:
+    """Of a server and of a client."""
+    issued = Authority().issue(dns=("a.example",))
+    file = tmp_path_factory.mktemp("tls") / "server.pem"
+    file.write_bytes(issued.chain + b"\n" + issued.key)
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    server.load_cert_chain(file)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    for context in (server, client):
+        context.maximum_version = request.param
+    return server, client
+
+
+class App(asyncio.Protocol):
+    """Writes down what happens to it."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.events: list[str] = []
+        self.lost: Exception | None = None
+        self.keep = True
+        self.read = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: asyncio.Transport = transport  # type: ignore[assignment]  # it is one
+        self.events.append("made")
+        if not self.read:
+            self.transport.pause_reading()
+
+    def data_received(self, data: bytes) -> None:
+        assert "end" not in self.events
+        self.data += data
+
+    def eof_received(self) -> bool:
+        self.events.append("end")
+        return self.keep
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.events.append("lost")
+        self.lost = exc
+
+    def pause_writing(self) -> None:
+        self.events.append("pause")
+
+    def resume_writing(self) -> None:
+        self.events.append("resume")
+
+
+class Below(asyncio.Transport):
+    """What a TCP transport would send, for a test that carries the bytes itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = b""
+        self.closed = ""
+
+    def write(self, data: Any) -> None:
+        self.sent += data
+
+    def writelines(self, list_of_data: Any) -> None:
+        self.sent += b"".join(list_of_data)
+
+    def close(self) -> None:
+        self.closed = self.closed or "close"
+
+    def abort(self) -> None:
+        self.closed = self.closed or "abort"
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+
+class Pair:
+    """A TlsStream, and the other end of it: Python's own TLS machine, whose bytes the test carries."""
+
+    def __init__(self, contexts: Contexts, *, server: bool) -> None:
+        ours, theirs = contexts if server else reversed(contexts)
+        self.app, self.below = App(), Below()
+        self.stream = TlsStream(asyncio.get_running_loop(), ours, lambda: self.app, server=server)
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.peer = theirs.wrap_bio(self._in, self._out, server_side=not server)
+        self.stream.connection_made(self.below)
+
+    def feed(self, data: bytes) -> None:
+        """Bytes from the network."""
+        while data:
+            part = data[:READ_SIZE]
+            self.stream.get_buffer(-1)[: len(part)] = part
+            self.stream.buffer_updated(len(part))
+            data = data[READ_SIZE:]
+
+    def shake(self) -> None:
+        """Bring the handshake to its end on both sides."""
+        for _ in range(4):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self.peer.do_handshake()
+            self.feed(self._out.read())
+            self._in.write(self.take())
+        assert self.app.events == ["made"]
+        self.said()
+
+    def take(self) -> bytes:
+        """What our side has sent."""
+        sent, self.below.sent = self.below.sent, b""
+        return sent
+
+    def says(self, *parts: bytes, end: bool = False) -> bytes:
+        """The peer's ciphertext for `parts`."""
+        for part in parts:
+            self.peer.write(part)
+        if end:
+            with pytest.raises(ssl.SSLWantReadError):
+                self.peer.unwrap()
+        return self._out.read()
+
+    def said(self) -> bytes | None:
+        """What our side has said, decrypted; None in place of the last bytes where it ended its half."""
+        self._in.write(self.take())
+        found = b""
+        try:
+            while data := self.peer.read(RECORD):
+                found += data
+        except ssl.SSLWantReadError:
+            return found
+        except ssl.SSLZeroReturnError:  # as an empty read, when the peer has ended its own half as well
+            pass
+        assert not found
+        return None
+
+    def lose(self) -> None:
+        """TCP is gone, as the transport below tells it after `close` or `abort`."""
+        self.stream.connection_lost(None)
+
+
+@pytest.fixture(params=[True, False], ids=["server", "client"])
+def server(request: pytest.FixtureRequest) -> bool:
+    found: bool = request.param
+    return found
+
+
+async def test_the_handshake_may_come_in_any_two_parts(contexts: Contexts) -> None:
+    length = at = 0
+    while at <= length:
+        pair = Pair(contexts, server=True)
+        with pytest.raises(ssl.SSLWantReadError):
+            pair.peer.do_handshake()
+        hello = pair._out.read()
+        length = len(hello)
+        pair.feed(hello[:at])
+        pair.feed(hello[at:])
+        pair._in.write(pair.take())
+        pair.shake()
+        at += 7
+
+
+async def test_data_and_the_end_arrive_whole_at_every_split(contexts: Contexts, server: bool) -> None:
+    length = at = 0
+    while at <= length:
+        pair = Pair(contexts, server=server)
+        pair.shake()
+        records = pair.says(b"one", b"two", end=True)
+        length = len(records)
+        pair.feed(records[:at])
+        pair.feed(records[at:])
+        assert (pair.app.data, pair.app.events) == (b"onetwo", ["made", "end"])
+        at += 1
+
+
+async def test_data_and_the_end_arrive_byte_by_byte(contexts: Contexts, server: bool) -> None:
+    pair = Pair(contexts, server=server)
+    pair.shake()
+    for byte in pair.says(b"one", b"x" * 20_000, end=True):
+        pair.feed(bytes([byte]))
+    assert (pair.app.data, pair.app.events) == (b"one" + b"x" * 20_000, ["made", "end"])
+
+
+async def test_after_our_end_the_peer_is_still_heard_at_every_split(contexts: Contexts, server: bool) -> None:
+    length = at = 0
+    while at <= length:
+        pair = Pair(contexts, server=server)
+        pair.shake()
+        records = pair.says(b"one", b"two")
+        length = len(records)
+        pair.feed(records[:at])
+        pair.app.transport.write(b"bye")
+        pair.app.transport.write_eof()
+        pair.feed(records[at:])
+        assert pair.app.data == b"onetwo"
+        assert pair.below.closed == ""
+        with pytest.raises(RuntimeError):
+            pair.app.transport.write(b"more")
+        pair._in.write(pair.take())
+        assert (pair.peer.read(), pair.peer.read()) == (b"bye", b"")
+        pair.feed(pair.says(b"three"))
+        assert pair.app.data == b"onetwothree"
+        pair.peer.unwrap()
+        for byte in pair._out.read() if at % 2 else [pair._out.read()]:
+            pair.feed(byte if isinstance(byte, bytes) else bytes([byte]))
+        assert (pair.app.events, pair.below.closed) == (["made", "end"], "")
+        at += 5
+
+
+async def test_after_the_peers_end_it_is_still_spoken_to(contexts: Contexts, server: bool) -> None:
+    pair = Pair(contexts, server=server)
+    pair.shake()
+    pair.feed(pair.says(b"question", end=True))
+    assert pair.stream.eof_received() is True  # of TCP, now that TLS's half has ended
+    pair.app.transport.write(b"answer")
+    pair.app.transport.close()
+    assert pair.below.closed == "close"
+    pair._in.write(pair.take())
+    assert pair.peer.read() == b"answer"
+    pair.lose()
+    assert pair.app.events == ["made", "end", "lost"]
+    assert pair.app.lost is None
+
+
+async def test_an_end_of_tcp_at_any_byte_is_a_cut_and_no_end(contexts: Contexts, server: bool) -> None:
+    length, at = 1, 0
+    while at < length:
+        pair = Pair(contexts, server=server)
+        pair.shake()
+        records = pair.says(b"one", b"two", end=True)
+        length = len(records)
+        pair.feed(records[:at])
+        assert pair.stream.eof_received() is False
+        pair.lose()
+        assert pair.app.events == ["made", "lost"]
+        assert isinstance(pair.app.lost, Truncated)
+        assert b"onetwo".startswith(pair.app.data)
+        at += 3
+
+
+async def test_a_changed_byte_anywhere_is_an_error_and_never_data(contexts: Contexts, server: bool) -> None:
+    length, at = 1, 0
+    while at < length:
+        pair = Pair(contexts, server=server)
+        pair.shake()
+        records = bytearray(pair.says(b"one", b"two"))
+        length = len(records)
+        records[at] ^= 0x55
+        pair.feed(bytes(records))
+        if not pair.below.closed:  # a length that grew waits for more
+            assert pair.stream.eof_received() is False
+        assert pair.below.closed == "abort"
+        pair.lose()
+        assert isinstance(pair.app.lost, ssl.SSLError | Truncated)
+        assert pair.app.data in {b"", b"one"}
+        at += 2
+
+
+@pytest.mark.parametrize("contexts", [ssl.TLSVersion.TLSv1_3], indirect=True, ids=["1.3"])
+async def test_data_behind_the_handshake_waits_for_who_does_not_read_yet(contexts: Contexts) -> None:
+    """In TLS 1.3 a client's first data may come with its last flight of the handshake."""
+    pair = Pair(contexts, server=True)
+    pair.app.read = False
+    with pytest.raises(ssl.SSLWantReadError):
+        pair.peer.do_handshake()
+    pair.feed(pair._out.read())
+    pair._in.write(pair.take())
+    pair.peer.do_handshake()
+    pair.feed(pair.says(b"early", end=True))
+    assert (pair.app.data, pair.app.events) == (b"", ["made"])
+    pair.app.transport.resume_reading()
+    await asyncio.sleep(0)
+    assert (pair.app.data, pair.app.events) == (b"early", ["made", "end"])
+
+
+async def test_much_goes_through_in_one_go(contexts: Contexts, server: bool) -> None:
+    pair = Pair(contexts, server=server)
+    pair.shake()
+    much = bytes(range(256)) * 4096
+    pair.feed(pair.says(much))
+    assert pair.app.data == much
+    pair.app.transport.write(much)
+    pair.app.transport.writelines([b"", b"and", memoryview(b" more")])
+    assert pair.said() == much + b"and more"
+
+
+async def test_a_protocol_that_wants_no_half_open_connection_has_none(contexts: Contexts, server: bool) -> None:
+    pair = Pair(contexts, server=server)
+    pair.shake()
+    pair.app.keep = False
+    pair.feed(pair.says(end=True))
+    assert pair.below.closed == "close"
+    assert pair.said() is None
+
+
+# --- On real sockets ---
+
+
+async def serving(contexts: Contexts, app: App, timeout: float = 10.0) -> tuple[asyncio.Task[None], tuple[str, int]]:
+    """One connection, accepted in a task."""
+    loop = asyncio.get_running_loop()
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.setblocking(False)
+
+    async def accept() -> None:
+        with listening:
+            sock, _ = await loop.sock_accept(listening)
+        await accept_tls(loop, sock, contexts[0], lambda: app, timeout)
+
+    return asyncio.ensure_future(accept()), listening.getsockname()  # noqa: TID251 - every test awaits it
+
+
+async def test_a_reader_that_stops_stops_the_writer_and_gets_every_byte(contexts: Contexts) -> None:
+    reading, writing = App(), App()
+    accepted, address = await serving(contexts, reading)
+    stream = await connect_tls(asyncio.get_running_loop(), contexts[1], lambda: writing, address)
+    await accepted
+    reading.transport.pause_reading()
+    stream.set_write_buffer_limits(high=256 * 1024)
+    block, sent = bytes(range(256)) * 256, 0
+    while "pause" not in writing.events:
+        stream.write(block)
+        sent += len(block)
+        await asyncio.sleep(0)
+    assert not reading.data
+    assert stream.get_write_buffer_size() < 512 * 1024
+    reading.transport.resume_reading()
+    stream.write_eof()
+    await eventually(lambda: "end" in reading.events)
+    assert reading.data == block * (sent // len(block))
+    assert "resume" in writing.events
+    writing.keep = False
+    reading.transport.write(b"thanks")
+    reading.transport.close()
+    await eventually(lambda: "lost" in writing.events and "lost" in reading.events)
+    assert (writing.data, writing.lost, reading.lost) == (b"thanks", None, None)
+
+
+async def test_a_client_that_never_shakes_hands_is_let_go(contexts: Contexts) -> None:
+    app = App()
+    accepted, address = await serving(contexts, app, timeout=0.05)
+    reader, writer = await asyncio.open_connection(*address)
+    with pytest.raises(TimeoutError):
+        await accepted
+    assert await reader.read() == b""
+    writer.close()
+    assert app.events == []
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\n\r\n"], ids=["nothing", "no TLS"])
+async def test_a_client_that_speaks_no_tls_fails(contexts: Contexts, said: bytes) -> None:
+    app = App()
+    accepted, address = await serving(contexts, app)
+    _, writer = await asyncio.open_connection(*address)
+    writer.write(said)
+    writer.write_eof()
+    with pytest.raises(OSError, match="handshake" if not said else "HTTP_REQUEST|WRONG_VERSION|http request"):
+        await accepted
+    writer.close()
+    assert app.events == []
+
+
+async def test_a_server_whose_certificate_nobody_knows_is_not_connected_to(contexts: Contexts) -> None:
+    app, other = App(), App()
+    accepted, address = await serving(contexts, app)
+    wary = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    wary.check_hostname = False
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await connect_tls(asyncio.get_running_loop(), wary, lambda: other, address)
+    with contextlib.suppress(OSError):  # TLS 1.2 tells the server during the handshake, TLS 1.3 after it
+        await accepted
+        await eventually(lambda: "lost" in app.events)
+    assert other.events == []
