@@ -12,11 +12,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from pymesh_proxy.admin import Answer, Page, Query, as_json, help_page, text
 from pymesh_proxy.telemetry.record import RequestRecord
+from pymesh_proxy.telemetry.upstream_metrics import UpstreamMetrics
 
 if TYPE_CHECKING:
     from pymesh_proxy.app import Proxy
 
 _PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
+_LOCALITY: Final = ("region", "zone", "sub_zone")
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -135,6 +137,9 @@ def _clusters(proxy: "Proxy", query: Query) -> Answer:
                 {
                     "address": endpoint.address,
                     "healthy": endpoint.healthy,
+                    "health_flags": endpoint.health_flags,
+                    "priority": endpoint.priority,
+                    "locality": endpoint.locality,
                     "weight": endpoint.weight,
                     "active": endpoint.active,
                     "idle": len(endpoint.idle),
@@ -152,10 +157,12 @@ def _clusters(proxy: "Proxy", query: Query) -> Answer:
         lines.append(f"{cluster.name}::type::{cluster.discovery.value}")
         for endpoint in proxy.runtime.upstreams.endpoints(cluster):
             prefix = f"{cluster.name}::{endpoint.address}"
-            lines.append(f"{prefix}::health_flags::{'healthy' if endpoint.healthy else '/failed_eds_health'}")
+            lines.append(f"{prefix}::health_flags::{endpoint.health_flags}")
             lines.append(f"{prefix}::rq_active::{endpoint.active}")
             lines.append(f"{prefix}::cx_idle::{len(endpoint.idle)}")
             lines.append(f"{prefix}::weight::{endpoint.weight}")
+            lines += [f"{prefix}::{key}::{value}" for key, value in zip(_LOCALITY, endpoint.locality, strict=True)]
+            lines.append(f"{prefix}::priority::{endpoint.priority}")
     return text("\n".join(lines))
 
 
@@ -186,6 +193,7 @@ def _prometheus(proxy: "Proxy") -> Answer:
     registry.register(proxy.runtime.stats)
     registry.register(proxy.runtime.reporters)
     registry.register(proxy.runtime.loop_meter)
+    registry.register(UpstreamMetrics(lambda: proxy.runtime.upstreams.health(proxy.runtime.snapshot.clusters)))
     return Answer(generate_latest(registry) + proxy.runtime.istio.text().encode(), content_type=_PROMETHEUS)
 
 

@@ -7,8 +7,9 @@ side ends its half, the other is told (`shutdown(SHUT_WR)`), and goes on sending
 import asyncio
 from collections.abc import Awaitable, Callable
 from time import monotonic, time
-from typing import Final, cast
+from typing import Final
 
+from pymesh_proxy.config.hash_policy import hash_of_source
 from pymesh_proxy.config.model import Cluster, TcpProxy
 from pymesh_proxy.errors import Flag, ProxyError, failure
 from pymesh_proxy.runtime import Runtime
@@ -16,125 +17,26 @@ from pymesh_proxy.telemetry.metrics import TcpStats
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.timers import NEVER
 from pymesh_proxy.transport.facts import Facts
-from pymesh_proxy.transport.reset import reset
+from pymesh_proxy.transport.half import Half
+from pymesh_proxy.transport.reset import reset, unsent
 from pymesh_proxy.upstream.balancer import choose_weighted
+from pymesh_proxy.upstream.cluster import ClusterState
 from pymesh_proxy.upstream.endpoint import Endpoint
-from pymesh_proxy.upstream.pool import WRITE_HIGH_WATER, ClusterState, socket_text
+from pymesh_proxy.upstream.pool import WRITE_HIGH_WATER, socket_text
 
-# Python's TLS cannot end one half of a connection (RFC 8446 6.1 could): when the half towards a TLS peer ends, the
-# connection is kept for what still comes back, and closed once nothing has come for this many seconds.
-TLS_HALF_CLOSE_GRACE: Final = 5.0
-
-
-class Half(asyncio.Protocol):
-    """One side of a relay. `peer` is the other."""
-
-    __slots__ = ("_eof", "_held", "_paused", "_relay", "bytes", "peer", "transport")
-
-    def __init__(self, relay: "Relay") -> None:
-        self._relay = relay
-        self._held: list[bytes] = []
-        self._eof = self._paused = False
-        self.bytes = 0
-        self.peer: Half | None = None
-        self.transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See asyncio.Protocol."""
-        self.transport = cast("asyncio.Transport", transport)
-        self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
-        self._relay.half_open(self)
-
-    def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol."""
-        self.bytes += len(data)
-        peer = self.peer
-        if peer is None or peer.transport is None:
-            self._held.append(data)
-            self.pause()
-            self._relay.upstream_spoke()
-        else:
-            peer.transport.write(data)
-
-    def eof_received(self) -> bool:
-        """See asyncio.Protocol: this side has said its last; the other may not have."""
-        self._eof = True
-        peer = self.peer
-        if peer is None:
-            self._relay.upstream_spoke()
-        else:
-            peer.half_close()
-            if peer.over:
-                return False
-        return self._can_half_close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio.Protocol."""
-        self._eof = True
-        self._relay.half_lost(self, exc)
-
-    def pause_writing(self) -> None:
-        """See asyncio.Protocol: this side does not take more, so the other is not read."""
-        if self.peer is not None:
-            self.peer.pause()
-
-    def resume_writing(self) -> None:
-        """See asyncio.Protocol."""
-        if self.peer is not None:
-            self.peer.resume()
-
-    # --- For the relay and the other half ---
-
-    @property
-    def over(self) -> bool:
-        """This side has ended its half, or is gone."""
-        return self._eof
-
-    def join(self, peer: "Half") -> None:
-        """From now on bytes go to `peer`; what was read before goes first."""
-        self.peer = peer
-        if self._held and peer.transport is not None:
-            peer.transport.writelines(self._held)
-            self._held.clear()
-            self.resume()
-        if self._eof:
-            peer.half_close()
-
-    def half_close(self) -> None:
-        """The other side will send no more: pass that on once everything before it is written."""
-        transport = self.transport
-        if transport is None or transport.is_closing():
-            return
-        if self._eof:
-            transport.close()
-        elif self._can_half_close():
-            transport.write_eof()
-        else:
-            self._relay.end_soon()
-
-    def pause(self) -> None:
-        """Read no more from this side for now."""
-        if self.transport is not None and not self._paused and not self.transport.is_closing():
-            self._paused = True
-            self.transport.pause_reading()
-
-    def resume(self) -> None:
-        """Read from this side again."""
-        if self.transport is not None and self._paused:
-            self._paused = False
-            if not self.transport.is_closing():
-                self.transport.resume_reading()
-
-    def _can_half_close(self) -> bool:
-        return self.transport is not None and self.transport.can_write_eof()
+# A side that was cut may have left bytes that the other has not taken yet: it is cut as well once it has them, or after
+# this many seconds without taking any.
+CUT_GRACE: Final = 5.0
+CUT_LOOK: Final = 0.02  # seconds between two looks at whether it has
 
 
 class Relay:
     """One opaque connection, downstream and upstream."""
 
     __slots__ = (
-        "_done", "_endpoint", "_identify", "_idle", "_open", "_runtime", "_seen", "_spoke", "_state",
-        "_upstream_lost", "deadline", "downstream", "proxy", "record", "stats", "timer_slot", "upstream",
+        "_counted", "_cut_by", "_cutting", "_done", "_endpoint", "_identify", "_idle", "_open", "_runtime", "_seen",
+        "_spoke", "_state", "_unsent", "_upstream_lost", "deadline", "downstream", "proxy", "record", "stats",
+        "timer_slot", "upstream",
     )  # fmt: skip
 
     def __init__(self, runtime: Runtime, proxy: TcpProxy, facts: Facts) -> None:
@@ -152,6 +54,10 @@ class Relay:
         self._upstream_lost = False
         self._idle = proxy.idle_timeout
         self._seen = 0
+        self._counted = (0, 0)
+        self._cutting: asyncio.Transport | None = None  # to be reset once it has sent everything
+        self._cut_by = 0.0
+        self._unsent = 0
         self._open = 0
         self._state: ClusterState | None = None  # of the cluster in which it has a place
         self._endpoint: Endpoint | None = None
@@ -165,8 +71,9 @@ class Relay:
     def half_open(self, half: Half) -> None:
         """A side is connected. The client is not read before there is somebody to give its bytes to."""
         self._open += 1
+        assert half.transport is not None
+        half.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         if half is self.downstream:
-            assert half.transport is not None
             assert self._identify is not None
             facts = self._identify(half.transport)
             self.stats.cx_total += 1
@@ -225,6 +132,7 @@ class Relay:
             upstream.abort()
             return
         self._runtime.istio.opened(self)
+        self._runtime.stats.flows.add(self)
         self.downstream.join(self.upstream)
         self.upstream.join(self.downstream)
         self.downstream.resume()
@@ -250,8 +158,9 @@ class Relay:
         """Connect, to another endpoint each time, as often as the configuration allows."""
         upstreams, record = self._runtime.upstreams, self.record
         tried: list[Endpoint] = []
+        key = hash_of_source(record.facts) if self.proxy.hash_source else None
         while True:
-            endpoint = upstreams.state(cluster).pick(record.facts.original_destination, tried)
+            endpoint = upstreams.state(cluster).pick(record.facts.original_destination, tried, key)
             try:
                 await self._reach(cluster, endpoint)
                 return
@@ -269,8 +178,15 @@ class Relay:
         record.goes_to(endpoint)
         if not upstreams.reserve(cluster):
             raise failure(Flag.UPSTREAM_OVERFLOW, "upstream_reset_before_response_started{overflow}")
-        self._state = upstreams.state(cluster)
-        record.upstream_peer = await upstreams.connect(cluster, endpoint, lambda: self.upstream)
+        state = self._state = upstreams.state(cluster)
+        try:
+            record.upstream_peer = await upstreams.connect(cluster, endpoint, lambda: self.upstream)
+        except ProxyError:
+            if state.outlier is not None:
+                state.outlier.failed(endpoint, monotonic())
+            raise
+        if state.outlier is not None:
+            state.outlier.relayed(endpoint, monotonic())
         if self.upstream.transport is not None:
             record.upstream_local = socket_text(self.upstream.transport.get_extra_info("sockname"))
         if not self._done:  # the client may have gone meanwhile
@@ -287,28 +203,58 @@ class Relay:
             self.upstream_spoke()
         elif other.transport is not None:
             if exc is not None:
-                reset(other.transport)
+                self._cut(other)
             else:
                 other.half_close()
                 if half is self.downstream or other.over:
                     other.transport.close()
         if self._state is not None and half is self.upstream:
+            self._keep_session()
             self._runtime.upstreams.free(self._state)
         if self._open == 0 and self.downstream.transport is not None:
             self._complete()
+
+    def _keep_session(self) -> None:
+        """The next connection to the same endpoint is to resume the TLS session: its tickets have come by now."""
+        state, endpoint, transport = self._state, self._endpoint, self.upstream.transport
+        if state is not None and endpoint is not None and transport is not None:
+            self._runtime.upstreams.keep_session(state, endpoint, transport)
 
     def set_idle(self) -> None:
         """Start the idle timeout, or start it anew."""
         self.deadline = NEVER if self._idle is None else monotonic() + self._idle
         self._runtime.timers.watch(self)
 
-    def end_soon(self) -> None:
-        """One half has ended and its peer cannot be told: see TLS_HALF_CLOSE_GRACE."""
-        self._idle = TLS_HALF_CLOSE_GRACE
-        self.set_idle()
+    def _cut(self, half: Half) -> None:
+        """Reset a side whose other side was cut, but not before it has what that one sent (a reset overtakes data)."""
+        transport = half.transport
+        assert transport is not None
+        self._unsent = unsent(transport)
+        if not self._unsent:
+            reset(transport)
+            return
+        half.pause()
+        self._cutting, self._cut_by = transport, monotonic() + CUT_GRACE
+        self._look_soon()
+
+    def _look_soon(self) -> None:
+        self.deadline = monotonic() + CUT_LOOK
+        self._runtime.timers.watch(self)
+
+    def _cut_on(self, transport: asyncio.Transport, now: float) -> None:
+        left = unsent(transport)
+        if left < self._unsent:
+            self._unsent, self._cut_by = left, now + CUT_GRACE
+        if left and now < self._cut_by:
+            self._look_soon()
+        else:
+            reset(transport)
 
     def on_deadline(self, now: float) -> None:
         """See timers.Timed: close if nothing moved since the last look."""
+        if self._cutting is not None:
+            self._cut_on(self._cutting, now)
+            return
         moved = self.downstream.bytes + self.upstream.bytes
         if moved != self._seen:
             self._seen = moved
@@ -328,6 +274,17 @@ class Relay:
         """See istio_metrics.Flow."""
         return self.downstream.bytes, self.upstream.bytes
 
+    def catch_up(self) -> None:
+        """See metrics.Flow: an opaque connection may last for days, and is counted while it does."""
+        received, sent = self.moved()
+        more, more_sent = received - self._counted[0], sent - self._counted[1]
+        self._counted = self.record.bytes_received, self.record.bytes_sent = received, sent
+        self.stats.bytes_received += more
+        self.stats.bytes_sent += more_sent
+        if self._state is not None:
+            self._state.stats.bytes_sent += more
+            self._state.stats.bytes_received += more_sent
+
     def drain(self) -> None:
         """See runtime.Drainable: an opaque connection ends when its ends do, or when the drain time is over."""
 
@@ -341,12 +298,8 @@ class Relay:
         if self._endpoint is not None:
             self._endpoint.active -= 1
         record.t_end = monotonic()
-        record.bytes_received, record.bytes_sent = self.moved()
+        self.catch_up()
+        runtime.stats.flows.discard(self)
         self.stats.cx_active -= 1
-        self.stats.bytes_received += record.bytes_received
-        self.stats.bytes_sent += record.bytes_sent
-        if self._state is not None:
-            self._state.stats.bytes_sent += record.bytes_received
-            self._state.stats.bytes_received += record.bytes_sent
         runtime.istio.closed(self)
-        runtime.completed(record, self.proxy.access_logs)
+        runtime.completed(record, runtime.writers(self.proxy.access_logs))

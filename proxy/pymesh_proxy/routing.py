@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 
 from pymesh.steps import Steps, whole
 from pymesh_proxy.codec.headers import Head
+from pymesh_proxy.transport.facts import Facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,20 @@ class Forward:
     attempt_count: bool = False
     attempt_count_in_response: bool = False
     upgrades: Mapping[str, bool] = field(default_factory=dict)
+    # The key for consistent hashing (64 bits; None if the request has none), and cookies to be set in the answer.
+    hash_policy: Callable[[Head, Facts], tuple[int | None, tuple[bytes, ...]]] | None = None
+    # The shortest of its times, in seconds: no deadline of a request is nearer.
+    soonest: float = field(init=False)
+    # What the upstream is told of the time it has, in milliseconds: an attempt's, else the whole; empty without limit.
+    expected_timeout: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Work out what follows from the other fields."""
+        times = (self.timeout, self.idle_timeout, None if self.retry is None else self.retry.per_try_timeout)
+        object.__setattr__(self, "soonest", min((time for time in times if time is not None), default=float("inf")))
+        of_a_try = None if self.retry is None else self.retry.per_try_timeout
+        limit = of_a_try or self.timeout
+        object.__setattr__(self, "expected_timeout", b"%d" % round(limit * 1000) if limit else b"")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from time import monotonic
 from typing import Any, Final, Protocol
+from weakref import WeakValueDictionary
 
 from pymesh_proxy.config.model import (
     AccessLog,
@@ -17,10 +18,11 @@ from pymesh_proxy.config.model import (
 )
 from pymesh_proxy.control.secrets import Certificate, SecretStore
 from pymesh_proxy.reporting import Reporters
+from pymesh_proxy.serving import Serving, Writer
 from pymesh_proxy.telemetry.access_log import AccessLogs
 from pymesh_proxy.telemetry.istio_metrics import IstioReporter
 from pymesh_proxy.telemetry.loop_meter import LoopMeter
-from pymesh_proxy.telemetry.metrics import Stats
+from pymesh_proxy.telemetry.metrics import HttpStats, Stats
 from pymesh_proxy.telemetry.peers import Peers
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.timers import TimerWheel
@@ -36,13 +38,6 @@ class Drainable(Protocol):
 
     def drain(self) -> None:
         """End as soon as nothing is in flight."""
-
-
-class Writer(Protocol):
-    """Where records go: a file, a collector."""
-
-    def write(self, record: RequestRecord) -> None:
-        """Take a finished record. Never raises, never waits."""
 
 
 class Runtime:
@@ -79,6 +74,7 @@ class Runtime:
         self.drain_began = 0.0
         self.connections: set[Drainable] = set()
         self._handlers: frozenset[HttpManager | TcpProxy] | None = None
+        self._serving: WeakValueDictionary[HttpManager, Serving] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def own_identity(self, certificate: SdsName | InlineCertificate) -> str:
@@ -86,16 +82,28 @@ class Runtime:
         secret = self.secrets.get(certificate.name) if isinstance(certificate, SdsName) else None
         return secret.uri if isinstance(secret, Certificate) else ""
 
-    def completed(self, record: RequestRecord, logs: tuple[AccessLog, ...]) -> None:
-        """Count a finished request, log its record, keep it, and show it to the observers."""
-        self.peers.settle(record)
-        if record.protocol != "TCP":  # connections are counted while they last
-            self.istio.request(record)
+    def serving(self, manager: HttpManager) -> Serving:
+        """What the connections of `manager` share."""
+        found = self._serving.get(manager)
+        if found is None:
+            stats = self.stats.http.setdefault(manager.stat_prefix, HttpStats())
+            found = self._serving[manager] = Serving(stats, last=self.draining or not self.in_force(manager))
+        return found
+
+    def writers(self, logs: tuple[AccessLog, ...]) -> tuple[Writer, ...]:
+        """Who writes `logs`; until another snapshot comes into force."""
+        writers = []
         for log in logs:
             found = self._logs.get(id(log))
             if found is None:
                 found = self._logs[id(log)] = (log, self._writer(log))
-            found[1].write(record)
+            writers.append(found[1])
+        return tuple(writers)
+
+    def completed(self, record: RequestRecord, writers: tuple[Writer, ...]) -> None:
+        """Log a finished record, keep it, and show it to the observers."""
+        for writer in writers:
+            writer.write(record)
         self.recent.append(record)
         for observe in self.observers:
             try:
@@ -111,9 +119,13 @@ class Runtime:
     def adopt(self, snapshot: Snapshot) -> None:
         """Put `snapshot` in force: one assignment. Access logs that it no longer names are closed."""
         self.snapshot = snapshot
+        self.upstreams.follow(snapshot.clusters)
         chains = (chain for listener in snapshot.listeners.values() for chain in listener.all_chains())
         self._handlers = frozenset(chain.handler for chain in chains)
         self._logs.clear()
+        for manager, serving in list(self._serving.items()):
+            serving.last = self.draining or not self.in_force(manager)
+            serving.writers = None
         logs = list(access_logs(snapshot))
         self.access_logs.retain((log.path, log.format) for log in logs if isinstance(log, AccessLogFile))
         self.reporters.retain(log for log in logs if not isinstance(log, AccessLogFile))
@@ -128,6 +140,8 @@ class Runtime:
             return
         self.draining = True
         self.drain_began = monotonic()
+        for serving in list(self._serving.values()):
+            serving.last = True
         for connection in tuple(self.connections):
             connection.drain()
 

@@ -56,10 +56,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A proxy that runs: its name, and the port of its listener."""
+    """A proxy that runs: its name, the port of its listener, and that of its admin interface if its bootstrap has one."""
 
     name: str
     port: int
+    admin: int = 0
 
     def connect(self) -> http.client.HTTPConnection:
         """A connection of a client; head and body are written apart, so they must not wait for each other."""
@@ -118,25 +119,25 @@ def both_proxies(folder: Path, a: Upstream, b: Upstream, bootstrap: str | None =
 
 @contextmanager
 def _proxy(name: str, bootstrap: str, folder: Path, a: Upstream, b: Upstream) -> Iterator[Side]:
-    port, dead = _free_port(), _free_port()
+    port, dead, admin = _free_port(), _free_port(), _free_port()
     config = folder / f"{name}.yaml"
-    config.write_text(Template(bootstrap).safe_substitute(LISTEN=port, A=a.port, B=b.port, DEAD=dead))
+    config.write_text(Template(bootstrap).safe_substitute(LISTEN=port, A=a.port, B=b.port, DEAD=dead, ADMIN=admin))
     log = folder / f"{name}.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(_command(name, config), stdout=output, stderr=output)
+        process = subprocess.Popen(_command(name, config, admin), stdout=output, stderr=output)
     try:
         eventually_sync(lambda: _listening(port, process, log), what=f"{name} listening", timeout=30.0)
-        yield Side(name, port)
+        yield Side(name, port, admin)
     finally:
         process.kill()
         process.wait()
         print(log.read_text())
 
 
-def _command(name: str, config: Path) -> list[str]:
+def _command(name: str, config: Path, admin: int) -> list[str]:
     if name == "envoy":
         return command(config)
-    off = ["--admin", "127.0.0.1:0", "--metrics-port", "0", "--readiness-port", "0"]
+    off = ["--admin", f"127.0.0.1:{admin}", "--metrics-port", "0", "--readiness-port", "0"]
     return [sys.executable, "-m", "pymesh_proxy", "--config", str(config), *off]
 
 

@@ -31,6 +31,7 @@ class EchoServer:
         self.name = name
         self.seen: Counter[str] = Counter()
         self.connections = 0
+        self.checks: set[tuple[str, ...]] = set()  # method, target and header lines of health checks
         self._stopping = threading.Event()
         echo = self
 
@@ -96,6 +97,8 @@ class _Conversation:
         test = dict(headers).get("x-test", "")
         self._echo.seen[test] += 1
         target = request.target.decode("latin-1")
+        if dict(headers).get("user-agent") == "Envoy/HC":
+            self._echo.checks.add((request.method.decode(), target, *(f"{name}: {value}" for name, value in headers)))
         status = self._status(target.partition("?")[0].split("/")[1:], self._echo.seen[test])
         content = {
             "server": self._echo.name,

@@ -24,6 +24,7 @@ from pymesh.xds.check import join, unpack
 from pymesh_proxy.config import tls
 from pymesh_proxy.config.access_logs import access_logs
 from pymesh_proxy.config.fields import flag, ip, network, number, one_of, positive, required, socket_address, timeout
+from pymesh_proxy.config.hash_policy import hashes_source
 from pymesh_proxy.config.http_manager import http_manager
 from pymesh_proxy.config.model import Direction, FilterChain, FilterChainMatch, HttpManager, Listener, TcpProxy
 from pymesh_proxy.config.routes import Context
@@ -191,5 +192,6 @@ def _tcp_proxy(message: TcpProxyMessage, path: str) -> TcpProxy:
         clusters=clusters,
         idle_timeout=timeout(message, "idle_timeout", 3600.0, path),
         max_connect_attempts=attempts,
+        hash_source=hashes_source(message, path),
         access_logs=access_logs(message.access_log, join(path, "access_log"), tcp=True),
     )

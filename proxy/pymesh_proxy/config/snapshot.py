@@ -352,7 +352,8 @@ class Configuration:
                 specs = resolved(cluster, state.addresses.get(cluster.name, {}))
             case Discovery.ORIGINAL_DST:
                 specs = ()
-        return replace(cluster, endpoints=self.endpoints.update(cluster.name, specs))
+        endpoints = self.endpoints.update(cluster.name, specs, checked=cluster.health_check is not None)
+        return replace(cluster, endpoints=endpoints)
 
 
 def control_clusters(bootstrap: Bootstrap) -> set[str]:

@@ -7,84 +7,29 @@ endpoint, so they survive a new snapshot; the most recently used goes out first,
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
 from time import monotonic
-from typing import Final, Protocol
+from typing import Any, Final
 
 from pymesh_proxy.config.model import Cluster, Discovery, TlsClient
 from pymesh_proxy.errors import Flag, ProxyError, failure
 from pymesh_proxy.telemetry.metrics import ClusterStats, Stats
+from pymesh_proxy.telemetry.upstream_metrics import ClusterHealth
 from pymesh_proxy.timers import TimerWheel
 from pymesh_proxy.transport.tls import TlsContexts, TlsError, failure_reason, verify_san
 from pymesh_proxy.transport.tls_stream import connect_tls
 from pymesh_proxy.upstream.balancer import Balancer
+from pymesh_proxy.upstream.cluster import ClusterState, Waiter, transport_of
 from pymesh_proxy.upstream.connection import UpstreamConnection
 from pymesh_proxy.upstream.endpoint import Endpoint
+from pymesh_proxy.upstream.guards import Guards
 
-# Destinations of ORIGINAL_DST clusters that are remembered with their idle connections; the oldest unused go first.
-MAX_ORIGINAL_DESTINATIONS: Final = 1024
 # Bytes queued towards one peer before the other side is paused; Envoy's per_connection_buffer_limit is 1 MiB, and two
 # of these per request are held, so it is kept nearer to what a socket buffer takes.
 WRITE_HIGH_WATER: Final = 256 * 1024
 # An opaque connection that is over is closed once the peer has taken everything, or after this many seconds.
 CLOSE_GRACE: Final = 60.0
-
-
-class Waiter(Protocol):
-    """Who asked for a connection that was not there at once."""
-
-    def upstream_ready(self, connection: UpstreamConnection) -> None:
-        """Here it is. The waiter owns it now."""
-
-    def connect_failed(self, error: ProxyError) -> None:
-        """There will be none."""
-
-
-class ClusterState:
-    """What lives on from snapshot to snapshot for one cluster: counts in flight and who waits.
-
-    `balancer` and `transports` belong to `cluster`, the compiled object they were made for; ORIGINAL_DST has no
-    balancer, the connection's original destination is its endpoint.
-    """
-
-    __slots__ = (
-        "balancer", "cluster", "connections", "originals", "requests", "retries", "stats", "transports", "waiting",
-    )  # fmt: skip
-
-    def __init__(self, stats: ClusterStats) -> None:
-        self.cluster: Cluster | None = None
-        self.balancer: Balancer | None = None
-        self.transports: dict[Endpoint, TlsClient | None] = {}
-        self.originals: dict[tuple[str, int], Endpoint] = {}
-        self.connections = 0
-        self.requests = 0
-        self.retries = 0  # requests that are being tried again
-        self.waiting: deque[tuple[Cluster, Endpoint, Waiter]] = deque()
-        self.stats = stats
-
-    def pick(
-        self,
-        original_destination: tuple[str, int] | None,
-        tried: Collection[Endpoint] = (),
-        hash_key: int | None = None,
-    ) -> Endpoint | None:
-        """The endpoint for the next attempt; None if there is none. `hash_key` is that of the route's hash policy."""
-        if self.balancer is None:
-            return None if original_destination is None else _original(self, original_destination)
-        return self.balancer.pick(tried, hash_key)
-
-    def transport(self, cluster: Cluster, endpoint: Endpoint) -> TlsClient | None:
-        """TLS settings for `endpoint`: the first transport match that its metadata satisfies, else the cluster's.
-
-        A request that began under another configuration asks with that one's cluster, and gets that one's answer.
-        """
-        if cluster is not self.cluster:
-            return _transport(cluster, endpoint)
-        transports = self.transports
-        if endpoint not in transports:
-            transports[endpoint] = _transport(cluster, endpoint)
-        return transports[endpoint]
 
 
 class Upstreams:
@@ -105,8 +50,19 @@ class Upstreams:
         self._timers = timers
         self._states: dict[str, ClusterState] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.guards = Guards(timers, self._dial, self._spawn, random)
 
     # --- Choosing ---
+
+    def follow(self, clusters: Mapping[str, Cluster]) -> None:
+        """These clusters are in force: watch the health of their endpoints as they say."""
+        self.guards.follow(clusters, self._used)
+        for name, state in self._states.items():
+            state.outlier = self.guards.detector(name)
+
+    def _used(self, cluster: str) -> bool:
+        """Whether the cluster has had a connection yet."""
+        return cluster in self._stats.clusters and self._stats.clusters[cluster].cx_total > 0
 
     def state(self, cluster: Cluster) -> ClusterState:
         """The state of `cluster`, its balancer made for exactly this compiled object."""
@@ -114,6 +70,7 @@ class Upstreams:
         if state is None:
             stats = self._stats.clusters.setdefault(cluster.name, ClusterStats())
             state = self._states[cluster.name] = ClusterState(stats)
+            state.outlier = self.guards.detector(cluster.name)
         if state.cluster is not cluster:
             state.cluster = cluster
             original = cluster.discovery is Discovery.ORIGINAL_DST
@@ -128,6 +85,18 @@ class Upstreams:
     def endpoints(self, cluster: Cluster) -> tuple[Endpoint, ...]:
         """The endpoints of `cluster` that are known: configured, or original destinations seen so far."""
         return (*cluster.endpoints, *self._counts(cluster).originals.values())
+
+    def health(self, clusters: Mapping[str, Cluster]) -> Iterator[ClusterHealth]:
+        """What there is to say of the endpoints of these clusters, for metrics."""
+        for name, cluster in clusters.items():
+            detector, checker = self.guards.detector(name), self.guards.checkers.get(name)
+            yield ClusterHealth(
+                name,
+                cluster.endpoints,
+                None if detector is None else detector.stats,
+                0 if detector is None else detector.ejected,
+                None if checker is None else checker.stats,
+            )
 
     # --- Connections for requests ---
 
@@ -161,17 +130,21 @@ class Upstreams:
     def release(self, cluster: Cluster, state: ClusterState, connection: UpstreamConnection) -> None:
         """Take back a connection whose response is complete; it is kept if it can serve again."""
         connection.detach()
-        limit = cluster.max_requests_per_connection
-        endpoint = connection.endpoint
+        endpoint, limit = connection.endpoint, cluster.max_requests_per_connection
         if connection.requests == 1 and connection.tls is not None and not connection.transport.is_closing():
             # TLS 1.3 sends its tickets after the handshake: by now they are here.
             self._tls.keep_session(connection.tls, endpoint.address, _ssl_object(connection.transport))
-        if not connection.reusable or endpoint.retired or (limit is not None and connection.requests >= limit):
+        if (
+            not connection.persistent
+            or connection.blocked
+            or endpoint.retired
+            or (limit is not None and connection.requests >= limit)
+        ):
             connection.close()
             return
         if state.waiting:
             wanted, where, _ = state.waiting[0]
-            if where is endpoint and connection.tls is state.transport(wanted, endpoint):
+            if where is endpoint and connection.reusable and connection.tls is state.transport(wanted, endpoint):
                 state.waiting.popleft()[2].upstream_ready(connection)
             else:
                 connection.close()  # makes room for the one that waits: see `_lost`
@@ -181,6 +154,12 @@ class Upstreams:
             if not connection.timer_slot:
                 self._timers.watch(connection)
         endpoint.idle.append(connection)
+
+    def keep_session(self, state: ClusterState, endpoint: Endpoint, transport: asyncio.BaseTransport) -> None:
+        """Remember the TLS session of a connection that was not the pool's, if it has one: see TlsContexts."""
+        tls = None if state.cluster is None else state.transport(state.cluster, endpoint)
+        if tls is not None:
+            self._tls.keep_session(tls, endpoint.address, _ssl_object(transport))
 
     def end(self, connection: UpstreamConnection) -> None:
         """Close a connection in order: what was sent still arrives."""
@@ -275,14 +254,8 @@ class Upstreams:
         state.stats.cx_total += 1
         made = False
         try:
-            address, source = (endpoint.host, endpoint.port), _source(cluster, endpoint)
-            transport: asyncio.Transport
             async with asyncio.timeout(cluster.connect_timeout):
-                if tls is None:
-                    transport, _ = await self._loop.create_connection(factory, *address, local_addr=source)
-                else:
-                    context = self._tls.client(tls, endpoint.address)
-                    transport = await connect_tls(self._loop, context, factory, address, source)
+                transport = await self._open(cluster, endpoint, tls, factory, endpoint.port)
             made = True
             transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
             if tls is None:
@@ -308,13 +281,48 @@ class Upstreams:
             if not made:
                 self.free(state)
 
-    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
+    async def _open(
+        self,
+        cluster: Cluster,
+        endpoint: Endpoint,
+        tls: TlsClient | None,
+        factory: Callable[[], asyncio.Protocol],
+        port: int,
+    ) -> asyncio.Transport:
+        address, source = (endpoint.host, port), _source(cluster, endpoint)
+        if tls is not None:
+            return await connect_tls(self._loop, self._tls.client(tls, endpoint.address), factory, address, source)
+        transport, _ = await self._loop.create_connection(factory, *address, local_addr=source)
+        return transport
+
+    async def _dial(
+        self, cluster: Cluster, endpoint: Endpoint, factory: Callable[[], asyncio.Protocol], port: int
+    ) -> asyncio.Transport:
+        """See checker.Dial: a connection that counts towards no limit."""
+        tls = transport_of(cluster, endpoint)
+        transport = await self._open(cluster, endpoint, tls, factory, port or endpoint.port)
+        if tls is not None:
+            try:
+                verify_san(_ssl_object(transport), tls.validation)
+            except TlsError:
+                transport.abort()
+                raise
+        return transport
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._loop.call_exception_handler({"message": "a task of the upstream side failed", "exception": error})
 
     def close(self) -> None:
         """Close every idle connection; those in use end with their requests."""
+        self.guards.close()
         for task in self._tasks:
             task.cancel()
         for state in self._states.values():
@@ -322,29 +330,6 @@ class Upstreams:
             for endpoint in found:
                 for connection in tuple(endpoint.idle):
                     connection.close()
-
-
-def _transport(cluster: Cluster, endpoint: Endpoint) -> TlsClient | None:
-    for match in cluster.transport_matches:
-        if all(endpoint.metadata.get(key) == value for key, value in match.metadata.items()):
-            return match.tls
-    return cluster.tls
-
-
-def _original(state: ClusterState, address: tuple[str, int]) -> Endpoint:
-    """The endpoint that stands for an original destination; kept, within bounds, so that its connections are."""
-    originals = state.originals
-    endpoint = originals.get(address)
-    if endpoint is None:
-        if len(originals) >= MAX_ORIGINAL_DESTINATIONS:
-            for key, old in list(originals.items()):
-                if not old.active:
-                    for connection in tuple(old.idle):
-                        connection.close()
-                    del originals[key]
-                    break
-        endpoint = originals[address] = Endpoint(*address)
-    return endpoint
 
 
 def _source(cluster: Cluster, endpoint: Endpoint) -> tuple[str, int] | None:

@@ -6,10 +6,10 @@ import pytest
 
 from pymesh_proxy.config.model import CircuitLimits, Cluster, Discovery, TlsClient
 from pymesh_proxy.errors import Flag, ProxyError
-from pymesh_proxy.upstream import pool as module
+from pymesh_proxy.upstream import cluster as module
+from pymesh_proxy.upstream.cluster import MAX_ORIGINAL_DESTINATIONS, ClusterState
 from pymesh_proxy.upstream.connection import UpstreamConnection
 from pymesh_proxy.upstream.endpoint import Endpoint
-from pymesh_proxy.upstream.pool import MAX_ORIGINAL_DESTINATIONS, ClusterState
 from tests.support.memory import MemoryProxy, turn
 
 
@@ -75,7 +75,8 @@ async def test_what_cannot_serve_again_is_closed(why: str) -> None:
         case "not persistent":
             connection.persistent = False
         case "left over":
-            connection._buffer = b"x"
+            connection.begin(_Sink(), b"GET", b"request")
+            connection.transport.receive(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nabc")
         case "closing":
             connection.transport.close()
         case "blocked":
@@ -85,8 +86,8 @@ async def test_what_cannot_serve_again_is_closed(why: str) -> None:
         case _:
             connection.requests = 1
     pool.release(connection)
-    assert pool.endpoint.idle == []
     await turn()
+    assert pool.endpoint.idle == []
     assert (pool.state.connections, pool.state.stats.cx_active, pool.state.stats.cx_destroyed) == (0, 0, 1)
 
 
