@@ -83,8 +83,11 @@ class Requests:
         histogram.counts[bisect_left(_MILLISECONDS, milliseconds)] += 1
         histogram.sum += milliseconds
         histogram = self.request_bytes
-        histogram.counts[bisect_left(BUCKETS, request_bytes)] += 1
-        histogram.sum += request_bytes
+        if request_bytes:
+            histogram.counts[bisect_left(BUCKETS, request_bytes)] += 1
+            histogram.sum += request_bytes
+        else:  # most have no body
+            histogram.counts[0] += 1
         histogram = self.response_bytes
         histogram.counts[bisect_left(BUCKETS, response_bytes)] += 1
         histogram.sum += response_bytes

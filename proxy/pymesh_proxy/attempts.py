@@ -8,24 +8,22 @@ leave                 the attempt is over: the connection goes back to the pool,
 
 import asyncio
 from time import monotonic
-from typing import Final, Protocol
+from typing import Protocol
 
 from pymesh_proxy import forwarding
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.codec.http1 import MessageError
 from pymesh_proxy.config.model import Cluster
+from pymesh_proxy.deadlines import Deadlines
 from pymesh_proxy.errors import Flag, ProxyError, failure
-from pymesh_proxy.routing import Forward
+from pymesh_proxy.request_body import RequestBody
+from pymesh_proxy.routing import Forward, RetryPolicy
 from pymesh_proxy.runtime import Runtime
 from pymesh_proxy.telemetry.record import RequestRecord
-from pymesh_proxy.timers import NEVER
+from pymesh_proxy.upstream.cluster import ClusterState
 from pymesh_proxy.upstream.connection import ResponseSink, UpstreamConnection
 from pymesh_proxy.upstream.endpoint import Endpoint
-from pymesh_proxy.upstream.pool import ClusterState
 from pymesh_proxy.upstream.retry import IDEMPOTENT_METHODS, Failure, Outcome, backoff, should_retry
-
-# A request body up to this size is kept until the response begins, so that it can be sent again (linkerd: 64 KiB).
-MAX_REPLAY_BYTES: Final = 64 * 1024
 
 
 class Outgoing(ResponseSink, Protocol):
@@ -33,18 +31,15 @@ class Outgoing(ResponseSink, Protocol):
 
     request: Head
     record: RequestRecord
-    has_body: bool
-    held: bytearray | None
+    body: RequestBody | None
     stalled: bool
     response_started: bool
-    answer_by: float
-    attempt_by: float
 
-    def take_held(self) -> bytes:
-        """What there is of the body."""
+    def deadlines(self) -> Deadlines:
+        """As things stand now."""
 
     def watch(self) -> None:
-        """A deadline has moved nearer."""
+        """A deadline has come nearer."""
 
     def fail(self, error: ProxyError) -> None:
         """No attempt is left to make."""
@@ -56,10 +51,13 @@ class Attempts:
     Attributes:
         state: counts in flight of the cluster.
         upstream: the connection of the attempt that is being made; None while there is none.
+        hash_key: leads the request to its endpoint, where the route has a hash policy.
+        cookies: what makes the client give the same key again: values of Set-Cookie for the answer.
     """
 
     __slots__ = (
-        "_endpoint", "_exchange", "_retrying", "_runtime", "_task", "_tried", "action", "cluster", "state", "upstream",
+        "_endpoint", "_exchange", "_retrying", "_runtime", "_task", "_tried", "action", "cluster", "cookies",
+        "hash_key", "state", "upstream",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +67,8 @@ class Attempts:
         self.cluster = cluster
         self.state = state
         self.upstream: UpstreamConnection | None = None
+        self.hash_key: int | None = None
+        self.cookies: tuple[bytes, ...] = ()
         self._exchange = exchange
         self._runtime = runtime
         self._endpoint: Endpoint | None = None
@@ -81,16 +81,16 @@ class Attempts:
     def begin(self) -> None:
         """Pick an endpoint and get a connection to it. Raises ProxyError: there is none, or a limit is reached."""
         cluster, state, record = self.cluster, self.state, self._exchange.record
-        endpoint = state.pick(record.facts.original_destination, self._tried)
+        stats = state.stats
+        endpoint = state.pick(record.facts.original_destination, self._tried, self.hash_key)
         if endpoint is None:
             raise failure(Flag.NO_HEALTHY_UPSTREAM, "no_healthy_upstream", f"cluster {cluster.name} has no endpoint")
-        if state.requests >= cluster.limits.max_requests:
-            state.stats.rq_pending_overflow += 1
+        if stats.rq_active >= cluster.limits.max_requests:
+            stats.rq_pending_overflow += 1
             raise failure(Flag.UPSTREAM_OVERFLOW, "upstream_reset_before_response_started{overflow}")
         record.goes_to(endpoint)
-        state.requests += 1
-        state.stats.rq_total += 1
-        state.stats.rq_active += 1
+        stats.rq_total += 1
+        stats.rq_active += 1
         endpoint.active += 1
         self._endpoint = endpoint
         connection = self._runtime.upstreams.acquire(cluster, state, endpoint, self)
@@ -104,20 +104,22 @@ class Attempts:
             runtime.upstreams.release(self.cluster, self.state, connection)
             return
         record = exchange.record
-        record.t_connected = now = monotonic()
+        record.t_connected = monotonic()
         record.reused = connection.requests > 0
         record.upstream_local, record.upstream_peer = connection.local, connection.peer
         self.upstream = connection
+        if self.state.outlier is not None:
+            self.state.outlier.connected(connection.endpoint)
         if exchange.stalled:
             connection.transport.pause_reading()
+        if self.action.attempt_count:
+            exchange.request.set(b"x-envoy-attempt-count", b"%d" % record.attempts)
         introduction = runtime.peers.introduction(record) if connection.to_mesh else b""
         data = forwarding.request_bytes(exchange.request, self.action, connection.endpoint, introduction)
-        if exchange.held:
-            data += exchange.take_held()
+        if exchange.body is not None:
+            data += self._body(exchange.body)
         connection.begin(exchange, exchange.request.method, data)
-        retry = self.action.retry
-        if retry is not None and retry.per_try_timeout is not None:
-            exchange.attempt_by = now + retry.per_try_timeout
+        if self.action.retry is not None and self.action.retry.per_try_timeout is not None:
             exchange.watch()
 
     def connect_failed(self, error: ProxyError) -> None:
@@ -128,6 +130,7 @@ class Attempts:
     def broken(self, error: Exception) -> None:
         """The connection ended, or what came over it is no response, which another attempt would not mend."""
         if isinstance(error, MessageError):
+            self.fell_silent()
             self._exchange.fail(error)
             return
         details = "upstream_reset_before_response_started{connection_termination}"
@@ -141,7 +144,6 @@ class Attempts:
             return
         self._endpoint = None
         endpoint.active -= 1
-        state.requests -= 1
         state.stats.rq_active -= 1
         connection, self.upstream = self.upstream, None
         if connection is None:
@@ -170,6 +172,31 @@ class Attempts:
         if self.upstream is not None and not self.upstream.transport.is_closing():
             self.upstream.transport.resume_reading()
 
+    def _body(self, body: RequestBody) -> bytes:
+        """What there is of the body. Where it was too much to read on without an upstream, more is read from now on."""
+        held, enough = body.take()
+        if enough:
+            self._exchange.upstream_resume()
+        return held
+
+    @property
+    def per_try_timeout(self) -> float | None:
+        """Seconds that the attempt being made has from `t_connected` on; None without a limit, or a connection."""
+        retry = self.action.retry
+        return None if retry is None or self.upstream is None else retry.per_try_timeout
+
+    # --- What became of it, for outlier detection ---
+
+    def answered(self, status: int) -> None:
+        """The endpoint has answered."""
+        if self.state.outlier is not None and self._endpoint is not None:
+            self.state.outlier.answered(self._endpoint, status, monotonic())
+
+    def fell_silent(self, *, timeout: bool = False) -> None:
+        """The endpoint will not answer, or too late."""
+        if self.state.outlier is not None and self._endpoint is not None and not self._exchange.response_started:
+            self.state.outlier.failed(self._endpoint, monotonic(), timeout=timeout)
+
     # --- Another one ---
 
     def timed_out(self) -> None:
@@ -180,6 +207,7 @@ class Attempts:
     def failed(self, outcome: Outcome, error: ProxyError) -> None:
         """Try again if that can do no harm and the route allows it; fail otherwise."""
         exchange = self._exchange
+        self.fell_silent(timeout=outcome.failure is Failure.TIMEOUT)
         if exchange.response_started or not self.retry(outcome):
             exchange.fail(error)
 
@@ -187,7 +215,7 @@ class Attempts:
         """Begin another attempt if the rule says so (upstream/retry.py)."""
         exchange, state, policy = self._exchange, self.state, self.action.retry
         idempotent = exchange.request.method in IDEMPOTENT_METHODS
-        replayable = exchange.held is not None or not exchange.has_body
+        replayable = exchange.body is None or exchange.body.held is not None
         # A pooled connection that the peer closed while it was idle: not a failure of the peer, only bad luck in time.
         stale = outcome.failure is Failure.RESET and exchange.record.reused and idempotent and replayable
         stale = stale and self._endpoint not in self._tried
@@ -197,14 +225,13 @@ class Attempts:
                 outcome,
                 exchange.record.attempts,
                 idempotent=idempotent,
-                replayable=replayable,
-                time_left=None if exchange.answer_by == NEVER else exchange.answer_by - monotonic(),
+                replayable=replayable and _covers(policy, exchange.request),
+                time_left=exchange.deadlines().response - monotonic(),
             )
             if not may or not (self._retrying or self._takes_a_place()):
                 return False
         if self._endpoint is not None:
             self._tried = (*self._tried, self._endpoint)
-        exchange.attempt_by = NEVER
         self.leave(close=True)
         state.stats.rq_retry += 1
         pause = 0.0 if stale or policy is None else backoff(policy, exchange.record.attempts, self._runtime.random)
@@ -213,7 +240,7 @@ class Attempts:
 
     def _takes_a_place(self) -> bool:
         """Be one of the requests that the cluster tries again: one place for all retries, until it is complete."""
-        if self.state.retries >= self.cluster.limits.max_retries:
+        if self.state.retries >= self.cluster.limits.retries(self.state.requests):
             self.state.stats.rq_retry_overflow += 1
             return False
         self.state.retries += 1
@@ -229,8 +256,18 @@ class Attempts:
             self._exchange.fail(error)
 
     def over(self) -> None:
-        """The request is complete: no other attempt is made."""
+        """The request is complete: no other attempt is made, and its cluster counts it."""
+        record, stats = self._exchange.record, self.state.stats
+        stats.classes[record.status // 100] += 1
+        stats.bytes_sent += record.bytes_received
+        stats.bytes_received += record.bytes_sent
         if self._retrying:
             self.state.retries -= 1
         if self._task is not None:
             self._task.cancel()
+
+
+def _covers(policy: RetryPolicy | None, request: Head) -> bool:
+    """Whether `policy` is for this request: it may be for those with certain headers only."""
+    wanted = () if policy is None else policy.request_headers
+    return not wanted or any(matches(request) for matches in wanted)

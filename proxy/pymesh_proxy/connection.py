@@ -12,11 +12,11 @@ from typing import Final, cast
 
 from pymesh_proxy.codec.body import BodyReader, reader_for
 from pymesh_proxy.codec.http1 import MessageError, bad_request, parse_request, request_has_body
+from pymesh_proxy.codec.shape import NO_FIELDS
 from pymesh_proxy.config.model import HttpManager
 from pymesh_proxy.errors import Flag
 from pymesh_proxy.exchange import Exchange
 from pymesh_proxy.runtime import Runtime
-from pymesh_proxy.telemetry.metrics import HttpStats
 from pymesh_proxy.timers import NEVER
 from pymesh_proxy.transport.facts import Facts
 from pymesh_proxy.upstream.pool import WRITE_HIGH_WATER
@@ -42,8 +42,8 @@ class DownstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_blocked", "_body", "_born", "_buffer", "_exchange", "_head_begun", "_identify", "_idle_since", "_linger_left",
-        "_over_at", "_paused", "_reading", "_unsent", "deadline", "facts", "manager", "requests", "runtime", "stats",
-        "timer_slot", "transport",
+        "_over_at", "_paused", "_reading", "_shape", "_unsent", "_worn", "deadline", "facts", "manager", "patience",
+        "requests", "runtime", "serving", "stats", "timer_slot", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -53,13 +53,18 @@ class DownstreamConnection(asyncio.Protocol):
         self.manager = manager
         self._identify = identify
         self.requests = 0
-        self.stats = runtime.stats.http.setdefault(manager.stat_prefix, HttpStats())
+        self.serving = runtime.serving(manager)
+        self.stats = self.serving.stats
+        # Whether its requests or its life are bounded, and so it is for `is_last` and `_idle_until` to look closer.
+        self._worn = manager.max_requests_per_connection is not None or manager.max_connection_duration is not None
+        self.patience = NEVER if manager.stream_idle_timeout is None else manager.stream_idle_timeout
         self._born = self._idle_since = monotonic()
         self._head_begun = 0.0  # when the first bytes of an incomplete head came
         self.deadline = NEVER
         self.timer_slot = 0
         self._exchange: Exchange | None = None
         self._body: BodyReader | None = None
+        self._shape = NO_FIELDS  # of the last request: the next one probably has it, too
         self._buffer = b""
         self._reading = False
         self._paused = False  # we do not read
@@ -126,7 +131,7 @@ class DownstreamConnection(asyncio.Protocol):
             self.transport.abort()
             return False
         exchange.downstream_eof()
-        return self._exchange is not None and not self.facts.tls
+        return self._exchange is not None
 
     def pause_writing(self) -> None:
         """See asyncio.Protocol: the client does not take what is written."""
@@ -177,7 +182,7 @@ class DownstreamConnection(asyncio.Protocol):
     def _read_head(self, data: bytes) -> bytes:
         """Start an exchange from the head at the start of `data`; what follows it."""
         manager = self.manager
-        parsed = parse_request(data, manager.max_request_headers_bytes, manager.max_headers_count)
+        parsed = parse_request(data, manager.max_request_headers_bytes, manager.max_headers_count, self._shape)
         if parsed is None:
             if not self._head_begun and data not in _NO_REQUEST:
                 self._head_begun = monotonic()
@@ -185,6 +190,7 @@ class DownstreamConnection(asyncio.Protocol):
             self._buffer = data
             return b""
         head, end = parsed
+        self._shape = head.shape if head.shape.small else NO_FIELDS
         begun, self._head_begun = self._head_begun, 0.0
         self.requests += 1
         has_body = request_has_body(head)
@@ -229,17 +235,20 @@ class DownstreamConnection(asyncio.Protocol):
             self.finish()
             return
         self._idle_since = now
-        self.set_deadline(self._idle_until())
-        self._read_on()
+        patience = self.manager.idle_timeout
+        if self._worn or self.serving.last or (patience is not None and now + patience < self.deadline):
+            self.set_deadline(self._idle_until())
+        if self._buffer or self._paused:
+            self._read_on()
 
     def is_last(self) -> bool:
         """Whether the request in hand is the last on this connection, so that its answer says `close`.
 
         It is where the connection manager is not in force any more: what holds now holds for the next connection.
         """
+        if not self._worn or self.serving.last:
+            return self.serving.last
         most, life = self.manager.max_requests_per_connection, self.manager.max_connection_duration
-        if not self.runtime.in_force(self.manager):
-            return True
         return (most is not None and self.requests >= most) or (life is not None and monotonic() >= self._born + life)
 
     def finish(self) -> None:

@@ -1,11 +1,13 @@
-"""How long a request may take: which of its deadlines comes first, and which one has passed. Pure.
+"""How long a request may take: up to four deadlines, and which one has passed. Pure.
 
-A request has up to four of them. Only moments are kept, in the exchange; nothing is started or cancelled while it
-goes on, and its connection asks (`timers.py`) no earlier than the first of them may have passed.
+A request keeps no deadlines, only when something last happened. They are worked out of that when its connection asks
+(`timers.py`), which it does no later than the first of them, and when one comes nearer.
 """
 
 import enum
-from typing import Protocol
+from dataclasses import dataclass
+
+from pymesh_proxy.timers import NEVER
 
 
 class Expired(enum.Enum):
@@ -17,35 +19,25 @@ class Expired(enum.Enum):
     IDLE = "idle"  # the stream's idle timeout: not a byte of body moved in either direction
 
 
-class Deadlines(Protocol):
-    """The moments, in monotonic seconds; NEVER for what is not limited, or not at this time.
+@dataclass(slots=True)
+class Deadlines:
+    """When each is over, in monotonic seconds; NEVER for what is not limited, or not at this time."""
 
-    Attributes:
-        answer_by, arrive_by, attempt_by: see Expired.
-        active_at: when something last moved.
-        patience: seconds without any movement.
-    """
+    response: float = NEVER
+    arrival: float = NEVER
+    attempt: float = NEVER
+    idle: float = NEVER
 
-    answer_by: float
-    arrive_by: float
-    attempt_by: float
-    active_at: float
-    patience: float
+    def first(self) -> float:
+        """The earliest one."""
+        return min(self.response, self.arrival, self.attempt, self.idle)
 
-
-def first(of: Deadlines) -> float:
-    """The earliest moment at which one of them may have passed."""
-    return min(of.answer_by, of.arrive_by, of.attempt_by, of.active_at + of.patience)
-
-
-def expired(of: Deadlines, now: float) -> Expired | None:
-    """Which one has passed at `now`; the widest, if several have."""
-    if now >= of.answer_by:
-        return Expired.RESPONSE
-    if now >= of.arrive_by:
-        return Expired.ARRIVAL
-    if now >= of.attempt_by:
-        return Expired.ATTEMPT
-    if now >= of.active_at + of.patience:
-        return Expired.IDLE
-    return None
+    def expired(self, now: float) -> Expired | None:
+        """Which one has passed at `now`; the widest, if several have."""
+        if now >= self.response:
+            return Expired.RESPONSE
+        if now >= self.arrival:
+            return Expired.ARRIVAL
+        if now >= self.attempt:
+            return Expired.ATTEMPT
+        return Expired.IDLE if now >= self.idle else None

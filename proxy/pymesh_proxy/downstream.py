@@ -5,6 +5,7 @@ from typing import Protocol
 
 from pymesh_proxy.config.model import HttpManager
 from pymesh_proxy.runtime import Runtime
+from pymesh_proxy.serving import Serving
 from pymesh_proxy.telemetry.metrics import HttpStats
 from pymesh_proxy.transport.facts import Facts
 
@@ -13,6 +14,7 @@ class Downstream(Protocol):
     """A client's connection.
 
     Attributes:
+        patience: seconds that the manager gives a request without any movement; NEVER for no limit.
         deadline: when its `on_deadline`, and so the exchange's, is called next, in monotonic seconds.
     """
 
@@ -20,7 +22,9 @@ class Downstream(Protocol):
     manager: HttpManager
     facts: Facts
     stats: HttpStats
+    serving: Serving
     transport: asyncio.Transport
+    patience: float
     deadline: float
 
     def exchange_done(self, now: float, *, keep: bool) -> None:

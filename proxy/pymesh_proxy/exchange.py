@@ -17,21 +17,24 @@ import asyncio
 from collections.abc import Awaitable
 from time import monotonic, time
 
-from pymesh_proxy import deadlines, forwarding
-from pymesh_proxy.attempts import MAX_REPLAY_BYTES, Attempts
-from pymesh_proxy.codec.body import Unchunked
+from pymesh.peer_metadata import UNKNOWN_VALUE
+from pymesh_proxy import forwarding
+from pymesh_proxy.attempts import Attempts
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.config.model import Cluster
-from pymesh_proxy.deadlines import Expired
+from pymesh_proxy.deadlines import Deadlines, Expired
 from pymesh_proxy.downstream import Downstream
 from pymesh_proxy.errors import Flag, ProxyError, failure
 from pymesh_proxy.filters import loop
 from pymesh_proxy.filters.base import LocalReply, Verdict
+from pymesh_proxy.reframing import Reframing, reframing
+from pymesh_proxy.request_body import RequestBody
 from pymesh_proxy.routing import DirectResponse, Forward, Redirect, Route
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.timers import NEVER
 from pymesh_proxy.transport.reset import reset
 from pymesh_proxy.upstream.balancer import choose_weighted
+from pymesh_proxy.upstream.overrides import OVERRIDES, overridden
 from pymesh_proxy.upstream.retry import outcome_of_response
 
 
@@ -41,50 +44,40 @@ class Exchange:
     Attributes:
         request: the request's head; what filters and routes change of it goes upstream.
         record: what is known of the request.
-        has_body: whether a body follows the head.
-        held: the body so far, as long as it can be sent (again).
+        body: of the request; None where none follows the head.
         stalled: the client does not take what is written.
         response_started: the client has had something of the answer.
-        answer_by, arrive_by, attempt_by, active_at, patience: see deadlines.Deadlines.
     """
 
     __slots__ = (
-        "_attempts", "_done", "_downstream", "_framing_close", "_half_ended", "_keep", "_request_ended",
-        "_route_found", "_snapshot", "_task", "_unchunked", "_upgraded", "_wrap", "active_at", "answer_by",
-        "arrive_by", "attempt_by", "has_body", "held", "patience", "record", "request", "response_started", "stalled",
+        "_active_at", "_attempts", "_done", "_downstream", "_keep", "_reframing", "_route_found", "_snapshot", "_task",
+        "body", "record", "request", "response_started", "stalled",
     )  # fmt: skip
 
     def __init__(self, downstream: Downstream, request: Head, has_body: bool, begun: float = 0.0) -> None:
         """`begun`: when the first bytes of the head came, if not with the rest of it."""
-        manager = downstream.manager
         self._downstream = downstream
         self._snapshot = downstream.runtime.snapshot
         self.request = request
-        self.has_body = has_body
-        self.active_at = now = monotonic()
-        self.record = RequestRecord(downstream.facts, time(), now)
-        self.record.read(request)
+        self._active_at = now = monotonic()  # when something last moved
+        self.record = record = RequestRecord(downstream.facts, time(), now)
+        record.read(request)
+        self.body: RequestBody | None = None
         self._route_found: Route | None = None
         self._attempts: Attempts | None = None
-        self.held = bytearray() if has_body else None
-        self._request_ended = not has_body
-        self.response_started = self._upgraded = self._wrap = self._framing_close = self._done = False
-        self.stalled = self._keep = self._half_ended = False
-        self._unchunked: Unchunked | None = None
-        self.answer_by = self.attempt_by = self.arrive_by = NEVER
-        self.patience = NEVER if manager.stream_idle_timeout is None else manager.stream_idle_timeout
-        if has_body and manager.request_timeout is not None:
-            self.arrive_by = (begun or now) + manager.request_timeout
-        self._task: asyncio.Task[None] | None = None
+        self._reframing: Reframing | None = None
+        self._task: asyncio.Task[None] | None = None  # a filter that asks
+        self._keep = False  # the client's connection serves another request after this one
+        self.stalled = self.response_started = self._done = False
         downstream.stats.rq_total += 1
-        downstream.stats.rq_active += 1
+        if has_body:
+            limit = downstream.manager.request_timeout
+            self.body = RequestBody(NEVER if limit is None else (begun or now) + limit)
 
     @classmethod
     def for_bad_request(cls, downstream: Downstream) -> "Exchange":
         """An exchange for bytes that are no request, so that they too are answered, counted and logged in one way."""
-        exchange = cls(downstream, Head(b"", [], {}), has_body=True)
-        exchange.held = None
-        return exchange
+        return cls(downstream, Head(), has_body=True)
 
     # --- Request: head, filters, route ---
 
@@ -98,12 +91,12 @@ class Exchange:
             if answer is not None:
                 self._reply(answer)
                 return
-            if self.has_body:
+            if self.body is not None:
                 self.watch()
             if downstream.manager.filters:
                 self._filter(0)
             else:
-                self._route(self.active_at)
+                self._route(self._active_at)
         except ProxyError as error:
             self.fail(error)
 
@@ -138,7 +131,7 @@ class Exchange:
     def _filter_replies(self, reply: LocalReply) -> None:
         """Answer for a filter. Where the request would have gone is told all the same, as Envoy tells it."""
         if (route := self.route) is not None:
-            self.record.follows(route)
+            self.record.matched = route
             if isinstance(route.action, Forward) and len(route.action.clusters) == 1:
                 self._leads_to(route.action.clusters[0][0])
         self._reply(reply)
@@ -158,10 +151,10 @@ class Exchange:
         route = self.route
         if route is None:
             raise failure(Flag.NO_ROUTE, "route_not_found")
-        self.record.follows(route)
+        self.record.matched = route
         action = route.action
         if isinstance(action, Forward):
-            self._to_cluster(route, action, now)
+            self._to_cluster(route, action)
             return
         forwarding.mutate(self.request, route.request_headers)
         if isinstance(action, Redirect):
@@ -172,19 +165,22 @@ class Exchange:
             assert isinstance(action, DirectResponse)
             self._reply(LocalReply(action.status, Flag.NONE, "direct_response", action.body))
 
-    def _to_cluster(self, route: Route, action: Forward, now: float) -> None:
-        runtime = self._downstream.runtime
+    def _to_cluster(self, route: Route, action: Forward) -> None:
+        downstream = self._downstream
+        runtime = downstream.runtime
         name = choose_weighted(action.clusters, runtime.random)
         cluster = self._leads_to(name)
         if cluster is None:
             raise failure(Flag.NO_CLUSTER, "cluster_not_found", f"no cluster {name}")
-        attempts = Attempts(self, runtime, action, cluster, runtime.upstreams.state(cluster))
-        self._attempts = attempts
-        forwarding.apply_route(self.request, route, action, self._downstream.manager)
-        if action.idle_timeout is not None:
-            self.patience = action.idle_timeout
-        if self._request_ended:
-            self._await_answer(now)
+        if self.request.has_any(OVERRIDES):
+            action = overridden(action, self.request)
+        forwarding.apply_route(self.request, route, action, downstream.manager)
+        self._attempts = attempts = Attempts(self, runtime, action, cluster, runtime.upstreams.state(cluster))
+        if action.hash_policy is not None:
+            attempts.hash_key, attempts.cookies = action.hash_policy(self.request, self.record.facts)
+        soonest = min(downstream.patience, action.soonest)
+        if self._active_at + soonest < downstream.deadline:  # hardly ever: there was another request just before
+            self.watch()
         attempts.begin()
 
     def _leads_to(self, name: str) -> Cluster | None:
@@ -200,41 +196,21 @@ class Exchange:
     def request_body(self, data: bytes) -> None:
         """More of the request's body, framing included."""
         self.record.bytes_received += len(data)
-        self.active_at = monotonic()
+        self._active_at = monotonic()
         upstream = None if self._attempts is None else self._attempts.upstream
-        held = self.held
-        if held is not None:
-            if upstream is not None and len(held) + len(data) > MAX_REPLAY_BYTES:
-                self.held = None
-            else:
-                held += data
-                if len(held) > MAX_REPLAY_BYTES:  # all of it is needed: there is no upstream yet
-                    self._downstream.pause_reading()
+        if self.body is not None and not self.body.hold(data, sent=upstream is not None):
+            self._downstream.pause_reading()  # until there is an upstream, and all that is held goes there
         if upstream is not None:
             upstream.send(data)
 
-    def take_held(self) -> bytes:
-        """What there is of the body, now that there is somebody to send it to."""
-        held = bytes(self.held or b"")
-        if len(held) > MAX_REPLAY_BYTES:
-            self.held = None
-            self._downstream.resume_reading()
-        return held
-
     def request_end(self) -> None:
         """The request is complete: from here the route's timeout runs."""
-        self._request_ended = True
-        self.arrive_by = NEVER
-        self._await_answer(monotonic())
+        if self.body is not None:
+            self.body.ended_at = monotonic()
+        self.watch()
 
-    def downstream_eof(self) -> None:
-        """The client of an upgraded connection has said its last; the upstream may not have."""
-        upstream = None if self._attempts is None else self._attempts.upstream
-        if upstream is not None and not self._half_ended:
-            self._half_ended = True
-            upstream.send_eof()
-        else:
-            self._end_upgraded()
+    def _request_ended(self) -> bool:
+        return self.body is None or self.body.ended_at > 0.0
 
     # --- Response ---
 
@@ -249,90 +225,110 @@ class Exchange:
         downstream, record, attempts, route = self._downstream, self.record, self._attempts, self._route_found
         assert attempts is not None
         assert route is not None
-        if head.status >= 400 and attempts.action.retry is not None:
-            status = head.get(b"proxy-status")
-            if attempts.retry(outcome_of_response(head.status, status, from_mesh=bool(record.upstream_peer))):
-                return False
-        if head.status == 101 and not self.request.upgrade:
-            self.fail(failure(Flag.UPSTREAM_PROTOCOL_ERROR, "http1.unexpected_101"))
+        request, manager, status = self.request, downstream.manager, head.status
+        if not self._wanted(head, attempts):
             return False
-        if downstream.manager.filters:
-            try:
-                loop.on_response(downstream.manager.filters, self, head, downstream.stats)
-            except ProxyError as error:
-                self.fail(error)
-                return False
         self.response_started = True
-        self.held = None
-        self.attempt_by = self.arrive_by = NEVER
-        record.t_first_byte = monotonic()
-        record.status = head.status
+        if self.body is not None:
+            self.body.held = None
+        record.t_first_byte = now = monotonic()
+        record.status = status
         record.response_headers = head
         record.details = "via_upstream"
-        self._upgraded = head.status == 101
-        self._wrap = framing is None and self.request.minor == 1 and not self._upgraded
-        if head.chunked and self.request.minor == 0:  # RFC 9112 6.1: the client would take the chunks for content
-            head.remove(b"transfer-encoding")
-            if framing == -1:
-                framing, self._unchunked = None, Unchunked()
-                body = self._unchunked.feed(body)
-        self._framing_close = framing is None and not self._wrap
+        form = None
+        if framing is None or request.minor == 0:
+            form = self._reframing = reframing(head, framing, request.minor)
         if downstream.facts.direction == "inbound":
             forwarding.disown(head)
         forwarding.mutate(head, route.response_headers)
-        self._keep = self._keeps_alive()
+        if attempts.action.attempt_count_in_response:
+            head.set(b"x-envoy-attempt-count", b"%d" % record.attempts)
+        for cookie in attempts.cookies:
+            head.add(b"set-cookie", cookie)
+        self._keep = request.persistent and not downstream.is_last() and (form is None or not form.until_close)
         data = forwarding.response_bytes(
             head,
-            downstream.manager,
+            manager,
             request_id=record.request_id,
-            service_time=record.t_first_byte - record.t_connected,
-            upgraded=self._upgraded,
-            wrap=self._wrap,
+            service_time=now - record.t_connected,
+            upgraded=status == 101,
+            wrap=form is not None and form.wraps,
             close=not self._keep,
-            minor=self.request.minor,
+            minor=request.minor,
         )
         if body:
-            record.bytes_sent = len(body)
-            data += b"%x\r\n%b\r\n" % (len(body), body) if self._wrap else body
+            if form is None:
+                record.bytes_sent = len(body)
+            else:
+                body, record.bytes_sent = form.feed(body)
+            data += body
         downstream.transport.write(data)
-        if self._upgraded:
-            self.answer_by = NEVER  # what is opaque has no end to wait for
+        if status == 101:
             downstream.switch_protocols()
         return True
 
-    def _keeps_alive(self) -> bool:
-        """Whether the client's connection serves another request after this one: decided when the answer begins."""
-        downstream = self._downstream
-        if not self.request.persistent or self._framing_close or downstream.runtime.draining:
+    def _wanted(self, head: Head, attempts: Attempts) -> bool:
+        """Whether this is the answer: not one that calls for another attempt, or that may not be passed on."""
+        attempts.answered(head.status)
+        policy, filters = attempts.action.retry, self._downstream.manager.filters
+        if policy is not None and head.status >= policy.least_status:
+            outcome = outcome_of_response(head, policy, from_mesh=bool(self.record.upstream_peer))
+            if attempts.retry(outcome):
+                return False
+        try:
+            if head.status == 101 and not self.request.upgrade:
+                raise failure(Flag.UPSTREAM_PROTOCOL_ERROR, "http1.unexpected_101")
+            if filters:
+                loop.on_response(filters, self, head, self._downstream.stats)
+        except ProxyError as error:
+            self.fail(error)
             return False
-        return not downstream.is_last()
+        return True
 
     def response_body(self, data: bytes) -> None:
         """See connection.ResponseSink."""
-        self.active_at = monotonic()
-        if self._unchunked is not None:
-            data = self._unchunked.feed(data)
-        self.record.bytes_sent += len(data)
-        if self._wrap:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
+        self._active_at = monotonic()
+        if self._reframing is None:
+            self.record.bytes_sent += len(data)
+        else:
+            data, content = self._reframing.feed(data)
+            self.record.bytes_sent += content
         self._downstream.transport.write(data)
 
     def response_end(self) -> None:
         """See connection.ResponseSink."""
-        if self._wrap:
-            self._downstream.transport.write(b"0\r\n\r\n")
-        if self._upgraded:
-            if not self._half_ended and self._downstream.transport.can_write_eof():
-                self._half_ended = True
-                self._downstream.transport.write_eof()
-            else:
-                self._end_upgraded()
-            return
+        if self._reframing is not None:
+            if self._reframing.opaque:
+                self._upstream_eof(self._reframing)
+                return
+            if self._reframing.wraps:
+                self._downstream.transport.write(b"0\r\n\r\n")
         # A peer that has answered before the request was complete is in the middle of a message: its connection is
         # of no more use, and neither is the client's.
+        ended = self.body is None or self.body.ended_at > 0.0
         if self._attempts is not None:
-            self._attempts.leave(close=not self._request_ended)
-        self._complete(keep=self._request_ended and self._keep and not self._downstream.runtime.draining)
+            self._attempts.leave(close=not ended)
+        self._complete(keep=ended and self._keep and not self._downstream.serving.last)
+
+    # --- After a 101: two halves, each with an end of its own ---
+
+    def downstream_eof(self) -> None:
+        """The client has said its last; the upstream may not have."""
+        upstream = None if self._attempts is None else self._attempts.upstream
+        form = self._reframing
+        if form is not None and upstream is not None and not form.half_ended:
+            form.half_ended = True
+            upstream.send_eof()
+        else:
+            self._end_upgraded()
+
+    def _upstream_eof(self, form: Reframing) -> None:
+        transport = self._downstream.transport
+        if not form.half_ended and transport.can_write_eof():
+            form.half_ended = True
+            transport.write_eof()
+        else:
+            self._end_upgraded()
 
     def _end_upgraded(self) -> None:
         """Both halves are over, or the second cannot be told of the first."""
@@ -367,34 +363,46 @@ class Exchange:
         if self._attempts is not None:
             self._attempts.broken(error)
 
-    # --- Deadlines (deadlines.py) ---
+    # --- Deadlines ---
 
-    def _await_answer(self, now: float) -> None:
-        """The request is complete, and it is known where it goes: from the later of these the route's timeout runs."""
-        if self._attempts is not None and not self._upgraded:
-            timeout = self._attempts.action.timeout
-            self.answer_by = NEVER if timeout is None else now + timeout
-        self.watch()
+    def deadlines(self) -> Deadlines:
+        """As things stand now."""
+        body, attempts, record = self.body, self._attempts, self.record
+        found, idle = Deadlines(), self._downstream.manager.stream_idle_timeout
+        if body is not None and not body.ended_at and not self.response_started:
+            found.arrival = body.arrive_by
+        if attempts is not None:
+            action = attempts.action
+            opaque = self._reframing is not None and self._reframing.opaque  # and so without an end to wait for
+            if action.timeout is not None and not opaque and (body is None or body.ended_at):
+                found.response = max(record.t_filtered, 0.0 if body is None else body.ended_at) + action.timeout
+            if attempts.per_try_timeout is not None and not self.response_started:
+                found.attempt = record.t_connected + attempts.per_try_timeout
+            idle = idle if action.idle_timeout is None else action.idle_timeout
+        if idle is not None:
+            found.idle = self._active_at + idle
+        return found
 
     def watch(self) -> None:
-        """Be told when the first deadline may have passed. None of them moves nearer without this."""
-        self._downstream.set_deadline(deadlines.first(self))
+        """Be told when the first deadline may have passed. None of them comes nearer without this."""
+        self._downstream.set_deadline(self.deadlines().first())
 
     def on_deadline(self, now: float) -> None:
         """A deadline may have passed; or none, since there was life meanwhile."""
-        match deadlines.expired(self, now):
+        match self.deadlines().expired(now):
             case Expired.RESPONSE:
                 self._count_timeout()
+                if self._attempts is not None and self._attempts.upstream is not None:
+                    self._attempts.fell_silent(timeout=True)
                 self.fail(failure(Flag.UPSTREAM_REQUEST_TIMEOUT, "response_timeout"))
             case Expired.ARRIVAL:
                 self.fail(ProxyError(408, Flag.DURATION_TIMEOUT, "request_overall_timeout"))
             case Expired.ATTEMPT:
                 self._count_timeout()
-                self.attempt_by = NEVER
                 if self._attempts is not None:
                     self._attempts.timed_out()
             case Expired.IDLE:
-                status = 504 if self._request_ended else 408  # whose turn it was
+                status = 504 if self._request_ended() else 408  # whose turn it was
                 self.fail(ProxyError(status, Flag.STREAM_IDLE_TIMEOUT, "stream_idle_timeout"))
         if not self._done:
             self.watch()
@@ -415,7 +423,7 @@ class Exchange:
             return
         self.record.flag, self.record.details = error.flag, error.details
         # Closing is how the client learns that the message is incomplete; where closing would mean complete, reset.
-        if self._framing_close:
+        if self._reframing is not None and self._reframing.until_close:
             reset(self._downstream.transport)
         self._complete(keep=False)
 
@@ -426,7 +434,8 @@ class Exchange:
         if reason:
             record.notes["reason"] = reason
         record.t_first_byte = monotonic()
-        keep = self._request_ended and self._keeps_alive() and reply.flag is not Flag.DOWNSTREAM_PROTOCOL_ERROR
+        keep = self.request.persistent and self._request_ended() and not downstream.is_last()
+        keep = keep and reply.flag is not Flag.DOWNSTREAM_PROTOCOL_ERROR
         self.response_started = True
         head_only = self.request.method == b"HEAD"
         data = forwarding.local_reply_bytes(
@@ -462,18 +471,20 @@ class Exchange:
         if self._task is not None:
             self._task.cancel()
         downstream, record, attempts = self._downstream, self.record, self._attempts
-        record.t_end = monotonic()
-        stats, manager = downstream.stats, downstream.manager
-        stats.rq_active -= 1
-        stats.completed(record.status, (record.t_end - record.t_start) * 1000)
+        runtime, manager, stats = downstream.runtime, downstream.manager, downstream.stats
+        record.t_end = now = monotonic()
+        stats.completed(record.status, (now - record.t_start) * 1000.0)
         if attempts is not None:
             attempts.over()
-            upstream = attempts.state.stats
-            upstream.classes[record.status // 100] += 1
-            upstream.bytes_sent += record.bytes_received
-            upstream.bytes_received += record.bytes_sent
             self._attempts = None  # the two know each other: nothing is left to the garbage collector
-        loop.on_complete(manager.filters, record, stats)
-        downstream.runtime.completed(record, manager.access_logs)
+        if record.service.host == UNKNOWN_VALUE:
+            runtime.peers.settle(record)
+        runtime.istio.request(record)
+        if manager.filters:
+            loop.on_complete(manager.filters, record, stats)
+        serving = downstream.serving
+        if serving.writers is None:
+            serving.writers = runtime.writers(manager.access_logs)
+        runtime.completed(record, serving.writers)
         record.headers = record.response_headers = None  # the record is kept for a while, the heads need not be
-        downstream.exchange_done(record.t_end, keep=keep)
+        downstream.exchange_done(now, keep=keep)

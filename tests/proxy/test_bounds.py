@@ -68,7 +68,7 @@ async def test_the_time_of_a_request_begins_with_its_first_byte(clock: Clock) ->
     clock.now += 9
     peer.receive(POST[9:])
     exchange = peer.protocol._exchange  # type: ignore[attr-defined]  # the protocol is the connection
-    assert exchange.arrive_by == clock.start + 10.0
+    assert exchange.body.arrive_by == clock.start + 10.0
     peer.reset()
 
 

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from pymesh_proxy.attempts import MAX_REPLAY_BYTES
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.errors import Flag, ProxyError, failure
 from pymesh_proxy.filters.base import HttpFilter, LocalReply, RequestContext, Verdict
+from pymesh_proxy.request_body import MAX_REPLAY_BYTES
 from pymesh_proxy.routing import Forward
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.upstream.connection import MAX_INFORMATIONAL

@@ -61,7 +61,7 @@ class IstioReporter:
         series = self._requests.get(key)
         if series is None:
             series = self._find(key, record)
-        series.add((record.t_end - record.t_start) * 1000, record.bytes_received, record.bytes_sent)
+        series.add((record.t_end - record.t_start) * 1000.0, record.bytes_received, record.bytes_sent)
 
     def _find(self, key: Hashable, record: RequestRecord) -> Requests:
         code, flag = str(record.status), record.flag.value

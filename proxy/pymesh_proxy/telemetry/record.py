@@ -1,9 +1,14 @@
 """One record per request: the only source of its metrics, its log line and its explanation.
 
 Times are seconds of the loop's monotonic clock, 0.0 where a phase was not reached; `wall` is the start in Unix time.
+
+A request costs only what it notes: what most requests never change stands in the class, and what few ask for (text of
+the head, names of the route) is made when somebody does, of objects that are noted as they are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from pymesh.peer_metadata import NO_SERVICE, UNKNOWN, UNKNOWN_VALUE, Peer, ServiceFacts
 from pymesh_proxy.codec.headers import Head
@@ -13,19 +18,47 @@ from pymesh_proxy.telemetry.trace_context import SpanContext
 from pymesh_proxy.transport.facts import Facts
 from pymesh_proxy.upstream.endpoint import Endpoint
 
+T = TypeVar("T")
+
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class _Asked(Generic[T]):
+    """An attribute that is made of others whenever somebody asks for it, unless it was set."""
+
+    def __init__(self, make: "Callable[[RequestRecord], T]") -> None:
+        self._make = make
+
+    def __get__(self, record: "RequestRecord", owner: type) -> T:
+        return self._make(record)
+
+    if TYPE_CHECKING:  # there is none, so that what is set in a record is found before this
+
+        def __set__(self, record: "RequestRecord", value: T) -> None: ...
+
+
+def _notes(record: "RequestRecord") -> dict[str, str]:
+    found: dict[str, str] = {}
+    record.notes = found
+    return found
+
 
 class RequestRecord:
     """What is known of one request, filled in as it passes through the phases of `exchange`.
 
     Attributes:
         request_id: x-request-id, as sent upstream.
-        method, authority, path, protocol: as the client sent them (`path` before any rewrite).
+        said: method, authority and path in bytes, as the client sent them (before any rewrite).
+        method, authority, path, protocol: the same as text.
         facts: the downstream connection: addresses, original destination, TLS, identities.
         headers, response_headers: the heads themselves, for what an access log format asks for; None before they came.
         t_start .. t_end: request head read; filters passed (policy among them); upstream connection in hand and request
             sent; first byte of the response; last byte of the response passed on.
-        route, virtual_host, route_source: what matched, and the resource that it was written in.
-        cluster, endpoint, endpoint_labels, upstream_local, upstream_peer: where it went and who answered there.
+        matched: the route.
+        route, virtual_host, route_source: its names, and the resource that it was written in.
+        cluster: where it went.
+        picked: the endpoint of the last attempt.
+        endpoint, endpoint_labels, upstream_local, upstream_peer: its address, and who answered there.
         source, destination: the workloads at both ends.
         service: what the request was for.
         attempts: how often it was sent, 1 without a retry.
@@ -36,54 +69,48 @@ class RequestRecord:
         notes: what filters want to say, as in {"policy": "allowed by …"}; empty for most requests.
     """
 
-    __slots__ = (
-        "attempts", "authority", "bytes_received", "bytes_sent", "cluster", "destination", "details", "endpoint",
-        "endpoint_labels", "facts", "flag", "headers", "method", "notes", "path", "protocol", "request_id",
-        "response_headers", "reused", "route", "route_source", "service", "source", "span", "status", "t_connected",
-        "t_end", "t_filtered", "t_first_byte", "t_start", "upstream_local", "upstream_peer", "virtual_host", "wall",
-    )  # fmt: skip
+    request_id = cluster = upstream_local = upstream_peer = details = ""
+    said: tuple[bytes, bytes, bytes] = (b"", b"", b"")
+    protocol = "HTTP/1.1"
+    matched: Route | None = None
+    picked: Endpoint | None = None
+    t_filtered = t_connected = t_first_byte = t_end = 0.0
+    source: Peer = UNKNOWN
+    destination: Peer = UNKNOWN
+    service: ServiceFacts = NO_SERVICE
+    attempts = status = bytes_received = bytes_sent = 0
+    reused = False
+    flag = Flag.NONE
+    span: SpanContext | None = None
+    headers: Head | None = None
+    response_headers: Head | None = None
+
+    method = _Asked(lambda record: record.said[0].decode("latin-1"))
+    authority = _Asked(lambda record: record.said[1].decode("latin-1"))
+    path = _Asked(lambda record: record.said[2].decode("latin-1"))
+    route = _Asked(lambda record: "" if record.matched is None else record.matched.name)
+    virtual_host = _Asked(lambda record: "" if record.matched is None else record.matched.virtual_host)
+    route_source = _Asked(lambda record: "" if record.matched is None else record.matched.source)
+    endpoint = _Asked(lambda record: "" if record.picked is None else record.picked.address)
+    endpoint_labels = _Asked(lambda record: _NOTHING if record.picked is None else record.picked.labels)
+    notes = _Asked(_notes)
 
     def __init__(self, facts: Facts, wall: float, now: float) -> None:
         self.facts = facts
         self.wall = wall
         self.t_start = now
-        self.t_filtered = self.t_connected = self.t_first_byte = self.t_end = 0.0
-        self.request_id = self.method = self.authority = self.path = ""
-        self.protocol = "HTTP/1.1"
-        self.route = self.virtual_host = self.route_source = ""
-        self.cluster = self.endpoint = self.upstream_local = self.upstream_peer = ""
-        self.endpoint_labels: Mapping[str, str] = {}
-        self.source: Peer = UNKNOWN
-        self.destination: Peer = UNKNOWN
-        self.service: ServiceFacts = NO_SERVICE
-        self.attempts = 0
-        self.reused = False
-        self.status = 0
-        self.flag = Flag.NONE
-        self.details = ""
-        self.bytes_received = self.bytes_sent = 0
-        self.notes: dict[str, str] = {}
-        self.span: SpanContext | None = None
-        self.headers: Head | None = None
-        self.response_headers: Head | None = None
 
     def read(self, head: Head) -> None:
         """Note what the request's head says."""
         self.headers = head
-        self.method = head.method.decode("latin-1")
-        self.path = head.path.decode("latin-1")
-        self.authority = head.authority.decode("latin-1")
+        self.said = head.method, head.authority, head.path
         if head.minor == 0:
             self.protocol = "HTTP/1.0"
-
-    def follows(self, route: Route) -> None:
-        """Note the route that matched."""
-        self.route, self.virtual_host, self.route_source = route.name, route.virtual_host, route.source
 
     def goes_to(self, endpoint: Endpoint) -> None:
         """Note another attempt, and whom it is made at."""
         self.attempts += 1
-        self.endpoint, self.endpoint_labels = endpoint.address, endpoint.labels
+        self.picked = endpoint
         if self.facts.direction != "inbound":  # there it is our own workload, as is known from the start
             self.destination = endpoint.peer
 

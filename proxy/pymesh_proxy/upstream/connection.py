@@ -53,13 +53,13 @@ class UpstreamConnection(asyncio.Protocol):
         peer: SPIFFE identity of the other end; empty on plaintext.
         local: "ip:port" of our end.
         to_mesh: whether the other end is a sidecar of the mesh.
-        written: whether a byte of the current request was written.
+        persistent: in step, and the peer has not said that it will close.
+        blocked: the peer does not take what is written.
     """
 
     __slots__ = (
-        "_blocked", "_buffer", "_informational", "_method", "_on_lost", "_reader", "_shape", "_sink", "_upgraded",
+        "_buffer", "_informational", "_method", "_on_lost", "_reader", "_shape", "_sink", "_upgraded", "blocked",
         "deadline", "endpoint", "local", "peer", "persistent", "requests", "timer_slot", "tls", "to_mesh", "transport",
-        "written",
     )  # fmt: skip
 
     def __init__(
@@ -71,7 +71,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.peer = self.local = ""
         self.to_mesh = tls is not None and tls.to_mesh
         self.persistent = True
-        self.written = False
+        self.blocked = False
         self.deadline = NEVER
         self.timer_slot = 0
         self._on_lost = on_lost
@@ -81,8 +81,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._method = b""
         self._shape = NO_FIELDS  # of the last response: the next one probably has it, too
         self._upgraded = False
-        self._blocked = False  # the peer does not take what is written
-        self._informational = 0
+        self._informational = 0  # interim responses to this request so far
 
     # --- For the exchange ---
 
@@ -90,10 +89,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Send the start of a request (head, and body so far); its response goes to `sink`."""
         self._sink = sink
         self._method = method
-        self.persistent = True
-        self.written = True
         self.requests += 1
-        self._informational = 0
         self.transport.write(data)
 
     def send(self, data: bytes) -> None:
@@ -109,14 +105,11 @@ class UpstreamConnection(asyncio.Protocol):
         """The exchange is over as far as this connection is concerned; nothing more is passed on."""
         self._sink = None
         self._reader = None
-        self.written = False
 
     @property
     def reusable(self) -> bool:
         """Whether another request may be sent: open, in step, and the peer has not said that it will close."""
-        if not self.persistent or self._buffer or self._upgraded or self._blocked:
-            return False
-        return not self.transport.is_closing()
+        return self.persistent and not self.blocked and not self.transport.is_closing()
 
     def close(self) -> None:
         """Close now; nothing that is still in flight matters any more."""
@@ -144,13 +137,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """See asyncio.Protocol."""
-        self._blocked = True
+        self.blocked = True
         if self._sink is not None:
             self._sink.upstream_pause()
 
     def resume_writing(self) -> None:
         """See asyncio.Protocol."""
-        self._blocked = False
+        self.blocked = False
         if self._sink is not None:
             self._sink.upstream_resume()
 
@@ -167,28 +160,26 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        if self._sink is None:
+        sink = self._sink
+        if sink is None:
             # Bytes that nobody asked for: what would be read as the answer to the next request.
             self.persistent = False
             self.transport.abort()
             return
         try:
             if self._reader is None and not self._buffer:
-                self._read_first(data)
+                self._read_first(sink, data)
             else:
-                self._read(self._buffer + data if self._buffer else data)
+                self._read(sink, self._buffer + data)
         except MessageError as error:
-            sink = self._sink
             self.persistent = False
-            if sink is not None:
+            if self._sink is not None:
                 self.detach()
                 sink.upstream_failed(error)
             self.transport.abort()
 
-    def _read_first(self, data: bytes) -> None:
+    def _read_first(self, sink: ResponseSink, data: bytes) -> None:
         """The first bytes of a response: nearly always its head and all of its body, at once."""
-        sink = self._sink
-        assert sink is not None
         while (parsed := parse_response(data, like=self._shape)) is not None:
             head, end = parsed
             self._shape = head.shape if head.shape.small else NO_FIELDS
@@ -204,6 +195,8 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             self._buffer = data
             return
+        if self._informational:
+            self._informational = 0
         framing = response_framing(head, self._method)
         if framing == len(data) - end and head.status != 101:
             self.persistent = head.persistent
@@ -212,13 +205,12 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self._take_head(sink, head, framing, data[end:])
 
-    def _read(self, data: bytes) -> None:
+    def _read(self, sink: ResponseSink, data: bytes) -> None:
         """More bytes of a response that came in parts."""
         self._buffer = b""
-        reader, sink = self._reader, self._sink
-        assert sink is not None
+        reader = self._reader
         if reader is None:
-            self._read_first(data)
+            self._read_first(sink, data)
             return
         used = reader.feed(data)
         if used:
@@ -240,4 +232,6 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _complete(self, sink: ResponseSink) -> None:
         self._reader = None
+        if self._buffer:  # it goes on where it should not
+            self.persistent = False
         sink.response_end()

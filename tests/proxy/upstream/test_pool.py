@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.config.model import CircuitLimits, Cluster, Discovery, TlsClient
 from pymesh_proxy.errors import Flag, ProxyError
 from pymesh_proxy.upstream import cluster as module
@@ -122,7 +123,14 @@ async def test_a_connection_in_use_has_no_idle_time() -> None:
 
 
 class _Sink:
-    """Nobody: only there."""
+    """Takes any response."""
+
+    def response_head(self, head: Head, framing: int | None, body: bytes) -> bool:
+        """See connection.ResponseSink."""
+        return True
+
+    def response_end(self) -> None:
+        """See connection.ResponseSink."""
 
 
 async def test_those_who_wait_are_served_in_order() -> None:
