@@ -119,7 +119,9 @@ def run(chosen: Sequence[Scenario], names: list[str], pace: Pace, json_file: Pat
 
 
 def taking_part(scenario: Scenario, proxies: Sequence[Proxy]) -> list[Proxy]:
-    """The proxies that the scenario has a configuration for."""
+    """The proxies that the scenario has a configuration for; it is up to one with its own way of starting."""
+    if scenario.start is not None:
+        return list(proxies)
     return [proxy for proxy in proxies if all(proxy.has_template(scenario.folder / hop) for hop in scenario.hops)]
 
 

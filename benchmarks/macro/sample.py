@@ -12,7 +12,7 @@ from benchmarks.load.histogram import Histogram
 LATE: Final = "generator_late_ms"
 
 
-# Figures that every scenario has, and that are no sample's: bytes resident before the first request, and after the last.
+# Figures that every scenario has, not made of samples: bytes resident before the first request, and after the last.
 RSS_IDLE: Final = "rss_idle_bytes"
 RSS_LOADED: Final = "rss_loaded_bytes"
 

@@ -120,7 +120,6 @@ class Scenario:
         hops: folders below it, from the client to the upstream; `.` for the folder itself.
         setting: makes more values for the configuration files.
         start: its own way of starting; None for the proxies of `proxies.py`, from the files in its folder.
-        root: it makes network namespaces, which only root may.
     """
 
     name: str
@@ -138,7 +137,6 @@ class Scenario:
     hops: tuple[str, ...] = (".",)
     setting: Setting = nothing_more
     start: Start | None = None
-    root: bool = False
 
     @property
     def folder(self) -> Path:

@@ -6,6 +6,7 @@ from benchmarks.load.target import Request
 from benchmarks.macro.connections import MEMORY, churn, idle
 from benchmarks.macro.generated import last_of_many_routes
 from benchmarks.macro.instruments import at_rate, both
+from benchmarks.macro.mesh import PARTS, local_mesh
 from benchmarks.macro.proxies import PYTHON, REFERENCE
 from benchmarks.macro.sample import (
     BUSY,
@@ -83,6 +84,18 @@ _ALL: Final = (
         goals=(_cheaper(Unit.REQUEST, 0.70, 0.55),),
         request=_GET,
         hops=("client", "server"),
+    ),
+    Scenario(
+        name="mesh",
+        summary="the whole way in a local mesh: ingress gateway, mutual TLS, sidecar with a limit to keep, app; telemetry on",
+        unit=Unit.REQUEST,
+        instrument=_REQUESTS,
+        figures=(
+            cost(Unit.REQUEST), *(part_of_cost(part, Unit.REQUEST) for part in PARTS), throughput(Unit.REQUEST), BUSY,
+        ),
+        latency=PERCENTILES,
+        request=_GET,
+        start=local_mesh,
     ),
     Scenario(
         name="post-fixed",
