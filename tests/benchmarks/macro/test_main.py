@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,38 +18,54 @@ from tests.support.waiting import eventually_sync
 @pytest.mark.e2e
 @pytest.mark.envoy
 def test_a_quick_run_has_no_errors_and_all_figures(tmp_path: Path) -> None:
-    file = tmp_path / "results" / "quick.json"
-    command = [sys.executable, "-m", "benchmarks.macro", "h1-plain", "--quick", "--proxies", "pymesh,envoy"]
-    ended = subprocess.run([*command, "--json", str(file)], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 0, ended.stderr
+    # Both load generators, bodies, TLS and several hops; the other scenarios differ from them by their files.
+    names = ["pair-mtls", "post-chunked"]
+    file, page = tmp_path / "results" / "quick.json", tmp_path / "results" / "quick.md"
+    command = [sys.executable, "-m", "benchmarks.macro", "--quick", "--json", str(file), "--markdown", str(page)]
+    ended = subprocess.run([*command, *names], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "\x1b" not in ended.stdout
-    assert "pymesh / envoy, round by round:" in ended.stdout
+    assert ended.stdout.count("pymesh / envoy, round by round:") == len(names)
+    assert [line for line in page.read_text().splitlines() if line.startswith("#")] == [
+        f"### {title}" for title in ("machine", "summary", *names)
+    ]
 
     document = json.loads(file.read_text())
-    seen = document["scenarios"]["h1-plain"]
-    assert list(seen["proxies"]) == ["pymesh", "envoy"]
-    for name, proxy in seen["proxies"].items():
-        assert proxy["errors"] == 0
-        [one] = proxy["rounds"]
-        assert one["requests"] > 100, name
-        # A request costs something, and a core has one second in a second (and some ticks of ten milliseconds).
-        assert 0 < one["cpu_seconds"] <= one["seconds"] * 1.1, name
-        assert one["load_cpu_seconds"] > 0, name
-        assert 5_000_000 < proxy["rss_idle_bytes"] < 1_000_000_000, name
-        assert 5_000_000 < proxy["rss_loaded_bytes"] < 1_000_000_000, name
-    ours, theirs = (proxy["cpu_us_per_request"]["median"] for proxy in seen["proxies"].values())
-    assert seen["cpu_ratio_to_envoy"]["pymesh"]["median"] == pytest.approx(ours / theirs, rel=1e-3)
+    assert list(document["scenarios"]) == names
+    for name, seen in document["scenarios"].items():
+        assert list(seen["proxies"]) == ["pymesh", "envoy"]
+        for proxy in seen["proxies"].values():
+            _check(proxy, name)
+        ours, theirs = (next(iter(proxy["figures"].values()))["median"] for proxy in seen["proxies"].values())
+        ratio = next(iter(seen["ratios_to_envoy"]["pymesh"].values()))["median"]
+        assert ratio == pytest.approx(ours / theirs, rel=1e-3)
+    assert list(document["scenarios"]["pair-mtls"]["proxies"]["envoy"]["rounds"][0]["cpu_seconds"]) == [
+        "client",
+        "server",
+    ]
     assert document["machine"]["cores"] >= 1
     assert document["programs"]["envoy"].startswith("1.40")
 
 
+def _check(proxy: dict[str, Any], name: str) -> None:
+    assert proxy["errors"] == 0
+    [one] = proxy["rounds"]
+    assert one["units"] > 0.01, name
+    # What was done costs something, and a core has one second in a second (and some ticks of ten milliseconds).
+    assert 0 < sum(one["cpu_seconds"].values()) <= one["seconds"] * 1.1, name
+    assert one["load_cpu_seconds"] > 0, name
+    assert 5_000_000 < proxy["rss_idle_bytes"] < 1_000_000_000, name
+    assert 5_000_000 < proxy["rss_loaded_bytes"] < 1_000_000_000, name
+    assert (proxy["latencies"] is not None) == (name == "post-chunked")
+
+
 @pytest.mark.e2e
 def test_whatever_was_started_ends_with_it() -> None:
-    command = [sys.executable, "-m", "benchmarks.macro", "--seconds", "60", "--proxies", "pymesh"]
+    command = [sys.executable, "-m", "benchmarks.macro", "h1-plain", "--seconds", "60", "--proxies", "pymesh"]
     bench = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert bench.stderr is not None
     try:
-        assert bench.stderr.readline() == "warm-up\n"
+        assert bench.stderr.readline() == "h1-plain: warm-up\n"
         family = eventually_sync(lambda: _at_least(4, bench.pid), what="upstream, its worker, proxy and wrk")
     finally:
         bench.terminate()

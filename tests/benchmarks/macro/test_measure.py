@@ -9,6 +9,7 @@ from benchmarks.macro import measure
 from benchmarks.macro.machine import Cores
 from benchmarks.macro.measure import Measured, Plan, Result
 from benchmarks.macro.proxies import NGINX, Proxy
+from benchmarks.macro.sample import RSS_IDLE, Sample
 from benchmarks.macro.scenarios import SCENARIOS
 from pymesh.errors import MeshError
 
@@ -24,9 +25,9 @@ http { access_log off; server { listen 127.0.0.1:${LISTEN}; location / { %s } } 
 
 @pytest.fixture
 def proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proxy:
-    monkeypatch.setattr("benchmarks.macro.scenarios.CONFIGS", tmp_path)
+    monkeypatch.setattr("benchmarks.macro.scenario.CONFIGS", tmp_path)
     (tmp_path / "h1-plain").mkdir()
-    return Proxy(NGINX, "proxy.conf", ("-c", "${CONFIG}", "-e", "stderr"))
+    return Proxy(NGINX, ("proxy.conf",), ("-c", "${CONFIG}", "-e", "stderr"))
 
 
 def answers(folder: Path, action: str) -> None:
@@ -58,10 +59,22 @@ def test_errors_under_load_end_it(tmp_path: Path, proxy: Proxy) -> None:
         run(proxy)
 
 
+GOOD = Sample(1000, 1.0, {".": 0.05}, 0.1)
+
+
 def test_errors_of_the_last_round_leave_no_ratios() -> None:
-    good = measure.Round(1000, 1.0, 0.5, 0.1)
-    bad = measure.Round(1000, 1.0, 0.5, 0.1, {"read": 1})
-    seen = Result(PLAN, {"pymesh": Measured([good, bad]), "envoy": Measured([good, good])})
+    cost = PLAN.scenario.figures[0].name
+    bad = GOOD + Sample(errors={"read": 1})
+    seen = Result(PLAN, {"pymesh": Measured([GOOD, bad]), "envoy": Measured([GOOD, GOOD])})
     assert seen.errors == {"pymesh": {"read": 1}}
-    assert seen.ratios == {}
-    assert Result(PLAN, {"pymesh": Measured([good]), "envoy": Measured([good])}).ratios == {"pymesh": [1.0]}
+    assert seen.ratios("pymesh", cost) == []
+    assert Result(PLAN, {"pymesh": Measured([GOOD]), "envoy": Measured([GOOD])}).ratios("pymesh", cost) == [1.0]
+
+
+def test_ratios_are_taken_with_whoever_is_named_and_of_memory_too() -> None:
+    cheap = Sample(1000, 1.0, {".": 0.005}, 0.1)
+    seen = Result(PLAN, {"pymesh": Measured([cheap], 30, 60), "mitmproxy": Measured([GOOD], 60, 60)})
+    assert seen.ratios("pymesh", PLAN.scenario.figures[0].name) == [], "envoy was not there"
+    assert seen.ratios("pymesh", PLAN.scenario.figures[0].name, "mitmproxy") == pytest.approx([0.1])
+    assert seen.ratios("pymesh", RSS_IDLE, "mitmproxy") == [0.5]
+    assert seen.values("pymesh", RSS_IDLE) == [30.0]

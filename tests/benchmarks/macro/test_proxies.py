@@ -2,27 +2,31 @@
 
 import sys
 from pathlib import Path
-from string import Template
 
 import pytest
 
 from benchmarks.macro import proxies
 from benchmarks.macro.proxies import PROXIES, Program, Proxy
-from benchmarks.macro.scenarios import SCENARIOS
 from pymesh.errors import MeshError
 
 ABSENT = Program("absent", "no-such-program", ("-v",), "apt-get install absent")
 
 
-def test_every_scenario_has_a_file_for_every_proxy_with_both_ports() -> None:
-    for scenario in SCENARIOS.values():
-        for proxy in PROXIES.values():
-            template = Template((scenario.folder / proxy.config).read_text())
-            assert {"LISTEN", "UPSTREAM"} <= set(template.get_identifiers()), f"{scenario.name}, {proxy.name}"
+def test_pymesh_and_envoy_read_the_same_file(tmp_path: Path) -> None:
+    (tmp_path / "bootstrap.yaml").touch()
+    ours, theirs = (PROXIES[name].template(tmp_path) for name in proxies.NEEDED)
+    assert ours == theirs
 
 
-def test_pymesh_and_envoy_read_the_same_file() -> None:
-    assert PROXIES[proxies.PYMESH].config == PROXIES[proxies.REFERENCE].config
+def test_a_proxy_has_the_first_of_its_files_that_is_there(tmp_path: Path) -> None:
+    proxy = Proxy(ABSENT, ("own.yaml", "shared.yaml"), ())
+    assert not proxy.has_template(tmp_path)
+    with pytest.raises(MeshError, match=r"absent has no own.yaml or shared.yaml in"):
+        proxy.template(tmp_path)
+    (tmp_path / "shared.yaml").touch()
+    assert proxy.template(tmp_path).name == "shared.yaml"
+    (tmp_path / "own.yaml").touch()
+    assert proxy.template(tmp_path).name == "own.yaml"
 
 
 @pytest.mark.parametrize(
@@ -52,6 +56,8 @@ def test_a_missing_program_is_named_with_what_installs_it() -> None:
 def test_a_command_line_has_the_configuration_in_it() -> None:
     command = PROXIES["pymesh"].command(Path("/folder/bootstrap.yaml"))
     assert command[:5] == [sys.executable, "-m", "pymesh_proxy", "--config", "/folder/bootstrap.yaml"]
+    folder = Proxy(Program("python", sys.executable, (), ""), (), ("--folder=${FOLDER}",))
+    assert folder.command(Path("/folder/config.yaml"))[1:] == ["--folder=/folder"]
 
 
 @pytest.fixture
@@ -60,7 +66,7 @@ def only_pymesh(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, proxy in PROXIES.items():
         if name != proxies.PYMESH:
             program = Program(name, f"no-such-{name}", (), f"install {name}")
-            monkeypatch.setitem(PROXIES, name, Proxy(program, proxy.config, proxy.arguments))
+            monkeypatch.setitem(PROXIES, name, Proxy(program, proxy.configs, proxy.arguments))
 
 
 @pytest.mark.usefixtures("only_pymesh")
@@ -78,11 +84,11 @@ def test_a_proxy_that_was_asked_for_is_needed() -> None:
 
 
 def test_others_are_left_out_visibly(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("haproxy", "nginx", "envoy"):
+    for name in ("haproxy", "nginx", "envoy", "mitmproxy"):
         program = ABSENT if name == "haproxy" else Program(name, sys.executable, (), "")
-        monkeypatch.setitem(PROXIES, name, Proxy(program, "", ()))
+        monkeypatch.setitem(PROXIES, name, Proxy(program, (), ()))
     chosen, skipped = proxies.choose([])
-    assert [proxy.name for proxy in chosen] == ["pymesh", "envoy", "nginx"]
+    assert [proxy.name for proxy in chosen] == ["pymesh", "envoy", "nginx", "mitmproxy"]
     assert skipped == ["haproxy is left out: it is not installed (apt-get install absent)"]
 
 
