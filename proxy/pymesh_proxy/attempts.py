@@ -101,25 +101,26 @@ class Attempts:
         """See pool.Waiter: send what there is of the request."""
         exchange, runtime = self._exchange, self._runtime
         if self._endpoint is not connection.endpoint:  # over meanwhile, or on its way to another one
-            runtime.upstreams.release(self.cluster, self.state, connection)
+            runtime.upstreams.release(self.cluster, self.state, connection, monotonic())
             return
-        record = exchange.record
+        record, request, action = exchange.record, exchange.request, self.action
         record.t_connected = monotonic()
         record.reused = connection.requests > 0
-        record.upstream_local, record.upstream_peer = connection.local, connection.peer
+        record.upstream_local = connection.local
+        record.upstream_peer = connection.peer
         self.upstream = connection
         if self.state.outlier is not None:
             self.state.outlier.connected(connection.endpoint)
         if exchange.stalled:
             connection.transport.pause_reading()
-        if self.action.attempt_count:
-            exchange.request.set(b"x-envoy-attempt-count", b"%d" % record.attempts)
+        if action.attempt_count:
+            request.set(b"x-envoy-attempt-count", b"%d" % record.attempts)
         introduction = runtime.peers.introduction(record) if connection.to_mesh else b""
-        data = forwarding.request_bytes(exchange.request, self.action, connection.endpoint, introduction)
+        data = forwarding.request_bytes(request, action, connection.endpoint, introduction)
         if exchange.body is not None:
             data += self._body(exchange.body)
-        connection.begin(exchange, exchange.request.method, data)
-        if self.action.retry is not None and self.action.retry.per_try_timeout is not None:
+        connection.begin(exchange, request.method, data)
+        if action.retry is not None and action.retry.per_try_timeout is not None:
             exchange.watch()
 
     def connect_failed(self, error: ProxyError) -> None:
@@ -137,30 +138,38 @@ class Attempts:
         ended = failure(Flag.UPSTREAM_CONNECTION_TERMINATION, details, str(error))
         self.failed(Outcome(Failure.RESET, written=True), ended)
 
-    def leave(self, *, close: bool) -> None:
-        """End the attempt, if one is being made: give the connection back, or close it, and count the request out."""
-        endpoint, state = self._endpoint, self.state
-        if endpoint is None:
-            return
-        self._endpoint = None
-        endpoint.active -= 1
-        state.stats.rq_active -= 1
+    def done(self, now: float) -> None:
+        """The attempt is over, and went as it should: the connection may serve again."""
         connection, self.upstream = self.upstream, None
-        if connection is None:
-            self._runtime.upstreams.forget(state, self)
-        elif close:
-            connection.close()
-        else:
+        if connection is not None:
+            self._count_out()
             if self._exchange.stalled:
                 connection.transport.resume_reading()
-            self._runtime.upstreams.release(self.cluster, state, connection)
+            self._runtime.upstreams.release(self.cluster, self.state, connection, now)
+
+    def abandon(self) -> None:
+        """End the attempt that is being made, if there is one; its connection is of no more use."""
+        connection, self.upstream = self.upstream, None
+        if self._endpoint is None:
+            return
+        self._count_out()
+        if connection is None:
+            self._runtime.upstreams.forget(self.state, self)
+        else:
+            connection.close()
+
+    def _count_out(self) -> None:
+        endpoint, self._endpoint = self._endpoint, None
+        if endpoint is not None:
+            endpoint.active -= 1
+            self.state.stats.rq_active -= 1
 
     def end(self) -> None:
-        """As `leave`, of an upgraded connection: what was sent to the upstream still arrives."""
+        """As `abandon`, of an upgraded connection: what was sent to the upstream still arrives."""
         if self.upstream is not None:
             self._runtime.upstreams.end(self.upstream)
             self.upstream = None
-        self.leave(close=True)
+        self.abandon()
 
     def pause_reading(self) -> None:
         """The client takes no more."""
@@ -232,7 +241,7 @@ class Attempts:
                 return False
         if self._endpoint is not None:
             self._tried = (*self._tried, self._endpoint)
-        self.leave(close=True)
+        self.abandon()
         state.stats.rq_retry += 1
         pause = 0.0 if stale or policy is None else backoff(policy, exchange.record.attempts, self._runtime.random)
         self._task = self._runtime.spawn(self._begin_later(pause))
@@ -259,7 +268,8 @@ class Attempts:
         """The request is complete: no other attempt is made, and its cluster counts it."""
         record, stats = self._exchange.record, self.state.stats
         stats.classes[record.status // 100] += 1
-        stats.bytes_sent += record.bytes_received
+        if record.bytes_received:
+            stats.bytes_sent += record.bytes_received
         stats.bytes_received += record.bytes_sent
         if self._retrying:
             self.state.retries -= 1

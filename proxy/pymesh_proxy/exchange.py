@@ -178,8 +178,8 @@ class Exchange:
         self._attempts = attempts = Attempts(self, runtime, action, cluster, runtime.upstreams.state(cluster))
         if action.hash_policy is not None:
             attempts.hash_key, attempts.cookies = action.hash_policy(self.request, self.record.facts)
-        soonest = min(downstream.patience, action.soonest)
-        if self._active_at + soonest < downstream.deadline:  # hardly ever: there was another request just before
+        left = downstream.deadline - self._active_at
+        if action.soonest < left or downstream.patience < left:  # hardly ever: there was a request just before
             self.watch()
         attempts.begin()
 
@@ -305,10 +305,14 @@ class Exchange:
                 self._downstream.transport.write(b"0\r\n\r\n")
         # A peer that has answered before the request was complete is in the middle of a message: its connection is
         # of no more use, and neither is the client's.
-        ended = self.body is None or self.body.ended_at > 0.0
+        now = monotonic()
+        if self.body is not None and not self.body.ended_at:
+            self._abandon()
+            self._complete(now, keep=False)
+            return
         if self._attempts is not None:
-            self._attempts.leave(close=not ended)
-        self._complete(keep=ended and self._keep and not self._downstream.serving.last)
+            self._attempts.done(now)
+        self._complete(now, keep=self._keep and not self._downstream.runtime.draining)
 
     # --- After a 101: two halves, each with an end of its own ---
 
@@ -334,7 +338,7 @@ class Exchange:
         """Both halves are over, or the second cannot be told of the first."""
         if self._attempts is not None:
             self._attempts.end()
-        self._complete(keep=False)
+        self._complete(monotonic(), keep=False)
 
     # --- Back-pressure: when one side does not take more, the other is not read ---
 
@@ -425,7 +429,7 @@ class Exchange:
         # Closing is how the client learns that the message is incomplete; where closing would mean complete, reset.
         if self._reframing is not None and self._reframing.until_close:
             reset(self._downstream.transport)
-        self._complete(keep=False)
+        self._complete(monotonic(), keep=False)
 
     def _reply(self, reply: LocalReply, reason: str = "") -> None:
         """Answer from here."""
@@ -449,7 +453,7 @@ class Exchange:
         )
         record.bytes_sent = 0 if head_only else len(reply.body)
         downstream.transport.write(data)
-        self._complete(keep=keep)
+        self._complete(monotonic(), keep=keep)
 
     def downstream_lost(self) -> None:
         """The client is gone."""
@@ -458,22 +462,22 @@ class Exchange:
         self.record.flag = Flag.DOWNSTREAM_CONNECTION_TERMINATION
         self.record.details = "downstream_remote_disconnect"
         self._abandon()
-        self._complete(keep=False)
+        self._complete(monotonic(), keep=False)
 
     def _abandon(self) -> None:
         """Let go of the upstream: its answer is not wanted any more."""
         if self._attempts is not None:
-            self._attempts.leave(close=True)
+            self._attempts.abandon()
 
-    def _complete(self, *, keep: bool) -> None:
+    def _complete(self, now: float, *, keep: bool) -> None:
         """Always, exactly once: the record is finished, counted and shown; the connection goes on or ends."""
         self._done = True
         if self._task is not None:
             self._task.cancel()
         downstream, record, attempts = self._downstream, self.record, self._attempts
-        runtime, manager, stats = downstream.runtime, downstream.manager, downstream.stats
-        record.t_end = now = monotonic()
-        stats.completed(record.status, (now - record.t_start) * 1000.0)
+        runtime, manager, serving = downstream.runtime, downstream.manager, downstream.serving
+        record.t_end = now
+        serving.stats.completed(record.status, (now - record.t_start) * 1000.0)
         if attempts is not None:
             attempts.over()
             self._attempts = None  # the two know each other: nothing is left to the garbage collector
@@ -481,8 +485,7 @@ class Exchange:
             runtime.peers.settle(record)
         runtime.istio.request(record)
         if manager.filters:
-            loop.on_complete(manager.filters, record, stats)
-        serving = downstream.serving
+            loop.on_complete(manager.filters, record, serving.stats)
         if serving.writers is None:
             serving.writers = runtime.writers(manager.access_logs)
         runtime.completed(record, serving.writers)

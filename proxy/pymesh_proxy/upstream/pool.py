@@ -127,7 +127,7 @@ class Upstreams:
         self._spawn(self._connect_for(cluster, endpoint, waiter))
         return None
 
-    def release(self, cluster: Cluster, state: ClusterState, connection: UpstreamConnection) -> None:
+    def release(self, cluster: Cluster, state: ClusterState, connection: UpstreamConnection, now: float) -> None:
         """Take back a connection whose response is complete; it is kept if it can serve again."""
         connection.detach()
         endpoint, limit = connection.endpoint, cluster.max_requests_per_connection
@@ -150,7 +150,7 @@ class Upstreams:
                 connection.close()  # makes room for the one that waits: see `_lost`
             return
         if cluster.idle_timeout is not None:
-            connection.deadline = monotonic() + cluster.idle_timeout
+            connection.deadline = now + cluster.idle_timeout
             if not connection.timer_slot:
                 self._timers.watch(connection)
         endpoint.idle.append(connection)

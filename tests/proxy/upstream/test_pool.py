@@ -1,6 +1,7 @@
 """Which connection a request gets, in memory: reuse, limits, who waits, and what a new configuration changes."""
 
 from dataclasses import replace
+from time import monotonic
 
 import pytest
 
@@ -55,7 +56,7 @@ class Pool:
 
     def release(self, connection: UpstreamConnection) -> None:
         """Give it back."""
-        self.upstreams.release(self.cluster, self.state, connection)
+        self.upstreams.release(self.cluster, self.state, connection, monotonic())
 
 
 async def test_the_most_recently_used_goes_out_first() -> None:
@@ -225,7 +226,7 @@ async def test_who_waits_under_new_settings_gets_no_connection_of_the_old() -> N
     pool.upstreams.state(changed)
     waiting = await pool.get(cluster=changed)
     assert isinstance(waiting, Asker)
-    pool.upstreams.release(changed, pool.state, connection)
+    pool.upstreams.release(changed, pool.state, connection, monotonic())
     assert waiting.connection is None
     assert connection.transport.is_closing()
 
