@@ -7,12 +7,13 @@ them; which line is which says the head's shape (`codec/shape.py`). Names are lo
 from functools import lru_cache
 from typing import Final
 
-from pymesh_proxy.codec.shape import HOP_BY_HOP, NO_FIELDS, Shape, without
+from pymesh_proxy.codec.shape import HOP_BY_HOP, NO_FIELDS, Shape, known_without, without
 
 # What recurs from head to head (hosts, status lines, lists of options) is read once: this many of each are remembered,
 # if they are no longer than this: 0.1 MB for each kind at the worst.
 REMEMBERED: Final = 256
 MAX_REMEMBERED_BYTES: Final = 128
+_NONE: Final[frozenset[bytes]] = frozenset()
 
 
 class Head:
@@ -29,12 +30,13 @@ class Head:
         content_length: None without Content-Length.
         chunked: Transfer-Encoding is chunked.
         persistent: the peer keeps its connection open after this message, as far as it is concerned.
+        options: what Connection lists, in lower case.
         upgrade: the protocol asked for (lower case) when Connection says upgrade; empty otherwise.
     """
 
     __slots__ = (
-        "_added", "_lines", "authority", "chunked", "content_length", "method", "minor", "path", "persistent", "reason",
-        "shape", "status", "upgrade",
+        "_added", "_lines", "authority", "chunked", "content_length", "method", "minor", "options", "path",
+        "persistent", "reason", "shape", "status", "upgrade",
     )  # fmt: skip
 
     def __init__(self, lines: list[bytes] | None = None, shape: Shape = NO_FIELDS) -> None:
@@ -49,6 +51,7 @@ class Head:
         self.content_length: int | None = None
         self.chunked = False
         self.persistent = True
+        self.options = _NONE
 
     def get(self, name: bytes) -> bytes | None:
         """Value of `name` (lower case); several are joined by `, ` (RFC 9110 5.3), None if there is none."""
@@ -61,7 +64,12 @@ class Head:
                 return line[len(name) + 1 :].strip(b" \t")
         elif line is None and name not in self.shape.repeated:
             return self._lines[place][len(name) + 1 :].strip(b" \t")
-        return b", ".join(self.values(name))
+        return b", ".join(self.values(name)).strip(b" \t")
+
+    def line(self, name: bytes) -> bytes | None:
+        """The first received line with field `name` (lower case), without its CRLF."""
+        place = self.shape.where.get(name)
+        return None if place is None else self._lines[place]
 
     def values(self, name: bytes) -> list[bytes]:
         """The value of each field `name` (lower case), in their order."""
@@ -100,31 +108,24 @@ class Head:
 
     def remove(self, name: bytes) -> None:
         """Take away every `name` (lower case)."""
-        if name in self.shape.where:
-            self._cut(frozenset((name,)))
-        self._added.pop(name, None)
+        if name in self.shape.where or name in self._added:
+            self.remove_all(frozenset((name,)))
 
     def remove_all(self, names: frozenset[bytes]) -> None:
         """Take away every field with one of `names` (lower case)."""
-        self._cut(names)
-        if self._added:
-            for name in names:
-                self._added.pop(name, None)
-
-    def _cut(self, names: frozenset[bytes]) -> None:
-        """Take away received lines."""
-        places, self.shape = without(self.shape, names)
+        shape = self.shape
+        places, self.shape = known_without(shape, names) if shape.small else without(shape, names)
         for place in places:
             del self._lines[place]
+        if self._added:
+            for name in names.intersection(self._added):
+                del self._added[name]
 
     def remove_hop_by_hop(self, names: frozenset[bytes] = HOP_BY_HOP) -> None:
         """Take away what is meant for this connection only: what Connection lists, and `names`."""
-        if self.shape.hop_by_hop or self._added:
-            connection = self.get(b"connection")
-            if connection is not None:
-                for name in connection_options(connection):
-                    if name not in names:
-                        self.remove(name)
+        for name in self.options:
+            if name not in names:
+                self.remove(name)
         self.remove_all(names)
 
     def items(self) -> list[tuple[bytes, bytes]]:

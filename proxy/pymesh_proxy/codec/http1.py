@@ -154,25 +154,24 @@ def _refuse_repeated(shape: Shape, single: tuple[bytes, ...], bad: Refusal) -> N
 
 def _frame(head: Head, bad: Refusal) -> None:
     """Content-Length, Transfer-Encoding and Connection of a request or a response."""
-    length = head.get(b"content-length")
-    if length is not None:
+    where = head.shape.where
+    if b"content-length" in where:
+        length = head.get(b"content-length") or b""
         if not length.isdigit() or len(length) > _MAX_LENGTH_DIGITS:
             raise bad("invalid_content_length")
         head.content_length = int(length)
-    coding = head.get(b"transfer-encoding")
-    if coding is not None:
-        if length is not None:
+    if b"transfer-encoding" in where:
+        if head.content_length is not None:
             raise bad("content_length_with_transfer_encoding")
         if head.minor == 0:
             raise bad("transfer_encoding_in_http_1_0")
-        if coding.lower() != b"chunked":
+        if (head.get(b"transfer-encoding") or b"").lower() != b"chunked":
             raise bad("unsupported_transfer_encoding")
         head.chunked = True
-    connection = head.get(b"connection")
-    if connection is None:
+    if b"connection" not in where:
         head.persistent = head.minor == 1
         return
-    options = connection_options(connection)
+    options = head.options = connection_options(head.get(b"connection") or b"")
     if not _PROTECTED.isdisjoint(options):
         raise bad("connection_lists_a_protected_header")
     head.persistent = b"close" not in options and (head.minor == 1 or b"keep-alive" in options)
@@ -194,13 +193,16 @@ def _expect_no_body(head: Head) -> None:
 
 def _locate(head: Head, target: bytes) -> None:
     """Split the request target (RFC 9112 3.2) into `path` and `authority`."""
-    host = head.get(b"host")
-    if host is None:
+    line = head.line(b"host")
+    if line is None:
         if head.minor == 1:
             raise bad_request("missing_host_header")
         host = b""
-    if not (_known_host(host) if len(host) <= MAX_REMEMBERED_BYTES else _is_host(host)):
-        raise bad_request("invalid_host_header")
+    else:
+        known = _known_host(line) if len(line) <= MAX_REMEMBERED_BYTES else _host(line)
+        if known is None:
+            raise bad_request("invalid_host_header")
+        host = known
     head.authority = host
     head.path = target
     if target[0] == 0x2F and head.method != b"CONNECT":  # origin-form, "/..."
@@ -225,11 +227,13 @@ def _locate(head: Head, target: bytes) -> None:
         head.set(b"host", absolute[1])
 
 
-def _is_host(host: bytes) -> bool:
-    return _HOST.fullmatch(host) is not None
+def _host(line: bytes) -> bytes | None:
+    """What the field line `Host: ...` names; None if that is no host."""
+    host = line[5:].strip(b" \t")
+    return None if _HOST.fullmatch(host) is None else host
 
 
-_known_host = lru_cache(maxsize=REMEMBERED)(_is_host)
+_known_host = lru_cache(maxsize=REMEMBERED)(_host)
 
 
 def request_has_body(head: Head) -> bool:

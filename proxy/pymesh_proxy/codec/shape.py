@@ -4,15 +4,15 @@ Messages on a connection differ in their paths, ids, cookies and lengths, but on
 same order nearly every time, and so does a server. What the names alone decide is therefore found out once for a shape
 and not for every head: where each field is, whether the names are well-formed, whether a proxy has anything to do.
 
-A reader of heads keeps the shape of the last one and asks first whether the next has it, too. That asks each line for
-how it begins and costs half of taking the lines apart (ns for ten lines, others being equal: 620 against 1,280, and
-1,400 for one pattern over the whole head and an index of it). A head of another shape costs both, and no more is lost.
+A reader of heads keeps the shape of the last one and asks first whether the next has it, too: whether its lines begin
+as they should. That costs a quarter of taking them apart (see `shape_of`). A head of another shape costs both.
 
 A shape holds names and no values; those that are kept are few and small (`_KEPT`), so memory is bounded whatever comes.
 """
 
 import re
 from functools import lru_cache
+from operator import getitem
 from typing import Final
 
 # Connection-specific fields (RFC 9110 7.6.1, and Proxy-Connection, which RFC 9112 C.2.2 says never to forward).
@@ -29,8 +29,6 @@ _KEPT: Final = 256
 _MAX_KEPT_NAMES: Final = 64
 _MAX_KEPT_BYTES: Final = 1024
 
-_begins = bytes.startswith
-
 
 class Shape:
     """The names of a head's fields. Made by `shape_of`, and by `without`.
@@ -38,18 +36,21 @@ class Shape:
     Attributes:
         names: in lower case, in their order.
         prefixes: as a client spells them, each with its colon; empty where heads are not to be compared with it.
+        spans: where each prefix stands in its line.
         where: the place of each name among the lines, the first one if it is repeated.
         repeated: names that are there more than once, in the order in which their second field comes.
         framing: whether one of the fields has to do with framing or persistence.
         hop_by_hop: whether one of the fields is meant for one connection only.
+        underscored: whether a name has an underscore.
         small: whether it is small enough to be remembered.
     """
 
-    __slots__ = ("framing", "hop_by_hop", "names", "prefixes", "repeated", "small", "where")
+    __slots__ = ("framing", "hop_by_hop", "names", "prefixes", "repeated", "small", "spans", "underscored", "where")
 
     def __init__(self, names: tuple[bytes, ...], prefixes: tuple[bytes, ...] = ()) -> None:
         self.names = names
         self.prefixes = prefixes
+        self.spans = tuple([slice(0, len(prefix)) for prefix in prefixes])
         self.small = len(names) <= _MAX_KEPT_NAMES and sum(map(len, names)) <= _MAX_KEPT_BYTES
         self.where: dict[bytes, int] = {}
         repeated: dict[bytes, None] = {}
@@ -59,6 +60,7 @@ class Shape:
         self.repeated = tuple(repeated)
         self.framing = not _FRAMING.isdisjoint(self.where)
         self.hop_by_hop = not HOP_BY_HOP.isdisjoint(self.where)
+        self.underscored = b"_" in b"".join(names)
 
 
 NO_FIELDS: Final = Shape(())
@@ -70,12 +72,17 @@ def shape_of(lines: list[bytes], like: Shape = NO_FIELDS) -> Shape | None:
 
     None if one of them is not `name:value` as RFC 9112 section 5 has it: then no line of the head must be believed.
     """
+    # One translation looks at every byte. For ten lines of 445 bytes, in ns: this and what comes before it 330, the
+    # comparison 380; instead of that `find` and slices 1,250. One pattern over the whole head 880, and 1,400 more to
+    # know its names; a pattern with a group for each name that a proxy asks for 2,000.
     text = b"".join(lines)
     if text.translate(_CLEAN) != text:
         return None
     prefixes = like.prefixes
-    if len(lines) == len(prefixes) and False not in map(_begins, lines, prefixes):
+    if prefixes and len(lines) == len(prefixes) and tuple(map(getitem, lines, like.spans)) == prefixes:
         return like
+    if not lines:
+        return NO_FIELDS
     # Without a colon `find` says -1, and nothing is no name.
     spelled = tuple([line[: line.find(b":") + 1] for line in lines])
     return _kept.get(spelled) or _new_shape(spelled)
@@ -97,14 +104,11 @@ def _new_shape(spelled: tuple[bytes, ...]) -> Shape | None:
 
 def without(shape: Shape, names: frozenset[bytes]) -> tuple[tuple[int, ...], Shape]:
     """Which lines of a head with `shape` have one of `names`, the last of them first, and the shape of the others."""
-    return _known_without(shape, names) if shape.small else _without(shape, names)
-
-
-def _without(shape: Shape, names: frozenset[bytes]) -> tuple[tuple[int, ...], Shape]:
     places = tuple([place for place, name in enumerate(shape.names) if name in names])
     if not places:
         return (), shape
     return places[::-1], Shape(tuple([name for name in shape.names if name not in names]))
 
 
-_known_without = lru_cache(maxsize=_KEPT)(_without)
+# For small shapes. (A large one would be kept by it.)
+known_without = lru_cache(maxsize=_KEPT)(without)

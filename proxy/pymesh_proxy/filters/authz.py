@@ -16,7 +16,8 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from google.protobuf.message import DecodeError
 
 from pymesh.policy_api import ANSWER_METADATA
-from pymesh_proxy.codec.headers import HOP_BY_HOP, Head
+from pymesh_proxy.codec.headers import Head
+from pymesh_proxy.codec.shape import HOP_BY_HOP
 from pymesh_proxy.filters.base import RequestContext
 
 # Whether a request header (lower case) is shown to the service.

@@ -20,7 +20,8 @@ from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any, Final
 
-from pymesh_proxy.codec.headers import HOP_BY_HOP, Head
+from pymesh_proxy.codec.headers import Head
+from pymesh_proxy.codec.shape import HOP_BY_HOP
 from pymesh_proxy.errors import Flag, ProxyError, failure
 from pymesh_proxy.filters.base import HttpFilter, Later, LocalReply, RequestContext, Verdict
 from pymesh_proxy.filters.containment import Containment, TooSlowError
