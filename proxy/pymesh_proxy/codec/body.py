@@ -37,13 +37,7 @@ _SMALL_CHUNKS: Final = re.compile(b"(?:%b){1,1024}" % _small_chunks(), re.DOTALL
 # only be so many in a body; who signs its chunks makes them of kilobytes.
 MAX_ODD_CHUNKS: Final = 1000
 _SIZE_LINE: Final = re.compile(
-    rb"([0-9A-Fa-f]{1,15}+)(?:;[ \t]*"
-    + _TOKEN
-    + rb"(?:[ \t]*=[ \t]*(?:"
-    + _TOKEN
-    + rb"|"
-    + _QUOTED
-    + rb"))?)*\r\n"
+    rb"([0-9A-Fa-f]{1,15}+)(?:;[ \t]*" + _TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*\r\n"
 )
 _TRAILER_LINES: Final = re.compile(rb"(?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+\r\n)*")
 # Fields that must not arrive behind the body, since they were acted on before it (RFC 9110 6.5.1), or since only a
@@ -190,11 +184,7 @@ class Chunked:
         """Refuse a line that can no longer become a good one; an incomplete one that still may is left alone."""
         if b"\n" in partial or b"\r" in partial[:-1] or len(partial) > limit:
             raise self._bad(details)
-        if (
-            details == "invalid_chunk_size"
-            and partial
-            and re.match(rb"[0-9A-Fa-f]{1,15}(?:$|[;\r])", partial) is None
-        ):
+        if details == "invalid_chunk_size" and partial and re.match(rb"[0-9A-Fa-f]{1,15}(?:$|[;\r])", partial) is None:
             raise self._bad(details)
 
     def end_of_stream(self) -> bool:
