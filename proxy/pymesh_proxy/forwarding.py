@@ -122,9 +122,17 @@ def prepare_request(request: Head, manager: HttpManager, facts: Facts) -> str:
         _enter_from_outside(request, manager, facts)
     if not request.has(b"x-forwarded-proto"):
         request.set_line(b"x-forwarded-proto", _HTTPS if facts.tls else _HTTP)
+    if manager.via:
+        _sign(request, manager.via)
     if facts.peer or XFCC in shape.where:
         _client_certificate(request, manager, facts)
     return _request_id(request, manager)
+
+
+def _sign(head: Head, via: bytes) -> None:
+    """Say in Via that the message came through us (RFC 9110 7.6.3)."""
+    before = head.get(b"via")
+    head.set(b"via", via if before is None else b"%b, %b" % (before, via))
 
 
 def _end_hop(request: Head) -> None:
@@ -340,6 +348,8 @@ def response_bytes(
         head.set(b"transfer-encoding", b"chunked")
     if rule is _OVERWRITE or (rule is _APPEND and not head.has(b"server")):
         head.set_line(b"server", _server_line(manager.server_name))
+    if manager.via:
+        _sign(head, manager.via)
     if not head.has(b"date"):
         head.set(b"date", http_date(int(time())))
     if manager.always_set_request_id_in_response:
@@ -381,6 +391,8 @@ def local_reply_bytes(
         head.set(b"proxy-status", proxy_status(reply, reason))
     if manager.server_header is not ServerHeader.PASS_THROUGH:
         head.set(b"server", manager.server_name.encode())
+    if manager.via:
+        _sign(head, manager.via)
     head.set(b"date", http_date(int(time())))
     if manager.always_set_request_id_in_response and request_id:
         head.set(b"x-request-id", request_id.encode("latin-1"))

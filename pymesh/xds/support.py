@@ -142,7 +142,7 @@ SUPPORTED: Final[Mapping[str, Support]] = {
     # --- network filters ---
     f"{_HCM}HttpConnectionManager": Support(
         "codec_type stat_prefix rds route_config http_filters common_http_protocol_options http_protocol_options "
-        "server_name server_header_transformation max_request_headers_kb stream_idle_timeout request_timeout "
+        "server_name server_header_transformation via max_request_headers_kb stream_idle_timeout request_timeout "
         "request_headers_timeout drain_timeout access_log use_remote_address xff_num_trusted_hops skip_xff_append "
         "generate_request_id preserve_external_request_id always_set_request_id_in_response "
         "forward_client_cert_details set_current_client_cert_details upgrade_configs normalize_path merge_slashes "

@@ -423,6 +423,15 @@ def test_the_request_id_in_the_response() -> None:
     assert passed_on(response(), telling).get(b"x-request-id") == b"id"
 
 
+def test_via_tells_both_sides_the_way_in_the_words_of_the_bootstrap() -> None:
+    signing = replace(MANAGER, via=b"1.1 me")
+    assert prepared(manager=signing).get(b"via") == b"1.1 me"
+    assert prepared(b"Via: 1.0 a", b"Via: 1.1 b", manager=signing).get(b"via") == b"1.0 a, 1.1 b, 1.1 me"
+    assert passed_on(response(b"Via: 1.1 c"), signing).get(b"via") == b"1.1 c, 1.1 me"
+    assert prepared(b"Via: 1.0 a").get(b"via") == b"1.0 a"
+    assert passed_on(response()).get(b"via") is None
+
+
 # --- Answers of our own -----------------------------------------------------------------------------------------------
 
 

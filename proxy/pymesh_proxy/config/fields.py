@@ -1,5 +1,6 @@
 """Small readings that every compiled message needs: durations, wrappers, data sources, addresses, metadata."""
 
+import re
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -17,6 +18,9 @@ from pymesh.xds.check import join
 
 # A certificate chain or a direct response's body; more than this in memory of every sidecar is a mistake.
 MAX_FILE_BYTES: Final = 1024 * 1024
+
+# Printable text, tabs and what is not ASCII; no other control characters (RFC 9110 section 5.5).
+_HEADER_VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 
 # Envoy's own ceiling for durations is far higher; past a century something else was meant.
 _MAX_SECONDS: Final = 100 * 366 * 86_400
@@ -62,6 +66,13 @@ def required(value: str, path: str) -> str:
     if not value:
         raise ConfigError("is required", path=path)
     return value
+
+
+def header_value(text: str, path: str) -> str:
+    """`text` if it may stand in a header; a ConfigError otherwise."""
+    if not _HEADER_VALUE.fullmatch(text):
+        raise ConfigError("control characters are not allowed in a header value", path=path)
+    return text
 
 
 def one_of(message: Message, group: str, path: str) -> str:

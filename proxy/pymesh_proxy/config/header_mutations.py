@@ -14,11 +14,10 @@ from typing import Final
 from envoy.config.core.v3.base_pb2 import HeaderValueOption
 
 from pymesh.errors import ConfigError
+from pymesh_proxy.config.fields import header_value
 from pymesh_proxy.routing import HeaderMutation
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-# Printable text, tabs and what is not ASCII; no other control characters (RFC 9110 section 5.5).
-_VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +92,7 @@ def _name(text: str, path: str) -> bytes:
 
 
 def _value(text: str, path: str) -> bytes:
-    if not _VALUE.fullmatch(text):
-        raise ConfigError("control characters are not allowed in a header value", path=path)
-    plain = text.replace("%%", "")
+    plain = header_value(text, path).replace("%%", "")
     if "%" in plain:
         raise ConfigError("command operators are not supported; write `%%` for a percent sign", path=path)
     return text.replace("%%", "%").encode()

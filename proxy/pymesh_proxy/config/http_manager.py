@@ -19,7 +19,7 @@ from pymesh.xds import types
 from pymesh.xds.check import join, unpack
 from pymesh_proxy.config.access_logs import access_logs
 from pymesh_proxy.config.ext_authz import ext_authz
-from pymesh_proxy.config.fields import flag, number, one_of, required, timeout
+from pymesh_proxy.config.fields import flag, header_value, number, one_of, required, timeout
 from pymesh_proxy.config.model import EscapedSlashes, ForwardClientCert, HttpManager, ServerHeader
 from pymesh_proxy.config.policy_filter import policy_filter
 from pymesh_proxy.config.python_filter import PYTHON_TYPE, python_filter
@@ -98,7 +98,8 @@ def http_manager(message: HttpConnectionManager, context: Context, path: str) ->
         routes=routes,
         rds=rds,
         filters=_filters(message, path) + context.filters,
-        server_name=message.server_name or "envoy",
+        server_name=header_value(message.server_name or "envoy", join(path, "server_name")),
+        via=header_value(message.via, join(path, "via")).encode(),
         server_header=_SERVER_HEADER[message.server_header_transformation],
         use_remote_address=flag(message, "use_remote_address", default=False),
         xff_num_trusted_hops=message.xff_num_trusted_hops,

@@ -184,6 +184,7 @@ class HttpManager:
     filters: tuple[HttpFilter, ...] = ()
     server_name: str = "envoy"
     server_header: ServerHeader = ServerHeader.OVERWRITE
+    via: bytes = b""  # appended to Via of requests and responses; empty: nothing is
     use_remote_address: bool = False
     xff_num_trusted_hops: int = 0
     skip_xff_append: bool = False

@@ -119,7 +119,7 @@ def test_a_connection_manager_and_its_defaults() -> None:
 def test_options_of_a_connection_manager() -> None:
     found = handled(
         manager(""",
-            server_name: pymesh, server_header_transformation: PASS_THROUGH, use_remote_address: true,
+            server_name: pymesh, via: 1.1 me, server_header_transformation: PASS_THROUGH, use_remote_address: true,
             xff_num_trusted_hops: 2, generate_request_id: false, stream_idle_timeout: 0s, request_timeout: 5s,
             forward_client_cert_details: SANITIZE_SET, set_current_client_cert_details: {subject: true, uri: true},
             common_http_protocol_options: {idle_timeout: 0s, max_headers_count: 7, max_requests_per_connection: 8},
@@ -128,6 +128,7 @@ def test_options_of_a_connection_manager() -> None:
             path_with_escaped_slashes_action: REJECT_REQUEST, merge_slashes: true, strip_matching_host_port: true""")
     )
     assert (found.server_name, found.server_header) == ("pymesh", ServerHeader.PASS_THROUGH)
+    assert found.via == b"1.1 me"
     assert (found.use_remote_address, found.xff_num_trusted_hops, found.generate_request_id) == (True, 2, False)
     assert (found.idle_timeout, found.stream_idle_timeout, found.request_timeout) == (None, None, 5.0)
     assert found.forward_client_cert is ForwardClientCert.SANITIZE_SET
