@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from weakref import WeakKeyDictionary
 
 from pymesh_proxy.codec.detect import OPAQUE, Detection, Protocol
-from pymesh_proxy.config.model import FilterChain, Listener
+from pymesh_proxy.config.model import FilterChain, HttpManager, Listener, TcpProxy
 
 T = TypeVar("T")
 
@@ -38,6 +38,20 @@ def inspected(listener: Listener, detection: Detection) -> Detection:
     """What of `detection` the listener's inspectors would tell."""
     looked_for = listener.inspect_tls if detection.protocol is Protocol.TLS else listener.inspect_http
     return detection if looked_for else OPAQUE
+
+
+def http_beside(listener: Listener, destination: tuple[str, int], chain: FilterChain) -> HttpManager | None:
+    """Who reads the requests to a destination whose opaque bytes, over the same TLS, `chain` takes; None if nobody.
+
+    Nobody has said what is spoken there, and only the client's ALPN told the one from the other.
+    """
+    if chain.tls is None or not isinstance(chain.handler, TcpProxy):
+        return None
+    for other in candidates(listener, *destination):
+        same = other.tls is not None and other.match.server_names == chain.match.server_names
+        if same and isinstance(other.handler, HttpManager):
+            return other.handler
+    return None
 
 
 def candidates(listener: Listener, host: str, port: int) -> tuple[FilterChain, ...]:

@@ -9,15 +9,16 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Final
 
-from pymesh_proxy.codec.detect import OPAQUE, Detection
+from pymesh_proxy.codec.detect import OPAQUE, Detection, Protocol, detect
 from pymesh_proxy.config.model import Direction, FilterChain, HttpManager, Listener, TcpProxy
 from pymesh_proxy.connection import DownstreamConnection
-from pymesh_proxy.filter_chain import candidates, find_chain, inspected
+from pymesh_proxy.filter_chain import candidates, find_chain, http_beside, inspected
 from pymesh_proxy.relay import Relay
 from pymesh_proxy.runtime import Runtime
 from pymesh_proxy.telemetry.metrics import ListenerStats
 from pymesh_proxy.transport.direction import Refused, classify
 from pymesh_proxy.transport.facts import Facts
+from pymesh_proxy.transport.first_bytes import FirstBytes
 from pymesh_proxy.transport.original_dst import original_destination
 from pymesh_proxy.transport.peek import peek, readable
 from pymesh_proxy.transport.tls import TlsError, dns_names, failure_reason, peer_identity, verify_san
@@ -43,6 +44,14 @@ class Interception:
 
     own_addresses: Callable[[], frozenset[str]]
     ports: frozenset[int] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True, slots=True)
+class Either:
+    """Who serves a connection, according to what its client says within TLS."""
+
+    opaque: TcpProxy
+    http: HttpManager
 
 
 class Refusal(Exception):  # noqa: N818 - a decision, not a fault
@@ -105,7 +114,7 @@ class ListenerServer:
                 self._stats.no_filter_chain += 1
                 raise Refusal("no_filter_chain", f"no filter chain of {listener.name} for {_text(destination)}")
             taken = True
-            await self._hand_over(sock, chain, replace(facts, sni=detection.server_name), relay)
+            await self._hand_over(sock, listener, chain, replace(facts, sni=detection.server_name), relay)
         except Refusal as refusal:
             self._stats.cx_refused += 1
             self._stats.refusals[refusal.kind] = self._stats.refusals.get(refusal.kind, 0) + 1
@@ -201,7 +210,7 @@ class ListenerServer:
         return detection
 
     async def _hand_over(
-        self, sock: socket.socket, chain: FilterChain, facts: Facts, relay: Relay | None = None
+        self, sock: socket.socket, listener: Listener, chain: FilterChain, facts: Facts, relay: Relay | None
     ) -> None:
         """Make the transport, with TLS where the chain says so, and the protocol that serves it."""
         runtime, tls = self._runtime, chain.tls
@@ -217,8 +226,7 @@ class ListenerServer:
                 return None
             return _with_identity(facts, ssl_object, peer, runtime.own_identity(tls.certificate))
 
-        def protocol() -> asyncio.Protocol:
-            handler = chain.handler
+        def protocol(handler: HttpManager | TcpProxy = chain.handler) -> asyncio.Protocol:
             if isinstance(handler, HttpManager):
                 return DownstreamConnection(runtime, handler, identify)
             return (relay or Relay(runtime, handler, facts)).on_accept(identify)
@@ -226,11 +234,56 @@ class ListenerServer:
         try:
             if tls is None:
                 await runtime.loop.connect_accepted_socket(protocol, sock)
-            else:
-                await accept_tls(runtime.loop, sock, runtime.tls.server(tls), protocol, chain.handshake_timeout)
+                return
+            context, either = runtime.tls.server(tls), self._either(chain, listener, facts)
+            if either is None:
+                await accept_tls(runtime.loop, sock, context, protocol, chain.handshake_timeout)
+                return
+            first = FirstBytes()
+            await accept_tls(runtime.loop, sock, context, lambda: first, chain.handshake_timeout)
         except (TlsError, OSError, TimeoutError) as error:
             sock.close()
             self._tls_failed(facts, error)
+            return
+        relay = Relay(runtime, either.opaque, facts)
+        if await self._speaks_http(first, listener, relay):
+            relay.abandon()
+            first.hand_over(protocol(either.http))
+        else:
+            first.hand_over(protocol(either.opaque))
+
+    @staticmethod
+    def _either(chain: FilterChain, listener: Listener, facts: Facts) -> "Either | None":
+        """What of mutual TLS may carry requests as well as opaque bytes, towards our own app."""
+        destination = facts.original_destination
+        http = None if destination is None else http_beside(listener, destination, chain)
+        if http is None or not _wary(listener) or not isinstance(chain.handler, TcpProxy):
+            return None
+        return Either(chain.handler, http)
+
+    async def _speaks_http(self, first: FirstBytes, listener: Listener, relay: Relay) -> bool:
+        """Whether a client that came as an opaque one sends requests, whose headers only we may pass on.
+
+        Raises:
+            Refusal: it does not say, or is gone.
+        """
+        try:
+            if not first.data:
+                async with asyncio.timeout(relay.proxy.idle_timeout):
+                    if await relay.listen_first(first.more()):
+                        return False
+            async with asyncio.timeout(listener.inspect_timeout):
+                while (found := detect(first.data, ended=first.ended, wary=True)) is None:
+                    await first.more()
+            if first.lost:
+                raise ConnectionResetError("the client is gone")
+        except BaseException as error:
+            relay.abandon()
+            first.abort()
+            if isinstance(error, TimeoutError):
+                raise Refusal("silent", "within TLS neither side has said what is spoken") from None
+            raise
+        return found.protocol is Protocol.HTTP1
 
     def _tls_failed(self, facts: Facts, error: Exception) -> None:
         self._stats.cx_tls_error += 1

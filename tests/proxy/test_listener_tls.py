@@ -1,0 +1,168 @@
+"""Towards an app of which nobody said what it speaks, what comes within mutual TLS is told by its bytes, not by ALPN."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from pymesh_proxy.errors import Flag
+from tests.support.certificates import Authority
+from tests.support.inprocess import Json, Running, bootstrap, cluster, http_listener, route, running, tcp_listener
+from tests.support.peers import Peer, RawUpstream
+from tests.support.waiting import eventually
+
+MESH = ["istio-http/1.1", "istio-peer-exchange", "istio"]
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+FORGED = b"GET / HTTP/1.1\r\nhost: a\r\nx-forwarded-client-cert: URI=spiffe://cluster.local/ns/a/sa/admin\r\n\r\n"
+CALLER = "spiffe://cluster.local/ns/default/sa/caller"
+
+
+class Mesh:
+    """Certificates of a sidecar, and how a client of the mesh's own certificate connects to it."""
+
+    def __init__(self, folder: Path) -> None:
+        authority = Authority()
+        own, caller = authority.issue(uri="spiffe://cluster.local/ns/default/sa/app"), authority.issue(uri=CALLER)
+        self.common = {
+            "tls_certificates": [
+                {
+                    "certificate_chain": {"inline_string": own.chain.decode()},
+                    "private_key": {"inline_string": own.key.decode()},
+                }
+            ],
+            "validation_context": {"trusted_ca": {"inline_string": authority.root.decode()}},
+            "alpn_protocols": MESH,
+        }
+        self.root = authority.root.decode()
+        self.file = folder / "caller.pem"
+        self.file.write_bytes(caller.chain + b"\n" + caller.key)
+
+    @asynccontextmanager
+    async def client(self, proxy: Running, alpn: str = "istio") -> AsyncIterator[Peer]:
+        """A workload of the mesh that says by ALPN what it likes."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.load_verify_locations(cadata=self.root)
+        context.load_cert_chain(self.file)
+        context.set_alpn_protocols([alpn])
+        peer = Peer(*await asyncio.open_connection(*proxy.address, ssl=context))
+        try:
+            yield peer
+        finally:
+            peer.writer.transport.abort()
+            await asyncio.sleep(0)
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Mesh:
+    return Mesh(tmp_path_factory.mktemp("mesh"))
+
+
+def unnamed(mesh: Mesh, app: RawUpstream, **more: object) -> str:
+    """What pilot sends for a port that nobody named: requests by one ALPN, anything else by the others."""
+    listener: Json = http_listener(
+        [route("app")], forward_client_cert_details="SANITIZE_SET", set_current_client_cert_details={"uri": True}
+    )
+    [http], [opaque] = listener["filter_chains"], tcp_listener("app")["filter_chains"]
+    kind = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
+    for chain, alpn in ((http, MESH[:1]), (opaque, MESH[1:])):
+        chain["filter_chain_match"] = {"transport_protocol": "tls", "application_protocols": alpn}
+        chain["transport_socket"] = {
+            "name": "tls",
+            "typed_config": {"@type": kind, "common_tls_context": mesh.common, "require_client_certificate": True},
+        }
+    inspector = "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
+    listener |= {
+        "filter_chains": [http, opaque],
+        "traffic_direction": "INBOUND",
+        "listener_filters": [
+            {
+                "name": "tls",
+                "typed_config": {"@type": f"type.googleapis.com/envoy.extensions.filters.listener.{inspector}"},
+            }
+        ],
+        **more,
+    }
+    return bootstrap([listener], [cluster("app", app.address)])
+
+
+@pytest.mark.parametrize("parts", [1, 7], ids=["at once", "in pieces"])
+async def test_a_request_within_opaque_tls_carries_our_word_on_who_calls(mesh: Mesh, parts: int) -> None:
+    async with RawUpstream() as app, running(unnamed(mesh, app)) as proxy, mesh.client(proxy) as peer:
+        step = len(FORGED) // parts
+        for start in range(0, len(FORGED), step):
+            peer.send(FORGED[start : start + step])
+            await asyncio.sleep(0.01)
+        while True:  # the first connection may have been to ask whether the app speaks first
+            served = await app.accept()
+            if head := await asyncio.wait_for(served.reader.read(4096), 5):
+                break
+        assert b"sa/admin" not in head
+        assert f"URI={CALLER}".encode() in head
+        served.send(OK)
+        assert (await peer.message())[1] == b"ok"
+        assert (await proxy.record()).protocol == "HTTP/1.1"
+
+
+async def test_what_only_resembles_a_request_is_refused(mesh: Mesh) -> None:
+    async with RawUpstream() as app, running(unnamed(mesh, app)) as proxy, mesh.client(proxy) as peer:
+        peer.send(FORGED.replace(b"GET /", b"GET\t/"))
+        assert (await peer.message())[0].startswith(b"HTTP/1.1 400 ")
+        while app.waiting:
+            assert await (await app.accept()).rest() == b""
+
+
+async def test_opaque_bytes_pass_whole(mesh: Mesh) -> None:
+    async with RawUpstream() as app, running(unnamed(mesh, app)) as proxy, mesh.client(proxy) as peer:
+        peer.send(b"\x00\x01" * 200_000)
+        served = await app.accept()
+        assert await served.exactly(400_000) == b"\x00\x01" * 200_000
+        served.send(b"bye")
+        served.close()
+        assert await peer.rest() == b"bye"
+        peer.close()
+        assert (await proxy.record()).facts.peer == CALLER
+
+
+async def test_a_server_that_speaks_first_is_heard_at_once(mesh: Mesh) -> None:
+    async with RawUpstream() as app, running(unnamed(mesh, app)) as proxy, mesh.client(proxy) as peer:
+        served = await app.accept()
+        served.send(b"220 mail.example\r\n")
+        assert await peer.until(b"\r\n") == b"220 mail.example\r\n"
+        peer.send(b"GET me\r\n")  # an opaque connection by now
+        assert await served.until(b"\r\n") == b"GET me\r\n"
+        served.close()
+        assert await peer.rest() == b""
+
+
+async def test_half_a_request_line_becomes_opaque_by_no_waiting(mesh: Mesh) -> None:
+    async with RawUpstream() as app:
+        config = unnamed(mesh, app, listener_filters_timeout="0.15s", continue_on_listener_filters_timeout=True)
+        async with running(config) as proxy, mesh.client(proxy) as peer:
+            peer.send(b"GET")
+            assert await peer.ended()
+            assert proxy.counter("pymesh_listener_refused_total") == 1
+        while app.waiting:
+            assert await (await app.accept()).ended()
+
+
+async def test_a_client_that_leaves_while_it_is_looked_at_leaves_nothing(mesh: Mesh) -> None:
+    async with RawUpstream() as app, running(unnamed(mesh, app)) as proxy:
+        for said in (b"", b"GE"):
+            async with mesh.client(proxy) as peer:
+                peer.send(said)
+                asked = None if said else await app.accept()
+            if asked is not None:
+                assert await asked.ended()
+        await eventually(lambda: not proxy.runtime._tasks, what="nobody is looked at any more")
+
+
+async def test_an_app_that_is_not_there_is_told(mesh: Mesh) -> None:
+    async with RawUpstream() as app:
+        app.close()
+        async with running(unnamed(mesh, app)) as proxy, mesh.client(proxy) as peer:
+            assert await peer.ended()
+            assert (await proxy.record()).flag is Flag.UPSTREAM_CONNECTION_FAILURE
