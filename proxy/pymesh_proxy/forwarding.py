@@ -18,7 +18,7 @@ from pymesh_proxy.codec.shape import HOP_BY_HOP
 from pymesh_proxy.config.model import EscapedSlashes, ForwardClientCert, HttpManager, ServerHeader
 from pymesh_proxy.errors import CAUSES, Flag, ProxyError
 from pymesh_proxy.filters.base import LocalReply
-from pymesh_proxy.routing import Forward, HeaderMutation, Route, without_port
+from pymesh_proxy.routing import NO_CHANGES, Forward, HeaderMutation, Route, without_port
 from pymesh_proxy.telemetry import tracing
 from pymesh_proxy.telemetry.peers import PEER_HEADERS
 from pymesh_proxy.telemetry.record import RequestRecord
@@ -253,6 +253,8 @@ def _quotable(text: str) -> str:
 
 def mutate(head: Head, changes: HeaderMutation) -> None:
     """Apply a route's header changes: remove, set, set if absent, add."""
+    if changes is NO_CHANGES:
+        return
     for name in changes.remove:
         head.remove(name)
     for name, value in changes.set:

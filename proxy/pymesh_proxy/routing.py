@@ -27,6 +27,9 @@ class HeaderMutation:
     remove: tuple[bytes, ...] = ()
 
 
+NO_CHANGES: Final = HeaderMutation()
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """When and how often to try again.
@@ -125,8 +128,8 @@ class Route:
     source: str  # resource it was written in: "VirtualService default/reviews http[0]"; empty when not known
     matches: Callable[[Head], bool]
     action: Action
-    request_headers: HeaderMutation = HeaderMutation()
-    response_headers: HeaderMutation = HeaderMutation()
+    request_headers: HeaderMutation = NO_CHANGES
+    response_headers: HeaderMutation = NO_CHANGES
     path: tuple[PathKind, bytes] | None = None
 
 

@@ -140,7 +140,7 @@ class Head:
 
     def with_start(self, start: bytes, end: bytes = b"") -> bytes:
         """The whole head behind the start line `start`; `end`: more field lines, each with its CRLF."""
-        return b"\r\n".join([start, *self._lines, *self._added.values(), end + b"\r\n"])
+        return b"\r\n".join([start, *self._lines, *self._added.values(), end + b"\r\n" if end else b"\r\n"])
 
 
 def connection_options(value: bytes) -> frozenset[bytes]:

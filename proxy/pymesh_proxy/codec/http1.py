@@ -69,9 +69,12 @@ def parse_request(
     Raises:
         MessageError: the bytes cannot become an acceptable request: 400, 431 (too large) or 501 (transfer coding).
     """
-    start = 2 if data.startswith(b"\r\n") else 0
+    start = 0
+    match = _REQUEST_LINE.match(data)
+    if match is None and data.startswith(b"\r\n"):
+        start = 2
+        match = _REQUEST_LINE.match(data, start)
     end = data.find(b"\r\n\r\n", start)
-    match = _REQUEST_LINE.match(data, start)
     if end < 0 or match is None:
         _refuse_or_wait(data[start:], _REQUEST_LINE, max_bytes, max_fields, bad_request)
         return None
@@ -92,7 +95,7 @@ def parse_request(
         head.minor = 0
         head.persistent = False
     if shape.framing:
-        _frame(head, bad_request)
+        _frame(head, lines, bad_request)
     _locate(head, target)
     return head, end + 4
 
@@ -125,7 +128,7 @@ def parse_response(
     if shape.repeated:
         _refuse_repeated(shape, (b"content-length",), bad_response)
     if shape.framing:
-        _frame(head, bad_response)
+        _frame(head, lines, bad_response)
     else:
         head.persistent = head.minor == 1
     if head.status < 200 or head.status == 204:
@@ -152,11 +155,12 @@ def _refuse_repeated(shape: Shape, single: tuple[bytes, ...], bad: Refusal) -> N
 # --- Framing: RFC 9112 section 6, and connection persistence: 9.3 -----------------------------------------------------
 
 
-def _frame(head: Head, bad: Refusal) -> None:
-    """Content-Length, Transfer-Encoding and Connection of a request or a response."""
+def _frame(head: Head, lines: list[bytes], bad: Refusal) -> None:
+    """Content-Length, Transfer-Encoding and Connection of a request or a response that came with `lines`."""
     where = head.shape.where
-    if b"content-length" in where:
-        length = head.get(b"content-length") or b""
+    place = where.get(b"content-length")
+    if place is not None:
+        length = lines[place][15:].strip(b" \t")
         if not length.isdigit() or len(length) > _MAX_LENGTH_DIGITS:
             raise bad("invalid_content_length")
         head.content_length = int(length)

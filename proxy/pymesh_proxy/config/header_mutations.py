@@ -15,7 +15,7 @@ from envoy.config.core.v3.base_pb2 import HeaderValueOption
 
 from pymesh.errors import ConfigError
 from pymesh_proxy.config.fields import header_value
-from pymesh_proxy.routing import HeaderMutation
+from pymesh_proxy.routing import NO_CHANGES, HeaderMutation
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -53,12 +53,13 @@ def fold(levels: Sequence[Level]) -> HeaderMutation:
             names.setdefault(name, _Name()).clear()
         for action, name, value in one.add:
             names.setdefault(name, _Name()).apply(action, value)
-    return HeaderMutation(
+    changes = HeaderMutation(
         remove=tuple(name for name, state in names.items() if state.cleared and not state.values),
         set=tuple((name, state.values[0]) for name, state in names.items() if state.cleared and state.values),
         set_if_absent=tuple((name, state.if_absent) for name, state in names.items() if state.if_absent is not None),
         add=tuple((name, value) for name, state in names.items() for value in state.values[int(state.cleared) :]),
     )
+    return NO_CHANGES if changes == NO_CHANGES else changes  # by identity, nothing is nothing to do
 
 
 @dataclass(slots=True)
