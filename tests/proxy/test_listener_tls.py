@@ -1,4 +1,4 @@
-"""Towards an app of which nobody said what it speaks, what comes within mutual TLS is told by its bytes, not by ALPN."""
+"""Towards an app of which nobody said what it speaks, what comes within TLS is told by its bytes, not by ALPN."""
 
 import asyncio
 import ssl
@@ -74,18 +74,7 @@ def unnamed(mesh: Mesh, app: RawUpstream, **more: object) -> str:
             "name": "tls",
             "typed_config": {"@type": kind, "common_tls_context": mesh.common, "require_client_certificate": True},
         }
-    inspector = "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
-    listener |= {
-        "filter_chains": [http, opaque],
-        "traffic_direction": "INBOUND",
-        "listener_filters": [
-            {
-                "name": "tls",
-                "typed_config": {"@type": f"type.googleapis.com/envoy.extensions.filters.listener.{inspector}"},
-            }
-        ],
-        **more,
-    }
+    listener |= {"filter_chains": [http, opaque], "traffic_direction": "INBOUND", **more}
     return bootstrap([listener], [cluster("app", app.address)])
 
 
