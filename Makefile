@@ -62,9 +62,10 @@ test: lint envoy images unit  ## everything that CI runs
 test-cluster: $(STAMP)  ## install the mesh in the cluster that KUBECONFIG points at, test it there, and take it out again
 	$(BIN)/pytest -q --cluster --fail-on-skip tests/cluster
 
-bench: $(STAMP) envoy mitmproxy  ## the proxy under load, next to others (ONLY=h1-plain QUICK=1 ROUNDS=N JSON=FILE MARKDOWN=FILE)
-	@$(BIN)/python -m benchmarks.macro $(ONLY) $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) \
-		$(if $(JSON),--json $(JSON)) $(if $(MARKDOWN),--markdown $(MARKDOWN))
+# More of it: ROUNDS=N, JSON=FILE, MARKDOWN=FILE, and TARGET=URL, which measures that endpoint and nothing else.
+bench: $(STAMP) envoy mitmproxy  ## the proxy under load, next to Envoy and others (ONLY=h1-plain, QUICK=1: two minutes)
+	@$(BIN)/python -m benchmarks.macro $(ONLY) $(if $(TARGET),--target $(TARGET)) $(if $(QUICK),--quick) \
+		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(JSON),--json $(JSON)) $(if $(MARKDOWN),--markdown $(MARKDOWN))
 
 wheels: $(STAMP)  ## build/wheels: the whole, and the edition that runs beside every workload
 	@$(BIN)/python deploy/wheels/build.py build/wheels

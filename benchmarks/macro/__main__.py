@@ -1,6 +1,7 @@
 """Proxies under load, next to each other.
 
     python -m benchmarks.macro [--rounds N] [--seconds S] [--proxies A,B] [--json FILE] [--quick] [SCENARIO ...]
+    python -m benchmarks.macro --target URL [--rate N] [--connections N]
 
 `benchmarks/README.md` has the method, and how to read the figures.
 """
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.macro import document, procfs, report, scenarios
+from benchmarks.macro import document, endpoint, procfs, report, scenarios
+from benchmarks.macro.endpoint import Asked
 from benchmarks.macro.machine import Cores, describe, divide
 from benchmarks.macro.measure import Plan, Result, measure
 from benchmarks.macro.proxies import NEEDED, NGINX, PROXIES, WRK, Proxy, choose
@@ -52,6 +54,10 @@ def parser() -> argparse.ArgumentParser:
     add("--proxies", type=_names, default=[], metavar="A,B", help=f"(default those installed of {', '.join(PROXIES)})")
     add("--json", type=Path, metavar="FILE", help="also write everything there")
     add("--markdown", type=Path, metavar="FILE", help="also write the tables there")
+    add("--target", metavar="URL", help="measure this endpoint of yours, and nothing else")
+    add("--rate", type=_count, default=1000, metavar="N", help="of requests to it, for latencies (default 1000)")
+    add("--connections", type=_count, default=32, metavar="N", help="to it (default 32)")
+    add("--insecure", action="store_true", help="take any certificate of it")
     add("--quick", action="store_true", help=f"one round, one second, {' and '.join(NEEDED)}: shows that it works")
     return made
 
@@ -72,6 +78,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     names = arguments.proxies or (list(NEEDED) if quick else [])
     try:
+        if arguments.target:
+            trusted = not arguments.insecure
+            return measure_endpoint(
+                Asked(arguments.target, arguments.rate, arguments.connections, pace.rounds, pace.seconds, trusted)
+            )
         return run(chosen, names, pace, arguments.json, arguments.markdown)
     except MeshError as error:
         print(f"benchmark: {error}", file=sys.stderr)
@@ -116,6 +127,17 @@ def run(chosen: Sequence[Scenario], names: list[str], pace: Pace, json_file: Pat
     if page is not None:
         _write(page, "\n\n".join("\n".join(report.markdown(section)) for section in sections))
     return 1 if failed or any(result.errors for result in results) else 0
+
+
+def measure_endpoint(asked: Asked) -> int:
+    """Measure somebody's endpoint; the exit status.
+
+    Raises:
+        MeshError: there is nothing to measure.
+    """
+    section, failed = endpoint.measure(asked, _progress())
+    _print(section)
+    return 1 if failed else 0
 
 
 def taking_part(scenario: Scenario, proxies: Sequence[Proxy]) -> list[Proxy]:

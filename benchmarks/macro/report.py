@@ -45,9 +45,9 @@ def markdown(section: Section) -> list[str]:
     return [*lines, *([""] if section.behind else []), *(f"- {line}" for line in section.behind)]
 
 
-def columns(rows: Table, between: str = "  ", *, pad_last: bool = False) -> list[str]:
+def columns(rows: Table, separator: str = "  ", *, pad_last: bool = False) -> list[str]:
     """A line for each row, with columns as wide as their content."""
-    lines = (between.join(row) for row in _padded(rows))
+    lines = (separator.join(row) for row in _padded(rows))
     return [line if pad_last else line.rstrip() for line in lines]
 
 
@@ -95,7 +95,7 @@ def summary_section(results: Sequence[Result], failed: Sequence[str]) -> Section
         for each in goals.findings(result):
             wanted = (_wanted(each, each.goal.target), _wanted(each, each.goal.stretch))
             name = result.plan.scenario.name
-            rows.append((name, each.subject, _range(each.found, 2), *wanted[0], *wanted[1]))
+            rows.append((name, each.subject, between(each.found, 2), *wanted[0], *wanted[1]))
     broken = [result.plan.scenario.name for result in results if result.errors]
     notes = [f"no comparison, since there were errors: {', '.join(broken)}"] if broken else []
     notes += [f"not measured: {', '.join(failed)}"] if failed else []
@@ -129,7 +129,7 @@ def _cost_row(name: str, seen: Measured, result: Result) -> tuple[str, ...]:
         _megabytes(seen.idle_memory),
         _megabytes(seen.loaded_memory),
         figures.counted(result.errors.get(name, {})) or "0",
-        _range(summary(ratio), 2) if ratio else ("1" if reference else "-"),
+        between(summary(ratio), 2) if ratio else ("1" if reference else "-"),
     )
 
 
@@ -159,7 +159,7 @@ def _comparison(result: Result) -> list[str]:
 
 
 def _finding(found: Finding) -> str:
-    said = f"{found.subject}: {_range(found.found, 2)}"
+    said = f"{found.subject}: {between(found.found, 2)}"
     named = (("target", found.goal.target), ("stretch", found.goal.stretch))
     wanted = [f"{word} ≤ {value:.2f} {found.verdict(value)}" for word, value in named if value is not None]
     return "; ".join([said, *wanted])
@@ -178,10 +178,10 @@ def _values(figure: Figure, values: Sequence[float]) -> str:
     found = summary(values)
     if figure.percent:
         return figure.text(found.median)
-    return _range(found, figure.digits)
+    return between(found, figure.digits)
 
 
-def _range(found: Summary, digits: int) -> str:
+def between(found: Summary, digits: int) -> str:
     """`0.50 (0.48-0.53)`; a single value has no range."""
     middle, least, most = (f"{value:,.{digits}f}" for value in (found.median, found.least, found.most))
     return middle if found.least == found.most else f"{middle} ({least}-{most})"

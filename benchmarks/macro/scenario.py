@@ -10,7 +10,7 @@ In the files `${LISTEN}` is the port to listen on, `${UPSTREAM}` the next one's,
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -119,6 +119,7 @@ class Scenario:
         folder_name: in `configs/`, where it is not the scenario's name.
         hops: folders below it, from the client to the upstream; `.` for the folder itself.
         setting: makes more values for the configuration files.
+        arguments: more of them on the command line, by the proxy's name; with the values of its configuration.
         start: its own way of starting; None for the proxies of `proxies.py`, from the files in its folder.
     """
 
@@ -136,6 +137,7 @@ class Scenario:
     folder_name: str = ""
     hops: tuple[str, ...] = (".",)
     setting: Setting = nothing_more
+    arguments: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     start: Start | None = None
 
     @property

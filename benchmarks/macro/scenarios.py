@@ -3,6 +3,7 @@
 from typing import Final
 
 from benchmarks.load.target import Request
+from benchmarks.macro import push
 from benchmarks.macro.connections import MEMORY, churn, idle
 from benchmarks.macro.generated import last_of_many_routes
 from benchmarks.macro.instruments import at_rate, both
@@ -87,7 +88,7 @@ _ALL: Final = (
     ),
     Scenario(
         name="mesh",
-        summary="the whole way in a local mesh: ingress gateway, mutual TLS, sidecar with a limit to keep, app; telemetry on",
+        summary="the whole way in a local mesh: ingress gateway, mutual TLS, sidecar with a limit, app; telemetry on",
         unit=Unit.REQUEST,
         instrument=_REQUESTS,
         figures=(
@@ -213,6 +214,17 @@ _ALL: Final = (
         request=_GET,
         folder_name="pair-mtls",
         hops=("client", "server"),
+    ),
+    Scenario(
+        name="push",
+        summary="1,000 clusters of 10 endpoints each, replaced over and over, at 1,000 requests a second",
+        unit=Unit.REQUEST,
+        instrument=push.replaced_under_load(),
+        figures=(*push.FIGURES, cost(Unit.REQUEST)),
+        goals=(Goal(push.STALL.name, 5.0, None, against=""), Goal(push.TIMES.name, 2.0, None, against="")),
+        request=_GET,
+        setting=push.control_plane,
+        arguments=push.ARGUMENTS,
     ),
 )  # fmt: skip
 SCENARIOS: Final = {scenario.name: scenario for scenario in _ALL}

@@ -2,6 +2,7 @@
 
 import http.client
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,6 +20,9 @@ from pymesh.errors import MeshError
 _UPSTREAM_CONFIG: Final = Path(__file__).with_name("upstream.conf")
 # Seconds that a proxy has for one request.
 _ANSWER_TIMEOUT: Final = 5.0
+# Seconds until it is wrong of a proxy not to give the upstream's answer, and between two looks.
+_CONFIGURED_TIMEOUT: Final = 5.0
+_POLL: Final = 0.1
 # Bytes that nginx takes as one word of its configuration file; longer answers come from a file in the page cache.
 _MAX_WORD: Final = 2048
 
@@ -55,7 +59,8 @@ def _contender(
             template = proxy.template(scenario.folder / hop)
             own = folder / proxy.name / hop
             port, config = configure(template, own, {**after, "NAME": proxy.name})
-            command = proxy.command(config)
+            more = (Template(word).substitute(values) for word in scenario.arguments.get(proxy.name, ()))
+            command = [*proxy.command(config), *more]
             part = running(f"{proxy.name} {hop}".removesuffix(" ."), command, port, own / "log", cores.proxy)
             started[hop] = stack.enter_context(part)
             after = {**values, "UPSTREAM": port}
@@ -91,11 +96,26 @@ def configure(template: Path, own: Path, values: Mapping[str, object]) -> tuple[
 
 
 def check_answer(scenario: Scenario, contender: Contender) -> None:
-    """Ask once: a proxy that answers something else than the upstream would be measured doing something else.
+    """A proxy that answers something else than the upstream would be measured doing something else.
+
+    It is asked again for a while: one whose configuration comes from a control plane may listen before that is there.
 
     Raises:
         MeshError: it does not answer, or so.
     """
+    deadline = time.monotonic() + _CONFIGURED_TIMEOUT
+    while True:
+        try:
+            _ask(scenario, contender)
+        except MeshError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_POLL)
+        else:
+            return
+
+
+def _ask(scenario: Scenario, contender: Contender) -> None:
     sent = scenario.request.encode(scenario.target(contender.port), close=True)
     try:
         with (

@@ -39,20 +39,36 @@ def saturate(connections: int, *, close: bool = False) -> Instrument:
     """Keep so many connections busy; with `close`, each is replaced by a new one after its first answer."""
 
     def instrument(turn: Turn) -> Sample:
-        request = turn.scenario.request.encode(turn.target, close=close)
-        script = turn.folder / "wrk.lua"
-        script.write_text(Template(_SCRIPT.read_text()).substitute(REQUEST=quoted(request)))
-        line = command(WRK.require(), turn.target, connections, turn.seconds, script)
-        with accounted(turn) as used, on_cores(turn.cores.load):
-            ended = subprocess.run(line, capture_output=True, text=True, check=False, timeout=turn.seconds + _GRACE)
+        scenario = turn.scenario
+        request = scenario.request.encode(turn.target, close=close)
         try:
-            report = parse(ended.stdout, turn.scenario.body_bytes)
-        except ValueError as error:
-            said = f"{ended.stderr}{turn.contender.said()}"
-            raise MeshError(f"{turn.contender.name} under load: {error}\n{said}") from error
-        return Sample(report.count(turn.scenario.unit), report.seconds, used.cpu, used.load_cpu, report.errors)
+            with accounted(turn) as used, on_cores(turn.cores.load):
+                report = load(
+                    turn.target, request, connections, turn.seconds, turn.folder, body_bytes=scenario.body_bytes
+                )
+        except MeshError as error:
+            raise MeshError(f"{turn.contender.name} under load: {error}\n{turn.contender.said()}") from error
+        return Sample(report.count(scenario.unit), report.seconds, used.cpu, used.load_cpu, report.errors)
 
     return instrument
+
+
+def load(
+    target: Target, request: bytes, connections: int, seconds: int, folder: Path, *, body_bytes: int = 0
+) -> Report:
+    """Run wrk. `folder` is one to write to, `body_bytes` the least that every answer has.
+
+    Raises:
+        MeshError: it is not installed, or there is nothing to report.
+    """
+    script = folder / "wrk.lua"
+    script.write_text(Template(_SCRIPT.read_text()).substitute(REQUEST=quoted(request)))
+    line = command(WRK.require(), target, connections, seconds, script)
+    ended = subprocess.run(line, capture_output=True, text=True, check=False, timeout=seconds + _GRACE)
+    try:
+        return parse(ended.stdout, body_bytes)
+    except ValueError as error:
+        raise MeshError(f"{error}: {ended.stderr or ended.stdout}".strip()) from error
 
 
 def command(wrk: str, target: Target, connections: int, seconds: int, script: Path) -> list[str]:

@@ -26,6 +26,7 @@ http { access_log off; server { listen 127.0.0.1:${LISTEN}; location / { %s } } 
 @pytest.fixture
 def proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proxy:
     monkeypatch.setattr("benchmarks.macro.scenario.CONFIGS", tmp_path)
+    monkeypatch.setattr("benchmarks.macro.sites._CONFIGURED_TIMEOUT", 0.0)
     (tmp_path / "h1-plain").mkdir()
     return Proxy(NGINX, ("proxy.conf",), ("-c", "${CONFIG}", "-e", "stderr"))
 
