@@ -281,7 +281,7 @@ class ListenerServer:
             relay.abandon()
             first.abort()
             if isinstance(error, TimeoutError):
-                raise Refusal("silent", "within TLS neither side has said what is spoken") from None
+                raise Refusal("silent", "no whole first line within TLS (a protocol without lines? name its port tcp-…)") from None
             raise
         return found.protocol is Protocol.HTTP1
 
