@@ -191,10 +191,13 @@ class DownstreamConnection(asyncio.Protocol):
             return b""
         head, end = parsed
         self._shape = head.shape if head.shape.small else NO_FIELDS
-        begun, self._head_begun = self._head_begun, 0.0
+        begun = self._head_begun
+        if begun:
+            self._head_begun = 0.0
         self.requests += 1
         has_body = request_has_body(head)
-        self._body = reader_for(-1 if head.chunked else head.content_length, bad_request) if has_body else None
+        if has_body:
+            self._body = reader_for(-1 if head.chunked else head.content_length, bad_request)
         exchange = self._exchange = Exchange(self, head, has_body, begun)
         exchange.start()
         return data[end:] if end < len(data) else b""

@@ -147,11 +147,12 @@ class Exchange:
 
     def _route(self, now: float) -> None:
         """What is to become of the request. It goes on to a cluster, or is answered from here."""
-        self.record.t_filtered = now
+        record = self.record
+        record.t_filtered = now
         route = self.route
         if route is None:
             raise failure(Flag.NO_ROUTE, "route_not_found")
-        self.record.matched = route
+        record.matched = route
         action = route.action
         if isinstance(action, Forward):
             self._to_cluster(route, action)
@@ -166,18 +167,18 @@ class Exchange:
             self._reply(LocalReply(action.status, Flag.NONE, "direct_response", action.body))
 
     def _to_cluster(self, route: Route, action: Forward) -> None:
-        downstream = self._downstream
-        runtime = downstream.runtime
-        name = choose_weighted(action.clusters, runtime.random)
+        downstream, request = self._downstream, self.request
+        runtime, clusters = downstream.runtime, action.clusters
+        name = clusters[0][0] if len(clusters) == 1 else choose_weighted(clusters, runtime.random)
         cluster = self._leads_to(name)
         if cluster is None:
             raise failure(Flag.NO_CLUSTER, "cluster_not_found", f"no cluster {name}")
-        if self.request.has_any(OVERRIDES):
-            action = overridden(action, self.request)
-        forwarding.apply_route(self.request, route, action, downstream.manager)
+        if request.has_any(OVERRIDES):
+            action = overridden(action, request)
+        forwarding.apply_route(request, route, action, downstream.manager)
         self._attempts = attempts = Attempts(self, runtime, action, cluster, runtime.upstreams.state(cluster))
         if action.hash_policy is not None:
-            attempts.hash_key, attempts.cookies = action.hash_policy(self.request, self.record.facts)
+            attempts.hash_key, attempts.cookies = action.hash_policy(request, downstream.facts)
         left = downstream.deadline - self._active_at
         if action.soonest < left or downstream.patience < left:  # hardly ever: there was a request just before
             self.watch()
@@ -225,9 +226,9 @@ class Exchange:
         downstream, record, attempts, route = self._downstream, self.record, self._attempts, self._route_found
         assert attempts is not None
         assert route is not None
-        request, manager, status = self.request, downstream.manager, head.status
         if not self._wanted(head, attempts):
             return False
+        request, manager, status = self.request, downstream.manager, head.status
         self.response_started = True
         if self.body is not None:
             self.body.held = None

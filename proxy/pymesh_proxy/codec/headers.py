@@ -66,11 +66,6 @@ class Head:
             return self._lines[place][len(name) + 1 :].strip(b" \t")
         return b", ".join(self.values(name)).strip(b" \t")
 
-    def line(self, name: bytes) -> bytes | None:
-        """The first received line with field `name` (lower case), without its CRLF."""
-        place = self.shape.where.get(name)
-        return None if place is None else self._lines[place]
-
     def values(self, name: bytes) -> list[bytes]:
         """The value of each field `name` (lower case), in their order."""
         shape = self.shape
@@ -84,8 +79,8 @@ class Head:
         return name in self.shape.where or name in self._added
 
     def has_any(self, names: frozenset[bytes]) -> bool:
-        """Whether there is a field with one of `names` (lower case)."""
-        return not names.isdisjoint(self.shape.where) or not names.isdisjoint(self._added)
+        """Whether there is a field with one of `names` (lower case, a constant of the code)."""
+        return self.shape.has_any(names) or (bool(self._added) and not names.isdisjoint(self._added))
 
     def names(self) -> list[bytes]:
         """The names of all fields, in lower case, each once."""
@@ -114,7 +109,10 @@ class Head:
     def remove_all(self, names: frozenset[bytes]) -> None:
         """Take away every field with one of `names` (lower case)."""
         shape = self.shape
-        places, self.shape = known_without(shape, names) if shape.small else without(shape, names)
+        self._cut(known_without(shape, names) if shape.small else without(shape, names), names)
+
+    def _cut(self, cut: tuple[tuple[int, ...], Shape], names: frozenset[bytes]) -> None:
+        places, self.shape = cut
         for place in places:
             del self._lines[place]
         if self._added:
@@ -123,9 +121,9 @@ class Head:
 
     def remove_hop_by_hop(self, names: frozenset[bytes] = HOP_BY_HOP) -> None:
         """Take away what is meant for this connection only: what Connection lists, and `names`."""
-        for name in self.options:
-            if name not in names:
-                self.remove(name)
+        listed = self.options - names
+        if listed:
+            self._cut(without(self.shape, listed), listed)  # a client's own words are not remembered
         self.remove_all(names)
 
     def items(self) -> list[tuple[bytes, bytes]]:
@@ -153,3 +151,12 @@ def _options(value: bytes) -> frozenset[bytes]:
 
 
 _known_options = lru_cache(maxsize=REMEMBERED)(_options)
+
+
+def quotable(text: str) -> str:
+    """`text` for between double quotes in a header: printable ASCII, quote and backslash escaped (RFC 8941 3.3.3).
+
+    A certificate's subject and an operating system's message may hold anything, line breaks included.
+    """
+    printable = "".join(char if " " <= char <= "~" else "?" for char in text)
+    return printable.replace("\\", "\\\\").replace('"', '\\"')

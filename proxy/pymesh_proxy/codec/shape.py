@@ -24,9 +24,9 @@ _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:")
 # What may stand in a line besides its CRLF (RFC 9110 5.5) is mapped to itself, anything else to something else.
 _CLEAN: Final = bytes(byte if byte == 9 or (byte >= 32 and byte != 127) else byte ^ 1 for byte in range(256))
 
-# Shapes that are remembered, and how large they may be: 0.5 MB at the worst. A proxy sees tens of them.
-_KEPT: Final = 256
-_MAX_KEPT_NAMES: Final = 64
+# Shapes that are remembered, and how large they may be: MEASURE at the worst. A proxy sees tens of them.
+_KEPT: Final = 128
+_MAX_KEPT_NAMES: Final = 40
 _MAX_KEPT_BYTES: Final = 1024
 
 
@@ -45,7 +45,9 @@ class Shape:
         small: whether it is small enough to be remembered.
     """
 
-    __slots__ = ("framing", "hop_by_hop", "names", "prefixes", "repeated", "small", "spans", "underscored", "where")
+    __slots__ = (
+        "_asked", "framing", "hop_by_hop", "names", "prefixes", "repeated", "small", "spans", "underscored", "where",
+    )  # fmt: skip
 
     def __init__(self, names: tuple[bytes, ...], prefixes: tuple[bytes, ...] = ()) -> None:
         self.names = names
@@ -61,6 +63,14 @@ class Shape:
         self.framing = not _FRAMING.isdisjoint(self.where)
         self.hop_by_hop = not HOP_BY_HOP.isdisjoint(self.where)
         self.underscored = b"_" in b"".join(names)
+        self._asked: dict[frozenset[bytes], bool] = {}
+
+    def has_any(self, names: frozenset[bytes]) -> bool:
+        """Whether it has one of `names`: a constant of the code, so that the answer is worth keeping."""
+        found = self._asked.get(names)
+        if found is None:
+            found = self._asked[names] = not names.isdisjoint(self.where)
+        return found
 
 
 NO_FIELDS: Final = Shape(())

@@ -8,7 +8,7 @@ from pymesh_proxy.codec.body import BodyReader, reader_for
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.codec.http1 import MessageError, bad_response, parse_response, response_framing
 from pymesh_proxy.codec.shape import NO_FIELDS
-from pymesh_proxy.config.model import TlsClient
+from pymesh_proxy.config.model import Cluster, TlsClient
 from pymesh_proxy.timers import NEVER
 from pymesh_proxy.upstream.endpoint import Endpoint
 
@@ -49,6 +49,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     Attributes:
         tls: transport settings it was made with; a pool must not hand it out for others.
+        fits: the compiled cluster whose settings those were found to be; see `pool.acquire`.
         requests: how many it has carried.
         peer: SPIFFE identity of the other end; empty on plaintext.
         local: "ip:port" of our end.
@@ -59,7 +60,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_buffer", "_informational", "_method", "_on_lost", "_reader", "_shape", "_sink", "_upgraded", "blocked",
-        "deadline", "endpoint", "local", "peer", "persistent", "requests", "timer_slot", "tls", "to_mesh", "transport",
+        "deadline", "endpoint", "fits", "local", "peer", "persistent", "requests", "timer_slot", "tls", "to_mesh",
+        "transport",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +69,7 @@ class UpstreamConnection(asyncio.Protocol):
     ) -> None:
         self.endpoint = endpoint
         self.tls = tls
+        self.fits: Cluster | None = None
         self.requests = 0
         self.peer = self.local = ""
         self.to_mesh = tls is not None and tls.to_mesh

@@ -108,12 +108,15 @@ class Upstreams:
         Raises:
             ProxyError: a limit of the cluster is reached (flag UO), or it is not for requests (flag NC).
         """
-        idle = endpoint.idle
+        idle: list[UpstreamConnection] = endpoint.idle  # type: ignore[assignment]  # nobody else puts any there
         while idle:
             connection = idle.pop()
-            assert isinstance(connection, UpstreamConnection)
-            if connection.reusable and connection.tls is state.transport(cluster, endpoint):
-                return connection
+            if connection.reusable:
+                if connection.fits is cluster:
+                    return connection
+                if connection.tls is state.transport(cluster, endpoint):  # also by a new configuration of the cluster
+                    connection.fits = cluster
+                    return connection
             connection.close()
         if cluster.http2:
             why = f"cluster {cluster.name} speaks HTTP/2, which only gRPC clients of this proxy itself do"
@@ -191,6 +194,7 @@ class Upstreams:
             self.free(state)
 
         connection = UpstreamConnection(endpoint, state.transport(cluster, endpoint), lost)
+        connection.fits = cluster
         connection.peer = await self.connect(cluster, endpoint, lambda: connection)
         connection.local = socket_text(connection.transport.get_extra_info("sockname"))
         return connection
