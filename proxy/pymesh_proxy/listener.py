@@ -281,7 +281,9 @@ class ListenerServer:
             relay.abandon()
             first.abort()
             if isinstance(error, TimeoutError):
-                raise Refusal("silent", "no whole first line within TLS (a protocol without lines? name its port tcp-…)") from None
+                raise Refusal(
+                    "silent", "no whole first line within TLS (a protocol without lines? name its port tcp-…)"
+                ) from None
             raise
         return found.protocol is Protocol.HTTP1
 
