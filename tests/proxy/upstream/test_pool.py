@@ -195,7 +195,7 @@ OLD, NEW = TlsClient(sni="old"), TlsClient(sni="new")
 async def test_a_connection_is_not_used_under_other_transport_settings() -> None:
     pool = Pool()
     encrypted = await pool.connection()
-    encrypted.tls = OLD
+    encrypted.tls, encrypted.fits = OLD, replace(pool.cluster, tls=OLD)
     pool.endpoint.idle.append(encrypted)
     plain = await pool.connection()
     assert plain is not encrypted
