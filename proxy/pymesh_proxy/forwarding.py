@@ -12,10 +12,12 @@ from random import getrandbits, random
 from time import time
 from typing import Final
 
+from pymesh_proxy import client_certificate
+from pymesh_proxy.client_certificate import XFCC
 from pymesh_proxy.codec import path as paths
-from pymesh_proxy.codec.headers import Head
+from pymesh_proxy.codec.headers import Head, quotable
 from pymesh_proxy.codec.shape import HOP_BY_HOP
-from pymesh_proxy.config.model import EscapedSlashes, ForwardClientCert, HttpManager, ServerHeader
+from pymesh_proxy.config.model import EscapedSlashes, HttpManager, ServerHeader
 from pymesh_proxy.errors import CAUSES, Flag, ProxyError
 from pymesh_proxy.filters.base import LocalReply
 from pymesh_proxy.routing import NO_CHANGES, Forward, HeaderMutation, Route, without_port
@@ -25,7 +27,6 @@ from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.transport.facts import Facts
 from pymesh_proxy.upstream.endpoint import Endpoint
 
-XFCC: Final = b"x-forwarded-client-cert"
 _HTTP: Final = b"x-forwarded-proto: http"
 _HTTPS: Final = b"x-forwarded-proto: https"
 # Envoy's words, for a redirect to the canonical path as well.
@@ -36,30 +37,15 @@ _OURS: Final = (
     b"content-length", b"transfer-encoding",
 )  # fmt: skip
 # What only a proxy of ours may say; taken away where a request enters from outside (use_remote_address).
-_INTERNAL_HEADERS: Final = frozenset(
-    {
-        b"x-envoy-attempt-count",
-        b"x-envoy-decorator-operation",
-        b"x-envoy-downstream-service-cluster",
-        b"x-envoy-downstream-service-node",
-        b"x-envoy-expected-rq-timeout-ms",
-        b"x-envoy-external-address",
-        b"x-envoy-force-trace",
-        b"x-envoy-hedge-on-per-try-timeout",
-        b"x-envoy-internal",
-        b"x-envoy-ip-tags",
-        b"x-envoy-max-retries",
-        b"x-envoy-original-host",
-        b"x-envoy-original-path",
-        b"x-envoy-retry-grpc-on",
-        b"x-envoy-retry-on",
-        b"x-envoy-upstream-alt-stat-name",
-        b"x-envoy-upstream-rq-per-try-timeout-ms",
-        b"x-envoy-upstream-rq-timeout-alt-response",
-        b"x-envoy-upstream-rq-timeout-ms",
-        b"x-envoy-upstream-stream-duration-ms",
-    }
-)
+_INTERNAL_HEADERS: Final = frozenset({
+    b"x-envoy-attempt-count", b"x-envoy-decorator-operation", b"x-envoy-downstream-service-cluster",
+    b"x-envoy-downstream-service-node", b"x-envoy-expected-rq-timeout-ms", b"x-envoy-external-address",
+    b"x-envoy-force-trace", b"x-envoy-hedge-on-per-try-timeout", b"x-envoy-internal", b"x-envoy-ip-tags",
+    b"x-envoy-max-retries", b"x-envoy-original-host", b"x-envoy-original-path", b"x-envoy-retry-grpc-on",
+    b"x-envoy-retry-on", b"x-envoy-upstream-alt-stat-name", b"x-envoy-upstream-rq-per-try-timeout-ms",
+    b"x-envoy-upstream-rq-timeout-alt-response", b"x-envoy-upstream-rq-timeout-ms",
+    b"x-envoy-upstream-stream-duration-ms",
+})  # fmt: skip
 
 
 def _lookalikes(names: Iterable[bytes]) -> Iterator[bytes]:
@@ -125,7 +111,7 @@ def prepare_request(request: Head, manager: HttpManager, facts: Facts) -> str:
     if manager.via:
         _sign(request, manager.via)
     if facts.peer or XFCC in shape.where:
-        _client_certificate(request, manager, facts)
+        client_certificate.tell(request, manager, facts)
     return _request_id(request, manager)
 
 
@@ -204,51 +190,6 @@ def _request_id(request: Head, manager: HttpManager) -> str:
     )  # a UUID of version 4, variant 1 (RFC 9562 5.4)  # fmt: skip
     request.set_line(b"x-request-id", line)
     return line[14:].decode()
-
-
-def _client_certificate(request: Head, manager: HttpManager, facts: Facts) -> None:
-    """x-forwarded-client-cert: who called is for us to say, not for the caller."""
-    mode = manager.forward_client_cert
-    if mode is ForwardClientCert.ALWAYS_FORWARD_ONLY or (mode is ForwardClientCert.FORWARD_ONLY and facts.peer):
-        return
-    if mode is ForwardClientCert.APPEND_FORWARD and facts.peer:
-        before = request.get(XFCC)
-        element = client_certificate_element(facts, manager.client_cert_details)
-        request.set(XFCC, element if before is None else b"%b,%b" % (before, element))
-        return
-    if request.has(XFCC):
-        request.remove(XFCC)
-    if mode is ForwardClientCert.SANITIZE_SET and facts.peer:
-        request.set(XFCC, client_certificate_element(facts, manager.client_cert_details))
-
-
-def client_certificate_element(facts: Facts, details: frozenset[str]) -> bytes:
-    """`By=…;Hash=…;Subject="…";URI=…` for the peer of a connection."""
-    return _element(facts.own, facts.peer_certificate_hash, facts.peer_subject, facts.peer, facts.peer_dns, details)
-
-
-@lru_cache(maxsize=1024)
-def _element(  # noqa: PLR0917 - keywords would make its cache slower
-    own: str, hashed: str, subject: str, peer: str, dns: tuple[str, ...], details: frozenset[str]
-) -> bytes:
-    parts = [f"By={own}"] if own else []
-    parts.append(f"Hash={hashed}")
-    if "subject" in details:
-        parts.append(f'Subject="{_quotable(subject)}"')
-    if "uri" in details:
-        parts.append(f"URI={peer}")
-    if "dns" in details:
-        parts += [f"DNS={name}" for name in dns]
-    return ";".join(parts).encode("ascii", "replace")
-
-
-def _quotable(text: str) -> str:
-    """`text` for between double quotes in a header: printable ASCII, quote and backslash escaped (RFC 8941 3.3.3).
-
-    A certificate's subject and an operating system's message may hold anything, line breaks included.
-    """
-    printable = "".join(char if " " <= char <= "~" else "?" for char in text)
-    return printable.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def mutate(head: Head, changes: HeaderMutation) -> None:
@@ -361,8 +302,9 @@ def response_bytes(
 
 
 def answer_to(error: ProxyError) -> LocalReply:
-    """The answer that a failure becomes."""
-    body = CAUSES[error.flag].body.encode()
+    """The answer that a failure becomes, in Envoy's words."""
+    wrong_request = error.flag is Flag.DOWNSTREAM_PROTOCOL_ERROR
+    body = _REASONS[error.status] if wrong_request else CAUSES[error.flag].body.encode()
     if error.reason and error.flag is Flag.UPSTREAM_CONNECTION_FAILURE:
         body += b", transport failure reason: " + error.reason.encode("ascii", "replace")
     return LocalReply(error.status, error.flag, error.details, body)
@@ -410,7 +352,7 @@ def proxy_status(reply: LocalReply, reason: str) -> bytes:
     cause = CAUSES.get(reply.flag)
     kind = "proxy_internal_error" if cause is None else cause.error
     details = f"{reply.flag.value} {reply.details}" + (f": {reason}" if reason else "")
-    return f'pymesh; error={kind}; details="{_quotable(details)}"'.encode()
+    return f'pymesh; error={kind}; details="{quotable(details)}"'.encode()
 
 
 @lru_cache(maxsize=64)

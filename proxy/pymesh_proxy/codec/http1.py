@@ -96,7 +96,7 @@ def parse_request(
         head.persistent = False
     if shape.framing:
         _frame(head, lines, bad_request)
-    _locate(head, target)
+    _locate(head, lines, target)
     return head, end + 4
 
 
@@ -195,14 +195,15 @@ def _expect_no_body(head: Head) -> None:
         head.remove(b"content-length")  # a harmless mistake that is common enough
 
 
-def _locate(head: Head, target: bytes) -> None:
+def _locate(head: Head, lines: list[bytes], target: bytes) -> None:
     """Split the request target (RFC 9112 3.2) into `path` and `authority`."""
-    line = head.line(b"host")
-    if line is None:
+    place = head.shape.where.get(b"host")
+    if place is None:
         if head.minor == 1:
             raise bad_request("missing_host_header")
         host = b""
     else:
+        line = lines[place]
         known = _known_host(line) if len(line) <= MAX_REMEMBERED_BYTES else _host(line)
         if known is None:
             raise bad_request("invalid_host_header")

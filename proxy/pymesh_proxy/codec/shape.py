@@ -24,7 +24,7 @@ _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:")
 # What may stand in a line besides its CRLF (RFC 9110 5.5) is mapped to itself, anything else to something else.
 _CLEAN: Final = bytes(byte if byte == 9 or (byte >= 32 and byte != 127) else byte ^ 1 for byte in range(256))
 
-# Shapes that are remembered, and how large they may be: MEASURE at the worst. A proxy sees tens of them.
+# Shapes that are remembered, and how large they may be: 3 MB if somebody does his worst. A proxy sees tens of them.
 _KEPT: Final = 128
 _MAX_KEPT_NAMES: Final = 40
 _MAX_KEPT_BYTES: Final = 1024

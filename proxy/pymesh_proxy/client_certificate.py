@@ -1,0 +1,49 @@
+"""x-forwarded-client-cert: who called is for us to say, not for the caller. Pure.
+
+Source: Envoy, HTTP header manipulation, x-forwarded-client-cert.
+"""
+
+from functools import lru_cache
+from typing import Final
+
+from pymesh_proxy.codec.headers import Head, quotable
+from pymesh_proxy.config.model import ForwardClientCert, HttpManager
+from pymesh_proxy.transport.facts import Facts
+
+XFCC: Final = b"x-forwarded-client-cert"
+
+
+def tell(request: Head, manager: HttpManager, facts: Facts) -> None:
+    """Take away, keep or add to what `request` says of its caller, as `manager` has it."""
+    mode = manager.forward_client_cert
+    if mode is ForwardClientCert.ALWAYS_FORWARD_ONLY or (mode is ForwardClientCert.FORWARD_ONLY and facts.peer):
+        return
+    if mode is ForwardClientCert.APPEND_FORWARD and facts.peer:
+        before = request.get(XFCC)
+        own = element(facts, manager.client_cert_details)
+        request.set(XFCC, own if before is None else b"%b,%b" % (before, own))
+        return
+    request.remove(XFCC)
+    if mode is ForwardClientCert.SANITIZE_SET and facts.peer:
+        request.set(XFCC, element(facts, manager.client_cert_details))
+
+
+def element(facts: Facts, details: frozenset[str]) -> bytes:
+    """`By=…;Hash=…;Subject="…";URI=…` for the peer of a connection."""
+    # All of `facts` as a key would be hashed and compared field by field, which costs more than to write the element.
+    return _element(facts.own, facts.peer_certificate_hash, facts.peer_subject, facts.peer, facts.peer_dns, details)
+
+
+@lru_cache(maxsize=1024)
+def _element(  # noqa: PLR0917 - keywords would make its cache slower
+    own: str, digest: str, subject: str, peer: str, dns: tuple[str, ...], details: frozenset[str]
+) -> bytes:
+    parts = [f"By={own}"] if own else []
+    parts.append(f"Hash={digest}")
+    if "subject" in details:
+        parts.append(f'Subject="{quotable(subject)}"')
+    if "uri" in details:
+        parts.append(f"URI={peer}")
+    if "dns" in details:
+        parts += [f"DNS={name}" for name in dns]
+    return ";".join(parts).encode("ascii", "replace")
