@@ -246,12 +246,69 @@ class VirtualService(Block, frozen=True):
 LoadBalancing = Literal["UNSPECIFIED", "LEAST_REQUEST", "LEAST_CONN", "RANDOM", "PASSTHROUGH", "ROUND_ROBIN"]
 
 
+class HTTPCookieAttribute(Block, frozen=True):
+    """An attribute of a cookie that a proxy sets, as in `SameSite: Strict`."""
+
+    name: str
+    value: str = ""
+
+
+class HTTPCookie(Block, frozen=True):
+    """A cookie whose value picks the endpoint; where it is missing and has a `ttl`, the proxy sets it."""
+
+    name: Annotated[str, Meta(min_length=1, description="the name of a cookie")]
+    path: str = ""
+    ttl: Duration | None = None
+    attributes: list[HTTPCookieAttribute] = []
+
+
+class RingHash(Block, frozen=True):
+    """The ring of hashes that a key is looked up on."""
+
+    minimum_ring_size: Count | None = None
+
+
+class ConsistentHashLB(Block, frozen=True):
+    """What of a request picks the endpoint, so that the same value leads to the same one: exactly one of four."""
+
+    http_header_name: str | None = None
+    http_cookie: HTTPCookie | None = None
+    use_source_ip: bool | None = None
+    http_query_parameter_name: str | None = None
+    ring_hash: RingHash | None = None
+    minimum_ring_size: Count | None = None
+    maglev: NotYet = None
+
+
+class LocalityDistribute(Block, frozen=True):
+    """Where callers in `from` send their traffic: percent by locality."""
+
+    from_: str = msgspec.field(name="from")
+    to: dict[str, Annotated[int, Meta(ge=0, le=100, description="a percentage between 0 and 100")]]
+
+
+class LocalityFailover(Block, frozen=True):
+    """To which region callers in `from` turn first when their own fails."""
+
+    from_: str = msgspec.field(name="from")
+    to: str
+
+
+class LocalityLoadBalancerSetting(Block, frozen=True):
+    """Which localities callers prefer: `distribute` or, with outlier detection, `failover`."""
+
+    distribute: list[LocalityDistribute] = []
+    failover: list[LocalityFailover] = []
+    enabled: bool | None = None
+    failover_priority: NotYet = None
+
+
 class LoadBalancerSettings(Block, frozen=True):
     """How an endpoint is picked."""
 
     simple: LoadBalancing | None = None
-    consistent_hash: NotYet = None
-    locality_lb_setting: NotYet = None
+    consistent_hash: ConsistentHashLB | None = None
+    locality_lb_setting: LocalityLoadBalancerSetting | None = None
     warmup: NotYet = None
     warmup_duration_secs: NotYet = None
 
@@ -261,7 +318,7 @@ class TCPSettings(Block, frozen=True):
 
     max_connections: Count | None = None
     connect_timeout: Duration | None = None
-    idle_timeout: NotYet = None
+    idle_timeout: Duration | None = None
     tcp_keepalive: NotYet = None
     max_connection_duration: NotYet = None
 
@@ -286,6 +343,30 @@ class ConnectionPoolSettings(Block, frozen=True):
     http: HTTPSettings | None = None
 
 
+Percent = Annotated[int, Meta(ge=0, le=100, description="a percentage between 0 and 100")]
+
+
+class OutlierDetection(Block, frozen=True):
+    """When an endpoint that fails while others do not is left out, and for how long."""
+
+    consecutive_5xx_errors: Count | None = msgspec.field(default=None, name="consecutive5xxErrors")
+    consecutive_gateway_errors: Count | None = None
+    split_external_local_origin_errors: bool = False
+    consecutive_local_origin_failures: Count | None = None
+    interval: Duration | None = None
+    base_ejection_time: Duration | None = None
+    max_ejection_percent: Percent | None = None
+    min_health_percent: Percent = 0
+    consecutive_errors: NotYet = None
+
+
+class RetryBudget(Block, frozen=True):
+    """How many requests may be tried again at once: a share of those in flight, and always a few."""
+
+    percent: Annotated[float, Meta(ge=0, le=100, description="a percentage between 0 and 100")] | None = None
+    min_retry_concurrency: Count | None = None
+
+
 class ClientTLSSettings(Block, frozen=True):
     """How connections to a service are secured; certificates are files of the sidecar's container."""
 
@@ -307,7 +388,7 @@ class PortTrafficPolicy(Block, frozen=True):
     load_balancer: LoadBalancerSettings | None = None
     connection_pool: ConnectionPoolSettings | None = None
     tls: ClientTLSSettings | None = None
-    outlier_detection: NotYet = None
+    outlier_detection: OutlierDetection | None = None
 
 
 class TrafficPolicy(Block, frozen=True):
@@ -317,10 +398,10 @@ class TrafficPolicy(Block, frozen=True):
     connection_pool: ConnectionPoolSettings | None = None
     tls: ClientTLSSettings | None = None
     port_level_settings: list[PortTrafficPolicy] = []
-    outlier_detection: NotYet = None
+    outlier_detection: OutlierDetection | None = None
     tunnel: NotYet = None
+    retry_budget: RetryBudget | None = None
     proxy_protocol: NotYet = None
-    retry_budget: NotYet = None
 
 
 SubsetName = Annotated[

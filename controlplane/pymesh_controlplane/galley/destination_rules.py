@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pymesh.resources.fields import seconds
 from pymesh.resources.istio import ClientTLSSettings, ConnectionPoolSettings, DestinationRule, TrafficPolicy
 from pymesh.resources.resource import Key, Resource
+from pymesh_controlplane.galley import resilience
 from pymesh_controlplane.galley.findings import Findings, listed, near
 from pymesh_controlplane.pilot import hosts
 from pymesh_controlplane.pilot.model import Problem, Service, World
@@ -36,6 +37,7 @@ def check(resource: Resource[DestinationRule], missing: Iterable[tuple[Key, str]
         findings.warning("spec.subsets", f"{user} routes to the subset '{name}', which is not here: that gets a 503")
     for path, policy in _policies(resource.value):
         _check_policy(findings, policy, path, service)
+    resilience.check(findings, _policies(resource.value), service, world)
     return findings.problems
 
 

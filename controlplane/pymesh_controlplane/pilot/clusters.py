@@ -14,10 +14,10 @@ from pymesh.peer_metadata import ServiceFacts
 from pymesh.resources.fields import seconds
 from pymesh.resources.istio import ConnectionPoolSettings, DestinationRule, HTTPSettings, Subset, TCPSettings
 from pymesh.resources.resource import Resource
-from pymesh_controlplane.pilot import endpoints, tls
+from pymesh_controlplane.pilot import endpoints, localities, resilience, tls
 from pymesh_controlplane.pilot.endpoints import Behind
 from pymesh_controlplane.pilot.messages import ads, duration, packed, services_metadata, socket_address, struct
-from pymesh_controlplane.pilot.model import Endpoint, Protocol, Resolution, Service
+from pymesh_controlplane.pilot.model import NOWHERE, Endpoint, Locality, Protocol, Resolution, Service
 from pymesh_controlplane.pilot.policies import Policy, policy_for
 
 CONNECT_TIMEOUT: Final = 10.0  # seconds; Istio's default
@@ -92,24 +92,41 @@ def variants(service: Service, rule: Resource[DestinationRule] | None, behind: B
             )
 
 
+class Viewpoint(NamedTuple):
+    """Who calls, as far as that makes a difference for the way to a service."""
+
+    gateway: bool = False
+    locality: Locality = NOWHERE
+
+
+ANYWHERE: Final = Viewpoint()
+
+
 def outbound(
-    service: Service, rule: Resource[DestinationRule] | None, behind: Behind, *, gateway: bool = False
+    service: Service, rule: Resource[DestinationRule] | None, behind: Behind, viewpoint: Viewpoint = ANYWHERE
 ) -> Iterator[_Cluster]:
-    """The clusters of `service` for callers who follow `rule`: sidecars, or a `gateway`."""
+    """The clusters of `service` for callers who follow `rule`."""
     for variant in variants(service, rule, behind):
-        name, found_by = variant.name, _resolution(service, variant.policy, gateway)
-        yield _cluster(str(name), service, variant, found_by, http=variant.http)
+        name, found_by = variant.name, _resolution(service, variant.policy, viewpoint.gateway)
+        clusters = [_cluster(str(name), service, variant, found_by, http=variant.http)]
         if variant.opaque:
-            yield _cluster(opaque_cluster(name.port, name.host, name.subset), service, variant, found_by, http=False)
+            twin = opaque_cluster(name.port, name.host, name.subset)
+            clusters.append(_cluster(twin, service, variant, found_by, http=False))
+        for cluster in clusters:
+            resilience.put_into(cluster, variant.policy)
+            localities.arrange(cluster.load_assignment, viewpoint.locality, variant.policy)
+            yield cluster
 
 
 def assignments(
-    service: Service, rule: Resource[DestinationRule] | None, behind: Behind, *, gateway: bool = False
+    service: Service, rule: Resource[DestinationRule] | None, behind: Behind, viewpoint: Viewpoint = ANYWHERE
 ) -> Iterator[endpoint_pb2.ClusterLoadAssignment]:
     """The endpoint assignments that those clusters ask for; a cluster and its opaque twin share one."""
     for variant in variants(service, rule, behind):
-        if _resolution(service, variant.policy, gateway) is Resolution.ENDPOINTS:
-            yield endpoints.assignment(str(variant.name), variant.members)
+        if _resolution(service, variant.policy, viewpoint.gateway) is Resolution.ENDPOINTS:
+            assignment = endpoints.assignment(str(variant.name), variant.members)
+            localities.arrange(assignment, viewpoint.locality, variant.policy)
+            yield assignment
 
 
 def _balancing(policy: Policy) -> str:

@@ -5,16 +5,20 @@ istio.io/docs/reference/config/security/peer_authentication.
 """
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pymesh.resources.istio import (
     ClientTLSSettings,
     ConnectionPoolSettings,
+    ConsistentHashLB,
     DestinationRule,
     LoadBalancerSettings,
     MutualTLS,
+    OutlierDetection,
     PeerAuthentication,
+    PortTrafficPolicy,
+    RetryBudget,
     Subset,
     TrafficPolicy,
 )
@@ -32,6 +36,13 @@ class Policy:
     load_balancer: LoadBalancerSettings | None = None
     connection_pool: ConnectionPoolSettings | None = None
     tls: ClientTLSSettings | None = None
+    outlier_detection: OutlierDetection | None = None
+    retry_budget: RetryBudget | None = None
+
+    @property
+    def consistent_hash(self) -> ConsistentHashLB | None:
+        """What leads the same callers to the same endpoint."""
+        return self.load_balancer.consistent_hash if self.load_balancer is not None else None
 
 
 def rule_for(service: Service, namespace: str, world: World) -> Resource[DestinationRule] | None:
@@ -63,6 +74,8 @@ def policy_for(rule: Resource[DestinationRule] | None, port: int, subset: Subset
         load_balancer=special.load_balancer or general.load_balancer,
         connection_pool=special.connection_pool or general.connection_pool,
         tls=special.tls or general.tls,
+        outlier_detection=special.outlier_detection or general.outlier_detection,
+        retry_budget=special.retry_budget or general.retry_budget,
     )
 
 
@@ -71,8 +84,21 @@ def _at_port(policy: TrafficPolicy | None, port: int) -> Policy:
         return Policy()
     for settings in policy.port_level_settings:
         if settings.port.number == port:
-            return Policy(settings.load_balancer, settings.connection_pool, settings.tls)
-    return Policy(policy.load_balancer, policy.connection_pool, policy.tls)
+            return _of(settings)
+    return _of(policy)
+
+
+def _of(settings: TrafficPolicy | PortTrafficPolicy) -> Policy:
+    budget = settings.retry_budget if isinstance(settings, TrafficPolicy) else None  # ports have none of their own
+    return Policy(settings.load_balancer, settings.connection_pool, settings.tls, settings.outlier_detection, budget)
+
+
+def policies_of(rule: DestinationRule) -> Iterator[Policy]:
+    """Every policy that `rule` writes down."""
+    for policy in (rule.spec.traffic_policy, *(subset.traffic_policy for subset in rule.spec.subsets)):
+        if policy is not None:
+            yield _of(policy)
+            yield from map(_of, policy.port_level_settings)
 
 
 # --- PeerAuthentication --------------------------------------------------------------------------------------------

@@ -28,15 +28,19 @@ from pymesh_controlplane.pilot import (
     gateway_listeners,
     gateway_routes,
     gateways,
+    hashing,
     listeners,
+    localities,
     policy_filters,
     routes,
 )
+from pymesh_controlplane.pilot.clusters import Viewpoint
 from pymesh_controlplane.pilot.credentials import secrets
 from pymesh_controlplane.pilot.endpoints import Behind
 from pymesh_controlplane.pilot.gateways import ROUTER, Offer
+from pymesh_controlplane.pilot.hashing import Hashed
 from pymesh_controlplane.pilot.memory import Memory
-from pymesh_controlplane.pilot.model import Service, ServicePort, World
+from pymesh_controlplane.pilot.model import NOWHERE, Locality, Service, ServicePort, World
 from pymesh_controlplane.pilot.node import Node
 from pymesh_controlplane.pilot.outbound import depends_on_caller
 from pymesh_controlplane.pilot.outbound import plan as outbound_plan
@@ -93,7 +97,8 @@ class Translation:
     def __init__(self, world: World, memory: Memory) -> None:
         self.world = world
         self._memory = memory
-        self._outbound: dict[tuple[str, bool], _Outbound] = {}
+        self._outbound: dict[tuple[str, Viewpoint], _Outbound] = {}
+        self._hashed: dict[str, Hashed] = {}
         self._routes: dict[routes.Caller, Resources] = {}
         self._listeners: dict[tuple[routes.Caller, Reporting], Resource] = {}
 
@@ -107,7 +112,7 @@ class Translation:
         services = listeners.inbound_services(node, self.world)
         ports = listeners.inbound_ports(node, self.world, services)
         held = policy_filters.limits(services, self._limits, ours=node.user_agent == USER_AGENT)
-        outbound = self._outbound_of(node.namespace)
+        outbound = self._outbound_of(node.namespace, Viewpoint(locality=self._locality_of(node)))
         own = [self._inbound_cluster(port.number, services.get(port.number, ())) for port in ports]
         everywhere = self._memory.call(_everywhere, None)
         caller = routes.caller_of(node, self._asked_labels)
@@ -124,7 +129,7 @@ class Translation:
     def _gateway(self, node: Node) -> Snapshot:
         """What a gateway's pod offers, and the way to every service."""
         offers = gateways.offers(node, self.world)
-        outbound = self._outbound_of(node.namespace, gateway=True)
+        outbound = self._outbound_of(node.namespace, Viewpoint(gateway=True, locality=self._locality_of(node)))
         everywhere = self._memory.call(_everywhere, None)
         caller = routes.caller_of(node, self._asked_labels)
         reports = reporting(node, self.world)
@@ -148,12 +153,15 @@ class Translation:
         self, port: int, offers: tuple[Offer, ...], caller: routes.Caller, reports: Reporting
     ) -> tuple[Resource, ...]:
         servers = gateway_listeners.served(offers, self._bound, caller, self.world)
-        return self._memory.call(_gateway_listener, (servers, reports), port, servers, reports)
+        hashed = self._hashed_for(caller.namespace)
+        return self._memory.call(_gateway_listener, (servers, reports), port, servers, reports, hashed)
 
     def _gateway_routes(self, name: str, offers: Iterable[Offer], caller: routes.Caller) -> Resource:
         plans = gateway_routes.plan(offers, self._bound, caller, self.world)
         hosts = tuple(self._memory.call(gateway_routes.virtual_host, (name, plan.host, caller), plan) for plan in plans)
-        return self._memory.call(_gateway_configuration, (name, caller), name, hosts)
+        return self._memory.call(
+            _gateway_configuration, (name, caller), name, hosts, self._hashed_for(caller.namespace)
+        )
 
     @cached_property
     def _bound(self) -> gateway_routes.Bound:
@@ -166,19 +174,32 @@ class Translation:
                 return replace(node, labels=self.world.workloads[address].labels)
         return node
 
-    def _outbound_of(self, namespace: str, *, gateway: bool = False) -> _Outbound:
-        whose = (namespace, gateway)
+    def _locality_of(self, node: Node) -> Locality:
+        """Where the node stands, if any rule makes a difference of that."""
+        if not any(localities.matter(rule.value) for rule in self.world.destination_rules):
+            return NOWHERE
+        found = (self.world.workloads[address] for address in node.addresses if address in self.world.workloads)
+        return next((workload.locality for workload in found), NOWHERE)
+
+    def _hashed_for(self, namespace: str) -> Hashed:
+        if namespace not in self._hashed:
+            self._hashed[namespace] = hashing.hashed(namespace, self.world)
+        return self._hashed[namespace]
+
+    def _outbound_of(self, namespace: str, viewpoint: Viewpoint) -> _Outbound:
+        whose = (namespace, viewpoint)
         if whose not in self._outbound:
             found_clusters: list[Resource] = []
             found_endpoints: list[Resource] = []
             for service in self.world.services.values():
                 rule = rule_for(service, namespace, self.world)
                 # All other services are the same to gateways and to sidecars.
-                found_by_pilot = gateway and service.headless
-                name = (service.host, rule.key if rule is not None else None, found_by_pilot)
+                nearby = rule is not None and localities.matter(rule.value)
+                view = Viewpoint(viewpoint.gateway and service.headless, viewpoint.locality if nearby else NOWHERE)
+                name = (service.host, rule.key if rule is not None else None, view)
                 behind = endpoints.behind(service, self.world)
-                found_clusters += self._memory.call(_clusters, name, service, rule, behind, found_by_pilot)
-                found_endpoints += self._memory.call(_assignments, name, service, rule, behind, found_by_pilot)
+                found_clusters += self._memory.call(_clusters, name, service, rule, behind, view)
+                found_endpoints += self._memory.call(_assignments, name, service, rule, behind, view)
             self._outbound[whose] = _Outbound(_sorted(found_clusters), _sorted(found_endpoints))
         return self._outbound[whose]
 
@@ -199,6 +220,9 @@ class Translation:
 
     def _outbound_listener_of(self, caller: routes.Caller, reports: Reporting) -> Resource:
         who = caller if self._connections_ask else routes.ANYBODY
+        hashed = self._hashed_for(caller.namespace)
+        if hashed:  # the rules that say so may be others in another namespace
+            who = who._replace(namespace=caller.namespace)
         name = (who, reports)
         if name not in self._listeners:
             chains: list[FilterChain] = []
@@ -208,7 +232,7 @@ class Translation:
                 for to in opaque:
                     chains += self._memory.call(listeners.opaque_chains, to, to)
             only = self.world.mesh.registry_only
-            self._listeners[name] = self._memory.call(_outbound_listener, name, tuple(chains), only, reports)
+            self._listeners[name] = self._memory.call(_outbound_listener, name, tuple(chains), only, reports, hashed)
         return self._listeners[name]
 
     @cached_property
@@ -225,9 +249,9 @@ class Translation:
 
     def _routes_of(self, caller: routes.Caller) -> Resources:
         if caller not in self._routes:
-            only = self.world.mesh.registry_only
+            only, hashed = self.world.mesh.registry_only, self._hashed_for(caller.namespace)
             self._routes[caller] = _sorted(
-                self._memory.call(_configuration, (port, caller), port, tuple(self._virtual_hosts(plans)), only)
+                self._memory.call(_configuration, (port, caller), port, tuple(self._virtual_hosts(plans)), only, hashed)
                 for port, plans in routes.plans(caller, self.world).items()
             )
         return self._routes[caller]
@@ -251,16 +275,16 @@ def _inbound_cluster(port: int, services: tuple[ServiceFacts, ...]) -> Resource:
 
 
 def _clusters(
-    service: Service, rule: Written[DestinationRule] | None, behind: Behind, gateway: bool
+    service: Service, rule: Written[DestinationRule] | None, behind: Behind, viewpoint: Viewpoint
 ) -> tuple[Resource, ...]:
-    found = clusters.outbound(service, rule, behind, gateway=gateway)
+    found = clusters.outbound(service, rule, behind, viewpoint)
     return tuple(encoded(cluster.name, cluster) for cluster in found)
 
 
 def _assignments(
-    service: Service, rule: Written[DestinationRule] | None, behind: Behind, gateway: bool
+    service: Service, rule: Written[DestinationRule] | None, behind: Behind, viewpoint: Viewpoint
 ) -> tuple[Resource, ...]:
-    found = clusters.assignments(service, rule, behind, gateway=gateway)
+    found = clusters.assignments(service, rule, behind, viewpoint)
     return tuple(encoded(item.cluster_name, item) for item in found)
 
 
@@ -270,19 +294,28 @@ def _inbound_listener(
     return _listener(listeners.virtual_inbound(ports, modes, held), reports)
 
 
-def _outbound_listener(chains: tuple[FilterChain, ...], registry_only: bool, reports: Reporting) -> Resource:
-    return _listener(listeners.virtual_outbound(chains, registry_only), reports)
+def _outbound_listener(
+    chains: tuple[FilterChain, ...], registry_only: bool, reports: Reporting, hashed: Hashed
+) -> Resource:
+    message = listeners.virtual_outbound(chains, registry_only)
+    hashing.put_into_connections(message, hashed)
+    return _listener(message, reports)
 
 
-def _configuration(port: int, virtual_hosts: tuple[VirtualHost, ...], registry_only: bool) -> Resource:
-    return encoded(str(port), routes.configuration(port, virtual_hosts, registry_only))
+def _configuration(port: int, virtual_hosts: tuple[VirtualHost, ...], registry_only: bool, hashed: Hashed) -> Resource:
+    message = routes.configuration(port, virtual_hosts, registry_only)
+    hashing.put_into_routes(message, hashed)
+    return encoded(str(port), message)
 
 
 def _gateway_listener(
-    port: int, servers: tuple[gateway_listeners.Served, ...], reports: Reporting
+    port: int, servers: tuple[gateway_listeners.Served, ...], reports: Reporting, hashed: Hashed
 ) -> tuple[Resource, ...]:
     message = gateway_listeners.listener(port, servers)
-    return () if message is None else (_listener(message, reports),)
+    if message is None:
+        return ()
+    hashing.put_into_connections(message, hashed)
+    return (_listener(message, reports),)
 
 
 def _listener(message: Listener, reports: Reporting) -> Resource:
@@ -290,8 +323,10 @@ def _listener(message: Listener, reports: Reporting) -> Resource:
     return encoded(message.name, message)
 
 
-def _gateway_configuration(name: str, virtual_hosts: tuple[VirtualHost, ...]) -> Resource:
-    return encoded(name, gateway_routes.configuration(name, virtual_hosts))
+def _gateway_configuration(name: str, virtual_hosts: tuple[VirtualHost, ...], hashed: Hashed) -> Resource:
+    message = gateway_routes.configuration(name, virtual_hosts)
+    hashing.put_into_routes(message, hashed)
+    return encoded(name, message)
 
 
 def encoded(name: str, message: Message) -> Resource:

@@ -151,9 +151,9 @@ NOT_YET = [
     ("VirtualService", "{hosts: [a], http: [{redirect: {derivePort: FROM_REQUEST_PORT}}]}", "derivePort"),
     *[
         ("DestinationRule", f"{{host: a, trafficPolicy: {{{name}: {{}}}}}}", name)
-        for name in ("outlierDetection", "tunnel", "proxyProtocol", "retryBudget")
+        for name in ("tunnel", "proxyProtocol")
     ],
-    ("DestinationRule", "{host: a, trafficPolicy: {loadBalancer: {consistentHash: {}}}}", "consistentHash"),
+    ("DestinationRule", "{host: a, trafficPolicy: {loadBalancer: {consistentHash: {maglev: {}}}}}", "maglev"),
     ("DestinationRule", "{host: a, trafficPolicy: {connectionPool: {tcp: {tcpKeepalive: {}}}}}", "tcpKeepalive"),
     ("DestinationRule", "{host: a, workloadSelector: {}}", "workloadSelector"),
     ("ServiceEntry", "{hosts: [a], workloadSelector: {}}", "workloadSelector"),
