@@ -1,0 +1,150 @@
+"""Configuration that is replaced under load: 1,000 clusters of 10 endpoints, over and over.
+
+The control plane is `pilot.py`, the same for all. Requests come at a fixed rate meanwhile, so that whatever a push
+holds up is seen from outside; pymesh-proxy tells besides for how long its event loop did not turn.
+"""
+
+import http.client
+import json
+import re
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.load import run
+from benchmarks.load.plans import Requests
+from benchmarks.load.results import Latencies, added
+from benchmarks.load.target import Trust
+from benchmarks.macro.accounting import accounted
+from benchmarks.macro.machine import Cores
+from benchmarks.macro.proxies import PYMESH
+from benchmarks.macro.running import free_port, running
+from benchmarks.macro.sample import LATE, Sample, largest
+from benchmarks.macro.scenario import Instrument, Turn
+from pymesh.errors import MeshError
+
+# Requests a second, and the connections that they come over.
+_RATE: Final = 1000.0
+_CONNECTIONS: Final = 16
+# Seconds: of requests that do not count; after which they surely come; of quiet between two pushes; of a histogram.
+_WARM_UP: Final = 0.5
+_STARTED: Final = 1.0
+_PAUSE: Final = 0.2
+_WINDOW: Final = 0.05
+# Of the turn's seconds: so many more for the pushes as there are before them.
+_LONGER: Final = 3
+_CONTROL: Final = "pilot.sock"
+_ADMIN: Final = "admin_port"
+
+SLOWEST: Final = largest("slowest_ms", "slowest meanwhile, ms")
+BEFORE: Final = largest("p99_before_ms", "p99 before, ms", 2)
+MEANWHILE: Final = largest("p99_meanwhile_ms", "p99 meanwhile, ms", 2)
+TIMES: Final = largest("p99_times", "p99, times", 2)
+IN_FORCE: Final = largest("in_force_ms", "a push, ms", 0)
+STALL: Final = largest("stall_ms", "stall of pymesh's loop, ms", 2)
+FIGURES: Final = (SLOWEST, BEFORE, MEANWHILE, TIMES, IN_FORCE, STALL)
+
+
+@contextmanager
+def control_plane(folder: Path, cores: Cores) -> Iterator[Mapping[str, object]]:
+    """`${PILOT}`, the port of a control plane, and `${ADMIN}`, one for pymesh-proxy's admin pages."""
+    port, admin = free_port(), free_port()
+    (folder / _ADMIN).write_text(str(admin))
+    command = [sys.executable, "-m", "benchmarks.macro.pilot"]
+    command += ["--port", str(port), "--control", str(folder / _CONTROL)]
+    with running("the control plane", command, port, folder / "pilot.log", cores.load):
+        yield {"PILOT": port, "ADMIN": admin}
+
+
+# More arguments of pymesh-proxy: it tells of its event loop.
+ARGUMENTS: Final = {PYMESH: ("--admin", "127.0.0.1:${ADMIN}")}
+
+
+def replaced_under_load() -> Instrument:
+    """Requests by a schedule, first alone, then with one push after another."""
+
+    def instrument(turn: Turn) -> Sample:
+        scenario = turn.scenario
+        plan = Requests(
+            turn.target,
+            _RATE,
+            _CONNECTIONS,
+            turn.seconds * (1 + _LONGER),
+            scenario.request,
+            Trust(verify=False),
+            warm_up=_WARM_UP,
+            window=_WINDOW,
+            body_bytes=scenario.body_bytes,
+        )
+        with accounted(turn) as used, ThreadPoolExecutor(1) as pool:
+            load = pool.submit(run.latencies, plan, turn.cores.load)
+            pushes = _push(turn, load)
+            found = load.result()
+        most = figures(found, pushes) | _stall(turn)
+        return Sample(found.histogram.count, plan.seconds, used.cpu, used.load_cpu, dict(found.errors), most=most)
+
+    return instrument
+
+
+def figures(found: Latencies, pushes: list[tuple[float, float]]) -> dict[str, float]:
+    """What the requests saw, before the first push and during all of them.
+
+    Args:
+        pushes: when each began and was acknowledged, by `time.monotonic()`.
+    """
+    before = found.between(found.began, pushes[0][0])
+    meanwhile = added(found.between(begin - found.window, end + found.window) for begin, end in pushes)
+    if not before.count or not meanwhile.count:
+        raise MeshError("no request was answered before the first push, or during one")
+    p99_before, p99_meanwhile = before.quantile(0.99) / 1e6, meanwhile.quantile(0.99) / 1e6
+    late = {} if found.kept_schedule else {LATE: found.late.quantile(0.99) / 1e6}
+    return late | {
+        SLOWEST.name: meanwhile.most / 1e6,
+        BEFORE.name: p99_before,
+        MEANWHILE.name: p99_meanwhile,
+        TIMES.name: p99_meanwhile / p99_before,
+        IN_FORCE.name: max(end - begin for begin, end in pushes) * 1e3,
+    }
+
+
+def _push(turn: Turn, load: "Future[Latencies]") -> list[tuple[float, float]]:
+    """One after another while there is load; at least one."""
+    time.sleep(_STARTED + _WARM_UP + turn.seconds)
+    pushes: list[tuple[float, float]] = []
+    while not pushes or not load.done():
+        said = _tell(turn.folder / "setting" / _CONTROL, f"push {turn.contender.name}")
+        if "error" in said:
+            raise MeshError(f"{turn.contender.name}: {said['error']}\n{turn.contender.said()}")
+        pushes.append((said["pushed"], said["acknowledged"]))
+        time.sleep(_PAUSE)
+    return pushes
+
+
+def _tell(control: Path, command: str) -> dict[str, Any]:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(control))
+        connection.sendall(command.encode() + b"\n")
+        said = json.loads(connection.makefile().readline())
+    assert isinstance(said, dict)
+    return said
+
+
+def _stall(turn: Turn) -> dict[str, float]:
+    """The longest time that pymesh-proxy's event loop did not turn, of the last half minute or more."""
+    if turn.contender.name != PYMESH:
+        return {}
+    connection = http.client.HTTPConnection("127.0.0.1", int((turn.folder / "setting" / _ADMIN).read_text()))
+    try:
+        connection.request("GET", "/stats")
+        text = connection.getresponse().read().decode()
+    finally:
+        connection.close()
+    found = re.search(r"^pymesh_loop_delay_longest_seconds (\S+)$", text, re.MULTILINE)
+    if found is None:
+        raise MeshError(f"{PYMESH} does not tell for how long its event loop did not turn")
+    return {STALL.name: float(found[1]) * 1e3}
