@@ -1,7 +1,9 @@
 """What one proxied request costs in Python alone: real connection, exchange and pool, with transports that do nothing.
 
-    python -m benchmarks.micro.request_path [--report] [--trace PERCENT] [--profile]
+    python -m benchmarks.micro.request_path [--features] [--report] [--trace PERCENT] [--profile]
 
+With `--features` there is what the macro scenario of that name has: an access log in Istio's format, a retry policy and
+one RBAC rule with its permission for method and path and its principal; the request id and Istio's metrics always are.
 With `--report` every request is reported to an access log service (which is away: entries are made, and dropped), with
 `--trace` so many of a hundred get a span, likewise. Prints microseconds of CPU per request, the best of several rounds.
 System calls and the event loop come on top; see `benchmarks/macro` for the whole, next to other proxies.
@@ -14,10 +16,14 @@ import pstats
 from time import process_time
 
 import uvloop
+from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC
+from google.protobuf.json_format import ParseDict
 
+from pymesh.access_log_formats import ISTIO_TEXT_FORMAT
 from pymesh.peer_metadata import Peer, ServiceFacts
 from pymesh_proxy.config.model import (
     AccessLog,
+    AccessLogFile,
     Cluster,
     Discovery,
     GrpcAccessLog,
@@ -25,11 +31,12 @@ from pymesh_proxy.config.model import (
     Snapshot,
     Tracing,
 )
+from pymesh_proxy.config.rbac import rbac
 from pymesh_proxy.connection import DownstreamConnection
 from pymesh_proxy.control.reporter import SLICE
 from pymesh_proxy.control.secrets import SecretStore
 from pymesh_proxy.filters.base import HttpFilter
-from pymesh_proxy.routing import Forward, Route, RouteTable, VirtualHost
+from pymesh_proxy.routing import Forward, RetryPolicy, Route, RouteTable, VirtualHost
 from pymesh_proxy.runtime import Runtime
 from pymesh_proxy.telemetry.tracing import Sampling
 from pymesh_proxy.transport.facts import Facts
@@ -64,15 +71,41 @@ class NullTransport(asyncio.Transport):
         return False
 
 
+READERS = {
+    "rules": {
+        "action": "ALLOW",
+        "policies": {
+            "readers": {
+                "permissions": [
+                    {
+                        "and_rules": {
+                            "rules": [
+                                {"header": {"name": ":method", "string_match": {"exact": "GET"}}},
+                                {"url_path": {"path": {"prefix": "/reviews/"}}},
+                            ]
+                        }
+                    }
+                ],
+                "principals": [{"direct_remote_ip": {"address_prefix": "10.0.0.0", "prefix_len": 8}}],
+            }
+        },
+    }
+}
+RETRIES = RetryPolicy(frozenset({"connect-failure", "refused-stream", "retriable-status-codes"}), attempts=2)
+
+
 async def prepare(
-    logs: tuple[AccessLog, ...], tracing: Tracing | None, filters: tuple[HttpFilter, ...] = ()
+    logs: tuple[AccessLog, ...],
+    tracing: Tracing | None,
+    filters: tuple[HttpFilter, ...] = (),
+    retry: RetryPolicy | None = None,
 ) -> tuple[DownstreamConnection, UpstreamConnection]:
     """A downstream connection, and the pooled upstream connection that its requests will take."""
     runtime = Runtime(asyncio.get_running_loop(), lambda: 0.5, SecretStore())
     endpoint = Endpoint("127.0.0.1", 80, peer=Peer("reviews-v1", "default", "reviews", "v1", "reviews", "v1", "c1"))
     service = ServiceFacts("reviews.default.svc.cluster.local", "reviews", "default")
     cluster = Cluster("service", Discovery.STATIC, endpoints=(endpoint,), service=service)
-    route = Route("route", "host", "", lambda head: head.path.startswith(b"/"), Forward((("service", 1),)))
+    route = Route("route", "host", "", lambda head: head.path.startswith(b"/"), Forward((("service", 1),), retry=retry))
     table = RouteTable("table", [VirtualHost("host", ("*",), (route,))])
     manager = HttpManager("bench", table, "", filters=filters, access_logs=logs, tracing=tracing)
     runtime.snapshot = Snapshot(1, {}, {}, {"service": cluster})
@@ -93,7 +126,11 @@ async def main(options: argparse.Namespace) -> None:
     if options.trace is not None:
         tracing = Tracing("collector", "bench", Sampling(random=int(options.trace * 100)))
         logs.append(tracing)
-    downstream, upstream = await prepare(tuple(logs), tracing)
+    filters: tuple[HttpFilter, ...] = ()
+    if options.features:
+        logs.append(AccessLogFile("/dev/null", ISTIO_TEXT_FORMAT))
+        filters = (rbac(ParseDict(READERS, RBAC()), "rbac"),)
+    downstream, upstream = await prepare(tuple(logs), tracing, filters, RETRIES if options.features else None)
 
     async def requests(count: int) -> None:
         for _ in range(count // SLICE):
@@ -121,6 +158,7 @@ async def main(options: argparse.Namespace) -> None:
 def arguments() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--features", action="store_true")
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--trace", type=float)
     parser.add_argument("--profile", action="store_true")

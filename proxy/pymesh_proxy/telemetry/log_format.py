@@ -22,7 +22,6 @@ from typing import Final, TypeAlias
 
 from pymesh.access_log_formats import Command, header_names, parse_format
 from pymesh.errors import ConfigError
-from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.errors import Flag
 from pymesh_proxy.telemetry.record import RequestRecord
 
@@ -38,14 +37,32 @@ def compile_format(format: str | Mapping[str, str]) -> Render:  # noqa: A002 - t
         ConfigError: an operator that is not known, or not written as it must be; the text has the place.
     """
     if isinstance(format, str):
-        parts = _parts(format)
-        return lambda record: "".join([part if isinstance(part, str) else _text(part(record)) for part in parts])
+        return _text_line(_parts(format))
     members = [(key, _json_member(key, format[key])) for key in sorted(format)]
     encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
     def render(record: RequestRecord) -> str:
         line = encode({key: member(record) for key, member in members})
         return (line if line.isprintable() else line.translate(_JSON_ESCAPES)) + "\n"
+
+    return render
+
+
+def _text_line(parts: list[str | Operator]) -> Render:
+    """The function for a text with operators.
+
+    A line is put together at once and looked at as a whole: nearly none has anything in it that must be escaped.
+    """
+    operators = [part for part in parts if not isinstance(part, str)]
+    pattern = "".join([part.replace("%", "%%") if isinstance(part, str) else "%s" for part in parts])
+    pattern, end = (pattern[:-1], "\n") if pattern.endswith("\n") else (pattern, "")
+
+    def render(record: RequestRecord) -> str:
+        values = ["-" if (value := operator(record)) is None else value for operator in operators]
+        line = pattern % tuple(values)
+        if not line.isprintable():
+            line = pattern % tuple([_escaped(value) for value in values])
+        return line + end
 
     return render
 
@@ -74,8 +91,8 @@ def _plain(value: Value) -> str:
     return "-" if value is None else str(value)
 
 
-def _text(value: Value) -> str:
-    text = _plain(value)
+def _escaped(value: str | int) -> str:
+    text = str(value)
     return text if text.isprintable() else text.translate(_ESCAPES)
 
 
@@ -138,19 +155,24 @@ def _request_field(name: str) -> Operator:
     if name == ":method":
         return lambda record: record.method or None
     key = b"x-forwarded-proto" if name == ":scheme" else name.encode()
-    return lambda record: _field(record.headers, key)
+
+    def field(record: RequestRecord) -> Value:
+        value = None if record.headers is None else record.headers.get(key)
+        return None if value is None else decode_value(value)
+
+    return field
 
 
 def _response_field(name: str) -> Operator:
     if name == ":status":
         return lambda record: str(record.status) if record.status else None
     key = name.encode()
-    return lambda record: _field(record.response_headers, key)
 
+    def field(record: RequestRecord) -> Value:
+        value = None if record.response_headers is None else record.response_headers.get(key)
+        return None if value is None else decode_value(value)
 
-def _field(head: Head | None, key: bytes) -> Value:
-    value = None if head is None else head.get(key)
-    return None if value is None else decode_value(value)
+    return field
 
 
 def _known(value: bytes) -> Value:
