@@ -110,7 +110,7 @@ def measure(plan: Plan, proxies: Sequence[Proxy], say: Callable[[str], None]) ->
 
 def _warm_up(plan: Plan, site: Site, folder: Path) -> None:
     for name, contender in site.contenders.items():
-        if errors := plan.scenario.instrument(_turn(plan, site, contender, folder)).errors:
+        if errors := _turn(plan, site, contender, folder).errors:
             said = f"{name} had errors while warming up: {figures.counted(errors)}\n{contender.said()}"
             raise MeshError(said.strip())
 
@@ -125,8 +125,13 @@ def _memory(contender: Contender) -> int:
     return sum(procfs.resident_bytes(pid) for pid in contender.pids.values())
 
 
-def _turn(plan: Plan, site: Site, contender: Contender, folder: Path) -> Turn:
-    return Turn(plan.scenario, contender, site.upstream, plan.seconds, plan.cores, folder)
+def _turn(plan: Plan, site: Site, contender: Contender, folder: Path) -> Sample:
+    turn = Turn(plan.scenario, contender, site.upstream, plan.seconds, plan.cores, folder)
+    sample = plan.scenario.instrument(turn)
+    if not sample.units and not sample.latencies.count:
+        said = f"{contender.name} answered nothing: {figures.counted(sample.errors)}\n{contender.said()}"
+        raise MeshError(said.strip())
+    return sample
 
 
 def _done(result: Result) -> bool:
@@ -138,7 +143,7 @@ def _done(result: Result) -> bool:
 def _add_round(result: Result, site: Site, folder: Path) -> None:
     seen: dict[str, Sample] = {}
     for name in figures.order(list(site.contenders), result.count, result.plan.turns):
-        one = result.plan.scenario.instrument(_turn(result.plan, site, site.contenders[name], folder))
+        one = _turn(result.plan, site, site.contenders[name], folder)
         seen[name] = seen[name] + one if name in seen else one
     for name, both in seen.items():
         result.proxies[name].rounds.append(both)

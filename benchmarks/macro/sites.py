@@ -23,6 +23,8 @@ _ANSWER_TIMEOUT: Final = 5.0
 # Seconds until it is wrong of a proxy not to give the upstream's answer, and between two looks.
 _CONFIGURED_TIMEOUT: Final = 5.0
 _POLL: Final = 0.1
+# The part of a contender that is one process.
+_ALONE: Final = "proxy"
 # Bytes that nginx takes as one word of its configuration file; longer answers come from a file in the page cache.
 _MAX_WORD: Final = 2048
 
@@ -64,7 +66,7 @@ def _contender(
             part = running(f"{proxy.name} {hop}".removesuffix(" ."), command, port, own / "log", cores.proxy)
             started[hop] = stack.enter_context(part)
             after = {**values, "UPSTREAM": port}
-        pids = {hop: started[hop].pid for hop in scenario.hops}
+        pids = {_ALONE if hop == "." else hop: started[hop].pid for hop in scenario.hops}
         yield Contender(
             proxy.name,
             started[scenario.hops[0]].port,

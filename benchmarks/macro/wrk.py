@@ -64,7 +64,10 @@ def load(
     script = folder / "wrk.lua"
     script.write_text(Template(_SCRIPT.read_text()).substitute(REQUEST=quoted(request)))
     line = command(WRK.require(), target, connections, seconds, script)
-    ended = subprocess.run(line, capture_output=True, text=True, check=False, timeout=seconds + _GRACE)
+    try:
+        ended = subprocess.run(line, capture_output=True, text=True, check=False, timeout=seconds + _GRACE)
+    except subprocess.TimeoutExpired as error:
+        raise MeshError(f"wrk did not end within {error.timeout:g} s") from error
     try:
         return parse(ended.stdout, body_bytes)
     except ValueError as error:

@@ -1,6 +1,7 @@
 """A proxy that does not do what is measured is not measured."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_errors_under_load_end_it(tmp_path: Path, proxy: Proxy) -> None:
         run(proxy)
 
 
-GOOD = Sample(1000, 1.0, {".": 0.05}, 0.1)
+GOOD = Sample(1000, 1.0, {"proxy": 0.05}, 0.1)
 
 
 def test_errors_of_the_last_round_leave_no_ratios() -> None:
@@ -73,9 +74,16 @@ def test_errors_of_the_last_round_leave_no_ratios() -> None:
 
 
 def test_ratios_are_taken_with_whoever_is_named_and_of_memory_too() -> None:
-    cheap = Sample(1000, 1.0, {".": 0.005}, 0.1)
+    cheap = Sample(1000, 1.0, {"proxy": 0.005}, 0.1)
     seen = Result(PLAN, {"pymesh": Measured([cheap], 30, 60), "mitmproxy": Measured([GOOD], 60, 60)})
     assert seen.ratios("pymesh", PLAN.scenario.figures[0].name) == [], "envoy was not there"
     assert seen.ratios("pymesh", PLAN.scenario.figures[0].name, "mitmproxy") == pytest.approx([0.1])
     assert seen.ratios("pymesh", RSS_IDLE, "mitmproxy") == [0.5]
     assert seen.values("pymesh", RSS_IDLE) == [30.0]
+
+
+def test_a_turn_without_one_answer_is_no_figure(tmp_path: Path, proxy: Proxy) -> None:
+    answers(tmp_path, f'return 200 "{PLAN.scenario.body}";')
+    scenario = replace(PLAN.scenario, instrument=lambda _: Sample(errors={"refused": 7}))
+    with pytest.raises(MeshError, match="nginx answered nothing: 7 refused"):
+        measure.measure(replace(PLAN, scenario=scenario), [proxy], lambda _: None)

@@ -19,7 +19,7 @@ LATENCIES = Histogram([1_000_000] * 100)
 
 def measured(*costs: float, load: float = 1.0, **errors: int) -> Measured:
     """Rounds with these costs, in µs a request; the last one has the errors."""
-    rounds = [Sample(20_000, 2.0, {".": cost * 0.02}, load, {}, LATENCIES) for cost in costs]
+    rounds = [Sample(20_000, 2.0, {"proxy": cost * 0.02}, load, {}, LATENCIES) for cost in costs]
     rounds[-1] = replace(rounds[-1], errors=errors)
     return Measured(rounds, idle_memory=23_000_000, loaded_memory=24_500_000)
 
@@ -111,7 +111,7 @@ def test_the_document_has_every_round() -> None:
     made = document.document(MACHINE, {"wrk": "4.1.0"}, [result(measured(30, 31), envoy=measured(60, 62))])
     seen = json.loads(json.dumps(made))["scenarios"]["h1-plain"]
     pymesh = seen["proxies"]["pymesh"]
-    assert [one["cpu_seconds"]["."] for one in pymesh["rounds"]] == pytest.approx([0.6, 0.62])
+    assert [one["cpu_seconds"]["proxy"] for one in pymesh["rounds"]] == pytest.approx([0.6, 0.62])
     assert pymesh["rss_loaded_bytes"] == 24_500_000
     assert Histogram.of(pymesh["latencies"]).count == 200
     assert pymesh["figures"]["p50_ms"]["median"] == pytest.approx(1.0, rel=0.01)

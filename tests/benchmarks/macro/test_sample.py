@@ -26,7 +26,7 @@ def test_latencies_are_joined_and_of_peaks_the_largest_stays() -> None:
 
 
 def test_a_turn_at_a_fixed_rate_does_not_touch_the_cost() -> None:
-    saturated = Sample(1000, 1.0, {".": 0.05}, 0.5)
+    saturated = Sample(1000, 1.0, {"proxy": 0.05}, 0.5)
     both = saturated + Sample(latencies=Histogram([2_000_000]))
     shown = (sample.cost(Unit.REQUEST), sample.throughput(Unit.REQUEST), sample.BUSY)
     assert [figure.of(both) for figure in shown] == [50.0, 1000.0, 0.05]
