@@ -8,9 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, generate_latest
-
 from pymesh_proxy.admin import Answer, Page, Query, as_json, help_page, text
+from pymesh_proxy.telemetry.exposition import render
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.telemetry.upstream_metrics import UpstreamMetrics
 
@@ -189,12 +188,10 @@ def _certificates(proxy: "Proxy") -> list[dict[str, object]]:
 
 def _prometheus(proxy: "Proxy") -> Answer:
     proxy.update_gauges()
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(proxy.runtime.stats)
-    registry.register(proxy.runtime.reporters)
-    registry.register(proxy.runtime.loop_meter)
-    registry.register(UpstreamMetrics(lambda: proxy.runtime.upstreams.health(proxy.runtime.snapshot.clusters)))
-    return Answer(generate_latest(registry) + proxy.runtime.istio.text().encode(), content_type=_PROMETHEUS)
+    runtime = proxy.runtime
+    health = UpstreamMetrics(lambda: runtime.upstreams.health(runtime.snapshot.clusters))
+    text = render((runtime.stats, runtime.reporters, runtime.loop_meter, health))
+    return Answer(text + runtime.istio.text().encode(), content_type=_PROMETHEUS)
 
 
 def _server_info(proxy: "Proxy") -> dict[str, object]:

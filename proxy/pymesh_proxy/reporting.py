@@ -6,14 +6,13 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
 from envoy.config.core.v3.base_pb2 import Node as NodeMessage
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.registry import Collector as MetricsCollector
 
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.config.model import GrpcAccessLog, Tracing
 from pymesh_proxy.control.grpc_cluster import ClusterChannel, Mesh
 from pymesh_proxy.control.reporter import CallReceiver, Counts, Reporter, StreamReceiver
 from pymesh_proxy.telemetry import als, otlp
+from pymesh_proxy.telemetry.exposition import CounterMetricFamily, GaugeMetricFamily
 from pymesh_proxy.telemetry.record import RequestRecord
 
 # Seconds that a reporter whose collector is no longer configured has for what it still holds.
@@ -29,7 +28,7 @@ SPANS_BYTES: Final = 64 * 1024
 Collector: TypeAlias = GrpcAccessLog | Tracing
 
 
-class Reporters(MetricsCollector):
+class Reporters:
     """Every reporter of one proxy.
 
     Attributes:
@@ -70,7 +69,7 @@ class Reporters(MetricsCollector):
         await asyncio.gather(*(channel.close() for channel in self._channels.values()))
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        """For prometheus_client."""
+        """See exposition.Collector."""
         labels = ["cluster", "log"]
         sent = CounterMetricFamily("pymesh_telemetry_sent", "Entries handed over to a collector", labels=labels)
         text = "Entries lost: the queue was full, the connection broke, or the collector refused them"

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -114,15 +113,16 @@ async def ask_until_told(address: tuple[str, int]) -> int:
         IncompleteReadError, ConnectionError: the connection ended under a request.
     """
     reader, writer = await asyncio.open_connection(*address)
-    for number in count(1):
+    answered = 0
+    while True:
         writer.write(b"GET / HTTP/1.1\r\nhost: a.example\r\n\r\n")
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         assert head.startswith(b"http/1.1 200")
+        answered += 1
         if b"\r\nconnection: close\r\n" in head:
             assert await reader.read() == b""
-            break
-    writer.close()
-    return number
+            writer.close()
+            return answered
 
 
 @pytest.mark.e2e

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, Metric
-
+from pymesh_proxy.telemetry.exposition import CounterMetricFamily, Metric
 from pymesh_proxy.telemetry.policy_metrics import PolicyMetrics
 from pymesh_proxy.telemetry.rbac_metrics import RbacMetrics
 
@@ -35,7 +34,7 @@ class PythonFilterMetrics:
         return self.filters.setdefault(name, PythonFilterStats())
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        """For prometheus_client."""
+        """See exposition.Collector."""
         for counter, text in _HELP.items():
             family = CounterMetricFamily(f"pymesh_filter_{counter}", text, labels=["filter"])
             for name, stats in self.filters.items():
@@ -52,7 +51,7 @@ class FilterMetrics:
         self.python = PythonFilterMetrics()
 
     def collect(self) -> Iterator[Metric]:
-        """For prometheus_client."""
+        """See exposition.Collector."""
         yield from self.policy.collect()
         yield from self.rbac.collect()
         yield from self.python.collect()

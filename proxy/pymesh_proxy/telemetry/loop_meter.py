@@ -12,8 +12,7 @@ from itertools import accumulate
 from time import monotonic
 from typing import Final
 
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
+from pymesh_proxy.telemetry.exposition import GaugeMetricFamily, HistogramMetricFamily, Metric
 
 # Seconds between two looks, with traffic and without.
 PERIOD: Final = 0.01
@@ -25,7 +24,7 @@ BUCKETS: Final = (0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.025, 0.05, 
 WINDOW: Final = 30.0
 
 
-class LoopMeter(Collector):
+class LoopMeter:
     """Counts delays of one loop; `busy` says whether there is traffic."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, busy: Callable[[], bool]) -> None:
@@ -61,15 +60,13 @@ class LoopMeter(Collector):
             self._timer.cancel()
 
     def collect(self) -> Iterator[Metric]:
-        """For prometheus_client."""
+        """See exposition.Collector."""
         bounds = [*(str(bound) for bound in BUCKETS), "+Inf"]
         counted = list(zip(bounds, accumulate(self._buckets), strict=True))
-        yield HistogramMetricFamily(
-            "pymesh_loop_delay_seconds",
-            "Times that the event loop did not turn: a timer's lateness, and slices of long work",
-            buckets=counted,
-            sum_value=self._sum,
-        )
+        text = "Times that the event loop did not turn: a timer's lateness, and slices of long work"
+        delays = HistogramMetricFamily("pymesh_loop_delay_seconds", text)
+        delays.add_histogram((), counted, self._sum)
+        yield delays
         text = "The longest time that the event loop did not turn, in the last minute"
         yield GaugeMetricFamily("pymesh_loop_delay_longest_seconds", text, value=self.longest)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily
+from pymesh_proxy.telemetry.exposition import CounterMetricFamily
 
 
 class RbacStats:
@@ -25,7 +25,7 @@ class RbacMetrics:
         return self.prefixes.setdefault(prefix, RbacStats())
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        """For prometheus_client."""
+        """See exposition.Collector."""
         for name in RbacStats.__slots__:
             family = CounterMetricFamily(f"envoy_http_rbac_{name}", f"Envoy's {name}", labels=["envoy_rbac_prefix"])
             for prefix, stats in self.prefixes.items():

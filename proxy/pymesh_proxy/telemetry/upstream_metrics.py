@@ -3,9 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-
+from pymesh_proxy.telemetry.exposition import CounterMetricFamily, GaugeMetricFamily, Metric
 from pymesh_proxy.upstream.endpoint import Endpoint
 from pymesh_proxy.upstream.health import HealthStats
 from pymesh_proxy.upstream.outlier import OutlierStats
@@ -21,14 +19,14 @@ class ClusterHealth(NamedTuple):
     checks: HealthStats | None = None
 
 
-class UpstreamMetrics(Collector):
+class UpstreamMetrics:
     """Metrics made of what `read` gives when somebody scrapes."""
 
     def __init__(self, read: Callable[[], Iterable[ClusterHealth]]) -> None:
         self._read = read
 
     def collect(self) -> Iterator[Metric]:
-        """For prometheus_client."""
+        """See exposition.Collector."""
         rows = list(self._read())
         yield from _membership(rows)
         yield from _outliers([(row.cluster, row.outlier, row.ejected) for row in rows if row.outlier is not None])

@@ -1,17 +1,15 @@
 """Counters as Prometheus reads them."""
 
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pymesh_proxy.telemetry.exposition import render
 from pymesh_proxy.telemetry.metrics import DURATION_BUCKETS, ClusterStats, HttpStats, ListenerStats, Stats, TcpStats
 
 
 def samples(stats: Stats) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    registry = CollectorRegistry()
-    registry.register(stats)
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(generate_latest(registry).decode())
+        for family in text_string_to_metric_families(render([stats]).decode())
         for sample in family.samples
     }
 

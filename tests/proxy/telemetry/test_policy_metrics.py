@@ -1,7 +1,6 @@
 """The counters of policy rules, as Prometheus sees them."""
 
-from prometheus_client import CollectorRegistry, generate_latest
-
+from pymesh_proxy.telemetry.exposition import render
 from pymesh_proxy.telemetry.metrics import Stats
 from pymesh_proxy.telemetry.policy_metrics import MAX_RULES, OVERFLOW, PolicyMetrics
 
@@ -13,9 +12,7 @@ def test_every_counter_is_shown_by_rule() -> None:
     rule.without("open")
     rule.without("open")
     rule.without("closed")
-    registry = CollectorRegistry()
-    registry.register(stats)
-    text = generate_latest(registry).decode()
+    text = render([stats]).decode()
     for line in (
         'pymesh_policy_asked_total{rule="RateLimit a/b"} 4.0',
         'pymesh_policy_allowed_total{rule="RateLimit a/b"} 3.0',
