@@ -29,14 +29,8 @@ def told(one: Node) -> DiscoveryResponse:
 def test_no_two_worlds_have_anything_in_common_but_the_upstream() -> None:
     for number in range(1, 1000):
         assert cluster(number, 0) != cluster(number, 1)
-    addresses = [
-        {
-            one.endpoint.address.socket_address.address
-            for one in endpoints(number, world, 10, 1).endpoints[0].lb_endpoints
-        }
-        for world in (0, 1)
-        for number in range(1, 1000)
-    ]
+    groups = [endpoints(number, world, 10, 1).endpoints[0] for world in (0, 1) for number in range(1, 1000)]
+    addresses = [{one.endpoint.address.socket_address.address for one in group.lb_endpoints} for group in groups]
     assert all(len(each) == 10 for each in addresses)
     assert len(set().union(*addresses)) == 2 * 999 * 10
     assert endpoints(0, 0, 10, 9090) == endpoints(0, 1, 10, 9090)
@@ -82,10 +76,8 @@ def test_a_push_ends_when_both_are_acknowledged() -> None:
     one.asked = dict.fromkeys(KINDS, frozenset())
     said = pushed(one, *(DiscoveryRequest(type_url=kind, version_info="1") for kind in KINDS))
     assert set(said) == {"pushed", "acknowledged"}
-    first = Cluster.FromString(
-        DiscoveryResponse.FromString(resources(types.CLUSTER, SIZE, 1, PLACE)).resources[0].value
-    )
-    assert first.connect_timeout.seconds == 11
+    response = DiscoveryResponse.FromString(resources(types.CLUSTER, SIZE, 1, PLACE))
+    assert Cluster.FromString(response.resources[0].value).connect_timeout.seconds == 11
 
 
 def test_a_push_that_is_refused_says_why() -> None:
