@@ -134,7 +134,8 @@ class Attempts:
             self.fell_silent()
             self._exchange.fail(error)
             return
-        details = "upstream_reset_before_response_started{connection_termination}"
+        when = "after" if self._exchange.response_started else "before"
+        details = f"upstream_reset_{when}_response_started{{connection_termination}}"
         ended = failure(Flag.UPSTREAM_CONNECTION_TERMINATION, details, str(error))
         self.failed(Outcome(Failure.RESET, written=True), ended)
 
