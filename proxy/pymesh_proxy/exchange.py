@@ -173,7 +173,7 @@ class Exchange:
         cluster = self._leads_to(name)
         if cluster is None:
             raise failure(Flag.NO_CLUSTER, "cluster_not_found", f"no cluster {name}")
-        if request.has_any(OVERRIDES):
+        if (request.shape.envoy or downstream.manager.filters) and request.has_any(OVERRIDES):
             action = overridden(action, request)
         forwarding.apply_route(request, route, action, downstream.manager)
         self._attempts = attempts = Attempts(self, runtime, action, cluster, runtime.upstreams.state(cluster))
@@ -424,7 +424,8 @@ class Exchange:
             return
         self._abandon()
         if not self.response_started:
-            self._reply(forwarding.answer_to(error), error.reason)
+            counted = self._attempts is not None and self._attempts.action.attempt_count_in_response
+            self._reply(forwarding.answer_to(error, self.record.attempts if counted else 0), error.reason)
             return
         self.record.flag, self.record.details = error.flag, error.details
         # Closing is how the client learns that the message is incomplete; where closing would mean complete, reset.

@@ -25,6 +25,7 @@ from pymesh_proxy.telemetry import tracing
 from pymesh_proxy.telemetry.peers import PEER_HEADERS
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.transport.facts import Facts
+from pymesh_proxy.trust import believe
 from pymesh_proxy.upstream.endpoint import Endpoint
 
 _HTTP: Final = b"x-forwarded-proto: http"
@@ -36,16 +37,6 @@ _OURS: Final = (
     XFCC, b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id", b"x-envoy-original-path",
     b"content-length", b"transfer-encoding",
 )  # fmt: skip
-# What only a proxy of ours may say; taken away where a request enters from outside (use_remote_address).
-_INTERNAL_HEADERS: Final = frozenset({
-    b"x-envoy-attempt-count", b"x-envoy-decorator-operation", b"x-envoy-downstream-service-cluster",
-    b"x-envoy-downstream-service-node", b"x-envoy-expected-rq-timeout-ms", b"x-envoy-external-address",
-    b"x-envoy-force-trace", b"x-envoy-hedge-on-per-try-timeout", b"x-envoy-internal", b"x-envoy-ip-tags",
-    b"x-envoy-max-retries", b"x-envoy-original-host", b"x-envoy-original-path", b"x-envoy-retry-grpc-on",
-    b"x-envoy-retry-on", b"x-envoy-upstream-alt-stat-name", b"x-envoy-upstream-rq-per-try-timeout-ms",
-    b"x-envoy-upstream-rq-timeout-alt-response", b"x-envoy-upstream-rq-timeout-ms",
-    b"x-envoy-upstream-stream-duration-ms",
-})  # fmt: skip
 
 
 def _lookalikes(names: Iterable[bytes]) -> Iterator[bytes]:
@@ -104,8 +95,8 @@ def prepare_request(request: Head, manager: HttpManager, facts: Facts) -> str:
         _end_hop(request)
     if shape.underscored:
         request.remove_all(_LOOKALIKES)
-    if manager.use_remote_address:
-        _enter_from_outside(request, manager, facts)
+    if shape.envoy or manager.use_remote_address or manager.internal_networks:
+        believe(request, manager, facts)
     if not request.has(b"x-forwarded-proto"):
         request.set_line(b"x-forwarded-proto", _HTTPS if facts.tls else _HTTP)
     if manager.via:
@@ -166,17 +157,6 @@ def _strip_port(request: Head, facts: Facts) -> None:
     if port and facts.original_destination is not None and int(port) == facts.original_destination[1]:
         request.authority = host
         request.set(b"host", host)
-
-
-def _enter_from_outside(request: Head, manager: HttpManager, facts: Facts) -> None:
-    """An edge proxy believes nothing that the client says of itself."""
-    request.remove_all(_INTERNAL_HEADERS)
-    if manager.xff_num_trusted_hops == 0:
-        request.set_line(b"x-forwarded-proto", _HTTPS if facts.tls else _HTTP)
-    if not manager.skip_xff_append:
-        address = facts.remote.rpartition(":")[0].strip("[]").encode()
-        before = request.get(b"x-forwarded-for")
-        request.set(b"x-forwarded-for", address if before is None else b"%b,%b" % (before, address))
 
 
 def _request_id(request: Head, manager: HttpManager) -> str:
@@ -301,13 +281,14 @@ def response_bytes(
     return head.with_start(b"HTTP/1.1 %d %b" % (head.status, head.reason))
 
 
-def answer_to(error: ProxyError) -> LocalReply:
-    """The answer that a failure becomes, in Envoy's words."""
+def answer_to(error: ProxyError, attempts: int = 0) -> LocalReply:
+    """The answer that a failure becomes, in Envoy's words. `attempts`: how many were made, if that is to be told."""
     wrong_request = error.flag is Flag.DOWNSTREAM_PROTOCOL_ERROR
     body = _REASONS[error.status] if wrong_request else CAUSES[error.flag].body.encode()
     if error.reason and error.flag is Flag.UPSTREAM_CONNECTION_FAILURE:
         body += b", transport failure reason: " + error.reason.encode("ascii", "replace")
-    return LocalReply(error.status, error.flag, error.details, body)
+    headers = ((b"x-envoy-attempt-count", b"%d" % attempts),) if attempts else ()
+    return LocalReply(error.status, error.flag, error.details, body, headers)
 
 
 def local_reply_bytes(

@@ -144,6 +144,7 @@ SUPPORTED: Final[Mapping[str, Support]] = {
         "codec_type stat_prefix rds route_config http_filters common_http_protocol_options http_protocol_options "
         "server_name server_header_transformation via max_request_headers_kb stream_idle_timeout request_timeout "
         "request_headers_timeout drain_timeout access_log use_remote_address xff_num_trusted_hops skip_xff_append "
+        "internal_address_config "
         "generate_request_id preserve_external_request_id always_set_request_id_in_response "
         "forward_client_cert_details set_current_client_cert_details upgrade_configs normalize_path merge_slashes "
         "path_with_escaped_slashes_action strip_matching_host_port tracing",
@@ -164,6 +165,7 @@ SUPPORTED: Final[Mapping[str, Support]] = {
         {"grpc_service": "`envoy_grpc`; a cluster with `http2_protocol_options`"},
     ),
     f"{_HCM}Rds": Support("config_source route_config_name", {"config_source": "`ads` only"}),
+    f"{_HCM}HttpConnectionManager.InternalAddressConfig": Support("cidr_ranges"),
     f"{_HCM}HttpFilter": Support("name typed_config is_optional disabled"),
     f"{_HCM}HttpConnectionManager.UpgradeConfig": Support("upgrade_type enabled"),
     f"{_HCM}HttpConnectionManager.SetCurrentClientCertDetails": Support("subject dns uri"),

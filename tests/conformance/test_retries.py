@@ -20,6 +20,7 @@ static_resources:
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: web
+          internal_address_config: {cidr_ranges: [{address_prefix: 10.0.0.0, prefix_len: 8}]}
           http_filters:
           - name: envoy.filters.http.router
             typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
@@ -68,12 +69,24 @@ static_resources:
 """
 
 
-def asked(name: str, status: int, host: str, path: str, *, method: str = "GET", **headers: str) -> Situation:
+def asked(
+    name: str, status: int, host: str, path: str, *, method: str = "GET", client: str = "10.0.0.1", **headers: str
+) -> Situation:
+    """A request that came straight from an internal client, or from another."""
     named = tuple((f"x-{key.replace('_', '-')}", value) for key, value in headers.items())
-    return Situation(name, status, path, method, f"{host}.test", named)
+    came_from = (("x-forwarded-for", client),) if client else ()
+    return Situation(name, status, path, method, f"{host}.test", named + came_from)
 
 
-ON, MOST = "envoy_retry_on", "envoy_max_retries"
+SAID = {
+    f"envoy_{name}": "1"
+    for name in (
+        "expected_rq_timeout_ms", "force_trace", "hedge_on_per_try_timeout", "internal", "ip_tags", "max_retries",
+        "original_url", "retriable_header_names", "retriable_status_codes", "retry_grpc_on", "retry_on",
+        "upstream_alt_stat_name", "upstream_rq_timeout_alt_response", "decorator_operation", "external_address",
+        "downstream_service_cluster", "downstream_service_node", "original_path", "original_host", "attempt_count",
+    )
+}  # fmt: skip
 SITUATIONS = [
     asked("no policy", 503, "plain", "/fail/1/503"),
     asked("asked for", 200, "plain", "/fail/1/503", envoy_retry_on="5xx"),
@@ -91,6 +104,13 @@ SITUATIONS = [
     ),
     asked("a status without the word", 418, "plain", "/fail/1/418", envoy_retriable_status_codes="418"),
     asked("asked for a POST", 200, "plain", "/fail/1/503", method="POST", envoy_retry_on="5xx"),
+    asked("an outsider", 503, "plain", "/fail/1/503", client="11.0.0.1", envoy_retry_on="5xx"),
+    asked("nobody knows who", 503, "plain", "/fail/1/503", client="", envoy_retry_on="5xx"),
+    asked("who came a longer way", 503, "plain", "/fail/1/503", client="10.0.0.2, 10.0.0.1", envoy_retry_on="5xx"),
+    asked("who is no address", 503, "plain", "/fail/1/503", client="somebody", envoy_retry_on="5xx"),
+    asked("an outsider's timeout", 200, "plain", "/slow/0.3", client="", envoy_upstream_rq_timeout_ms="100"),
+    asked("all that may not be said", 200, "plain", "/", client="", **SAID),
+    asked("all that an insider says", 200, "plain", "/", **{name: SAID[name] for name in SAID if "trace" not in name}),
     asked("of the policy", 200, "tried", "/fail/2/500"),
     asked("of the policy, in vain", 500, "tried", "/fail/3/500"),
     asked("a good status that is retriable", 200, "tried", "/fail/2/202"),
@@ -106,7 +126,8 @@ SITUATIONS = [
 ]  # fmt: skip
 _DIFFERENT = {"date", "x-envoy-upstream-service-time", "proxy-status", "content-length", "connection", "server"}
 # Of these, Envoy's value at a retry depends on how much time the pause before it took.
-_OF_THE_MOMENT = {"x-envoy-expected-rq-timeout-ms", "x-request-id", "x-test"}
+# Envoy adds `content-length: 0` to a POST without a body.
+_OF_THE_MOMENT = {"x-envoy-expected-rq-timeout-ms", "x-request-id", "x-test", "content-length"}
 
 
 @pytest.fixture(scope="module")

@@ -40,13 +40,15 @@ class Shape:
         where: the place of each name among the lines, the first one if it is repeated.
         repeated: names that are there more than once, in the order in which their second field comes.
         framing: whether one of the fields has to do with framing or persistence.
+        envoy: whether one of the fields is of Envoy's, `x-envoy-…`.
         hop_by_hop: whether one of the fields is meant for one connection only.
         underscored: whether a name has an underscore.
         small: whether it is small enough to be remembered.
     """
 
     __slots__ = (
-        "_asked", "framing", "hop_by_hop", "names", "prefixes", "repeated", "small", "spans", "underscored", "where",
+        "_asked", "envoy", "framing", "hop_by_hop", "names", "prefixes", "repeated", "small", "spans", "underscored",
+        "where",
     )  # fmt: skip
 
     def __init__(self, names: tuple[bytes, ...], prefixes: tuple[bytes, ...] = ()) -> None:
@@ -61,6 +63,7 @@ class Shape:
                 repeated[name] = None
         self.repeated = tuple(repeated)
         self.framing = not _FRAMING.isdisjoint(self.where)
+        self.envoy = any(name.startswith(b"x-envoy-") for name in names)
         self.hop_by_hop = not HOP_BY_HOP.isdisjoint(self.where)
         self.underscored = b"_" in b"".join(names)
         self._asked: dict[frozenset[bytes], bool] = {}

@@ -19,7 +19,7 @@ from pymesh.xds import types
 from pymesh.xds.check import join, unpack
 from pymesh_proxy.config.access_logs import access_logs
 from pymesh_proxy.config.ext_authz import ext_authz
-from pymesh_proxy.config.fields import flag, header_value, number, one_of, required, timeout
+from pymesh_proxy.config.fields import flag, header_value, network, number, one_of, required, timeout
 from pymesh_proxy.config.model import EscapedSlashes, ForwardClientCert, HttpManager, ServerHeader
 from pymesh_proxy.config.policy_filter import policy_filter
 from pymesh_proxy.config.python_filter import PYTHON_TYPE, python_filter
@@ -103,6 +103,10 @@ def http_manager(message: HttpConnectionManager, context: Context, path: str) ->
         server_header=_SERVER_HEADER[message.server_header_transformation],
         use_remote_address=flag(message, "use_remote_address", default=False),
         xff_num_trusted_hops=message.xff_num_trusted_hops,
+        internal_networks=tuple(
+            network(cidr, f"{join(path, 'internal_address_config')}.cidr_ranges[{index}]")
+            for index, cidr in enumerate(message.internal_address_config.cidr_ranges)
+        ),
         skip_xff_append=message.skip_xff_append,
         generate_request_id=flag(message, "generate_request_id", default=True),
         preserve_external_request_id=message.preserve_external_request_id,

@@ -187,6 +187,8 @@ class HttpManager:
     via: bytes = b""  # appended to Via of requests and responses; empty: nothing is
     use_remote_address: bool = False
     xff_num_trusted_hops: int = 0
+    # Whoever calls straight from there may ask for retries, timeouts and the like (trust.py).
+    internal_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     skip_xff_append: bool = False
     generate_request_id: bool = True
     preserve_external_request_id: bool = False

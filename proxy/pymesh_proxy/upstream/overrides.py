@@ -23,10 +23,18 @@ _MAX_RETRIES: Final = b"x-envoy-max-retries"
 _STATUS_CODES: Final = b"x-envoy-retriable-status-codes"
 _HEADER_NAMES: Final = b"x-envoy-retriable-header-names"
 
-# The headers that ask for something.
-OVERRIDES: Final = frozenset(
-    {_TIMEOUT, _TRY_TIMEOUT, _RETRY_ON, _RETRY_GRPC_ON, _MAX_RETRIES, _STATUS_CODES, _HEADER_NAMES}
+# What is asked of Envoy's router, and not done here (docs/support.md).
+_NOT_DONE: Final = frozenset(
+    {
+        b"x-envoy-hedge-on-per-try-timeout",
+        b"x-envoy-upstream-alt-stat-name",
+        b"x-envoy-upstream-rq-timeout-alt-response",
+    }
 )
+# The headers that ask for something.
+OVERRIDES: Final = _NOT_DONE | {
+    _TIMEOUT, _TRY_TIMEOUT, _RETRY_ON, _RETRY_GRPC_ON, _MAX_RETRIES, _STATUS_CODES, _HEADER_NAMES,
+}  # fmt: skip
 _NUMBER: Final = re.compile(rb"[0-9]{1,9}")
 _HTTP_CONDITIONS: Final = CONDITIONS.keys() - GRPC_CONDITIONS
 
@@ -40,8 +48,7 @@ def overridden(action: Forward, request: Head) -> Forward:
     retry = _retry(action.retry, request)
     if retry is not None and timeout is not None and (retry.per_try_timeout or 0.0) >= timeout:
         retry = replace(retry, per_try_timeout=None)
-    for name in OVERRIDES:
-        request.remove(name)
+    request.remove_all(OVERRIDES)
     return replace(action, timeout=timeout, retry=retry)
 
 

@@ -1,0 +1,85 @@
+"""Whom to believe what he says of himself, and who may ask something of the proxy: by where a request comes from. Pure.
+
+A request is *internal* if it comes straight from an address that the configuration names so (`internal_address_config`;
+nobody is, where it names none), and *at the edge* if it is not internal and the connection's own address is the
+client's (`use_remote_address`). Only internal requests may ask for retries, timeouts and traces; at the edge nothing is
+believed that a proxy of ours would have said.
+
+Source: Envoy, ConnectionManagerUtility::mutateRequestHeaders; the page on x-envoy-internal and x-forwarded-for.
+"""
+
+from ipaddress import ip_address
+from typing import Final
+
+from pymesh_proxy.codec.headers import Head
+from pymesh_proxy.config.model import HttpManager
+from pymesh_proxy.transport.facts import Facts
+
+_INTERNAL: Final = b"x-envoy-internal"
+# What only internal requests may ask for.
+_ASKED: Final = frozenset(
+    {
+        b"x-envoy-expected-rq-timeout-ms",
+        b"x-envoy-force-trace",
+        b"x-envoy-hedge-on-per-try-timeout",
+        b"x-envoy-ip-tags",
+        b"x-envoy-max-retries",
+        b"x-envoy-original-url",
+        b"x-envoy-retriable-header-names",
+        b"x-envoy-retriable-status-codes",
+        b"x-envoy-retry-grpc-on",
+        b"x-envoy-retry-on",
+        b"x-envoy-upstream-alt-stat-name",
+        b"x-envoy-upstream-rq-per-try-timeout-ms",
+        b"x-envoy-upstream-rq-timeout-alt-response",
+        b"x-envoy-upstream-rq-timeout-ms",
+        _INTERNAL,
+    }
+)
+# What, besides, only a proxy of ours may say.
+_SAID: Final = _ASKED | {
+    b"x-envoy-attempt-count",
+    b"x-envoy-decorator-operation",
+    b"x-envoy-downstream-service-cluster",
+    b"x-envoy-downstream-service-node",
+    b"x-envoy-external-address",
+    b"x-envoy-original-host",
+    b"x-envoy-original-path",
+    b"x-envoy-upstream-stream-duration-ms",
+}
+_FORWARDED_FOR: Final = b"x-forwarded-for"
+
+
+def believe(request: Head, manager: HttpManager, facts: Facts) -> None:
+    """Take from `request` what its sender may not say, and say ourselves whence it came."""
+    if _is_internal(request, manager, facts):
+        request.remove_all(frozenset((_INTERNAL,)))
+        request.set(_INTERNAL, b"true")
+    else:
+        request.remove_all(_SAID if manager.use_remote_address else _ASKED)
+    if manager.use_remote_address:
+        if manager.xff_num_trusted_hops == 0:
+            request.set(b"x-forwarded-proto", b"https" if facts.tls else b"http")
+        if not manager.skip_xff_append:
+            address = facts.remote.rpartition(":")[0].strip("[]").encode()
+            before = request.get(_FORWARDED_FOR)
+            request.set(_FORWARDED_FOR, address if before is None else b"%b,%b" % (before, address))
+
+
+def _is_internal(request: Head, manager: HttpManager, facts: Facts) -> bool:
+    if not manager.internal_networks:
+        return False
+    said = request.get(_FORWARDED_FOR)
+    if manager.use_remote_address:
+        if said is not None:  # it has come a longer way
+            return False
+        text = facts.remote.rpartition(":")[0].strip("[]")
+    else:
+        if said is None or b"," in said or manager.xff_num_trusted_hops:
+            return False
+        text = said.decode("latin-1")
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return False
+    return any(address.version == network.version and address in network for network in manager.internal_networks)

@@ -1,0 +1,43 @@
+"""Who is believed what; tests/conformance/test_retries.py compares the common cases with Envoy."""
+
+from ipaddress import ip_network
+
+import pytest
+
+from pymesh_proxy.config.model import HttpManager
+from pymesh_proxy.transport.facts import Facts
+from pymesh_proxy.trust import believe
+from tests.support.heads import request
+
+INSIDE = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
+
+
+@pytest.mark.parametrize(
+    ("edge", "remote", "forwarded_for", "internal"),
+    [
+        (False, "10.0.0.9:1", "", False),  # who the client is, nobody has said
+        (False, "192.0.2.1:1", "10.0.0.9", True),
+        (False, "192.0.2.1:1", "fd00::1", True),
+        (False, "192.0.2.1:1", "10.0.0.9,10.0.0.8", False),
+        (False, "192.0.2.1:1", "10.0.0.9:80", False),
+        (True, "10.0.0.9:1", "", True),
+        (True, "[fd00::1]:1", "", True),
+        (True, "10.0.0.9:1", "10.0.0.8", False),  # it came through somebody
+        (True, "192.0.2.1:1", "", False),
+    ],
+)
+def test_who_is_internal(edge: bool, remote: str, forwarded_for: str, internal: bool) -> None:
+    manager = HttpManager("m", None, "r", use_remote_address=edge, internal_networks=INSIDE)
+    headers = [("x-envoy-internal", "true"), ("x-envoy-internal", "yes"), ("x-envoy-retry-on", "5xx")]
+    if forwarded_for:
+        headers.append(("x-forwarded-for", forwarded_for))
+    head = request(headers=headers)
+    believe(head, manager, Facts("inbound", remote, "10.0.0.1:80"))
+    assert head.get(b"x-envoy-internal") == (b"true" if internal else None)
+    assert head.has(b"x-envoy-retry-on") is internal
+
+
+def test_nobody_is_internal_where_no_network_is_named() -> None:
+    head = request(headers=[("x-forwarded-for", "10.0.0.9"), ("x-envoy-max-retries", "9")])
+    believe(head, HttpManager("m", None, "r"), Facts("inbound", "10.0.0.9:1", "10.0.0.1:80"))
+    assert not head.has(b"x-envoy-max-retries")
