@@ -36,21 +36,22 @@ This page is generated from the table in `pymesh/xds/support.py` that drives the
   get 404 or 503 until then.
 - **External authorization.** `request.http.id` is the x-request-id; Envoy's is a number that nothing else knows. A
   header of a denial with `append` is in the answer, too.
-- **What is refused.** HTTP/1.1 is read more strictly than by Envoy, since two readings of one message are how requests
-  are smuggled: bare line feeds and folded lines, a repeated Content-Length, a Connection that lists framing fields, white
-  space in a chunk's size line, trailers that would act as header fields, a target with a fragment. Methods are any token,
-  where Envoy knows a list. [smuggling.md](smuggling.md) shows 878 messages side by side.
+- **What is refused.** HTTP/1.1 is read more strictly than by Envoy, since two readings of one message are how
+  requests are smuggled: bare line feeds and folded lines, a repeated Content-Length, a Connection that lists framing
+  fields, white space in a chunk's size line, trailers that would act as header fields. Methods are any token, where
+  Envoy knows a list. [smuggling.md](smuggling.md) shows 878 messages side by side.
 - **A malformed response** is 502 with flag UPE, and `http1.<what is wrong>` in its details, where Envoy says
-  `protocol_error` for all; also where its head was good and the fault came along with it, which Envoy passes on and cuts.
+  `protocol_error` for all; also where its head was good and the fault came along with it, which Envoy passes on and
+  cuts.
 - **Trailers** and interim responses (103) go through both ways; Envoy drops them unless told otherwise. `Expect:
   100-continue` is the upstream's to answer, so that a body that it refuses is never sent; Envoy answers it itself.
-- **Upgrades.** One that is not allowed, or asked for with a body, is not asked for upstream: the request goes on without;
-  Envoy says 403. An answer that declines an upgrade keeps its body. The end of an upgraded connection is no failure in the
-  log. Behind CONNECT, which no route takes, the connection ends: what follows was meant for a tunnel.
-- **Answers of the proxy itself** say in `Proxy-Status` why they were given (RFC 9209); Envoy does where told to. Only the
-  text of a refused connection's reason is not Envoy's. A `request_timeout` has the flag DT; Envoy gives it none.
-- **Header fields** keep their spelling where nothing was taken away; Envoy writes all in lower case. Names that a CGI or
-  WSGI server takes for a proxy's own word (`X_Forwarded_For`) are taken away. A request without a body gets no
+- **Upgrades.** One that is not allowed, or asked for with a body, is not asked for upstream: the request goes on
+  without; Envoy says 403. An answer that declines an upgrade keeps its body. The end of an upgraded connection is no
+  failure in the log. Behind CONNECT, which no route takes, the connection ends: what follows was meant for a tunnel.
+- **Answers of the proxy itself** say in `Proxy-Status` why they were given (RFC 9209); Envoy does where told to. Only
+  the text of a refused connection's reason is not Envoy's. A `request_timeout` has the flag DT; Envoy gives it none.
+- **Header fields** keep their spelling where nothing was taken away; Envoy writes all in lower case. Names that a CGI
+  or WSGI server takes for a proxy's own word (`X_Forwarded_For`) are taken away. A request without a body gets no
   `content-length: 0`. A client on loopback is that in `x-forwarded-for`; Envoy names an address of the machine.
 - **YAML** is read in the core schema of YAML 1.2: booleans are `true` and `false`; a key given twice is an error.
 
