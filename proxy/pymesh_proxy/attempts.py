@@ -13,7 +13,7 @@ from typing import Protocol
 from pymesh_proxy import forwarding
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.codec.http1 import MessageError
-from pymesh_proxy.config.model import Cluster
+from pymesh_proxy.config.model import CircuitLimits, Cluster
 from pymesh_proxy.deadlines import Deadlines
 from pymesh_proxy.errors import Flag, ProxyError, failure
 from pymesh_proxy.request_body import RequestBody
@@ -250,7 +250,7 @@ class Attempts:
 
     def _takes_a_place(self) -> bool:
         """Be one of the requests that the cluster tries again: one place for all retries, until it is complete."""
-        if self.state.retries >= self.cluster.limits.retries(self.state.requests):
+        if self.state.retries >= _retries(self.cluster.limits, self.state.requests):
             self.state.stats.rq_retry_overflow += 1
             return False
         self.state.retries += 1
@@ -276,6 +276,13 @@ class Attempts:
             self.state.retries -= 1
         if self._task is not None:
             self._task.cancel()
+
+
+def _retries(limits: CircuitLimits, requests: int) -> int:
+    """How many of a cluster's requests may be tried again at the same time, with so many of them in flight."""
+    if limits.retry_budget is None:
+        return limits.max_retries
+    return max(limits.min_retries, int(requests * limits.retry_budget))
 
 
 def _covers(policy: RetryPolicy | None, request: Head) -> bool:

@@ -327,12 +327,6 @@ class CircuitLimits:
     retry_budget: float | None = None
     min_retries: int = 3
 
-    def retries(self, requests: int) -> int:
-        """How many retries may be made at the same time, with so many requests in flight."""
-        if self.retry_budget is None:
-            return self.max_retries
-        return max(self.min_retries, int(requests * self.retry_budget))
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cluster:
