@@ -18,7 +18,7 @@ pytestmark = pytest.mark.envoy
 
 Sides = tuple[Side, Side]
 USERS: Final = [f"user-{number}" for number in range(40)]
-COOKIE: Final = re.compile(r'(\w+)="([0-9a-f]+)"(.*)')
+COOKIE: Final = re.compile(r'(\w+)="([0-9a-f]{16})"(.*)')
 
 
 def endpoint(port: object, weight: int = 1) -> str:

@@ -144,7 +144,7 @@ class Running:
             for sample in family.samples:
                 if sample.name == "envoy_cluster_upstream_cx_active":
                     pooled += sample.value
-                elif sample.name.endswith("_active") and sample.value:
+                elif sample.name.endswith("_active") and "ejections" not in sample.name and sample.value:
                     found[f"{sample.name} {sample.labels}"] = sample.value
         if pooled != idle:
             found["upstream connections neither idle nor in use"] = pooled - idle

@@ -4,6 +4,7 @@ The hashes are those of Envoy (source/common/http/hash_policy.cc), so that a cli
 both kinds stand side by side.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from ipaddress import ip_address
@@ -27,6 +28,8 @@ Method: TypeAlias = Callable[[Head, Facts], Found]
 Policy: TypeAlias = Callable[[Head, Facts], tuple[int | None, tuple[bytes, ...]]]
 
 _NOTHING: Final[Found] = (None, b"")
+# Printable ASCII, without what ends a part of a cookie (RFC 6265 4.1.1).
+_COOKIE_TEXT: Final = re.compile(r"[!#-+\--:<-~]*")
 
 
 def hash_policy(messages: Sequence[RouteAction.HashPolicy], path: str) -> Policy | None:
@@ -120,8 +123,11 @@ def _parameter(name: bytes, request: Head, _: Facts) -> Found:
 def _cookie_method(message: RouteAction.HashPolicy.Cookie, path: str) -> Method:
     name = required(message.name, join(path, "name"))
     lifetime = int(duration(message.ttl, join(path, "ttl"))) if message.HasField("ttl") else None
-    for text, field in ((name, "name"), (message.path, "path")):
-        if any(not " " < character < "\x7f" or character in '";,' for character in text) or "=" in name:
+    parts = [(name, "name"), (message.path, "path")]
+    for index, attribute in enumerate(message.attributes):
+        parts += [(attribute.name, f"attributes[{index}].name"), (attribute.value, f"attributes[{index}].value")]
+    for text, field in parts:
+        if not _COOKIE_TEXT.fullmatch(text):
             raise ConfigError("must be printable ASCII that a cookie can hold", path=join(path, field))
     attributes = "".join(
         f"; {attribute.name}={attribute.value}" if attribute.value else f"; {attribute.name}"
@@ -142,7 +148,7 @@ def _cookie(name: bytes, prefix: bytes | None, suffix: bytes, request: Head, fac
         return xxh64(value), b""
     if prefix is None:
         return _NOTHING
-    made = b"%x" % xxh64((facts.remote + facts.local).encode())
+    made = b"%016x" % xxh64((facts.remote + facts.local).encode())
     return xxh64(made), prefix + made + suffix
 
 
