@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 from pymesh import names
 from pymesh.errors import ConfigError
 
-VARIABLE: Final = "PYMESH_APP_PROBES"
+VARIABLE: Final = names.APP_PROBES_VARIABLE
 
 # What a path ends in, by the field of the container that it stands for.
 PROBES: Final = {"livenessProbe": "livez", "readinessProbe": "readyz", "startupProbe": "startupz"}

@@ -30,6 +30,8 @@ PORT_XDS_PLAINTEXT: Final = 15010
 PORT_XDS_TLS: Final = 15012
 PORT_PILOT_HTTP: Final = 15014
 PORT_WEBHOOK: Final = 15017
+# What a sidecar asks its app in the kubelet's stead (pymesh.app_probes), in its environment.
+APP_PROBES_VARIABLE: Final = "PYMESH_APP_PROBES"
 # Where a sidecar asks the app's own probes for the kubelet; Istio's agent has it.
 PORT_APP_HEALTH: Final = 15020
 # gRPC of the policy and telemetry services over the mesh's mutual TLS; Istio's Mixer had it.

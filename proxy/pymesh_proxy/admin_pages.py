@@ -4,7 +4,6 @@ import gc
 import logging
 import resource
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -195,6 +194,9 @@ def _prometheus(proxy: "Proxy") -> Answer:
 
 
 def _server_info(proxy: "Proxy") -> dict[str, object]:
+    # Loads the parser of e-mails; few ask.
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         release = version("pymesh-proxy")
     except PackageNotFoundError:

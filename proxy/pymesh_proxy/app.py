@@ -8,20 +8,20 @@ import random
 import signal
 import socket
 from collections.abc import Iterable, Mapping
-from importlib.resources import files
+from pathlib import Path
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 
 from pymesh.errors import ConfigError, MeshError
+from pymesh.names import APP_PROBES_VARIABLE
 from pymesh.steps import Steps
 from pymesh.xds import types
 from pymesh.xds.decode import load_bootstrap
 from pymesh.xds.text import parse
 from pymesh_proxy.admin import CONNECTION_TIMEOUT, HttpPort
 from pymesh_proxy.admin_pages import admin_pages, metrics_pages, readiness_pages
-from pymesh_proxy.app_health import app_health
 from pymesh_proxy.config.model import InlineRoots, Listener, Snapshot
 from pymesh_proxy.config.python_filter import named_filter
 from pymesh_proxy.config.secrets import secret_in
@@ -39,6 +39,9 @@ from pymesh_proxy.transport.addresses import cached
 from pymesh_proxy.transport.handed_in import handed_in
 from pymesh_proxy.upstream.dns import DnsResolver
 from pymesh_proxy.upstream.registry import EndpointRegistry
+
+if TYPE_CHECKING:
+    from pymesh_proxy.app_health import AppHealth
 
 log = logging.getLogger("pymesh.proxy")
 
@@ -71,7 +74,7 @@ class Proxy:
         self._bound: dict[str, tuple[str, int]] = {}  # where the acceptors of configured listeners are
         self._handed_in = handed_in(os.environ, os.getpid())  # those that wait for the first configuration
         self._ports: list[HttpPort] = []
-        self._app_health = app_health(options, os.environ)
+        self._app_health = _app_health(options)
         self._stop = asyncio.Event()
 
     # --- Configuration ---
@@ -292,7 +295,7 @@ class Proxy:
             return load_bootstrap(read_text(self.options.config), str(self.options.config))
         if self.options.discovery is not None:
             return None
-        return load_bootstrap(files(__package__).joinpath("transparent.yaml").read_text(), "transparent.yaml")
+        return load_bootstrap(Path(__file__).with_name("transparent.yaml").read_text(), "transparent.yaml")
 
     def _handle_signals(self) -> None:
         loop = self.runtime.loop
@@ -323,6 +326,15 @@ class Proxy:
 def _configuration(options: Options) -> Configuration:
     """Without any resource yet. Raises ConfigError: a filter of the command line cannot be loaded."""
     return Configuration(EndpointRegistry(), random.random, tuple(map(named_filter, options.filters)))
+
+
+def _app_health(options: Options) -> "AppHealth | None":
+    """What answers for the app; loaded where somebody asks for it."""
+    if APP_PROBES_VARIABLE not in os.environ:
+        return None
+    from pymesh_proxy.app_health import app_health
+
+    return app_health(options, os.environ)
 
 
 def validate(options: Options) -> None:

@@ -1,5 +1,6 @@
 """Snapshots: what changed is compiled, what did not is kept, what is refused changes nothing."""
 
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -8,10 +9,15 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from google.protobuf.message import Message
 
 from pymesh.errors import ConfigError
+from pymesh.steps import whole
 from pymesh.xds import types
+from pymesh_proxy.config import resource
+from pymesh_proxy.config import snapshot as snapshot_module
 from pymesh_proxy.config.snapshot import Configuration
+from pymesh_proxy.control.resources import name_in
 from pymesh_proxy.upstream.registry import EndpointRegistry
 from tests.support.heads import request
 from tests.support.xds import HCM, ROUTER, message
@@ -118,7 +124,9 @@ def test_endpoints_of_all_priorities_are_there_with_their_health() -> None:
     text = """{cluster_name: a, endpoints: [
       {lb_endpoints: [{health_status: %s, endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 1}}}}]},
       {priority: 1, lb_endpoints: [{endpoint: {address: {socket_address: {address: 10.0.0.2, port_value: 1}}}}]}]}"""
-    down = config.apply(types.ENDPOINT, {"a": message(ClusterLoadAssignment, text % "UNHEALTHY")}).clusters["a"].endpoints
+    down = (
+        config.apply(types.ENDPOINT, {"a": message(ClusterLoadAssignment, text % "UNHEALTHY")}).clusters["a"].endpoints
+    )
     up = config.apply(types.ENDPOINT, {"a": message(ClusterLoadAssignment, text % "HEALTHY")}).clusters["a"].endpoints
     assert [(one.host, one.priority) for one in down] == [("10.0.0.1", 0), ("10.0.0.2", 1)]
     assert down[0] is up[0]
@@ -247,3 +255,70 @@ def test_the_dump_shows_static_and_dynamic_resources_and_no_keys() -> None:
     assert clusters["static_clusters"][0]["cluster"]["name"] == "pilot"
     found = next(section for section in sections if section["@type"].endswith("RoutesConfigDump"))
     assert found["dynamic_route_configs"][0]["route_config"]["virtual_hosts"][0]["domains"] == ["*"]
+
+
+def staged(config: Configuration, type_url: str, *messages: Message, removed: tuple[str, ...] = ()) -> dict[str, str]:
+    """Take in, not into force; what was refused, by name."""
+    encoded = {whole(name_in(data)): data for data in (message.SerializeToString() for message in messages)}
+    return {name: str(error) for name, error in whole(config.staging(type_url, encoded, removed)).items()}
+
+
+def test_what_is_taken_in_comes_into_force_all_at_once_and_what_is_bad_is_refused_alone() -> None:
+    config = new()
+    bad = eds("bad", ", alt_stat_name: x")
+    assert list(staged(config, types.CLUSTER, eds("a"), bad, eds("b"))) == ["bad"]
+    assert "alt_stat_name" in staged(config, types.CLUSTER, bad)["bad"]
+    assert staged(config, types.ENDPOINT, assignment("a", "10.0.0.1")) == {}
+    assert not config.snapshot.clusters
+    snapshot = whole(config.publishing())
+    assert (set(snapshot.clusters), len(snapshot.clusters["a"].endpoints)) == ({"a", "b"}, 1)
+    broken = {"a": b"\xff", "80": b"\x12\x03abc"}
+    assert "not a well-formed" in str(whole(config.staging(types.CLUSTER, broken))["a"])
+    assert "virtual_hosts[0]" in str(whole(config.staging(types.ROUTE, broken))["80"])
+
+
+def test_what_is_the_same_is_not_compiled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = new()
+    everything = [(types.CLUSTER, eds("a")), (types.ENDPOINT, assignment("a", "10.0.0.1")), (types.ROUTE, routes("a"))]
+    for type_url, one in everything:
+        assert staged(config, type_url, one) == {}
+    before = whole(config.publishing())
+    monkeypatch.setattr(resource, "checking", None)
+    monkeypatch.setattr(snapshot_module, "compile_encoded_routes", None)
+    for type_url, one in everything:
+        assert staged(config, type_url, one) == {}
+    after = whole(config.publishing())
+    assert after is not before
+    assert (after.clusters["a"], after.routes["80"]) == (before.clusters["a"], before.routes["80"])
+
+
+def test_addresses_that_come_while_a_snapshot_is_made_are_in_it() -> None:
+    config = new()
+    text = """{name: %s, type: STRICT_DNS, load_assignment: {cluster_name: d, endpoints: [{lb_endpoints: [
+      {endpoint: {address: {socket_address: {address: reviews, port_value: 80}}}}]}]}}"""
+    staged(config, types.CLUSTER, *(message(Cluster, text % name) for name in ("c", "d")))
+    config.apply_addresses("d", {"reviews": ("10.0.0.1",)})
+    making = config.publishing()
+    for _ in range(2):
+        next(making)
+    config.apply_addresses("c", {"reviews": ("10.0.0.2",)})
+    config.apply_addresses("d", {"reviews": ("10.0.0.3",)})
+    snapshot = whole(making)
+    assert [one.address for name in "cd" for one in snapshot.clusters[name].endpoints] == ["10.0.0.2:80", "10.0.0.3:80"]
+    assert config.snapshot is snapshot
+
+
+def test_what_was_in_force_is_freed_in_steps_even_where_a_request_holds_it() -> None:
+    config = new()
+    config.apply(types.CLUSTER, {"a": eds("a")})
+    held = config.apply(types.ROUTE, {"80": routes("a")})
+    table, cluster = weakref.ref(held.routes["80"]), held.clusters["a"]
+    config.apply(types.ROUTE, {"80": routes("a", ", ignore_port_in_host_matching: true")})
+    config.apply(types.CLUSTER, {"a": eds("a", ", connect_timeout: 9s")})
+    assert table() is not None
+    assert len(config.remains) >= 2
+    del held, cluster
+    assert table() is None
+    assert len(config.remains) >= 1, "its routes are still to go"
+    whole(config.clearing())
+    assert len(config.remains) == 0

@@ -1,0 +1,94 @@
+"""Long work in slices: the loop turns in between, works do not overlap, and the collector is as it was afterwards."""
+
+import asyncio
+import gc
+from time import perf_counter
+
+import pytest
+
+from pymesh.steps import Steps
+from pymesh_proxy.control import pace
+from pymesh_proxy.control.pace import Pace
+
+
+def busy(seconds: float) -> None:
+    end = perf_counter() + seconds
+    while perf_counter() < end:
+        pass
+
+
+def work(log: list[str], name: str, steps: int, each: float = 0.0002) -> Steps[str]:
+    for _ in range(steps):
+        log.append(name)
+        busy(each)
+        yield
+    return name
+
+
+async def test_the_loop_turns_between_the_slices() -> None:
+    slices: list[float] = []
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as group:
+        other = group.create_task(turn())
+        assert await Pace(lambda: False, slices.append).take(work([], "a", 50)) == "a"
+        other.cancel()
+    assert len(slices) >= 50 * 0.0002 / (pace.SLICE + 0.0002) - 1
+    assert turns >= len(slices) - 1
+
+
+async def test_works_come_one_after_the_other() -> None:
+    log: list[str] = []
+    one = Pace(lambda: True)
+    async with asyncio.TaskGroup() as group:
+        for name in "abc":
+            group.create_task(one.take(work(log, name, 10)))
+    assert "".join(log) == "a" * 10 + "b" * 10 + "c" * 10
+
+
+async def test_what_fails_or_is_cancelled_leaves_everything_as_it_was() -> None:
+    before = gc.get_threshold()
+    one = Pace()
+
+    def failing() -> Steps[None]:
+        yield
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await one.take(failing())
+    log: list[str] = []
+    task = asyncio.ensure_future(one.take(work(log, "a", 100)))
+    while not log:
+        await asyncio.sleep(0)
+    assert gc.get_threshold() != before, "old objects are not collected meanwhile"
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert gc.get_threshold() == before
+    assert await one.take(work([], "b", 1)) == "b"
+
+
+async def test_what_much_work_has_made_is_frozen() -> None:
+    kept: list[list[int]] = []
+
+    def making(each: float) -> Steps[None]:
+        for number in range(100):
+            kept.append([number])
+            busy(each)
+            yield
+
+    one = Pace(lambda: False)
+    try:
+        before = gc.get_freeze_count()
+        await one.take(making(0.0))
+        assert gc.get_freeze_count() == before, "little work is not worth it"
+        await one.take(making(pace.FREEZE_AFTER / 80))
+        assert gc.get_freeze_count() >= before + len(kept)
+    finally:
+        gc.unfreeze()
