@@ -4,15 +4,10 @@ A head is a list of lines. Those that nobody takes away stay the bytes that came
 them; which line is which says the head's shape (`codec/shape.py`). Names are looked up in lower case.
 """
 
-from functools import lru_cache
 from typing import Final
 
 from pymesh_proxy.codec.shape import HOP_BY_HOP, NO_FIELDS, Shape, known_without, without
 
-# What recurs from head to head (hosts, status lines, lists of options) is read once: this many of each are remembered,
-# if they are no longer than this: 0.1 MB for each kind at the worst.
-REMEMBERED: Final = 256
-MAX_REMEMBERED_BYTES: Final = 128
 _NONE: Final[frozenset[bytes]] = frozenset()
 
 
@@ -139,18 +134,6 @@ class Head:
     def with_start(self, start: bytes, end: bytes = b"") -> bytes:
         """The whole head behind the start line `start`; `end`: more field lines, each with its CRLF."""
         return b"\r\n".join([start, *self._lines, *self._added.values(), end + b"\r\n" if end else b"\r\n"])
-
-
-def connection_options(value: bytes) -> frozenset[bytes]:
-    """The options that a Connection field lists (RFC 9110 7.6.1), in lower case."""
-    return _known_options(value) if len(value) <= MAX_REMEMBERED_BYTES else _options(value)
-
-
-def _options(value: bytes) -> frozenset[bytes]:
-    return frozenset([token.strip(b" \t") for token in value.lower().split(b",")])
-
-
-_known_options = lru_cache(maxsize=REMEMBERED)(_options)
 
 
 def quotable(text: str) -> str:

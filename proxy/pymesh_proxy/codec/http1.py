@@ -11,9 +11,9 @@ Two leniencies: an empty line before a request (RFC 9112 2.2), and no space befo
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
-from pymesh_proxy.codec.headers import MAX_REMEMBERED_BYTES, REMEMBERED, Head, connection_options
+from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.codec.shape import NO_FIELDS, Shape, shape_of
 from pymesh_proxy.errors import Flag, ProxyError
 
@@ -39,6 +39,11 @@ _MAX_LENGTH_DIGITS: Final = 18
 
 # Fields that a Connection header must not take away from a message: framing and routing would change under us.
 _PROTECTED: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
+
+# What recurs from head to head (hosts, status lines, Connection fields) is read once: this many lines of each are
+# remembered, if they are no longer than this: 0.1 MB for each kind at the worst.
+_REMEMBERED: Final = 256
+_MAX_REMEMBERED_BYTES: Final = 128
 
 
 class MessageError(ProxyError):
@@ -116,7 +121,7 @@ def parse_response(
         return None
     lines = data[:end].split(b"\r\n")
     first = lines.pop(0)
-    start = _known_status_line(first) if len(first) <= MAX_REMEMBERED_BYTES else _status_line(first)
+    start = _known_status_line(first) if len(first) <= _MAX_REMEMBERED_BYTES else _status_line(first)
     shape = shape_of(lines, like)
     if start is None or shape is None:
         _refuse_or_wait(data, _STATUS_LINE, max_bytes, max_fields, bad_response)
@@ -142,7 +147,7 @@ def _status_line(line: bytes) -> tuple[int, int, bytes] | None:
     return None if match is None else (int(match[1]), int(match[2]), match[3] or b"")
 
 
-_known_status_line = lru_cache(maxsize=REMEMBERED)(_status_line)
+_known_status_line = lru_cache(maxsize=_REMEMBERED)(_status_line)
 
 
 def _refuse_repeated(shape: Shape, single: tuple[bytes, ...], bad: Refusal) -> None:
@@ -172,17 +177,42 @@ def _frame(head: Head, lines: list[bytes], bad: Refusal) -> None:
         if (head.get(b"transfer-encoding") or b"").lower() != b"chunked":
             raise bad("unsupported_transfer_encoding")
         head.chunked = True
-    if b"connection" not in where:
+    place = where.get(b"connection")
+    if place is None:
         head.persistent = head.minor == 1
         return
-    options = head.options = connection_options(head.get(b"connection") or b"")
-    if not _PROTECTED.isdisjoint(options):
+    line = lines[place]
+    if b"connection" in head.shape.repeated:
+        line = b"connection:" + (head.get(b"connection") or b"")
+    asked = _known_connection(line) if len(line) <= _MAX_REMEMBERED_BYTES else _connection(line)
+    if asked.protected:
         raise bad("connection_lists_a_protected_header")
-    head.persistent = b"close" not in options and (head.minor == 1 or b"keep-alive" in options)
+    head.options = asked.options
+    head.persistent = not asked.close and (head.minor == 1 or asked.keep_alive)
     # RFC 9110 7.8: in HTTP/1.0 it means nothing. With a body it is not passed on: others, Envoy too, take what follows
     # the head of an upgrade for the new protocol, whatever Content-Length says.
-    if b"upgrade" in options and head.minor == 1 and not head.chunked and not head.content_length:
+    if asked.upgrade and head.minor == 1 and not head.chunked and not head.content_length:
         head.upgrade = (head.get(b"upgrade") or b"").lower()
+
+
+class _Connection(NamedTuple):
+    """What a Connection field asks for (RFC 9110 7.6.1): its options in lower case, and which of ours are there."""
+
+    options: frozenset[bytes]
+    protected: bool
+    close: bool
+    keep_alive: bool
+    upgrade: bool
+
+
+def _connection(line: bytes) -> _Connection:
+    """The meaning of the field line `Connection: ...`."""
+    options = frozenset([token.strip(b" \t") for token in line[11:].lower().split(b",")])
+    protected = not _PROTECTED.isdisjoint(options)
+    return _Connection(options, protected, b"close" in options, b"keep-alive" in options, b"upgrade" in options)
+
+
+_known_connection = lru_cache(maxsize=_REMEMBERED)(_connection)
 
 
 def _expect_no_body(head: Head) -> None:
@@ -204,7 +234,7 @@ def _locate(head: Head, lines: list[bytes], target: bytes) -> None:
         host = b""
     else:
         line = lines[place]
-        known = _known_host(line) if len(line) <= MAX_REMEMBERED_BYTES else _host(line)
+        known = _known_host(line) if len(line) <= _MAX_REMEMBERED_BYTES else _host(line)
         if known is None:
             raise bad_request("invalid_host_header")
         host = known
@@ -238,7 +268,7 @@ def _host(line: bytes) -> bytes | None:
     return None if _HOST.fullmatch(host) is None else host
 
 
-_known_host = lru_cache(maxsize=REMEMBERED)(_host)
+_known_host = lru_cache(maxsize=_REMEMBERED)(_host)
 
 
 def request_has_body(head: Head) -> bool:
