@@ -5,6 +5,7 @@ at the same place; and it sees the same once more in the bytes that we send on. 
 2.2 grants to requests, is the only thing that h11 is spared.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -24,6 +25,7 @@ from pymesh_proxy.codec.http1 import (
     request_has_body,
     response_framing,
 )
+from pymesh_proxy.codec.shape import NO_FIELDS, Shape
 from tests.property.test_http1_codec import CHUNKS, GOOD_CHUNKS, REQUESTS, RESPONSES, mutated
 
 HELLO = b"5\r\nhello\r\n0\r\n\r\n"
@@ -96,9 +98,10 @@ class Message:
 class Ours:
     """Reads a stream in portions as the connections do: one buffer, a head, its body, the next head."""
 
-    def __init__(self, method: bytes | None = None) -> None:
-        """`method` of the requests that were answered; None reads requests."""
+    def __init__(self, method: bytes | None = None, like: Shape = NO_FIELDS) -> None:
+        """`method` of the requests that were answered; None reads requests. `like`: see `parse_request`."""
         self._method = method
+        self._like = like
         self._data = b""
         self._head: Head | None = None
         self._reader: BodyReader | None = None
@@ -132,7 +135,8 @@ class Ours:
     def _step(self) -> bool:
         """Read a head, or some of a body; whether there may be more in what is there."""
         if self._reader is None:
-            parsed = parse_request(self._data) if self._method is None else parse_response(self._data)
+            parse = parse_request if self._method is None else parse_response
+            parsed = parse(self._data, like=self._like)
             if parsed is None:
                 return False
             self._head, end = parsed
@@ -239,9 +243,9 @@ def assert_same(ours: Message, judge: Message) -> None:
     assert ours == judge
 
 
-def in_portions(data: bytes, places: Iterator[int], method: bytes | None) -> Ours:
+def in_portions(data: bytes, places: Iterator[int], method: bytes | None, like: Shape = NO_FIELDS) -> Ours:
     """What is read of `data`, cut at these places."""
-    reader, start = Ours(method), 0
+    reader, start = Ours(method, like), 0
     for place in places:
         reader.feed(data[start:place])
         start = place
@@ -249,21 +253,35 @@ def in_portions(data: bytes, places: Iterator[int], method: bytes | None) -> Our
     return reader
 
 
-def whole(data: bytes, method: bytes | None) -> Ours:
-    """What is read of `data`: in one piece as in two, wherever they are cut, and as byte by byte.
+def shape_in(data: bytes, method: bytes | None) -> Shape:
+    """The shape of the first head in `data`, or none."""
+    with contextlib.suppress(MessageError):
+        parsed = parse_request(data) if method is None else parse_response(data)
+        if parsed is not None:
+            return parsed[0].shape
+    return NO_FIELDS
+
+
+def whole(data: bytes, method: bytes | None, before: bytes) -> Ours:
+    """What is read of `data`: in one piece as in two, wherever they are cut; byte by byte; behind another head.
 
     What is refused may be refused earlier where it came in parts; what is accepted of it before is the same.
     """
     seen = in_portions(data, iter(()), method)
+    for like in (shape_in(before, method), shape_in(data, method)):
+        assert vars_of(in_portions(data, iter(()), method, like)) == vars_of(seen)
     cuts = [iter((place,)) for place in range(1, len(data))]
     for cut in [*cuts, iter(range(1, len(data)))]:
         parts = in_portions(data, cut, method)
         assert parts.refused == seen.refused
         assert parts.messages == seen.messages
         if not seen.refused:
-            assert parts.so_far() == seen.so_far()
-            assert parts.sent == seen.sent
+            assert vars_of(parts) == vars_of(seen)
     return seen
+
+
+def vars_of(seen: Ours) -> tuple[object, ...]:
+    return seen.refused, seen.so_far(), seen.sent
 
 
 def judged(data: bytes, seen: Ours, method: bytes | None, *, ended: bool) -> None:
@@ -282,13 +300,14 @@ def judged(data: bytes, seen: Ours, method: bytes | None, *, ended: bool) -> Non
 
 
 @settings(max_examples=250, deadline=None)
-@given(STREAMS)
+@given(STREAMS, STREAMS)
 @example(
-    b"\r\nPOST http://A:80/b?c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked \r\n\r\n1;a\r\nx\r\n0\r\nX: y\r\n\r\n"
+    b"\r\nPOST http://A:80/b?c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked \r\n\r\n1;a\r\nx\r\n0\r\nX:\r\n\r\n",
+    b"",
 )
-@example(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhiGET / HTTP/1.1\r\nHost: b\r\n\r\n")
-def test_the_requests_that_we_accept_h11_sees_in_the_same_way(data: bytes) -> None:
-    seen = whole(data, None)
+@example(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhiGET / HTTP/1.1\r\nHost: b\r\n\r\n", b"")
+def test_the_requests_that_we_accept_h11_sees_in_the_same_way(data: bytes, before: bytes) -> None:
+    seen = whole(data, None, before)
     if seen.refused and not seen.messages:
         return
     if seen.refused:
@@ -298,11 +317,13 @@ def test_the_requests_that_we_accept_h11_sees_in_the_same_way(data: bytes) -> No
 
 
 @settings(max_examples=250, deadline=None)
-@given(ANSWERS, METHODS, st.booleans())
-@example(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", b"GET", False)
-@example(b"HTTP/1.0 200 OK\r\n\r\nabc", b"GET", True)
-def test_the_responses_that_we_accept_h11_sees_in_the_same_way(data: bytes, method: bytes, ended: bool) -> None:
-    seen = whole(data, method)
+@given(ANSWERS, METHODS, st.booleans(), ANSWERS)
+@example(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", b"GET", False, b"")
+@example(b"HTTP/1.0 200 OK\r\n\r\nabc", b"GET", True, b"")
+def test_the_responses_that_we_accept_h11_sees_in_the_same_way(
+    data: bytes, method: bytes, ended: bool, before: bytes
+) -> None:
+    seen = whole(data, method, before)
     if ended:
         seen.end()
     if seen.refused:
