@@ -2,8 +2,9 @@
 
 A hook that loops or blocks would stop every connection of the proxy. The kernel's interval timer ends it: SIGALRM is
 handled between two steps of the interpreter, and interrupts a system call, so the exception comes out of whatever the
-hook was doing. Armed for the hook alone, at the price of two system calls; code that swallows the exception gets
-another one a moment later. What nothing can end is a C function that looks at no signals.
+hook was doing. It is none that `except Exception` catches, and code that swallows it all the same gets another one a
+moment later. Armed for the hook alone, at the price of two system calls. What nothing can end is a C function that
+looks at no signals.
 """
 
 import asyncio
@@ -20,8 +21,12 @@ log = logging.getLogger("pymesh.filter")
 
 # Seconds between two lines about the same filter: more often nobody reads, and a log must not fill up.
 COMPLAINT_INTERVAL: Final = 10.0
-# Seconds after which a hook that has caught the first interruption gets the next.
+# Seconds after which a hook that has caught one interruption gets the next.
 _AGAIN: Final = 0.01
+
+
+class _Interrupted(BaseException):
+    """The time of a hook is over."""
 
 
 class AlarmContainment:
@@ -36,7 +41,7 @@ class AlarmContainment:
 
     def _interrupt(self, _: int, __: FrameType | None) -> None:
         if self._armed:  # else it rang just as the hook came to its end
-            raise TooSlowError
+            raise _Interrupted
 
     def call(self, seconds: float, hook: Callable[..., Any], *arguments: object) -> Any:
         """See filters.containment.Containment."""
@@ -45,6 +50,8 @@ class AlarmContainment:
             self._armed = True
             result = hook(*arguments)
             self._armed = False
+        except _Interrupted as error:
+            raise TooSlowError from error
         except SystemExit as error:
             raise RuntimeError(f"it wanted to end the process: SystemExit({error.code})") from error
         else:
