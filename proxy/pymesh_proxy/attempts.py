@@ -209,8 +209,15 @@ class Attempts:
 
     # --- Another one ---
 
+    def too_late(self) -> None:
+        """The time for the answer is over."""
+        self.state.stats.rq_timeout += 1
+        if self.upstream is not None:
+            self.fell_silent(timeout=True)
+
     def timed_out(self) -> None:
         """The attempt's own time is over."""
+        self.state.stats.rq_timeout += 1
         late = failure(Flag.UPSTREAM_REQUEST_TIMEOUT, "upstream_per_try_timeout")
         self.failed(Outcome(Failure.TIMEOUT, written=True), late)
 

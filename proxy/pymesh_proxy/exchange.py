@@ -320,17 +320,14 @@ class Exchange:
     def downstream_eof(self) -> None:
         """The client has said its last; the upstream may not have."""
         upstream = None if self._attempts is None else self._attempts.upstream
-        form = self._reframing
-        if form is not None and upstream is not None and not form.half_ended:
-            form.half_ended = True
+        if upstream is not None and self._reframing is not None and self._reframing.first_half_ends():
             upstream.send_eof()
         else:
             self._end_upgraded()
 
     def _upstream_eof(self, form: Reframing) -> None:
         transport = self._downstream.transport
-        if not form.half_ended and transport.can_write_eof():
-            form.half_ended = True
+        if transport.can_write_eof() and form.first_half_ends():
             transport.write_eof()
         else:
             self._end_upgraded()
@@ -396,14 +393,12 @@ class Exchange:
         """A deadline may have passed; or none, since there was life meanwhile."""
         match self.deadlines().expired(now):
             case Expired.RESPONSE:
-                self._count_timeout()
-                if self._attempts is not None and self._attempts.upstream is not None:
-                    self._attempts.fell_silent(timeout=True)
+                if self._attempts is not None:
+                    self._attempts.too_late()
                 self.fail(failure(Flag.UPSTREAM_REQUEST_TIMEOUT, "response_timeout"))
             case Expired.ARRIVAL:
                 self.fail(ProxyError(408, Flag.DURATION_TIMEOUT, "request_overall_timeout"))
             case Expired.ATTEMPT:
-                self._count_timeout()
                 if self._attempts is not None:
                     self._attempts.timed_out()
             case Expired.IDLE:
@@ -411,10 +406,6 @@ class Exchange:
                 self.fail(ProxyError(status, Flag.STREAM_IDLE_TIMEOUT, "stream_idle_timeout"))
         if not self._done:
             self.watch()
-
-    def _count_timeout(self) -> None:
-        if self._attempts is not None:
-            self._attempts.state.stats.rq_timeout += 1
 
     # --- The end ---
 

@@ -13,17 +13,21 @@ class Reframing:
         wraps: it had no length, and becomes chunked.
         until_close: only the end of the connection ends it.
         opaque: what follows is no body but another protocol.
-        half_ended: of which one side has said its last.
     """
 
-    __slots__ = ("_unchunked", "half_ended", "opaque", "until_close", "wraps")
+    __slots__ = ("_half_ended", "_unchunked", "opaque", "until_close", "wraps")
 
     def __init__(self, *, wraps: bool, until_close: bool, opaque: bool, unchunks: bool) -> None:
         self.wraps = wraps
         self.until_close = until_close
         self.opaque = opaque
-        self.half_ended = False
+        self._half_ended = False
         self._unchunked = Unchunked() if unchunks else None
+
+    def first_half_ends(self) -> bool:
+        """One side of the other protocol has said its last; False if that was the second one."""
+        first, self._half_ended = not self._half_ended, True
+        return first
 
     def feed(self, data: bytes) -> tuple[bytes, int]:
         """A piece of the body as it goes to the client, and how many bytes of content, or of framing that came with
