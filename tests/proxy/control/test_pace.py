@@ -63,13 +63,13 @@ async def test_what_fails_or_is_cancelled_leaves_everything_as_it_was() -> None:
     with pytest.raises(ValueError, match="no"):
         await one.take(failing())
     log: list[str] = []
-    task = asyncio.ensure_future(one.take(work(log, "a", 100)))
-    while not log:
-        await asyncio.sleep(0)
-    assert gc.get_threshold() != before, "old objects are not collected meanwhile"
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(one.take(work(log, "a", 100)))
+        while not log:
+            await asyncio.sleep(0)
+        assert gc.get_threshold() != before, "old objects are not collected meanwhile"
+        task.cancel()
+    assert task.cancelled()
     assert gc.get_threshold() == before
     assert await one.take(work([], "b", 1)) == "b"
 
