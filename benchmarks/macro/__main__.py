@@ -7,7 +7,6 @@
 """
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -16,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.macro import document, endpoint, procfs, report, scenarios
+from benchmarks.macro import endpoint, procfs, report, scenarios
 from benchmarks.macro.endpoint import Asked
 from benchmarks.macro.machine import Cores, describe, divide
-from benchmarks.macro.measure import Plan, Result, measure
+from benchmarks.macro.measure import Plan, measure
+from benchmarks.macro.outcome import Outcome
 from benchmarks.macro.proxies import NEEDED, NGINX, PROXIES, WRK, Proxy, choose
 from benchmarks.macro.report import Section
 from benchmarks.macro.scenario import Scenario
@@ -104,29 +104,19 @@ def run(chosen: Sequence[Scenario], names: list[str], pace: Pace, json_file: Pat
     for line in skipped:
         say(line)
     cores = divide(os.sched_getaffinity(0), procfs.siblings)
-    machine = describe(cores)
     programs = {program.name: program.version() for program in (WRK, *(proxy.program for proxy in proxies))}
-    sections = [report.machine_section(machine, programs)]
-    _print(sections[0])
-    results: list[Result] = []
-    failed = []
+    outcome = Outcome(describe(cores), programs)
+    outcome.write(json_file, page)  # to know now if that is not possible
+    _print(outcome.head)
     for scenario in chosen:
         try:
-            results.append(measure(pace.plan(scenario, cores), taking_part(scenario, proxies), say))
+            outcome.add(measure(pace.plan(scenario, cores), taking_part(scenario, proxies), say))
         except MeshError as error:
-            failed.append(scenario.name)
-            sections.append(Section(scenario.name, [scenario.summary, f"not measured: {error}"], [], []))
-        else:
-            sections.append(report.result_section(results[-1]))
-        _print(sections[-1])
-    sections.insert(1, report.summary_section(results, failed))
-    _print(sections[1])
-    if json_file is not None:
-        made = document.document(machine, programs, results)
-        _write(json_file, json.dumps(made, indent=2, ensure_ascii=False))
-    if page is not None:
-        _write(page, "\n\n".join("\n".join(report.markdown(section)) for section in sections))
-    return 1 if failed or any(result.errors for result in results) else 0
+            outcome.fail(scenario, error)
+        _print(outcome.sections[-1])
+        outcome.write(json_file, page)
+    _print(outcome.summary)
+    return 0 if outcome.sound else 1
 
 
 def measure_endpoint(asked: Asked) -> int:
@@ -149,14 +139,6 @@ def taking_part(scenario: Scenario, proxies: Sequence[Proxy]) -> list[Proxy]:
 
 def _print(section: Section) -> None:
     print("\n".join(report.text(section)) + "\n", flush=True)
-
-
-def _write(file: Path, content: str) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content + "\n", encoding="utf-8")
-    except OSError as error:
-        raise MeshError(f"cannot write {file}: {error.strerror}") from error
 
 
 def _progress() -> Callable[[str], None]:

@@ -97,3 +97,13 @@ def test_rounds_are_counted_from_one(value: str, capsys: pytest.CaptureFixture[s
 def test_a_mistake_is_one_line_and_a_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--proxies", "traefik"]) == 1
     assert capsys.readouterr().err.startswith("benchmark: unknown proxy traefik: choose from ")
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").touch()
+    assert main(["--quick", "h1-plain", "--proxies", "pymesh", "--json", str(tmp_path / "taken" / "figures.json")]) == 1
+    said = capsys.readouterr()
+    assert "benchmark: cannot write" in said.err
+    assert said.out == ""
