@@ -141,29 +141,28 @@ class Attempts:
 
     def done(self, now: float) -> None:
         """The attempt is over, and went as it should: the connection may serve again."""
-        connection, self.upstream = self.upstream, None
-        if connection is not None:
-            self._count_out()
-            if self._exchange.stalled:
-                connection.transport.resume_reading()
-            self._runtime.upstreams.release(self.cluster, self.state, connection, now)
+        connection, endpoint = self.upstream, self._endpoint
+        if connection is None or endpoint is None:
+            return
+        self.upstream = self._endpoint = None
+        endpoint.active -= 1
+        self.state.stats.rq_active -= 1
+        if self._exchange.stalled:
+            connection.transport.resume_reading()
+        self._runtime.upstreams.release(self.cluster, self.state, connection, now)
 
     def abandon(self) -> None:
         """End the attempt that is being made, if there is one; its connection is of no more use."""
-        connection, self.upstream = self.upstream, None
-        if self._endpoint is None:
+        connection, endpoint = self.upstream, self._endpoint
+        if endpoint is None:
             return
-        self._count_out()
+        self.upstream = self._endpoint = None
+        endpoint.active -= 1
+        self.state.stats.rq_active -= 1
         if connection is None:
             self._runtime.upstreams.forget(self.state, self)
         else:
             connection.close()
-
-    def _count_out(self) -> None:
-        endpoint, self._endpoint = self._endpoint, None
-        if endpoint is not None:
-            endpoint.active -= 1
-            self.state.stats.rq_active -= 1
 
     def end(self) -> None:
         """As `abandon`, of an upgraded connection: what was sent to the upstream still arrives."""

@@ -223,7 +223,8 @@ class Exchange:
 
     def response_head(self, head: Head, framing: int | None, body: bytes) -> bool:
         """See connection.ResponseSink."""
-        downstream, record, attempts, route = self._downstream, self.record, self._attempts, self._route_found
+        downstream, record = self._downstream, self.record
+        attempts, route = self._attempts, self._route_found
         assert attempts is not None
         assert route is not None
         if not self._wanted(head, attempts):
@@ -270,7 +271,8 @@ class Exchange:
 
     def _wanted(self, head: Head, attempts: Attempts) -> bool:
         """Whether this is the answer: not one that calls for another attempt, or that may not be passed on."""
-        attempts.answered(head.status)
+        if attempts.state.outlier is not None:
+            attempts.answered(head.status)
         policy, filters = attempts.action.retry, self._downstream.manager.filters
         if policy is not None and head.status >= policy.least_status:
             outcome = outcome_of_response(head, policy, from_mesh=bool(self.record.upstream_peer))
