@@ -85,6 +85,8 @@ def shape_of(lines: list[bytes], like: Shape = NO_FIELDS) -> Shape | None:
 
     None if one of them is not `name:value` as RFC 9112 section 5 has it: then no line of the head must be believed.
     """
+    if not lines:
+        return NO_FIELDS
     # One translation looks at every byte. For ten lines of 445 bytes, in ns: this and what comes before it 330, the
     # comparison 380; instead of that `find` and slices 1,250. One pattern over the whole head 880, and 1,400 more to
     # know its names; a pattern with a group for each name that a proxy asks for 2,000.
@@ -92,10 +94,8 @@ def shape_of(lines: list[bytes], like: Shape = NO_FIELDS) -> Shape | None:
     if text.translate(_CLEAN) != text:
         return None
     prefixes = like.prefixes
-    if prefixes and len(lines) == len(prefixes) and tuple(map(getitem, lines, like.spans)) == prefixes:
+    if len(lines) == len(prefixes) and tuple(map(getitem, lines, like.spans)) == prefixes:
         return like
-    if not lines:
-        return NO_FIELDS
     # Without a colon `find` says -1, and nothing is no name.
     spelled = tuple([line[: line.find(b":") + 1] for line in lines])
     return _kept.get(spelled) or _new_shape(spelled)
