@@ -95,7 +95,7 @@ def measure(plan: Plan, proxies: Sequence[Proxy], say: Callable[[str], None]) ->
             result = Result(plan, {name: Measured() for name in site.contenders})
             for name, idle in _idle_memory(site).items():
                 result.proxies[name].idle_memory = idle
-            for contender in site.contenders.values():
+            for contender in site.contenders.values() if scenario.asked else ():
                 sites.check_answer(scenario, contender)
             if plan.warm_up:
                 say(f"{scenario.name}: warm-up")

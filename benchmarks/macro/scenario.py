@@ -120,6 +120,7 @@ class Scenario:
         hops: folders below it, from the client to the upstream; `.` for the folder itself.
         setting: makes more values for the configuration files.
         arguments: more of them on the command line, by the proxy's name; with the values of its configuration.
+        asked: whether each proxy must give the upstream's answer before the load; else the instrument looks.
         start: its own way of starting; None for the proxies of `proxies.py`, from the files in its folder.
     """
 
@@ -138,6 +139,7 @@ class Scenario:
     hops: tuple[str, ...] = (".",)
     setting: Setting = nothing_more
     arguments: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    asked: bool = True
     start: Start | None = None
 
     @property

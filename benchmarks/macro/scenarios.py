@@ -21,6 +21,7 @@ from benchmarks.macro.sample import (
     throughput,
 )
 from benchmarks.macro.scenario import Goal, Scenario
+from benchmarks.macro.streams import both_ways, echo
 from benchmarks.macro.wrk import saturate
 
 # What a browser's request looks like when it has come through one hop: ten headers, some 400 bytes.
@@ -143,6 +144,17 @@ _ALL: Final = (
         folder_name="tcp",
     ),
     Scenario(
+        name="tcp-both-ways",
+        summary="bytes through tcp_proxy that all come back at the same time, 8 connections, both directions counted",
+        unit=Unit.GIGABYTE,
+        instrument=both_ways(connections=8),
+        figures=_PER_GIGABYTE,
+        goals=(_cheaper(Unit.GIGABYTE, 0.90, 0.70),),
+        folder_name="tcp",
+        setting=echo,
+        asked=False,
+    ),
+    Scenario(
         name="tcp-connections",
         summary="tcp_proxy, a connection for every 1 KiB answer, 32 at a time",
         unit=Unit.CONNECTION,
@@ -195,6 +207,17 @@ _ALL: Final = (
         folder_name="h1-tls",
     ),
     Scenario(
+        name="churn-resumed",
+        summary="the same, each taking up a TLS session of an earlier one",
+        unit=Unit.CONNECTION,
+        instrument=churn(connections=32, resume=True),
+        figures=_PER_CONNECTION,
+        goals=(_cheaper(Unit.CONNECTION, None, 1.0),),
+        request=_GET,
+        tls=True,
+        folder_name="h1-tls",
+    ),
+    Scenario(
         name="idle",
         summary="1,000 connections that have had a request each and stay open",
         unit=Unit.CONNECTION,
@@ -203,6 +226,17 @@ _ALL: Final = (
         goals=(Goal(RSS_IDLE, 0.80, 0.60), Goal(MEMORY[0].name, 0.80, 0.60), Goal(RSS_LOADED, 0.80, 0.60)),
         request=_GET,
         folder_name="h1-plain",
+    ),
+    Scenario(
+        name="idle-tls",
+        summary="the same over TLS",
+        unit=Unit.CONNECTION,
+        instrument=idle(connections=1000),
+        figures=(*MEMORY, cost(Unit.CONNECTION)),
+        goals=(Goal(MEMORY[0].name, 0.80, 0.60), Goal(RSS_LOADED, 0.80, 0.60)),
+        request=_GET,
+        tls=True,
+        folder_name="h1-tls",
     ),
     Scenario(
         name="latency",

@@ -42,7 +42,7 @@ def processes(scenario: Scenario, proxies: Sequence[Proxy], folder: Path, cores:
     with ExitStack() as stack:
         more = stack.enter_context(scenario.setting(folder / "setting", cores))
         upstream = stack.enter_context(_upstream(scenario, folder, cores))
-        values = {**more, "CERTIFICATES": shared, "UPSTREAM": upstream.port}
+        values = {"CERTIFICATES": shared, "UPSTREAM": upstream.port, **more}
         contenders = {
             proxy.name: stack.enter_context(_contender(scenario, proxy, folder, cores, values)) for proxy in proxies
         }
