@@ -27,11 +27,13 @@ This page is generated from the table in `pymesh/xds/support.py` that drives the
   yet tried. A request with an idempotent method whose reused connection breaks before an answer is sent once more in
   any case (RFC 9112 section 9.3.1). Internal requests may ask for retries and timeouts by `x-envoy-` headers, as in Envoy;
   hedging, `x-envoy-upstream-alt-stat-name` and `x-envoy-upstream-rq-timeout-alt-response` are taken away without effect.
-- **Priorities.** All traffic goes to the lowest priority that has a healthy endpoint; Envoy spills over by degrees
-  (overprovisioning factor 140 %).
-- **Localities** of one priority are one pool; there is no zone-aware routing.
-- **Weighted LEAST_REQUEST** compares `(active + 1) / weight` of the endpoints drawn; Envoy schedules by
-  `weight / (active + 1)`.
+- **Load balancing.** Spill-over between priorities, degraded endpoints, panic, locality weights, schedules by weight,
+  rings and their keys are Envoy's: the same key leads to the same endpoint from either proxy. MAGLEV and zone-aware
+  routing are refused. Localities of which none has a weight are one pool, also for RING_HASH, where Envoy finds nobody.
+- **Health checks.** Nothing waits for the first round of them: until then the endpoints are unhealthy, all at once,
+  which is a panic, unless that is switched off. Envoy opens its listeners after that round. `x-envoy-degraded` in an
+  answer counts, `x-envoy-immediate-health-check-fail` does not. gRPC checks are refused.
+- **Outlier detection** is Envoy's; ejections are told in the proxy's own log instead of an event log.
 - **Warming.** A listener or cluster is in force at once, also while its routes or endpoints have not arrived; requests
   get 404 or 503 until then.
 - **External authorization.** `request.http.id` is the x-request-id; Envoy's is a number that nothing else knows. A
@@ -50,7 +52,7 @@ This page is generated from the table in `pymesh/xds/support.py` that drives the
   failure in the log. Behind CONNECT, which no route takes, the connection ends: what follows was meant for a tunnel.
 - **Answers of the proxy itself** say in `Proxy-Status` why they were given (RFC 9209); Envoy does where told to. Only
   the text of a refused connection's reason is not Envoy's. A `request_timeout` has the flag DT; Envoy gives it none.
-- **Header fields** keep their spelling where nothing was taken away; Envoy writes all in lower case. Names that a CGI
+- **Header fields** keep their spelling; Envoy writes all in lower case. Names that a CGI
   or WSGI server takes for a proxy's own word (`X_Forwarded_For`) are taken away. A request without a body gets no
   `content-length: 0`. A client on loopback is that in `x-forwarded-for`; Envoy names an address of the machine.
 - **YAML** is read in the core schema of YAML 1.2: booleans are `true` and `false`; a key given twice is an error.
