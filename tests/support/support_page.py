@@ -50,6 +50,10 @@ This page is generated from the table in `pymesh/xds/support.py` that drives the
 - **Upgrades.** One that is not allowed, or asked for with a body, is not asked for upstream: the request goes on
   without; Envoy says 403. An answer that declines an upgrade keeps its body. The end of an upgraded connection is no
   failure in the log. Behind CONNECT, which no route takes, the connection ends: what follows was meant for a tunnel.
+- **TLS that ends without close_notify** is a stream that was cut, not one that ended: an opaque connection is reset behind
+  us, and a body that only ends with its connection is incomplete (RFC 9112 section 9.8). Envoy takes both for the end.
+- **An unnamed port over mutual TLS**: what the client's ALPN calls opaque is still looked at, towards the app; requests in
+  it are read, and carry our `x-forwarded-client-cert`. Envoy believes the ALPN.
 - **Answers of the proxy itself** say in `Proxy-Status` why they were given (RFC 9209); Envoy does where told to. Only
   the text of a refused connection's reason is not Envoy's. A `request_timeout` has the flag DT; Envoy gives it none.
 - **Header fields** keep their spelling; Envoy writes all in lower case. Names that a CGI
