@@ -2,7 +2,7 @@
 
     Balancer              which priority, healthy or degraded endpoints, or all of them in a panic (priorities.py)
       └ ByLocality        which locality, in proportion to weight and health, where that is configured
-        └ RoundRobin, LeastRequest, RandomChoice, Ring: which endpoint
+        └ RoundRobin, LeastRequest, RandomChoice, Scheduled, Ring: which endpoint
 
 A balancer is made with the endpoints of one snapshot and lives as long as they do. It looks at their health again when
 their membership says that something has changed; until then a pick costs a comparison more than the choice itself.
@@ -11,7 +11,7 @@ their membership says that something has changed; until then a pick costs a comp
 import enum
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import cycle, groupby
 from typing import Final, Protocol, TypeVar
 
 from pymesh_proxy.upstream.endpoint import Endpoint, Membership
@@ -184,11 +184,20 @@ def _shares(endpoints: Sequence[Endpoint], whole: float) -> list[tuple[Endpoint,
 
 
 def _choose(endpoints: Sequence[Endpoint], balance: Balance, random: Random) -> Picker:
+    if len(endpoints) < 2:
+        return NoChoice(endpoints[0] if endpoints else None)
+    weighted = len({endpoint.weight for endpoint in endpoints}) > 1
     match balance.policy:
+        case Policy.LEAST_REQUEST if weighted:
+            bias = balance.bias
+            schedule = Schedule(endpoints, lambda one: one.weight / float((one.active + 1) ** bias), random)
+            return Scheduled(endpoints, schedule, random)
         case Policy.LEAST_REQUEST:
-            return LeastRequest(endpoints, random, balance.choices, balance.bias)
+            return LeastRequest(endpoints, random, balance.choices)
         case Policy.RANDOM:
             return RandomChoice(endpoints, random)
+        case _ if weighted:
+            return Scheduled(endpoints, Schedule(endpoints, lambda one: one.weight, random), random)
         case _:
             return RoundRobin(endpoints, random)
 
@@ -196,61 +205,59 @@ def _choose(endpoints: Sequence[Endpoint], balance: Balance, random: Random) -> 
 # --- The choice among equals ---------------------------------------------------------------------------------------
 
 
-class RoundRobin:
-    """Each in turn, in proportion to their weights (Envoy ROUND_ROBIN)."""
+class NoChoice:
+    """The only endpoint there is, or none."""
 
-    __slots__ = ("_endpoints", "_next", "_random", "_schedule")
+    __slots__ = ("_endpoint",)
+
+    def __init__(self, endpoint: Endpoint | None) -> None:
+        self._endpoint = endpoint
+
+    def pick(self, tried: Collection[Endpoint], key: int | None) -> Endpoint | None:
+        """See `Picker.pick`."""
+        return self._endpoint
+
+
+class RoundRobin:
+    """Each in turn (Envoy ROUND_ROBIN)."""
+
+    __slots__ = ("_endpoints", "_random", "_turn")
 
     def __init__(self, endpoints: Sequence[Endpoint], random: Random) -> None:
         self._endpoints = endpoints
         self._random = random
         # A random start, so that many proxies with the same configuration do not all begin with the same endpoint.
-        self._next = int(random() * len(endpoints))
-        self._schedule = _weighted(endpoints, lambda endpoint: endpoint.weight, random)
+        start = int(random() * len(endpoints))
+        self._turn = cycle((*endpoints[start:], *endpoints[:start])).__next__
 
     def pick(self, tried: Collection[Endpoint], key: int | None) -> Endpoint | None:
         """See `Picker.pick`."""
-        if not self._endpoints:
-            return None
         chosen = self._turn()
-        return chosen if chosen not in tried else _untried(self._turn, self._endpoints, tried, self._random)
-
-    def _turn(self) -> Endpoint:
-        if self._schedule is not None:
-            return self._schedule.next()
-        number = self._next
-        self._next = number + 1 if number + 1 < len(self._endpoints) else 0
-        return self._endpoints[number]
+        return _untried(self._turn, self._endpoints, tried, self._random) if tried and chosen in tried else chosen
 
 
 class LeastRequest:
-    """Of some endpoints drawn at random, the one with the fewest requests in flight (Envoy LEAST_REQUEST).
+    """Of some endpoints drawn at random, the one with the fewest requests in flight (Envoy LEAST_REQUEST)."""
 
-    With weights that differ, each in turn in proportion to `weight / (active + 1) ** bias`, as it is at its last turn.
-    """
+    __slots__ = ("_choices", "_endpoints", "_random")
 
-    __slots__ = ("_choices", "_endpoints", "_random", "_schedule")
-
-    def __init__(self, endpoints: Sequence[Endpoint], random: Random, choices: int = 2, bias: float = 1.0) -> None:
+    def __init__(self, endpoints: Sequence[Endpoint], random: Random, choices: int) -> None:
         self._endpoints = endpoints
         self._random = random
         self._choices = choices
-        self._schedule = _weighted(endpoints, lambda one: one.weight / float((one.active + 1) ** bias), random)
 
     def pick(self, tried: Collection[Endpoint], key: int | None) -> Endpoint | None:
         """See `Picker.pick`."""
-        if not self._endpoints:
-            return None
         chosen = self._draw()
-        return chosen if chosen not in tried else _untried(self._draw, self._endpoints, tried, self._random)
+        return _untried(self._draw, self._endpoints, tried, self._random) if tried and chosen in tried else chosen
 
     def _draw(self) -> Endpoint:
-        if self._schedule is not None:
-            return self._schedule.next()
         endpoints, random = self._endpoints, self._random
         count = len(endpoints)
         best = endpoints[int(random() * count)]
-        for _ in range(self._choices - 1):
+        left = self._choices
+        while left > 1:  # half the price of a loop over a range
+            left -= 1
             other = endpoints[int(random() * count)]
             if other.active < best.active:
                 best = other
@@ -268,13 +275,31 @@ class RandomChoice:
 
     def pick(self, tried: Collection[Endpoint], key: int | None) -> Endpoint | None:
         """See `Picker.pick`."""
-        if not self._endpoints:
-            return None
         chosen = self._draw()
-        return chosen if chosen not in tried else _untried(self._draw, self._endpoints, tried, self._random)
+        return _untried(self._draw, self._endpoints, tried, self._random) if tried and chosen in tried else chosen
 
     def _draw(self) -> Endpoint:
         return self._endpoints[int(self._random() * len(self._endpoints))]
+
+
+class Scheduled:
+    """Each in turn, in proportion to what it weighs: for weights that differ.
+
+    LEAST_REQUEST weighs by `weight / (active + 1) ** bias`, as it was at an endpoint's last turn.
+    """
+
+    __slots__ = ("_endpoints", "_random", "_schedule")
+
+    def __init__(self, endpoints: Sequence[Endpoint], schedule: Schedule[Endpoint], random: Random) -> None:
+        self._endpoints = endpoints
+        self._schedule = schedule
+        self._random = random
+
+    def pick(self, tried: Collection[Endpoint], key: int | None) -> Endpoint | None:
+        """See `Picker.pick`."""
+        turn = self._schedule.next
+        chosen = turn()
+        return _untried(turn, self._endpoints, tried, self._random) if tried and chosen in tried else chosen
 
 
 class ByLocality:
@@ -293,15 +318,6 @@ class ByLocality:
                 break
             chosen = self._schedule.next()[1].pick(tried, key)
         return chosen
-
-
-def _weighted(
-    endpoints: Sequence[Endpoint], weigh: Callable[[Endpoint], float], random: Random
-) -> Schedule[Endpoint] | None:
-    """The order of endpoints whose weights differ; None if they do not."""
-    if len({endpoint.weight for endpoint in endpoints}) <= 1:
-        return None
-    return Schedule(endpoints, weigh, random)
 
 
 def _untried(
