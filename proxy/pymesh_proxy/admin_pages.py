@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from pymesh.steps import Steps
 from pymesh_proxy.admin import Answer, Page, Query, as_json, help_page, text
-from pymesh_proxy.telemetry.exposition import render
+from pymesh_proxy.telemetry.exposition import rendering
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.telemetry.upstream_metrics import UpstreamMetrics
 
@@ -185,12 +186,17 @@ def _certificates(proxy: "Proxy") -> list[dict[str, object]]:
     return rows
 
 
-def _prometheus(proxy: "Proxy") -> Answer:
+async def _prometheus(proxy: "Proxy") -> Answer:
+    return Answer(await proxy.scrapes.take(metrics(proxy)), content_type=_PROMETHEUS)
+
+
+def metrics(proxy: "Proxy") -> Steps[bytes]:
+    """What /stats/prometheus says, in steps."""
     proxy.update_gauges()
     runtime = proxy.runtime
     health = UpstreamMetrics(lambda: runtime.upstreams.health(runtime.snapshot.clusters))
-    text = render((runtime.stats, runtime.reporters, runtime.loop_meter, health))
-    return Answer(text + runtime.istio.text().encode(), content_type=_PROMETHEUS)
+    text = yield from rendering((runtime.stats, runtime.reporters, runtime.loop_meter, health))
+    return text + runtime.istio.text().encode()
 
 
 def _server_info(proxy: "Proxy") -> dict[str, object]:

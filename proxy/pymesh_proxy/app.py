@@ -63,7 +63,8 @@ class Proxy:
         self.configuration = _configuration(options)
         self.services = FilterServices(self.runtime, self.runtime.stats.filters)
         self.configuration.remains.on_loose = self._clear
-        self.pace = Pace(lambda: bool(self.runtime.connections), self.runtime.loop_meter.occupied)
+        self.pace = Pace(self._busy, self.runtime.loop_meter.occupied)
+        self.scrapes = Pace(self._busy, self.runtime.loop_meter.occupied, lasting=False)
         self.dns = DnsResolver(self._publish_addresses)
         self.control: ControlPlane | None = None
         self.started = monotonic()
@@ -203,6 +204,10 @@ class Proxy:
                 self._ports.append(opened)
 
     # --- Life ---
+
+    def _busy(self) -> bool:
+        """Whether there is traffic that long work would delay."""
+        return bool(self.runtime.connections)
 
     def waiting_for(self) -> str:
         """What is missing before traffic should come, as a sentence; empty when ready."""

@@ -16,8 +16,9 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from pymesh.steps import whole
 from pymesh.xds.decode import load_bootstrap
-from pymesh_proxy.admin_pages import admin_pages
+from pymesh_proxy.admin_pages import admin_pages, metrics
 from pymesh_proxy.app import Proxy
 from pymesh_proxy.config.model import HttpManager, Snapshot
 from pymesh_proxy.filters.base import HttpFilter
@@ -140,7 +141,7 @@ class Running:
                 if endpoint["active"]:
                     found[f"{row['cluster']} {endpoint['address']} active"] = endpoint["active"]
         pooled = 0.0
-        for family in text_string_to_metric_families(_body(pages["/stats/prometheus"].answer({}))):
+        for family in text_string_to_metric_families(whole(metrics(self.proxy)).decode()):
             for sample in family.samples:
                 if sample.name == "envoy_cluster_upstream_cx_active":
                     pooled += sample.value
@@ -158,7 +159,7 @@ class Running:
 
     def counter(self, name: str) -> float:
         """The sum over all labels of a sample on /stats/prometheus."""
-        text = _body(admin_pages(self.proxy)["/stats/prometheus"].answer({}))
+        text = whole(metrics(self.proxy)).decode()
         samples = [item for family in text_string_to_metric_families(text) for item in family.samples]
         found = [sample.value for sample in samples if sample.name == name]
         assert found, f"no {name} among {sorted({sample.name for sample in samples})}"

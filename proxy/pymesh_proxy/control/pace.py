@@ -12,7 +12,8 @@ the start: no later collection looks at it. Frozen objects are freed by their re
 
 import asyncio
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Final, TypeVar
 
@@ -31,30 +32,61 @@ FREEZE_AFTER: Final = 0.05
 _NEVER: Final = 1_000_000
 
 
+class _Collector:
+    """The garbage collector, told to leave the old objects alone for as long as somebody works."""
+
+    def __init__(self) -> None:
+        self._workers = 0
+        self._thresholds = gc.get_threshold()
+
+    @contextmanager
+    def only_the_young(self) -> Iterator[None]:
+        """Collect nothing but young objects meanwhile."""
+        if not self._workers:
+            self._thresholds = gc.get_threshold()
+            gc.set_threshold(self._thresholds[0], _NEVER, _NEVER)
+        self._workers += 1
+        try:
+            yield
+        finally:
+            self._workers -= 1
+            if not self._workers:
+                gc.set_threshold(*self._thresholds)
+
+
+# As the collector itself, one for the process.
+_only_the_young: Final = _Collector().only_the_young
+
+
 class Pace:
     """Takes the steps of long work. One for all of it, which so is never two works' slices in one turn of the loop.
 
-    `busy` says whether there is traffic that would suffer; `ran` is told how long each slice took, in seconds.
+    `busy` says whether there is traffic that would suffer; `ran` is told how long each slice took, in seconds; what is
+    made stays, if it is `lasting`.
     """
 
-    def __init__(self, busy: Callable[[], bool] = lambda: True, ran: Callable[[float], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        busy: Callable[[], bool] = lambda: True,
+        ran: Callable[[float], None] = lambda _: None,
+        *,
+        lasting: bool = True,
+    ) -> None:
         self._busy = busy
         self._ran = ran
+        self._lasting = lasting
         self._lock = asyncio.Lock()
         self._unfrozen = 0.0
 
     async def take(self, steps: Steps[T]) -> T:
         """All of `steps`, in slices; their result. Works that come meanwhile wait for their turn."""
         async with self._lock:
-            thresholds = gc.get_threshold()
-            gc.set_threshold(thresholds[0], _NEVER, _NEVER)
-            try:
-                return await self._in_slices(steps)
-            finally:
-                gc.set_threshold(*thresholds)
-                if self._unfrozen > FREEZE_AFTER:
-                    gc.freeze()
-                    self._unfrozen = 0.0
+            with _only_the_young():
+                result = await self._in_slices(steps)
+            if self._lasting and self._unfrozen > FREEZE_AFTER:
+                gc.freeze()
+                self._unfrozen = 0.0
+            return result
 
     async def _in_slices(self, steps: Steps[T]) -> T:
         while True:
