@@ -3,12 +3,15 @@ tried again, what is answered here and why, and that nothing stays in flight.
 """
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 
 import pytest
 
+from pymesh_proxy.attempts import Attempts
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.errors import Flag, ProxyError, failure
+from pymesh_proxy.exchange import Exchange
 from pymesh_proxy.filters.base import HttpFilter, LocalReply, RequestContext, Verdict
 from pymesh_proxy.request_body import MAX_REPLAY_BYTES
 from pymesh_proxy.routing import Forward
@@ -903,3 +906,24 @@ async def test_a_new_attempt_is_not_read_while_the_client_takes_nothing() -> Non
     await turn()
     proxy.settled()
     await proxy.runtime.close()
+
+
+async def test_nothing_of_a_request_is_left_to_the_garbage_collector() -> None:
+    """Objects that know each other in a circle stay until it runs, and it stops everything while it does."""
+    proxy = MemoryProxy()
+    peer = proxy.client()
+    peer.receive(GET)
+    upstream = await proxy.upstream()
+    upstream.receive(OK)
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for request in (GET, post(b"ab"), GET):
+            peer.receive(request)
+            upstream.receive(OK)
+        gc.collect()
+        left = [item for item in gc.garbage if isinstance(item, Exchange | Attempts | RequestRecord | Head)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+    assert left == []
