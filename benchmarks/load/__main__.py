@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import resource
 import sys
@@ -19,6 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     """Measure and print; the exit status: 1 where nothing could be measured, or there were errors."""
     arguments = command_line.parse(sys.argv[1:] if argv is None else argv)
     _allow_many_files()
+    gc.freeze()  # what is loaded stays: no collection need look at it
     try:
         return uvloop.run(_run(arguments))
     except MeshError as error:

@@ -1,7 +1,6 @@
 """Connections that live for one request: so many at a time, each replaced by a new one when it has its answer."""
 
 import asyncio
-import gc
 import resource
 import time
 
@@ -19,7 +18,6 @@ async def measure(plan: Churn) -> Churned:
         MeshError: the plan cannot be carried out.
     """
     run = _Run(plan)
-    gc.freeze()
     began = time.monotonic()
     async with asyncio.TaskGroup() as group:
         for _ in range(plan.connections):

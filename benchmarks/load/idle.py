@@ -1,7 +1,6 @@
 """Connections that are opened, used once, and then kept: what they cost by being there."""
 
 import asyncio
-import gc
 from collections.abc import Awaitable, Callable
 
 from benchmarks.load.exchange import Dialler, Exchange
@@ -22,7 +21,6 @@ async def hold(plan: Idle, report: Callable[[Held], None], until: Callable[[], A
     dialler = Dialler(plan.target, plan.request, plan.trust, close=False)
     failures = Failures()
     exchanges: list[Exchange] = []
-    gc.freeze()
     waiting = iter(range(plan.connections))
 
     async def open_some() -> None:
