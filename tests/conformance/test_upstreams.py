@@ -48,6 +48,7 @@ def sides(servers: list[EchoServer], tmp_path_factory: pytest.TempPathFactory) -
         LOCAL=f"{group(*four[:1], more=near)}, {group(*four[1:], more=far)}",
         ONE=group(four[0]),
         ONE_AND_DEAD=group(four[0], endpoint("${DEAD}")),
+        DEAD_ALONE=group(endpoint("${DEAD}")),
         DEAD_THEN_ONE=f"{group(endpoint('${DEAD}'))}, {group(four[0], more=', priority: 1')}",
     )
     with both_proxies(tmp_path_factory.mktemp("upstreams"), servers[0], servers[1], text) as running:
@@ -183,19 +184,23 @@ def test_gateway_failures_are_counted_by_themselves(sides: Sides) -> None:
         assert "/failed_outlier_check" in flags(side, "gateway"), side.name
 
 
-def test_connections_that_break_count_as_local_where_those_are_told_apart(sides: Sides) -> None:
-    """The request with the key `x` is broken off twice by its endpoint, and not answered at all."""
-    found = []
+@pytest.mark.parametrize(
+    ("cluster", "path", "status", "ejected"),
+    [
+        ("split-dead", "/", 503, (1, 0)),  # no connection
+        ("split", "/break/9", 503, (0, 0)),  # a connection, which ends a row of failures, and breaks
+        ("split", "/status/500", 500, (0, 1)),
+    ],
+)
+def test_local_failures_are_told_apart_from_those_of_the_server(
+    sides: Sides, cluster: str, path: str, status: int, ejected: tuple[int, int]
+) -> None:
+    kinds = ("consecutive_local_origin_failure", "consecutive_5xx")
     for side in sides:
         for _ in range(2):
-            get(side, "split", "/break/9", 503, [("x-user", "y"), ("x-test", f"split-{side.name}")])
-        found.append((
-            flags(side, "split"),
-            counted(side, "split", "outlier_detection_ejections_enforced_consecutive_local_origin_failure"),
-            counted(side, "split", "outlier_detection_ejections_enforced_consecutive_5xx"),
-        ))  # fmt: skip
-    assert found[1] == found[0]
-    assert found[0][1:] == (1, 0) or found[0][1:] == (0, 0)
+            get(side, cluster, path, status, [("x-user", "y"), ("x-test", f"split-{side.name}")])
+        found = tuple(counted(side, cluster, f"outlier_detection_ejections_enforced_{kind}") for kind in kinds)
+        assert found == ejected, side.name
 
 
 def test_of_few_none_is_ejected_unless_that_is_asked_for(sides: Sides) -> None:

@@ -68,12 +68,15 @@ class Balancer:
 
     __slots__ = ("_balance", "_levels", "_membership", "_only", "_pickers", "_places", "_random", "_spread", "_version")
 
-    def __init__(self, endpoints: Sequence[Endpoint], balance: Balance, random: Random) -> None:
+    def __init__(
+        self, endpoints: Sequence[Endpoint], balance: Balance, random: Random, before: "Balancer | None" = None
+    ) -> None:
+        """`before`: the one that was in force for the cluster; what it has worked out is not worked out again."""
         self._balance = balance
         self._random = random
         self._levels = _levels(endpoints)
         self._membership = endpoints[0].membership if endpoints else Membership()
-        self._places = Places(balance.ring)
+        self._places: Places = Places(balance.ring, endpoints, None if before is None else before._places)
         self._look()
 
     def pick(self, tried: Collection[Endpoint] = (), key: int | None = None) -> Endpoint | None:

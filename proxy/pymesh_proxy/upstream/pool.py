@@ -74,7 +74,9 @@ class Upstreams:
         if state.cluster is not cluster:
             state.cluster = cluster
             original = cluster.discovery is Discovery.ORIGINAL_DST
-            state.balancer = None if original else Balancer(cluster.endpoints, cluster.balance, self._random)
+            state.balancer = (
+                None if original else Balancer(cluster.endpoints, cluster.balance, self._random, state.balancer)
+            )
             state.transports = {}
         return state
 

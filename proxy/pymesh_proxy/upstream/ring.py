@@ -87,19 +87,28 @@ def random_key(random: Callable[[], float]) -> int:
 
 
 class Places:
-    """The places of endpoints, hashed once: a ring that is built again, since health has changed, only sorts them."""
+    """The places of endpoints, hashed once: a ring that is built again, since health or who there is has changed, only
+    sorts them.
+    """
 
-    __slots__ = ("_by_hostname", "_found", "_hash")
+    __slots__ = ("_found", "_hash", "_settings")
 
-    def __init__(self, settings: RingSettings) -> None:
+    def __init__(
+        self, settings: RingSettings, endpoints: Sequence[Endpoint] = (), before: "Places | None" = None
+    ) -> None:
+        """Of these `endpoints` those places are known that were known `before`."""
+        self._settings = settings
         self._hash = HASHES[settings.hash]
-        self._by_hostname = settings.by_hostname
-        self._found: dict[Endpoint, list[int]] = {}
+        same = before is not None and before._settings == settings and not settings.by_hostname
+        known = before._found if before is not None and same else {}
+        self._found: dict[Endpoint, list[int]] = {
+            endpoint: known[endpoint] for endpoint in endpoints if endpoint in known
+        }
 
     def of(self, endpoint: Endpoint, count: int) -> list[int]:
         """The first `count` places of `endpoint`."""
         found = self._found.setdefault(endpoint, [])
         if len(found) < count:
-            name = (endpoint.hostname if self._by_hostname else "") or endpoint.address
+            name = (endpoint.hostname if self._settings.by_hostname else "") or endpoint.address
             found += [self._hash(f"{name}_{number}".encode()) for number in range(len(found), count)]
         return found[:count]

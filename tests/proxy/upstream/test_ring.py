@@ -87,3 +87,15 @@ def test_keys_spread_over_the_endpoints() -> None:
 
 def test_an_empty_ring_has_nobody() -> None:
     assert Ring([], RingSettings(), Places(RingSettings()), lambda: 0.0).pick((), 1) is None
+
+
+def test_places_are_hashed_once() -> None:
+    them = endpoints(1, 1, 1)
+    first = Places(RingSettings())
+    known = [first.of(endpoint, 3) for endpoint in them]
+    second = Places(RingSettings(), them[:2], first)
+    assert [second.of(endpoint, 3) for endpoint in them] == known
+    assert second._found[them[0]] is first._found[them[0]]
+    assert second._found[them[2]] is not first._found[them[2]], "it was not there meanwhile"
+    other = Places(RingSettings(hash="MURMUR_HASH_2"), them, first)
+    assert other.of(them[0], 3) != known[0]
