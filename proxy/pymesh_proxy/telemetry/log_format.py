@@ -258,17 +258,28 @@ def _remote_address(record: RequestRecord) -> str:
 
     At the edge the last one named there is whoever connected.
     """
-    direct = record.facts.remote
     named = None if record.headers is None else record.headers.get(b"x-forwarded-for")
     if named is None:
-        return direct
-    last = named.rpartition(b",")[2].strip().decode("latin-1")
+        return record.facts.remote
+    last = named.rpartition(b",")[2].strip()
+    return _named_address(record.facts.remote, last) if len(last) <= _MAX_ADDRESS else record.facts.remote
+
+
+# Characters of an IPv6 address with a zone are fewer.
+_MAX_ADDRESS: Final = 64
+
+
+@lru_cache(maxsize=1024)
+def _named_address(direct: str, named: bytes) -> str:
+    """The client of a request that came from `direct`, on behalf of `named`. Remembered: a connection says the same
+    again and again, and finding out takes longer than anything else in a line.
+    """
+    last = named.decode("latin-1")
     if last == (_host(direct) or "") or not _is_address(last):
         return direct
     return f"[{last}]:0" if ":" in last else f"{last}:0"
 
 
-@lru_cache(maxsize=256)
 def _is_address(text: str) -> bool:
     try:
         ip_address(text)

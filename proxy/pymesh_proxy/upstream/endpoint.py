@@ -56,6 +56,7 @@ class Endpoint:
 
     Attributes:
         host, port: where it is; `host` is an IP address.
+        address: the same as text: `10.0.0.1:80` or `[fd00::1]:80`.
         weight: share of the cluster's traffic, at least 1.
         hostname: the name it was resolved from, or its name in the cluster; may be empty.
         metadata: `envoy.transport_socket_match` values, as in {"tlsMode": "istio"}.
@@ -75,8 +76,8 @@ class Endpoint:
     """
 
     __slots__ = (
-        "active", "check_host", "check_port", "checked", "degraded", "flags", "healthy", "host", "hostname", "idle",
-        "labels", "locality", "locality_weight", "membership", "metadata", "peer", "port", "priority",
+        "active", "address", "check_host", "check_port", "checked", "degraded", "flags", "healthy", "host", "hostname",
+        "idle", "labels", "locality", "locality_weight", "membership", "metadata", "peer", "port", "priority",
         "retired", "weight",
     )  # fmt: skip
 
@@ -94,6 +95,7 @@ class Endpoint:
     ) -> None:
         self.host = host
         self.port = port
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self.weight = weight
         self.hostname = hostname
         self.metadata: Mapping[str, str] = metadata or {}
@@ -110,11 +112,6 @@ class Endpoint:
         self.degraded = False
         self.retired = False
         self.idle: list[PooledConnection] = []
-
-    @property
-    def address(self) -> str:
-        """`10.0.0.1:80` or `[fd00::1]:80`."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def mark(self, flags: int, *, on: bool) -> None:
         """Set or clear some `Health` flags."""
