@@ -32,6 +32,10 @@ class Echo(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._transport.write(data)
 
+    def abort(self) -> None:
+        """End the connection at once."""
+        self._transport.abort()
+
     def pause_writing(self) -> None:
         self._transport.pause_reading()
 

@@ -13,10 +13,19 @@ from tests.support.proxy_process import free_port
 
 
 @asynccontextmanager
-async def listening(protocol: Callable[[], asyncio.BaseProtocol]) -> AsyncIterator[int]:
-    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+async def listening(protocol: Callable[[], Echo]) -> AsyncIterator[int]:
+    made: list[Echo] = []
+
+    def make() -> Echo:
+        made.append(protocol())
+        return made[-1]
+
+    server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
     async with server:
         yield server.sockets[0].getsockname()[1]
+        for each in made:
+            each.abort()
+        await asyncio.sleep(0)  # they close in the next turn
 
 
 async def test_every_byte_comes_back() -> None:
