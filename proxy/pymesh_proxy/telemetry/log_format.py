@@ -60,7 +60,7 @@ def _text_line(parts: list[str | Operator]) -> Render:
     def render(record: RequestRecord) -> str:
         values = ["-" if (value := operator(record)) is None else value for operator in operators]
         line = pattern % tuple(values)
-        if not line.isprintable():
+        if not _is_clean(line):
             line = pattern % tuple([_escaped(value) for value in values])
         return line + end
 
@@ -84,11 +84,24 @@ _ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F
     code: f"\\u{code:04x}" for code in (0x2028, 0x2029)
 }
 
+# ASCII that is shown as it is, mapped to itself, and the rest to something else.
+_SHOWN: Final = bytes(code if 0x20 <= code < 0x7F else code ^ 1 for code in range(256))
+
 _JSON_ESCAPES: Final = {code: f"\\u{code:04x}" for code in _ESCAPES}
 
 
 def _plain(value: Value) -> str:
     return "-" if value is None else str(value)
+
+
+def _is_clean(line: str) -> bool:
+    """Whether nothing in it has to be escaped: as `isprintable`, which looks every character up in Unicode's tables and
+    takes twice as long for ASCII.
+    """
+    if not line.isascii():
+        return line.isprintable()
+    raw = line.encode()
+    return raw.translate(_SHOWN) == raw
 
 
 def _escaped(value: str | int) -> str:
