@@ -6,6 +6,7 @@ import hashlib
 import pytest
 
 from pymesh_proxy.errors import Flag
+from pymesh_proxy.upstream.hashing import xxh64
 from pymesh_proxy.upstream.pool import WRITE_HIGH_WATER
 from tests.support.inprocess import Running, bootstrap, cluster, limits, running, tcp_listener
 from tests.support.peers import RawUpstream, client
@@ -197,3 +198,21 @@ async def test_many_at_once_leave_nothing() -> None:
             await proxy.records(60)
         finally:
             echoing.cancel()
+
+
+async def test_the_source_of_a_connection_leads_to_its_endpoint_where_that_is_asked_for() -> None:
+    async with RawUpstream() as one, RawUpstream() as two, RawUpstream() as three:
+        upstreams = (one, two, three)
+        service = cluster("service", *(upstream.address for upstream in upstreams), lb_policy="RING_HASH")
+        listener = tcp_listener(hash_policy=[{"source_ip": {}}])
+        async with running(bootstrap([listener], [service])) as proxy:
+            compiled = proxy.runtime.snapshot.clusters["service"]
+            expected = proxy.runtime.upstreams.state(compiled).pick(None, (), xxh64(b"127.0.0.1"))
+            assert expected is not None
+            for _ in range(5):
+                async with client(proxy.address) as peer:
+                    peer.send(b"hello")
+                    await eventually(lambda: any(upstream.waiting for upstream in upstreams))
+                    (served,) = [await upstream.accept() for upstream in upstreams if upstream.waiting]
+                    assert await served.exactly(5) == b"hello"
+            assert {upstream.address[1] for upstream in upstreams if upstream.connections} == {expected.port}

@@ -176,7 +176,7 @@ class Translation:
 
     def _locality_of(self, node: Node) -> Locality:
         """Where the node stands, if any rule makes a difference of that."""
-        if not any(localities.matter(rule.value) for rule in self.world.destination_rules):
+        if not self._localities_matter:
             return NOWHERE
         found = (self.world.workloads[address] for address in node.addresses if address in self.world.workloads)
         return next((workload.locality for workload in found), NOWHERE)
@@ -238,6 +238,10 @@ class Translation:
     @cached_property
     def _limits(self) -> dict[str, tuple[Rule, ...]]:
         return rules_by_host(self.world)
+
+    @cached_property
+    def _localities_matter(self) -> bool:
+        return any(localities.matter(rule.value) for rule in self.world.destination_rules)
 
     @cached_property
     def _connections_ask(self) -> bool:
