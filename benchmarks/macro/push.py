@@ -40,6 +40,7 @@ _WINDOW: Final = 0.05
 _LONGER: Final = 3
 _CONTROL: Final = "pilot.sock"
 _ADMIN: Final = "admin_port"
+_METER: Final = "pymesh_loop_delay"
 
 SLOWEST: Final = largest("slowest_ms", "slowest meanwhile, ms")
 BEFORE: Final = largest("p99_before_ms", "p99 before, ms", 2)
@@ -83,9 +84,14 @@ def replaced_under_load() -> Instrument:
         )
         with accounted(turn) as used, ThreadPoolExecutor(1) as pool:
             load = pool.submit(run.latencies, plan, turn.cores.load)
+            time.sleep(_STARTED + _WARM_UP + turn.seconds)
+            before = _counters(turn)
             pushes = _push(turn, load)
+            after = _counters(turn)
             found = load.result()
-        most = figures(found, pushes) | _stall(turn)
+        most = figures(found, pushes)
+        if after:
+            most[STALL.name] = longest_stall(before, after) * 1e3
         return Sample(found.histogram.count, plan.seconds, used.cpu, used.load_cpu, dict(found.errors), most=most)
 
     return instrument
@@ -114,7 +120,6 @@ def figures(found: Latencies, pushes: list[tuple[float, float]]) -> dict[str, fl
 
 def _push(turn: Turn, load: "Future[Latencies]") -> list[tuple[float, float]]:
     """One after another while there is load; at least one."""
-    time.sleep(_STARTED + _WARM_UP + turn.seconds)
     pushes: list[tuple[float, float]] = []
     while not pushes or not load.done():
         said = _tell(turn.folder / "setting" / _CONTROL, f"push {turn.contender.name}")
@@ -134,17 +139,38 @@ def _tell(control: Path, command: str) -> dict[str, Any]:
     return said
 
 
-def _stall(turn: Turn) -> dict[str, float]:
-    """The longest time that pymesh-proxy's event loop did not turn, of the last half minute or more."""
+def longest_stall(before: str, after: str) -> float:
+    """Seconds of the longest time that the event loop did not turn between two looks at pymesh-proxy's counters.
+
+    It counts stalls in buckets, and remembers the longest for half a minute or more: where that may be from before the
+    first look (from its start, say), it is the bound of the bucket.
+
+    Raises:
+        MeshError: there are no such counters.
+    """
+    counted, already = _stalls(after), _stalls(before)
+    found = re.search(rf"^{_METER}_longest_seconds (\S+)$", after, re.MULTILINE)
+    if not counted or found is None:
+        raise MeshError(f"{PYMESH} does not tell for how long its event loop did not turn")
+    bounds = sorted(counted)
+    total = counted[bounds[-1]] - already.get(bounds[-1], 0)
+    bucket = next(bound for bound in bounds if counted[bound] - already.get(bound, 0) == total)
+    return min(float(found[1]), bucket)
+
+
+def _stalls(text: str) -> dict[float, float]:
+    """How many stalls were at most so many seconds long."""
+    lines = re.findall(rf'^{_METER}_seconds_bucket\{{le="(\S+)"\}} (\S+)$', text, re.MULTILINE)
+    return {float(bound): float(count) for bound, count in lines}
+
+
+def _counters(turn: Turn) -> str:
+    """What pymesh-proxy counts; empty for the others."""
     if turn.contender.name != PYMESH:
-        return {}
+        return ""
     connection = http.client.HTTPConnection("127.0.0.1", int((turn.folder / "setting" / _ADMIN).read_text()))
     try:
         connection.request("GET", "/stats")
-        text = connection.getresponse().read().decode()
+        return connection.getresponse().read().decode()
     finally:
         connection.close()
-    found = re.search(r"^pymesh_loop_delay_longest_seconds (\S+)$", text, re.MULTILINE)
-    if found is None:
-        raise MeshError(f"{PYMESH} does not tell for how long its event loop did not turn")
-    return {STALL.name: float(found[1]) * 1e3}

@@ -1,5 +1,7 @@
 """What is made of a run with pushes, and that every scenario's control plane is there."""
 
+import asyncio
+
 import pytest
 
 from benchmarks.load.histogram import Histogram
@@ -7,6 +9,8 @@ from benchmarks.load.results import Latencies
 from benchmarks.macro import push
 from benchmarks.macro.sample import LATE, Sample
 from pymesh.errors import MeshError
+from pymesh_proxy.telemetry.exposition import render
+from pymesh_proxy.telemetry.loop_meter import LoopMeter
 
 MS = 1_000_000
 
@@ -40,3 +44,40 @@ def test_a_late_generator_is_told() -> None:
 def test_without_answers_there_is_nothing_to_tell(windows: list[list[int]]) -> None:
     with pytest.raises(MeshError, match="no request was answered"):
         push.figures(latencies(*windows), [(100.15, 100.15)])
+
+
+def counters(longest: float, **stalls: int) -> str:
+    """As pymesh-proxy tells them: so many stalls of at most so many milliseconds, cumulative."""
+    buckets = {"0.001": stalls["ms1"], "0.005": stalls["ms5"], "0.01": stalls["ms10"], "+Inf": stalls["more"]}
+    lines = [f'pymesh_loop_delay_seconds_bucket{{le="{bound}"}} {count}.0' for bound, count in buckets.items()]
+    return "\n".join(["# HELP ...", *lines, f"pymesh_loop_delay_longest_seconds {longest}", ""])
+
+
+@pytest.mark.parametrize(
+    ("after", "longest"),
+    [
+        (counters(0.0042, ms1=20, ms5=21, ms10=22, more=23), 0.0042),  # nothing longer than before, and known
+        (counters(0.5, ms1=20, ms5=21, ms10=22, more=23), 0.005),  # the longest was before: the bound
+        (counters(0.5, ms1=20, ms5=20, ms10=21, more=22), 0.001),
+        (counters(0.5, ms1=10, ms5=10, ms10=12, more=13), 0.01),
+        (counters(0.6, ms1=10, ms5=10, ms10=11, more=13), 0.6),
+    ],
+)
+def test_the_longest_stall_of_the_pushes_is_not_one_from_the_start(after: str, longest: float) -> None:
+    assert push.longest_stall(counters(0.5, ms1=10, ms5=10, ms10=11, more=12), after) == longest
+
+
+def test_without_a_meter_there_is_no_stall_to_tell() -> None:
+    with pytest.raises(MeshError, match="does not tell"):
+        push.longest_stall("", "pymesh_requests_total 5\n")
+
+
+def test_the_counters_are_the_proxy_s() -> None:
+    loop = asyncio.new_event_loop()
+    try:
+        meter = LoopMeter(loop, lambda: True)
+        before = render((meter,)).decode()
+        meter.occupied(0.0031)
+        assert push.longest_stall(before, render((meter,)).decode()) == pytest.approx(0.0031)
+    finally:
+        loop.close()
