@@ -1,9 +1,9 @@
 """The way of one request to an endpoint that answers it: one attempt after the other, each within the cluster's limits.
 
-begin                 endpoint, limits, connection: one of the pool's at once, or a call to `upstream_ready` later
-  └ upstream_ready    send the head and what there is of the body; the response goes to the exchange
-failed                another attempt if that can do no harm and the route allows it; else the request fails
-leave                 the attempt is over: the connection goes back to the pool, or is closed
+    begin                 endpoint, limits, connection: one of the pool's at once, or a call to `upstream_ready` later
+      └ upstream_ready    send the head and what there is of the body; the response goes to the exchange
+    failed                another attempt if that can do no harm and the route allows it; else the request fails
+    done, abandon         the attempt is over: the connection goes back to the pool, or is closed
 """
 
 import asyncio
