@@ -215,4 +215,5 @@ async def test_the_source_of_a_connection_leads_to_its_endpoint_where_that_is_as
                     await eventually(lambda: any(upstream.waiting for upstream in upstreams))
                     (served,) = [await upstream.accept() for upstream in upstreams if upstream.waiting]
                     assert await served.exactly(5) == b"hello"
+                    served.close()
             assert {upstream.address[1] for upstream in upstreams if upstream.connections} == {expected.port}
