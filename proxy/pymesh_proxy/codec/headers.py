@@ -25,12 +25,12 @@ class Head:
         content_length: None without Content-Length.
         chunked: Transfer-Encoding is chunked.
         persistent: the peer keeps its connection open after this message, as far as it is concerned.
-        options: what Connection lists, in lower case.
+        listed: what Connection lists besides the connection-specific fields, in lower case.
         upgrade: the protocol asked for (lower case) when Connection says upgrade; empty otherwise.
     """
 
     __slots__ = (
-        "_added", "_lines", "authority", "chunked", "content_length", "method", "minor", "options", "path",
+        "_added", "_lines", "authority", "chunked", "content_length", "listed", "method", "minor", "path",
         "persistent", "reason", "shape", "status", "upgrade",
     )  # fmt: skip
 
@@ -46,7 +46,7 @@ class Head:
         self.content_length: int | None = None
         self.chunked = False
         self.persistent = True
-        self.options = _NONE
+        self.listed = _NONE
 
     def get(self, name: bytes) -> bytes | None:
         """Value of `name` (lower case); several are joined by `, ` (RFC 9110 5.3), None if there is none."""
@@ -104,10 +104,7 @@ class Head:
     def remove_all(self, names: frozenset[bytes]) -> None:
         """Take away every field with one of `names` (lower case)."""
         shape = self.shape
-        self._cut(known_without(shape, names) if shape.small else without(shape, names), names)
-
-    def _cut(self, cut: tuple[tuple[int, ...], Shape], names: frozenset[bytes]) -> None:
-        places, self.shape = cut
+        places, self.shape = known_without(shape, names) if shape.small else without(shape, names)
         for place in places:
             del self._lines[place]
         if self._added:
@@ -115,10 +112,11 @@ class Head:
                 del self._added[name]
 
     def remove_hop_by_hop(self, names: frozenset[bytes] = HOP_BY_HOP) -> None:
-        """Take away what is meant for this connection only: what Connection lists, and `names`."""
-        listed = self.options - names
-        if listed:
-            self._cut(without(self.shape, listed), listed)  # a client's own words are not remembered
+        """Take away what is meant for this connection only: received fields that Connection lists, and `names`."""
+        if self.listed and any(name in self.shape.where for name in self.listed):
+            places, self.shape = without(self.shape, self.listed)  # a peer's own words are not remembered
+            for place in places:
+                del self._lines[place]
         self.remove_all(names)
 
     def items(self) -> list[tuple[bytes, bytes]]:

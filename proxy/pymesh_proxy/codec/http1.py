@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
 from pymesh_proxy.codec.headers import Head
-from pymesh_proxy.codec.shape import NO_FIELDS, Shape, shape_of
+from pymesh_proxy.codec.shape import HOP_BY_HOP, NO_FIELDS, Shape, shape_of
 from pymesh_proxy.errors import Flag, ProxyError
 
 # Envoy's defaults: 60 KiB of head, 100 fields (HttpProtocolOptions.max_headers_count).
@@ -187,7 +187,7 @@ def _frame(head: Head, lines: list[bytes], bad: Refusal) -> None:
     asked = _known_connection(line) if len(line) <= _MAX_REMEMBERED_BYTES else _connection(line)
     if asked.protected:
         raise bad("connection_lists_a_protected_header")
-    head.options = asked.options
+    head.listed = asked.listed
     head.persistent = not asked.close and (head.minor == 1 or asked.keep_alive)
     # RFC 9110 7.8: in HTTP/1.0 it means nothing. With a body it is not passed on: others, Envoy too, take what follows
     # the head of an upgrade for the new protocol, whatever Content-Length says.
@@ -196,9 +196,9 @@ def _frame(head: Head, lines: list[bytes], bad: Refusal) -> None:
 
 
 class _Connection(NamedTuple):
-    """What a Connection field asks for (RFC 9110 7.6.1): its options in lower case, and which of ours are there."""
+    """What a Connection field asks for (RFC 9110 7.6.1). `listed`: all options but the names of such fields anyway."""
 
-    options: frozenset[bytes]
+    listed: frozenset[bytes]
     protected: bool
     close: bool
     keep_alive: bool
@@ -209,7 +209,8 @@ def _connection(line: bytes) -> _Connection:
     """The meaning of the field line `Connection: ...`."""
     options = frozenset([token.strip(b" \t") for token in line[11:].lower().split(b",")])
     protected = not _PROTECTED.isdisjoint(options)
-    return _Connection(options, protected, b"close" in options, b"keep-alive" in options, b"upgrade" in options)
+    close, keep_alive, upgrade = b"close" in options, b"keep-alive" in options, b"upgrade" in options
+    return _Connection(options - HOP_BY_HOP, protected, close, keep_alive, upgrade)
 
 
 _known_connection = lru_cache(maxsize=_REMEMBERED)(_connection)
