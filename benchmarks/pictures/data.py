@@ -17,6 +17,7 @@ PERCENTS: Final = (0.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 9
 # Answers beyond a percentile below which it says something of a single slow request rather than of the proxy.
 _FEWEST_BEYOND: Final = 5
 
+_MEMORY: Final = "rss_"
 _COSTS: Final = {"request": "µs/request", "connection": "µs/connection", "GB": "s/GB"}
 
 
@@ -87,6 +88,7 @@ def charts(document: Mapping[str, Any]) -> list[Chart]:
     memory = [
         _row(f"{name}, {when}", scenario, figure)
         for name, scenario in scenarios.items()
+        if any(goal["figure"].startswith(_MEMORY) for goal in scenario["goals"])  # it is what the scenario is about
         for figure, when in (
             ("rss_idle_bytes", "before"),
             ("rss_connected_bytes", "with connections"),

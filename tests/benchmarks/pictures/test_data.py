@@ -23,7 +23,11 @@ def test_ratios_with_their_targets_and_nothing_of_what_had_errors() -> None:
         Chart(
             "latency", "Latency at a fixed rate, next to envoy", (Row("h1-plain, p99", (bar("pymesh", 1.5),), None),)
         ),
-        Chart("memory", "Memory resident, next to envoy", (Row("h1-plain, before", (bar("pymesh", 0.7),), None),)),
+        Chart(
+            "memory",
+            "Memory resident, next to envoy",
+            (Row("idle, before", (bar("pymesh", 0.7),), None), Row("idle, after", (bar("pymesh", 0.5),), 0.6)),
+        ),
     ]
 
 
