@@ -190,7 +190,8 @@ class DownstreamConnection(asyncio.Protocol):
             self._buffer = data
             return b""
         head, end = parsed
-        self._shape = head.shape if head.shape.small else NO_FIELDS
+        if head.shape is not self._shape:
+            self._shape = head.shape if head.shape.small else NO_FIELDS
         begun = self._head_begun
         if begun:
             self._head_begun = 0.0

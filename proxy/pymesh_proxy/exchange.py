@@ -84,16 +84,17 @@ class Exchange:
     def start(self) -> None:
         """The head is there; the body, if any, follows by `request_body` and `request_end`."""
         downstream, request, record = self._downstream, self.request, self.record
+        manager = downstream.manager
         try:
             downstream.runtime.peers.meet(record, request)
-            forwarding.enter(request, downstream.manager, record)
-            answer = forwarding.canonicalize(request, downstream.manager, downstream.facts)
+            forwarding.enter(request, manager, record)
+            answer = forwarding.canonicalize(request, manager, downstream.facts)
             if answer is not None:
                 self._reply(answer)
                 return
             if self.body is not None:
                 self.watch()
-            if downstream.manager.filters:
+            if manager.filters:
                 self._filter(0)
             else:
                 self._route(self._active_at)

@@ -185,7 +185,8 @@ class UpstreamConnection(asyncio.Protocol):
         """The first bytes of a response: nearly always its head and all of its body, at once."""
         while (parsed := parse_response(data, like=self._shape)) is not None:
             head, end = parsed
-            self._shape = head.shape if head.shape.small else NO_FIELDS
+            if head.shape is not self._shape:
+                self._shape = head.shape if head.shape.small else NO_FIELDS
             if head.status >= 200 or head.status == 101:
                 break
             self._informational += 1
