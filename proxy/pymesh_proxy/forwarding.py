@@ -114,7 +114,7 @@ def _sign(head: Head, via: bytes) -> None:
 
 def _end_hop(request: Head) -> None:
     """Take away what was meant for the connection to us, and say of the next one what is to be said."""
-    te = request.get(b"te")
+    te = request.get(b"te") if b"te" in request.shape.where else None
     request.remove_hop_by_hop()
     if request.upgrade:  # whether it goes on is for the route to say: `apply_route`
         request.set(b"connection", b"upgrade")
@@ -287,7 +287,11 @@ def answer_to(error: ProxyError, attempts: int = 0) -> LocalReply:
     body = _REASONS[error.status] if wrong_request else CAUSES[error.flag].body.encode()
     if error.reason and error.flag is Flag.UPSTREAM_CONNECTION_FAILURE:
         body += b", transport failure reason: " + error.reason.encode("ascii", "replace")
-    headers = ((b"x-envoy-attempt-count", b"%d" % attempts),) if attempts else ()
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    if attempts:
+        headers = ((b"x-envoy-attempt-count", b"%d" % attempts),)
+    if error.flag is Flag.UPSTREAM_OVERFLOW:  # turned away by us: not the upstream's doing
+        headers += ((b"x-envoy-overloaded", b"true"),)
     return LocalReply(error.status, error.flag, error.details, body, headers)
 
 

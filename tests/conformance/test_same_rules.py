@@ -9,6 +9,7 @@ import socketserver
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from string import Template
 from types import TracebackType
@@ -157,7 +158,10 @@ class BadServer:
                     self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                 self.request.sendall(BAD[name])
 
-        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
+        self._server.request_queue_size = 128  # as many connect at once as there are situations
+        self._server.server_bind()
+        self._server.server_activate()
         self._server.daemon_threads = True
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
@@ -198,6 +202,7 @@ class Rules:
 
     name: str
     seen: dict[str, tuple[Seen, Seen]]
+    crowds: dict[str, tuple[list[Seen], list[Seen]]]
 
 
 @pytest.fixture(scope="module")
@@ -215,13 +220,24 @@ def send_all(name: str, folder: Path) -> Rules:
         ThreadPoolExecutor(16) as pool,
     ):
         asked = {
-            raw.name: [pool.submit(look, side, raw, folder / f"log.{side.port}") for side in sides]
+            raw.name: [pool.submit(look, side, raw, log=folder / f"log.{side.port}") for side in sides]
             for raw in SITUATIONS[name]
         }
-        return Rules(name, {name: (envoy.result(), pymesh.result()) for name, (envoy, pymesh) in asked.items()})
+        seen = {name: (envoy.result(), pymesh.result()) for name, (envoy, pymesh) in asked.items()}
+        crowds = {}
+        for path in CROWDS if name == "sidecar" else ():
+            members = [Raw(f"{path} {number}", 0, get(path)) for number in range(CROWD)]
+            found = []
+            for side in sides:
+                ask = partial(look, side, log=folder / f"log.{side.port}")
+                first = pool.submit(ask, members[0])
+                eventually_sync(lambda mark=f"{side.name} {path} 0": a.seen[mark], what="the first of a crowd")
+                found.append([*pool.map(ask, members[1:]), first.result()])
+            crowds[path] = (found[0], found[1])
+        return Rules(name, seen, crowds)
 
 
-def look(side: Side, raw: Raw, log: Path) -> Seen:
+def look(side: Side, raw: Raw, *, log: Path) -> Seen:
     """Send a situation to a proxy, and read what it wrote of it."""
     test = f"{side.name} {raw.name}"
     head, _, rest = raw.data.partition(b"\r\n")
@@ -266,6 +282,27 @@ def send(side: Side, data: bytes) -> Reply:
                 body += bytes(event.data)
             else:
                 return Reply(status, headers, body, ended=isinstance(event, h11.EndOfMessage))
+
+
+# So many requests at once, and how many of them are turned away: a cluster that takes one, and one that takes one and
+# lets another wait.
+CROWD: Final = 4
+CROWDS: Final = {"/one-at-a-time": 3, "/none-waiting": 2}
+
+
+def turned_away(reply: Reply, path: str) -> list[tuple[str, object]]:
+    """What a client is told whose request was too much; nothing of one that was served."""
+    return sorted(told(reply, Raw(path, 0, b"")).items()) if reply.status == 503 else []
+
+
+@pytest.mark.parametrize("path", CROWDS)
+def test_the_same_number_of_a_crowd_is_turned_away(every: dict[str, Rules], path: str) -> None:
+    envoy, pymesh = (
+        sorted((seen.reply.status, seen.log, turned_away(seen.reply, path)) for seen in crowd)
+        for crowd in every["sidecar"].crowds[path]
+    )
+    assert pymesh == envoy
+    assert [status for status, _, _ in envoy].count(503) == CROWDS[path]
 
 
 PAIRS: Final = [(name, raw) for name, some in SITUATIONS.items() for raw in some]
