@@ -4,13 +4,14 @@ import re
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from string import Template
 from typing import Final
 
 import pytest
 
-from tests.conformance.sides import Answer, Side, Situation, both_proxies
+from tests.conformance.sides import Answer, Side, Situation, ask, both_proxies
 from tests.support.echo import EchoServer
 from tests.support.waiting import eventually_sync
 
@@ -48,6 +49,7 @@ def sides(servers: list[EchoServer], tmp_path_factory: pytest.TempPathFactory) -
         LOCAL=f"{group(*four[:1], more=near)}, {group(*four[1:], more=far)}",
         ONE=group(four[0]),
         ONE_AND_DEAD=group(four[0], endpoint("${DEAD}")),
+        SECOND=group(four[1], more=", priority: 1"),
         DEAD_ALONE=group(endpoint("${DEAD}")),
         DEAD_THEN_ONE=f"{group(endpoint('${DEAD}'))}, {group(four[0], more=', priority: 1')}",
     )
@@ -71,6 +73,21 @@ def admin(side: Side, page: str) -> str:
 def flags(side: Side, cluster: str) -> list[str]:
     """The health flags of a cluster's endpoints, as /clusters shows them, ordered."""
     return sorted(re.findall(rf"^{cluster}::\S+::health_flags::(\S+)$", admin(side, "/clusters"), re.MULTILINE))
+
+
+def shows(side: Side, cluster: str, expected: list[str]) -> bool:
+    """Whether these are the flags of the cluster's endpoints."""
+    return flags(side, cluster) == expected
+
+
+def has_failed(side: Side, cluster: str) -> bool:
+    """Whether a check of the cluster has failed."""
+    return "/failed_active_hc" in flags(side, cluster)
+
+
+def answers(side: Side, host: str, status: int) -> bool:
+    """Whether a request to `host` is answered with `status`."""
+    return get(side, host).status == status
 
 
 def counted(side: Side, cluster: str, name: str) -> float:
@@ -143,6 +160,33 @@ def test_no_cookie_is_made_where_none_is_asked_for(sides: Sides) -> None:
     assert [get(side, "cookie").header("set-cookie") for side in sides] == [[], []]
 
 
+# --- Shares --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "count", "share", "tolerance"),
+    [
+        ("turns", 110, 1 / 11, 0.02),  # of weights 1, 2, 3 and 5
+        ("least", 110, 1 / 11, 0.02),
+        ("random", 300, 1 / 4, 0.11),  # no weights; four standard deviations are 10 %
+        ("zones", 100, 3 / 4, 0.02),  # alone in its zone, which weighs 3 of 4
+        ("spill", 300, 0.7, 0.11),  # half of priority 0 is well, times 1.4; the rest goes to priority 1
+    ],
+)
+def test_shares_of_the_first_endpoint(sides: Sides, host: str, count: int, share: float, tolerance: float) -> None:
+    for side in sides:
+        if host == "spill":
+            expected = ["/failed_active_hc", "healthy", "healthy"]
+            eventually_sync(partial(shows, side, host, expected), what=host)
+        connection = side.connect()
+        try:
+            asked = Situation("", 200, "/", host=f"{host}.test")
+            found = [ask(connection, asked, side.name).upstream["server"] for _ in range(count)]
+        finally:
+            connection.close()
+        assert found.count("a") / count == pytest.approx(share, abs=tolerance), side.name
+
+
 # --- Outlier detection ---------------------------------------------------------------------------------------------
 
 
@@ -162,7 +206,7 @@ def test_an_endpoint_that_fails_is_left_out_and_comes_back(sides: Sides) -> None
             get(side, "outlier", "/status/500", 500, key)
         assert flags(side, "outlier") == ["/failed_outlier_check", *["healthy"] * 3]
         gauge = counted(side, "outlier", "outlier_detection_ejections_active")
-        eventually_sync(lambda side=side: flags(side, "outlier") == ["healthy"] * 4, what="back", timeout=10.0)  # type: ignore[misc]  # bound for this round
+        eventually_sync(partial(shows, side, "outlier", ["healthy"] * 4), what="back")
         seen.append((
             first, second, server(side, "outlier", headers=key), gauge,
             *(counted(side, "outlier", f"outlier_detection_ejections_{name}") for name in (
@@ -237,7 +281,7 @@ def test_a_timeout_counts_as_a_failure(sides: Sides) -> None:
 )
 def test_endpoints_are_checked(sides: Sides, cluster: str, expected: list[str]) -> None:
     for side in sides:
-        eventually_sync(lambda side=side: flags(side, cluster) == expected, what=f"{side.name} {cluster}", timeout=10.0)  # type: ignore[misc]  # bound for this round
+        eventually_sync(partial(shows, side, cluster, expected), what=f"{side.name} {cluster}")
         assert counted(side, cluster, "health_check_attempt") > 0
         assert counted(side, cluster, "membership_healthy") == expected.count("healthy")
         assert counted(side, cluster, "health_check_healthy") == expected.count("healthy")
@@ -247,8 +291,8 @@ def test_endpoints_are_checked(sides: Sides, cluster: str, expected: list[str]) 
 def test_requests_go_by_what_the_checks_found(sides: Sides, host: str, status: int) -> None:
     cluster = {"http": "checked-http", "panic": "checked-status"}.get(host, host)
     for side in sides:
-        eventually_sync(lambda side=side: "/failed_active_hc" in flags(side, cluster), what=cluster)  # type: ignore[misc]  # bound for this round
-        eventually_sync(lambda side=side: get(side, host).status == status, what=host)  # type: ignore[misc]  # bound for this round
+        eventually_sync(partial(has_failed, side, cluster), what=cluster)
+        eventually_sync(partial(answers, side, host, status), what=host)
         assert {get(side, host).status for _ in range(10)} == {status}, side.name
     if host == "panic":
         assert all(counted(side, cluster, "lb_healthy_panic") > 0 for side in sides)
