@@ -149,6 +149,11 @@ class Watched:
         return seen[-1]
 
 
+def report(kept: int, sent: int) -> None:
+    """Print what each transfer cost the proxy, and how much of it is somewhere on the way."""
+    print(f"{kept / TRANSFERS / KIB:.0f} KiB in the proxy and {sent / TRANSFERS / MIB:.1f} MiB in all for each")
+
+
 def reader(port: int) -> socket.socket:
     """A client that has asked for the gigabyte, with as small a window as the kernel gives."""
     sock = socket.socket()
@@ -176,9 +181,7 @@ async def test_clients_that_read_a_kilobyte_now_and_then_of_a_gigabyte(tmp_path:
             for sock in readers:
                 assert await loop.sock_recv(sock, KIB)
         moved = await memory.still(lambda: sum(flood.sent for flood in floods))
-        print(
-            f"{memory.grown() / TRANSFERS / KIB:.0f} KiB in the proxy and {moved / TRANSFERS / MIB:.1f} MiB in all for each"
-        )
+        report(memory.grown(), moved)
         assert stalled < TRANSFERS * (KEPT_OF_A_TRANSFER + IN_THE_KERNEL) < TRANSFERS * GIGABYTE / 16
         assert moved - stalled < TRANSFERS * KEPT_OF_A_TRANSFER
         for sock in readers:
@@ -202,9 +205,7 @@ async def test_an_upstream_that_reads_nothing_of_a_gigabyte(tmp_path: Path) -> N
             _, flood = await loop.create_connection(lambda: Flood(head, asked=False), "127.0.0.1", port)
             floods.append(flood)
         sent = await memory.still(lambda: sum(flood.sent for flood in floods))
-        print(
-            f"{memory.grown() / TRANSFERS / KIB:.0f} KiB in the proxy and {sent / TRANSFERS / MIB:.1f} MiB in all for each"
-        )
+        report(memory.grown(), sent)
         assert sent < TRANSFERS * (KEPT_OF_A_TRANSFER + IN_THE_KERNEL) < TRANSFERS * GIGABYTE / 16
         assert len(upstreams) == TRANSFERS
         for end in (*floods, *upstreams):

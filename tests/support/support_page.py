@@ -23,10 +23,11 @@ This page is generated from the table in `pymesh/xds/support.py` that drives the
 
 - **Retries.** A route without a retry policy retries nothing, as in Envoy. With one, a request that did not reach the
   upstream, that the upstream said it did not process, or whose method is idempotent and whose connection broke, is
-  tried again within `num_retries`, even if `retry_on` does not name the failure. Retries always prefer an endpoint not
-  yet tried. A request with an idempotent method whose reused connection breaks before an answer is sent once more in
-  any case (RFC 9112 section 9.3.1). Internal requests may ask for retries and timeouts by `x-envoy-` headers, as in Envoy;
-  hedging, `x-envoy-upstream-alt-stat-name` and `x-envoy-upstream-rq-timeout-alt-response` are taken away without effect.
+  tried again within `num_retries`, even if `retry_on` does not name the failure. Retries always prefer an endpoint
+  not yet tried. A request with an idempotent method whose reused connection breaks before an answer is sent once more
+  in any case (RFC 9112 section 9.3.1). Internal requests may ask for retries and timeouts by `x-envoy-` headers, as
+  in Envoy; hedging, `x-envoy-upstream-alt-stat-name` and `x-envoy-upstream-rq-timeout-alt-response` are taken away
+  without effect.
 - **Load balancing.** Spill-over between priorities, degraded endpoints, panic, locality weights, schedules by weight,
   rings and their keys are Envoy's: the same key leads to the same endpoint from either proxy. MAGLEV and zone-aware
   routing are refused. Localities of which none has a weight are one pool, also for RING_HASH, where Envoy finds nobody.
@@ -50,10 +51,11 @@ This page is generated from the table in `pymesh/xds/support.py` that drives the
 - **Upgrades.** One that is not allowed, or asked for with a body, is not asked for upstream: the request goes on
   without; Envoy says 403. An answer that declines an upgrade keeps its body. The end of an upgraded connection is no
   failure in the log. Behind CONNECT, which no route takes, the connection ends: what follows was meant for a tunnel.
-- **TLS that ends without close_notify** is a stream that was cut, not one that ended: an opaque connection is reset behind
-  us, and a body that only ends with its connection is incomplete (RFC 9112 section 9.8). Envoy takes both for the end.
-- **An unnamed port over mutual TLS**: what the client's ALPN calls opaque is still looked at, towards the app; requests in
-  it are read, and carry our `x-forwarded-client-cert`. Envoy believes the ALPN.
+- **TLS that ends without close_notify** is a stream that was cut, not one that ended: an opaque connection is reset
+  behind us, and a body that only ends with its connection is incomplete (RFC 9112 section 9.8). Envoy takes both for
+  the end.
+- **An unnamed port over mutual TLS**: what the client's ALPN calls opaque is still looked at, towards the app;
+  requests in it are read, and carry our `x-forwarded-client-cert`. Envoy believes the ALPN.
 - **Answers of the proxy itself** say in `Proxy-Status` why they were given (RFC 9209); Envoy does where told to. Only
   the text of a refused connection's reason is not Envoy's. A `request_timeout` has the flag DT; Envoy gives it none.
 - **Header fields** keep their spelling; Envoy writes all in lower case. Names that a CGI
