@@ -173,15 +173,20 @@ class Configuration:
         """
         state, before = self._state, self._built
         built: dict[str, _Built] = {}
+        clusters: dict[str, Cluster] = {}
         for name, resource in state.clusters.items():
             built[name] = self._build(resource.compiled, state)
+            clusters[name] = built[name].cluster
             yield
         replaced: list[object] = [old for name, old in before.items() if built.get(name) is not old]
+        gone = before.keys() - built.keys()
         yield
-        # Addresses may have come in the meantime. From here on, all is one step.
-        for name in [name for name in built if self._state.addresses.get(name) is not state.addresses.get(name)]:
-            built[name] = self._build(built[name].compiled, self._state)
-        for name in self._built.keys() - built.keys():
+        # From here on, all is one step. Addresses may have come in the meantime.
+        for name, addresses in self._state.addresses.items():
+            if name in built and addresses is not state.addresses.get(name):
+                built[name] = self._build(built[name].compiled, self._state)
+                clusters[name] = built[name].cluster
+        for name in gone:
             self.endpoints.forget(name)
         self.remains.keep(self.snapshot, replaced)
         self._built = built
@@ -189,7 +194,7 @@ class Configuration:
             version=self.snapshot.version + 1,
             listeners={name: resource.compiled for name, resource in state.listeners.items()},
             routes={name: resource.compiled for name, resource in state.routes.items()},
-            clusters={name: one.cluster for name, one in built.items()},
+            clusters=clusters,
         )
         return self.snapshot
 
