@@ -67,4 +67,4 @@ def idle(connections: int) -> Instrument:
 
 
 def _memory(contender: Contender) -> float:
-    return float(sum(settled_memory(pid) for pid in contender.pids.values()))
+    return float(sum(settled_memory(contender.pids.values()).values()))

@@ -116,9 +116,8 @@ def _warm_up(plan: Plan, site: Site, folder: Path) -> None:
 
 
 def _idle_memory(site: Site) -> Mapping[str, int]:
-    return {
-        name: sum(settled_memory(pid) for pid in contender.pids.values()) for name, contender in site.contenders.items()
-    }
+    settled = settled_memory(pid for contender in site.contenders.values() for pid in contender.pids.values())
+    return {name: sum(settled[pid] for pid in contender.pids.values()) for name, contender in site.contenders.items()}
 
 
 def _memory(contender: Contender) -> int:

@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,15 +71,19 @@ def running(name: str, command: list[str], port: int, log: Path, cores: Collecti
             process.wait()
 
 
-def settled_memory(pid: int) -> int:
-    """Bytes resident of a process and its children, once that has stopped changing."""
-    resident, since = procfs.resident_bytes(pid), time.monotonic()
+def settled_memory(pids: Iterable[int]) -> dict[int, int]:
+    """Bytes resident of each process with its children, once none of them changes any more."""
+    resident, since = _resident(pids := list(pids)), time.monotonic()
     deadline = since + _SETTLE_TIMEOUT
     while (now := time.monotonic()) < deadline and now - since < _SETTLED:
         time.sleep(_POLL)
-        if (latest := procfs.resident_bytes(pid)) != resident:
+        if (latest := _resident(pids)) != resident:
             resident, since = latest, now
     return resident
+
+
+def _resident(pids: Collection[int]) -> dict[int, int]:
+    return {pid: procfs.resident_bytes(pid) for pid in pids}
 
 
 def free_port() -> int:

@@ -18,7 +18,7 @@ def test_a_process_runs_on_its_core_and_ends_with_the_block(tmp_path: Path) -> N
     with running("server", [sys.executable, "-c", SERVER, str(port)], port, tmp_path / "log", core) as process:
         assert os.sched_getaffinity(process.pid) == core
         assert os.sched_getaffinity(0) == before
-        assert 1_000_000 < settled_memory(process.pid) < 500_000_000
+        assert 1_000_000 < settled_memory([process.pid])[process.pid] < 500_000_000
     assert not Path(f"/proc/{process.pid}").exists()
 
 
