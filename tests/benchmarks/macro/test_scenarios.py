@@ -15,6 +15,7 @@ from benchmarks.macro.proxies import NEEDED, PROXIES
 from benchmarks.macro.sample import RSS_IDLE, RSS_LOADED
 from benchmarks.macro.scenario import Scenario
 from benchmarks.macro.scenarios import SCENARIOS, choose
+from tests.support.repository import ROOT
 
 STARTED = [scenario for scenario in SCENARIOS.values() if scenario.start is None]
 
@@ -76,3 +77,9 @@ def test_the_request_of_routes_is_for_the_very_last_one() -> None:
     assert hosts[-1]["domains"] == [dict(scenario.request.headers)["Host"]]
     prefixes = [json.loads(json.dumps(route))["match"]["prefix"] for route in hosts[-1]["routes"]]  # type: ignore[attr-defined]  # a JSON document
     assert [scenario.path.startswith(prefix) for prefix in prefixes] == [False] * 9 + [True]
+
+
+def test_the_page_tells_of_every_scenario() -> None:
+    page = (ROOT / "benchmarks" / "README.md").read_text()
+    table = page.partition("## Scenarios")[2].partition("\n## ")[0]
+    assert [name for name in SCENARIOS if f"`{name}`" not in table] == []
