@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
 
 from pymesh.steps import whole
 from pymesh.xds import types
@@ -17,6 +18,7 @@ from pymesh_proxy.app import Proxy
 from tests.support.inprocess import Json, bootstrap, cluster, http_listener, running, simple
 from tests.support.peers import RawUpstream, client
 from tests.support.proxy_process import ProxyProcess, free_port, run_to_its_end
+from tests.support.xds import message
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -228,6 +230,22 @@ async def test_addresses_bring_nothing_into_force_that_is_staged() -> None:
         assert endpoints("a") == ["192.0.2.4:80"]
         whole(proxy.publish())
         assert (endpoints("a"), set(runtime.snapshot.clusters)) == (["192.0.2.4:81"], {"a", "b"})
+
+
+async def test_a_cluster_that_is_gone_is_forgotten_once_nothing_is_in_flight_there() -> None:
+    async with RawUpstream() as upstream, running(bootstrap([], [])) as serving:
+        proxy, upstreams = serving.proxy, serving.runtime.upstreams
+        apply = proxy.configuration.apply
+        found = apply(types.CLUSTER, {"a": message(Cluster, json.dumps(cluster("a", upstream.address)))})
+        proxy.adopt(found)
+        used = found.clusters["a"]
+        assert upstreams.reserve(used)
+        proxy.adopt(apply(types.CLUSTER, {}, ["a"]))
+        assert "a" in serving.runtime.stats.clusters, "a connection is open"
+        upstreams.release_place(used)
+        proxy.adopt(proxy.configuration.snapshot)
+        assert "a" not in serving.runtime.stats.clusters
+        assert "a" not in upstreams._states
 
 
 async def test_the_admin_port_of_the_bootstrap_is_opened(tmp_path: Path) -> None:

@@ -54,6 +54,11 @@ class ClusterState:
         """Requests in flight."""
         return self.stats.rq_active
 
+    @property
+    def in_use(self) -> bool:
+        """Whether there is a request, a connection, or somebody who waits for one."""
+        return bool(self.connections or self.requests or self.waiting)
+
     def pick(
         self,
         original_destination: tuple[str, int] | None,

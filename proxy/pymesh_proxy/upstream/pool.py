@@ -55,8 +55,13 @@ class Upstreams:
     # --- Choosing ---
 
     def follow(self, clusters: Mapping[str, Cluster]) -> None:
-        """These clusters are in force: watch the health of their endpoints as they say."""
+        """These clusters are in force: watch the health of their endpoints as they say.
+
+        Those that are gone are forgotten, and their counters with them, as in Envoy, once nothing is in flight there.
+        """
         self.guards.follow(clusters, self._used)
+        for name in [name for name, state in self._states.items() if name not in clusters and not state.in_use]:
+            del self._states[name], self._stats.clusters[name]
         for name, state in self._states.items():
             state.outlier = self.guards.detector(name)
 
