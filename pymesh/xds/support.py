@@ -314,7 +314,9 @@ SUPPORTED: Final[Mapping[str, Support]] = {
     ),
     f"{_CLUSTER}Cluster.EdsClusterConfig": Support("eds_config service_name", {"eds_config": "`ads` only"}),
     f"{_CLUSTER}Cluster.RefreshRate": Support("base_interval max_interval"),
-    f"{_CLUSTER}Cluster.LeastRequestLbConfig": Support("choice_count active_request_bias"),
+    f"{_CLUSTER}Cluster.LeastRequestLbConfig": Support(
+        "choice_count active_request_bias", {"active_request_bias": "0 to 10"}
+    ),
     f"{_CLUSTER}Cluster.RoundRobinLbConfig": Support(),
     f"{_CLUSTER}Cluster.RingHashLbConfig": Support(
         "minimum_ring_size hash_function maximum_ring_size", {"minimum_ring_size": "at most 65536"}

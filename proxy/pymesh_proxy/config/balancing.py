@@ -11,6 +11,9 @@ from pymesh_proxy.upstream.balancer import Balance, Policy
 from pymesh_proxy.upstream.priorities import PANIC_THRESHOLD
 from pymesh_proxy.upstream.ring import LARGEST_MINIMUM, MAX_RING_SIZE, MIN_RING_SIZE, RingSettings
 
+# With so much, weights hardly count any more; far above it, powers of requests in flight overflow.
+MAX_BIAS: Final = 10
+
 _POLICIES: Final = {
     ClusterMessage.ROUND_ROBIN: Policy.ROUND_ROBIN,
     ClusterMessage.LEAST_REQUEST: Policy.LEAST_REQUEST,
@@ -49,8 +52,8 @@ def _least_request(message: ClusterMessage, path: str) -> tuple[int, float]:
     if choices < 2:
         raise ConfigError("must be at least 2", path=join(here, "choice_count"))
     bias = config.active_request_bias.default_value if config.HasField("active_request_bias") else 1.0
-    if not bias >= 0:
-        raise ConfigError("must not be negative", path=join(here, "active_request_bias.default_value"))
+    if not 0 <= bias <= MAX_BIAS:
+        raise ConfigError(f"must be 0 to {MAX_BIAS}", path=join(here, "active_request_bias.default_value"))
     return choices, bias
 
 
@@ -58,8 +61,8 @@ def _ring(message: ClusterMessage, path: str) -> RingSettings:
     here, config = join(path, "ring_hash_lb_config"), message.ring_hash_lb_config
     minimum = number(config, "minimum_ring_size", MIN_RING_SIZE)
     maximum = number(config, "maximum_ring_size", MAX_RING_SIZE)
-    if minimum > LARGEST_MINIMUM:
-        raise ConfigError(f"more than {LARGEST_MINIMUM} is not supported", path=join(here, "minimum_ring_size"))
+    if not 1 <= minimum <= LARGEST_MINIMUM:
+        raise ConfigError(f"must be 1 to {LARGEST_MINIMUM}", path=join(here, "minimum_ring_size"))
     if maximum > MAX_RING_SIZE:
         raise ConfigError(f"must be at most {MAX_RING_SIZE}", path=join(here, "maximum_ring_size"))
     if minimum > maximum:

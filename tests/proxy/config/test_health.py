@@ -110,11 +110,14 @@ def test_a_long_base_ejection_time_is_the_longest_too() -> None:
         ("outlier_detection: {interval: 0s}", "outlier_detection.interval", "above 0"),
         ("outlier_detection: {max_ejection_time: 1s}", "outlier_detection.max_ejection_time",
          "less than base_ejection_time"),
-        ("ring_hash_lb_config: {minimum_ring_size: 65537}", "ring_hash_lb_config.minimum_ring_size", "not supported"),
+        ("ring_hash_lb_config: {minimum_ring_size: 65537}", "ring_hash_lb_config.minimum_ring_size", "1 to 65536"),
+        ("ring_hash_lb_config: {minimum_ring_size: 0}", "ring_hash_lb_config.minimum_ring_size", "1 to 65536"),
         ("ring_hash_lb_config: {maximum_ring_size: 8388609}", "ring_hash_lb_config.maximum_ring_size", "at most"),
         ("ring_hash_lb_config: {maximum_ring_size: 9}", "ring_hash_lb_config.minimum_ring_size", "is greater than"),
         ("least_request_lb_config: {active_request_bias: {default_value: -1, runtime_key: x}}",
-         "least_request_lb_config.active_request_bias.default_value", "negative"),
+         "least_request_lb_config.active_request_bias.default_value", "0 to 10"),
+        ("least_request_lb_config: {active_request_bias: {default_value: 11, runtime_key: x}}",
+         "least_request_lb_config.active_request_bias.default_value", "0 to 10"),
     ],
 )  # fmt: skip
 def test_what_is_refused(text: str, path: str, problem: str) -> None:

@@ -41,7 +41,12 @@ CLUSTER: Final = message(
       endpoint: {address: {socket_address: {address: reviews, port_value: 80}}},
       metadata: {filter_metadata: {istio: {workload: 'a;b;c'}}}}]}]}
     metadata: {filter_metadata: {istio: {services: [{host: a}]}}}
-    common_lb_config: {healthy_panic_threshold: {value: 10}}
+    lb_policy: RING_HASH
+    ring_hash_lb_config: {minimum_ring_size: 100, maximum_ring_size: 1000, hash_function: MURMUR_HASH_2}
+    common_lb_config: {healthy_panic_threshold: {value: 10}, locality_weighted_lb_config: {}}
+    outlier_detection: {consecutive_5xx: 3, interval: 1s, max_ejection_percent: 50, enforcing_success_rate: 0}
+    health_checks: [{timeout: 1s, interval: 2s, unhealthy_threshold: 2, healthy_threshold: 2,
+      http_health_check: {path: /healthz, host: a, expected_statuses: [{start: 200, end: 300}]}}]
     transport_socket_matches:
     - name: m
       match: {tlsMode: istio}
@@ -64,7 +69,7 @@ def damaged(draw: st.DrawFn, original: Message) -> bytes:
 
 def put(type_url: str, original: Message, data: bytes) -> None:
     config = Configuration(EndpointRegistry(), lambda: 0.5)
-    config.apply_clusters({cluster.name: cluster for cluster in RESOURCES.clusters})
+    config.apply(types.CLUSTER, {cluster.name: cluster for cluster in RESOURCES.clusters})
     before = config.snapshot
     try:
         resource = type(original).FromString(data)
@@ -121,6 +126,6 @@ def test_odd_bootstraps(data: object) -> None:
 @pytest.mark.parametrize(("type_url", "original"), [(types.LISTENER, LISTENER), (types.CLUSTER, CLUSTER)])
 def test_undamaged_they_are_accepted(type_url: str, original: Message) -> None:
     config = Configuration(EndpointRegistry(), lambda: 0.5)
-    config.apply_clusters({cluster.name: cluster for cluster in RESOURCES.clusters})
+    config.apply(types.CLUSTER, {cluster.name: cluster for cluster in RESOURCES.clusters})
     config.apply(type_url, {"x": original})
     assert config.snapshot.version == 2

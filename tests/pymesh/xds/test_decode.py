@@ -65,7 +65,7 @@ TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTls
         (f"{{transport_socket: {{typed_config: {{'@type': {TLS}, sny: x}}}}}}", "sny",
          ".transport_socket.typed_config.sny", "did you mean 'sni'?"),
         ("{lb_policy: MAGLEV}", "lb", ".lb_policy", "MAGLEV is not supported"),
-        ("{health_checks: [{}]}", "health", ".health_checks", "not supported"),
+        ("{track_cluster_stats: {timeout_budgets: true}}", "track", ".track_cluster_stats", "not supported"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_with_its_place(cluster: str, anchor: str, path: str, problem: str) -> None:
