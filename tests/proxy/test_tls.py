@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from pymesh_proxy.transport.tls_stream import connect_tls
 from tests.support.certificates import Authority, Issued
 from tests.support.inprocess import Json, bootstrap, cluster, http_listener, route, running
 from tests.support.peers import Address, Peer, RawUpstream, client
+from tests.support.waiting import eventually
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -119,3 +121,53 @@ async def test_the_app_is_told_the_dns_names_of_its_caller(tmp_path: Path) -> No
         assert (await peer.message())[1] == b"ok"
         peer.writer.transport.abort()
         await asyncio.sleep(0)
+
+
+async def test_each_half_of_an_upgraded_connection_ends_by_itself_over_tls(tmp_path: Path) -> None:
+    authority = Authority()
+    issued = authority.issue(dns=("a.example",))
+    upgraded = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"
+    listener = http_listener([route()], upgrade_configs=[{"upgrade_type": "x"}])
+    certificate = {
+        "certificate_chain": {"inline_string": issued.chain.decode()},
+        "private_key": {"inline_string": issued.key.decode()},
+    }
+    listener["filter_chains"][0] |= socket_of(
+        "DownstreamTlsContext", common_tls_context={"tls_certificates": [certificate]}
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    async with (
+        RawUpstream() as upstream,
+        running(bootstrap([listener], [cluster("service", upstream.address)])) as proxy,
+    ):
+        said = Said()
+        stream = await connect_tls(asyncio.get_running_loop(), context, lambda: said, proxy.address)
+        stream.write(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n")
+        served = await upstream.accept()
+        await served.head()
+        served.send(upgraded)
+        await eventually(lambda: b"101" in said.data)
+        stream.write(b"last words")
+        stream.write_eof()
+        assert await served.rest() == b"last words"
+        served.send(b"answer" * 10_000)
+        served.end()
+        await eventually(lambda: said.ended)
+        assert said.data.endswith(b"answer" * 10_000)
+        stream.close()
+
+
+class Said(asyncio.Protocol):
+    """What was said to a client."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.ended = False
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
+
+    def eof_received(self) -> bool:
+        self.ended = True
+        return True
