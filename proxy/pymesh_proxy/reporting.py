@@ -6,13 +6,13 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
 from envoy.config.core.v3.base_pb2 import Node as NodeMessage
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.config.model import GrpcAccessLog, Tracing
 from pymesh_proxy.control.grpc_cluster import ClusterChannel, Mesh
 from pymesh_proxy.control.reporter import CallReceiver, Counts, Reporter, StreamReceiver
 from pymesh_proxy.telemetry import als, otlp
-from pymesh_proxy.telemetry.exposition import CounterMetricFamily, GaugeMetricFamily
 from pymesh_proxy.telemetry.record import RequestRecord
 
 # Seconds that a reporter whose collector is no longer configured has for what it still holds.

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Final
 
-from pymesh_proxy.telemetry.exposition import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, Metric
+
 from pymesh_proxy.telemetry.policy_metrics import PolicyMetrics
 from pymesh_proxy.telemetry.rbac_metrics import RbacMetrics
 

@@ -12,7 +12,7 @@ from itertools import accumulate
 from time import monotonic
 from typing import Final
 
-from pymesh_proxy.telemetry.exposition import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 
 # Seconds between two looks, with traffic and without.
 PERIOD: Final = 0.01
@@ -65,7 +65,7 @@ class LoopMeter:
         counted = list(zip(bounds, accumulate(self._buckets), strict=True))
         text = "Times that the event loop did not turn: a timer's lateness, and slices of long work"
         delays = HistogramMetricFamily("pymesh_loop_delay_seconds", text)
-        delays.add_histogram((), counted, self._sum)
+        delays.add_metric((), counted, self._sum)
         yield delays
         text = "The longest time that the event loop did not turn, in the last minute"
         yield GaugeMetricFamily("pymesh_loop_delay_longest_seconds", text, value=self.longest)

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Final, Protocol
 
-from pymesh_proxy.telemetry.exposition import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
 from pymesh_proxy.telemetry.filter_metrics import FilterMetrics
 
 # Milliseconds; Istio's request duration buckets. Floats: comparing them with integers costs twice as much.
@@ -158,7 +159,7 @@ class Stats:
         )
         bounds = [*(str(float(bound)) for bound in DURATION_BUCKETS), "+Inf"]
         for key, stats in self.http.items():
-            family.add_histogram([key], list(zip(bounds, accumulate(stats.buckets), strict=True)), stats.duration_sum)
+            family.add_metric([key], list(zip(bounds, accumulate(stats.buckets), strict=True)), stats.duration_sum)
         return family
 
     def _refusals(self) -> CounterMetricFamily:

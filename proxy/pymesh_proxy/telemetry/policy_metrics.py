@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from pymesh_proxy.telemetry.exposition import CounterMetricFamily, SummaryMetricFamily
+from prometheus_client.core import CounterMetricFamily, SummaryMetricFamily
 
 # Rules with counters of their own; what is beyond is counted under the name OVERFLOW. A workload has a handful.
 MAX_RULES: Final = 256
@@ -60,7 +60,7 @@ def _collect(rules: Mapping[str, PolicyStats]) -> Iterator[CounterMetricFamily |
         asked.add_metric([name], stats.asked)
         allowed.add_metric([name], stats.allowed)
         denied.add_metric([name], stats.denied)
-        seconds.add_summary([name], count_value=stats.asked, sum_value=stats.seconds)
+        seconds.add_metric([name], count_value=stats.asked, sum_value=stats.seconds)
         for mode, count in stats.unavailable.items():
             unavailable.add_metric([name, mode], count)
     yield from (asked, allowed, denied, unavailable, seconds)

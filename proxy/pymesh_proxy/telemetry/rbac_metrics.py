@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pymesh_proxy.telemetry.exposition import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily
 
 
 class RbacStats:

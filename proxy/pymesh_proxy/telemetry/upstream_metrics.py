@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from pymesh_proxy.telemetry.exposition import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
 from pymesh_proxy.upstream.endpoint import Endpoint
 from pymesh_proxy.upstream.health import HealthStats
 from pymesh_proxy.upstream.outlier import OutlierStats

@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 from math import inf, isnan, nan
 
-from prometheus_client.parser import text_string_to_metric_families
-
-from pymesh_proxy.telemetry.exposition import (
+from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
     SummaryMetricFamily,
-    render,
 )
+from prometheus_client.parser import text_string_to_metric_families
+
+from pymesh_proxy.telemetry.exposition import render
 
 
 class Everything:
@@ -27,10 +27,10 @@ class Everything:
         unknown.add_metric((), nan)
         yield unknown
         histogram = HistogramMetricFamily("h", "histogram", labels=["l"])
-        histogram.add_histogram(["x"], [("0.5", 1), ("+Inf", 3)], 7.25)
+        histogram.add_metric(["x"], [("0.5", 1), ("+Inf", 3)], 7.25)
         yield histogram
         summary = SummaryMetricFamily("s", "summary", labels=["l"])
-        summary.add_summary(["x"], count_value=2, sum_value=1.5)
+        summary.add_metric(["x"], count_value=2, sum_value=1.5)
         yield summary
 
 
