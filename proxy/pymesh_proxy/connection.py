@@ -16,6 +16,7 @@ from pymesh_proxy.codec.shape import NO_FIELDS
 from pymesh_proxy.config.model import HttpManager
 from pymesh_proxy.errors import Flag
 from pymesh_proxy.exchange import Exchange
+from pymesh_proxy.request_body import MAX_REPLAY_BYTES
 from pymesh_proxy.runtime import Runtime
 from pymesh_proxy.timers import NEVER
 from pymesh_proxy.transport.facts import Facts
@@ -197,11 +198,28 @@ class DownstreamConnection(asyncio.Protocol):
             self._head_begun = 0.0
         self.requests += 1
         has_body = request_has_body(head)
-        if has_body:
-            self._body = reader_for(-1 if head.chunked else head.content_length, bad_request)
         exchange = self._exchange = Exchange(self, head, has_body, begun)
+        if has_body:
+            body = self._body = reader_for(-1 if head.chunked else head.content_length, bad_request)
+            if end < len(data) <= end + MAX_REPLAY_BYTES:
+                return self._start_with(exchange, body, data[end:])
         exchange.start()
         return data[end:] if end < len(data) else b""
+
+    def _start_with(self, exchange: Exchange, body: BodyReader, data: bytes) -> bytes:
+        """Start an exchange whose body came with its head, or began to: both go upstream in one write."""
+        try:
+            used = body.feed(data)
+        except MessageError:
+            exchange.start()  # what is refused has a route and a cluster all the same
+            raise
+        if body.done:
+            self._body = None
+        exchange.start(data[:used], ended=body.done)
+        if self._exchange is exchange and not body.done:
+            self._buffer = data[used:]
+            return b""
+        return data[used:]
 
     def _read_body(self, exchange: Exchange, body: BodyReader, data: bytes) -> bytes:
         used = body.feed(data)

@@ -81,10 +81,14 @@ class Exchange:
 
     # --- Request: head, filters, route ---
 
-    def start(self) -> None:
-        """The head is there; the body, if any, follows by `request_body` and `request_end`."""
+    def start(self, came: bytes = b"", *, ended: bool = False) -> None:
+        """The head is there, and what `came` of its body; the rest, if any, by `request_body` and `request_end`."""
         downstream, request, record = self._downstream, self.request, self.record
         manager = downstream.manager
+        if came and self.body is not None:
+            record.bytes_received = len(came)
+            self.body.hold(came, sent=False)
+            self.body.ended_at = self._active_at if ended else 0.0
         try:
             downstream.runtime.peers.meet(record, request)
             forwarding.enter(request, manager, record)
@@ -92,7 +96,7 @@ class Exchange:
             if answer is not None:
                 self._reply(answer)
                 return
-            if self.body is not None:
+            if self.body is not None and not ended:
                 self.watch()
             if manager.filters:
                 self._filter(0)
