@@ -35,7 +35,6 @@ $(PICTURES_STAMP): requirements/bench.txt deploy/debian/create-venv | system
 	@touch $@
 
 $(MITMPROXY_STAMP): requirements/mitmproxy.txt deploy/debian/create-venv | system
-	@deploy/debian/install-packages bench
 	@deploy/debian/create-venv "$(PYTHON)" .venv-mitmproxy requirements/mitmproxy.txt
 	@touch $@
 
