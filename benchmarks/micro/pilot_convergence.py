@@ -28,7 +28,8 @@ from google.protobuf.message import Message
 from benchmarks.micro import pilot_world
 from pymesh_proxy.control.channel import Channel, Target
 from pymesh_proxy.control.node import Node
-from pymesh_proxy.control.xds import XdsClient
+from pymesh_proxy.control.pace import Pace
+from pymesh_proxy.control.xds import XdsClient, node_message
 
 _SERVING = re.compile(r"serving http=(\d+) xds=(\d+)")
 
@@ -166,7 +167,9 @@ async def client(pilot: Pilot, index: int, given: argparse.Namespace) -> None:
     node = pilot_world.node(index)
     who = Node(node.pod, node.namespace, node.addresses[0], node.service_account, node.pod)
     channel = Channel(Target("127.0.0.1", pilot.xds))
-    await XdsClient(channel, who, Taker(), delta=not given.sotw, rng=random.Random(index)).run()
+    await XdsClient(
+        channel, node_message(who), Taker(), delta=not given.sotw, rng=random.Random(index), pace=Pace()
+    ).run()
 
 
 if __name__ == "__main__":

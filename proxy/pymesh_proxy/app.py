@@ -30,7 +30,6 @@ from pymesh_proxy.control.pace import Pace
 from pymesh_proxy.control.plane import ControlPlane, control_plane
 from pymesh_proxy.control.secrets import Certificate, Roots, SecretStore
 from pymesh_proxy.control.services import FilterServices
-from pymesh_proxy.control.xds import node_message
 from pymesh_proxy.listener import Interception, ListenerServer
 from pymesh_proxy.options import Options, read_text
 from pymesh_proxy.runtime import Runtime
@@ -260,11 +259,11 @@ class Proxy:
         self.control = control_plane(self.options, bootstrap, self.secrets, self, self.pace)
         if self.control is not None:
             node = self.control.node
-            self.services.node = node.id
+            self.services.node = self.control.introduction.id
             self.runtime.peers.introduce(
                 node.peer,
                 pod=node.pod,
-                node_id=node.id,
+                node_id=self.control.introduction.id,
                 principal=str(node.identity),
                 sidecar=node.kind == "sidecar",
             )
@@ -290,7 +289,7 @@ class Proxy:
     def _introduce(self, bootstrap: Bootstrap | None) -> None:
         """Let reports say whose they are."""
         if self.control is not None:
-            self.runtime.reporters.node = node_message(self.control.node)
+            self.runtime.reporters.node = self.control.introduction
         elif bootstrap is not None:
             self.runtime.reporters.node = bootstrap.node
 

@@ -174,3 +174,21 @@ async def test_neither_pushes_nor_the_end_lose_a_request(pilot: Pushing, tmp_pat
             assert await asyncio.to_thread(proxy.wait) == 0
         finally:
             await asyncio.to_thread(proxy.__exit__, None, None, None)
+
+
+@pytest.mark.e2e
+async def test_what_static_resources_refer_to_is_followed(pilot: Pushing, tmp_path: Path) -> None:
+    """A static listener whose routes come by RDS, a static cluster whose endpoints come by EDS; no LDS, no CDS."""
+    port = free_port()
+    text = "{name: c0, type: EDS, connect_timeout: 1s, eds_cluster_config: {eds_config: {ads: {}}}}"
+    config = pilot.bootstrap(tmp_path / "bootstrap.json", listener(port, "static"), [message(Cluster, text)])
+    async with upstreams(2) as served:
+        pilot.push(types.ENDPOINT, "1", endpoints([served[0].port], "c0"))
+        pilot.push(types.ROUTE, "1", routes("c0"))
+        with ProxyProcess("--config", config) as proxy:
+            assert (await asyncio.to_thread(proxy.ask, port, "/")).status == 200
+            await push(pilot, types.ENDPOINT, "2", endpoints([served[1].port], "c0"))
+            assert (await asyncio.to_thread(proxy.ask, port, "/")).status == 200
+    assert [upstream.served for upstream in served] == [1, 1]
+    assert pilot.node.metadata == {"LABELS": {"app": "proxy"}, "of-the-user": ["a", 1.0]}
+    assert (pilot.node.locality.zone, pilot.node.user_agent_name) == ("z1", "pymesh-proxy")

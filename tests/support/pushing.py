@@ -16,7 +16,9 @@ from types import TracebackType
 from typing import Self
 
 import grpc
+from envoy.config.core.v3.base_pb2 import Node
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from pymesh_proxy.control.subscription import StateOfTheWorld
@@ -34,6 +36,7 @@ class Pushing(grpc.GenericRpcHandler):
         self._queue: queue.Queue[DiscoveryResponse | None] | None = None
         self._acknowledged: dict[str, str] = {}
         self.refused: list[str] = []
+        self.node = Node()  # of whom has asked last
         self._pool = ThreadPoolExecutor(max_workers=4)
         options = [("grpc.max_send_message_length", -1)]
         self._server = grpc.server(self._pool, handlers=[self], options=options)
@@ -52,8 +55,11 @@ class Pushing(grpc.GenericRpcHandler):
                 self._queue.put(None)
         self._pool.shutdown()
 
-    def bootstrap(self, path: Path) -> str:
-        """Write a bootstrap whose ADS leads here; its path."""
+    def bootstrap(self, path: Path, listeners: Sequence[Message] = (), clusters: Sequence[Message] = ()) -> str:
+        """Write a bootstrap whose ADS leads here; its path.
+
+        With static `listeners` or `clusters`, ADS has to give no others: only what these refer to.
+        """
         address = {"socket_address": {"address": "127.0.0.1", "port_value": self.port}}
         http2 = {
             "@type": f"type.googleapis.com/{_HTTP2}",
@@ -72,10 +78,19 @@ class Pushing(grpc.GenericRpcHandler):
             "transport_api_version": "V3",
             "grpc_services": [{"envoy_grpc": {"cluster_name": "pilot"}}],
         }
+        others = {} if listeners or clusters else {"cds_config": {"ads": {}}, "lds_config": {"ads": {}}}
         bootstrap = {
-            "node": {"id": "sidecar~127.0.0.1~proxy.default~default.svc.cluster.local", "cluster": "proxy.default"},
-            "dynamic_resources": {"ads_config": ads, "cds_config": {"ads": {}}, "lds_config": {"ads": {}}},
-            "static_resources": {"clusters": [pilot]},
+            "node": {
+                "id": "sidecar~127.0.0.1~proxy.default~default.svc.cluster.local",
+                "cluster": "proxy.default",
+                "metadata": {"LABELS": {"app": "proxy"}, "of-the-user": ["a", 1.0]},
+                "locality": {"zone": "z1"},
+            },
+            "dynamic_resources": {"ads_config": ads, **others},
+            "static_resources": {
+                "clusters": [pilot, *map(MessageToDict, clusters)],
+                "listeners": [*map(MessageToDict, listeners)],
+            },
         }
         path.write_text(json.dumps(bootstrap))
         return str(path)
@@ -110,6 +125,8 @@ class Pushing(grpc.GenericRpcHandler):
             with suppress(grpc.RpcError):
                 for data in requests:
                     request = DiscoveryRequest.FromString(data)
+                    if request.HasField("node"):
+                        self.node = request.node
                     if request.error_detail.message:
                         self.refused.append(request.error_detail.message)
                     elif request.response_nonce:

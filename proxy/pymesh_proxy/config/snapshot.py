@@ -115,10 +115,12 @@ class Configuration:
             path = "dynamic_resources.ads_config.grpc_services[0].envoy_grpc.cluster_name"
             raise ConfigError(f"there is no static cluster {min(missing)!r}", path=path)
         context = Context(self._random, clusters.__contains__, self._filters)
-        listeners = {
-            listener.name: Resource(encode(listener), compile_listener(listener, context, path))
-            for path, listener in _static("listeners", bootstrap.static_resources.listeners)
-        }
+        listeners: dict[str, Resource[Listener]] = {}
+        for path, listener in _static("listeners", bootstrap.static_resources.listeners):
+            serving = compile_listener(listener, context, path)
+            if _rds_names(serving) and not bootstrap.dynamic_resources.HasField("ads_config"):
+                raise ConfigError("RDS needs dynamic_resources.ads_config", path=f"{path}.filter_chains")
+            listeners[listener.name] = Resource(encode(listener), serving)
         self._state = replace(self._state, clusters=clusters, listeners=listeners)
         self._static = frozenset(
             {(types.CLUSTER, name) for name in clusters} | {(types.LISTENER, name) for name in listeners}
@@ -224,12 +226,7 @@ class Configuration:
 
     def wanted_routes(self) -> frozenset[str]:
         """RDS names that the listeners in force refer to."""
-        return frozenset(
-            chain.handler.rds
-            for listener in self.snapshot.listeners.values()
-            for chain in listener.all_chains()
-            if isinstance(chain.handler, HttpManager) and chain.handler.rds
-        )
+        return frozenset(name for listener in self.snapshot.listeners.values() for name in _rds_names(listener))
 
     def wanted_endpoints(self) -> frozenset[str]:
         """EDS names that the clusters in force refer to."""
@@ -359,6 +356,11 @@ class Configuration:
                 specs = ()
         endpoints = self.endpoints.update(cluster.name, specs, checked=cluster.health_check is not None)
         return replace(cluster, endpoints=endpoints)
+
+
+def _rds_names(listener: Listener) -> list[str]:
+    handlers = [chain.handler for chain in listener.all_chains()]
+    return [handler.rds for handler in handlers if isinstance(handler, HttpManager) and handler.rds]
 
 
 def control_clusters(bootstrap: Bootstrap) -> set[str]:

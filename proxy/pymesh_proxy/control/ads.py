@@ -10,6 +10,8 @@ next response: responses come into force in their order, each of them whole.
 
 Nothing that fails takes away what is in force: a refused resource leaves its predecessor, a lost stream leaves all, and
 endpoints or routes that the server withdraws stay as long as a cluster or listener refers to them.
+
+What static resources refer to is asked for from the beginning, and followed for good.
 """
 
 import logging
@@ -22,7 +24,7 @@ from envoy.config.core.v3.base_pb2 import Node as NodeMessage
 from pymesh.errors import ConfigError
 from pymesh.steps import Steps
 from pymesh.xds import types
-from pymesh_proxy.control.resources import CHILDREN, LABEL, Needs, needs
+from pymesh_proxy.control.resources import CHILDREN, EVERYTHING, LABEL, Interest, Needs, needs
 from pymesh_proxy.control.subscription import Dialect, Response, Subscription, read_item
 
 log = logging.getLogger(__name__)
@@ -79,24 +81,33 @@ class XdsStats:
 class Ads:
     """The state of one proxy's discovery. `now` is seconds of any monotonic clock, always the same one."""
 
-    def __init__(self, dialect: Dialect, node: NodeMessage, consumer: Consumer, stats: XdsStats) -> None:
+    def __init__(
+        self,
+        dialect: Dialect,
+        node: NodeMessage,
+        consumer: Consumer,
+        stats: XdsStats,
+        interest: Interest = EVERYTHING,
+    ) -> None:
         self._dialect = dialect
         self._node = node
         self._consumer = consumer
         self._stats = stats
         # In the order in which they are asked for: what is referred to comes before what refers to it.
         self._subs = {
-            types.CLUSTER: Subscription(types.CLUSTER, wildcard=True),
-            types.ENDPOINT: Subscription(types.ENDPOINT, wildcard=False),
-            types.LISTENER: Subscription(types.LISTENER, wildcard=True),
-            types.ROUTE: Subscription(types.ROUTE, wildcard=False),
-            types.SECRET: Subscription(types.SECRET, wildcard=False),
+            url: Subscription(url, wildcard=url in interest.everything)
+            for url in (types.CLUSTER, types.ENDPOINT, types.LISTENER, types.ROUTE, types.SECRET)
         }
+        # What static resources need, by type: they are never gone.
+        self._lasting = interest.named
         # By type and name of who needs them, the names of what is needed, by type.
         self._needs: dict[str, dict[str, Needs]] = {parent: {} for parent in CHILDREN}
         self._awaited: dict[tuple[str, str], float] = {}  # (type, name) → since when
+        for url, names in interest.named.items():
+            self._subs[url].names = set(names)
+            self._awaited.update(dict.fromkeys(((url, name) for name in names), 0.0))  # `open` sets the time
         self._staged = False
-        self.ready = False
+        self.ready = not self.missing()
 
     @property
     def method(self) -> str:
@@ -233,7 +244,8 @@ class Ads:
     def _follow(self, parent: str, child: str, now: float) -> Steps[list[bytes]]:
         """Subscribe to what, of type `child`, the resources of type `parent` refer to now."""
         sub = self._subs[child]
-        wanted: set[str] = set().union(*(needed.get(child, ()) for needed in self._needs[parent].values()))
+        needed = (some.get(child, ()) for some in self._needs[parent].values())
+        wanted: set[str] = set(self._lasting.get(child, ())).union(*needed)
         added, dropped = wanted - sub.names, sub.names - wanted
         if not added and not dropped:
             return []

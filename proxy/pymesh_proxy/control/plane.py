@@ -9,11 +9,12 @@ from typing import Final
 
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.core.v3.base_pb2 import Node as NodeMessage
 from envoy.config.core.v3.config_source_pb2 import ApiConfigSource
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import UpstreamTlsContext
 
 from pymesh.errors import ConfigError, MeshError
-from pymesh.names import POD_LABELS_PATH, SDS_SOCKET_PATH, TRUST_DOMAIN, USER_AGENT
+from pymesh.names import CLUSTER_ID, POD_LABELS_PATH, SDS_SOCKET_PATH, USER_AGENT, NodeId
 from pymesh.xds.check import unpack
 from pymesh_proxy.control.ads import Consumer
 from pymesh_proxy.control.agent import AgentOptions
@@ -21,21 +22,32 @@ from pymesh_proxy.control.certificates import CertificateClient
 from pymesh_proxy.control.channel import Channel, ServerTls, Target, bearer_token
 from pymesh_proxy.control.node import Node, node_from_environment
 from pymesh_proxy.control.pace import Pace
+from pymesh_proxy.control.resources import interest_of
 from pymesh_proxy.control.sds import SdsServer
 from pymesh_proxy.control.secrets import SecretStore
-from pymesh_proxy.control.xds import XdsClient
+from pymesh_proxy.control.xds import XdsClient, node_message
 from pymesh_proxy.options import Options
 
 _LABELS_FILE: Final = Path(POD_LABELS_PATH)
 
 
 class ControlPlane:
-    """What keeps a proxy configured and certified. `certificates` and `sds` are None where nobody asked for them."""
+    """What keeps a proxy configured and certified. `certificates` and `sds` are None where nobody asked for them.
+
+    Attributes:
+        node: who the proxy is; `introduction`: how it says so.
+    """
 
     def __init__(
-        self, node: Node, xds: XdsClient, certificates: CertificateClient | None, sds: SdsServer | None
+        self,
+        node: Node,
+        introduction: NodeMessage,
+        xds: XdsClient,
+        certificates: CertificateClient | None,
+        sds: SdsServer | None,
     ) -> None:
         self.node = node
+        self.introduction = introduction
         self.xds = xds
         self.certificates = certificates
         self.sds = sds
@@ -70,15 +82,18 @@ def control_plane(
         channel = Channel(discovery_target(options), metadata=bearer_token(options.token_file))
         certificates = CertificateClient(channel, node, secrets, roots_file=options.root_cert, rng=rng, clock=time)
         sds = None if options.sds_socket is None else SdsServer(secrets, options.sds_socket)
-        xds = XdsClient(channel, node, consumer, delta=True, rng=rng, pace=pace)
-        return ControlPlane(node, xds, certificates, sds)
+        introduction = node_message(node)
+        xds = XdsClient(channel, introduction, consumer, delta=True, rng=rng, pace=pace)
+        return ControlPlane(node, introduction, xds, certificates, sds)
     if bootstrap is None or not bootstrap.dynamic_resources.HasField("ads_config"):
         return None
     ads = bootstrap.dynamic_resources.ads_config
     channel = Channel(ads_target(bootstrap, ads))
     delta = ads.api_type == ApiConfigSource.DELTA_GRPC
-    node = _bootstrap_node(bootstrap)
-    return ControlPlane(node, XdsClient(channel, node, consumer, delta=delta, rng=rng, pace=pace), None, None)
+    introduction = introduction_in(bootstrap)
+    interest = interest_of(bootstrap)
+    xds = XdsClient(channel, introduction, consumer, delta=delta, rng=rng, pace=pace, interest=interest)
+    return ControlPlane(node_in(bootstrap), introduction, xds, None, None)
 
 
 def discovery_target(options: Options) -> Target:
@@ -141,17 +156,37 @@ def _server_tls(cluster: Cluster) -> ServerTls | None:
     return ServerTls(Path(context.common_tls_context.validation_context.trusted_ca.filename), context.sni)
 
 
-def _bootstrap_node(bootstrap: Bootstrap) -> Node:
-    """The node as the bootstrap writes it."""
+def introduction_in(bootstrap: Bootstrap) -> NodeMessage:
+    """The node just as the bootstrap writes it, metadata and locality, too; but who we are where it does not say."""
+    introduction = NodeMessage()
+    introduction.CopyFrom(bootstrap.node)
+    introduction.user_agent_name = introduction.user_agent_name or USER_AGENT
+    return introduction
+
+
+def node_in(bootstrap: Bootstrap) -> Node:
+    """Who the proxy is by the bootstrap's node: what its metadata say, by Istio's names, and else its id and cluster.
+
+    An id that is not of Istio's form is the pod's name.
+    """
     node = bootstrap.node
-    metadata = node.metadata.fields
-    pod, _, namespace = node.id.rpartition(".") if "~" not in node.id else node.id.split("~")[2].rpartition(".")
+    fields = node.metadata.fields
+    try:
+        by_id = NodeId.parse(node.id)
+    except ValueError:
+        by_id = NodeId("sidecar", "", node.id, "default")
+
+    def said(name: str, otherwise: str) -> str:
+        return fields[name].string_value or otherwise if name in fields else otherwise
+
+    labels = fields["LABELS"].struct_value.fields if "LABELS" in fields else {}
     return Node(
-        pod=pod or node.id,
-        namespace=namespace or "default",
-        ip=node.id.split("~")[1] if "~" in node.id else "",
-        service_account=metadata["SERVICE_ACCOUNT"].string_value if "SERVICE_ACCOUNT" in metadata else "default",
-        workload=node.cluster.partition(".")[0] or node.id,
-        trust_domain=TRUST_DOMAIN,
-        user_agent=USER_AGENT,
+        kind=by_id.kind,
+        pod=said("NAME", by_id.pod),
+        namespace=said("NAMESPACE", by_id.namespace),
+        ip=by_id.ip,
+        service_account=said("SERVICE_ACCOUNT", "default"),
+        workload=said("WORKLOAD_NAME", node.cluster.partition(".")[0] or by_id.pod),
+        cluster_id=said("CLUSTER_ID", CLUSTER_ID),
+        labels={name: value.string_value for name, value in labels.items()},
     )

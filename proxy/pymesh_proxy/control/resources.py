@@ -1,8 +1,11 @@
 """What an xDS resource is called, and which other resources it needs before it is of any use. Pure."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
@@ -34,6 +37,34 @@ LABEL: Final = {
     types.ROUTE: "routes",
     types.SECRET: "secrets",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Interest:
+    """What a proxy asks for before any response has told of more.
+
+    Attributes:
+        everything: the types of which it follows all resources.
+        named: by type, what its static resources refer to.
+    """
+
+    everything: frozenset[str] = frozenset(CHILDREN)
+    named: Needs = field(default_factory=dict)
+
+
+# Of a proxy that has nothing of its own.
+EVERYTHING: Final = Interest()
+
+
+def interest_of(bootstrap: Bootstrap) -> Interest:
+    """What a proxy with this bootstrap asks its ADS for: as Envoy, LDS and CDS only where they are configured."""
+    dynamic, static = bootstrap.dynamic_resources, bootstrap.static_resources
+    wanted = ((types.LISTENER, dynamic.HasField("lds_config")), (types.CLUSTER, dynamic.HasField("cds_config")))
+    named: dict[str, frozenset[str]] = defaultdict(frozenset)
+    for needed in (*map(_needs_of_cluster, static.clusters), *map(_needs_of_listener, static.listeners)):
+        for type_url, names in needed.items():
+            named[type_url] |= names
+    return Interest(frozenset(type_url for type_url, is_wanted in wanted if is_wanted), named)
 
 
 def name_in(encoded: bytes) -> Steps[str]:

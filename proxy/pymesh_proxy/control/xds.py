@@ -13,6 +13,7 @@ from pymesh_proxy.control.backoff import Backoff
 from pymesh_proxy.control.channel import Channel
 from pymesh_proxy.control.node import Node
 from pymesh_proxy.control.pace import Pace
+from pymesh_proxy.control.resources import EVERYTHING, Interest
 from pymesh_proxy.control.subscription import Delta, StateOfTheWorld
 
 log = logging.getLogger(__name__)
@@ -22,13 +23,23 @@ class XdsClient:
     """Follows pilot over `channel` and feeds `consumer`.
 
     Args:
+        node: how the proxy introduces itself.
         delta: the bootstrap's `api_type` is DELTA_GRPC (only changes travel); otherwise the state of the world.
         rng: spreads the reconnects.
         pace: how fast what comes is dealt with.
+        interest: what to ask for first.
     """
 
     def __init__(
-        self, channel: Channel, node: Node, consumer: Consumer, *, delta: bool, rng: random.Random, pace: Pace
+        self,
+        channel: Channel,
+        node: NodeMessage,
+        consumer: Consumer,
+        *,
+        delta: bool,
+        rng: random.Random,
+        pace: Pace,
+        interest: Interest = EVERYTHING,
     ) -> None:
         self.stats = XdsStats()
         self._channel = channel
@@ -36,7 +47,7 @@ class XdsClient:
         self._backoff = Backoff(rng)
         self._told = ""  # why streams are lost, as it was logged last
         self._exhausted = False  # whether the last one was lost to what will be the same next time
-        self._ads = Ads(Delta() if delta else StateOfTheWorld(), node_message(node), consumer, self.stats)
+        self._ads = Ads(Delta() if delta else StateOfTheWorld(), node, consumer, self.stats, interest)
 
     @property
     def ready(self) -> bool:

@@ -41,11 +41,14 @@ def assignment(name: str, *hosts: str, more: str = "") -> ClusterLoadAssignment:
 
 
 def listener(name: str, routes: str = f"rds: {ADS}") -> Listener:
+    return message(Listener, listener_text(name, routes))
+
+
+def listener_text(name: str, routes: str = f"rds: {ADS}") -> str:
     config = f"{{'@type': {HCM}, stat_prefix: s, {routes}, http_filters: [{ROUTER}]}}"
-    return message(
-        Listener,
+    return (
         f"{{name: {name}, address: {{socket_address: {{address: 127.0.0.1, port_value: 1}}}}, "
-        f"filter_chains: [{{filters: [{{name: f, typed_config: {config}}}]}}]}}",
+        f"filter_chains: [{{filters: [{{name: f, typed_config: {config}}}]}}]}}"
     )
 
 
@@ -221,6 +224,8 @@ def test_a_bootstrap_and_resources_that_cannot_be_changed_afterwards() -> None:
         ("{static_resources: {listeners: [{name: a}]}}", "static_resources.listeners[0].address", "one of these"),
         ("{static_resources: {clusters: [{name: a, type: EDS, eds_cluster_config: {eds_config: {ads: {}}}}]}}",
          "static_resources.clusters[0].type", "EDS needs dynamic_resources.ads_config"),
+        (f"{{static_resources: {{listeners: [{listener_text('a')}]}}}}",
+         "static_resources.listeners[0].filter_chains", "RDS needs dynamic_resources.ads_config"),
         (BOOTSTRAP.replace("cluster_name: pilot}}]", "cluster_name: other}}]"),
          "dynamic_resources.ads_config.grpc_services[0].envoy_grpc.cluster_name", "there is no static cluster 'other'"),
         ("dynamic_resources: {ads_config: {grpc_services: [{envoy_grpc: {cluster_name: x}}]}}",

@@ -13,6 +13,7 @@ from pymesh.errors import ConfigError
 from pymesh.steps import whole
 from pymesh.xds.types import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
 from pymesh_proxy.control.ads import INITIAL_FETCH_TIMEOUT, MAX_ERROR_LENGTH, Ads, XdsStats
+from pymesh_proxy.control.resources import EVERYTHING, Interest
 from pymesh_proxy.control.subscription import Delta, StateOfTheWorld
 from tests.proxy.control.scripted import (
     Remembering,
@@ -30,10 +31,10 @@ from tests.proxy.control.scripted import (
 class Scripted:
     """An Ads of the delta dialect, with requests decoded."""
 
-    def __init__(self) -> None:
+    def __init__(self, interest: Interest = EVERYTHING) -> None:
         self.consumer = Remembering()
         self.stats = XdsStats()
-        self.ads = Ads(Delta(), NodeMessage(id="me"), self.consumer, self.stats)
+        self.ads = Ads(Delta(), NodeMessage(id="me"), self.consumer, self.stats, interest)
         self.now = 100.0
 
     def open(self) -> list[DeltaDiscoveryRequest]:
@@ -262,6 +263,42 @@ def test_the_time_for_names_awaited_begins_anew_with_the_stream(script: Scripted
     script.open()
     assert script.ads.next_deadline() == script.now + INITIAL_FETCH_TIMEOUT
     assert not script.ads.ready
+
+
+# --- static resources ---
+
+
+def test_what_static_resources_refer_to_is_asked_for_at_once_and_for_good() -> None:
+    script = Scripted(Interest(frozenset({CLUSTER}), {ENDPOINT: frozenset({"static"}), ROUTE: frozenset({"80"})}))
+    assert [(request.type_url, list(request.resource_names_subscribe)) for request in script.open()] == [
+        (CLUSTER, []),
+        (ENDPOINT, ["static"]),
+        (ROUTE, ["80"]),
+    ]
+    assert script.ads.missing() == "clusters, endpoints of static, routes of 80"
+    _, follow = script.receive(delta(CLUSTER, "1", cluster("a")))
+    assert list(follow.resource_names_subscribe) == ["a"]
+    script.receive(delta(ENDPOINT, "2", endpoints("a"), endpoints("static")))
+    assert not script.ads.ready
+    script.receive(delta(ROUTE, "3", routes("80")))
+    assert script.ads.ready
+    _, follow = script.receive(delta(CLUSTER, "4", removed=["a"]))
+    assert list(follow.resource_names_unsubscribe) == ["a"]
+    assert script.consumer.names(ENDPOINT) == {"static"}
+
+
+def test_a_static_listener_waits_for_its_routes_no_longer_than_envoy() -> None:
+    script = Scripted(Interest(frozenset(), {ROUTE: frozenset({"80"})}))
+    script.open()
+    assert script.ads.next_deadline() == script.now + INITIAL_FETCH_TIMEOUT
+    whole(script.ads.tick(script.now + INITIAL_FETCH_TIMEOUT))
+    assert script.ads.ready
+
+
+def test_who_needs_nothing_is_ready() -> None:
+    script = Scripted(Interest(frozenset(), {}))
+    assert script.open() == []
+    assert script.ads.ready
 
 
 # --- state of the world ---------------------------------------------------------------------------------------------

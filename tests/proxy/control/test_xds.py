@@ -95,7 +95,7 @@ async def following(
 ) -> AsyncIterator[tuple[XdsClient, Remembering]]:
     consumer = Remembering()
     channel = Channel(Target(unix_path=str(path)))
-    client = XdsClient(channel, NODE, consumer, delta=is_delta, rng=rng or random.Random(1), pace=Pace())
+    client = XdsClient(channel, node_message(NODE), consumer, delta=is_delta, rng=rng or random.Random(1), pace=Pace())
     try:
         async with asyncio.TaskGroup() as group:
             running = group.create_task(client.run())
