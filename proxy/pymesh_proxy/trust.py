@@ -3,7 +3,7 @@
 A request is *internal* if it comes straight from an address that the configuration names so (`internal_address_config`;
 nobody is, where it names none), and *at the edge* if it is not internal and the connection's own address is the
 client's (`use_remote_address`). Only internal requests may ask for retries, timeouts and traces; at the edge nothing is
-believed that a proxy of ours would have said.
+believed that a proxy of ours would have said, and the client's address goes on as x-envoy-external-address.
 
 Source: Envoy, ConnectionManagerUtility::mutateRequestHeaders; the page on x-envoy-internal and x-forwarded-for.
 """
@@ -16,6 +16,7 @@ from pymesh_proxy.config.model import HttpManager
 from pymesh_proxy.transport.facts import Facts
 
 _INTERNAL: Final = b"x-envoy-internal"
+_EXTERNAL: Final = b"x-envoy-external-address"
 # What only internal requests may ask for.
 _ASKED: Final = frozenset(
     {
@@ -42,7 +43,7 @@ _SAID: Final = _ASKED | {
     b"x-envoy-decorator-operation",
     b"x-envoy-downstream-service-cluster",
     b"x-envoy-downstream-service-node",
-    b"x-envoy-external-address",
+    _EXTERNAL,
     b"x-envoy-original-host",
     b"x-envoy-original-path",
     b"x-envoy-upstream-stream-duration-ms",
@@ -52,18 +53,43 @@ _FORWARDED_FOR: Final = b"x-forwarded-for"
 
 def believe(request: Head, manager: HttpManager, facts: Facts) -> None:
     """Take from `request` what its sender may not say, and say ourselves whence it came."""
+    edge = manager.use_remote_address
     if _is_internal(request, manager, facts):
         request.remove_all(frozenset((_INTERNAL,)))
         request.set(_INTERNAL, b"true")
+    elif edge:
+        request.remove_all(_SAID)
+        request.set(_EXTERNAL, _client(request, manager, facts))
     else:
-        request.remove_all(_SAID if manager.use_remote_address else _ASKED)
-    if manager.use_remote_address:
+        request.remove_all(_ASKED)
+    if edge:
         if manager.xff_num_trusted_hops == 0:
             request.set(b"x-forwarded-proto", b"https" if facts.tls else b"http")
         if not manager.skip_xff_append:
-            address = facts.remote.rpartition(":")[0].strip("[]").encode()
+            address = _address(facts).encode()
             before = request.get(_FORWARDED_FOR)
             request.set(_FORWARDED_FOR, address if before is None else b"%b,%b" % (before, address))
+
+
+def _address(facts: Facts) -> str:
+    """The address that the connection comes from."""
+    return facts.remote.rpartition(":")[0].strip("[]")
+
+
+def _client(request: Head, manager: HttpManager, facts: Facts) -> bytes:
+    """The address of the client at the edge: what the farthest of the trusted proxies before us has seen.
+
+    That is the last but so many in x-forwarded-for; where there is no address, they did not say, and it is the
+    connection's own.
+    """
+    if manager.xff_num_trusted_hops and (said := request.get(_FORWARDED_FOR)) is not None:
+        hops = said.rsplit(b",", manager.xff_num_trusted_hops)
+        text = hops[-manager.xff_num_trusted_hops].strip() if len(hops) >= manager.xff_num_trusted_hops else b""
+        try:
+            return str(ip_address(text.decode("ascii"))).encode()
+        except ValueError:
+            pass
+    return _address(facts).encode()
 
 
 def _is_internal(request: Head, manager: HttpManager, facts: Facts) -> bool:
@@ -73,7 +99,7 @@ def _is_internal(request: Head, manager: HttpManager, facts: Facts) -> bool:
     if manager.use_remote_address:
         if said is not None:  # it has come a longer way
             return False
-        text = facts.remote.rpartition(":")[0].strip("[]")
+        text = _address(facts)
     else:
         if said is None or b"," in said or manager.xff_num_trusted_hops:
             return False

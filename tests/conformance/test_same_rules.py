@@ -361,8 +361,6 @@ OWN_WORDS: Final = {
     "refused, retried by 5xx",
     "connection broken, retried in vain",
 }
-# Fields that only Envoy sets.
-NOT_SET: Final = {"x-envoy-external-address"}
 # The log cannot say of these which they are: their head was never read, or not to its end.
 UNREAD: Final = {
     "21 fields",
@@ -402,4 +400,4 @@ def upstream(reply: Reply, rules: Rules) -> dict[str, object]:
             (name, MACHINE.sub("client", value) if name == "x-forwarded-for" else value) for name, value in fields
         ]
     different = DIFFERENT_UPSTREAM.keys() - {"x-request-id"}
-    return {**content, "headers": sorted(pair for pair in fields if pair[0] not in different | NOT_SET)}
+    return {**content, "headers": sorted(pair for pair in fields if pair[0] not in different)}

@@ -41,3 +41,39 @@ def test_nobody_is_internal_where_no_network_is_named() -> None:
     head = request(headers=[("x-forwarded-for", "10.0.0.9"), ("x-envoy-max-retries", "9")])
     believe(head, HttpManager("m", None, "r"), Facts("inbound", "10.0.0.9:1", "10.0.0.1:80"))
     assert not head.has(b"x-envoy-max-retries")
+
+
+@pytest.mark.parametrize(
+    ("hops", "said", "client"),
+    [
+        (0, "", "192.0.2.1"),
+        (0, "1.2.3.4, 5.6.7.8", "192.0.2.1"),  # nobody before us is trusted
+        (1, "1.2.3.4, 5.6.7.8", "5.6.7.8"),
+        (2, "1.2.3.4,5.6.7.8", "1.2.3.4"),
+        (3, "1.2.3.4, 5.6.7.8", "192.0.2.1"),  # it came past those who are
+        (1, "1.2.3.4, mallory", "192.0.2.1"),
+        (1, "1.2.3.4,", "192.0.2.1"),
+        (1, "1.2.3.4, \xb2", "192.0.2.1"),
+        (1, "2001:DB8::0:1", "2001:db8::1"),
+        (1, "", "192.0.2.1"),
+    ],
+)
+@pytest.mark.parametrize("skip", [False, True])
+def test_the_address_of_the_client_at_the_edge(hops: int, said: str, client: str, *, skip: bool) -> None:
+    """tests/conformance/test_same_rules.py compares it with Envoy's, too."""
+    manager = HttpManager("m", None, "r", use_remote_address=True, xff_num_trusted_hops=hops, skip_xff_append=skip)
+    headers = [("x-envoy-external-address", "6.6.6.6"), *([("x-forwarded-for", said)] if said else [])]
+    head = request(headers=headers)
+    believe(head, manager, Facts("inbound", "192.0.2.1:1", "10.0.0.1:80"))
+    assert head.values(b"x-envoy-external-address") == [client.encode()]
+
+
+def test_only_the_edge_knows_of_the_outside() -> None:
+    """A hop within leaves what the edge has said; of an internal request nothing is said."""
+    head = request(headers=[("x-envoy-external-address", "1.2.3.4")])
+    believe(head, HttpManager("m", None, "r"), Facts("inbound", "10.0.0.9:1", "10.0.0.1:80"))
+    assert head.get(b"x-envoy-external-address") == b"1.2.3.4"
+    inside = request()
+    edge = HttpManager("m", None, "r", use_remote_address=True, internal_networks=INSIDE)
+    believe(inside, edge, Facts("inbound", "10.0.0.9:1", "10.0.0.1:80"))
+    assert not inside.has(b"x-envoy-external-address")
