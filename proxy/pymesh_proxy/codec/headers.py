@@ -50,16 +50,16 @@ class Head:
 
     def get(self, name: bytes) -> bytes | None:
         """Value of `name` (lower case); several are joined by `, ` (RFC 9110 5.3), None if there is none."""
-        place = self.shape.where.get(name)
-        line = self._added.get(name)
-        if place is None:
-            if line is None:
-                return None
-            if b"\r" not in line:
-                return line[len(name) + 1 :].strip(b" \t")
-        elif line is None and name not in self.shape.repeated:
-            return self._lines[place][len(name) + 1 :].strip(b" \t")
-        return b", ".join(self.values(name)).strip(b" \t")
+        shape, added = self.shape, self._added
+        if name in added:
+            line = added[name]
+            if name not in shape.where and b"\r" not in line:
+                return line[len(name) + 1 :].strip()
+        elif name not in shape.where:
+            return None
+        elif not shape.repeated or name not in shape.repeated:
+            return self._lines[shape.where[name]][len(name) + 1 :].strip()
+        return b", ".join(self.values(name)).strip()
 
     def values(self, name: bytes) -> list[bytes]:
         """The value of each field `name` (lower case), in their order."""
@@ -67,7 +67,7 @@ class Head:
         lines = [self._lines[place] for place, found in enumerate(shape.names) if found == name]
         if name in self._added:
             lines += self._added[name].split(b"\r\n")
-        return [line[len(name) + 1 :].strip(b" \t") for line in lines]
+        return [line[len(name) + 1 :].strip() for line in lines]
 
     def has(self, name: bytes) -> bool:
         """Whether there is a field `name` (lower case)."""
@@ -123,7 +123,7 @@ class Head:
         """All fields as they will be sent: (name as spelled, value), received ones first."""
         added = [line for lines in self._added.values() for line in lines.split(b"\r\n")]
         pairs = [line.partition(b":") for line in (*self._lines, *added)]
-        return [(name, value.strip(b" \t")) for name, _, value in pairs]
+        return [(name, value.strip()) for name, _, value in pairs]
 
     def fields(self) -> bytes:
         """The field lines, each with its CRLF, without the empty line that ends the head."""

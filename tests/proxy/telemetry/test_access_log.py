@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pymesh.errors import ConfigError
+from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.telemetry import access_log
 from pymesh_proxy.telemetry.access_log import BATCH, AccessLog, AccessLogs
 from pymesh_proxy.telemetry.log_format import compile_format
@@ -185,6 +186,7 @@ async def test_a_blocked_pipe_does_not_block_us(tmp_path: Path, monkeypatch: pyt
     try:
         target = AccessLog(str(pipe), RENDER)
         lines = write(target, 0, 5000, padding=100)
+        target.flush()
         assert target.written > 0
         assert target.dropped > 0
         assert target._queued <= 100_000
@@ -231,9 +233,29 @@ async def test_a_mistake_in_a_format_costs_a_line_and_not_a_request(tmp_path: Pa
     asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
     target = AccessLog(str(tmp_path / "log"), broken)
     target.write(record("x"))
+    target.flush()
     assert target.dropped == 1
     assert isinstance(seen[0]["exception"], KeyError)
     target.close()
+
+
+async def test_several_logs_see_the_heads_of_a_record_that_gives_them_up(tmp_path: Path) -> None:
+    render = compile_format("%REQ(X)% %RESP(Y)%\n")
+    first, second = AccessLog(str(tmp_path / "a"), render), AccessLog(str(tmp_path / "b"), render)
+    for number in range(BATCH):
+        done = record("x")
+        done.headers, done.response_headers = Head(), Head()
+        done.headers.set(b"x", b"%d" % number)
+        done.response_headers.set(b"y", b"%d" % -number)
+        first.write(done)
+        second.write(done)
+        done.headers = done.response_headers = None
+    expected = [f"{number} {-number}" for number in range(BATCH)]
+    assert (tmp_path / "a").read_text().splitlines() == expected
+    assert (tmp_path / "b").read_text().splitlines() == expected
+    assert done.headers is None
+    first.close()
+    second.close()
 
 
 async def test_what_comes_after_the_end_is_counted(tmp_path: Path) -> None:
@@ -272,12 +294,13 @@ async def test_one_log_for_a_path_and_a_format(tmp_path: Path) -> None:
 SCRIPT = """
 import asyncio, sys
 from pymesh_proxy.telemetry.access_log import AccessLog
+from pymesh_proxy.telemetry.record import RequestRecord
 async def main():
     log = AccessLog("/dev/stdout", lambda record: "line\\n")
     for _ in range(100):
-        log.write(None)
+        log.write(RequestRecord(None, 0.0, 0.0))
     log.reopen()
-    log.write(None)
+    log.write(RequestRecord(None, 0.0, 0.0))
     log.close()
     print(log.written, log.dropped, file=sys.stderr)
 asyncio.run(main())
