@@ -7,6 +7,7 @@ Source: envoy.config.listener.v3.FilterChainMatch.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Final, TypeVar
 from weakref import WeakKeyDictionary
@@ -19,12 +20,37 @@ T = TypeVar("T")
 # Destinations repeat: services and pods of a mesh, not the whole Internet. What was found is kept for each, up to this
 # many, for as long as the listener is in force.
 MAX_DESTINATIONS: Final = 4096
-_found: Final[WeakKeyDictionary[Listener, dict[tuple[str, int], tuple[FilterChain, ...]]]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidates:
+    """The chains that are left when only the destination is known; the default chain is not among them.
+
+    Attributes:
+        inspected: what the client says first decides between them, or against them all.
+        found: the choice by what is spoken, where that is all that there is to know: TLS says more.
+    """
+
+    chains: tuple[FilterChain, ...]
+    inspected: bool
+    found: dict[Protocol, FilterChain | None] = field(default_factory=dict)
+
+
+_candidates: Final[WeakKeyDictionary[Listener, dict[tuple[str, int], Candidates]]] = WeakKeyDictionary()
 
 
 def find_chain(listener: Listener, destination: tuple[str, int], detection: Detection) -> FilterChain | None:
     """The chain for a connection to `destination` (ip, port) that began as `detection` says; None if there is none."""
-    chains: Sequence[FilterChain] = candidates(listener, *destination)
+    left = candidates(listener, destination)
+    spoken = detection.protocol
+    if spoken is Protocol.TLS:
+        return _find(listener, left.chains, detection)
+    if spoken not in left.found:
+        left.found[spoken] = _find(listener, left.chains, detection)
+    return left.found[spoken]
+
+
+def _find(listener: Listener, chains: Sequence[FilterChain], detection: Detection) -> FilterChain | None:
     name = detection.server_name
     chains = _most_specific(chains, lambda chain: _server_name(chain.match.server_names, name))
     transport = "tls" if detection.protocol is Protocol.TLS else "raw_buffer"
@@ -47,22 +73,27 @@ def http_beside(listener: Listener, destination: tuple[str, int], chain: FilterC
     """
     if chain.tls is None or not isinstance(chain.handler, TcpProxy):
         return None
-    for other in candidates(listener, *destination):
+    for other in candidates(listener, destination).chains:
         same = other.tls is not None and other.match.server_names == chain.match.server_names
         if same and isinstance(other.handler, HttpManager):
             return other.handler
     return None
 
 
-def candidates(listener: Listener, host: str, port: int) -> tuple[FilterChain, ...]:
-    """The chains that are left when only the destination is known; the default chain is not among them."""
-    known = _found.setdefault(listener, {})
-    chains = known.get((host, port))
-    if chains is None:
+def candidates(listener: Listener, destination: tuple[str, int]) -> Candidates:
+    """What is left to choose from for a connection to `destination` (ip, port)."""
+    known = _candidates.get(listener)
+    if known is None:
+        known = _candidates[listener] = {}
+    left = known.get(destination)
+    if left is None:
         if len(known) >= MAX_DESTINATIONS:
             known.clear()
-        chains = known[host, port] = _by_destination(listener, host, port)
-    return chains
+        chains = _by_destination(listener, *destination)
+        matches = [chain.match for chain in chains]
+        inspected = any(at.transport_protocol or at.application_protocols or at.server_names for at in matches)
+        left = known[destination] = Candidates(chains, inspected)
+    return left
 
 
 def _by_destination(listener: Listener, host: str, port: int) -> tuple[FilterChain, ...]:

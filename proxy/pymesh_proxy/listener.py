@@ -3,30 +3,32 @@
 import asyncio
 import logging
 import socket
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple, TypeAlias
 
 from pymesh_proxy.codec.detect import OPAQUE, Detection, Protocol, detect
-from pymesh_proxy.config.model import Direction, FilterChain, HttpManager, Listener, TcpProxy
+from pymesh_proxy.config.model import Direction, FilterChain, HttpManager, Listener, TcpProxy, TlsServer
 from pymesh_proxy.connection import DownstreamConnection
 from pymesh_proxy.filter_chain import candidates, find_chain, http_beside, inspected
 from pymesh_proxy.relay import Relay
 from pymesh_proxy.runtime import Runtime
 from pymesh_proxy.telemetry.metrics import ListenerStats
+from pymesh_proxy.transport.accept import PeerName, attach
 from pymesh_proxy.transport.direction import Refused, classify
 from pymesh_proxy.transport.facts import Facts
 from pymesh_proxy.transport.first_bytes import FirstBytes
 from pymesh_proxy.transport.original_dst import original_destination
-from pymesh_proxy.transport.peek import peek, readable
-from pymesh_proxy.transport.tls import TlsError, dns_names, failure_reason, peer_identity, verify_san
+from pymesh_proxy.transport.peek import look, peek, readable
+from pymesh_proxy.transport.peer_certificate import PeerCertificate, peer_certificate
+from pymesh_proxy.transport.tls import TlsError, check_names, failure_reason
 from pymesh_proxy.transport.tls_stream import accept_tls
 
 log = logging.getLogger("pymesh.listener")
 
 Address = tuple[str, int]
+# Tells the facts of a connection once it is made; None if it is not to be served.
+Identify: TypeAlias = Callable[[asyncio.BaseTransport], Facts | None]
 
 # How long a client may be silent before its upstream is asked whether it speaks first. Long enough for any client that
 # sends as soon as it is connected, short enough for a person who waits for a greeting.
@@ -54,6 +56,15 @@ class Either:
     http: HttpManager
 
 
+class Arrival(NamedTuple):
+    """An accepted connection: its socket, whose it is, where it was going, and what else is known of it."""
+
+    sock: socket.socket
+    listener: Listener
+    destination: Address
+    facts: Facts
+
+
 class Refusal(Exception):  # noqa: N818 - a decision, not a fault
     """The connection is closed unserved; `kind` is the word it is counted under."""
 
@@ -79,64 +90,74 @@ class ListenerServer:
         self._port = port
         self._stats = runtime.stats.listeners.setdefault(name, ListenerStats())
 
-    def serve(self, sock: socket.socket) -> None:
-        """Take over an accepted, non-blocking socket."""
+    def serve(self, sock: socket.socket, peer: PeerName) -> None:
+        """Take over an accepted, non-blocking socket, at once where nothing has to be waited for."""
         self._stats.cx_total += 1
-        self._runtime.spawn(self._serve(sock))
-
-    async def _serve(self, sock: socket.socket) -> None:
-        taken = False
         try:
-            local, remote = _address(sock.getsockname()), _address(sock.getpeername())
-            original, direction = self._destination(sock, local, remote)
-            listener = self._listener(direction)
-            destination = original or local
-            facts = Facts(
-                direction=listener.direction.value,
-                remote=_text(remote),
-                local=_text(local),
-                original=_text(original) if original else "",
-                original_destination=destination,
-            )
-            relay: Relay | None = None
-            detection = await self._inspect(sock, listener, destination)
+            arrival = self._arrived(sock, peer)
+            detection: Detection | None = OPAQUE
+            if candidates(arrival.listener, arrival.destination).inspected:
+                detection = look(sock, wary=_wary(arrival.listener))
+            if detection is None:
+                self._runtime.spawn(self._wait(arrival))
+            else:
+                self._hand_over(arrival, detection)
+        except (Refusal, OSError) as error:
+            self._turn_away(sock, error)
+        except BaseException:
+            sock.close()
+            raise
+
+    async def _wait(self, arrival: Arrival) -> None:
+        """Serve a connection whose client has not said enough yet."""
+        sock, listener, destination, facts = arrival
+        relay: Relay | None = None
+        try:
+            detection = await self._inspect(sock, listener)
             if detection is None:
                 opaque = find_chain(listener, destination, OPAQUE)
                 if opaque is not None and opaque.tls is None and isinstance(opaque.handler, TcpProxy):
                     relay = Relay(self._runtime, opaque.handler, facts)
                 detection = await self._silent_client(sock, listener, relay)
-            detection = inspected(listener, detection)
-            chain = find_chain(listener, destination, detection)
-            if relay is not None and (chain is None or chain.handler is not relay.proxy):
-                relay.abandon()
-                relay = None
-            if chain is None:
-                self._stats.no_filter_chain += 1
-                raise Refusal("no_filter_chain", f"no filter chain of {listener.name} for {_text(destination)}")
-            taken = True
-            await self._hand_over(sock, listener, chain, replace(facts, sni=detection.server_name), relay)
-        except Refusal as refusal:
-            self._stats.cx_refused += 1
-            self._stats.refusals[refusal.kind] = self._stats.refusals.get(refusal.kind, 0) + 1
-            log.warning("%s: refused: %s", self._name, refusal)
-        except OSError as error:
-            log.debug("%s: connection broke before it was served: %s", self._name, error)
-        finally:
-            if not taken:
-                sock.close()
+            self._hand_over(arrival, detection, relay)
+        except (Refusal, OSError) as error:
+            self._turn_away(sock, error)
+        except BaseException:
+            sock.close()
+            raise
 
-    def _destination(self, sock: socket.socket, local: Address, remote: Address) -> tuple[Address | None, Direction]:
-        """Where the connection was going before a redirect, and which way that is."""
-        interception = self._interception
-        if interception is None:
-            listener = self._runtime.snapshot.listeners.get(self._name)
-            wanted = listener is not None and listener.use_original_dst
-            return (original_destination(sock) if wanted else None), Direction.UNSPECIFIED
-        original = original_destination(sock)
-        direction = classify(local, remote, original, interception.own_addresses(), interception.ports)
-        if isinstance(direction, Refused):
-            raise Refusal("not_for_this_pod" if original and original != local else "not_redirected", direction.reason)
-        return original, direction
+    def _turn_away(self, sock: socket.socket, error: Refusal | OSError) -> None:
+        sock.close()
+        if isinstance(error, OSError):
+            log.debug("%s: connection broke before it was served: %s", self._name, error)
+            return
+        self._stats.cx_refused += 1
+        self._stats.refusals[error.kind] = self._stats.refusals.get(error.kind, 0) + 1
+        log.warning("%s: refused: %s", self._name, error)
+
+    def _arrived(self, sock: socket.socket, peer: PeerName) -> Arrival:
+        """Whose connection it is, and what is known of it before its first byte."""
+        name: PeerName = sock.getsockname()
+        local, remote = _address(name), _address(peer)
+        interception, original, direction = self._interception, None, Direction.UNSPECIFIED
+        if interception is not None:
+            original = original_destination(sock, name[0])
+            found = classify(local, remote, original, interception.own_addresses(), interception.ports)
+            if isinstance(found, Refused):
+                raise Refusal("not_for_this_pod" if original and original != local else "not_redirected", found.reason)
+            direction = found
+        listener = self._listener(direction)
+        if interception is None and self._port is None and listener.use_original_dst:
+            original = original_destination(sock, name[0])
+        destination = original or local
+        facts = Facts(
+            direction=listener.direction.value,
+            remote=_text(remote),
+            local=_text(local),
+            original=_text(original) if original else "",
+            original_destination=destination,
+        )
+        return Arrival(sock, listener, destination, facts)
 
     def _listener(self, direction: Direction) -> Listener:
         listeners = self._runtime.snapshot.listeners
@@ -153,20 +174,16 @@ class ListenerServer:
             raise Refusal("no_listener", f"no listener for {what}: the configuration has none yet")
         return found
 
-    async def _inspect(self, sock: socket.socket, listener: Listener, destination: Address) -> Detection | None:
-        """What the client speaks, where a chain depends on it; None if it is silent. The bytes stay in the socket."""
-        chains = candidates(listener, *destination)
-        if not any(
-            chain.match.transport_protocol or chain.match.application_protocols or chain.match.server_names
-            for chain in chains
-        ):
-            return OPAQUE
+    async def _inspect(self, sock: socket.socket, listener: Listener) -> Detection | None:
+        """What the client speaks; None if it is silent. The bytes stay in the socket."""
         loop = self._runtime.loop
         try:
             async with asyncio.timeout(SILENT_CLIENT_SECONDS):
                 await readable(loop, sock)
         except TimeoutError:
             return None
+        if (detection := look(sock, wary=_wary(listener))) is not None:
+            return detection
         try:  # it has begun: half of a ClientHello may be as slow as the network
             async with asyncio.timeout(listener.inspect_timeout):
                 return await peek(loop, sock, None, wary=_wary(listener))
@@ -209,55 +226,77 @@ class ListenerServer:
         assert detection is not None
         return detection
 
-    async def _hand_over(
-        self, sock: socket.socket, listener: Listener, chain: FilterChain, facts: Facts, relay: Relay | None
-    ) -> None:
-        """Make the transport, with TLS where the chain says so, and the protocol that serves it."""
-        runtime, tls = self._runtime, chain.tls
+    def _hand_over(self, arrival: Arrival, detection: Detection, relay: Relay | None = None) -> None:
+        """Choose the filter chain, and let it serve the connection; by `relay`, where that is what it would make."""
+        sock, listener, destination, facts = arrival
+        detection = inspected(listener, detection)
+        chain = find_chain(listener, destination, detection)
+        if relay is not None and (chain is None or chain.handler is not relay.proxy):
+            relay.abandon()
+            relay = None
+        if chain is None:
+            self._stats.no_filter_chain += 1
+            raise Refusal("no_filter_chain", f"no filter chain of {listener.name} for {_text(destination)}")
+        if detection.server_name:
+            facts = replace(facts, sni=detection.server_name)
+            arrival = arrival._replace(facts=facts)
+        if chain.tls is not None:
+            self._runtime.spawn(self._over_tls(arrival, chain, chain.tls))
+        else:
+            attach(self._runtime.loop, sock, lambda: self._protocol(chain.handler, facts, lambda _: facts, relay))
+
+    def _protocol(
+        self, handler: HttpManager | TcpProxy, facts: Facts, identify: Identify, relay: Relay | None = None
+    ) -> asyncio.Protocol:
+        if isinstance(handler, HttpManager):
+            return DownstreamConnection(self._runtime, handler, identify)
+        return (relay or Relay(self._runtime, handler, facts)).on_accept(identify)
+
+    async def _over_tls(self, arrival: Arrival, chain: FilterChain, tls: TlsServer) -> None:
+        """Serve a connection that is encrypted to us."""
+        sock, listener, _, facts = arrival
+        runtime = self._runtime
 
         def identify(transport: asyncio.BaseTransport) -> Facts | None:
-            if tls is None:
-                return facts
-            ssl_object: ssl.SSLObject = transport.get_extra_info("ssl_object")
+            peer = peer_certificate(transport.get_extra_info("ssl_object"))
             try:
-                peer = verify_san(ssl_object, tls.validation) if tls.validation else peer_identity(ssl_object)
+                check_names(peer, tls.validation)
             except TlsError as error:
                 self._tls_failed(facts, error)
                 return None
-            return _with_identity(facts, ssl_object, peer, runtime.own_identity(tls.certificate))
+            return _with_identity(facts, peer, runtime.own_identity(tls.certificate))
 
-        def protocol(handler: HttpManager | TcpProxy = chain.handler) -> asyncio.Protocol:
-            if isinstance(handler, HttpManager):
-                return DownstreamConnection(runtime, handler, identify)
-            return (relay or Relay(runtime, handler, facts)).on_accept(identify)
-
+        first = FirstBytes()
+        either = self._either(chain, arrival)
         try:
-            if tls is None:
-                await runtime.loop.connect_accepted_socket(protocol, sock)
-                return
-            context, either = runtime.tls.server(tls), self._either(chain, listener, facts)
-            if either is None:
-                await accept_tls(runtime.loop, sock, context, protocol, chain.handshake_timeout)
-                return
-            first = FirstBytes()
-            await accept_tls(runtime.loop, sock, context, lambda: first, chain.handshake_timeout)
+            await accept_tls(
+                runtime.loop,
+                sock,
+                runtime.tls.server(tls),
+                (lambda: first) if either else (lambda: self._protocol(chain.handler, facts, identify)),
+                chain.handshake_timeout,
+            )
         except (TlsError, OSError, TimeoutError) as error:
             sock.close()
             self._tls_failed(facts, error)
             return
+        if either is None:
+            return
         relay = Relay(runtime, either.opaque, facts)
-        if await self._speaks_http(first, listener, relay):
-            relay.abandon()
-            first.hand_over(protocol(either.http))
-        else:
-            first.hand_over(protocol(either.opaque))
+        try:
+            if await self._speaks_http(first, listener, relay):
+                relay.abandon()
+                first.hand_over(self._protocol(either.http, facts, identify))
+            else:
+                first.hand_over(self._protocol(either.opaque, facts, identify, relay))
+        except (Refusal, OSError) as error:
+            self._turn_away(sock, error)
 
     @staticmethod
-    def _either(chain: FilterChain, listener: Listener, facts: Facts) -> "Either | None":
+    def _either(chain: FilterChain, arrival: Arrival) -> Either | None:
         """What of mutual TLS may carry requests as well as opaque bytes, towards our own app."""
-        destination = facts.original_destination
-        http = None if destination is None else http_beside(listener, destination, chain)
-        if http is None or not _wary(listener) or not isinstance(chain.handler, TcpProxy):
+        http = http_beside(arrival.listener, arrival.destination, chain)
+        if http is None or not _wary(arrival.listener) or not isinstance(chain.handler, TcpProxy):
             return None
         return Either(chain.handler, http)
 
@@ -297,28 +336,19 @@ def _wary(listener: Listener) -> bool:
     return listener.direction is Direction.INBOUND
 
 
-def _with_identity(facts: Facts, ssl_object: ssl.SSLObject, peer: str, own: str) -> Facts:
-    certificate = ssl_object.getpeercert(binary_form=True)
+def _with_identity(facts: Facts, peer: PeerCertificate, own: str) -> Facts:
     return replace(
         facts,
         tls=True,
-        peer=peer,
+        peer=peer.identity,
         own=own,
-        peer_certificate_hash=sha256(certificate).hexdigest() if certificate else "",
-        peer_subject=_subject(ssl_object) if certificate else "",
-        peer_dns=dns_names(ssl_object) if certificate else (),
+        peer_certificate_hash=peer.hash,
+        peer_subject=peer.subject,
+        peer_dns=peer.dns,
     )
 
 
-def _subject(ssl_object: ssl.SSLObject) -> str:
-    """The peer's subject as RFC 2253 writes it; SPIFFE leaves have an empty one."""
-    subject = (ssl_object.getpeercert() or {}).get("subject", ())
-    names = {"commonName": "CN", "organizationName": "O", "organizationalUnitName": "OU", "countryName": "C"}
-    pairs = [pair for part in reversed(subject) if isinstance(part, tuple) for pair in part]
-    return ",".join(f"{names.get(pair[0], pair[0])}={pair[1]}" for pair in pairs if isinstance(pair, tuple))
-
-
-def _address(name: tuple[str, int] | tuple[str, int, int, int]) -> Address:
+def _address(name: PeerName) -> Address:
     host = name[0]
     return (host[7:] if host.startswith("::ffff:") and "." in host else host), name[1]
 

@@ -172,10 +172,10 @@ def test_what_is_known_of_a_destination_is_bounded_and_goes_with_its_listener(mo
     monkeypatch.setattr(filter_chain, "MAX_DESTINATIONS", 10)
     where = listener(a=match(port=80), b=match(port=81))
     for number in range(25):
-        assert [chain.name for chain in candidates(where, f"10.0.0.{number}", 80)] == ["a"]
-        assert len(filter_chain._found[where]) <= 10
+        assert [chain.name for chain in candidates(where, (f"10.0.0.{number}", 80)).chains] == ["a"]
+        assert len(filter_chain._candidates[where]) <= 10
     again = listener(b=match(port=80))
-    assert [chain.name for chain in candidates(again, "10.0.0.24", 80)] == ["b"]
+    assert [chain.name for chain in candidates(again, ("10.0.0.24", 80)).chains] == ["b"]
     gone = weakref.ref(where)
     del where
     gc.collect()

@@ -4,8 +4,9 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final, TypeAlias
 
 from pymesh.errors import MeshError
 
@@ -17,6 +18,9 @@ ACCEPT_BATCH: Final = 32
 # How long to leave the queue alone after EMFILE: closing something takes a moment.
 EXHAUSTED_PAUSE: Final = 0.5
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+# What the socket module calls the other end: host and port, and of IPv6 two numbers more.
+PeerName: TypeAlias = "tuple[str, int] | tuple[str, int, int, int]"
 
 
 def listen(host: str, port: int, *, transparent: bool = False) -> socket.socket:
@@ -47,11 +51,32 @@ def listen(host: str, port: int, *, transparent: bool = False) -> socket.socket:
     return sock
 
 
+def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, factory: Callable[[], asyncio.Protocol]) -> None:
+    """Give the accepted `sock` a transport and `factory`'s protocol, which is told in the loop's next turn.
+
+    The loop's coroutine for it only waits for that turn: it is worth a callback, but no task.
+
+    Raises:
+        OSError: the connection broke. The socket is still open.
+    """
+    adopting = loop.connect_accepted_socket(factory, sock)
+    told: asyncio.Future[None] = adopting.send(None)
+    told.add_done_callback(partial(_attached, adopting))
+
+
+def _attached(adopting: Coroutine[Any, Any, object], _: object) -> None:
+    try:
+        adopting.send(None)
+    except StopIteration:
+        return
+    raise RuntimeError("connect_accepted_socket waits for more than its protocol")
+
+
 class Acceptor:
-    """Accepts from one listening socket and hands every connection on, non-blocking and without delay."""
+    """Accepts from one listening socket and hands every connection on, non-blocking, with the name of its other end."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, serve: Callable[[socket.socket], None]
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, serve: Callable[[socket.socket, PeerName], None]
     ) -> None:
         self.sock = sock
         self.exhausted = 0
@@ -75,7 +100,7 @@ class Acceptor:
     def _accept(self) -> None:
         for _ in range(ACCEPT_BATCH):
             try:
-                accepted, _ = self.sock.accept()
+                accepted, peer = self.sock.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -83,8 +108,7 @@ class Acceptor:
                     self._pause(error)
                 return
             accepted.setblocking(False)
-            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._serve(accepted)
+            self._serve(accepted, peer)
 
     def _pause(self, error: OSError) -> None:
         """Out of file descriptors or memory: an acceptor that goes on would only burn CPU."""

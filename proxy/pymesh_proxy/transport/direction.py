@@ -9,11 +9,16 @@ through this pod would pass for the pod's own app, and go out under the pod's id
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final
 
 from pymesh_proxy.config.model import Direction
 
 Address = tuple[str, int]
+
+# Hosts repeat: the pod's own addresses, and the services and pods that it calls. What they are is kept for this many.
+MAX_HOSTS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +49,22 @@ def classify(
     Raises:
         ValueError: a host is not an IP address.
     """
-    local_ip = _plain(local[0])
+    local_ip, from_inside = _read(local[0])
     if original_destination is None:
         return Refused(
             f"{_text(peer)} connected to {_text(local)} itself: no original destination is known, so the connection "
             "was not redirected"
         )
-    target_ip, target_port = _plain(original_destination[0]), original_destination[1]
-    is_own = str(target_ip) in own_addresses
+    (target_ip, to_loopback), target_port = _read(original_destination[0]), original_destination[1]
+    is_own = target_ip in own_addresses
 
     untouched = (target_ip, target_port) == (local_ip, local[1])
-    if untouched or (target_port in listener_ports and (is_own or target_ip.is_loopback)):
+    if untouched or (target_port in listener_ports and (is_own or to_loopback)):
         return Refused(
             f"{_text(peer)} connected to the proxy's own listener {_text(original_destination)}: the connection was "
             "not redirected, and serving it would make the proxy call itself"
         )
-    if not local_ip.is_loopback:  # through PREROUTING: from outside the pod
+    if not from_inside:  # through PREROUTING: from outside the pod
         if is_own:
             return Direction.INBOUND
         return Refused(
@@ -68,6 +73,13 @@ def classify(
         )
     # Through OUTPUT: from inside the pod, either to itself or to the world.
     return Direction.INBOUND if is_own else Direction.OUTBOUND
+
+
+@lru_cache(maxsize=MAX_HOSTS)
+def _read(host: str) -> tuple[str, bool]:
+    """The address in canonical text form, and whether it is a loopback one."""
+    address = _plain(host)
+    return str(address), address.is_loopback
 
 
 def _plain(host: str) -> IPv4Address | IPv6Address:

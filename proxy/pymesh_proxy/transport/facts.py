@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # nobody changes it, but to freeze it triples what it costs each connection
 class Facts:
-    """A downstream connection, as seen when it was accepted.
+    """A downstream connection, as seen when it was accepted. Every request on it has this same object.
 
     Attributes:
         direction: "inbound", "outbound" (a gateway's too, as in Istio) or "unspecified".

@@ -3,7 +3,7 @@
 import errno
 import socket
 import struct
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv6Address
 
 # linux/netfilter_ipv4.h and linux/netfilter_ipv6/ip6_tables.h: both are 80, each at the level of its own protocol.
 SO_ORIGINAL_DST = 80
@@ -18,23 +18,25 @@ _SOCKADDR_IN6 = struct.Struct("!2xH4x16s4x")
 _UNTRACKED = frozenset({errno.ENOENT, errno.ENOPROTOOPT})
 
 
-def original_destination(sock: socket.socket) -> tuple[str, int] | None:
+def original_destination(sock: socket.socket, local: str | None = None) -> tuple[str, int] | None:
     """Host and port that the peer of the accepted `sock` dialled; None if the kernel has no record of it.
 
     A connection that is tracked but was never redirected has its local address as its original destination. Over a
-    dual-stack socket an IPv4 destination comes back in IPv4 form.
+    dual-stack socket an IPv4 destination comes back in IPv4 form. `local` is the socket's own host, of who knows it.
 
     Raises:
         OSError: the socket is no longer connected, or not an IP socket.
     """
     try:
-        if sock.family == socket.AF_INET6 and not _is_mapped(sock.getsockname()[0]):
+        if local is None:
+            local = sock.getsockname()[0] if sock.family == socket.AF_INET6 else ""
+        if ":" in local and not _is_mapped(local):
             data = sock.getsockopt(socket.IPPROTO_IPV6, IP6T_SO_ORIGINAL_DST, _SOCKADDR_IN6.size)
             port, packed = _SOCKADDR_IN6.unpack(data)
             return str(IPv6Address(packed)), port
         data = sock.getsockopt(socket.IPPROTO_IP, SO_ORIGINAL_DST, _SOCKADDR_IN.size)
         port, packed = _SOCKADDR_IN.unpack(data)
-        return str(IPv4Address(packed)), port
+        return socket.inet_ntoa(packed), port
     except OSError as error:
         if error.errno in _UNTRACKED:
             return None

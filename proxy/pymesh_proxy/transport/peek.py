@@ -14,6 +14,19 @@ from pymesh_proxy.codec.detect import MAX_PEEK, OPAQUE, Detection, detect
 _NO_LOW_WATER: Final = 1
 
 
+def look(sock: socket.socket, *, wary: bool = False) -> Detection | None:
+    """What the client speaks, if that can be told from what has come by now; the bytes stay in `sock` (non-blocking).
+
+    Raises:
+        OSError: the connection broke.
+    """
+    try:
+        data = sock.recv(MAX_PEEK, socket.MSG_PEEK)
+    except BlockingIOError:
+        return None
+    return detect(data, ended=not data, wary=wary)
+
+
 async def peek(
     loop: asyncio.AbstractEventLoop,
     sock: socket.socket,

@@ -15,13 +15,15 @@ from typing import Final, TypeAlias, cast
 
 from pymesh_proxy.config.model import InlineCertificate, InlineRoots, PeerValidation, SdsName, TlsClient, TlsServer
 from pymesh_proxy.control.secrets import Certificate, Roots, SecretStore
+from pymesh_proxy.transport.peer_certificate import PeerCertificate, peer_certificate
 
 # Contexts kept: one or two for the mesh's own certificate, the rest for certificates given in the configuration.
 MAX_CONTEXTS: Final = 64
 # Sessions kept for resumption, over all endpoints: 2 to 4 kB each.
 MAX_SESSIONS: Final = 1024
-# ASN.1 strings in getpeercert() that name a workload.
-_SAN_KINDS: Final = ("URI", "DNS", "IP Address", "email")
+# Session tickets that a server gives to each new client of TLS 1.3: one, whose use brings the next. To make one costs
+# about a tenth of a handshake.
+TICKETS: Final = 1
 
 CertificateSource: TypeAlias = SdsName | InlineCertificate
 RootsSource: TypeAlias = SdsName | InlineRoots
@@ -140,6 +142,8 @@ class TlsContexts:
         context.verify_mode = verify
         context.minimum_version = ssl.TLSVersion[minimum]
         context.maximum_version = ssl.TLSVersion[maximum]
+        if server:
+            context.num_tickets = TICKETS
         if alpn:
             context.set_alpn_protocols(list(alpn))
         try:
@@ -186,40 +190,24 @@ def _load_certificate(context: ssl.SSLContext, certificate: Certificate | Inline
         os.close(descriptor)
 
 
-def peer_identity(ssl_object: ssl.SSLObject) -> str:
-    """The URI SAN of the peer's certificate; empty if it has none or showed no certificate. Read it once a connection.
-
-    A SPIFFE certificate has exactly one (X509-SVID, section 2); with more than one nobody can say who it is.
-    """
-    uris = [value for kind, value in _names(ssl_object) if kind == "URI"]
-    return uris[0] if len(uris) == 1 else ""
-
-
-def dns_names(ssl_object: ssl.SSLObject) -> tuple[str, ...]:
-    """The DNS names in the peer's certificate."""
-    return tuple(value for kind, value in _names(ssl_object) if kind == "DNS")
-
-
-def verify_san(ssl_object: ssl.SSLObject, validation: PeerValidation | None) -> str:
-    """The peer's identity (as `peer_identity`), once one of its names satisfies `validation`.
+def check_names(certificate: PeerCertificate, validation: PeerValidation | None) -> None:
+    """See that one of the peer's names satisfies `validation`.
 
     Raises:
         TlsError: none does.
     """
     if validation is not None and validation.san_matchers:
-        names = [value for kind, value in _names(ssl_object) if kind in _SAN_KINDS]
+        names = certificate.names
         if not any(matches(name) for name in names for matches in validation.san_matchers):
             detail = f"SAN matcher, certificate SANs are [{', '.join(names)}]"
             raise TlsError(_reason("CERTIFICATE_VERIFY_FAILED", f"verify cert failed: {detail}"))
-    return peer_identity(ssl_object)
 
 
-def _names(ssl_object: ssl.SSLObject) -> list[tuple[str, str]]:
-    certificate = ssl_object.getpeercert()
-    if not certificate:
-        return []
-    names = certificate.get("subjectAltName", ())
-    return [(entry[0], entry[1]) for entry in names if isinstance(entry[0], str) and isinstance(entry[1], str)]
+def verify_san(ssl_object: ssl.SSLObject, validation: PeerValidation | None) -> str:
+    """The identity in the peer's certificate, once its names are checked. Raises TlsError, as `check_names`."""
+    certificate = peer_certificate(ssl_object)
+    check_names(certificate, validation)
+    return certificate.identity
 
 
 # Envoy's words, as its access log writes them (seen in 1.40): BoringSSL's number for the reason, no blanks.

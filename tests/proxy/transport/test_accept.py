@@ -10,7 +10,7 @@ import pytest
 
 from pymesh.errors import MeshError
 from pymesh_proxy.transport import accept as module
-from pymesh_proxy.transport.accept import ACCEPT_BATCH, Acceptor, listen
+from pymesh_proxy.transport.accept import ACCEPT_BATCH, Acceptor, PeerName, listen
 from tests.support.waiting import eventually
 
 
@@ -39,15 +39,21 @@ def test_what_cannot_be_listened_on() -> None:
         listen("192.0.2.1", 80)
 
 
-async def test_connections_are_handed_on_non_blocking_and_without_delay() -> None:
+async def test_connections_are_handed_on_non_blocking_and_with_the_name_of_their_other_end() -> None:
     taken: list[socket.socket] = []
-    acceptor = Acceptor(asyncio.get_running_loop(), listen("127.0.0.1", 0), taken.append)
+    names: list[PeerName] = []
+
+    def take(sock: socket.socket, peer: PeerName) -> None:
+        taken.append(sock)
+        names.append(peer)
+
+    acceptor = Acceptor(asyncio.get_running_loop(), listen("127.0.0.1", 0), take)
     acceptor.start()
     count = ACCEPT_BATCH + 5
     clients = [socket.create_connection(acceptor.sock.getsockname()) for _ in range(count)]
     await eventually(lambda: len(taken) == count)
     assert not taken[0].getblocking()
-    assert taken[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert names == [sock.getpeername() for sock in taken]
     acceptor.close()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(clients[0].getpeername())
@@ -60,7 +66,7 @@ async def test_without_file_descriptors_it_waits_instead_of_spinning(
 ) -> None:
     monkeypatch.setattr(module, "EXHAUSTED_PAUSE", 0.05)
     taken: list[socket.socket] = []
-    acceptor = Acceptor(asyncio.get_running_loop(), listen("127.0.0.1", 0), taken.append)
+    acceptor = Acceptor(asyncio.get_running_loop(), listen("127.0.0.1", 0), lambda sock, _: taken.append(sock))
     acceptor.start()
     client = socket.socket()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -89,7 +95,7 @@ async def test_without_file_descriptors_it_waits_instead_of_spinning(
 
 
 async def test_closing_while_it_waits_for_file_descriptors_leaves_nothing() -> None:
-    acceptor = Acceptor(asyncio.get_running_loop(), listen("127.0.0.1", 0), lambda sock: sock.close())
+    acceptor = Acceptor(asyncio.get_running_loop(), listen("127.0.0.1", 0), lambda sock, _: sock.close())
     acceptor.start()
     acceptor._pause(OSError(24, "Too many open files"))
     acceptor.close()

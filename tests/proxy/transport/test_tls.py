@@ -11,13 +11,13 @@ import uvloop
 
 from pymesh_proxy.config.model import InlineCertificate, InlineRoots, PeerValidation, SdsName, TlsClient, TlsServer
 from pymesh_proxy.control.secrets import Certificate, Roots, SecretStore
+from pymesh_proxy.transport.peer_certificate import peer_certificate
 from pymesh_proxy.transport.tls import (
     MAX_CONTEXTS,
     MAX_SESSIONS,
     TlsContexts,
     TlsError,
     failure_reason,
-    peer_identity,
     verify_san,
 )
 from tests.support.certificates import Authority
@@ -143,8 +143,8 @@ def test_mutual_tls_names_both_ends(run: Callable[[Awaitable[None]], None], auth
         client = TlsContexts(store_for(authority, PRODUCTPAGE))
         async with server.listening() as port:
             connection = await connect(client, CLIENT, port)
-            assert peer_identity(connection.tls) == REVIEWS
-            assert peer_identity(server.seen[0]) == PRODUCTPAGE
+            assert peer_certificate(connection.tls).identity == REVIEWS
+            assert peer_certificate(server.seen[0]).identity == PRODUCTPAGE
             assert connection.tls.selected_alpn_protocol() == "istio"
             assert connection.tls.version() == "TLSv1.3"
             await connection.close()
@@ -177,7 +177,7 @@ def test_a_rotation_reaches_new_handshakes_and_spares_old_connections(
             assert "CERTIFICATE_VERIFY_FAILED" in failure_reason(refused.value)
             client_store.put("ROOTCA", Roots(next_root.root))
             newest = await connect(client, CLIENT, port)
-            assert peer_identity(newest.tls) == REVIEWS
+            assert peer_certificate(newest.tls).identity == REVIEWS
             await old.echo()
             for connection in (old, new, newest):
                 await connection.close()
@@ -196,7 +196,7 @@ def test_sessions_are_resumed_per_endpoint_and_dropped_at_rotation(
             async def resumed(key: str, tls: TlsClient = CLIENT) -> bool:
                 connection = await connect(client, tls, port, key)
                 assert verify_san(connection.tls, tls.validation) == REVIEWS
-                assert peer_identity(server.seen[-1]) == PRODUCTPAGE  # also when resumed
+                assert peer_certificate(server.seen[-1]).identity == PRODUCTPAGE  # also when resumed
                 reused = bool(connection.tls.session_reused)
                 await connection.close()
                 return reused
@@ -242,7 +242,7 @@ def test_a_client_without_certificate_is_refused_or_let_in_as_configured(
         lenient = Server(contexts, TlsServer(OWN, PeerValidation(ROOTS)))
         async with lenient.listening() as port:
             connection = await connect(contexts, anonymous, port)
-            assert peer_identity(lenient.seen[0]) == ""
+            assert peer_certificate(lenient.seen[0]).identity == ""
             await connection.close()
 
     run(main())
