@@ -47,7 +47,7 @@ ENDPOINT_LABELS: Final = "endpoint_labels"
 UPSTREAM_PEER: Final = "upstream_peer"
 # "true" if the upstream connection was a pooled one.
 REUSED: Final = "reused"
-# Envoy's response flag in short, `UF`; absent for "-". The same is in response_flags.
+# Envoy's response flags in short, `UF` or `URX,UF`; absent for "-". The same are in response_flags.
 FLAG: Final = "flag"
 # Milliseconds from the start until the filters, policy among them, let the request pass: "0.412".
 FILTERED_MS: Final = "filtered_ms"

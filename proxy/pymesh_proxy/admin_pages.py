@@ -95,7 +95,7 @@ def record_as_json(record: RequestRecord) -> dict[str, object]:
         "attempts": record.attempts,
         "reused": record.reused,
         "status": record.status,
-        "flag": record.flag.value,
+        "flag": record.flags,
         "details": record.details,
         "bytes_received": record.bytes_received,
         "bytes_sent": record.bytes_sent,

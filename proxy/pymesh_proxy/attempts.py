@@ -1,9 +1,9 @@
 """The way of one request to an endpoint that answers it: one attempt after the other, each within the cluster's limits.
 
-    begin                 endpoint, limits, connection: one of the pool's at once, or a call to `upstream_ready` later
-      └ upstream_ready    send the head and what there is of the body; the response goes to the exchange
-    failed                another attempt if that can do no harm and the route allows it; else the request fails
-    done, abandon         the attempt is over: the connection goes back to the pool, or is closed
+begin                 endpoint, limits, connection: one of the pool's at once, or a call to `upstream_ready` later
+  └ upstream_ready    send the head and what there is of the body; the response goes to the exchange
+failed                another attempt if that can do no harm and the route allows it; else the request fails
+done, abandon         the attempt is over: the connection goes back to the pool, or is closed
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.upstream.cluster import ClusterState
 from pymesh_proxy.upstream.connection import ResponseSink, UpstreamConnection
 from pymesh_proxy.upstream.endpoint import Endpoint
-from pymesh_proxy.upstream.retry import IDEMPOTENT_METHODS, Failure, Outcome, backoff, should_retry
+from pymesh_proxy.upstream.retry import IDEMPOTENT_METHODS, Decision, Failure, Outcome, backoff, decide
 
 
 class Outgoing(ResponseSink, Protocol):
@@ -189,6 +189,11 @@ class Attempts:
         return held
 
     @property
+    def retried(self) -> bool:
+        """Whether there was an attempt before the one being made, or the last."""
+        return bool(self._tried)
+
+    @property
     def per_try_timeout(self) -> float | None:
         """Seconds that the attempt being made has from `t_connected` on; None without a limit, or a connection."""
         retry = self.action.retry
@@ -236,7 +241,7 @@ class Attempts:
         stale = outcome.failure is Failure.RESET and exchange.record.reused and idempotent and replayable
         stale = stale and self._endpoint not in self._tried
         if not stale:
-            may = should_retry(
+            decision = decide(
                 policy,
                 outcome,
                 exchange.record.attempts,
@@ -244,7 +249,9 @@ class Attempts:
                 replayable=replayable and _covers(policy, exchange.request),
                 time_left=exchange.deadlines().response - monotonic(),
             )
-            if not may or not (self._retrying or self._takes_a_place()):
+            if decision is Decision.NONE_LEFT:
+                exchange.record.gave_up = Flag.UPSTREAM_RETRY_LIMIT_EXCEEDED
+            if decision is not Decision.RETRY or not (self._retrying or self._takes_a_place()):
                 return False
         if self._endpoint is not None:
             self._tried = (*self._tried, self._endpoint)
@@ -258,6 +265,7 @@ class Attempts:
         """Be one of the requests that the cluster tries again: one place for all retries, until it is complete."""
         if self.state.retries >= _retries(self.cluster.limits, self.state.requests):
             self.state.stats.rq_retry_overflow += 1
+            self._exchange.record.gave_up = Flag.UPSTREAM_OVERFLOW
             return False
         self.state.retries += 1
         self._retrying = True

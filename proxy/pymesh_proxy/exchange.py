@@ -29,7 +29,7 @@ from pymesh_proxy.filters import loop
 from pymesh_proxy.filters.base import LocalReply, Verdict
 from pymesh_proxy.reframing import Reframing, reframing
 from pymesh_proxy.request_body import RequestBody
-from pymesh_proxy.routing import DirectResponse, Forward, Redirect, Route
+from pymesh_proxy.routing import NO_CHANGES, DirectResponse, Forward, Redirect, Route
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.timers import NEVER
 from pymesh_proxy.transport.reset import reset
@@ -144,6 +144,9 @@ class Exchange:
     @property
     def route(self) -> Route | None:
         """The route of this request, found when it is first asked for. A filter may ask, too."""
+        return self._find_route()
+
+    def _find_route(self) -> Route | None:
         if self._route_found is None:
             manager = self._downstream.manager
             table = manager.routes or self._snapshot.routes.get(manager.rds)
@@ -154,7 +157,7 @@ class Exchange:
         """What is to become of the request. It goes on to a cluster, or is answered from here."""
         record = self.record
         record.t_filtered = now
-        route = self.route
+        route = self._find_route()
         if route is None:
             raise failure(Flag.NO_ROUTE, "route_not_found")
         record.matched = route
@@ -234,7 +237,7 @@ class Exchange:
         assert route is not None
         if not self._wanted(head, attempts):
             return False
-        request, manager, status = self.request, downstream.manager, head.status
+        request, status = self.request, head.status
         self.response_started = True
         if self.body is not None:
             self.body.held = None
@@ -247,7 +250,8 @@ class Exchange:
             form = self._reframing = reframing(head, framing, request.minor)
         if downstream.facts.direction == "inbound":
             forwarding.disown(head)
-        forwarding.mutate(head, route.response_headers)
+        if route.response_headers is not NO_CHANGES:
+            forwarding.mutate(head, route.response_headers)
         if attempts.action.attempt_count_in_response:
             head.set(b"x-envoy-attempt-count", b"%d" % record.attempts)
         for cookie in attempts.cookies:
@@ -255,13 +259,12 @@ class Exchange:
         self._keep = request.persistent and not downstream.is_last() and (form is None or not form.until_close)
         data = forwarding.response_bytes(
             head,
-            manager,
-            request_id=record.request_id,
-            service_time=now - record.t_connected,
-            upgraded=status == 101,
-            wrap=form is not None and form.wraps,
-            close=not self._keep,
-            minor=request.minor,
+            downstream.manager,
+            record.request_id,
+            now - record.t_connected,
+            request.minor,
+            not self._keep,
+            form is not None and form.wraps,
         )
         if body:
             if form is None:
@@ -422,8 +425,11 @@ class Exchange:
             return
         self._abandon()
         if not self.response_started:
-            counted = self._attempts is not None and self._attempts.action.attempt_count_in_response
-            self._reply(forwarding.answer_to(error, self.record.attempts if counted else 0), error.reason)
+            attempts = self._attempts
+            counted = attempts is not None and attempts.action.attempt_count_in_response
+            retried = attempts is not None and attempts.retried
+            answer = forwarding.answer_to(error, self.record.attempts if counted else 0, retried=retried)
+            self._reply(answer, error.reason)
             return
         self.record.flag, self.record.details = error.flag, error.details
         # Closing is how the client learns that the message is incomplete; where closing would mean complete, reset.

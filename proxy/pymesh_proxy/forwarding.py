@@ -174,8 +174,6 @@ def _request_id(request: Head, manager: HttpManager) -> str:
 
 def mutate(head: Head, changes: HeaderMutation) -> None:
     """Apply a route's header changes: remove, set, set if absent, add."""
-    if changes is NO_CHANGES:
-        return
     for name in changes.remove:
         head.remove(name)
     for name, value in changes.set:
@@ -189,7 +187,8 @@ def mutate(head: Head, changes: HeaderMutation) -> None:
 
 def apply_route(request: Head, route: Route, action: Forward, manager: HttpManager) -> None:
     """Header changes and rewrites of the route that was chosen, and its word on upgrades."""
-    mutate(request, route.request_headers)
+    if route.request_headers is not NO_CHANGES:
+        mutate(request, route.request_headers)
     if request.upgrade:
         asked = request.upgrade.decode("latin-1")
         if not action.upgrades.get(asked, asked in manager.upgrades):
@@ -207,7 +206,7 @@ def apply_route(request: Head, route: Route, action: Forward, manager: HttpManag
         request.authority = action.host_rewrite
         request.set(b"host", action.host_rewrite)
     if action.expected_timeout:
-        request.set(b"x-envoy-expected-rq-timeout-ms", action.expected_timeout)
+        request.set_line(b"x-envoy-expected-rq-timeout-ms", action.expected_timeout)
 
 
 def request_bytes(request: Head, action: Forward, endpoint: Endpoint, introduction: bytes = b"") -> bytes:
@@ -238,13 +237,11 @@ def status_line(head: Head) -> bytes:
 def response_bytes(
     head: Head,
     manager: HttpManager,
-    *,
     request_id: str,
     service_time: float,
-    upgraded: bool,
-    wrap: bool,
-    close: bool,
     minor: int,
+    close: bool,
+    wrap: bool,
 ) -> bytes:
     """The response's head as it goes to the client.
 
@@ -253,14 +250,13 @@ def response_bytes(
         manager: whose rules apply.
         request_id: repeated in the response where the manager says so.
         service_time: seconds from sending the request to this head.
-        upgraded: a 101; its Connection and Upgrade go through.
-        wrap: the body had no length and becomes chunked.
-        close: the client's connection ends with this response.
         minor: of the request: HTTP/1.0 clients are told explicitly that the connection stays.
+        close: the client's connection ends with this response.
+        wrap: the body had no length and becomes chunked.
     """
     rule = manager.server_header
     head.remove_hop_by_hop(_NOT_EVEN_SERVER if rule is _OVERWRITE else _NEVER_ANSWERED)
-    if upgraded:
+    if head.status == 101:  # its Connection and Upgrade go through
         head.set(b"connection", b"upgrade")
         head.set(b"upgrade", head.upgrade)
     elif close:
@@ -281,10 +277,14 @@ def response_bytes(
     return head.with_start(b"HTTP/1.1 %d %b" % (head.status, head.reason))
 
 
-def answer_to(error: ProxyError, attempts: int = 0) -> LocalReply:
-    """The answer that a failure becomes, in Envoy's words. `attempts`: how many were made, if that is to be told."""
+def answer_to(error: ProxyError, attempts: int = 0, *, retried: bool = False) -> LocalReply:
+    """The answer that a failure becomes, in Envoy's words. `attempts`: how many were made, if that is to be told;
+    `retried`: the failure is that of the last of several.
+    """
     wrong_request = error.flag is Flag.DOWNSTREAM_PROTOCOL_ERROR
     body = _REASONS[error.status] if wrong_request else CAUSES[error.flag].body.encode()
+    if retried:
+        body = body.replace(b". reset reason: ", b". retried and the latest reset reason: ")
     if error.reason and error.flag is Flag.UPSTREAM_CONNECTION_FAILURE:
         body += b", transport failure reason: " + error.reason.encode("ascii", "replace")
     headers: tuple[tuple[bytes, bytes], ...] = ()

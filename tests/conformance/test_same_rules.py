@@ -98,6 +98,7 @@ SITUATIONS: Final = {
         Raw("refused, retried", 503, get("/refused-retried")),
         Raw("refused, retried by 5xx", 503, get("/refused-5xx")),
         Raw("5xx, retried in vain", 503, get("/fail/9/503")),
+        Raw("5xx, and no retry allowed", 503, get("/fail-full")),
         Raw("5xx, retried well", 200, get("/fail/1/503")),
         Raw("codes, retried in vain", 418, get("/fail-codes")),
         Raw("attempts that take too long", 504, get("/fail-slow")),
@@ -331,10 +332,6 @@ def test_the_same_rules(every: dict[str, Rules], manager: str, raw: Raw) -> None
 RESET: Final = "upstream_reset_before_response_started"
 # pymesh's line in the log, where it says more or other than Envoy's.
 LOGGED: Final = {
-    "5xx, retried in vain": "503 - via_upstream",
-    "codes, retried in vain": "418 - via_upstream",
-    "attempts that take too long": "504 UT upstream_per_try_timeout",
-    "an attempt that takes too long": "504 UT upstream_per_try_timeout",
     "no response": "502 UPE http1.invalid_status_line",
     "response with two framings": "502 UPE http1.content_length_with_transfer_encoding",
     "response with a bad chunk": "502 UPE http1.invalid_chunk_size",
@@ -343,9 +340,8 @@ LOGGED: Final = {
     "upgrade that is granted": "101 - via_upstream",
     "upgrade that is declined": "200 - via_upstream",
     "refused": f"503 UF {RESET}{{remote_connection_failure}}",
-    "refused, retried": f"503 UF {RESET}{{remote_connection_failure}}",
-    "refused, retried by 5xx": f"503 UF {RESET}{{remote_connection_failure}}",
-    "connection broken, retried in vain": f"503 UC {RESET}{{connection_termination}}",
+    "refused, retried": f"503 URX,UF {RESET}{{remote_connection_failure}}",
+    "refused, retried by 5xx": f"503 URX,UF {RESET}{{remote_connection_failure}}",
 }
 # Status, and whether the answer is complete.
 ANOTHER_ANSWER: Final = {
@@ -359,7 +355,6 @@ OWN_WORDS: Final = {
     "refused",
     "refused, retried",
     "refused, retried by 5xx",
-    "connection broken, retried in vain",
 }
 # The log cannot say of these which they are: their head was never read, or not to its end.
 UNREAD: Final = {

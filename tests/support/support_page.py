@@ -58,8 +58,7 @@ This page is generated from the table in `pymesh/xds/support.py` that drives the
   requests in it are read, and carry our `x-forwarded-client-cert`. Envoy believes the ALPN.
 - **Answers of the proxy itself** say in `Proxy-Status` why they were given (RFC 9209); Envoy does where told to. Only
   the text of a refused connection's reason is not Envoy's. A `request_timeout` has the flag DT; Envoy gives it none.
-- **Response flags.** A request has one, for what ended it: `URX` is not added where all retries were in vain, and the
-  text of such an answer is that of the last failure.
+- **Response flags.** A request has one, for what ended it, and before it `URX` or `UO` where it was not tried again.
 - **Header fields** keep their spelling; Envoy writes all in lower case. Names that a CGI
   or WSGI server takes for a proxy's own word (`X_Forwarded_For`) are taken away. A request without a body gets no
   `content-length: 0`. A client on loopback is that in `x-forwarded-for`; Envoy names an address of the machine.

@@ -58,6 +58,8 @@ FLAGS: Final = {
 }  # fmt: skip
 
 _KNOWN_FLAGS: Final = frozenset(FLAGS.values())
+# Flags that pymesh-proxy gives a request: why it ended, and why it was not tried again.
+MAX_FLAGS: Final = 2
 
 _SOURCE: Final = tuple(f"{telemetry_tags.SOURCE_PREFIX}{field}" for field in Peer._fields)
 _DESTINATION: Final = tuple(f"{telemetry_tags.DESTINATION_PREFIX}{field}" for field in Peer._fields)
@@ -87,7 +89,7 @@ class Flight:
         service, subset: what was asked for, and the subset that the route chose.
         security: Istio's connection_security_policy; unknown at the source, which leaves it to the destination.
         protocol: `http`, `grpc` or `tcp`.
-        status, flag, grpc_status: the answer; 0 without one, `-` without a flag, empty without gRPC.
+        status, flag, grpc_status: the answer; 0 without one, `-` without a flag (two: `URX,UF`), empty without gRPC.
         milliseconds: from the first byte to the last.
         received, sent: bytes of bodies, from and to the downstream.
         number: of the flight in the collector, in the order in which they came.
@@ -128,7 +130,9 @@ class Flight:
     @property
     def failed(self) -> bool:
         """Whether it is an error: the server's, or one on the way to it; what the client did wrong is none."""
-        return self.status >= 500 or self.flag in BROKEN or self.grpc_status in _GRPC_FAILED
+        if self.status >= 500 or self.flag in BROKEN or self.grpc_status in _GRPC_FAILED:
+            return True
+        return "," in self.flag and not BROKEN.isdisjoint(self.flag.split(","))
 
 
 class Reader:
@@ -294,7 +298,9 @@ def _principal(certificate: accesslog_pb2.TLSProperties.CertificateProperties) -
 def _flag(tags: Mapping[str, str], common: accesslog_pb2.AccessLogCommon) -> str:
     said = tags.get(telemetry_tags.FLAG, "")
     if said:
-        if said not in _KNOWN_FLAGS:
+        # Several make a label of a metric, too: of a proxy, only the few that it can have at a time are taken.
+        several = said.split(",", maxsplit=MAX_FLAGS)
+        if len(several) > MAX_FLAGS or not _KNOWN_FLAGS.issuperset(several):
             raise EntryError("flag")
         return said
     if not common.HasField("response_flags"):

@@ -125,7 +125,7 @@ class HttpEncoder:
         key = (
             record.method, record.authority, record.protocol, record.route, record.virtual_host, record.route_source,
             record.cluster, record.endpoint, record.upstream_local, record.upstream_peer, record.attempts,
-            record.reused, record.status, record.details, record.flag is not Flag.NONE and record.flag.value,
+            record.reused, record.status, record.details, record.flags,
             record.source, record.destination, record.service, record.security, id(labels) if labels else 0,
         )  # fmt: skip
         kept = self._ways.get(key)
@@ -231,15 +231,16 @@ def _way_common(common: AccessLogCommon, record: RequestRecord) -> None:
     _address(common.upstream_remote_address, record.endpoint)
     _address(common.upstream_local_address, record.upstream_local)
     common.upstream_request_attempt_count = record.attempts
-    if record.flag is not Flag.NONE:
-        _flag(common.response_flags, record.flag)
+    for flag in (record.gave_up, record.flag):
+        if flag is not Flag.NONE:
+            _flag(common.response_flags, flag)
     found = {
         tags.VIRTUAL_HOST: record.virtual_host,
         tags.ROUTE_SOURCE: record.route_source,
         tags.UPSTREAM_PEER: record.upstream_peer,
         tags.ENDPOINT_LABELS: json.dumps(dict(record.endpoint_labels)) if record.endpoint_labels else "",
         tags.REUSED: "true" if record.reused else "",
-        tags.FLAG: "" if record.flag is Flag.NONE else record.flag.value,
+        tags.FLAG: "" if record.flags == Flag.NONE.value else record.flags,
         tags.SECURITY: record.security,
         **_fields(tags.SOURCE_PREFIX, record.source._asdict()),
         **_fields(tags.DESTINATION_PREFIX, record.destination._asdict()),

@@ -56,7 +56,7 @@ class IstioReporter:
         # A flag stands for itself: the hash of an enum's member is a call of Python code.
         key = (
             record.source, record.destination, record.service, facts.direction, facts.peer, record.upstream_peer,
-            record.status, id(record.flag),
+            record.status, id(record.flag), id(record.gave_up),
         )  # fmt: skip
         series = self._requests.get(key)
         if series is None:
@@ -64,7 +64,7 @@ class IstioReporter:
         series.add((record.t_end - record.t_start) * 1000.0, record.bytes_received, record.bytes_sent)
 
     def _find(self, key: Hashable, record: RequestRecord) -> Requests:
-        code, flag = str(record.status), record.flag.value
+        code, flag = str(record.status), record.flags
         series, own = self._metrics.requests.get(
             (*self._ends(record), "http", code, "", flag, record.security)  # the second is grpc_response_status
         )

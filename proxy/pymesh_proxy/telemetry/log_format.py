@@ -238,6 +238,7 @@ _MAKERS: Final[dict[str, Callable[[str], Operator]]] = {
 _TCP: Final = "TCP"
 _CONNECTION_FAILURE: Final = Flag.UPSTREAM_CONNECTION_FAILURE  # (an attribute of an enumeration costs 40 ns)
 _NO_CLUSTER: Final = Flag.NO_CLUSTER
+_NO_FLAG: Final = Flag.NONE
 
 
 def _milliseconds(start: float, end: float) -> int | None:
@@ -333,7 +334,8 @@ _OPERATORS: Final[dict[str, Operator]] = {
     "RESPONSE_DURATION": lambda record: (
         None if record.response_headers is None else _milliseconds(record.t_start, record.t_first_byte)
     ),
-    "RESPONSE_FLAGS": lambda record: record.flag._value_,  # `value` is two calls of Python code
+    # `value` is two calls of Python code.
+    "RESPONSE_FLAGS": lambda record: record.flag._value_ if record.gave_up is _NO_FLAG else record.flags,
     "RESPONSE_TX_DURATION": lambda record: (
         None if record.response_headers is None else _milliseconds(record.t_first_byte, record.t_end)
     ),

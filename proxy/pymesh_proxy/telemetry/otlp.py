@@ -80,13 +80,13 @@ def _attributes(record: RequestRecord, request: Head | None) -> dict[str, str]:
         "peer.address": record.facts.remote.rpartition(":")[0].strip("[]"),
         "request_size": str(record.bytes_received),
         "response_size": str(record.bytes_sent),
-        "response_flags": record.flag.value,
+        "response_flags": record.flags,
     }
     if record.cluster:
         found["upstream_cluster"] = found["upstream_cluster.name"] = record.cluster
     if record.endpoint:
         found["upstream_address"] = record.endpoint
-    if record.flag is not Flag.NONE:
+    if record.flags != Flag.NONE.value:
         found["response_code_details"] = record.details
     for key, note in record.notes.items():
         found[f"note.{key}"] = note

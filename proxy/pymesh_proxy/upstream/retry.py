@@ -2,10 +2,12 @@
 
 The rule, in this order:
 
-1. No retry policy, no attempts left, no time left, or a request that cannot be replayed: no retry.
+1. No retry policy, no time left, or a request that cannot be replayed: no retry.
 2. Not one byte of the request was written, or the peer said that it did not process it: retry. Nothing was done.
 3. The connection broke after something was written, and the method is idempotent (RFC 9110 section 9.2.2): retry.
 4. Anything else only if `retry_on` names what happened; naming it is the operator's word that repeating is harmless.
+
+And all that as long as there are attempts left; where there is none, the answer is told as `URX`.
 
 Envoy differs in 2 and 3: it does nothing that `retry_on` does not name. See docs/support.md.
 """
@@ -136,7 +138,15 @@ def parse_retry_on(text: str) -> frozenset[str]:
     return names
 
 
-def should_retry(
+class Decision(enum.Enum):
+    """What is to be done after an attempt."""
+
+    LEAVE = "leave"  # it is none to be made again
+    RETRY = "retry"
+    NONE_LEFT = "none left"  # it would be made again, but that was the last of them
+
+
+def decide(
     policy: RetryPolicy | None,
     outcome: Outcome,
     attempts_made: int,
@@ -144,8 +154,8 @@ def should_retry(
     idempotent: bool,
     replayable: bool,
     time_left: float | None = None,
-) -> bool:
-    """Whether to try again after `outcome`.
+) -> Decision:
+    """What is to be done after `outcome`.
 
     Args:
         policy: the route's; None means never.
@@ -156,10 +166,14 @@ def should_retry(
             nothing of a response has gone to the client.
         time_left: seconds until the request's own deadline; None without one.
     """
-    if policy is None or attempts_made > policy.attempts or not replayable:
-        return False
-    if time_left is not None and time_left <= 0:
-        return False
+    if policy is None or not replayable or (time_left is not None and time_left <= 0):
+        return Decision.LEAVE
+    if not _is_worth_it(policy, outcome, idempotent=idempotent):
+        return Decision.LEAVE
+    return Decision.RETRY if attempts_made <= policy.attempts else Decision.NONE_LEFT
+
+
+def _is_worth_it(policy: RetryPolicy, outcome: Outcome, *, idempotent: bool) -> bool:
     if outcome.failure in {Failure.CONNECT, Failure.REFUSED}:
         return True
     if outcome.rate_limited:  # to ask again at once is what the limit is against; Envoy's other words give way, too

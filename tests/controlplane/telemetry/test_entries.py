@@ -149,10 +149,19 @@ def test_every_flag_of_envoy_has_its_short_form() -> None:
         (200, "UC", True),  # it broke after the head had been sent
         (0, "DC", False),  # the client has gone
         (0, "UT", True),
+        (418, "URX,DC", True),
+        (404, "NR,DC", False),
     ],
 )
 def test_what_counts_as_an_error(status: int, flag: str, failed: bool) -> None:
     assert read(http_entry({**TO_V1, "flag": flag}, status=status)).failed is failed
+
+
+def test_no_more_flags_than_a_request_has() -> None:
+    assert read(http_entry({**TO_V1, "flag": "URX,UF"})).flag == "URX,UF"
+    for flags in ("URX,UF,UC", "URX,", "URX,X"):
+        with pytest.raises(EntryError):
+            read(http_entry({**TO_V1, "flag": flags}))
 
 
 @pytest.mark.parametrize(("grpc_status", "failed"), [("0", False), ("5", False), ("14", True), ("oops", False)])
@@ -185,7 +194,7 @@ def rubbish(kind: str) -> accesslog_pb2.HTTPAccessLogEntry:
         case "start":
             common.start_time.seconds = 2**60
         case "flag":
-            common.custom_tags["flag"] = "\x1b[2J"
+            common.custom_tags["flag"] = "URX,\x1b[2J"
         case "direction":
             common.custom_tags["direction"] = "sideways"
         case "security":

@@ -46,6 +46,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "reused": st.booleans(),
     "status": st.sampled_from([0, 200, 503]),
     "flag": st.sampled_from(Flag),
+    "gave_up": st.sampled_from([Flag.NONE, Flag.UPSTREAM_OVERFLOW, Flag.UPSTREAM_RETRY_LIMIT_EXCEEDED]),
     "details": st.sampled_from(["", "via_upstream", "route_not_found"]),
     "notes": st.dictionaries(st.sampled_from(["policy", "reason"]), WORDS),
 }
@@ -108,6 +109,7 @@ ONE_AND_OTHER: dict[str, tuple[Any, Any]] = {
     "reused": (False, True),
     "status": (200, 503),
     "flag": (Flag.NONE, Flag.NO_ROUTE),
+    "gave_up": (Flag.NONE, Flag.UPSTREAM_RETRY_LIMIT_EXCEEDED),
     "notes": ({}, {"policy": "asked"}),
     "span": (None, SpanContext("1" * 32, "2" * 16, "3" * 16, sampled=True)),
     "wall": (1.5, 2.5),
@@ -134,6 +136,7 @@ def test_every_field_of_a_record_is_told_of() -> None:
         "read",
         "goes_to",
         "security",
+        "flags",
     }
     assert told - heads - own == ONE_AND_OTHER.keys()
 

@@ -83,6 +83,18 @@ def test_every_outcome_has_its_own_series_and_adds_up() -> None:
     assert found == {("200", "-"): 2, ("503", "UF"): 1, ("0", "-"): 1}
 
 
+def test_a_request_that_was_retried_in_vain_says_so() -> None:
+    reporter = IstioReporter(peers())
+    limit, overflow = Flag.UPSTREAM_RETRY_LIMIT_EXCEEDED, Flag.UPSTREAM_OVERFLOW
+    for flag, gave_up in (
+        (Flag.NONE, limit), (Flag.UPSTREAM_REQUEST_TIMEOUT, limit), (Flag.UPSTREAM_REQUEST_TIMEOUT, Flag.NONE),
+        (overflow, overflow),
+    ):  # fmt: skip
+        reporter.request(record(service=REVIEWS, status=503, flag=flag, gave_up=gave_up))
+    found = [labels["response_flags"] for labels, _ in counted(reporter)]
+    assert sorted(found) == ["UO", "URX", "URX,UT", "UT"]
+
+
 def test_nothing_grows_without_bounds() -> None:
     reporter = IstioReporter(peers(), limit=3)
     for number in range(50):

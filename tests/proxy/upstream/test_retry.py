@@ -11,13 +11,14 @@ from pymesh_proxy.codec.http1 import parse_response
 from pymesh_proxy.routing import RetryPolicy
 from pymesh_proxy.upstream.retry import (
     CONDITIONS,
+    Decision,
     Failure,
     Outcome,
     backoff,
+    decide,
     least_status,
     outcome_of_response,
     parse_retry_on,
-    should_retry,
 )
 
 CONNECT = Outcome(Failure.CONNECT)
@@ -39,7 +40,7 @@ def status(code: int, grpc_status: int | None = None) -> Outcome:
 
 def retried(outcome: Outcome, *on: str, idempotent: bool = False, codes: tuple[int, ...] = ()) -> bool:
     policy = RetryPolicy(frozenset(on), attempts=1, status_codes=frozenset(codes))
-    return should_retry(policy, outcome, 1, idempotent=idempotent, replayable=True)
+    return decide(policy, outcome, 1, idempotent=idempotent, replayable=True) is Decision.RETRY
 
 
 @pytest.mark.parametrize(
@@ -90,12 +91,14 @@ def test_every_name_is_tested() -> None:
 def test_limits() -> None:
     policy = RetryPolicy(frozenset({"5xx"}), attempts=2)
     every = {"idempotent": True, "replayable": True}
-    assert not should_retry(None, CONNECT, 1, **every)
-    assert [should_retry(policy, CONNECT, made, **every) for made in (1, 2, 3)] == [True, True, False]
-    assert not should_retry(policy, CONNECT, 1, idempotent=True, replayable=False)
-    assert should_retry(policy, CONNECT, 1, time_left=0.1, **every)
-    assert not should_retry(policy, CONNECT, 1, time_left=0.0, **every)
-    assert not should_retry(RetryPolicy(frozenset(), attempts=0), CONNECT, 1, **every)
+    retry, leave, none_left = Decision.RETRY, Decision.LEAVE, Decision.NONE_LEFT
+    assert decide(None, CONNECT, 1, **every) is leave
+    assert [decide(policy, CONNECT, made, **every) for made in (1, 2, 3)] == [retry, retry, none_left]
+    assert decide(policy, status(404), 3, **every) is leave
+    assert decide(policy, CONNECT, 3, idempotent=True, replayable=False) is leave
+    assert decide(policy, CONNECT, 1, time_left=0.1, **every) is retry
+    assert decide(policy, CONNECT, 1, time_left=0.0, **every) is leave
+    assert decide(RetryPolicy(frozenset(), attempts=0), CONNECT, 1, **every) is none_left
 
 
 def test_names_are_parsed_and_unknown_ones_refused() -> None:
