@@ -22,7 +22,7 @@ from pymesh_proxy.transport.original_dst import original_destination
 from pymesh_proxy.transport.peek import look, peek, readable
 from pymesh_proxy.transport.peer_certificate import PeerCertificate, peer_certificate
 from pymesh_proxy.transport.tls import TlsError, check_names, failure_reason
-from pymesh_proxy.transport.tls_stream import accept_tls
+from pymesh_proxy.transport.tls_connections import accept_tls
 
 log = logging.getLogger("pymesh.listener")
 

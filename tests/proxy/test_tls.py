@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pymesh_proxy.transport.tls_stream import connect_tls
+from pymesh_proxy.transport.tls_connections import connect_tls
 from tests.support.certificates import Authority, Issued
 from tests.support.inprocess import Json, bootstrap, cluster, http_listener, route, running
 from tests.support.peers import Address, Peer, RawUpstream, client

@@ -14,7 +14,6 @@ Here OpenSSL works on two buffers in memory, and the rest is passing on:
 
 import asyncio
 import contextlib
-import socket
 import ssl
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol, TypeAlias, cast
@@ -51,50 +50,6 @@ class Context(Protocol):
         """See ssl.SSLContext.wrap_bio."""
 
 
-async def accept_tls(
-    loop: asyncio.AbstractEventLoop,
-    sock: socket.socket,
-    context: Context,
-    factory: Callable[[], asyncio.Protocol],
-    timeout: float,  # noqa: ASYNC109 - seconds of the handshake alone, which only we see the beginning of
-) -> None:
-    """Serve an accepted socket with `factory`'s protocol once the handshake is through.
-
-    Raises:
-        OSError: the handshake failed (ssl.SSLError), took too long, or the connection broke. The socket is closed.
-    """
-    stream = TlsStream(loop, context, factory, server=True)
-    await loop.connect_accepted_socket(lambda: stream, sock)
-    await _handshake(stream, timeout)
-
-
-async def connect_tls(
-    loop: asyncio.AbstractEventLoop,
-    context: Context,
-    factory: Callable[[], asyncio.Protocol],
-    address: tuple[str, int],
-    local_address: tuple[str, int] | None = None,
-) -> "TlsStream":
-    """A connection to `address` with `factory`'s protocol on it, after the handshake. The caller limits the time.
-
-    Raises:
-        OSError: no connection, or the handshake failed (ssl.SSLError).
-    """
-    stream = TlsStream(loop, context, factory, server=False)
-    await loop.create_connection(lambda: stream, *address, local_addr=local_address)
-    await _handshake(stream, None)
-    return stream
-
-
-async def _handshake(stream: "TlsStream", seconds: float | None) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await stream.handshaken
-    except BaseException:
-        stream.abort()
-        raise
-
-
 class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
     """One TLS connection. `factory` makes the protocol above when the handshake is through: await `handshaken`.
 
@@ -102,8 +57,8 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "_app", "_closing", "_cut", "_ended", "_error", "_factory", "_incoming", "_loop", "_outgoing", "_paused",
-        "_read", "_ssl", "_take", "_transport", "_unread", "_unread_end", "_write", "handshaken",
+        "_app", "_closing", "_cut", "_ended", "_error", "_factory", "_incoming", "_loop", "_may_wait", "_outgoing",
+        "_paused", "_read", "_ssl", "_take", "_transport", "_unread", "_unread_end", "_write", "handshaken",
     )  # fmt: skip
 
     def __init__(
@@ -131,6 +86,7 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         self._ended = False  # the peer's half is over
         self._cut = False  # our half is over
         self._closing = False
+        self._may_wait = 0  # bytes of TLS's own that need not be sent before something of the protocol's is
         self._error: Exception | None = None  # why the connection is lost
 
     # --- asyncio.BufferedProtocol, for the transport below ---
@@ -138,7 +94,8 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.BaseProtocol."""
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # a stream's is one that reads and writes
-        self._shake_hands()
+        if not self._ssl.server_side:  # the client begins
+            self._shake_hands()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """See asyncio.BufferedProtocol."""
@@ -153,7 +110,7 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         try:
             data = self._read(RECORD)
         except ssl.SSLWantReadError:
-            self._flush()
+            self._answer()
         except ssl.SSLZeroReturnError:  # the peer's close_notify, after ours
             self._ended = True
             self._end()
@@ -204,7 +161,10 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         except (ssl.SSLError, OSError) as error:
             self._fail(error)
             return
-        self._flush()
+        if self._ssl.server_side and self._ssl.version() == "TLSv1.3":
+            self._may_wait = self._outgoing.pending  # session tickets, which go with what the protocol says first
+        else:
+            self._flush()
         app = self._app = self._factory()
         self._take = app.data_received
         app.connection_made(self)
@@ -246,7 +206,7 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
 
     def _deliver(self, filled: int) -> None:
         """Hand on what was decrypted, and what came after it: the end, or an error."""
-        self._flush()  # an answer to a key update, or an alert
+        self._answer()
         ended, error = self._ended, self._error
         if self._paused:  # only when it comes with the end of the handshake
             self._unread = bytes(_plaintext[:filled])
@@ -289,6 +249,11 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         self._closing = True
         self._take = _drop
         self._unread = b""
+
+    def _answer(self) -> None:
+        """Send what TLS itself has to say, an alert or answers to key updates, unless it is little enough to wait."""
+        if self._outgoing.pending > self._may_wait:
+            self._flush()
 
     def _flush(self) -> None:
         if self._outgoing.pending and not self._closing:

@@ -18,7 +18,7 @@ from pymesh_proxy.telemetry.metrics import ClusterStats, Stats
 from pymesh_proxy.telemetry.upstream_metrics import ClusterHealth
 from pymesh_proxy.timers import TimerWheel
 from pymesh_proxy.transport.tls import TlsContexts, TlsError, failure_reason, verify_san
-from pymesh_proxy.transport.tls_stream import connect_tls
+from pymesh_proxy.transport.tls_connections import connect_tls
 from pymesh_proxy.upstream.balancer import Balancer
 from pymesh_proxy.upstream.cluster import ClusterState, Waiter, transport_of
 from pymesh_proxy.upstream.connection import UpstreamConnection
@@ -118,7 +118,8 @@ class Upstreams:
         idle: list[UpstreamConnection] = endpoint.idle  # type: ignore[assignment]  # nobody else puts any there
         while idle:
             connection = idle.pop()
-            if connection.reusable:
+            # As `reusable`, which would be a call for each request.
+            if connection.persistent and not connection.blocked and not connection.transport.is_closing():
                 if connection.fits is cluster:
                     return connection
                 if connection.tls is state.transport(cluster, endpoint):  # also by a new configuration of the cluster

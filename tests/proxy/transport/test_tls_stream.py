@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pymesh_proxy.transport.tls_stream import READ_SIZE, RECORD, TlsStream, Truncated, accept_tls, connect_tls
+from pymesh_proxy.transport.tls_connections import accept_tls, connect_tls
+from pymesh_proxy.transport.tls_stream import READ_SIZE, RECORD, TlsStream, Truncated
 from tests.support.certificates import Authority
 from tests.support.waiting import eventually
 
@@ -173,6 +174,24 @@ async def test_the_handshake_may_come_in_any_two_parts(contexts: Contexts) -> No
         pair._in.write(pair.take())
         pair.shake()
         at += 7
+
+
+async def test_session_tickets_go_with_what_is_said_first(contexts: Contexts) -> None:
+    """In TLS 1.2 they are a part of the handshake, and the client waits for them."""
+    pair = Pair(contexts, server=True)
+    while not pair.app.events:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            pair.peer.do_handshake()
+        pair._in.write(pair.take())
+        pair.feed(pair._out.read())
+    if pair.peer.version() == "TLSv1.3":
+        assert pair.take() == b""
+    else:
+        pair.shake()
+    pair.app.transport.write(b"hello")
+    assert pair.said() == b"hello"
+    assert pair.peer.session is not None
+    assert pair.peer.session.has_ticket
 
 
 async def test_data_and_the_end_arrive_whole_at_every_split(contexts: Contexts, server: bool) -> None:
