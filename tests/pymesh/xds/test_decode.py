@@ -1,5 +1,7 @@
 """Bootstrap files: good ones become messages, bad ones one clear error with field path, line and column."""
 
+import gc
+
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 
@@ -87,3 +89,28 @@ def test_null_leaves_a_field_at_its_default() -> None:
 def test_plain_data_becomes_a_message() -> None:
     cluster = from_data({"name": "a", "lbPolicy": "RANDOM"}, Cluster)
     assert (cluster.name, cluster.lb_policy) == ("a", Cluster.RANDOM)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_no_garbage_is_looked_for_while_a_file_is_read(*, enabled: bool) -> None:
+    """Searching what is being made of a large file would take most of the time."""
+    many = ", ".join(f"{{name: c{number}}}" for number in range(2000))
+    good, bad = (f"static_resources: {{clusters: [{many}, {last}]}}" for last in ("{name: d}", "{nme: d}"))
+    collections: list[str] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        collections.append(f"{phase} {info}")
+
+    was = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        gc.collect()
+        gc.callbacks.append(note)
+        load_bootstrap(good, "b.yaml")
+        assert gc.isenabled() is enabled
+        refused(bad)
+        assert gc.isenabled() is enabled
+    finally:
+        gc.callbacks.remove(note)
+        (gc.enable if was else gc.disable)()
+    assert len(collections) <= 2 * 6, "but a few outside of it"
