@@ -79,22 +79,32 @@ def test_the_map_names_every_package() -> None:
     assert missing == []
 
 
-def test_the_map_names_nothing_that_is_not_there() -> None:
-    """Each entry of the map, by its indentation, is a file or a directory of the tree."""
+def on_the_map() -> list[tuple[Path, str]]:
+    """Each entry of the map and the directory that it is in, by its indentation: a file, a module or a directory."""
     [block] = re.findall(r"## The map\n+```\n(.*?)```", (ROOT / "ARCHITECTURE.md").read_text(), re.DOTALL)
-    roots = {
-        "pymesh/": ROOT / "pymesh",
-        "proxy/pymesh_proxy/": PACKAGES[1],
-        "controlplane/pymesh_controlplane/": PACKAGES[2],
-    }
-    missing, base = [], ROOT
+    roots = {f"{package.relative_to(ROOT)}/": package for package in PACKAGES}
+    found, base = [], ROOT
     for line in block.splitlines():
-        entry = re.split(r"\s{2,}", line.strip())[0]
-        if not line.startswith(" "):
-            base = roots.get(entry, ROOT)
-            missing += [] if (ROOT / entry).exists() else [entry]
-            continue
-        for name in entry.split():
-            found = [base / name, base / f"{name}.py", *([base / "__main__.py"] if name == "__main__" else [])]
-            missing += [] if any(path.exists() for path in found) else [f"{base.relative_to(ROOT)}/{name}"]
+        words, _, _ = line.strip().partition("   ")
+        indentation = len(line) - len(line.lstrip())
+        if indentation == 0:
+            base = roots.get(words, ROOT)
+            found.append((ROOT, words))
+        elif indentation == 2:  # farther in, the text of the line before goes on
+            found += [(base, name) for name in words.split()]
+    return found
+
+
+def test_the_map_names_nothing_that_is_not_there() -> None:
+    missing = [
+        str(base.relative_to(ROOT) / name)
+        for base, name in on_the_map()
+        if not (base / name).exists() and not (base / f"{name}.py").exists()
+    ]
     assert missing == []
+
+
+def test_the_map_names_every_module_that_is_in_no_package_of_its_own() -> None:
+    named = {base / name.removesuffix(".py") for base, name in on_the_map()}
+    modules = [file.with_suffix("") for file in PRODUCT if file.parent in PACKAGES]
+    assert names([file for file in modules if file.name != "__init__" and file not in named]) == []
