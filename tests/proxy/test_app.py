@@ -15,9 +15,13 @@ from pymesh.steps import whole
 from pymesh.xds import types
 from pymesh.xds.decode import load_bootstrap
 from pymesh_proxy.app import Proxy
+from pymesh_proxy.config.model import Snapshot
+from pymesh_proxy.filters.base import HttpFilter, Later
 from tests.support.inprocess import Json, bootstrap, cluster, http_listener, running, simple
+from tests.support.memory import MemoryProxy
 from tests.support.peers import RawUpstream, client
 from tests.support.proxy_process import ProxyProcess, free_port, run_to_its_end
+from tests.support.waiting import eventually
 from tests.support.xds import message
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -170,7 +174,9 @@ async def test_listeners_come_move_and_go() -> None:
         assert await says(two) == b"a"
         with pytest.raises(ConnectionRefusedError):
             await says(one)
+        accepting = proxy._acceptors["a"]
         adopt(proxy, at("a", two), at("b", one))
+        assert proxy._acceptors["a"] is accepting, "who is in its queue is not lost to a push"
         assert (await says(one), await says(two)) == (b"b", b"a")
         adopt(proxy)
         with pytest.raises(ConnectionRefusedError):
@@ -232,6 +238,28 @@ async def test_addresses_bring_nothing_into_force_that_is_staged() -> None:
         assert (endpoints("a"), set(runtime.snapshot.clusters)) == (["192.0.2.4:81"], {"a", "b"})
 
 
+async def test_what_is_not_in_force_any_more_is_let_go_of() -> None:
+    async with RawUpstream() as upstream, running(bootstrap([], [])) as serving:
+        proxy, remains = serving.proxy, serving.proxy.configuration.remains
+
+        def push(*hosts: str, timeout: int) -> None:
+            compiled = cluster("a", *((host, upstream.address[1]) for host in hosts), connect_timeout=f"{timeout}s")
+            encoded = message(Cluster, json.dumps(compiled)).SerializeToString()
+            assert not whole(proxy.apply(types.CLUSTER, {"a": encoded}, set(), "1"))
+            whole(proxy.publish())
+
+        push("127.0.0.1", "127.0.0.2", timeout=1)
+        first, second = serving.runtime.snapshot.clusters["a"].endpoints
+        push("127.0.0.1", timeout=1)
+        assert (first.retired, second.retired) == (False, True)
+        for timeout in (2, 3):
+            held = serving.runtime.snapshot
+            push("127.0.0.1", timeout=timeout)
+            assert len(remains) == 1, "a request may be at it"
+            del held
+            await eventually(lambda: not len(remains), what="the old cluster is freed")
+
+
 async def test_a_cluster_that_is_gone_is_forgotten_once_nothing_is_in_flight_there() -> None:
     async with RawUpstream() as upstream, running(bootstrap([], [])) as serving:
         proxy, upstreams = serving.proxy, serving.runtime.upstreams
@@ -266,6 +294,24 @@ async def test_the_admin_port_of_the_bootstrap_is_opened(tmp_path: Path) -> None
             assert (await peer.message())[1] == b"LIVE\n"
     finally:
         await proxy._close()
+
+
+async def test_a_request_that_waits_for_a_filter_goes_on_with_its_snapshot() -> None:
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def ask() -> None:
+        asked.set()
+        await answered.wait()
+
+    proxy = MemoryProxy(filters=[HttpFilter("asks", lambda _: Later(ask))])
+    peer = proxy.client()
+    peer.receive(GET)
+    await asked.wait()
+    proxy.runtime.adopt(Snapshot(2, {}, {}, {}))
+    answered.set()
+    upstream = await proxy.upstream()
+    upstream.receive(OK)
+    assert peer.take().startswith(b"HTTP/1.1 200 ")
 
 
 async def test_a_request_keeps_the_snapshot_that_it_began_with() -> None:

@@ -72,6 +72,18 @@ async def test_the_time_of_a_request_begins_with_its_first_byte(clock: Clock) ->
     peer.reset()
 
 
+async def test_the_routes_word_on_idle_streams_counts_and_not_the_managers() -> None:
+    async with RawUpstream() as upstream:
+        listener = http_listener([route(timeout="0s", idle_timeout="0.05s")], stream_idle_timeout="100s")
+        async with (
+            running(bootstrap([listener], [cluster("service", upstream.address)])) as proxy,
+            client(proxy.address) as peer,
+        ):
+            peer.send(GET)
+            assert (await peer.head()).startswith(b"HTTP/1.1 504 ")
+            assert (await proxy.record()).flag is Flag.STREAM_IDLE_TIMEOUT
+
+
 # --- How long a connection lives ---
 
 
@@ -143,6 +155,16 @@ async def test_a_line_end_behind_a_request_is_not_the_next_one(rest: bytes, cloc
     assert peer.closed
 
 
+async def test_an_idle_connection_has_a_moment_left_when_the_end_comes() -> None:
+    proxy = MemoryProxy()
+    peer = proxy.client()
+    proxy.runtime.drain()
+    begun = proxy.runtime.drain_began
+    for now, closed in ((begun, False), (begun + 0.9, False), (begun + connection_module.DRAIN_IDLE, True)):
+        peer.protocol.on_deadline(now)  # type: ignore[attr-defined]  # the protocol is the connection
+        assert peer.closed is closed
+
+
 async def test_half_a_head_behind_a_line_end_is_waited_for_so_long(clock: Clock) -> None:
     proxy = MemoryProxy(request_headers_timeout=1.0)
     peer = proxy.client()
@@ -180,6 +202,88 @@ async def test_a_long_line_in_small_parts_is_not_parsed_for_each(monkeypatch: py
 # --- Attempts ---
 
 
+@pytest.mark.parametrize("opaque", [False, True], ids=["http", "tcp"])
+async def test_a_connection_that_is_not_made_in_time_is_given_up(opaque: bool) -> None:
+    """The upstream takes it, but never answers the TLS handshake."""
+    tls = {"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"}
+    socket = {"transport_socket": {"name": "tls", "typed_config": tls}}
+    async with RawUpstream() as upstream:
+        config = bootstrap(
+            [tcp_listener() if opaque else http_listener([route()])],
+            [cluster("service", upstream.address, connect_timeout="0.05s", **socket)],
+        )
+        async with running(config) as proxy, client(proxy.address) as peer:
+            peer.send(GET)
+            assert await peer.ended() if opaque else b" 503 " in await peer.head()
+            record = await proxy.record()
+            assert record.flag is Flag.UPSTREAM_CONNECTION_FAILURE
+            assert "connection_timeout" in record.details
+            assert "within 0.05 s" in record.notes["reason"]
+
+
+@pytest.mark.parametrize("policy", [None, RetryPolicy(frozenset({"5xx"}), attempts=2)], ids=["stale", "policy"])
+async def test_an_answer_that_has_begun_is_not_asked_for_again(policy: RetryPolicy | None) -> None:
+    proxy = MemoryProxy(Forward((("service", 1),), retry=policy))
+    peer = proxy.client()
+    peer.receive(GET)
+    upstream = await proxy.upstream()
+    upstream.receive(OK)
+    peer.take()
+    peer.receive(GET)
+    upstream.receive(OK[:-1])  # over a connection of the pool, which would do for another attempt
+    upstream.reset()
+    await turn()
+    assert proxy.connections == 0
+    assert peer.closed, "which is how the client learns that something is missing"
+    proxy.settled()
+
+
+async def test_another_attempt_goes_to_another_endpoint() -> None:
+    async with RawUpstream() as bad, RawUpstream() as good:
+        # The dice of these tests always fall on the first: only that it was tried already leads to the second.
+        service = cluster("service", bad.address, good.address, lb_policy="RANDOM")
+        action = route(retry_policy={"retry_on": "5xx", "num_retries": 1})
+        async with running(bootstrap([http_listener([action])], [service])) as proxy, client(proxy.address) as peer:
+            peer.send(GET)
+            for upstream, answer in ((bad, BAD), (good, OK)):
+                served = await upstream.accept()
+                await served.head()
+                served.send(answer)
+            assert (await peer.message())[1] == b"ok"
+
+
+async def test_another_attempt_waits_and_goes_with_its_client() -> None:
+    policy = RetryPolicy(frozenset({"5xx"}), attempts=2, base_interval=3600.0, max_interval=3600.0)
+    proxy = MemoryProxy(Forward((("service", 1),), retry=policy))
+    proxy.runtime.random = lambda: 0.5
+    peer = proxy.client()
+    peer.receive(GET)
+    (await proxy.upstream()).receive(BAD)
+    await turn()
+    assert (proxy.connections, peer.take()) == (0, b"")
+    [waiting] = proxy.runtime._tasks
+    peer.reset()
+    await turn()
+    assert waiting.cancelled()
+    proxy.settled()
+
+
+async def test_who_waits_for_a_connection_and_goes_leaves_its_place() -> None:
+    proxy = MemoryProxy(limits=CircuitLimits(max_connections=1, max_pending_requests=1))
+    one, two, three = (proxy.client() for _ in range(3))
+    one.receive(GET)
+    upstream = await proxy.upstream()
+    two.receive(GET)
+    two.reset()
+    assert not proxy.state.waiting
+    three.receive(GET)
+    assert three.take() == b"", "it waits in the other's place"
+    upstream.receive(OK)
+    upstream.receive(OK)
+    assert (b" 200 " in one.take(), b" 200 " in three.take()) == (True, True)
+    proxy.settled()
+
+
 @pytest.mark.parametrize(("most", "tries", "overflow"), [(0, 1, 1), (1, 3, 0)])
 async def test_so_many_requests_of_a_cluster_are_retried_at_once(most: int, tries: int, overflow: int) -> None:
     policy = RetryPolicy(frozenset({"5xx"}), attempts=2)
@@ -198,9 +302,9 @@ async def test_so_many_requests_of_a_cluster_are_retried_at_once(most: int, trie
 async def test_an_opaque_connection_is_tried_elsewhere_as_often_as_allowed(attempts: int, arrives: bool) -> None:
     async with RawUpstream() as dead, RawUpstream() as upstream:
         dead.close()
-        config = bootstrap(
-            [tcp_listener(max_connect_attempts=attempts)], [cluster("service", dead.address, upstream.address)]
-        )
+        # The dice of these tests always fall on the first: only that it was tried already leads to the second.
+        service = cluster("service", dead.address, upstream.address, lb_policy="RANDOM")
+        config = bootstrap([tcp_listener(max_connect_attempts=attempts)], [service])
         async with running(config) as proxy, client(proxy.address) as peer:
             if arrives:
                 peer.send(b"hello")

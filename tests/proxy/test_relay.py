@@ -57,6 +57,25 @@ async def test_a_reset_is_passed_on_as_a_reset(who: str) -> None:
         await proxy.settled()
 
 
+async def test_a_reset_does_not_overtake_what_was_sent_before_it() -> None:
+    data = hashlib.sha256(b"seed").digest() * 7000  # less than makes the relay stop reading, so it hears of the reset
+    async with (
+        RawUpstream(receive_buffer=8192) as upstream,
+        running(passing(upstream)) as proxy,
+        client(proxy.address) as peer,
+    ):
+        peer.send(data)
+        served = await upstream.accept()
+        relay = await eventually(lambda: relay_of(proxy))
+        await eventually(lambda: relay.downstream.bytes == len(data), what="all of it in the relay")
+        peer.reset()
+        await eventually(lambda: relay.downstream.over, what="the reset")
+        assert await served.exactly(len(data)) == data
+        with pytest.raises(ConnectionResetError):
+            await served.rest()
+        await proxy.settled()
+
+
 async def test_a_reader_that_stops_stops_the_writer_and_gets_every_byte_in_the_end() -> None:
     size = 50 << 20
     block = hashlib.sha256(b"seed").digest() * (1 << 11)

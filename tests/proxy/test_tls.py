@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pymesh_proxy.errors import Flag
 from pymesh_proxy.transport.tls_connections import connect_tls
 from tests.support.certificates import Authority, Issued
 from tests.support.inprocess import Json, bootstrap, cluster, http_listener, route, running
@@ -88,6 +89,60 @@ async def test_the_second_connection_to_an_endpoint_resumes_the_session(
                     connection.close()
                 await proxy.settled()
     assert upstream.resumed == [False, True, True]
+
+
+def expecting(authority: Authority, kind: str, name: str) -> Json:
+    """A validation context for peers of that name."""
+    context = trusting(authority)["validation_context"]
+    return {"validation_context": {**context, "match_typed_subject_alt_names": [_named(kind, name)]}}
+
+
+def _named(kind: str, name: str) -> Json:
+    return {"san_type": kind, "matcher": {"exact": name}}
+
+
+@pytest.mark.parametrize(("name", "served"), [("a.example", True), ("b.example", False)])
+async def test_a_server_is_asked_only_if_it_is_who_it_should_be(name: str, served: bool, tmp_path: Path) -> None:
+    authority, upstream = Authority(), TlsUpstream(OK)
+    issued = authority.issue(dns=("a.example",))
+    async with upstream.listening(tmp_path, issued, ssl.TLSVersion.TLSv1_3) as address:
+        tls = socket_of("UpstreamTlsContext", sni="a.example", common_tls_context=expecting(authority, "DNS", name))
+        config = bootstrap([http_listener([route()])], [cluster("service", address, **tls)])
+        async with running(config) as proxy, client(proxy.address) as peer:
+            peer.send(GET)
+            assert (await peer.head()).startswith(b"HTTP/1.1 200 " if served else b"HTTP/1.1 503 ")
+            record = await proxy.record()
+            assert (record.flag is Flag.NONE) is served
+            assert ("SAN_matcher" in record.notes.get("reason", "")) is not served
+
+
+@pytest.mark.parametrize(("name", "served"), [("caller", True), ("other", False)])
+async def test_a_client_is_served_only_if_it_is_who_it_should_be(name: str, served: bool, tmp_path: Path) -> None:
+    authority, place = Authority(), "spiffe://cluster.local/ns/default/sa/"
+    own, caller = authority.issue(uri=f"{place}reviews"), authority.issue(uri=f"{place}caller")
+    certificate = {
+        "certificate_chain": {"inline_string": own.chain.decode()},
+        "private_key": {"inline_string": own.key.decode()},
+    }
+    common = {"tls_certificates": [certificate], **expecting(authority, "URI", place + name)}
+    listener = http_listener([{"match": {"prefix": "/"}, "direct_response": {"status": 204}}])
+    listener["filter_chains"][0] |= socket_of(
+        "DownstreamTlsContext", common_tls_context=common, require_client_certificate=True
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(cadata=authority.root.decode())
+    context.load_cert_chain(*files(tmp_path, caller))
+    async with running(bootstrap([listener], [])) as proxy:
+        peer = Peer(*await asyncio.open_connection(*proxy.address, ssl=context))
+        peer.send(GET)
+        if served:
+            assert (await peer.head()).startswith(b"HTTP/1.1 204 ")
+        else:
+            assert await peer.ended()
+            assert not proxy.runtime.recent
+        peer.writer.transport.abort()
+        await asyncio.sleep(0)
 
 
 async def test_the_app_is_told_the_dns_names_of_its_caller(tmp_path: Path) -> None:

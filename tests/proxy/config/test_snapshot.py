@@ -329,3 +329,15 @@ def test_what_was_in_force_is_freed_in_steps_even_where_a_request_holds_it() -> 
     assert len(config.remains) >= 1, "it is still to go"
     whole(config.clearing())
     assert len(config.remains) == 0
+
+
+def test_clusters_that_were_replaced_are_freed_in_steps_too() -> None:
+    config = new()
+    held = config.apply(types.CLUSTER, {"a": eds("a")})
+    config.apply(types.CLUSTER, {"a": eds("a", ", connect_timeout: 9s")})
+    assert len(config.remains) == 1
+    assert held.clusters["a"].connect_timeout == 5.0
+    del held
+    assert len(config.remains) == 1, "it is still to go"
+    whole(config.clearing())
+    assert len(config.remains) == 0

@@ -5,10 +5,12 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import uvloop
 
+from pymesh_proxy.codec.detect import detect
 from pymesh_proxy.config.model import InlineCertificate, InlineRoots, PeerValidation, SdsName, TlsClient, TlsServer
 from pymesh_proxy.control.secrets import Certificate, Roots, SecretStore
 from pymesh_proxy.transport.peer_certificate import peer_certificate
@@ -150,6 +152,18 @@ def test_mutual_tls_names_both_ends(run: Callable[[Awaitable[None]], None], auth
             await connection.close()
 
     run(main())
+
+
+@pytest.mark.parametrize("name", [CLIENT.sni, ""])
+def test_the_server_is_asked_for_by_name_where_there_is_one(name: str, authority: Authority) -> None:
+    contexts = TlsContexts(store_for(authority, PRODUCTPAGE))
+    said = ssl.MemoryBIO()
+    machine = contexts.client(replace(CLIENT, sni=name), "a").wrap_bio(ssl.MemoryBIO(), said)
+    with pytest.raises(ssl.SSLWantReadError):
+        machine.do_handshake()
+    hello = detect(said.read())
+    assert hello is not None
+    assert hello.server_name == name
 
 
 def test_a_rotation_reaches_new_handshakes_and_spares_old_connections(

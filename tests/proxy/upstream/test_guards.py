@@ -142,12 +142,17 @@ async def test_a_degraded_endpoint_says_so_of_itself() -> None:
 
 async def test_what_tcp_checks_send_and_wait_for() -> None:
     what = {"tcp_health_check": {"send": {"text": "50494e47"}, "receive": [{"text": "50"}, {"text": "4e47"}]}}
-    async with RawUpstream() as upstream, running(checked(upstream.address, what)) as proxy:
+    async with RawUpstream() as upstream, running(checked(upstream.address, what, healthy_threshold=1)) as proxy:
         line = await upstream.accept()
         assert await line.exactly(4) == b"PING"
-        line.send(b"xPO")
-        await asyncio.sleep(0)
+        line.send(b"NGxPO")
+        line.close()
+        line = await upstream.accept()
+        stats = proxy.runtime.upstreams.guards.checkers["service"].stats
+        assert (stats.attempt, stats.failure) == (1, 1), "not all of it had come, and not in this order"
         assert service(proxy)[1].health_flags == FAILED
+        assert await line.exactly(4) == b"PING"
+        line.send(b"xPO")
         line.send(b"NG")
         await becomes(service(proxy)[1], "healthy")
         assert await line.ended()
@@ -206,8 +211,11 @@ async def test_checks_end_with_the_configuration_that_asks_for_them() -> None:
         await line.head()
         line.send(OK)
         await becomes(endpoint, "healthy")
+        (task,) = checker._tasks.values()
         proxy.runtime.upstreams.follow({"service": replace(compiled, health_check=None)})
         assert await line.ended()
+        await asyncio.wait([task])
+        assert task.cancelled()
         assert not proxy.runtime.upstreams.guards.checkers
 
 

@@ -208,6 +208,15 @@ def test_no_outlier_by_rate(percents: list[int], volume: int) -> None:
     assert out(them) == []
 
 
+def test_of_few_nobody_is_an_outlier_by_rate() -> None:
+    them = endpoints(*[1] * 5)
+    detector = watching(them, replace(ALL, consecutive_5xx=0, success_rate_stdev_factor=1.0))
+    rates(detector, them[:4], [100, 100, 100, 50])
+    assert out(them) == [], "only four have been asked often enough"
+    rates(detector, them, [100, 100, 100, 50, 100])
+    assert out(them) == [3]
+
+
 def test_a_failure_percentage() -> None:
     them = endpoints(*[1] * 5)
     enforcing = {**ENFORCING, Ejection.FAILURE_PERCENTAGE: 100, Ejection.SUCCESS_RATE: 0}
