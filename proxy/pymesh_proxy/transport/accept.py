@@ -72,6 +72,17 @@ def _attached(adopting: Coroutine[Any, Any, object], _: object) -> None:
     raise RuntimeError("connect_accepted_socket waits for more than its protocol")
 
 
+class Accepted(socket.socket):
+    """An accepted socket that tells its family and type as numbers.
+
+    The socket module makes an enum of them whenever somebody asks, which loops do for every connection.
+    """
+
+    __slots__ = ()
+    family = socket.SocketType.family  # type: ignore[assignment]  # typeshed knows the enums only
+    type = socket.SocketType.type  # type: ignore[assignment]  # the same
+
+
 class Acceptor:
     """Accepts from one listening socket and hands every connection on, non-blocking, with the name of its other end."""
 
@@ -80,6 +91,7 @@ class Acceptor:
     ) -> None:
         self.sock = sock
         self.exhausted = 0
+        self._kind = int(sock.family), int(sock.type), sock.proto
         self._loop = loop
         self._serve = serve
         self._resume: asyncio.TimerHandle | None = None
@@ -100,13 +112,14 @@ class Acceptor:
     def _accept(self) -> None:
         for _ in range(ACCEPT_BATCH):
             try:
-                accepted, peer = self.sock.accept()
+                descriptor, peer = self.sock._accept()  # type: ignore[attr-defined]  # `accept` makes enums
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     self._pause(error)
                 return
+            accepted = Accepted(*self._kind, fileno=descriptor)
             accepted.setblocking(False)
             self._serve(accepted, peer)
 

@@ -54,6 +54,7 @@ async def test_connections_are_handed_on_non_blocking_and_with_the_name_of_their
     await eventually(lambda: len(taken) == count)
     assert not taken[0].getblocking()
     assert names == [sock.getpeername() for sock in taken]
+    assert (taken[0].family, taken[0].type) == (socket.AF_INET, socket.SOCK_STREAM)
     acceptor.close()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(clients[0].getpeername())
