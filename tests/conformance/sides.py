@@ -56,7 +56,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A proxy that runs: its name, the port of its listener, and that of its admin interface if its bootstrap has one."""
+    """A proxy that runs: its name, its listener's port, and that of its admin interface if its bootstrap has one."""
 
     name: str
     port: int
