@@ -10,10 +10,12 @@
 or, for every HTTP connection, by `--filter greeting:Greeter`.
 """
 
-from collections.abc import Mapping
-from functools import lru_cache
+import logging
+from collections.abc import Callable, Mapping
 from importlib import import_module
+from inspect import iscoroutinefunction, signature
 from typing import Final
+from weakref import WeakValueDictionary
 
 from google.protobuf.json_format import MessageToDict, MessageToJson, Parse
 from google.protobuf.struct_pb2 import Struct
@@ -23,14 +25,17 @@ from pymesh.errors import ConfigError
 from pymesh.xds.check import join
 from pymesh_proxy.config import typed_struct
 from pymesh_proxy.filters.base import HttpFilter
-from pymesh_proxy.filters.python import HOOKS, PythonFilter, PythonSettings
+from pymesh_proxy.filters.python import HOOKS, Made, PythonFilter, PythonSettings
+
+log = logging.getLogger("pymesh.filter")
 
 PYTHON_TYPE: Final = "type.googleapis.com/pymesh.filters.v1alpha1.Python"
 # Seconds that a hook may take where nothing is said: a request waits for it, and for a hook that does not await,
 # all others do.
 DEFAULT_TIMEOUT: Final = 0.05
-# Instances that are kept, so that what they have gathered outlives a push of the same configuration.
-MAX_INSTANCES: Final = 256
+# By class and configuration, for as long as a filter has it: what it has gathered outlives a push that does not change
+# it, and connection managers that ask for the same one share it.
+_made: Final[WeakValueDictionary[tuple[str, str], Made]] = WeakValueDictionary()
 
 
 def python_filter(message: TypedStruct, path: str) -> HttpFilter:
@@ -47,7 +52,7 @@ def python_filter(message: TypedStruct, path: str) -> HttpFilter:
         raise ConfigError("must be an object", path=join(here, "config"))
     settings = PythonSettings(
         name=name,
-        instance=_make(name, "{}" if config is None else MessageToJson(config.struct_value, sort_keys=True), here),
+        made=_make(name, "{}" if config is None else MessageToJson(config.struct_value, sort_keys=True), here),
         timeout=typed_struct.duration(fields.get("timeout"), join(here, "timeout"), DEFAULT_TIMEOUT),
         failure_mode_allow=typed_struct.flag(fields.get("failure_mode_allow"), join(here, "failure_mode_allow")),
     )
@@ -63,26 +68,37 @@ def named_filter(name: str) -> HttpFilter:
     return PythonFilter(PythonSettings(name, _make(name, "{}", "--filter"), DEFAULT_TIMEOUT, False)).as_filter()
 
 
-def _make(name: str, config: str, path: str) -> object:
-    """The instance for this configuration: the same one for as long as it is asked for.
+def _make(name: str, config: str, path: str) -> Made:
+    """The instance for this configuration: the same one for as long as somebody has it.
 
     Raises:
         ConfigError: there is no such class, it is not a filter, or it does not want to be made.
     """
-    try:
-        return _instance(name, config)
-    except ConfigError as error:
-        raise ConfigError(error.problem, path=join(path, "class") if path != "--filter" else path) from error
+    found = _made.get((name, config))
+    if found is None:
+        try:
+            found = _made[name, config] = Made(_instance(name, config))
+        except ConfigError as error:
+            raise ConfigError(error.problem, path=path if path == "--filter" else join(path, "class")) from error
+    return found
 
 
-@lru_cache(maxsize=MAX_INSTANCES)
 def _instance(name: str, config: str) -> object:
     kind = _class(name)
     settings: Mapping[str, object] = MessageToDict(Parse(config, Struct()))
     try:
-        return kind(settings)
+        return kind() if not settings and not _takes_configuration(kind) else kind(settings)
     except Exception as error:  # of any kind: it is somebody's own code
+        log.error("filter %s cannot be made", name, exc_info=error)
         raise ConfigError(f"{name} cannot be made: {type(error).__name__}: {error}") from error
+
+
+def _takes_configuration(kind: type) -> bool:
+    try:
+        signature(kind).bind({})
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _class(name: str) -> type:
@@ -92,8 +108,24 @@ def _class(name: str) -> type:
     try:
         found = getattr(import_module(module), attribute)
     except Exception as error:  # of any kind: importing runs somebody's own code
-        hint = "is its directory in PYTHONPATH?" if isinstance(error, ModuleNotFoundError) else "see the log above"
-        raise ConfigError(f"{name} cannot be loaded: {type(error).__name__}: {error}; {hint}") from error
-    if not isinstance(found, type) or not any(callable(getattr(found, hook, None)) for hook in HOOKS):
+        log.error("filter %s cannot be loaded", name, exc_info=error)
+        missing = isinstance(error, ModuleNotFoundError) and error.name == module
+        hint = "; is its directory in PYTHONPATH?" if missing else ""
+        raise ConfigError(f"{name} cannot be loaded: {type(error).__name__}: {error}{hint}") from error
+    hooks = {hook: getattr(found, hook) for hook in HOOKS if callable(getattr(found, hook, None))}
+    if not isinstance(found, type) or not hooks:
         raise ConfigError(f"{name} is not a class with one of the hooks {', '.join(HOOKS)}")
+    for hook, function in hooks.items():
+        _check_hook(f"{name}.{hook}", hook, function)
     return found
+
+
+def _check_hook(name: str, hook: str, function: Callable[..., object]) -> None:
+    """Refuse at once what would fail at every request."""
+    if iscoroutinefunction(function) and hook != "on_request":
+        raise ConfigError(f"{name} is `async def`: only on_request can wait")
+    arguments = ("self", "request", "response")[: 3 if hook == "on_response" else 2]
+    try:
+        signature(function).bind(*arguments)
+    except TypeError:
+        raise ConfigError(f"{name} must take ({', '.join(arguments)})") from None

@@ -21,6 +21,7 @@ log = logging.getLogger("pymesh.filter")
 
 # Seconds between two lines about the same filter: more often nobody reads, and a log must not fill up.
 COMPLAINT_INTERVAL: Final = 10.0
+_NOT_FOR_HOOKS: Final = "it raised {}, which is not for a hook to raise"
 # Seconds after which a hook that has caught one interruption gets the next.
 _AGAIN: Final = 0.01
 
@@ -37,7 +38,9 @@ class AlarmContainment:
         self._armed = False
         self._silent_until: dict[str, float] = {}
         self._untold: dict[str, int] = {}
-        signal.signal(signal.SIGALRM, self._interrupt)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._handler = self._interrupt  # always the same object, to be recognised
+        signal.signal(signal.SIGALRM, self._handler)
 
     def _interrupt(self, _: int, __: FrameType | None) -> None:
         if self._armed:  # else it rang just as the hook came to its end
@@ -45,30 +48,61 @@ class AlarmContainment:
 
     def call(self, seconds: float, hook: Callable[..., Any], *arguments: object) -> Any:
         """See filters.containment.Containment."""
-        signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
         try:
-            self._armed = True
-            result = hook(*arguments)
-            self._armed = False
+            return self.limited(seconds, hook, *arguments)
+        except Exception:
+            raise
+        except BaseException as error:
+            raise RuntimeError(_NOT_FOR_HOOKS.format(type(error).__name__)) from error
+
+    def limited(self, seconds: float, hook: Callable[..., Any], *arguments: object) -> Any:
+        """What `hook` returns, and what it raises; TooSlowError after so many seconds."""
+        if signal.getsignal(signal.SIGALRM) is not self._handler:  # a hook has put its own in place
+            signal.signal(signal.SIGALRM, self._handler)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
+            try:
+                self._armed = True
+                return hook(*arguments)
+            finally:
+                self._armed = False
         except _Interrupted as error:
+            self._armed = False
             raise TooSlowError from error
-        except SystemExit as error:
-            raise RuntimeError(f"it wanted to end the process: SystemExit({error.code})") from error
-        else:
-            return result
         finally:
             self._armed = False
             signal.setitimer(signal.ITIMER_REAL, 0.0)
 
     async def wait(self, seconds: float, awaited: Awaitable[Any]) -> Any:
-        """See filters.containment.Containment. Each step between two waits is contained like a call."""
+        """See filters.containment.Containment. Each step between two waits is contained like a call.
+
+        It runs in a task of its own, so that nobody waits for one that does not let itself be cancelled.
+        """
+        task = asyncio.get_running_loop().create_task(self._steps(seconds, awaited))
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
         try:
-            async with asyncio.timeout(seconds) as limit:
-                return await _Steps(self, seconds, awaited)
-        except TimeoutError as error:
-            if limit.expired():  # else it is the hook's own
-                raise TooSlowError from error
+            await asyncio.wait((task,), timeout=seconds)
+        finally:
+            task.cancel()  # of no effect on one that is done
+        if not task.done():
+            raise TooSlowError
+        if task.cancelled():
+            raise RuntimeError("it was cancelled from within")
+        return task.result()
+
+    async def _steps(self, seconds: float, awaited: Awaitable[Any]) -> Any:
+        try:
+            return await _Steps(self, seconds, awaited)
+        except (Exception, asyncio.CancelledError):
             raise
+        except BaseException as error:
+            raise RuntimeError(_NOT_FOR_HOOKS.format(type(error).__name__)) from error
+
+    def _forget(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited has heard of it; of one that came too late nobody has to
 
     def complain(self, name: str, what: str, error: BaseException) -> None:
         """See filters.containment.Containment."""
@@ -101,7 +135,7 @@ class _Steps:
         argument: tuple[object, ...] = ()
         while True:
             try:
-                waits_for = self._containment.call(self._seconds, step, *argument)
+                waits_for = self._containment.limited(self._seconds, step, *argument)
             except StopIteration as ended:
                 return ended.value
             try:

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from inspect import iscoroutinefunction
-from typing import Any, Final
+from typing import Any, Final, overload
 
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.codec.shape import HOP_BY_HOP
@@ -53,24 +53,35 @@ class Reply:
 class Headers:
     """The header fields of a message: names in any case, values as text (each character one byte).
 
-    Several fields of a name read as one value, joined by `, `.
+    Several fields of a name read as one value, joined by `, `. Changes are kept beside the message and made when the
+    hook has ended well: one that fails, or is ended in the middle of something, leaves the message as it was.
     """
 
-    __slots__ = ("_head", "_kept")
+    __slots__ = ("_changed", "_changes", "_head", "_kept")
 
     def __init__(self, head: Head, kept: frozenset[str] = _FRAMING) -> None:
         """`kept`: names that cannot be changed."""
         self._head = head
-        self._kept = kept
+        self._kept: frozenset[str] | None = kept
+        self._changes: list[tuple[Callable[..., None], tuple[bytes, ...]]] = []
+        self._changed: dict[bytes, list[bytes]] = {}  # the values that a name has by now
+
+    @overload
+    def get(self, name: str, default: str) -> str: ...
+
+    @overload
+    def get(self, name: str, default: None = None) -> str | None: ...
 
     def get(self, name: str, default: str | None = None) -> str | None:
         """The value of `name`, or `default`."""
-        value = self._head.get(name.lower().encode("latin-1"))
-        return default if value is None else value.decode("latin-1")
+        values = self._values(name.lower().encode("latin-1"))
+        return b", ".join(values).decode("latin-1") if values else default
 
     def add(self, name: str, value: str) -> None:
         """Add one more field. Raises ValueError, as setting one does."""
-        self._head.add(_name(name, self._kept), _value(value))
+        key, encoded = self._name(name), _value(value)
+        self._changed[key] = [*self._values(key), encoded]
+        self._changes.append((self._head.add, (key, encoded)))
 
     def __getitem__(self, name: str) -> str:
         value = self.get(name)
@@ -79,22 +90,60 @@ class Headers:
         return value
 
     def __setitem__(self, name: str, value: str) -> None:
-        """Set the one field `name`.
+        """Set the one field `name`; what CGI and WSGI servers cannot tell from it (`X_Name`) is taken away.
 
         Raises:
             ValueError: it cannot be a header, or says where a message ends or whom it is for: the proxy says that.
         """
-        self._head.set(_name(name, self._kept), _value(value))
+        key, encoded = self._name(name), _value(value)
+        self._drop_lookalikes(key)
+        self._changed[key] = [encoded]
+        self._changes.append((self._head.set, (key, encoded)))
 
     def __delitem__(self, name: str) -> None:
-        """Take every field `name` away; none is no error."""
-        self._head.remove(_name(name, self._kept))
+        """Take every field `name` away, and what CGI and WSGI servers cannot tell from it; none is no error."""
+        key = self._name(name)
+        self._drop_lookalikes(key)
+        self._changed[key] = []
+        self._changes.append((self._head.remove, (key,)))
 
     def __contains__(self, name: str) -> bool:
-        return self._head.has(name.lower().encode("latin-1"))
+        return bool(self._values(name.lower().encode("latin-1")))
 
     def __iter__(self) -> Iterator[str]:
-        return iter([name.decode("latin-1") for name in self._head.names()])
+        names = dict.fromkeys([*self._head.names(), *self._changed])
+        return iter([name.decode("latin-1") for name in names if self._values(name)])
+
+    def make(self) -> None:
+        """Make the changes."""
+        for change, arguments in self._changes:
+            change(*arguments)
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget the changes."""
+        self._changes = []
+        self._changed = {}
+
+    def sent(self) -> None:
+        """From now on there is nothing to be changed."""
+        self._kept = None
+
+    def _drop_lookalikes(self, name: bytes) -> None:
+        dashed = name.replace(b"_", b"-")
+        for other in [*self._head.names(), *self._changed]:
+            if other != name and other.replace(b"_", b"-") == dashed:
+                self._changed[other] = []
+                self._changes.append((self._head.remove, (other,)))
+
+    def _values(self, name: bytes) -> list[bytes]:
+        return self._changed[name] if name in self._changed else self._head.values(name)
+
+    def _name(self, name: str) -> bytes:
+        name = name.lower()
+        if self._kept is None:
+            raise ValueError("the request was sent: its headers cannot be changed any more")
+        return _name(name, self._kept)
 
 
 def _name(name: str, kept: frozenset[str]) -> bytes:
@@ -116,34 +165,31 @@ class Request:
     """A request, as a filter sees it.
 
     Attributes:
+        method: such as `GET`.
+        path: path and query, in the one form that routes and rules are matched with (`normalize_path` and the like).
+        authority: Host, and port where there is one, in that form, too.
+        original_path: path and query as the client sent them.
         headers: its header fields; changes go upstream.
         state: for this filter to keep something from hook to hook of the one request.
     """
 
-    __slots__ = ("_context", "_name", "_record", "headers", "state")
+    __slots__ = (
+        "_context", "_name", "_note", "_record", "authority", "headers", "method", "original_path", "path", "state",
+    )  # fmt: skip
 
     def __init__(self, context: RequestContext, name: str) -> None:
         """`name`: of the filter."""
+        head = context.request
         self._context = context
         self._name = name
+        self._note: str | None = None
         self._record = context.record
-        self.headers = Headers(context.request, _OF_REQUESTS)
+        self.method = head.method.decode("latin-1")
+        self.path = head.path.decode("latin-1")
+        self.authority = head.authority.decode("latin-1")
+        self.original_path = context.record.path
+        self.headers = Headers(head, _OF_REQUESTS)
         self.state: dict[str, Any] = {}
-
-    @property
-    def method(self) -> str:
-        """Such as `GET`."""
-        return self._record.method
-
-    @property
-    def path(self) -> str:
-        """Path and query, as the client sent them."""
-        return self._record.path
-
-    @property
-    def authority(self) -> str:
-        """Host, and port where there is one."""
-        return self._record.authority
 
     @property
     def id(self) -> str:
@@ -167,7 +213,9 @@ class Request:
 
     @property
     def route(self) -> str:
-        """Name of the route that it takes; empty where none matches or the route has no name."""
+        """Name of the route that it takes; empty where none matches or the route has no name. Asking settles it:
+        changes of headers do not lead to another one any more.
+        """
         found = self._context.route
         return "" if found is None else found.name
 
@@ -178,22 +226,51 @@ class Request:
 
     def note(self, text: str) -> None:
         """Have `text` in the record of this request, under the filter's name: in logs, `/requests` and a journey."""
-        self._record.notes[self._name] = text[:_MAX_NOTE]
+        self._note = text[:_MAX_NOTE]
+
+    def make(self) -> None:
+        """Do what the hook asked for."""
+        self.headers.make()
+        if self._note is not None:
+            self._record.notes[self._name] = self._note
+            self._note = None
+
+    def drop(self) -> None:
+        """Forget what the hook asked for."""
+        self.headers.drop()
+        self._note = None
 
 
 class Response:
-    """The head of the upstream's answer; changes of `headers` go to the client."""
+    """The head of the upstream's answer.
 
-    __slots__ = ("_head", "headers")
+    Attributes:
+        status: such as 200.
+        headers: its header fields; changes go to the client.
+    """
+
+    __slots__ = ("headers", "status")
 
     def __init__(self, head: Head) -> None:
-        self._head = head
+        self.status = head.status
         self.headers = Headers(head)
 
-    @property
-    def status(self) -> int:
-        """Such as 200."""
-        return self._head.status
+    def make(self) -> None:
+        """Do what the hook asked for."""
+        self.headers.make()
+
+    def drop(self) -> None:
+        """Forget what the hook asked for."""
+        self.headers.drop()
+
+
+class Made:
+    """An instance of a user's class, which need not be one that can be referred to weakly itself."""
+
+    __slots__ = ("__weakref__", "instance")
+
+    def __init__(self, instance: object) -> None:
+        self.instance = instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,13 +279,13 @@ class PythonSettings:
 
     Attributes:
         name: for people: the filter's name in the configuration.
-        instance: of the user's class.
+        made: the instance of the user's class.
         timeout: seconds that a hook may take.
         failure_mode_allow: a failure does not end the request.
     """
 
     name: str
-    instance: object
+    made: Made
     timeout: float
     failure_mode_allow: bool
 
@@ -218,7 +295,7 @@ class PythonFilter:
 
     def __init__(self, settings: PythonSettings) -> None:
         self.settings = settings
-        self._hooks = {name: getattr(settings.instance, name, None) for name in HOOKS}
+        self._hooks = {name: getattr(settings.made.instance, name, None) for name in HOOKS}
         self._stats = PythonFilterStats()
         self._containment: Containment | None = None
         self._requests: dict[RequestRecord, Request] = {}
@@ -246,16 +323,22 @@ class PythonFilter:
             return None
         if iscoroutinefunction(hook):
             return Later(partial(self._ask, hook, request))
-        return self._contained("on_request", hook, request)
+        verdict = self._contained("on_request", hook, request)
+        request.headers.sent()
+        return verdict
 
     async def _ask(self, hook: Callable[[Request], Awaitable[object]], request: Request) -> Verdict:
         assert self._containment is not None
         self._stats.calls += 1
         try:
-            return _verdict(await self._containment.wait(self.settings.timeout, hook(request)))
+            verdict = _verdict(await self._containment.wait(self.settings.timeout, hook(request)))
         except Exception as error:  # noqa: BLE001  of any kind: it is somebody's own code
+            request.drop()
             self._failed("on_request", error)
-        return None
+            return None
+        request.make()
+        request.headers.sent()
+        return verdict
 
     def _on_response(self, context: RequestContext, head: Head) -> None:
         request, hook = self._requests.get(context.record), self._hooks["on_response"]
@@ -268,18 +351,23 @@ class PythonFilter:
         if request is not None and hook is not None:
             self._contained("on_complete", hook, request)
 
-    def _contained(self, where: str, hook: Callable[..., object], *arguments: object) -> Verdict:
+    def _contained(self, where: str, hook: Callable[..., object], *messages: Request | Response) -> Verdict:
         if self._containment is None:
             raise RuntimeError("a filter was asked before it was in force")
         self._stats.calls += 1
         try:
-            said = self._containment.call(self.settings.timeout, hook, *arguments)
+            said = self._containment.call(self.settings.timeout, hook, *messages)
             if said is not None and where != "on_request":
                 raise TypeError(f"{where} returns None, not {type(said).__name__}: only on_request can answer")
-            return _verdict(said)
+            verdict = _verdict(said)
         except Exception as error:  # noqa: BLE001  of any kind: it is somebody's own code
+            for message in messages:
+                message.drop()
             self._failed(where, error)
-        return None
+            return None
+        for message in messages:
+            message.make()
+        return verdict
 
     def _failed(self, where: str, error: Exception) -> None:
         """Count and tell it. Raises ProxyError, unless failures are allowed."""

@@ -1,5 +1,6 @@
 """Filters in plain Python, from the configuration: what is loaded, what is made of it, what is refused."""
 
+import gc
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +38,27 @@ class Refuses:
         """Never called."""
 
 
+class Waits:
+    """A filter that wants to wait where nothing waits."""
+
+    async def on_response(self, request: object, response: object) -> None:
+        """Never called."""
+
+
+class WithoutConfiguration:
+    """A filter that has none to take."""
+
+    def on_complete(self, request: object) -> None:
+        """Never called."""
+
+
+class Narrow:
+    """A filter whose hook takes too little."""
+
+    def on_response(self, request: object) -> None:
+        """Never called."""
+
+
 class NoHook:
     """No filter."""
 
@@ -48,14 +70,26 @@ def compiled(value: str) -> object:
     return python_filter(message(TypedStruct, f"{{type_url: {PYTHON_TYPE}, value: {value}}}"), "f")
 
 
-def test_an_instance_stays_for_as_long_as_its_configuration_is_the_same() -> None:
+def test_an_instance_stays_for_as_long_as_somebody_has_it() -> None:
     before = Good.made
-    for _ in range(3):
-        compiled(f"{{class: '{HERE}:Good', config: {{b: [1, two], a: {{}}}}}}")
-        compiled(f"{{config: {{a: {{}}, b: [1, two]}}, class: '{HERE}:Good', timeout: 1s}}")
+    kept = [
+        compiled(f"{{class: '{HERE}:Good', config: {{b: [1, two], a: {{}}}}}}"),
+        compiled(f"{{config: {{a: {{}}, b: [1, two]}}, class: '{HERE}:Good', timeout: 1s}}"),
+    ]
     assert Good.made == before + 1
-    compiled(f"{{class: '{HERE}:Good', config: {{b: [1, three]}}}}")
+    other = compiled(f"{{class: '{HERE}:Good', config: {{b: [1, three]}}}}")
     assert Good.made == before + 2
+    del kept, other
+    gc.collect()
+    compiled(f"{{class: '{HERE}:Good', config: {{b: [1, two], a: {{}}}}}}")
+    assert Good.made == before + 3, "what nobody has any more does not come back"
+
+
+def test_a_class_need_not_take_a_configuration() -> None:
+    named_filter(f"{HERE}:WithoutConfiguration")
+    compiled(f"{{class: '{HERE}:WithoutConfiguration'}}")
+    with pytest.raises(ConfigError, match="cannot be made: TypeError"):
+        compiled(f"{{class: '{HERE}:WithoutConfiguration', config: {{a: 1}}}}")
 
 
 def test_a_filter_of_the_command_line() -> None:
@@ -73,6 +107,8 @@ def test_a_filter_of_the_command_line() -> None:
         ("{class: 'not_there:Good'}", "f.value.class", "cannot be loaded: ModuleNotFoundError.*PYTHONPATH"),
         (f"{{class: '{HERE}:Gone'}}", "f.value.class", "cannot be loaded: AttributeError"),
         (f"{{class: '{HERE}:NoHook'}}", "f.value.class", "not a class with one of the hooks on_request"),
+        (f"{{class: '{HERE}:Waits'}}", "f.value.class", "on_response is `async def`: only on_request can wait"),
+        (f"{{class: '{HERE}:Narrow'}}", "f.value.class", r"Narrow.on_response must take \(self, request, response\)"),
         ("{class: 'os:system'}", "f.value.class", "not a class with one of the hooks"),
         (f"{{class: '{HERE}:Refuses'}}", "f.value.class", "cannot be made: KeyError: 'keys'"),
         (f"{{class: '{HERE}:Good', config: 3}}", "f.value.config", "must be an object"),
@@ -89,7 +125,7 @@ def test_what_is_refused(value: str, path: str, problem: str) -> None:
 
 
 def test_a_type_that_nobody_knows_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'x' is not supported in a TypedStruct; .*Policy, .*Python are") as refused:
+    with pytest.raises(ConfigError, match=r"'x' is not supported in a TypedStruct; .*Policy, .*Python are") as refused:
         HTTP_FILTERS[types.TYPED_STRUCT](TypedStruct(type_url="x"), "f")
     assert refused.value.path == "f.type_url"
 

@@ -45,6 +45,10 @@ def stubborn() -> None:
     raise AssertionError
 
 
+def raises(error: BaseException) -> None:
+    raise error
+
+
 def test_what_ends_in_time_gives_its_result(containment: AlarmContainment) -> None:
     assert containment.call(5.0, lambda a, b: a + b, 1, 2) == 3
 
@@ -59,8 +63,9 @@ def test_what_does_not_end_is_ended(hook: object, containment: AlarmContainment)
 def test_its_own_exceptions_come_out(containment: AlarmContainment) -> None:
     with pytest.raises(ZeroDivisionError):
         containment.call(5.0, lambda: 1 // 0)
-    with pytest.raises(RuntimeError, match="wanted to end the process"):
-        containment.call(5.0, exit, 3)
+    for error in (SystemExit(3), asyncio.CancelledError(), GeneratorExit(), KeyboardInterrupt()):
+        with pytest.raises(RuntimeError, match=f"it raised {type(error).__name__}"):
+            containment.call(5.0, raises, error)
 
 
 def test_a_late_alarm_ends_nothing(containment: AlarmContainment) -> None:
@@ -80,6 +85,7 @@ async def test_what_waits_is_ended_and_hears_of_it(containment: AlarmContainment
 
     with pytest.raises(TooSlowError):
         await containment.wait(SOON, waits())
+    await asyncio.sleep(0)
     assert heard == ["cancelled"]
 
 
@@ -105,6 +111,43 @@ async def test_what_is_awaited_gives_its_result(containment: AlarmContainment) -
     assert await containment.wait(5.0, in_steps()) == 7
     with pytest.raises(TimeoutError, match="of its own"):
         await containment.wait(5.0, times_out())
+
+
+async def test_what_is_cancelled_from_within_is_a_failure(containment: AlarmContainment) -> None:
+    async def awaits_what_is_cancelled() -> None:
+        inner = asyncio.get_running_loop().create_future()
+        inner.cancel()
+        await inner
+
+    async def leaves() -> None:
+        await asyncio.sleep(0)
+        raise SystemExit
+
+    with pytest.raises(RuntimeError, match="cancelled from within"):
+        await containment.wait(5.0, awaits_what_is_cancelled())
+    with pytest.raises(RuntimeError, match="it raised SystemExit, which is not for a hook to raise"):
+        await containment.wait(5.0, leaves())
+
+
+async def test_nobody_waits_for_what_does_not_let_itself_be_cancelled(containment: AlarmContainment) -> None:
+    over = asyncio.Event()
+
+    async def stays() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await over.wait()
+        raise ValueError("too late for anybody to hear")
+
+    with pytest.raises(TooSlowError):
+        await containment.wait(SOON, stays())
+    over.set()
+    await asyncio.sleep(0)
+
+
+def test_a_handler_that_a_hook_put_in_place_is_replaced(containment: AlarmContainment) -> None:
+    containment.call(5.0, lambda: signal.signal(signal.SIGALRM, signal.SIG_IGN))
+    with pytest.raises(TooSlowError):
+        containment.call(SOON, loop)
 
 
 async def test_a_request_that_goes_takes_its_hook_along(containment: AlarmContainment) -> None:

@@ -10,7 +10,7 @@ from pymesh_proxy.codec.http1 import parse_request, parse_response
 from pymesh_proxy.errors import Flag, ProxyError
 from pymesh_proxy.filters.base import HttpFilter, LocalReply
 from pymesh_proxy.filters.containment import TooSlowError
-from pymesh_proxy.filters.python import PythonFilter, PythonSettings, Reply, Request, Response
+from pymesh_proxy.filters.python import Made, PythonFilter, PythonSettings, Reply, Request, Response
 from pymesh_proxy.telemetry.filter_metrics import PythonFilterMetrics, PythonFilterStats
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.transport.facts import Facts
@@ -57,7 +57,7 @@ def response() -> Head:
 
 
 def chained(instance: object, services: Services, *, allow: bool = False) -> HttpFilter:
-    found = PythonFilter(PythonSettings("m:C", instance, 0.05, allow)).as_filter()
+    found = PythonFilter(PythonSettings("m:C", Made(instance), 0.05, allow)).as_filter()
     assert found.connect is not None
     found.connect(services)  # type: ignore[arg-type]  # the rest of Services is not asked for
     return found
@@ -222,6 +222,85 @@ def test_only_on_request_can_answer() -> None:
     assert found.on_response is not None
     with pytest.raises(ProxyError, match="filter_failed"):
         found.on_response(asked, response())
+
+
+def test_what_a_hook_changed_before_it_failed_is_not_made() -> None:
+    def changes_and_fails(request: Request) -> None:
+        request.headers["x-one"] = "3"
+        del request.headers["x-gone"]
+        request.note("gone")
+        assert request.headers["x-one"] == "3"
+        assert "x-gone" not in request.headers
+        raise ValueError
+
+    asked = context()
+    assert ask(chained(Hook(changes_and_fails), Services(), allow=True), asked) is None
+    assert asked.request.get(b"x-one") == b"1, 2"
+    assert asked.request.get(b"x-gone") == b"g"
+    assert asked.record.notes == {}
+
+
+def test_a_hook_sees_its_own_changes() -> None:
+    def looks(request: Request) -> None:
+        headers = request.headers
+        headers.add("x-one", "3")
+        headers["new"] = "a"
+        del headers["X-Gone"]
+        assert (headers["x-one"], headers["new"], headers.get("x-gone")) == ("1, 2, 3", "a", None)
+        assert list(headers) == ["host", "x-one", "new"]
+        del headers["new"]
+        assert "new" not in headers
+        headers.add("x-gone", "again")
+
+    asked = context()
+    assert ask(chained(Hook(looks), Services()), asked) is None
+    assert asked.request.get(b"x-one") == b"1, 2, 3"
+    assert asked.request.get(b"x-gone") == b"again"
+    assert not asked.request.has(b"new")
+
+
+def test_lookalikes_go_with_what_is_set_or_taken_away() -> None:
+    parsed = parse_request(b"GET / HTTP/1.1\r\nhost: a\r\nX_Tenant: blue\r\nx-user_name: eve\r\n\r\n")
+    assert parsed is not None
+    asked = context()
+    asked.request = parsed[0]
+
+    def sets(request: Request) -> None:
+        request.headers["x-tenant"] = "red"
+        del request.headers["x-user-name"]
+
+    assert ask(chained(Hook(sets), Services()), asked) is None
+    assert asked.request.names() == [b"host", b"x-tenant"]
+
+
+def test_what_was_sent_cannot_be_changed() -> None:
+    class Late:
+        def on_response(self, request: Request, _: Response) -> None:
+            request.headers["x"] = "y"
+
+    class Earlier(Late):
+        def on_request(self, _: Request) -> None:
+            """Let it pass."""
+
+    asked, services = context(), Services()
+    found = chained(Earlier(), services)
+    assert ask(found, asked) is None
+    assert found.on_response is not None
+    with pytest.raises(ProxyError, match="filter_failed"):
+        found.on_response(asked, response())
+
+
+def test_the_path_is_the_one_that_rules_are_matched_with() -> None:
+    asked, seen = context(), []
+    asked.request.path = b"/admin"
+    asked.request.authority = b"shop"
+    ask(
+        chained(
+            Hook(lambda request: seen.append((request.path, request.authority, request.original_path))), Services()
+        ),
+        asked,
+    )
+    assert seen == [("/admin", "shop", "/a?b=c")]
 
 
 def test_prometheus_sees_every_filter() -> None:
