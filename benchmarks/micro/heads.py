@@ -159,9 +159,7 @@ def send_responses(kind: Kind, heads: list[Head]) -> None:
         if inbound:
             forwarding.disown(head)
         forwarding.mutate(head, ROUTE.response_headers)
-        forwarding.response_bytes(
-            head, manager, request_id="id", service_time=0.0129, upgraded=False, wrap=False, close=False, minor=1
-        )
+        forwarding.response_bytes(head, manager, request_id="id", service_time=0.0129, minor=1, close=False, wrap=False)
 
 
 def once(kind: Kind, requests: list[bytes], responses: list[bytes]) -> list[int]:

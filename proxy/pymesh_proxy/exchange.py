@@ -98,7 +98,7 @@ class Exchange:
                 return
             if self.body is not None and not ended:
                 self.watch()
-            if manager.filters:
+            if downstream.serving.asked:
                 self._filter(0)
             else:
                 self._route(self._active_at)
@@ -108,7 +108,7 @@ class Exchange:
     def _filter(self, first: int) -> None:
         """Ask the request filters from number `first`; go on if all let the request pass."""
         downstream = self._downstream
-        verdict, index = loop.on_request(downstream.manager.filters, self, downstream.stats, first)
+        verdict, index = loop.on_request(downstream.serving.asked, self, downstream.stats, first)
         if verdict is None:
             self._route(monotonic())
         elif isinstance(verdict, LocalReply):
@@ -121,7 +121,7 @@ class Exchange:
         """Filter number `index` had to ask: go on where it stood."""
         downstream = self._downstream
         try:
-            answer = await loop.answer_of(downstream.manager.filters[index], verdict, self.record, downstream.stats)
+            answer = await loop.answer_of(downstream.serving.asked[index], verdict, self.record, downstream.stats)
             self._task = None
             if self._done:
                 return
@@ -181,7 +181,7 @@ class Exchange:
         cluster = self._leads_to(name)
         if cluster is None:
             raise failure(Flag.NO_CLUSTER, "cluster_not_found", f"no cluster {name}")
-        if (request.shape.envoy or downstream.manager.filters) and request.has_any(OVERRIDES):
+        if (request.shape.envoy or downstream.serving.asked) and request.has_any(OVERRIDES):
             action = overridden(action, request)
         forwarding.apply_route(request, route, action, downstream.manager)
         self._attempts = attempts = Attempts(self, runtime, action, cluster, runtime.upstreams.state(cluster))
@@ -257,14 +257,9 @@ class Exchange:
         for cookie in attempts.cookies:
             head.add(b"set-cookie", cookie)
         self._keep = request.persistent and not downstream.is_last() and (form is None or not form.until_close)
+        took, wraps = now - record.t_connected, form is not None and form.wraps
         data = forwarding.response_bytes(
-            head,
-            downstream.manager,
-            record.request_id,
-            now - record.t_connected,
-            request.minor,
-            not self._keep,
-            form is not None and form.wraps,
+            head, downstream.manager, record.request_id, took, request.minor, not self._keep, wraps
         )
         if body:
             if form is None:
@@ -281,7 +276,7 @@ class Exchange:
         """Whether this is the answer: not one that calls for another attempt, or that may not be passed on."""
         if attempts.state.outlier is not None:
             attempts.answered(head.status)
-        policy, filters = attempts.action.retry, self._downstream.manager.filters
+        policy, filters = attempts.action.retry, self._downstream.serving.shown
         if policy is not None and head.status >= policy.least_status:
             outcome = outcome_of_response(head, policy, from_mesh=bool(self.record.upstream_peer))
             if attempts.retry(outcome):
@@ -481,7 +476,7 @@ class Exchange:
         if self._task is not None:
             self._task.cancel()
         downstream, record, attempts = self._downstream, self.record, self._attempts
-        runtime, manager, serving = downstream.runtime, downstream.manager, downstream.serving
+        runtime, serving = downstream.runtime, downstream.serving
         record.t_end = now
         serving.stats.completed(record.status, (now - record.t_start) * 1000.0)
         if attempts is not None:
@@ -490,10 +485,10 @@ class Exchange:
         if record.service.host == UNKNOWN_VALUE:
             runtime.peers.settle(record)
         runtime.istio.request(record)
-        if manager.filters:
-            loop.on_complete(manager.filters, record, serving.stats)
+        if serving.told:
+            loop.on_complete(serving.told, record, serving.stats)
         if serving.writers is None:
-            serving.writers = runtime.writers(manager.access_logs)
+            serving.writers = runtime.writers(downstream.manager.access_logs)
         runtime.completed(record, serving.writers)
         record.headers = record.response_headers = None  # the record is kept for a while, the heads need not be
         downstream.exchange_done(now, keep=keep)

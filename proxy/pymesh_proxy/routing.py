@@ -76,7 +76,7 @@ class Forward:
     hash_policy: Callable[[Head, Facts], tuple[int | None, tuple[bytes, ...]]] | None = None
     # The shortest of its times, in seconds: no deadline of a request is nearer.
     soonest: float = field(init=False)
-    # What the upstream is told of the time it has, in milliseconds: an attempt's, else the whole; empty without limit.
+    # The header line by which the upstream is told what time it has: an attempt's, else the whole; empty without limit.
     expected_timeout: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -85,7 +85,9 @@ class Forward:
         object.__setattr__(self, "soonest", min((time for time in times if time is not None), default=float("inf")))
         of_a_try = None if self.retry is None else self.retry.per_try_timeout
         limit = of_a_try or self.timeout
-        object.__setattr__(self, "expected_timeout", b"%d" % round(limit * 1000) if limit else b"")
+        object.__setattr__(
+            self, "expected_timeout", b"x-envoy-expected-rq-timeout-ms: %d" % round(limit * 1000) if limit else b""
+        )
 
 
 @dataclass(frozen=True, slots=True)

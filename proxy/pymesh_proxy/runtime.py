@@ -87,7 +87,9 @@ class Runtime:
         found = self._serving.get(manager)
         if found is None:
             stats = self.stats.http.setdefault(manager.stat_prefix, HttpStats())
-            found = self._serving[manager] = Serving(stats, last=self.draining or not self.in_force(manager))
+            found = self._serving[manager] = Serving(
+                stats, manager.filters, last=self.draining or not self.in_force(manager)
+            )
         return found
 
     def writers(self, logs: tuple[AccessLog, ...]) -> tuple[Writer, ...]:

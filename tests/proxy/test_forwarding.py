@@ -307,13 +307,12 @@ def passed_on(
     head: Head,
     manager: HttpManager = MANAGER,
     *,
-    upgraded: bool = False,
     wrap: bool = False,
     close: bool = False,
     minor: int = 1,
 ) -> Head:
     data = forwarding.response_bytes(
-        head, manager, request_id="id", service_time=0.0129, upgraded=upgraded, wrap=wrap, close=close, minor=minor
+        head, manager, request_id="id", service_time=0.0129, minor=minor, close=close, wrap=wrap
     )
     parsed = parse_response(data)
     assert parsed is not None
@@ -354,8 +353,7 @@ def test_what_becomes_of_the_connection_is_said() -> None:
     assert passed_on(response(), minor=0).get(b"connection") == b"keep-alive"
     assert passed_on(response()).get(b"connection") is None
     switched = passed_on(
-        response(b"Connection: Upgrade", b"Upgrade: websocket", start=b"HTTP/1.1 101 Switching Protocols"),
-        upgraded=True,
+        response(b"Connection: Upgrade", b"Upgrade: websocket", start=b"HTTP/1.1 101 Switching Protocols")
     )
     assert (switched.get(b"connection"), switched.upgrade) == (b"upgrade", b"websocket")
 

@@ -10,8 +10,9 @@ Two leniencies: an empty line before a request (RFC 9112 2.2), and no space befo
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.codec.shape import HOP_BY_HOP, NO_FIELDS, Shape, shape_of
@@ -195,7 +196,8 @@ def _frame(head: Head, lines: list[bytes], bad: Refusal) -> None:
         head.upgrade = (head.get(b"upgrade") or b"").lower()
 
 
-class _Connection(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Connection:
     """What a Connection field asks for (RFC 9110 7.6.1). `listed`: all options but the names of such fields anyway."""
 
     listed: frozenset[bytes]

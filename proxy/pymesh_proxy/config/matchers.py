@@ -25,7 +25,7 @@ HeadMatch = Callable[[Head], bool]
 _INTEGER: Final = re.compile(rb"[ \t]*[-+]?[0-9]{1,19}[ \t]*")
 
 # Parts of the start line that Envoy shows as headers.
-_PSEUDO: Final[dict[str, Callable[[Head], bytes | None]]] = {
+_PSEUDO: Final[dict[str, Callable[[Head], bytes]]] = {
     ":method": lambda head: head.method,
     ":path": lambda head: head.path,
     ":authority": lambda head: head.authority,
@@ -92,6 +92,8 @@ def header(matcher: HeaderMatcher, path: str) -> HeadMatch:
         wanted = present is not invert
         return lambda head: (missing_as_empty or get(head) is not None) is wanted
     accepts = _header_value(matcher, which, join(path, which))
+    if (part := _PSEUDO.get(name)) is not None and name.startswith(":"):  # always there, and once
+        return lambda head: accepts(part(head)) is not invert
 
     def matches(head: Head) -> bool:
         value = get(head)

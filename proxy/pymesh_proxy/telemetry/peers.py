@@ -70,7 +70,7 @@ class Peers:
         facts = record.facts
         if facts.direction != "inbound":
             record.source = self.own
-            if request.has_any(PEER_HEADERS):  # the app's own words about itself
+            if request.shape.has_any(PEER_HEADERS):  # the app's own words about itself
                 request.remove_all(PEER_HEADERS)
             return
         record.destination = self.own

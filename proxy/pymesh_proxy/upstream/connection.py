@@ -6,7 +6,14 @@ from typing import Final, Protocol, cast
 
 from pymesh_proxy.codec.body import BodyReader, reader_for
 from pymesh_proxy.codec.headers import Head
-from pymesh_proxy.codec.http1 import MessageError, bad_response, parse_response, response_framing
+from pymesh_proxy.codec.http1 import (
+    MAX_FIELDS,
+    MAX_HEAD_BYTES,
+    MessageError,
+    bad_response,
+    parse_response,
+    response_framing,
+)
 from pymesh_proxy.codec.shape import NO_FIELDS
 from pymesh_proxy.config.model import Cluster, TlsClient
 from pymesh_proxy.timers import NEVER
@@ -183,7 +190,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _read_first(self, sink: ResponseSink, data: bytes) -> None:
         """The first bytes of a response: nearly always its head and all of its body, at once."""
-        while (parsed := parse_response(data, like=self._shape)) is not None:
+        while (parsed := parse_response(data, MAX_HEAD_BYTES, MAX_FIELDS, self._shape)) is not None:
             head, end = parsed
             if head.shape is not self._shape:
                 self._shape = head.shape if head.shape.small else NO_FIELDS
