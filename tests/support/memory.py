@@ -180,9 +180,7 @@ class MemoryProxy:
         self.loop = _Loop(self._upstreams.put_nowait)
         self.runtime = Runtime(cast("asyncio.AbstractEventLoop", self.loop), lambda: 0.0, SecretStore())
         self.endpoints = tuple(Endpoint("192.0.2.9", 80 + number) for number in range(endpoints))
-        self.cluster = Cluster(
-            "service", Discovery.STATIC, endpoints=self.endpoints, limits=limits or CircuitLimits()
-        )
+        self.cluster = Cluster("service", Discovery.STATIC, endpoints=self.endpoints, limits=limits or CircuitLimits())
         chosen = Route("route", "all", "", lambda _: True, action or Forward((("service", 1),)))
         table = RouteTable("table", [VirtualHost("all", ("*",), (chosen,))])
         self.manager = HttpManager("memory", table, "", filters=tuple(filters), **manager)
