@@ -65,7 +65,7 @@ def split(data: bytes, number: int) -> Steps[tuple[bytes, list[Range]]]:
 def _value(data: bytes, tag: int, at: int) -> Range:
     """Where the content of the field's value begins, and where it ends; that may be behind the end of `data`."""
     kind = tag & 7
-    if not tag >> 3 > 0 or tag > _MAX_TAG:
+    if tag >> 3 == 0 or tag > _MAX_TAG:
         raise ConfigError(f"has {tag:#x} where a field should begin, before byte {at}")
     if kind == _LENGTH:
         length, at = _varint(data, at)

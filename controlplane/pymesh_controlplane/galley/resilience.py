@@ -1,9 +1,11 @@
 """DestinationRule: load balancing, localities and outlier detection."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Final
 
+from pymesh.consistent_hashing import COOKIE_TEXT, MAX_RING_SIZE
 from pymesh.resources.fields import seconds
 from pymesh.resources.istio import (
     ConsistentHashLB,
@@ -14,14 +16,12 @@ from pymesh.resources.istio import (
     TrafficPolicy,
 )
 from pymesh_controlplane.galley.findings import Findings
+from pymesh_controlplane.pilot import localities
 from pymesh_controlplane.pilot.model import Service, World
 
-# What the sidecar builds within a fifth of a second (pymesh_proxy.upstream.ring).
-MAX_RING_SIZE: Final = 64 * 1024
 # Percent; Istio's default, and Envoy's.
 MAX_EJECTION_PERCENT: Final = 10
 _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_COOKIE_PATH: Final = re.compile(r"[!#-+\--:<-~]*")  # printable ASCII but `"`, `,` and `;`
 # Field -> what picks the endpoint.
 _KEYS: Final = {
     "httpHeaderName": "http_header_name",
@@ -80,7 +80,7 @@ def _check_key(findings: Findings, hashed: ConsistentHashLB, path: str) -> None:
     if hashed.http_cookie is not None:
         if not _HEADER.fullmatch(hashed.http_cookie.name):
             findings.error(f"{path}.httpCookie.name", f"'{hashed.http_cookie.name}' is not the name of a cookie")
-        if not _COOKIE_PATH.fullmatch(hashed.http_cookie.path):
+        if not COOKIE_TEXT.fullmatch(hashed.http_cookie.path):
             findings.error(f"{path}.httpCookie.path", "is not a path that a cookie can hold")
 
 
@@ -91,6 +91,9 @@ def _check_localities(findings: Findings, setting: LocalityLoadBalancerSetting, 
         total = sum(share.to.values())
         if total != 100:
             findings.error(f"{path}.distribute[{index}].to", f"the shares add up to {total}, not to 100")
+        _check_apart(findings, {f'{path}.distribute[{index}].to["{to}"]': to for to in share.to}, "share of")
+    origins = {f"{path}.distribute[{index}].from": share.from_ for index, share in enumerate(setting.distribute)}
+    _check_apart(findings, origins, "earlier")
     for index, item in enumerate(setting.failover):
         if item.from_ == item.to:
             findings.error(f"{path}.failover[{index}].to", f"is '{item.to}' itself: name another region")
@@ -101,6 +104,14 @@ def _check_localities(findings: Findings, setting: LocalityLoadBalancerSetting, 
         findings.warning(
             f"{path}.failover", "has no effect without outlierDetection, which notices that a region fails"
         )
+
+
+def _check_apart(findings: Findings, patterns: Mapping[str, str], what: str) -> None:
+    """As in Istio, no locality may be in two of the patterns, each under its path: which counts would be a guess."""
+    for index, (path, pattern) in enumerate(patterns.items()):
+        other = next((other for other in islice(patterns.values(), index) if localities.overlap(pattern, other)), None)
+        if other is not None:
+            findings.error(path, f"'{pattern}' has localities in common with the {what} '{other}': name each once")
 
 
 def _check_outliers(findings: Findings, settings: OutlierDetection, path: str) -> None:

@@ -50,6 +50,11 @@ def is_in(place: Locality, pattern: str) -> bool:
     return all(part in {"*", have} for part, have in zip(pattern.split("/"), place, strict=False))
 
 
+def overlap(one: str, other: str) -> bool:
+    """Whether a place can be in both patterns."""
+    return all(a == b or "*" in {a, b} for a, b in zip(one.split("/"), other.split("/"), strict=False))
+
+
 def _setting(policy: Policy) -> LocalityLoadBalancerSetting:
     return (policy.load_balancer.locality_lb_setting if policy.load_balancer is not None else None) or _NO_SETTING
 

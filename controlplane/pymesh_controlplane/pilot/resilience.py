@@ -8,14 +8,13 @@ from typing import Final
 
 from envoy.config.cluster.v3 import cluster_pb2, outlier_detection_pb2
 
+from pymesh.consistent_hashing import DEFAULT_RING_SIZE
 from pymesh.resources.fields import seconds
 from pymesh.resources.istio import ConsistentHashLB, OutlierDetection
 from pymesh_controlplane.pilot import localities
 from pymesh_controlplane.pilot.messages import duration
 from pymesh_controlplane.pilot.policies import Policy
 
-# Places on the ring of hashes where nobody says how many; Istio's default, and Envoy's.
-MIN_RING_SIZE: Final = 1024
 # Of a retry budget that does not say; Istio's defaults, and Envoy's.
 RETRY_PERCENT: Final = 20.0
 MIN_RETRIES: Final = 3
@@ -48,7 +47,7 @@ def put_into(cluster: _Cluster, policy: Policy) -> None:
 def ring_size(settings: ConsistentHashLB) -> int:
     """The least number of places on the ring; 0 is Istio's for "not said"."""
     inner = settings.ring_hash.minimum_ring_size if settings.ring_hash is not None else None
-    return inner or settings.minimum_ring_size or MIN_RING_SIZE
+    return inner or settings.minimum_ring_size or DEFAULT_RING_SIZE
 
 
 def _outlier_detection(settings: OutlierDetection) -> outlier_detection_pb2.OutlierDetection:

@@ -4,12 +4,13 @@ from typing import Final
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster as ClusterMessage
 
+from pymesh.consistent_hashing import DEFAULT_RING_SIZE, MAX_RING_SIZE
 from pymesh.errors import ConfigError
 from pymesh.xds.check import join
 from pymesh_proxy.config.fields import number
 from pymesh_proxy.upstream.balancer import Balance, Policy
 from pymesh_proxy.upstream.priorities import PANIC_THRESHOLD
-from pymesh_proxy.upstream.ring import LARGEST_MINIMUM, MAX_RING_SIZE, MIN_RING_SIZE, RingSettings
+from pymesh_proxy.upstream.ring import LARGEST_BOUND, RingSettings
 
 # With so much, weights hardly count any more; far above it, powers of requests in flight overflow.
 MAX_BIAS: Final = 10
@@ -59,12 +60,12 @@ def _least_request(message: ClusterMessage, path: str) -> tuple[int, float]:
 
 def _ring(message: ClusterMessage, path: str) -> RingSettings:
     here, config = join(path, "ring_hash_lb_config"), message.ring_hash_lb_config
-    minimum = number(config, "minimum_ring_size", MIN_RING_SIZE)
-    maximum = number(config, "maximum_ring_size", MAX_RING_SIZE)
-    if not 1 <= minimum <= LARGEST_MINIMUM:
-        raise ConfigError(f"must be 1 to {LARGEST_MINIMUM}", path=join(here, "minimum_ring_size"))
-    if maximum > MAX_RING_SIZE:
-        raise ConfigError(f"must be at most {MAX_RING_SIZE}", path=join(here, "maximum_ring_size"))
+    minimum = number(config, "minimum_ring_size", DEFAULT_RING_SIZE)
+    maximum = number(config, "maximum_ring_size", LARGEST_BOUND)
+    if not 1 <= minimum <= MAX_RING_SIZE:
+        raise ConfigError(f"must be 1 to {MAX_RING_SIZE}", path=join(here, "minimum_ring_size"))
+    if maximum > LARGEST_BOUND:
+        raise ConfigError(f"must be at most {LARGEST_BOUND}", path=join(here, "maximum_ring_size"))
     if minimum > maximum:
         raise ConfigError(f"is greater than maximum_ring_size ({maximum})", path=join(here, "minimum_ring_size"))
     return RingSettings(

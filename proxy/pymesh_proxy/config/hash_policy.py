@@ -4,7 +4,6 @@ The hashes are those of Envoy (source/common/http/hash_policy.cc), so that a cli
 both kinds stand side by side.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from ipaddress import ip_address
@@ -14,6 +13,7 @@ from envoy.config.route.v3.route_components_pb2 import RouteAction
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
 from envoy.type.v3.hash_policy_pb2 import HashPolicy as TcpHashPolicy
 
+from pymesh.consistent_hashing import COOKIE_TEXT
 from pymesh.errors import ConfigError
 from pymesh.xds.check import join
 from pymesh_proxy.codec.headers import Head
@@ -28,8 +28,6 @@ Method: TypeAlias = Callable[[Head, Facts], Found]
 Policy: TypeAlias = Callable[[Head, Facts], tuple[int | None, tuple[bytes, ...]]]
 
 _NOTHING: Final[Found] = (None, b"")
-# Printable ASCII, without what ends a part of a cookie (RFC 6265 4.1.1).
-_COOKIE_TEXT: Final = re.compile(r"[!#-+\--:<-~]*")
 
 
 def hash_policy(messages: Sequence[RouteAction.HashPolicy], path: str) -> Policy | None:
@@ -127,7 +125,7 @@ def _cookie_method(message: RouteAction.HashPolicy.Cookie, path: str) -> Method:
     for index, attribute in enumerate(message.attributes):
         parts += [(attribute.name, f"attributes[{index}].name"), (attribute.value, f"attributes[{index}].value")]
     for text, field in parts:
-        if not _COOKIE_TEXT.fullmatch(text):
+        if not COOKIE_TEXT.fullmatch(text):
             raise ConfigError("must be printable ASCII that a cookie can hold", path=join(path, field))
     attributes = "".join(
         f"; {attribute.name}={attribute.value}" if attribute.value else f"; {attribute.name}"

@@ -10,24 +10,22 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
+from pymesh.consistent_hashing import DEFAULT_RING_SIZE
 from pymesh_proxy.upstream.endpoint import Endpoint
 from pymesh_proxy.upstream.hashing import MASK, murmur2, xxh64
 
 HASHES: Final[dict[str, Callable[[bytes], int]]] = {"XX_HASH": xxh64, "MURMUR_HASH_2": murmur2}
 
-# Envoy's defaults. Envoy allows up to 8 Mi places; here a place costs 3 µs when the endpoint is first seen and about
-# 100 bytes, so the ring that a configuration may ask for is limited to what is built within 0.2 s.
-MIN_RING_SIZE: Final = 1024
-MAX_RING_SIZE: Final = 8 * 1024 * 1024
-LARGEST_MINIMUM: Final = 64 * 1024
+# Envoy's default, and the greatest bound that it takes.
+LARGEST_BOUND: Final = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class RingSettings:
     """envoy Cluster.RingHashLbConfig. `hash` is a name of HASHES; `by_hostname` hashes the endpoints' host names."""
 
-    minimum: int = MIN_RING_SIZE
-    maximum: int = MAX_RING_SIZE
+    minimum: int = DEFAULT_RING_SIZE
+    maximum: int = LARGEST_BOUND
     hash: str = "XX_HASH"
     by_hostname: bool = False
 

@@ -1,5 +1,7 @@
 """Access rules from Envoy's configuration: who calls by certificate, and what is refused."""
 
+from ipaddress import ip_address
+
 import pytest
 from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC
 
@@ -100,3 +102,20 @@ def test_what_is_refused(policy: str, path: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem) as refused:
         rbac(message(RBAC, text), "f")
     assert path in str(refused.value)
+
+
+def test_an_address_is_read_once_however_many_ports_it_calls_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def counting(host: str) -> object:
+        read.append(host)
+        return ip_address(host)
+
+    monkeypatch.setattr("pymesh_proxy.config.rbac.ip_address", counting)
+    within = "{direct_remote_ip: {address_prefix: 198.51.100.0, prefix_len: 24}}"
+    outside = "{direct_remote_ip: {address_prefix: 198.51.0.0, prefix_len: 24}}"
+    for port in range(1000, 1010):
+        caller = Facts("inbound", f"198.51.100.77:{port}", "10.0.0.2:15001")
+        assert let_in(f"{outside}, {within}", caller)
+        assert not let_in(outside, caller)
+    assert read == ["198.51.100.77"]
