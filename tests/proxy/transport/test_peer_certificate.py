@@ -44,9 +44,8 @@ def connected(authority: Authority, file: Path, *, verified: bool) -> tuple[ssl.
 
 
 def test_names_subject_and_hash(authority: Authority, tmp_path: Path) -> None:
-    connection = seen(
-        authority, tmp_path, uri=WEB, dns=("a.example", "b.example"), ips=("10.0.0.1",), common_name="web"
-    )
+    dns = ("a.example", "b.example")
+    connection = seen(authority, tmp_path, uri=WEB, dns=dns, ips=("10.0.0.1",), common_name="web")
     der = connection.getpeercert(binary_form=True)
     assert der is not None
     found = peer_certificate(connection)
