@@ -46,8 +46,8 @@ class Relay:
         self.record = RequestRecord(facts, time(), monotonic())
         self.record.protocol = "TCP"
         self.stats = runtime.stats.tcp.setdefault(proxy.stat_prefix, TcpStats())
-        self.downstream = Half(self)
-        self.upstream = Half(self)
+        self.downstream = Half()
+        self.upstream = Half()
         self.deadline = NEVER
         self.timer_slot = 0
         self._spoke: asyncio.Event | None = None
@@ -66,7 +66,7 @@ class Relay:
     def on_accept(self, identify: Callable[[asyncio.BaseTransport], Facts | None]) -> asyncio.Protocol:
         """The downstream protocol; `identify` tells the facts once a TLS handshake is through."""
         self._identify = identify
-        return self.downstream
+        return self.downstream.owned(self)
 
     def half_open(self, half: Half) -> None:
         """A side is connected. The client is not read before there is somebody to give its bytes to."""
@@ -180,7 +180,7 @@ class Relay:
             raise failure(Flag.UPSTREAM_OVERFLOW, "upstream_reset_before_response_started{overflow}")
         state = self._state = upstreams.state(cluster)
         try:
-            record.upstream_peer = await upstreams.connect(cluster, endpoint, lambda: self.upstream)
+            record.upstream_peer = await upstreams.connect(cluster, endpoint, lambda: self.upstream.owned(self))
         except ProxyError:
             if state.outlier is not None:
                 state.outlier.failed(endpoint, monotonic())

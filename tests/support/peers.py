@@ -14,6 +14,7 @@ Whatever waits gives up after DEADLINE, so a peer that never speaks fails the te
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator
 from types import TracebackType
@@ -101,8 +102,8 @@ class Peer:
         self.writer.transport.abort()
 
 
-async def connect(address: Address, *, receive_buffer: int = 0) -> Peer:
-    """A client of `address`. A small `receive_buffer` makes it one that soon takes no more."""
+async def connect(address: Address, *, receive_buffer: int = 0, tls: ssl.SSLContext | None = None) -> Peer:
+    """A client of `address`, `localhost` to `tls`. A small `receive_buffer` makes it one that soon takes no more."""
     sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
     sock.setblocking(False)
     if receive_buffer:
@@ -114,14 +115,18 @@ async def connect(address: Address, *, receive_buffer: int = 0) -> Peer:
             sock.close()
             raise
         # A reader of a few bytes stops reading from the socket soon; what is asked for is still delivered.
-        reader, writer = await asyncio.open_connection(sock=sock, limit=receive_buffer or 1 << 20)
+        name = None if tls is None else "localhost"
+        reader, writer = await asyncio.open_connection(
+            sock=sock, limit=receive_buffer or 1 << 20, ssl=tls, server_hostname=name
+        )
     return Peer(reader, writer)
 
 
 class RawUpstream:
     """A listening socket whose connections the test takes one by one."""
 
-    def __init__(self, *, receive_buffer: int = 0, port: int = 0) -> None:
+    def __init__(self, *, receive_buffer: int = 0, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self._sock = socket.socket()
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if receive_buffer:
@@ -135,7 +140,7 @@ class RawUpstream:
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._take, sock=self._sock, limit=self._limit)
+        self._server = await asyncio.start_server(self._take, sock=self._sock, limit=self._limit, ssl=self._tls)
         return self
 
     async def __aexit__(
@@ -169,9 +174,11 @@ class RawUpstream:
 
 
 @contextlib.asynccontextmanager
-async def client(address: Address, *, receive_buffer: int = 0) -> AsyncIterator[Peer]:
+async def client(
+    address: Address, *, receive_buffer: int = 0, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Peer]:
     """`connect`, and gone afterwards."""
-    peer = await connect(address, receive_buffer=receive_buffer)
+    peer = await connect(address, receive_buffer=receive_buffer, tls=tls)
     try:
         yield peer
     finally:

@@ -18,12 +18,15 @@ class Owner(Protocol):
 
 
 class Half(asyncio.Protocol):
-    """See the module. `peer` is the other side, once they are joined; `bytes` is how many this one has sent."""
+    """See the module. `peer` is the other side, once they are joined; `bytes` is how many this one has sent.
+
+    It knows its owner and its peer, who know it, from when it is connected until it is lost: what is over is no cycle.
+    """
 
     __slots__ = ("_eof", "_held", "_owner", "_paused", "bytes", "peer", "transport")
 
-    def __init__(self, owner: Owner) -> None:
-        self._owner = owner
+    def __init__(self) -> None:
+        self._owner: Owner | None = None
         self._held: list[bytes] = []
         self._eof = self._paused = False
         self.bytes = 0
@@ -33,6 +36,7 @@ class Half(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
         self.transport = cast("asyncio.Transport", transport)
+        assert self._owner is not None
         self._owner.half_open(self)
 
     def data_received(self, data: bytes) -> None:
@@ -42,7 +46,7 @@ class Half(asyncio.Protocol):
         if peer is None or peer.transport is None:
             self._held.append(data)
             self.pause()
-            self._owner.upstream_spoke()
+            self._spoke()
         else:
             peer.transport.write(data)
 
@@ -51,7 +55,7 @@ class Half(asyncio.Protocol):
         self._eof = True
         peer = self.peer
         if peer is None:
-            self._owner.upstream_spoke()
+            self._spoke()
         else:
             peer.half_close()
             if peer.over:
@@ -61,7 +65,10 @@ class Half(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
         self._eof = True
-        self._owner.half_lost(self, exc)
+        owner, self._owner = self._owner, None
+        assert owner is not None
+        owner.half_lost(self, exc)
+        self.peer = None
 
     def pause_writing(self) -> None:
         """See asyncio.Protocol: this side does not take more, so the other is not read."""
@@ -73,7 +80,16 @@ class Half(asyncio.Protocol):
         if self.peer is not None:
             self.peer.resume()
 
+    def _spoke(self) -> None:
+        if self._owner is not None:
+            self._owner.upstream_spoke()
+
     # --- For the owner and the other half ---
+
+    def owned(self, owner: Owner) -> "Half":
+        """Itself, about to be connected: `owner` is told what becomes of it."""
+        self._owner = owner
+        return self
 
     @property
     def over(self) -> bool:

@@ -45,7 +45,7 @@ async def connect_tls(
 async def _handshake(stream: TlsStream, seconds: float | None) -> None:
     try:
         async with asyncio.timeout(seconds):
-            await stream.handshaken
+            await stream.handshake()
     except BaseException:
         stream.abort()
         raise

@@ -51,14 +51,31 @@ class Context(Protocol):
 
 
 class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
-    """One TLS connection. `factory` makes the protocol above when the handshake is through: await `handshaken`.
+    """One TLS connection. `factory` makes the protocol above when the handshake is through: await `handshake`.
 
     Extra information is that of the transport below, and `ssl_object`.
     """
 
     __slots__ = (
-        "_app", "_closing", "_cut", "_ended", "_error", "_factory", "_incoming", "_loop", "_may_wait", "_outgoing",
-        "_paused", "_read", "_ssl", "_take", "_transport", "_unread", "_unread_end", "_write", "handshaken",
+        "_app",
+        "_closing",
+        "_cut",
+        "_ended",
+        "_error",
+        "_factory",
+        "_handshaken",
+        "_incoming",
+        "_loop",
+        "_may_wait",
+        "_outgoing",
+        "_paused",
+        "_read",
+        "_ssl",
+        "_take",
+        "_transport",
+        "_unread",
+        "_unread_end",
+        "_write",
     )  # fmt: skip
 
     def __init__(
@@ -70,9 +87,9 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         server: bool,
     ) -> None:
         super().__init__()
-        self.handshaken: asyncio.Future[None] = loop.create_future()
+        self._handshaken: asyncio.Future[None] | None = loop.create_future()
         self._loop = loop
-        self._factory = factory
+        self._factory: Callable[[], asyncio.Protocol] | None = factory
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side=server)
@@ -132,13 +149,13 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.BaseProtocol."""
-        app, error = self._app, self._error or exc
+        app, error, handshaken = self._app, self._error or exc, self._handshaken
         self._let_go()
-        self._app = None
+        self._app = self._error = self._factory = None  # all of them lead back here
         if app is not None:
             app.connection_lost(error)
-        elif not self.handshaken.done():
-            self.handshaken.set_exception(error or _handshake_cut())
+        elif handshaken is not None and not handshaken.done():
+            handshaken.set_exception(error or _handshake_cut())
 
     def pause_writing(self) -> None:
         """See asyncio.BaseProtocol."""
@@ -151,6 +168,18 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
             self._app.resume_writing()
 
     # --- Handshake ---
+
+    async def handshake(self) -> None:
+        """Wait until it is through; to be called once.
+
+        Raises:
+            OSError: it failed (ssl.SSLError), or the connection broke.
+        """
+        assert self._handshaken is not None
+        try:
+            await self._handshaken
+        finally:
+            self._handshaken = None  # an error has its frames, and those have us
 
     def _shake_hands(self) -> None:
         try:
@@ -165,11 +194,12 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
             self._may_wait = self._outgoing.pending  # session tickets, which go with what the protocol says first
         else:
             self._flush()
-        app = self._app = self._factory()
-        self._take = app.data_received
+        assert self._factory is not None
+        app, self._factory = self._factory(), None
+        self._app, self._take = app, app.data_received
         app.connection_made(self)
-        if not self.handshaken.done():
-            self.handshaken.set_result(None)
+        if self._handshaken is not None and not self._handshaken.done():
+            self._handshaken.set_result(None)
 
     # --- Reading ---
 
