@@ -118,6 +118,11 @@ async def test_what_is_in_flight_finishes_and_the_exit_is_clean(tmp_path: Path, 
                 else:
                     os.kill(proxy.process.pid, signal.Signals[how])
                 assert await idle.ended()
+                async with client(("127.0.0.1", port)) as late:  # who has not heard of the end yet is served
+                    late.send(GET)
+                    await other.head()  # over the connection that `idle` has left to the pool
+                    other.send(OK)
+                    assert b"connection: close\r\n" in (await late.message())[0]
                 served.send(OK)
                 head, body = await busy.message()
                 assert b"connection: close\r\n" in head

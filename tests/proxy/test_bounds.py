@@ -7,6 +7,7 @@ from time import monotonic
 import pytest
 
 from pymesh_proxy import connection as connection_module
+from pymesh_proxy import exchange as exchange_module
 from pymesh_proxy.config.model import CircuitLimits, Cluster, Discovery
 from pymesh_proxy.errors import Flag
 from pymesh_proxy.routing import Forward, RetryPolicy
@@ -82,6 +83,22 @@ async def test_the_routes_word_on_idle_streams_counts_and_not_the_managers() -> 
             peer.send(GET)
             assert (await peer.head()).startswith(b"HTTP/1.1 504 ")
             assert (await proxy.record()).flag is Flag.STREAM_IDLE_TIMEOUT
+
+
+async def test_a_stream_that_moves_is_not_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = monotonic()
+    monkeypatch.setattr(exchange_module, "monotonic", lambda: now)
+    proxy = MemoryProxy(stream_idle_timeout=10.0)
+    peer = proxy.client()
+    peer.receive(POST)
+    exchange = peer.protocol._exchange  # type: ignore[attr-defined]  # the protocol is the connection
+    upstream = await proxy.upstream()
+    for moves in (lambda: peer.receive(b"x"), lambda: upstream.receive(OK[:-2]), lambda: upstream.receive(b"o")):
+        now += 9
+        moves()
+        assert exchange.deadlines().idle >= now + 1
+    assert exchange.deadlines().idle == now + 10
+    peer.reset()
 
 
 # --- How long a connection lives ---
@@ -200,6 +217,20 @@ async def test_a_long_line_in_small_parts_is_not_parsed_for_each(monkeypatch: py
 
 
 # --- Attempts ---
+
+
+@pytest.mark.parametrize(("budget", "least", "tried"), [(0.0, 0, 1), (0.0, 1, 2), (1.0, 0, 2)])
+async def test_a_budget_bounds_the_retries(budget: float, least: int, tried: int) -> None:
+    policy = RetryPolicy(frozenset({"5xx"}), attempts=1)
+    limits = CircuitLimits(max_retries=0, retry_budget=budget, min_retries=least)
+    proxy = MemoryProxy(Forward((("service", 1),), retry=policy), limits=limits)
+    peer = proxy.client()
+    peer.receive(GET)
+    for _ in range(tried):
+        (await proxy.upstream()).receive(BAD)
+        await turn()
+    assert b" 503 " in peer.take()
+    proxy.settled()
 
 
 @pytest.mark.parametrize("opaque", [False, True], ids=["http", "tcp"])

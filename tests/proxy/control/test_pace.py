@@ -43,6 +43,22 @@ async def test_the_loop_turns_between_the_slices() -> None:
     assert turns >= len(slices) - 1
 
 
+@pytest.mark.parametrize(("traffic", "rest"), [(True, pace.REST), (False, 0)])
+async def test_the_loop_is_left_to_traffic_for_longer(
+    traffic: bool, rest: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[float] = []
+    sleep = asyncio.sleep
+
+    async def slept(seconds: float) -> None:
+        rests.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(pace.asyncio, "sleep", slept)
+    await Pace(lambda: traffic).take(work([], "a", 20))
+    assert set(rests) == {rest}
+
+
 async def test_works_come_one_after_the_other() -> None:
     log: list[str] = []
     one = Pace(lambda: True)
@@ -72,6 +88,26 @@ async def test_what_fails_or_is_cancelled_leaves_everything_as_it_was() -> None:
     assert task.cancelled()
     assert gc.get_threshold() == before
     assert await one.take(work([], "b", 1)) == "b"
+
+
+async def test_the_collector_is_told_by_the_last_of_two() -> None:
+    before = gc.get_threshold()
+    long, short = Pace(), Pace()
+    log: list[str] = []
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(long.take(work(log, "a", 100)))
+        while not log:
+            await asyncio.sleep(0)
+        await short.take(work([], "b", 1))
+        assert not task.done()
+        assert gc.get_threshold() != before, "the other is still at work"
+    assert gc.get_threshold() == before
+
+
+async def test_what_does_not_last_is_not_frozen() -> None:
+    before = gc.get_freeze_count()
+    await Pace(lambda: False, lasting=False).take(work([], "a", 80, pace.FREEZE_AFTER / 40))
+    assert gc.get_freeze_count() == before
 
 
 async def test_what_much_work_has_made_is_frozen() -> None:

@@ -91,11 +91,12 @@ class Pilot(grpc.GenericRpcHandler):
 
 @asynccontextmanager
 async def following(
-    path: Path, *, is_delta: bool = True, rng: random.Random | None = None
+    path: Path, *, is_delta: bool = True, rng: random.Random | None = None, pace: Pace | None = None
 ) -> AsyncIterator[tuple[XdsClient, Remembering]]:
     consumer = Remembering()
     channel = Channel(Target(unix_path=str(path)))
-    client = XdsClient(channel, node_message(NODE), consumer, delta=is_delta, rng=rng or random.Random(1), pace=Pace())
+    rng, pace = rng or random.Random(1), pace or Pace()
+    client = XdsClient(channel, node_message(NODE), consumer, delta=is_delta, rng=rng, pace=pace)
     try:
         async with asyncio.TaskGroup() as group:
             running = group.create_task(client.run())
@@ -251,7 +252,8 @@ async def test_a_push_of_many_clusters(tmp_path: Path, count: int) -> None:
     pilot = Pilot()
     names = [f"outbound|9080||service-{number}.default.svc.cluster.local" for number in range(count)]
     with pilot.serving(tmp_path / "xds"):
-        async with following(tmp_path / "xds") as (client, consumer):
+        slices: list[float] = []
+        async with following(tmp_path / "xds", pace=Pace(ran=slices.append)) as (client, consumer):
             pilot.send(
                 delta(CLUSTER, "1", *map(cluster, names)),
                 delta(ENDPOINT, "2", *map(endpoints, names)),
@@ -259,3 +261,14 @@ async def test_a_push_of_many_clusters(tmp_path: Path, count: int) -> None:
             )
             await eventually(lambda: client.ready)
             assert len(consumer.names(CLUSTER)) == count
+            assert len(slices) >= 3, "each response at a pace"
+
+
+async def test_what_never_comes_is_given_up_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pymesh_proxy.control.ads.INITIAL_FETCH_TIMEOUT", 0.05)
+    pilot = Pilot()
+    with pilot.serving(tmp_path / "xds"):
+        async with following(tmp_path / "xds") as (client, _):
+            pilot.send(delta(CLUSTER, "1", cluster("a")), delta(LISTENER, "2"))
+            await eventually(lambda: client.ready)
+            assert client.stats.given_up == 1

@@ -117,6 +117,11 @@ def test_pauses_stay_within_the_window(made: int, base: float, factor: float, se
         assert pause <= base
 
 
+def test_a_pause_may_be_anywhere_in_the_window() -> None:
+    policy = RetryPolicy(frozenset(), base_interval=0.1, max_interval=1.0)
+    assert [round(backoff(policy, 1, lambda dice=dice: dice), 3) for dice in (0.0, 0.25, 0.5)] == [0.0, 0.025, 0.05]
+
+
 def test_the_window_doubles() -> None:
     policy = RetryPolicy(frozenset(), base_interval=0.1, max_interval=1.0)
     assert [round(backoff(policy, made, lambda: 1.0), 3) for made in range(1, 6)] == [0.1, 0.3, 0.7, 1.0, 1.0]

@@ -70,11 +70,23 @@ def test_what_is_no_message_is_refused_by_either_parser(data: bytes) -> None:
         (b"\x00\x01", "where a field should begin"),
         (b"\x13", "wire type 3"),
         (b"\x0d\x01", "cut short"),
+        (b"\x0d" + b"\x01" * 3, "cut short"),
+        (b"\x09" + b"\x01" * 7, "cut short"),
+        (b"\x82\x80\x80\x80\x10\x00", "where a field should begin"),
     ],
 )
 def test_problems_are_told(data: bytes, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         whole(split(data, RESOURCES))
+
+
+def test_fields_of_every_kind_are_passed_over() -> None:
+    """Unknown ones, which the next version of a message may have; the last one's number takes two bytes."""
+    others = b"\x08\x96\x01", b"\x09" + b"\x12" * 8, b"\x0d" + b"\x12" * 4, b"\x0a\x02\x12\x00", b"\x92\x01\x02\x12\x00"
+    data = b"\x12\x01a" + b"".join(other + b"\x12\x01b" for other in others)
+    rest, pieces = whole(split(data, RESOURCES))
+    assert [data[start:end] for start, end in pieces] == [b"a"] + [b"b"] * len(others)
+    assert rest == b"".join(others)
 
 
 def test_the_number_of_pieces_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
