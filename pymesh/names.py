@@ -116,6 +116,11 @@ def service_host(name: str, namespace: str) -> str:
     return f"{name}.{namespace}.svc.{CLUSTER_DOMAIN}"
 
 
+# Header fields that say where a message ends, what becomes of its connection, and what goes on over it (RFC 9112 6,
+# RFC 9110 7.6.1): the proxy's own to say. Whoever could set or remove one could smuggle requests past it.
+FRAMING_HEADERS: Final = frozenset(
+    {"connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
+)
 # Characters of a node id: a pod's name has up to 253 and stands in it once, its namespace (63) twice.
 MAX_NODE_ID: Final = 512
 _NODE_KIND: Final = re.compile(r"[a-z]{1,32}")

@@ -5,6 +5,7 @@ import binascii
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from pymesh.names import FRAMING_HEADERS
 from pymesh.resources.fields import seconds
 from pymesh.resources.istio import (
     HeaderOperations,
@@ -121,6 +122,8 @@ def _check_headers(findings: Findings, headers: Headers | None, path: str, *, ho
             if name.lower() in {"host", ":authority"}:
                 if side == "response" or not hosts or ".set." not in where:
                     findings.error(where, "the host can only be set, in a request, for all destinations of a route")
+            elif name.lower() in FRAMING_HEADERS:
+                findings.error(where, f"{name} says where a message or its connection ends: only proxies may change it")
             else:
                 findings.check_header_name(where, name)
             if has_control(value):

@@ -38,8 +38,14 @@ _AUTHORITY_FORM: Final = re.compile(rb"[^:].*:[0-9]{1,5}")
 # So that no peer's 64 bit integer can overflow.
 _MAX_LENGTH_DIGITS: Final = 18
 
-# Fields that a Connection header must not take away from a message: framing and routing would change under us.
-_PROTECTED: Final = frozenset({b"host", b"content-length", b"transfer-encoding"})
+# Fields that a Connection header must not take away from a message: framing, routing, and whom a request is believed to
+# come from, would change under us.
+_PROTECTED: Final = frozenset(
+    {
+        b"host", b"content-length", b"transfer-encoding",
+        b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-client-cert",
+    }
+)  # fmt: skip
 
 # What recurs from head to head (hosts, status lines, Connection fields) is read once: this many lines of each are
 # remembered, if they are no longer than this: 0.1 MB for each kind at the worst.

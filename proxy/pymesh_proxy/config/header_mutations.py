@@ -14,6 +14,7 @@ from typing import Final
 from envoy.config.core.v3.base_pb2 import HeaderValueOption
 
 from pymesh.errors import ConfigError
+from pymesh.names import FRAMING_HEADERS
 from pymesh_proxy.config.fields import header_value
 from pymesh_proxy.routing import NO_CHANGES, HeaderMutation
 
@@ -87,6 +88,8 @@ def _name(text: str, path: str) -> bytes:
     name = text.lower()
     if name.startswith(":") or name == "host":
         raise ConfigError(f"{name!r} must not be changed; host_rewrite_literal changes the host", path=path)
+    if name in FRAMING_HEADERS:
+        raise ConfigError(f"{name!r} must not be changed: it says where a message or its connection ends", path=path)
     if not _TOKEN.fullmatch(name):
         raise ConfigError(f"{text!r} is not a header name", path=path)
     return name.encode()

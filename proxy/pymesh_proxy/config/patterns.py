@@ -20,6 +20,7 @@ from pymesh_proxy.config.fields import required
 # What one compiled pattern may use, in bytes; RE2's own default. A pattern that needs more is refused.
 MAX_PATTERN_MEMORY: Final = 8 * 1024 * 1024
 
+_NOT_IN_A_PATH: Final = re.compile(r"[^!-~]")
 _REFERENCE: Final = re.compile(rb"\\([0-9\\])|([^\\]+)|(\\)")
 
 
@@ -54,6 +55,8 @@ def substitution(rewrite: RegexMatchAndSubstitute, path: str) -> Callable[[bytes
     """
     pattern = _compile(rewrite.pattern, join(path, "pattern"))
     here = join(path, "substitution")
+    if _NOT_IN_A_PATH.search(rewrite.substitution):
+        raise ConfigError("blanks and control characters cannot stand in a path", path=here)
     parts: list[bytes | int] = []
     for reference, literal, stray in _REFERENCE.findall(rewrite.substitution.encode()):
         if stray or (reference.isdigit() and int(reference) > pattern.groups):

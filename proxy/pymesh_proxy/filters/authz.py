@@ -15,16 +15,16 @@ from envoy.config.core.v3.base_pb2 import HeaderValueOption
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from google.protobuf.message import DecodeError
 
+from pymesh.names import FRAMING_HEADERS
 from pymesh.policy_api import ANSWER_METADATA
 from pymesh_proxy.codec.headers import Head
-from pymesh_proxy.codec.shape import HOP_BY_HOP
 from pymesh_proxy.filters.base import RequestContext
 
 # Whether a request header (lower case) is shown to the service.
 HeaderFilter = Callable[[bytes], bool]
 Pairs = tuple[tuple[bytes, bytes], ...]
 
-_FRAMING: Final = HOP_BY_HOP | {b"content-length", b"transfer-encoding", b"host", b"trailer"}
+_FRAMING: Final = frozenset(name.encode() for name in FRAMING_HEADERS) | {b"host"}
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 _FORBIDDEN: Final = 403

@@ -20,8 +20,8 @@ from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any, Final, overload
 
+from pymesh.names import FRAMING_HEADERS
 from pymesh_proxy.codec.headers import Head
-from pymesh_proxy.codec.shape import HOP_BY_HOP
 from pymesh_proxy.errors import Flag, ProxyError, failure
 from pymesh_proxy.filters.base import HttpFilter, Later, LocalReply, RequestContext, Verdict
 from pymesh_proxy.filters.containment import Containment, TooSlowError
@@ -34,8 +34,7 @@ HOOKS: Final = ("on_request", "on_response", "on_complete")
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
 _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 # Where a message ends and whom it is for, the proxy alone says.
-_FRAMING: Final = frozenset(name.decode() for name in HOP_BY_HOP) | {"content-length", "transfer-encoding", "trailer"}
-_OF_REQUESTS: Final = _FRAMING | {"host"}
+_OF_REQUESTS: Final = FRAMING_HEADERS | {"host"}
 _STATUSES: Final = range(200, 600)
 # Characters of a note, which go into the log and the record of the request.
 _MAX_NOTE: Final = 1024
@@ -59,7 +58,7 @@ class Headers:
 
     __slots__ = ("_changed", "_changes", "_head", "_kept")
 
-    def __init__(self, head: Head, kept: frozenset[str] = _FRAMING) -> None:
+    def __init__(self, head: Head, kept: frozenset[str] = FRAMING_HEADERS) -> None:
         """`kept`: names that cannot be changed."""
         self._head = head
         self._kept: frozenset[str] | None = kept
@@ -403,6 +402,6 @@ def _verdict(said: object) -> Verdict:
         raise TypeError(f"a hook returns a Reply or None, not {type(said).__name__}")
     if said.status not in _STATUSES:
         raise ValueError(f"{said.status} is not the status of an answer")
-    headers = tuple((_name(name, _FRAMING), _value(value)) for name, value in (said.headers or {}).items())
+    headers = tuple((_name(name, FRAMING_HEADERS), _value(value)) for name, value in (said.headers or {}).items())
     body = said.body.encode() if isinstance(said.body, str) else bytes(said.body)
     return LocalReply(said.status, Flag.NONE, "filter_reply", body, headers)

@@ -35,6 +35,8 @@ _NOT_DONE: Final = frozenset(
 OVERRIDES: Final = _NOT_DONE | {
     _TIMEOUT, _TRY_TIMEOUT, _RETRY_ON, _RETRY_GRPC_ON, _MAX_RETRIES, _STATUS_CODES, _HEADER_NAMES,
 }  # fmt: skip
+# Each is looked for in every response; whoever asks for more is heard as far as this.
+MAX_HEADER_NAMES: Final = 16
 _NUMBER: Final = re.compile(rb"[0-9]{1,9}")
 _HTTP_CONDITIONS: Final = CONDITIONS.keys() - GRPC_CONDITIONS
 
@@ -62,7 +64,7 @@ def _retry(policy: RetryPolicy | None, request: Head) -> RetryPolicy | None:
     elif on and not policy.on:
         policy = replace(policy, attempts=max(policy.attempts, 1))
     codes = frozenset(int(word) for word in _words(request, _STATUS_CODES) if word.isdecimal() and len(word) <= 3)
-    names = [word.encode("latin-1").lower() for word in sorted(_words(request, _HEADER_NAMES))]
+    names = [word.encode("latin-1").lower() for word in sorted(_words(request, _HEADER_NAMES))[:MAX_HEADER_NAMES]]
     on |= policy.on
     codes |= policy.status_codes
     return replace(

@@ -255,6 +255,7 @@ REFUSED = {
     "Connection lists TE": (
         get(HOST, b"Connection: close, transfer-encoding"), 400, "connection_lists_a_protected_header",
     ),
+    "Connection lists XFF": (get(HOST, b"Connection: X-Forwarded-For"), 400, "connection_lists_a_protected_header"),
     "Connection lists Host": (get(HOST, b"Connection: HOST"), 400, "connection_lists_a_protected_header"),
     # host
     "no Host": (get(b"X: y"), 400, "missing_host_header"),

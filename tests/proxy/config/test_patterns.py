@@ -27,6 +27,7 @@ def test_substitution(rewrite: str, before: bytes, after: bytes) -> None:
     [
         (r"{pattern: {regex: 'a'}, substitution: '\1'}", "r.substitution", "no group 1"),
         (r"{pattern: {regex: 'a'}, substitution: '\x'}", "r.substitution", "a backslash needs"),
+        ('{pattern: {regex: a}, substitution: "/ HTTP/1.1\\r\\nEvil: 1"}', "r.substitution", "blanks and control"),
         (r"{pattern: {regex: 'a('}, substitution: ''}", "r.pattern.regex", "not a pattern"),
         (r"{substitution: ''}", "r.pattern.regex", "is required"),
         ("{pattern: {regex: '((((a{1000}){1000}){1000}){1000})'}}", "r.pattern.regex", "not a pattern"),

@@ -156,6 +156,10 @@ def test_clusters_are_checked_inline_and_on_request() -> None:
         ("virtual_hosts: [{name: v, domains: [a], retry_policy: {retry_on: x}}]",
          "virtual_hosts[0].retry_policy.retry_on", "unknown retry condition"),
         ("request_headers_to_remove: [host]", "request_headers_to_remove[0]", "must not be changed"),
+        ("request_headers_to_remove: [Content-Length]", "request_headers_to_remove[0]", "must not be changed"),
+        ("response_headers_to_remove: [transfer-encoding]", "response_headers_to_remove[0]", "must not be changed"),
+        ("response_headers_to_add: [{header: {key: connection, value: close}}]",
+         "response_headers_to_add[0].header.key", "must not be changed"),
     ],
 )  # fmt: skip
 def test_refusals(text: str, path: str, problem: str) -> None:

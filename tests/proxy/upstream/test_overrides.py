@@ -3,7 +3,7 @@
 import pytest
 
 from pymesh_proxy.routing import Forward, RetryPolicy
-from pymesh_proxy.upstream.overrides import OVERRIDES, overridden
+from pymesh_proxy.upstream.overrides import MAX_HEADER_NAMES, OVERRIDES, overridden
 from pymesh_proxy.upstream.retry import MAX_RETRIES
 from tests.support.heads import request
 
@@ -63,3 +63,8 @@ def test_statuses_and_headers_that_are_worth_it() -> None:
     [matches] = retry.response_headers
     assert matches(request(headers=[("x-again", "")]))
     assert not matches(request())
+    many = asked(
+        PLAIN, retry_on="retriable-headers", retriable_header_names=",".join(f"x-{n}" for n in range(999))
+    ).retry
+    assert many is not None
+    assert len(many.response_headers) == MAX_HEADER_NAMES
