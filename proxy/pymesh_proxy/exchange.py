@@ -84,15 +84,14 @@ class Exchange:
     def start(self, came: bytes = b"", *, ended: bool = False) -> None:
         """The head is there, and what `came` of its body; the rest, if any, by `request_body` and `request_end`."""
         downstream, request, record = self._downstream, self.request, self.record
-        manager = downstream.manager
         if came and self.body is not None:
             record.bytes_received = len(came)
             self.body.hold(came, sent=False)
             self.body.ended_at = self._active_at if ended else 0.0
         try:
             downstream.runtime.peers.meet(record, request)
-            forwarding.enter(request, manager, record)
-            answer = forwarding.canonicalize(request, manager, downstream.facts)
+            forwarding.enter(request, downstream.manager, record)
+            answer = forwarding.canonicalize(request, downstream.manager, downstream.facts)
             if answer is not None:
                 self._reply(answer)
                 return
@@ -144,9 +143,6 @@ class Exchange:
     @property
     def route(self) -> Route | None:
         """The route of this request, found when it is first asked for. A filter may ask, too."""
-        return self._find_route()
-
-    def _find_route(self) -> Route | None:
         if self._route_found is None:
             manager = self._downstream.manager
             table = manager.routes or self._snapshot.routes.get(manager.rds)
@@ -157,7 +153,7 @@ class Exchange:
         """What is to become of the request. It goes on to a cluster, or is answered from here."""
         record = self.record
         record.t_filtered = now
-        route = self._find_route()
+        route = self.route
         if route is None:
             raise failure(Flag.NO_ROUTE, "route_not_found")
         record.matched = route
@@ -460,8 +456,7 @@ class Exchange:
         """The client is gone."""
         if self._done:
             return
-        self.record.flag = Flag.DOWNSTREAM_CONNECTION_TERMINATION
-        self.record.details = "downstream_remote_disconnect"
+        self.record.flag, self.record.details = Flag.DOWNSTREAM_CONNECTION_TERMINATION, "downstream_remote_disconnect"
         self._abandon()
         self._complete(monotonic(), keep=False)
 

@@ -30,6 +30,8 @@ def _small_chunks() -> bytes:
     return b"|".join(one)
 
 
+# The end of a body without trailers.
+_LAST_CHUNK: Final = b"0\r\n\r\n"
 # Whoever sends a megabyte in chunks of a few bytes has them counted by the pattern engine, ten to twenty times faster
 # than one by one: otherwise one such peer could hold up everybody else on the loop.
 _SMALL_CHUNKS: Final = re.compile(b"(?:%b){1,1024}" % _small_chunks(), re.DOTALL)
@@ -134,6 +136,10 @@ class Chunked:
                 position += len(have)
                 self._left -= len(have)
             elif self._left == 0:
+                if data.startswith(_LAST_CHUNK, position):
+                    position += len(_LAST_CHUNK)
+                    self.done = True
+                    break
                 run = _SMALL_CHUNKS.match(data, position)
                 if run is not None:
                     position = run.end()
@@ -142,6 +148,10 @@ class Chunked:
                 if used == 0:
                     break
                 position += used
+                after = position + self._left
+                if self._left > 0 and data[after - 2 : after] == b"\r\n":  # all of it is here
+                    position = after
+                    self._left = 0
             else:
                 used = self._trailers(data, position)
                 if used == 0:
