@@ -253,9 +253,13 @@ class Attempts:
                 exchange.record.gave_up = Flag.UPSTREAM_RETRY_LIMIT_EXCEEDED
             if decision is not Decision.RETRY or not (self._retrying or self._takes_a_place()):
                 return False
-        if self._endpoint is not None:
-            self._tried = (*self._tried, self._endpoint)
+        endpoint = self._endpoint
+        if endpoint is not None:
+            self._tried = (*self._tried, endpoint)
         self.abandon()
+        if stale and endpoint is not None:  # what is left in the pool has idled for longer still
+            for idle in tuple(endpoint.idle):
+                idle.close()
         state.stats.rq_retry += 1
         pause = 0.0 if stale or policy is None else backoff(policy, exchange.record.attempts, self._runtime.random)
         self._task = self._runtime.spawn(self._begin_later(pause))

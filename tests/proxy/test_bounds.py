@@ -269,6 +269,25 @@ async def test_an_answer_that_has_begun_is_not_asked_for_again(policy: RetryPoli
     proxy.settled()
 
 
+async def test_where_one_pooled_connection_is_stale_those_that_idled_for_longer_are_too() -> None:
+    proxy = MemoryProxy()
+    one, two = proxy.client(), proxy.client()
+    pooled = []
+    for peer in (one, two):
+        peer.receive(GET)
+        pooled.append(await proxy.upstream())
+    for peer, upstream in zip((one, two), pooled, strict=True):
+        upstream.receive(OK)
+        peer.take()
+    one.receive(GET)
+    pooled[1].reset()
+    await turn()
+    assert pooled[0].aborted, "it was used earlier, and its peer would not take the request either"
+    (await proxy.upstream()).receive(OK)
+    assert one.take().startswith(b"HTTP/1.1 200 ")
+    proxy.settled()
+
+
 async def test_another_attempt_goes_to_another_endpoint() -> None:
     async with RawUpstream() as bad, RawUpstream() as good:
         # The dice of these tests always fall on the first: only that it was tried already leads to the second.
