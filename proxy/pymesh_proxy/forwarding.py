@@ -18,7 +18,7 @@ from pymesh_proxy.codec import path as paths
 from pymesh_proxy.codec.headers import Head, quotable
 from pymesh_proxy.codec.shape import HOP_BY_HOP
 from pymesh_proxy.config.model import EscapedSlashes, HttpManager, ServerHeader
-from pymesh_proxy.errors import CAUSES, Flag, ProxyError
+from pymesh_proxy.errors import CAUSES, Flag, ProxyError, failure
 from pymesh_proxy.filters.base import LocalReply
 from pymesh_proxy.routing import NO_CHANGES, Forward, HeaderMutation, Route, without_port
 from pymesh_proxy.telemetry import tracing
@@ -198,6 +198,8 @@ def apply_route(request: Head, route: Route, action: Forward, manager: HttpManag
     if action.rewrite is not None:
         path, mark, query = request.path.partition(b"?")
         rewritten = action.rewrite(path)
+        if not rewritten.startswith(b"/"):  # an empty or absolute target would be another request
+            raise failure(Flag.LOCAL_RESET, "path_rewrite_failed", "the route's rewrite leaves no path")
         if rewritten != path:
             request.set(b"x-envoy-original-path", request.path)
             request.path = rewritten + mark + query
@@ -234,7 +236,7 @@ def status_line(head: Head) -> bytes:
     return b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)
 
 
-def response_bytes(
+def response_bytes(  # noqa: PLR0917 - keywords would cost every response
     head: Head,
     manager: HttpManager,
     request_id: str,

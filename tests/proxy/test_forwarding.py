@@ -474,3 +474,11 @@ def test_an_app_does_not_speak_in_its_sidecars_name(value: bytes, kept: bool) ->
     head = response(b"Proxy-Status: " + value, start=b"HTTP/1.1 503 No")
     forwarding.disown(head)
     assert head.has(b"proxy-status") is kept
+
+
+@pytest.mark.parametrize("left", [b"", b"http://elsewhere/x", b"x"])
+def test_a_rewrite_that_leaves_no_path_ends_the_request(left: bytes) -> None:
+    head = parse_request(b"GET /a HTTP/1.1\r\nhost: a\r\n\r\n")
+    assert head is not None
+    with pytest.raises(ProxyError, match="500 LR path_rewrite_failed"):
+        forwarding.apply_route(head[0], ROUTE, replace(FORWARD, rewrite=lambda _: left), MANAGER)
