@@ -112,6 +112,7 @@ async def prepare(
     upstream = UpstreamConnection(endpoint, None, lambda _: None)
     upstream.connection_made(NullTransport())
     upstream.requests = 1
+    runtime.upstreams.follow(runtime.snapshot.clusters)
     runtime.upstreams.state(cluster)
     endpoint.idle.append(upstream)
     downstream = DownstreamConnection(runtime, manager, lambda _: Facts("outbound", "10.0.0.1:1", "10.0.0.2:2"))

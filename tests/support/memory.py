@@ -185,6 +185,7 @@ class MemoryProxy:
         table = RouteTable("table", [VirtualHost("all", ("*",), (chosen,))])
         self.manager = HttpManager("memory", table, "", filters=tuple(filters), **manager)
         self.runtime.snapshot = Snapshot(1, {}, {}, {"service": self.cluster})
+        self.runtime.upstreams.follow(self.runtime.snapshot.clusters)
 
     @property
     def state(self) -> Any:

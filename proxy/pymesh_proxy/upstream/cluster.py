@@ -70,6 +70,12 @@ class ClusterState:
             return None if original_destination is None else _original(self, original_destination)
         return self.balancer.pick(tried, hash_key)
 
+    def retire_originals(self) -> None:
+        """No connection to an original destination is to be used again."""
+        originals, self.originals = self.originals, {}
+        for endpoint in originals.values():
+            endpoint.retire()
+
     def transport(self, cluster: Cluster, endpoint: Endpoint) -> TlsClient | None:
         """See `transport_of`.
 

@@ -48,6 +48,7 @@ class Upstreams:
         self._stats = stats
         self._random = random
         self._timers = timers
+        self._in_force: Mapping[str, Cluster] = {}
         self._states: dict[str, ClusterState] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.guards = Guards(timers, self._dial, self._spawn, random)
@@ -57,33 +58,53 @@ class Upstreams:
     def follow(self, clusters: Mapping[str, Cluster]) -> None:
         """These clusters are in force: watch the health of their endpoints as they say.
 
-        Those that are gone are forgotten, and their counters with them, as in Envoy, once nothing is in flight there.
+        Those that are gone are forgotten, and their counters with them, as in Envoy, once nothing is in flight there
+        and the last connection is closed.
         """
+        self._in_force = clusters
         self.guards.follow(clusters, self._used)
-        for name in [name for name, state in self._states.items() if name not in clusters and not state.in_use]:
-            del self._states[name], self._stats.clusters[name]
-        for name, state in self._states.items():
+        for name, state in list(self._states.items()):
             state.outlier = self.guards.detector(name)
+            if name not in clusters:
+                state.retire_originals()
+                self._forget_unused(name)
+
+    def _forget_unused(self, name: str) -> None:
+        """Forget the cluster called `name` if it is gone, and nobody uses it any more."""
+        state = self._states.get(name)
+        if state is not None and name not in self._in_force and not state.in_use:
+            del self._states[name], self._stats.clusters[name]
 
     def _used(self, cluster: str) -> bool:
         """Whether the cluster has had a connection yet."""
         return cluster in self._stats.clusters and self._stats.clusters[cluster].cx_total > 0
 
     def state(self, cluster: Cluster) -> ClusterState:
-        """The state of `cluster`, its balancer made for exactly this compiled object."""
+        """The state of `cluster`, its balancer made for what is in force by that name.
+
+        So is the answer to who began under another configuration: where it goes now is where everybody goes. Only of
+        what is not in force any more, or not yet, `cluster` itself has a say, and only the first time.
+        """
         state = self._states.get(cluster.name)
         if state is None:
             stats = self._stats.clusters.setdefault(cluster.name, ClusterStats())
             state = self._states[cluster.name] = ClusterState(stats)
             state.outlier = self.guards.detector(cluster.name)
         if state.cluster is not cluster:
-            state.cluster = cluster
-            original = cluster.discovery is Discovery.ORIGINAL_DST
-            state.balancer = (
-                None if original else Balancer(cluster.endpoints, cluster.balance, self._random, state.balancer)
-            )
-            state.transports = {}
+            wanted = self._in_force.get(cluster.name) or state.cluster or cluster
+            if state.cluster is not wanted:
+                self._make(state, wanted)
         return state
+
+    def _make(self, state: ClusterState, cluster: Cluster) -> None:
+        """Let `state` choose as `cluster` says."""
+        state.cluster = cluster
+        if cluster.discovery is Discovery.ORIGINAL_DST:
+            state.balancer = None
+        else:
+            state.balancer = Balancer(cluster.endpoints, cluster.balance, self._random, state.balancer)
+            state.retire_originals()
+        state.transports = {}
 
     def _counts(self, cluster: Cluster) -> ClusterState:
         """The state of `cluster` for who only counts: it stays as it was made for the configuration in force."""
@@ -239,6 +260,9 @@ class Upstreams:
                 self._spawn(self._connect_for(cluster, endpoint, waiter))
             else:
                 state.waiting.appendleft((cluster, endpoint, waiter))
+        elif state.cluster is not None and state.cluster.name not in self._in_force and not state.connections:
+            # Soon, not now: whose connection could not be made hears of it in a moment, and is in flight until then.
+            self._loop.call_soon(self._forget_unused, state.cluster.name)
 
     def release_place(self, cluster: Cluster) -> None:
         """Give back a place of `cluster`, for who keeps no state."""

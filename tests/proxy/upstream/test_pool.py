@@ -38,6 +38,7 @@ class Pool:
         self.proxy = MemoryProxy(endpoints=2)
         self.cluster: Cluster = replace(self.proxy.cluster, **cluster)
         self.upstreams = self.proxy.runtime.upstreams
+        self.adopt(self.cluster)
         self.state: ClusterState = self.upstreams.state(self.cluster)
         self.endpoint, self.other = self.proxy.endpoints
 
@@ -53,6 +54,10 @@ class Pool:
         found = await self.get(endpoint)
         assert isinstance(found, UpstreamConnection)
         return found
+
+    def adopt(self, *clusters: Cluster) -> None:
+        """These are in force from now on."""
+        self.upstreams.follow({cluster.name: cluster for cluster in clusters})
 
     def release(self, connection: UpstreamConnection) -> None:
         """Give it back."""
@@ -206,10 +211,15 @@ async def test_a_connection_is_not_used_under_other_transport_settings() -> None
 async def test_a_request_of_the_old_configuration_leaves_the_new_one_alone() -> None:
     """It asks with the cluster it began with; what it gets must not be remembered for the others."""
     pool = Pool()
-    old, new = replace(pool.cluster, tls=OLD), replace(pool.cluster, tls=NEW)
-    pool.upstreams.state(old)
+    old, new = replace(pool.cluster, tls=OLD), replace(pool.cluster, tls=NEW, endpoints=(pool.other,))
+    pool.adopt(old)
+    balancer = pool.upstreams.state(old).balancer
+    pool.adopt(new)
     state = pool.upstreams.state(new)
+    assert state.balancer is not balancer
     balancer = state.balancer
+    assert pool.upstreams.state(old) is state
+    assert pool.upstreams.state(old).pick(None) is pool.other, "it goes where everybody goes now"
     assert state.transport(old, pool.endpoint) is OLD
     assert state.transport(new, pool.endpoint) is NEW
     assert state.transport(old, pool.endpoint) is OLD
@@ -223,6 +233,7 @@ async def test_who_waits_under_new_settings_gets_no_connection_of_the_old() -> N
     pool = Pool(limits=CircuitLimits(max_connections=1))
     connection = await pool.connection()
     changed = replace(pool.cluster, tls=NEW)
+    pool.adopt(changed)
     pool.upstreams.state(changed)
     waiting = await pool.get(cluster=changed)
     assert isinstance(waiting, Asker)
@@ -239,6 +250,7 @@ async def test_original_destinations_are_kept_within_bounds(monkeypatch: pytest.
     monkeypatch.setattr(module, "MAX_ORIGINAL_DESTINATIONS", 3)
     pool = Pool()
     cluster = replace(pool.cluster, discovery=Discovery.ORIGINAL_DST, endpoints=())
+    pool.adopt(cluster)
     state = pool.upstreams.state(cluster)
     assert state.pick(None) is None
     first = state.pick(("10.0.0.1", 80))
@@ -248,3 +260,61 @@ async def test_original_destinations_are_kept_within_bounds(monkeypatch: pytest.
     for number in range(2, 9):
         state.pick((f"10.0.0.{number}", 80))
     assert [endpoint.host for endpoint in state.originals.values()] == ["10.0.0.1", "10.0.0.7", "10.0.0.8"]
+
+
+# --- Clusters that go ---
+
+
+def known(pool: Pool) -> bool:
+    """Whether the cluster, or a counter of it, is still remembered."""
+    states, counters = pool.upstreams._states, pool.proxy.runtime.stats.clusters
+    assert states.keys() == counters.keys()
+    return pool.cluster.name in states
+
+
+async def test_a_cluster_that_is_gone_is_forgotten_with_its_last_connection() -> None:
+    pool = Pool()
+    one, two = await pool.connection(), await pool.connection()
+    pool.release(one)
+    pool.adopt()
+    assert known(pool), "the configuration is in force before what it lacks is retired"
+    pool.endpoint.retire()
+    await turn()
+    assert known(pool)
+    pool.release(two)
+    await turn()
+    assert two.transport.is_closing()
+    assert not known(pool)
+
+
+async def test_a_cluster_that_comes_back_is_the_same() -> None:
+    pool = Pool()
+    connection = await pool.connection()
+    pool.adopt()
+    pool.adopt(pool.cluster)
+    pool.release(connection)
+    connection.close()
+    await turn()
+    assert known(pool)
+    assert pool.upstreams.state(pool.cluster) is pool.state
+
+
+@pytest.mark.parametrize("what", ["gone", "of another kind"])
+async def test_connections_to_original_destinations_are_closed_with_their_cluster(what: str) -> None:
+    pool = Pool()
+    cluster = replace(pool.cluster, discovery=Discovery.ORIGINAL_DST, endpoints=())
+    pool.adopt(cluster)
+    state = pool.upstreams.state(cluster)
+    endpoint = state.pick(("10.0.0.1", 80))
+    idle, used = await pool.connection(endpoint), await pool.connection(endpoint)
+    pool.release(idle)
+    pool.adopt(*([] if what == "gone" else [pool.cluster]))
+    pool.upstreams.state(pool.cluster)
+    await turn()
+    assert idle.transport.is_closing()
+    assert not used.transport.is_closing()
+    assert not state.originals
+    pool.release(used)
+    await turn()
+    assert used.transport.is_closing()
+    assert known(pool) == (what != "gone")
