@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pymesh_proxy.telemetry import loop_meter
@@ -32,6 +33,15 @@ async def test_a_stall_is_seen_and_counted() -> None:
     found = samples(meter)
     assert found["pymesh_loop_delay_seconds_bucket+Inf"] > found["pymesh_loop_delay_seconds_bucket0.025"]
     assert found["pymesh_loop_delay_longest_seconds"] == meter.longest
+
+
+@pytest.mark.parametrize(("traffic", "period"), [(True, loop_meter.PERIOD), (False, loop_meter.IDLE_PERIOD)])
+async def test_without_traffic_it_looks_seldom(traffic: bool, period: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_meter, "monotonic", lambda: 100.0)
+    meter = LoopMeter(asyncio.get_running_loop(), lambda: traffic)
+    meter.start()
+    meter.close()
+    assert meter._due == 100.0 + period
 
 
 async def test_the_longest_is_forgotten_after_a_minute(monkeypatch: object) -> None:
