@@ -60,7 +60,9 @@ A test (`tests/conformance/test_grid.py`) sends every message again and compares
 forwards read once more by all four**, a marker behind it: each must see the same number of requests with the same
 bodies, or refuse. It does the same with the responses that pymesh passes on.
 
-In a request `~` stands for `HTTP/1.1`, its line end and a Host line. For a request a cell has the statuses that the client got and, behind `→`, the requests that reached the upstream, each
+In the bytes of a request `~` stands for `HTTP/1.1`, its line end and a Host line.
+
+For a request a cell has the statuses that the client got and, behind `→`, the requests that reached the upstream, each
 with its body. `✂` means that the client's connection was closed, `…` that the proxy waits for more. For a response a
 cell has what the client got, and `↻` where the connection to the upstream was used again.
 
