@@ -212,6 +212,40 @@ async def finish(proxy: MemoryProxy, *clients: MemoryTransport) -> None:
     await proxy.runtime.close()
 
 
+@pytest.mark.parametrize(
+    ("head", "came", "rest"),
+    [
+        (b"content-length: 5", b"hello", b""),
+        (b"content-length: 5", b"he", b"llo"),
+        (b"transfer-encoding: chunked", b"5\r\nhello\r\n0\r\n\r\n", b""),
+        (b"transfer-encoding: chunked", b"5\r\nhello\r\n", b"0\r\n\r\n"),
+    ],
+)
+async def test_what_came_of_a_body_with_its_head_goes_on_in_the_same_write(
+    head: bytes, came: bytes, rest: bytes
+) -> None:
+    proxy = MemoryProxy()
+    peer = proxy.client()
+    peer.receive(GET)
+    upstream = await proxy.upstream()
+    upstream.receive(OK)
+    upstream.take()
+    before = upstream.writes
+    peer.receive(b"POST / HTTP/1.1\r\nhost: a\r\n%b\r\n\r\n%b" % (head, came))
+    assert upstream.writes == before + 1
+    assert upstream.take().endswith(b"\r\n\r\n" + came)
+    if rest:
+        peer.receive(rest)
+        assert upstream.take() == rest
+    upstream.receive(OK)
+    peer.receive(GET)
+    assert proxy.runtime.recent[1].bytes_received == len(came + rest)
+    assert upstream.take().startswith(b"GET ")
+    upstream.receive(OK)
+    proxy.settled()
+    await proxy.runtime.close()
+
+
 async def test_a_client_that_does_not_read_its_answers_gets_no_more_of_them() -> None:
     """Pipelined requests are answered into a buffer that somebody empties, or not at all: it must stay small."""
     proxy = MemoryProxy()

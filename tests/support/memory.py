@@ -27,7 +27,7 @@ class MemoryTransport(asyncio.Transport):
     """A transport whose other end is the test.
 
     Attributes:
-        written: what the protocol wrote and the test has not taken.
+        written: what the protocol wrote and the test has not taken; in so many `writes` since the beginning.
         reading: whether the protocol wants to be fed.
         ended: the protocol said its last (`write_eof`).
         closed, aborted: it closed, in order or at once; then `connection_lost` follows, as from a loop.
@@ -40,6 +40,7 @@ class MemoryTransport(asyncio.Transport):
         self.reading = True
         self.ended = self.closed = self.aborted = self.lost = False
         self.full = False
+        self.writes = 0
 
     def connect(self) -> None:
         """Make the connection."""
@@ -84,6 +85,7 @@ class MemoryTransport(asyncio.Transport):
         if not self.is_closing():
             assert not self.ended, "written after its end"
             self.written += data
+            self.writes += 1
 
     def writelines(self, list_of_data: Any) -> None:
         """See asyncio.WriteTransport."""
