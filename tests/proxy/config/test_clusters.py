@@ -11,6 +11,7 @@ from pymesh_proxy.config.model import CircuitLimits, Cluster, Discovery, DnsFami
 from pymesh_proxy.upstream.balancer import Balance, Policy
 from pymesh_proxy.upstream.endpoint import Health
 from pymesh_proxy.upstream.registry import EndpointSpec
+from pymesh_proxy.upstream.ring import RingSettings
 from tests.support.xds import message
 
 HTTP = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -75,7 +76,7 @@ def test_options() -> None:
         upstream_bind_config:
           source_address: {{address: 127.0.0.6, port_value: 0}}
           extra_source_addresses: [{{address: {{address: "::6", port_value: 0}}}}]
-        least_request_lb_config: {{choice_count: 5}}
+        least_request_lb_config: {{choice_count: 5, active_request_bias: {{default_value: 0.5}}}}
         common_lb_config: {{healthy_panic_threshold: {{value: 0}}}}
         metadata: {{filter_metadata: {{istio: {{services: [{{host: a.b, name: a, namespace: b}}]}}}}}}
         typed_extension_protocol_options:
@@ -87,9 +88,22 @@ def test_options() -> None:
     assert (found.eds_service_name, found.connect_timeout, found.bind_address) == ("other", 0.25, "127.0.0.6")
     assert found.extra_bind_address == "::6"
     assert found.limits == CircuitLimits(1, 2, 3, 4)
-    assert found.balance == Balance(Policy.LEAST_REQUEST, choices=5, panic=0.0)
+    assert found.balance == Balance(Policy.LEAST_REQUEST, choices=5, bias=0.5, panic=0.0)
     assert (found.idle_timeout, found.max_requests_per_connection) == (None, 9)
     assert found.service == ServiceFacts("a.b", "a", "b")
+
+
+def test_how_traffic_is_spread() -> None:
+    found = cluster("""
+        name: a
+        lb_policy: RING_HASH
+        ring_hash_lb_config: {minimum_ring_size: 7, maximum_ring_size: 9, hash_function: MURMUR_HASH_2}
+        common_lb_config:
+          locality_weighted_lb_config: {}
+          consistent_hashing_lb_config: {use_hostname_for_hashing: true}
+    """)
+    ring = RingSettings(minimum=7, maximum=9, hash="MURMUR_HASH_2", by_hostname=True)
+    assert found.balance == Balance(Policy.RING_HASH, ring=ring, by_locality=True)
 
 
 def test_http2_marks_the_clusters_of_the_proxys_own_grpc_clients() -> None:
