@@ -14,9 +14,14 @@ Here OpenSSL works on two buffers in memory, and the rest is passing on:
 
 import asyncio
 import contextlib
+import logging
 import ssl
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol, TypeAlias, cast
+
+from pymesh_proxy.transport.tls_records import Records, TooManyRecords
+
+log = logging.getLogger("pymesh.tls")
 
 # Plaintext of one record at most (RFC 8446 5.1). Whoever asks for this many bytes gets every record whole, so OpenSSL
 # never keeps some that it could give.
@@ -25,6 +30,10 @@ RECORD: Final = 16 * 1024
 STEP: Final = 32 * 1024
 # Bytes read from a socket at a time.
 READ_SIZE: Final = 256 * 1024
+# Up to so many bytes, whatever records they are, are decrypted without looking where these end: 75 key updates, 1 ms.
+SMALL: Final = 2 * 1024
+# Records decrypted in one turn of the loop, or a few more; then it is others' turn. A full read of whole ones has 16.
+TURN_RECORDS: Final = 128
 
 _AFTER_END: Final = "cannot write after write_eof"
 
@@ -57,25 +66,9 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "_app",
-        "_closing",
-        "_cut",
-        "_ended",
-        "_error",
-        "_factory",
-        "_handshaken",
-        "_incoming",
-        "_loop",
-        "_may_wait",
-        "_outgoing",
-        "_paused",
-        "_read",
-        "_ssl",
-        "_take",
-        "_transport",
-        "_unread",
-        "_unread_end",
-        "_write",
+        "_app", "_closing", "_cut", "_ended", "_error", "_factory", "_going_on", "_handshaken", "_incoming", "_loop",
+        "_may_wait", "_outgoing", "_paused", "_read", "_records", "_rest", "_ssl", "_take", "_torn", "_transport",
+        "_unread", "_unread_end", "_write",
     )  # fmt: skip
 
     def __init__(
@@ -100,7 +93,11 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         self._paused = False  # the protocol does not read
         self._unread = b""  # what came with the end of the handshake for a protocol that did not read yet
         self._unread_end = False  # the peer's half ended while the protocol did not read
-        self._ended = False  # the peer's half is over
+        self._records = Records()
+        self._torn = False  # `_records` may be within one
+        self._rest = b""  # ciphertext that waits for the loop's next turn
+        self._going_on = False  # in the loop's next turn
+        self._ended = False  # the peer's half is over: what still comes is dropped (RFC 8446 6.1)
         self._cut = False  # our half is over
         self._closing = False
         self._may_wait = 0  # bytes of TLS's own that need not be sent before something of the protocol's is
@@ -120,14 +117,15 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """See asyncio.BufferedProtocol."""
-        if nbytes > STEP or self._app is None:
-            self._receive(nbytes)
+        if nbytes > SMALL or self._app is None or self._ended:
+            self._receive(_ciphertext[:nbytes])
             return
         self._incoming.write(_ciphertext[:nbytes])
         try:
             data = self._read(RECORD)
         except ssl.SSLWantReadError:
-            self._answer()
+            self._look(nbytes, data=False)
+            self._deliver(0)
         except ssl.SSLZeroReturnError:  # the peer's close_notify, after ours
             self._ended = True
             self._end()
@@ -135,10 +133,14 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
             self._fail(error)
         else:
             if data and not self._incoming.pending:  # one record, and all of it: most often
+                if self._torn:
+                    self._torn = False
+                    self._records.aligned()
                 self._take(data)
                 return
             _plaintext[: len(data)] = data
             self._ended = not data
+            self._look(nbytes, data=True)
             self._deliver(self._decrypt(len(data)))
 
     def eof_received(self) -> bool:
@@ -203,19 +205,45 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
 
     # --- Reading ---
 
-    def _receive(self, count: int) -> None:
-        """Take `count` bytes: of the handshake, perhaps with data behind it, or of more than a few records."""
-        filled = 0
-        for start in range(0, count, STEP):
-            if self._closing:
-                return
-            self._incoming.write(_ciphertext[start : min(start + STEP, count)])
+    def _receive(self, data: "memoryview[Any]") -> None:
+        """Take `data`, or of very many records the first: of the handshake, perhaps with data behind it, or of data."""
+        if self._ended:
+            return
+        at = filled = records = 0
+        self._torn = True
+        while at < len(data) and not (self._closing or self._ended or self._error):
+            if records >= TURN_RECORDS:
+                self._rest = bytes(data[at:])
+                self._transport.pause_reading()
+                self._go_on_soon()
+                break
+            end, count = self._records.take(data, at, STEP)
+            self._incoming.write(data[at:end])
+            at, records, before = end, records + count, filled
             if self._app is None:
                 self._shake_hands()
+                count = 0
             if self._app is not None:
                 filled = self._decrypt(filled)
+                self._passed(count, data=filled > before)
         if self._app is not None:
             self._deliver(filled)
+
+    def _look(self, count: int, *, data: bool) -> None:
+        """Find the borders of the records in what OpenSSL was given at once."""
+        at = records = 0
+        self._torn = True
+        while at < count:
+            at, more = self._records.take(_ciphertext[:count], at, count)
+            records += more
+        self._passed(records, data=data)
+
+    def _passed(self, records: int, *, data: bool) -> None:
+        try:
+            self._records.passed(records, data=data)
+        except TooManyRecords as error:
+            log.warning("%s: %s; cut", self._transport.get_extra_info("peername"), error)
+            self._error = self._error or error
 
     def _decrypt(self, filled: int) -> int:
         """Decrypt what OpenSSL was given into `_plaintext`, behind its first `filled` bytes; how many it then has."""
@@ -247,7 +275,14 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         elif ended:
             self._end()
 
-    def _deliver_unread(self) -> None:
+    def _go_on_soon(self) -> None:
+        if not self._going_on:
+            self._going_on = True
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Hand on and decrypt what has waited, unless the protocol does not read: then `resume_reading` goes on."""
+        self._going_on = False
         if self._paused or self._closing:
             return
         data, self._unread = self._unread, b""
@@ -255,7 +290,10 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
             self._take(data)
         if self._unread_end:
             self._end()
-        if not self._paused and not self._closing:
+        if self._rest and not self._paused:
+            rest, self._rest = self._rest, b""
+            self._receive(memoryview(rest))
+        if not self._rest and not self._paused and not self._closing:
             self._transport.resume_reading()
 
     def _end(self) -> None:
@@ -278,7 +316,7 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
     def _let_go(self) -> None:
         self._closing = True
         self._take = _drop
-        self._unread = b""
+        self._unread = self._rest = b""
 
     def _answer(self) -> None:
         """Send what TLS itself has to say, an alert or answers to key updates, unless it is little enough to wait."""
@@ -371,8 +409,8 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         """See asyncio.ReadTransport."""
         if self._paused and not self._closing:
             self._paused = False
-            if self._unread or self._unread_end:
-                self._loop.call_soon(self._deliver_unread)
+            if self._unread or self._unread_end or self._rest:
+                self._go_on_soon()
             else:
                 self._transport.resume_reading()
 

@@ -1,7 +1,9 @@
 """TLS over memory buffers, against Python's own TLS objects: at every split of the record stream, and at every cut."""
 
+import _ssl
 import asyncio
 import contextlib
+import ctypes
 import socket
 import ssl
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 import pytest
 
 from pymesh_proxy.transport.tls_connections import accept_tls, connect_tls
-from pymesh_proxy.transport.tls_stream import READ_SIZE, RECORD, TlsStream, Truncated
+from pymesh_proxy.transport.tls_records import MAX_IDLE_RECORDS, TooManyRecords
+from pymesh_proxy.transport.tls_stream import READ_SIZE, RECORD, SMALL, TURN_RECORDS, TlsStream, Truncated
 from tests.support.certificates import Authority
 from tests.support.waiting import eventually
 
@@ -73,6 +76,7 @@ class Below(asyncio.Transport):
         super().__init__()
         self.sent = b""
         self.closed = ""
+        self.reading = True
 
     def write(self, data: Any) -> None:
         self.sent += data
@@ -87,10 +91,10 @@ class Below(asyncio.Transport):
         self.closed = self.closed or "abort"
 
     def pause_reading(self) -> None:
-        pass
+        self.reading = False
 
     def resume_reading(self) -> None:
-        pass
+        self.reading = True
 
 
 class Pair:
@@ -325,6 +329,81 @@ async def test_a_protocol_that_wants_no_half_open_connection_has_none(contexts: 
     pair.feed(pair.says(end=True))
     assert pair.below.closed == "close"
     assert pair.said() is None
+
+
+# --- A peer that says nothing, and much of it ---
+
+
+def updates(peer: ssl.SSLObject, count: int) -> None:
+    """The peer changes its keys so many times (RFC 8446 4.6.3), which Python's ssl has no words for."""
+    library = ctypes.CDLL(_ssl.__file__)  # which is linked with it
+    library.SSL_key_update.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    library.SSL_do_handshake.argtypes = [ctypes.c_void_p]
+    # PySSLSocket: PyObject_HEAD, the socket's weak reference, SSL*
+    pointer = ctypes.c_void_p.from_address(id(peer._sslobj) + object.__basicsize__ + 8)  # type: ignore[attr-defined]  # private
+    for _ in range(count):
+        assert library.SSL_key_update(pointer, 0) == 1
+        library.SSL_do_handshake(pointer)
+
+
+only_1_3 = pytest.mark.parametrize("contexts", [ssl.TLSVersion.TLSv1_3], indirect=True, ids=["1.3"])
+
+
+async def test_what_comes_after_the_end_is_dropped_and_the_end_is_told_once(contexts: Contexts, server: bool) -> None:
+    pair = Pair(contexts, server=server)
+    pair.shake()
+    pair.feed(pair.says(b"last", end=True))
+    for size in (10, SMALL, READ_SIZE):
+        pair.feed(b"\x17\x03\x03\x40\x00" + b"x" * (size - 5))
+        assert pair.stream._incoming.pending == 0
+    assert (pair.app.data, pair.app.events, pair.below.closed) == (b"last", ["made", "end"], "")
+    pair.app.transport.write(b"answer")
+    assert pair.said() == b"answer"
+    assert pair.stream.eof_received() is True
+
+
+@only_1_3
+@pytest.mark.parametrize("size", [1, 27, 1000, READ_SIZE])
+async def test_key_updates_in_a_row_are_bounded(contexts: Contexts, server: bool, size: int) -> None:
+    pair = Pair(contexts, server=server)
+    pair.shake()
+    pair.feed(pair.says(b"a"))
+    for _ in range(2):
+        updates(pair.peer, MAX_IDLE_RECORDS)
+        flood = pair.says(b"a")
+        for at in range(0, len(flood), size):
+            pair.feed(flood[at : at + size])
+    assert (pair.app.data, pair.below.closed) == (b"aaa", "")
+    updates(pair.peer, 500)
+    flood = pair.says()
+    for at in range(0, min(len(flood), 60 * 27), size):
+        pair.feed(flood[at : at + size])
+    assert pair.below.closed == "abort"
+    pair.lose()
+    assert isinstance(pair.app.lost, TooManyRecords)
+
+
+async def test_very_many_records_are_decrypted_in_turns(contexts: Contexts, server: bool) -> None:
+    """Meanwhile nothing more is read, and who pauses waits with them."""
+    pair = Pair(contexts, server=server)
+    pair.shake()
+    count = 1000
+    pair.feed(pair.says(*[b"%03d" % number for number in range(count)], end=True))
+    most = (TURN_RECORDS + MAX_IDLE_RECORDS) * 3
+    assert 0 < len(pair.app.data) <= most
+    assert not pair.below.reading
+    pair.app.transport.pause_reading()
+    so_far = pair.app.data
+    await asyncio.sleep(0)
+    assert pair.app.data == so_far
+    pair.app.transport.resume_reading()
+    while "end" not in pair.app.events:
+        assert not pair.below.reading
+        before = len(pair.app.data)
+        await asyncio.sleep(0)
+        assert before < len(pair.app.data) <= before + most or "end" in pair.app.events
+    assert pair.app.data == b"".join(b"%03d" % number for number in range(count))
+    assert pair.below.reading
 
 
 # --- On real sockets ---
