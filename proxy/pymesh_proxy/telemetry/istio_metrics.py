@@ -9,11 +9,13 @@ from typing import Final, Protocol
 
 from pymesh.istio_metrics import MAX_SERIES, Connections, IstioMetrics, Labels, Requests
 from pymesh.peer_metadata import UNKNOWN_VALUE
+from pymesh_proxy.errors import Flag
 from pymesh_proxy.telemetry.peers import Peers
 from pymesh_proxy.telemetry.record import RequestRecord
 
 # Remembered ways to a series. There may be a few more than series, as two may lead to the same labels.
 MAX_REMEMBERED: Final = 4 * MAX_SERIES
+_NO_FLAG: Final = Flag.NONE
 
 
 class Flow(Protocol):
@@ -56,7 +58,7 @@ class IstioReporter:
         # A flag stands for itself: the hash of an enum's member is a call of Python code.
         key = (
             record.source, record.destination, record.service, facts.direction, facts.peer, record.upstream_peer,
-            record.status, id(record.flag), id(record.gave_up),
+            record.status, id(record.flag) if record.gave_up is _NO_FLAG else record.flags,
         )  # fmt: skip
         series = self._requests.get(key)
         if series is None:
