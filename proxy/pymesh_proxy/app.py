@@ -62,8 +62,9 @@ class Proxy:
         self.configuration = _configuration(options)
         self.services = FilterServices(self.runtime, self.runtime.stats.filters)
         self.configuration.remains.on_loose = self._clear
-        self.pace = Pace(self._busy, self.runtime.loop_meter.occupied)
-        self.scrapes = Pace(self._busy, self.runtime.loop_meter.occupied, lasting=False)
+        moving, occupied = self.runtime.traffic.moving, self.runtime.loop_meter.occupied
+        self.pace = Pace(moving, occupied)
+        self.scrapes = Pace(moving, occupied, lasting=False)  # which have not the time to wait for a push
         self.dns = DnsResolver(self._publish_addresses)
         self.control: ControlPlane | None = None
         self.started = monotonic()
@@ -106,7 +107,9 @@ class Proxy:
 
     def publish(self) -> Steps[None]:
         """See control.ads.Consumer."""
-        self.adopt((yield from self.configuration.publishing()))
+        snapshot = yield from self.configuration.publishing()
+        yield from self.runtime.upstreams.preparing(snapshot.clusters)
+        self.adopt(self.configuration.snapshot)  # with addresses that have come in the meantime
         yield from self.configuration.clearing()
 
     def _clear(self) -> None:
@@ -116,8 +119,10 @@ class Proxy:
             self.runtime.spawn(self._clear_in_slices())
 
     async def _clear_in_slices(self) -> None:
-        await self.pace.take(self.configuration.clearing())
-        self._clearing = False
+        try:
+            await self.pace.take(self.configuration.clearing())
+        finally:
+            self._clearing = False
 
     def adopt(self, snapshot: Snapshot) -> None:
         """Put a snapshot in force: one assignment for the data path, then sockets and names follow."""
@@ -203,10 +208,6 @@ class Proxy:
                 self._ports.append(opened)
 
     # --- Life ---
-
-    def _busy(self) -> bool:
-        """Whether there is traffic that long work would delay."""
-        return bool(self.runtime.connections)
 
     def waiting_for(self) -> str:
         """What is missing before traffic should come, as a sentence; empty when ready."""

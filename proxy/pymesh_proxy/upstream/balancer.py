@@ -11,18 +11,28 @@ their membership says that something has changed; until then a pick costs a comp
 import enum
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from itertools import cycle, groupby
-from typing import Final, Protocol, TypeVar
+from itertools import groupby
+from typing import Final, TypeVar
 
+from pymesh.steps import Steps, whole
 from pymesh_proxy.upstream.endpoint import Endpoint, Membership
+from pymesh_proxy.upstream.pickers import (
+    ByLocality,
+    LeastRequest,
+    NoChoice,
+    Picker,
+    Random,
+    RandomChoice,
+    RoundRobin,
+    Scheduled,
+)
 from pymesh_proxy.upstream.priorities import OVERPROVISIONING, PANIC_THRESHOLD, Counts, Spread, spread
-from pymesh_proxy.upstream.ring import DEFAULT_RING, Places, Ring, RingSettings, random_key
+from pymesh_proxy.upstream.ring import DEFAULT_RING, RingSettings, Share, random_key
+from pymesh_proxy.upstream.rings import Rings
 from pymesh_proxy.upstream.schedule import Schedule
 
-Random = Callable[[], float]
-
-# Draws for an endpoint that earlier attempts did not go to, before one is looked for (Istio asks Envoy for five).
-DRAWS: Final = 5
+# No membership is ever of this version: how things are is still to be looked at.
+_NEVER: Final = -1
 
 
 class Policy(enum.Enum):
@@ -56,28 +66,34 @@ class Balance:
 EVENLY: Final = Balance()
 
 
-class Picker(Protocol):
-    """Chooses one of some endpoints."""
-
-    def pick(self, tried: Collection[Endpoint], key: int | None) -> Endpoint | None:
-        """One of them, not of `tried` if there are others; None if there is none. `key` is the request's hash."""
-
-
 class Balancer:
     """Picks endpoints of one cluster."""
 
-    __slots__ = ("_balance", "_levels", "_membership", "_only", "_pickers", "_places", "_random", "_spread", "_version")
+    __slots__ = (
+        "_balance", "_catching_up", "_later", "_levels", "_membership", "_only", "_pickers", "_random", "_rings",
+        "_spread", "_version",
+    )  # fmt: skip
 
     def __init__(
-        self, endpoints: Sequence[Endpoint], balance: Balance, random: Random, before: "Balancer | None" = None
+        self,
+        endpoints: Sequence[Endpoint],
+        balance: Balance,
+        random: Random,
+        before: "Balancer | None" = None,
+        later: Callable[[Steps[None]], object] | None = None,
     ) -> None:
-        """`before`: the one that was in force for the cluster; what it has worked out is not worked out again."""
+        """`before`: the one that was in force for the cluster; what it has worked out is not worked out again.
+
+        `later` is given the work that takes long, to be done soon, in steps; without it that is done at once.
+        """
         self._balance = balance
         self._random = random
         self._levels = _levels(endpoints)
         self._membership = endpoints[0].membership if endpoints else Membership()
-        self._places: Places = Places(balance.ring, endpoints, None if before is None else before._places)
-        self._look()
+        self._rings: Rings = Rings(balance.ring, endpoints, random, None if before is None else before._rings)
+        self._later = later
+        self._catching_up = False
+        self._version = _NEVER
 
     def pick(self, tried: Collection[Endpoint] = (), key: int | None = None) -> Endpoint | None:
         """The endpoint for the next attempt, or None if the cluster has none.
@@ -101,6 +117,30 @@ class Balancer:
         else:
             self._only = self._picker(everything, degraded=False)
 
+    @property
+    def takes_long(self) -> bool:
+        """Whether something is to be made before the first pick that should not be made in one piece."""
+        if self._balance.policy is not Policy.RING_HASH:
+            return False
+        return any(self._rings.is_long(priority, shares) for priority, shares in self._all_shares())
+
+    def catching_up(self) -> Steps[None]:
+        """Make the rings for how things are now. Until that is done the rings from before serve."""
+        for priority, shares in self._all_shares():
+            yield from self._rings.making(priority, shares)
+            yield
+        self._catching_up = False
+        self._version = _NEVER
+
+    def _all_shares(self) -> list[tuple[int, list[Share]]]:
+        """The shares of each priority that has traffic."""
+        loads = spread([_count(level) for level in self._levels], self._balance.panic)
+        return [
+            (priority, self._shares(level, panic=panic))
+            for priority, (level, panic) in enumerate(zip(self._levels, loads.panic, strict=True))
+            if loads.healthy[priority] or loads.degraded[priority]
+        ]
+
     def _pick_anywhere(self, tried: Collection[Endpoint], key: int | None) -> Endpoint | None:
         """Where traffic is spread over priorities, or in a panic."""
         if key is None:
@@ -115,23 +155,36 @@ class Balancer:
         if found is None:
             level, panic = self._levels[priority], self._spread.panic[priority]
             if self._balance.policy is Policy.RING_HASH:
-                found = self._ring(level, panic=panic)
+                found = self._ring(priority, self._shares(level, panic=panic))
             else:
                 found = self._chooser(level, panic=panic, degraded=degraded)
             self._pickers[priority, degraded] = found
         return found
 
-    def _ring(self, level: Sequence[Endpoint], *, panic: bool) -> Ring:
+    def _ring(self, priority: int, shares: Sequence[Share]) -> Picker:
+        """The ring; or, while it takes time to make it, what serves until then."""
+        ready = self._rings.ready(priority, shares)
+        if ready is not None:
+            return ready
+        meanwhile = self._rings.meanwhile(priority, shares)
+        if meanwhile is None or self._later is None:
+            return whole(self._rings.making(priority, shares))
+        if not self._catching_up:
+            self._catching_up = True
+            self._later(self.catching_up())
+        return meanwhile
+
+    def _shares(self, level: Sequence[Endpoint], *, panic: bool) -> list[Share]:
         """As in Envoy, a ring holds healthy endpoints, or all, never the degraded ones by themselves."""
         usable = [endpoint for endpoint in level if panic or endpoint.healthy]
-        shares: list[tuple[Endpoint, float]] = []
+        shares: list[Share] = []
         if self._balance.by_locality and (total := sum(weight for weight, _ in _localities(level))):
             for weight, members in _localities(level):
                 there = [endpoint for endpoint in members if panic or endpoint.healthy]
-                shares += _shares(there, weight / total) if weight else []
+                shares += _weighed(there, weight / total) if weight else []
         else:
-            shares = _shares(usable, 1.0)
-        return Ring(shares, self._balance.ring, self._places, self._random)
+            shares = _weighed(usable, 1.0)
+        return shares
 
     def _chooser(self, level: Sequence[Endpoint], *, panic: bool, degraded: bool) -> Picker:
         def eligible(endpoint: Endpoint) -> bool:
@@ -181,9 +234,9 @@ def _effective(weight: int, total: int, eligible: int) -> float:
     return weight * min(1.0, OVERPROVISIONING / 100 * eligible / total)
 
 
-def _shares(endpoints: Sequence[Endpoint], whole: float) -> list[tuple[Endpoint, float]]:
+def _weighed(endpoints: Sequence[Endpoint], part: float) -> list[Share]:
     total = sum(endpoint.weight for endpoint in endpoints)
-    return [(endpoint, endpoint.weight * whole / total) for endpoint in endpoints]
+    return [(endpoint, endpoint.weight * part / total) for endpoint in endpoints]
 
 
 def _choose(endpoints: Sequence[Endpoint], balance: Balance, random: Random) -> Picker:
@@ -203,136 +256,6 @@ def _choose(endpoints: Sequence[Endpoint], balance: Balance, random: Random) -> 
             return Scheduled(endpoints, Schedule(endpoints, lambda one: one.weight, random), random)
         case _:
             return RoundRobin(endpoints, random)
-
-
-# --- The choice among equals ---------------------------------------------------------------------------------------
-
-
-class NoChoice:
-    """The only endpoint there is, or none."""
-
-    __slots__ = ("_endpoint",)
-
-    def __init__(self, endpoint: Endpoint | None) -> None:
-        self._endpoint = endpoint
-
-    def pick(self, tried: Collection[Endpoint], key: int | None) -> Endpoint | None:
-        """See `Picker.pick`."""
-        return self._endpoint
-
-
-class RoundRobin:
-    """Each in turn (Envoy ROUND_ROBIN)."""
-
-    __slots__ = ("_endpoints", "_random", "_turn")
-
-    def __init__(self, endpoints: Sequence[Endpoint], random: Random) -> None:
-        self._endpoints = endpoints
-        self._random = random
-        # A random start, so that many proxies with the same configuration do not all begin with the same endpoint.
-        start = int(random() * len(endpoints))
-        self._turn = cycle((*endpoints[start:], *endpoints[:start])).__next__
-
-    def pick(self, tried: Collection[Endpoint], key: int | None) -> Endpoint | None:
-        """See `Picker.pick`."""
-        chosen = self._turn()
-        return _untried(self._turn, self._endpoints, tried, self._random) if tried and chosen in tried else chosen
-
-
-class LeastRequest:
-    """Of some endpoints drawn at random, the one with the fewest requests in flight (Envoy LEAST_REQUEST)."""
-
-    __slots__ = ("_choices", "_endpoints", "_random")
-
-    def __init__(self, endpoints: Sequence[Endpoint], random: Random, choices: int) -> None:
-        self._endpoints = endpoints
-        self._random = random
-        self._choices = choices
-
-    def pick(self, tried: Collection[Endpoint], key: int | None) -> Endpoint | None:
-        """See `Picker.pick`."""
-        chosen = self._draw()
-        return _untried(self._draw, self._endpoints, tried, self._random) if tried and chosen in tried else chosen
-
-    def _draw(self) -> Endpoint:
-        endpoints, random = self._endpoints, self._random
-        count = len(endpoints)
-        best = endpoints[int(random() * count)]
-        left = self._choices
-        while left > 1:  # half the price of a loop over a range
-            left -= 1
-            other = endpoints[int(random() * count)]
-            if other.active < best.active:
-                best = other
-        return best
-
-
-class RandomChoice:
-    """Any of them (Envoy RANDOM, which knows no weights)."""
-
-    __slots__ = ("_endpoints", "_random")
-
-    def __init__(self, endpoints: Sequence[Endpoint], random: Random) -> None:
-        self._endpoints = endpoints
-        self._random = random
-
-    def pick(self, tried: Collection[Endpoint], key: int | None) -> Endpoint | None:
-        """See `Picker.pick`."""
-        chosen = self._draw()
-        return _untried(self._draw, self._endpoints, tried, self._random) if tried and chosen in tried else chosen
-
-    def _draw(self) -> Endpoint:
-        return self._endpoints[int(self._random() * len(self._endpoints))]
-
-
-class Scheduled:
-    """Each in turn, in proportion to what it weighs: for weights that differ.
-
-    LEAST_REQUEST weighs by `weight / (active + 1) ** bias`, as it was at an endpoint's last turn.
-    """
-
-    __slots__ = ("_endpoints", "_random", "_schedule")
-
-    def __init__(self, endpoints: Sequence[Endpoint], schedule: Schedule[Endpoint], random: Random) -> None:
-        self._endpoints = endpoints
-        self._schedule = schedule
-        self._random = random
-
-    def pick(self, tried: Collection[Endpoint], key: int | None) -> Endpoint | None:
-        """See `Picker.pick`."""
-        turn = self._schedule.next
-        chosen = turn()
-        return _untried(turn, self._endpoints, tried, self._random) if tried and chosen in tried else chosen
-
-
-class ByLocality:
-    """A locality in proportion to its weight, then one of its endpoints (Envoy locality_weighted_lb_config)."""
-
-    __slots__ = ("_schedule",)
-
-    def __init__(self, localities: Sequence[tuple[float, Picker]], random: Random) -> None:
-        self._schedule = Schedule(localities, lambda locality: locality[0], random)
-
-    def pick(self, tried: Collection[Endpoint], key: int | None) -> Endpoint | None:
-        """See `Picker.pick`. Where all of a locality was tried, another one has its turn."""
-        chosen = self._schedule.next()[1].pick(tried, key)
-        for _ in range(DRAWS if tried else 0):
-            if chosen not in tried:
-                break
-            chosen = self._schedule.next()[1].pick(tried, key)
-        return chosen
-
-
-def _untried(
-    draw: Callable[[], Endpoint], endpoints: Sequence[Endpoint], tried: Collection[Endpoint], random: Random
-) -> Endpoint:
-    """Another draw, or any that was not tried; one that was, if all were."""
-    for _ in range(DRAWS):
-        chosen = draw()
-        if chosen not in tried:
-            return chosen
-    rest = [endpoint for endpoint in endpoints if endpoint not in tried]
-    return rest[int(random() * len(rest))] if rest else chosen
 
 
 T = TypeVar("T")

@@ -12,14 +12,16 @@ from dataclasses import replace
 from time import monotonic
 from typing import Any, Final
 
+from pymesh.steps import Steps
 from pymesh_proxy.config.model import Cluster, Discovery, TlsClient
+from pymesh_proxy.control.pace import Pace
 from pymesh_proxy.errors import Flag, ProxyError, failure
 from pymesh_proxy.telemetry.metrics import ClusterStats, Stats
 from pymesh_proxy.telemetry.upstream_metrics import ClusterHealth
 from pymesh_proxy.timers import TimerWheel
 from pymesh_proxy.transport.tls import TlsContexts, TlsError, failure_reason, verify_san
 from pymesh_proxy.transport.tls_connections import connect_tls
-from pymesh_proxy.upstream.balancer import Balancer
+from pymesh_proxy.upstream.balancers import Balancers
 from pymesh_proxy.upstream.cluster import ClusterState, Waiter, transport_of
 from pymesh_proxy.upstream.connection import UpstreamConnection
 from pymesh_proxy.upstream.endpoint import Endpoint
@@ -51,6 +53,8 @@ class Upstreams:
         self._in_force: Mapping[str, Cluster] = {}
         self._states: dict[str, ClusterState] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        pace = Pace()
+        self._balancers = Balancers(random, lambda steps: self._spawn(pace.take(steps)))
         self.guards = Guards(timers, self._dial, self._spawn, random)
 
     # --- Choosing ---
@@ -102,9 +106,13 @@ class Upstreams:
         if cluster.discovery is Discovery.ORIGINAL_DST:
             state.balancer = None
         else:
-            state.balancer = Balancer(cluster.endpoints, cluster.balance, self._random, state.balancer)
+            state.balancer = self._balancers.make(cluster, state.balancer)
             state.retire_originals()
         state.transports = {}
+
+    def preparing(self, clusters: Mapping[str, Cluster]) -> Steps[None]:
+        """Make what takes long for clusters that are to be in force, before they are: see Balancers."""
+        return self._balancers.preparing(clusters, self._states.get)
 
     def _counts(self, cluster: Cluster) -> ClusterState:
         """The state of `cluster` for who only counts: it stays as it was made for the configuration in force."""

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pymesh.steps import whole
 from pymesh_proxy.upstream.endpoint import Endpoint
 from pymesh_proxy.upstream.hashing import xxh64
 from pymesh_proxy.upstream.ring import Places, Ring, RingSettings
@@ -17,7 +18,7 @@ def ring(them: list[Endpoint], settings: RingSettings | None = None) -> Ring:
     settings = settings or RingSettings()
     total = sum(endpoint.weight for endpoint in them)
     shares = [(endpoint, endpoint.weight / total) for endpoint in them]
-    return Ring(shares, settings, Places(settings), random.Random(1).random)
+    return whole(Ring.building(shares, settings, Places(settings), random.Random(1).random))
 
 
 def envoys_ring() -> Ring:
@@ -86,16 +87,16 @@ def test_keys_spread_over_the_endpoints() -> None:
 
 
 def test_an_empty_ring_has_nobody() -> None:
-    assert Ring([], RingSettings(), Places(RingSettings()), lambda: 0.0).pick((), 1) is None
+    assert ring([]).pick((), 1) is None
 
 
 def test_places_are_hashed_once() -> None:
     them = endpoints(1, 1, 1)
     first = Places(RingSettings())
-    known = [first.of(endpoint, 3) for endpoint in them]
+    known = [first.of(endpoint, 0, 3) for endpoint in them]
     second = Places(RingSettings(), them[:2], first)
-    assert [second.of(endpoint, 3) for endpoint in them] == known
+    assert [second.of(endpoint, 0, 3) for endpoint in them] == known
     assert second._found[them[0]] is first._found[them[0]]
     assert second._found[them[2]] is not first._found[them[2]], "it was not there meanwhile"
     other = Places(RingSettings(hash="MURMUR_HASH_2"), them, first)
-    assert other.of(them[0], 3) != known[0]
+    assert other.of(them[0], 0, 3) != known[0]
