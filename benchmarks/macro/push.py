@@ -40,7 +40,7 @@ _WINDOW: Final = 0.05
 _LONGER: Final = 3
 _CONTROL: Final = "pilot.sock"
 _ADMIN: Final = "admin_port"
-_METER: Final = "pymesh_loop_delay"
+_LONGEST: Final = "pymesh_loop_delay_longest_seconds"
 
 SLOWEST: Final = largest("slowest_ms", "slowest meanwhile, ms")
 BEFORE: Final = largest("p99_before_ms", "p99 before, ms", 2)
@@ -149,7 +149,7 @@ def longest_stall(before: str, after: str) -> float:
         MeshError: there are no such counters.
     """
     counted, already = _stalls(after), _stalls(before)
-    found = re.search(rf"^{_METER}_longest_seconds (\S+)$", after, re.MULTILINE)
+    found = re.search(rf"^{_LONGEST} (\S+)$", after, re.MULTILINE)
     if not counted or found is None:
         raise MeshError(f"{PYMESH} does not tell for how long its event loop did not turn")
     bounds = sorted(counted)
@@ -159,9 +159,13 @@ def longest_stall(before: str, after: str) -> float:
 
 
 def _stalls(text: str) -> dict[float, float]:
-    """How many stalls were at most so many seconds long."""
-    lines = re.findall(rf'^{_METER}_seconds_bucket\{{le="(\S+)"\}} (\S+)$', text, re.MULTILINE)
-    return {float(bound): float(count) for bound, count in lines}
+    """How many stalls were at most so many seconds long, whether a timer saw them or a slice of a push told."""
+    found: dict[float, float] = {}
+    for bound, count in re.findall(
+        r'^pymesh_loop_(?:delay|slice)_seconds_bucket\{le="(\S+)"\} (\S+)$', text, re.MULTILINE
+    ):
+        found[float(bound)] = found.get(float(bound), 0.0) + float(count)
+    return found
 
 
 def _counters(turn: Turn) -> str:

@@ -25,6 +25,7 @@ from pymesh_proxy.telemetry.loop_meter import LoopMeter
 from pymesh_proxy.telemetry.metrics import HttpStats, Stats
 from pymesh_proxy.telemetry.peers import Peers
 from pymesh_proxy.telemetry.record import RequestRecord
+from pymesh_proxy.telemetry.traffic import Traffic
 from pymesh_proxy.timers import TimerWheel
 from pymesh_proxy.transport.tls import TlsContexts
 from pymesh_proxy.upstream.pool import Upstreams
@@ -62,7 +63,8 @@ class Runtime:
         self.peers = Peers()
         self.istio = IstioReporter(self.peers)
         self.timers = TimerWheel(loop)
-        self.loop_meter = LoopMeter(loop, lambda: bool(self.connections))
+        self.traffic = Traffic(self.stats)
+        self.loop_meter = LoopMeter(loop, self.traffic.moving)
         self.upstreams = Upstreams(loop, tls, self.stats, random, self.timers)
         self.recent: deque[RequestRecord] = deque(maxlen=RECENT_REQUESTS)
         self.access_logs = AccessLogs()

@@ -270,13 +270,33 @@ async def test_long_work_knows_of_traffic_and_is_seen_by_the_meter() -> None:
     async with running(bootstrap([at("a", 0)], [])) as serving:
         proxy, meter = serving.proxy, serving.runtime.loop_meter
         for pace in (proxy.pace, proxy.scrapes):
-            before = meter._sum
+            before = meter._slices.sum
             await pace.take(proxy.configuration.clearing())
-            assert meter._sum > before
+            assert meter._slices.sum > before
             assert not pace._busy()
         async with client(serving.address):
             await eventually(proxy.pace._busy, what="a connection")
             assert proxy.scrapes._busy()
+            await eventually(lambda: not proxy.pace._busy(), what="a connection that only is open is no traffic")
+            assert serving.runtime.connections
+            assert not meter._busy()
+
+
+async def test_clearing_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(bootstrap([], [])) as serving:
+        proxy, runs = serving.proxy, []
+
+        async def take(steps: object) -> None:
+            runs.append(steps)
+            raise ValueError("an endpoint that cannot be retired")
+
+        monkeypatch.setattr(proxy.pace, "take", take)
+        told: list[object] = []
+        proxy.runtime.loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
+        for times in (1, 2):
+            proxy._clear()
+            await eventually(lambda times=times: len(told) == times, what="the failure is told")
+        assert len(runs) == 2
 
 
 async def test_a_cluster_that_is_gone_is_forgotten_once_nothing_is_in_flight_there() -> None:

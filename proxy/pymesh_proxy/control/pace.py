@@ -59,7 +59,9 @@ _only_the_young: Final = _Collector().only_the_young
 
 
 class Pace:
-    """Takes the steps of long work. One for all of it, which so is never two works' slices in one turn of the loop.
+    """Takes the steps of long work, one work after the other.
+
+    What cannot wait for all of the others' has a pace of its own: then a turn of the loop may have a slice of each.
 
     `busy` says whether there is traffic that would suffer; `ran` is told how long each slice took, in seconds; what is
     made stays, if it is `lasting`.

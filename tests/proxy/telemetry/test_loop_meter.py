@@ -55,5 +55,7 @@ async def test_the_longest_is_forgotten_after_a_minute(monkeypatch: object) -> N
         meter._look()
         meter.close()
     assert meter.longest < 0.5
-    assert samples(meter)["pymesh_loop_delay_seconds_bucket0.5"] == samples(meter)["pymesh_loop_delay_seconds_count"]
+    found = samples(meter)
+    assert found["pymesh_loop_slice_seconds_bucket0.5"] == found["pymesh_loop_slice_seconds_count"] == 1
+    assert found["pymesh_loop_delay_seconds_count"] == 2, "a slice is not among what the timer saw"
     assert loop_meter.BUCKETS[4] == 0.005
