@@ -20,6 +20,7 @@ from pymesh_proxy.request_body import MAX_REPLAY_BYTES
 from pymesh_proxy.runtime import Runtime
 from pymesh_proxy.timers import NEVER
 from pymesh_proxy.transport.facts import Facts
+from pymesh_proxy.transport.tls_records import TooManyRecords
 from pymesh_proxy.upstream.pool import WRITE_HIGH_WATER
 
 # Pipelined bytes kept while a response is pending; reading pauses beyond. One socket read of uvloop is up to 256 KiB.
@@ -28,6 +29,9 @@ MAX_PIPELINED: Final = 64 * 1024
 # kernel throw our answer away (RFC 9112 9.6).
 LINGER_SECONDS: Final = 1.0
 LINGER_BYTES: Final = 1024 * 1024
+# Requests taken from one read that are answered before the loop's next turn: those that the proxy answers itself (a
+# redirect, a denial, no route) are over at once, and a read has room for thousands.
+TURN_REQUESTS: Final = 16
 # What may stand before a request and is none (RFC 9112 2.2), as far as it has come.
 _NO_REQUEST: Final = (b"", b"\r", b"\r\n")
 # Seconds that a connection without a request is still open once the proxy shuts down: its client may just be sending
@@ -42,9 +46,9 @@ class DownstreamConnection(asyncio.Protocol):
     """See the module. `identify` tells the facts of the connection once it is made; None if it is not to be served."""
 
     __slots__ = (
-        "_blocked", "_body", "_born", "_buffer", "_exchange", "_head_begun", "_identify", "_idle_since", "_linger_left",
-        "_over_at", "_paused", "_reading", "_shape", "_unsent", "_worn", "deadline", "facts", "manager", "patience",
-        "requests", "runtime", "serving", "stats", "timer_slot", "transport",
+        "_blocked", "_body", "_born", "_buffer", "_exchange", "_going_on", "_head_begun", "_identify", "_idle_since",
+        "_linger_left", "_over_at", "_paused", "_reading", "_shape", "_unsent", "_worn", "deadline", "facts", "manager",
+        "patience", "requests", "runtime", "serving", "stats", "timer_slot", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +72,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._shape = NO_FIELDS  # of the last request: the next one probably has it, too
         self._buffer = b""
         self._reading = False
+        self._going_on = False  # with what is buffered, in the loop's next turn
         self._paused = False  # we do not read
         self._blocked = False  # the client does not take what is written
         self._linger_left = -1  # >= 0: the connection is over, this many more bytes are dropped
@@ -98,6 +103,8 @@ class DownstreamConnection(asyncio.Protocol):
             self.runtime.connections.discard(self)
             self.stats.cx_active -= 1
         exchange, self._exchange = self._exchange, None
+        if isinstance(exc, TooManyRecords):
+            self.stats.protocol_errors += 1
         if exchange is not None:
             exchange.downstream_lost()
 
@@ -115,6 +122,9 @@ class DownstreamConnection(asyncio.Protocol):
             limit = self.manager.max_request_headers_bytes
             if self._head_begun and len(data) <= limit and b"\n" not in data[len(buffered) :]:
                 self._buffer = data  # a head that grows by less than a line cannot have become complete
+                return
+            if self._going_on:  # it was on its way when reading was paused
+                self._buffer = data
                 return
             self._buffer = b""
         self._read(data)
@@ -153,10 +163,14 @@ class DownstreamConnection(asyncio.Protocol):
     def _read(self, data: bytes) -> None:
         """Take requests and their bodies out of `data`, until it is used up or an answer is awaited."""
         self._reading = True
+        last = self.requests + TURN_REQUESTS
         try:
             while data and self._linger_left < 0:
                 exchange = self._exchange
                 if exchange is None and not self._blocked:
+                    if self.requests == last:
+                        self._go_on_soon(data)
+                        return
                     data = self._read_head(data)
                 elif exchange is not None and self._body is not None:
                     data = self._read_body(exchange, self._body, data)
@@ -172,13 +186,26 @@ class DownstreamConnection(asyncio.Protocol):
 
     def _read_on(self) -> None:
         """More may come, and may have been read already."""
-        if self._blocked or self._linger_left >= 0:
+        if self._blocked or self._linger_left >= 0 or self._going_on:
             return
         if self._paused:
             self.resume_reading()
         if self._buffer and not self._reading:
             data, self._buffer = self._buffer, b""
             self._read(data)
+
+    def _go_on_soon(self, data: bytes) -> None:
+        """Others first: `data` is for the loop's next turn."""
+        self._buffer = data
+        self.pause_reading()
+        if not self._going_on:
+            self._going_on = True
+            self.runtime.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._going_on = False
+        if not self.transport.is_closing():
+            self._read_on()
 
     def _read_head(self, data: bytes) -> bytes:
         """Start an exchange from the head at the start of `data`; what follows it."""

@@ -19,6 +19,7 @@ from pymesh_proxy.timers import NEVER
 from pymesh_proxy.transport.facts import Facts
 from pymesh_proxy.transport.half import Half
 from pymesh_proxy.transport.reset import reset, unsent
+from pymesh_proxy.transport.tls_records import TooManyRecords
 from pymesh_proxy.upstream.balancer import choose_weighted
 from pymesh_proxy.upstream.cluster import ClusterState
 from pymesh_proxy.upstream.endpoint import Endpoint
@@ -203,6 +204,10 @@ class Relay:
             self.upstream_spoke()
         elif other.transport is not None:
             if exc is not None:
+                if isinstance(exc, TooManyRecords) and self.record.flag is Flag.NONE:
+                    down = half is self.downstream
+                    self.record.flag = Flag.DOWNSTREAM_PROTOCOL_ERROR if down else Flag.UPSTREAM_PROTOCOL_ERROR
+                    self.record.details = "too_many_tls_records_without_data"
                 self._cut(other)
             else:
                 other.half_close()

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from pymesh_proxy.connection import MAX_PIPELINED
+from pymesh_proxy.connection import MAX_PIPELINED, TURN_REQUESTS
 from pymesh_proxy.errors import Flag
 from pymesh_proxy.timers import TICK
 from pymesh_proxy.upstream.pool import WRITE_HIGH_WATER
@@ -285,6 +285,56 @@ async def test_pipelined_bytes_are_bounded() -> None:
         answered += 1
     assert answered == 1 + waiting // len(GET)
     assert peer.reading
+    await finish(proxy, peer)
+
+
+async def test_requests_that_the_proxy_answers_itself_leave_others_their_turn() -> None:
+    """All that one read brings is answered, in order, so many in a turn; meanwhile nothing more is read."""
+    proxy = MemoryProxy()
+    proxy.runtime.snapshot = replace(proxy.runtime.snapshot, clusters={})  # so each is answered at once
+    peer = proxy.client()
+    count = 3 * TURN_REQUESTS + 5
+    peer.receive(GET * count)
+    answered = [peer.take().count(b"HTTP/1.1 503 ")]
+    peer.receive(GET[:5], late=True)
+    while sum(answered) < count:
+        assert not peer.reading
+        await turn(1)
+        answered.append(peer.take().count(b"HTTP/1.1 503 "))
+    assert answered == [TURN_REQUESTS] * 3 + [5]
+    assert peer.reading
+    peer.receive(GET[5:])
+    assert peer.take().count(b"HTTP/1.1 503 ") == 1
+    await finish(proxy, peer)
+
+
+@pytest.mark.parametrize("how", ["full", "reset", "bad", "drain"])
+async def test_answers_in_turns_end_with_the_connection(how: str) -> None:
+    proxy = MemoryProxy()
+    proxy.runtime.snapshot = replace(proxy.runtime.snapshot, clusters={})
+    peer = proxy.client()
+    peer.receive(GET * (TURN_REQUESTS + 2) + (b"\0\r\n\r\n" + GET if how == "bad" else b""))
+    if how == "full":
+        peer.fill()
+        await turn()
+        assert (peer.take().count(b"HTTP/1.1 503 "), peer.reading) == (TURN_REQUESTS, False)
+        peer.drain()
+        assert (peer.take().count(b"HTTP/1.1 503 "), peer.reading) == (2, True)
+    elif how == "reset":
+        peer.reset()
+        await turn()
+        assert peer.take().count(b"HTTP/1.1 503 ") == TURN_REQUESTS
+    elif how == "bad":
+        await turn()
+        said = peer.take()
+        assert (said.count(b"HTTP/1.1 503 "), said.count(b"HTTP/1.1 400 ")) == (TURN_REQUESTS + 2, 1)
+        assert peer.ended
+    else:
+        proxy.runtime.drain()
+        await turn()
+        said = peer.take()
+        assert (said.count(b"HTTP/1.1 503 "), said.count(b"connection: close")) == (TURN_REQUESTS + 1, 1)
+        assert peer.is_closing()
     await finish(proxy, peer)
 
 

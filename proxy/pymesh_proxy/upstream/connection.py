@@ -179,6 +179,8 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             if self._reader is None and not self._buffer:
                 self._read_first(sink, data)
+            elif self._reader is None and b"\n" not in data and len(self._buffer) + len(data) <= MAX_HEAD_BYTES:
+                self._buffer += data  # a head that grows by less than a line cannot have become complete
             else:
                 self._read(sink, self._buffer + data)
         except MessageError as error:

@@ -2,11 +2,12 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from pymesh_proxy.codec.headers import Head
-from pymesh_proxy.codec.http1 import MessageError
+from pymesh_proxy.codec.http1 import MAX_HEAD_BYTES, MessageError, parse_response
 from pymesh_proxy.upstream.connection import MAX_INFORMATIONAL, UpstreamConnection
 from pymesh_proxy.upstream.endpoint import Endpoint
 from tests.support.memory import MemoryTransport, turn
@@ -165,6 +166,29 @@ async def test_interim_responses_are_counted_for_each_request_anew() -> None:
         connection.begin(sink, b"GET", b"request")
     assert sink.ends == 3
     assert sink.error is None
+
+
+async def test_a_head_that_comes_byte_by_byte_is_not_looked_at_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+
+    def parse(data: bytes, *more: Any) -> Any:
+        looks.append(len(data))
+        return parse_response(data, *more)
+
+    monkeypatch.setattr("pymesh_proxy.upstream.connection.parse_response", parse)
+    sink = Sink()
+    _, transport, _ = connected(sink)
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx: " + b"a" * 1000 + b"\r\n\r\n"
+    for byte in head:
+        transport.receive(bytes([byte]))
+    assert (sink.status, sink.ends, len(looks)) == (200, 1, 1 + head.count(b"\n"))
+    endless = Sink()
+    _, transport, _ = connected(endless)
+    transport.receive(b"HTTP/1.1 200 OK\r\nx: ")
+    for _ in range(MAX_HEAD_BYTES // 1000 + 1):
+        if not transport.is_closing():
+            transport.receive(b"a" * 1000)
+    assert isinstance(endless.error, MessageError)
 
 
 async def test_what_comes_unasked_closes_an_idle_connection() -> None:
