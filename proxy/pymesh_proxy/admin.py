@@ -9,10 +9,13 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
 import h11
+
+from pymesh.steps import Steps
 
 log = logging.getLogger("pymesh.admin")
 
@@ -44,6 +47,20 @@ def text(body: str, status: int = 200) -> Answer:
 def as_json(value: object) -> Answer:
     """A value for programs."""
     return Answer(json.dumps(value, indent=1).encode() + b"\n", content_type="application/json")
+
+
+# Pieces of JSON, a few bytes each, that are put together in one step.
+_PIECES: Final = 200
+
+
+def as_json_in_steps(value: object) -> Steps[Answer]:
+    """The same for what may be large."""
+    parts: list[bytes] = []
+    pieces = json.JSONEncoder(indent=1).iterencode(value)
+    while some := "".join(islice(pieces, _PIECES)):
+        parts.append(some.encode())
+        yield
+    return Answer(b"".join((*parts, b"\n")), content_type="application/json")
 
 
 Query = Mapping[str, str]

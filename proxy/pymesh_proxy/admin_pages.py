@@ -8,7 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from pymesh.steps import Steps
-from pymesh_proxy.admin import Answer, Page, Query, as_json, help_page, text
+from pymesh_proxy.admin import Answer, Page, Query, as_json, as_json_in_steps, help_page, text
 from pymesh_proxy.telemetry.exposition import rendering
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.telemetry.upstream_metrics import UpstreamMetrics
@@ -27,7 +27,7 @@ def admin_pages(proxy: "Proxy") -> Mapping[str, Page]:
     pages |= {
         "/": help_page(pages),
         "/help": help_page(pages),
-        "/config_dump": Page(lambda _: as_json(proxy.configuration.dump()), "configuration in force, as received"),
+        "/config_dump": Page(lambda _: proxy.scrapes.take(config_dump(proxy)), "configuration in force, as received"),
         "/clusters": Page(lambda query: _clusters(proxy, query), "clusters, endpoints, health (?format=json)"),
         "/listeners": Page(lambda query: _listeners(proxy, query), "listening sockets (?format=json)"),
         "/requests": Page(lambda query: _requests(proxy, query), "the last requests (?id=X-REQUEST-ID, ?limit=N)"),
@@ -197,6 +197,11 @@ def metrics(proxy: "Proxy") -> Steps[bytes]:
     health = UpstreamMetrics(lambda: runtime.upstreams.health(runtime.snapshot.clusters))
     text = yield from rendering((runtime.stats, runtime.reporters, runtime.loop_meter, health))
     return text + runtime.istio.text().encode()
+
+
+def config_dump(proxy: "Proxy") -> Steps[Answer]:
+    """What /config_dump says, in steps."""
+    return (yield from as_json_in_steps((yield from proxy.configuration.dumping())))
 
 
 def _server_info(proxy: "Proxy") -> dict[str, object]:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pymesh.steps import whole
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.routing import DirectResponse, Route, RouteTable, VirtualHost, without_port
 from tests.support.heads import request
@@ -129,3 +130,14 @@ def oracle(hosts: list[list[str]], host: str) -> str | None:
 )
 def test_search_agrees_with_the_rule(hosts: list[list[str]], host: str) -> None:
     assert found(table(hosts), host) == oracle(hosts, host)
+
+
+def test_the_index_of_many_routes_is_made_with_the_table_in_steps() -> None:
+    routes = tuple(route(f"r{number}", b"/%d/" % number) for number in range(3000))
+    building = RouteTable.building("t", [VirtualHost("h", ("*",), routes)])
+    assert sum(1 for _ in building) >= 15
+    made = whole(RouteTable.building("t", [VirtualHost("h", ("*",), routes)]))
+    assert made._default is not None
+    assert not made._default._unready, "the first request finds it"
+    chosen = made.find(request(path="/2999/x"))
+    assert chosen is routes[2999]

@@ -15,6 +15,7 @@ from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpPro
 from pymesh.errors import ConfigError
 from pymesh.names import BLACK_HOLE_CLUSTER, INBOUND_PASSTHROUGH_CLUSTER, PASSTHROUGH_CLUSTER
 from pymesh.peer_metadata import NO_SERVICE, UNKNOWN_VALUE, Peer, ServiceFacts, peer_of_endpoint
+from pymesh.steps import Steps, whole
 from pymesh.xds.check import join, unpack
 from pymesh_proxy.config import tls
 from pymesh_proxy.config.balancing import balance
@@ -125,6 +126,13 @@ def compile_cluster(message: ClusterMessage, path: str = "") -> CompiledCluster:
 def compile_endpoints(
     message: ClusterLoadAssignment, path: str = "", *, names: bool = False
 ) -> tuple[EndpointSpec, ...]:
+    """See `compiling_endpoints`."""
+    return whole(compiling_endpoints(message, path, names=names))
+
+
+def compiling_endpoints(
+    message: ClusterLoadAssignment, path: str = "", *, names: bool = False
+) -> Steps[tuple[EndpointSpec, ...]]:
     """The endpoints of an assignment; `names` where their addresses are names to resolve.
 
     Raises:
@@ -140,6 +148,7 @@ def compile_endpoints(
         for number_, endpoint in enumerate(group.lb_endpoints):
             spec = _endpoint(endpoint, f"{here}.lb_endpoints[{number_}]", names=names)
             found.append(replace(spec, priority=group.priority, locality=locality, locality_weight=weight))
+            yield
     return tuple(found)
 
 

@@ -9,7 +9,9 @@ from typing import Final, cast
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
+from pymesh.steps import Steps
 from pymesh.xds import types
+from pymesh_proxy.config.resource import KINDS
 
 REDACTED: Final = "[redacted]"
 
@@ -22,29 +24,33 @@ _SECTIONS: Final = {
 }
 
 
-def dump(messages: Callable[[str], Mapping[str, Message]], is_static: Callable[[str, str], bool]) -> dict[str, object]:
-    """`{"configs": [...]}`, one section for each type, static resources and dynamic ones apart.
+def dumping(
+    encoded: Callable[[str], Mapping[str, bytes]], is_static: Callable[[str, str], bool]
+) -> Steps[dict[str, object]]:
+    """`{"configs": [...]}`, one section for each type, static resources and dynamic ones apart; a step a resource.
 
     Args:
-        messages: the resources of one type, by name.
+        encoded: the resources of one type, by name.
         is_static: whether the resource (type URL, name) comes from the bootstrap file.
     """
     configs = []
     for type_url, (section, word) in _SECTIONS.items():
-        found = messages(type_url)
+        found = encoded(type_url)
         static = {name for name in found if is_static(type_url, name)}
-        configs.append(
-            {
-                "@type": f"{types.PREFIX}envoy.admin.v3.{section}",
-                f"static_{word}s": _resources(found, sorted(static), type_url, word),
-                f"dynamic_{word}s": _resources(found, sorted(found.keys() - static), type_url, word),
-            }
-        )
+        section_data: dict[str, object] = {"@type": f"{types.PREFIX}envoy.admin.v3.{section}"}
+        for kind, names in (("static", static), ("dynamic", found.keys() - static)):
+            section_data[f"{kind}_{word}s"] = yield from _resources(found, sorted(names), type_url, word)
+        configs.append(section_data)
     return {"configs": configs}
 
 
-def _resources(messages: Mapping[str, Message], names: Iterable[str], type_url: str, word: str) -> list[object]:
-    return [{word: {"@type": type_url, **as_data(messages[name])}} for name in names]
+def _resources(encoded: Mapping[str, bytes], names: Iterable[str], type_url: str, word: str) -> Steps[list[object]]:
+    found: list[object] = []
+    for name in names:
+        message = KINDS[type_url].FromString(encoded[name])
+        found.append({word: {"@type": type_url, **as_data(message)}})
+        yield
+    return found
 
 
 def as_data(message: Message) -> dict[str, object]:

@@ -18,7 +18,7 @@ from pymesh.errors import ConfigError
 from pymesh.steps import Steps
 from pymesh.xds import types
 from pymesh.xds.check import checking
-from pymesh_proxy.config.clusters import CompiledCluster, compile_cluster, compile_endpoints
+from pymesh_proxy.config.clusters import CompiledCluster, compile_cluster, compiling_endpoints
 from pymesh_proxy.config.listeners import compiling_listener
 from pymesh_proxy.config.model import FilterChain, Listener
 from pymesh_proxy.config.routes import Context
@@ -71,7 +71,7 @@ def endpoints(data: bytes) -> Steps[tuple[EndpointSpec, ...]]:
     """The endpoints of an assignment. Raises ConfigError with the path."""
     message = _decoded(ClusterLoadAssignment, data)
     yield from checking(message)
-    return compile_endpoints(message)
+    return (yield from compiling_endpoints(message))
 
 
 def compiling(

@@ -37,7 +37,7 @@ from pymesh_proxy.config.model import (
     TlsServer,
 )
 from pymesh_proxy.config.remains import Remains
-from pymesh_proxy.config.resource import KINDS, Resource, compiling, encode, label
+from pymesh_proxy.config.resource import Resource, compiling, encode, label
 from pymesh_proxy.config.resource import cluster as compiled_cluster
 from pymesh_proxy.config.resource import endpoints as compiled_endpoints
 from pymesh_proxy.config.resource import listener as compiled_listener
@@ -246,14 +246,13 @@ class Configuration:
             contexts.extend(match.tls for match in cluster.transport_matches)
         return frozenset(name for context in contexts if context is not None for name in _secrets(context))
 
-    def messages(self, type_url: str) -> Mapping[str, Message]:
+    def encoded(self, type_url: str) -> Mapping[str, bytes]:
         """The resources of one type that were taken in, as they came."""
-        kind = KINDS[type_url]
-        return {name: kind.FromString(resource.encoded) for name, resource in self._resources(type_url).items()}
+        return {name: resource.encoded for name, resource in self._resources(type_url).items()}
 
-    def dump(self) -> dict[str, object]:
+    def dumping(self) -> Steps[dict[str, object]]:
         """Every resource in force, as plain data, for `/config_dump`; see config/dump.py."""
-        return dump.dump(self.messages, self.is_static)
+        return dump.dumping(self.encoded, self.is_static)
 
     def is_static(self, type_url: str, name: str) -> bool:
         """Whether the resource comes from the bootstrap file."""

@@ -6,6 +6,7 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 
 from pymesh.errors import ConfigError
 from pymesh.peer_metadata import Peer, ServiceFacts
+from pymesh_proxy.config import resource
 from pymesh_proxy.config.clusters import compile_cluster, compile_endpoints, resolved
 from pymesh_proxy.config.model import CircuitLimits, Cluster, Discovery, DnsFamily
 from pymesh_proxy.upstream.balancer import Balance, Policy
@@ -225,3 +226,12 @@ def test_a_priority_that_is_out_of_range_is_refused() -> None:
     with pytest.raises(ConfigError, match="0 to 128") as caught:
         endpoints("{endpoints: [{priority: 129}]}")
     assert caught.value.path == "e.endpoints[0].priority"
+
+
+def test_an_assignment_is_compiled_an_endpoint_a_step() -> None:
+    assignment = ClusterLoadAssignment(cluster_name="c")
+    group = assignment.endpoints.add()
+    for number in range(20):
+        address = group.lb_endpoints.add().endpoint.address.socket_address
+        address.address, address.port_value = f"10.0.0.{number}", 80
+    assert sum(1 for _ in resource.endpoints(assignment.SerializeToString())) >= 20

@@ -180,7 +180,7 @@ def test_a_refusal_names_resource_and_field_and_changes_nothing(
     assert (caught.value.resource, caught.value.path) == (resource, path)
     assert config.snapshot is before
     assert not before.clusters["a"].endpoints[0].retired
-    assert config.messages(types.CLUSTER).keys() == {"a"}
+    assert config.encoded(types.CLUSTER).keys() == {"a"}
 
 
 def test_a_type_that_is_no_configuration_is_refused() -> None:
@@ -254,7 +254,7 @@ def test_the_dump_shows_static_and_dynamic_resources_and_no_keys() -> None:
     config = new()
     config.apply_bootstrap(message(Bootstrap, BOOTSTRAP))
     config.apply(types.ROUTE, {"80": routes("a")})
-    dumped = config.dump()
+    dumped = whole(config.dumping())
     sections = dumped["configs"]
     assert isinstance(sections, list)
     clusters = next(section for section in sections if section["@type"].endswith("ClustersConfigDump"))
