@@ -375,7 +375,7 @@ async def test_health_is_believed_as_far_as_the_cluster_says(policy: Policy, thr
         endpoint.mark(Health.FAILED_EDS_HEALTH, on=True)
     few = Cluster("few", Discovery.STATIC, Balance(policy, panic=threshold), endpoints)
     proxy = MemoryProxy()
-    proxy.runtime.upstreams._random = Random(1).random
+    proxy.runtime.upstreams._balancers._random = Random(1).random
     state = proxy.runtime.upstreams.state(few)
     assert len({state.pick(None) for _ in range(100)}) == used
 

@@ -179,7 +179,7 @@ def options(*argv: str) -> Options:
 async def running(config: str, *, filters: Sequence[HttpFilter] = (), settle: bool = True) -> AsyncIterator[Running]:
     """A proxy with the bootstrap `config`, whose HTTP managers have `filters`."""
     proxy = Proxy(options(), asyncio.get_running_loop())
-    proxy.runtime.upstreams._random = lambda: 0.0  # round robin begins with the first endpoint
+    proxy.runtime.upstreams._balancers._random = lambda: 0.0  # round robin begins with the first endpoint
     snapshot = proxy.configuration.apply_bootstrap(load_bootstrap(config, "test"))
     proxy.adopt(with_filters(snapshot, filters) if filters else snapshot)
     serving = Running(proxy)
