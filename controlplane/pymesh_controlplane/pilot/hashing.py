@@ -9,7 +9,7 @@ Source: Istio's translation (pilot/pkg/networking/core/route, getHashPolicy).
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
-from envoy.config.listener.v3 import listener_pb2
+from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 
@@ -54,6 +54,31 @@ def hashed(namespace: str, world: World) -> Hashed:
     return found
 
 
+def named(clusters: Hashed, names: Iterable[str]) -> Hashed:
+    """Those of `clusters` that are called so."""
+    return {name: clusters[name] for name in names if name in clusters}
+
+
+def named_by_routes(hosts: Iterable[route_components_pb2.VirtualHost]) -> tuple[str, ...]:
+    """The clusters to which `hosts` lead, each once, ordered."""
+    return tuple(sorted({name for host in hosts for route in host.routes for name in _targets(route.route)}))
+
+
+def named_by_chains(chains: Iterable[listener_components_pb2.FilterChain]) -> tuple[str, ...]:
+    """The clusters to which the TCP proxies of `chains` lead, each once, ordered."""
+    opaque = (
+        tcp_proxy_pb2.TcpProxy.FromString(item.typed_config.value)
+        for chain in chains
+        for item in chain.filters
+        if item.typed_config.type_url == types.TCP_PROXY
+    )
+    return tuple(sorted({name for proxy in opaque for name in _targets(proxy)}))
+
+
+def _targets(to: route_components_pb2.RouteAction | tcp_proxy_pb2.TcpProxy) -> list[str]:
+    return [choice.name for choice in to.weighted_clusters.clusters] or [to.cluster]
+
+
 def put_into_routes(message: route_pb2.RouteConfiguration, clusters: Hashed) -> None:
     """Let the routes to `clusters` say what the keys of their requests are."""
     if not clusters:
@@ -61,8 +86,7 @@ def put_into_routes(message: route_pb2.RouteConfiguration, clusters: Hashed) -> 
     for host in message.virtual_hosts:
         for route in host.routes:
             action = route.route
-            to = [choice.name for choice in action.weighted_clusters.clusters] or [action.cluster]
-            for policy in _distinct(clusters[name].requests for name in to if name in clusters):
+            for policy in _distinct(clusters[name].requests for name in _targets(action) if name in clusters):
                 action.hash_policy.append(_HashPolicy.FromString(policy))
 
 
@@ -72,8 +96,7 @@ def put_into_connections(message: listener_pb2.Listener, clusters: Hashed) -> No
         for item in chain.filters:
             if item.typed_config.type_url == types.TCP_PROXY:
                 opaque = tcp_proxy_pb2.TcpProxy.FromString(item.typed_config.value)
-                to = [choice.name for choice in opaque.weighted_clusters.clusters] or [opaque.cluster]
-                leads = [clusters[name] for name in to if name in clusters]
+                leads = [clusters[name] for name in _targets(opaque) if name in clusters]
                 if any(lead.by_source for lead in leads):
                     opaque.hash_policy.add().source_ip.SetInParent()
                 for lead in leads[:1]:

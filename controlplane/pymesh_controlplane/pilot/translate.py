@@ -6,7 +6,7 @@ for all proxies, out of pieces (the clusters of one service, its virtual host on
 from one world to the next: after a change only what it concerns is made, serialized and hashed again.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from typing import Final, NamedTuple
@@ -154,14 +154,16 @@ class Translation:
     ) -> tuple[Resource, ...]:
         servers = gateway_listeners.served(offers, self._bound, caller, self.world)
         hashed = self._hashed_for(caller.namespace)
+        if hashed:
+            name = (servers, caller.namespace)
+            hashed = hashing.named(hashed, self._memory.call(_named_by_gateway, name, port, servers))
         return self._memory.call(_gateway_listener, (servers, reports), port, servers, reports, hashed)
 
     def _gateway_routes(self, name: str, offers: Iterable[Offer], caller: routes.Caller) -> Resource:
         plans = gateway_routes.plan(offers, self._bound, caller, self.world)
         hosts = tuple(self._memory.call(gateway_routes.virtual_host, (name, plan.host, caller), plan) for plan in plans)
-        return self._memory.call(
-            _gateway_configuration, (name, caller), name, hosts, self._hashed_for(caller.namespace)
-        )
+        hashed = self._hashed_in(hosts, (name, caller), caller)
+        return self._memory.call(_gateway_configuration, (name, caller), name, hosts, hashed)
 
     @cached_property
     def _bound(self) -> gateway_routes.Bound:
@@ -185,6 +187,11 @@ class Translation:
         if namespace not in self._hashed:
             self._hashed[namespace] = hashing.hashed(namespace, self.world)
         return self._hashed[namespace]
+
+    def _hashed_in(self, hosts: tuple[VirtualHost, ...], name: Hashable, caller: routes.Caller) -> Hashed:
+        """What holds for the clusters that `hosts` name: so a table is not made again for what it does not name."""
+        hashed = self._hashed_for(caller.namespace)
+        return hashing.named(hashed, self._memory.call(hashing.named_by_routes, name, hosts)) if hashed else hashed
 
     def _outbound_of(self, namespace: str, viewpoint: Viewpoint) -> _Outbound:
         whose = (namespace, viewpoint)
@@ -232,6 +239,8 @@ class Translation:
                 for to in opaque:
                     chains += self._memory.call(listeners.opaque_chains, to, to)
             only = self.world.mesh.registry_only
+            if hashed:
+                hashed = hashing.named(hashed, self._memory.call(hashing.named_by_chains, name, tuple(chains)))
             self._listeners[name] = self._memory.call(_outbound_listener, name, tuple(chains), only, reports, hashed)
         return self._listeners[name]
 
@@ -253,11 +262,13 @@ class Translation:
 
     def _routes_of(self, caller: routes.Caller) -> Resources:
         if caller not in self._routes:
-            only, hashed = self.world.mesh.registry_only, self._hashed_for(caller.namespace)
-            self._routes[caller] = _sorted(
-                self._memory.call(_configuration, (port, caller), port, tuple(self._virtual_hosts(plans)), only, hashed)
-                for port, plans in routes.plans(caller, self.world).items()
-            )
+            only = self.world.mesh.registry_only
+            found: list[Resource] = []
+            for port, plans in routes.plans(caller, self.world).items():
+                name, hosts = (port, caller), tuple(self._virtual_hosts(plans))
+                hashed = self._hashed_in(hosts, name, caller)
+                found.append(self._memory.call(_configuration, name, port, hosts, only, hashed))
+            self._routes[caller] = _sorted(found)
         return self._routes[caller]
 
     def _virtual_hosts(self, plans: Iterable[routes.Plan]) -> Iterator[VirtualHost]:
@@ -320,6 +331,11 @@ def _gateway_listener(
         return ()
     hashing.put_into_connections(message, hashed)
     return (_listener(message, reports),)
+
+
+def _named_by_gateway(port: int, servers: tuple[gateway_listeners.Served, ...]) -> tuple[str, ...]:
+    message = gateway_listeners.listener(port, servers)
+    return () if message is None else hashing.named_by_chains(message.filter_chains)
 
 
 def _listener(message: Listener, reports: Reporting) -> Resource:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.route.v3.route_components_pb2 import VirtualHost
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
@@ -20,10 +21,12 @@ from pymesh.resources.parse import parse
 from pymesh.xds import types
 from pymesh.xds.check import check
 from pymesh_controlplane.pilot import translate, world
+from pymesh_controlplane.pilot.hashing import Hashed
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.node import Node
+from pymesh_controlplane.pilot.subscription import Resource
 from pymesh_controlplane.pilot.translate import Translator, encoded
-from tests.controlplane.pilot.worlds import BOOKINFO, EVERYTHING, Messages, resources_for, sidecar, world_of
+from tests.controlplane.pilot.worlds import BOOKINFO, EVERYTHING, Messages, resources_for, service, sidecar, world_of
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 NODES = {"productpage": sidecar(), "reviews": sidecar("10.244.0.11", "reviews-v1")}
@@ -260,3 +263,32 @@ def test_a_cluster_says_which_endpoint_assignment_it_waits_for() -> None:
     other.eds_cluster_config.service_name = "shared"
     found = [Cluster(name="a", type=Cluster.EDS), other, Cluster(name="c", type=Cluster.STATIC)]
     assert [encoded(cluster.name, cluster).needs for cluster in found] == ["a", "shared", ""]
+
+
+def test_a_table_is_not_made_again_for_a_key_of_a_cluster_that_it_does_not_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[int] = []
+    original = translate._configuration
+
+    def counting(port: int, hosts: tuple[VirtualHost, ...], only: bool, hashed: Hashed) -> Resource:
+        made.append(port)
+        return original(port, hosts, only, hashed)
+
+    monkeypatch.setattr(translate, "_configuration", counting)
+    rule = """
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: sticky, namespace: default}
+spec: {host: sticky, trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: x-user}}}}
+"""
+    text = service("sticky", "[{name: http, port: 7070}]", "10.96.0.9") + "---\n" + service("plain") + rule
+    translator, other = Translator(), world_of(text.replace("x-user", "x-client"))
+    first = translator.snapshot(sidecar(), world_of(text))
+    assert sorted(made) == [7070, 9080]
+    made.clear()
+    second = translator.snapshot(sidecar(), other)
+    assert made == [7070]
+    assert second[types.ROUTE]["7070"] != first[types.ROUTE]["7070"]
+    assert second == Translator().snapshot(sidecar(), other)
