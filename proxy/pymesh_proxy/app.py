@@ -275,7 +275,7 @@ class Proxy:
         gc.collect()
         gc.freeze()  # what exists now lives as long as the process: no collection needs to look at it again
         async with asyncio.TaskGroup() as group:
-            background = [group.create_task(self.dns.run())]
+            background = [group.create_task(self.dns.run()), group.create_task(self.pace.tidy())]
             if self.control is not None:
                 background.append(group.create_task(self.control.run()))
             log.info("listening on %s", ", ".join(at for _, at in self.addresses()) or "nothing yet")

@@ -1,6 +1,7 @@
 """Nothing that requests and connections leave behind is for the garbage collector, which does not look at all of it.
 
-After a push everything there is is frozen (control/pace.py): what then becomes a cycle of garbage would stay for ever.
+After a push everything there is is frozen (control/pace.py): what then becomes a cycle of garbage stays until
+there is a time without traffic.
 """
 
 import asyncio

@@ -3,12 +3,14 @@
 import asyncio
 import gc
 from time import perf_counter
+from weakref import ref
 
 import pytest
 
 from pymesh.steps import Steps
 from pymesh_proxy.control import pace
 from pymesh_proxy.control.pace import Pace
+from tests.support.waiting import eventually
 
 
 def busy(seconds: float) -> None:
@@ -126,5 +128,50 @@ async def test_what_much_work_has_made_is_frozen() -> None:
         assert gc.get_freeze_count() == before, "little work is not worth it"
         await one.take(making(pace.FREEZE_AFTER / 80))
         assert gc.get_freeze_count() >= before + len(kept)
+    finally:
+        gc.unfreeze()
+
+
+class Node:
+    """Somebody's garbage, when nobody else knows it: it knows itself."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+async def test_dead_cycles_that_were_frozen_are_collected_when_there_is_no_traffic(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pace, "LOOK", 0.001)
+    traffic = True
+    slices: list[float] = []
+    looks = 0
+
+    def busy() -> bool:
+        nonlocal looks
+        looks += 1
+        return traffic
+
+    one = Pace(busy, slices.append)
+    node = Node()
+    watched = ref(node)
+    try:
+        await one.take(work([], "a", 80, pace.FREEZE_AFTER / 40))
+        del node
+        gc.collect()
+        assert watched() is not None, "it was frozen alive"
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(one.tidy())
+            before = looks
+            await eventually(lambda: looks > before + 2 * pace.QUIET, what="looks that see traffic")
+            assert watched() is not None
+            traffic, count = False, len(slices)
+            await eventually(lambda: watched() is None, what="the cycle is collected")
+            assert gc.get_freeze_count() > 0
+            assert len(slices) == count + 1, "its stall is told, and there is one"
+            before = looks
+            await eventually(lambda: looks > before + 2 * pace.QUIET, what="more quiet looks")
+            assert len(slices) == count + 1
+            task.cancel()
     finally:
         gc.unfreeze()
