@@ -225,7 +225,7 @@ async def test_the_source_of_a_connection_leads_to_its_endpoint_where_that_is_as
         service = cluster("service", *(upstream.address for upstream in upstreams), lb_policy="RING_HASH")
         listener = tcp_listener(hash_policy=[{"source_ip": {}}])
         async with running(bootstrap([listener], [service])) as proxy:
-            proxy.runtime.upstreams._balancers._random = Random(1).random  # five times the same by chance is unlikely enough
+            proxy.runtime.upstreams._balancers._random = Random(1).random  # five times the same by chance: unlikely
             compiled = proxy.runtime.snapshot.clusters["service"]
             expected = proxy.runtime.upstreams.state(compiled).pick(None, (), xxh64(b"127.0.0.1"))
             assert expected is not None
