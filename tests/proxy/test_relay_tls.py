@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 from pymesh_proxy.errors import Flag
 from tests.support.certificates import Authority
 from tests.support.envoy import envoy_process
-from tests.support.inprocess import Json, Running, bootstrap, cluster, running, tcp_listener
+from tests.support.inprocess import Json, Running, bootstrap, cluster, http_listener, route, running, tcp_listener
+from tests.support.key_updates import updates
 from tests.support.peers import Address, Peer, RawUpstream, client, connect
 from tests.support.proxy_process import free_port
 from tests.support.waiting import eventually
@@ -128,6 +130,40 @@ async def test_a_cut_is_passed_on_as_a_cut_after_every_byte_before_it(common: Js
         with pytest.raises(ConnectionResetError):
             await other.rest()
         await ours.records(2)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "http"])
+async def test_a_peer_that_only_changes_its_keys_is_cut_and_counted(common: Json, kind: str) -> None:
+    listener = tcp_listener("app") if kind == "tcp" else http_listener([route("app")])
+    listener["filter_chains"][0] |= tls("DownstreamTlsContext", common)
+    async with RawUpstream() as upstream, running(bootstrap([listener], [cluster("app", upstream.address)])) as ours:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        coming, going = ssl.MemoryBIO(), ssl.MemoryBIO()
+        machine = context.wrap_bio(coming, going)
+        reader, writer = await asyncio.open_connection(*ours.address)
+        while True:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                machine.do_handshake()
+                break
+            writer.write(going.read())
+            coming.write(await reader.read(65536))
+        machine.write(b"hello")
+        writer.write(going.read())
+        if kind == "tcp":
+            await (await upstream.accept()).exactly(5)
+        updates(machine, 200)
+        writer.write(going.read())
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(65536):
+                pass
+        writer.close()
+        if kind == "tcp":
+            [record] = await ours.records(1)
+            assert record.flag is Flag.DOWNSTREAM_PROTOCOL_ERROR
+            assert record.details == "too_many_tls_records_without_data"
+        else:
+            await eventually(lambda: sum(s.protocol_errors for s in ours.runtime.stats.http.values()) == 1)
 
 
 async def test_a_reader_that_stops_stops_the_writer_through_both(common: Json) -> None:

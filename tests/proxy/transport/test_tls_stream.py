@@ -1,9 +1,7 @@
 """TLS over memory buffers, against Python's own TLS objects: at every split of the record stream, and at every cut."""
 
-import _ssl
 import asyncio
 import contextlib
-import ctypes
 import socket
 import ssl
 from typing import Any
@@ -14,6 +12,7 @@ from pymesh_proxy.transport.tls_connections import accept_tls, connect_tls
 from pymesh_proxy.transport.tls_records import MAX_IDLE_RECORDS, TooManyRecords
 from pymesh_proxy.transport.tls_stream import READ_SIZE, RECORD, SMALL, TURN_RECORDS, TlsStream, Truncated
 from tests.support.certificates import Authority
+from tests.support.key_updates import updates
 from tests.support.waiting import eventually
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
@@ -332,18 +331,6 @@ async def test_a_protocol_that_wants_no_half_open_connection_has_none(contexts: 
 
 
 # --- A peer that says nothing, and much of it ---
-
-
-def updates(peer: ssl.SSLObject, count: int) -> None:
-    """The peer changes its keys so many times (RFC 8446 4.6.3), which Python's ssl has no words for."""
-    library = ctypes.CDLL(_ssl.__file__)  # which is linked with it
-    library.SSL_key_update.argtypes = [ctypes.c_void_p, ctypes.c_int]
-    library.SSL_do_handshake.argtypes = [ctypes.c_void_p]
-    # PySSLSocket: PyObject_HEAD, the socket's weak reference, SSL*
-    pointer = ctypes.c_void_p.from_address(id(peer._sslobj) + object.__basicsize__ + 8)  # type: ignore[attr-defined]  # private
-    for _ in range(count):
-        assert library.SSL_key_update(pointer, 0) == 1
-        library.SSL_do_handshake(pointer)
 
 
 only_1_3 = pytest.mark.parametrize("contexts", [ssl.TLSVersion.TLSv1_3], indirect=True, ids=["1.3"])
