@@ -16,6 +16,7 @@ MAX_LINES = 400
 LONGER = {
     "proxy/pymesh_proxy/exchange.py": "the life of one request, every phase once, in order",
     "proxy/pymesh_proxy/transport/tls_stream.py": "a protocol below and a transport above, of one TLS machine",
+    "proxy/pymesh_proxy/filters/python.py": "all that a class of a user's own sees, where it imports it from",
     "pymesh/xds/support.py": "one table: the supported fields",
     "pymesh/resources/istio.py": "one table: the fields of Istio's kinds",
     "controlplane/pymesh_controlplane/local/podspec.py": "one table: the fields of a pod",
