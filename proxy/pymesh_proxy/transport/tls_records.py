@@ -50,8 +50,12 @@ class Records:
         self._left = left
         return at, count
 
+    def between(self) -> bool:
+        """Whether what comes next is the start of a record, and the last one had data."""
+        return not (self._left or self._header or self.idle)
+
     def aligned(self) -> None:
-        """What comes next is the start of a record."""
+        """What comes next is the start of a record, and the last one had data."""
         self._header, self._left, self.idle = b"", 0, 0
 
     def passed(self, count: int, *, data: bool) -> None:

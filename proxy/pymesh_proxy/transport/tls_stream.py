@@ -19,7 +19,7 @@ import ssl
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol, TypeAlias, cast
 
-from pymesh_proxy.transport.tls_records import Records, TooManyRecords
+from pymesh_proxy.transport.tls_records import HEADER, Records, TooManyRecords
 
 log = logging.getLogger("pymesh.tls")
 
@@ -30,7 +30,7 @@ RECORD: Final = 16 * 1024
 STEP: Final = 32 * 1024
 # Bytes read from a socket at a time.
 READ_SIZE: Final = 256 * 1024
-# Up to so many bytes, whatever records they are, are decrypted without looking where these end: 75 key updates, 1 ms.
+# A read of up to so many bytes (75 key updates, 1 ms), or of one whole record, is decrypted at once: most often it is data.
 SMALL: Final = 2 * 1024
 # Records decrypted in one turn of the loop, or a few more; then it is others' turn. A full read of whole ones has 16.
 TURN_RECORDS: Final = 128
@@ -117,7 +117,8 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """See asyncio.BufferedProtocol."""
-        if nbytes > SMALL or self._app is None or self._ended:
+        one = nbytes <= SMALL or (not self._torn and nbytes == HEADER + (_ciphertext[3] << 8 | _ciphertext[4]))
+        if not one or self._app is None or self._ended:
             self._receive(_ciphertext[:nbytes])
             return
         self._incoming.write(_ciphertext[:nbytes])
@@ -226,6 +227,7 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
             if self._app is not None:
                 filled = self._decrypt(filled)
                 self._passed(count, data=filled > before)
+        self._torn = not self._records.between()
         if self._app is not None:
             self._deliver(filled)
 
