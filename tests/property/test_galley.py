@@ -17,6 +17,7 @@ from pymesh_proxy.config.snapshot import Configuration
 from pymesh_proxy.upstream.registry import EndpointRegistry
 from tests.controlplane.pilot.gateway_worlds import EVERY_SERVER
 from tests.controlplane.pilot.worlds import EGRESS, EVERYTHING, resources_for, sidecar
+from tests.support.configuration import apply
 
 LIMITS = """
 ---
@@ -105,7 +106,7 @@ def test_what_comes_into_force_the_proxy_compiles_whole(text: str) -> None:
         resources = resources_for(sidecar(), world)
         configuration = Configuration(EndpointRegistry(), lambda: 0.5)
         for kind in (types.CLUSTER, types.ENDPOINT, types.LISTENER, types.ROUTE):
-            configuration.apply(kind, resources[kind])
+            apply(configuration, kind, resources[kind])
 
 
 @settings(max_examples=100, deadline=None)

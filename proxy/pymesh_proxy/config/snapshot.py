@@ -15,7 +15,6 @@ from typing import NamedTuple, TypeVar, cast
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from envoy.config.cluster.v3.cluster_pb2 import Cluster as ClusterMessage
 from envoy.config.listener.v3.listener_pb2 import Listener as ListenerMessage
-from google.protobuf.message import Message
 
 from pymesh.errors import ConfigError
 from pymesh.steps import Steps, whole
@@ -125,21 +124,6 @@ class Configuration:
         self._static = frozenset(
             {(types.CLUSTER, name) for name in clusters} | {(types.LISTENER, name) for name in listeners}
         )
-        snapshot = whole(self.publishing())
-        whole(self.clearing())
-        return snapshot
-
-    def apply(self, type_url: str, added: Mapping[str, Message], removed: Iterable[str] = ()) -> Snapshot:
-        """Put what was added or changed, by name, and what is gone, in force at once, or nothing of it.
-
-        Raises:
-            ConfigError: with `resource` and `path`; everything is as it was.
-        """
-        before = self._state
-        encoded = {name: encode(message) for name, message in added.items()}
-        for error in whole(self.staging(type_url, encoded, removed)).values():
-            self._state = before
-            raise error
         snapshot = whole(self.publishing())
         whole(self.clearing())
         return snapshot

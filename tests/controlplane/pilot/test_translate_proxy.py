@@ -14,6 +14,7 @@ from tests.controlplane.galley.certificates import AUTHORITY, WEB, tls_secret
 from tests.controlplane.pilot.gateway_worlds import EVERY_SERVER, router
 from tests.controlplane.pilot.test_reporting import REPORTED
 from tests.controlplane.pilot.worlds import BOOKINFO, EGRESS, EVERYTHING, resources_for, service, sidecar, world_of
+from tests.support.configuration import apply
 
 NODES = {"productpage": sidecar(), "reviews": sidecar("10.244.0.11", "reviews-v1")}
 
@@ -67,7 +68,7 @@ def test_the_proxy_compiles_all_of_it(text: str, node: Node) -> None:
     resources = resources_for(node, world_of(text))
     configuration = Configuration(EndpointRegistry(), lambda: 0.5)
     for kind in (types.CLUSTER, types.ENDPOINT, types.LISTENER, types.ROUTE):
-        configuration.apply(kind, resources[kind])
+        apply(configuration, kind, resources[kind])
     assert configuration.wanted_routes() == frozenset(resources[types.ROUTE])
     assert configuration.wanted_endpoints() == frozenset(resources[types.ENDPOINT])
     assert configuration.wanted_secrets() == {"default", "ROOTCA"}
@@ -91,7 +92,7 @@ def test_the_proxy_compiles_what_names_something_missing() -> None:
         resources = resources_for(node, found)
         configuration = Configuration(EndpointRegistry(), lambda: 0.5)
         for kind in (types.CLUSTER, types.ENDPOINT, types.LISTENER, types.ROUTE):
-            configuration.apply(kind, resources[kind])
+            apply(configuration, kind, resources[kind])
         assert configuration.wanted_routes() == frozenset(resources[types.ROUTE])
 
 
@@ -100,7 +101,7 @@ def test_the_proxy_compiles_all_of_a_gateway() -> None:
     resources = resources_for(router(service_account="default"), world_of(text))
     configuration = Configuration(EndpointRegistry(), lambda: 0.5)
     for kind in (types.CLUSTER, types.ENDPOINT, types.LISTENER, types.ROUTE):
-        configuration.apply(kind, resources[kind])
+        apply(configuration, kind, resources[kind])
     assert configuration.wanted_routes() == frozenset(resources[types.ROUTE])
     assert configuration.wanted_secrets() == {"default", "ROOTCA", *resources[types.SECRET]}
     for secret in resources[types.SECRET].values():

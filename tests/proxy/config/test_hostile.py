@@ -17,6 +17,7 @@ from pymesh.xds.text import parse
 from pymesh_proxy.config.snapshot import Configuration
 from pymesh_proxy.upstream.registry import EndpointRegistry
 from tests.conformance.sides import BOOTSTRAP
+from tests.support.configuration import apply
 from tests.support.xds import message
 
 _PORTS: Final = {"${LISTEN}": "1", "${A}": "2", "${B}": "3", "${DEAD}": "4"}
@@ -69,11 +70,11 @@ def damaged(draw: st.DrawFn, original: Message) -> bytes:
 
 def put(type_url: str, original: Message, data: bytes) -> None:
     config = Configuration(EndpointRegistry(), lambda: 0.5)
-    config.apply(types.CLUSTER, {cluster.name: cluster for cluster in RESOURCES.clusters})
+    apply(config, types.CLUSTER, {cluster.name: cluster for cluster in RESOURCES.clusters})
     before = config.snapshot
     try:
         resource = type(original).FromString(data)
-        config.apply(type_url, {"x": resource})
+        apply(config, type_url, {"x": resource})
     except (ConfigError, DecodeError):
         assert config.snapshot is before
 
@@ -126,6 +127,6 @@ def test_odd_bootstraps(data: object) -> None:
 @pytest.mark.parametrize(("type_url", "original"), [(types.LISTENER, LISTENER), (types.CLUSTER, CLUSTER)])
 def test_undamaged_they_are_accepted(type_url: str, original: Message) -> None:
     config = Configuration(EndpointRegistry(), lambda: 0.5)
-    config.apply(types.CLUSTER, {cluster.name: cluster for cluster in RESOURCES.clusters})
-    config.apply(type_url, {"x": original})
+    apply(config, types.CLUSTER, {cluster.name: cluster for cluster in RESOURCES.clusters})
+    apply(config, type_url, {"x": original})
     assert config.snapshot.version == 2

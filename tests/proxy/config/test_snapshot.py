@@ -19,6 +19,7 @@ from pymesh_proxy.config import snapshot as snapshot_module
 from pymesh_proxy.config.snapshot import Configuration
 from pymesh_proxy.control.resources import name_in
 from pymesh_proxy.upstream.registry import EndpointRegistry
+from tests.support.configuration import apply
 from tests.support.heads import request
 from tests.support.xds import HCM, ROUTER, message
 
@@ -59,10 +60,10 @@ def routes(cluster: str, more: str = "") -> RouteConfiguration:
 
 def test_a_configuration_grows_by_type() -> None:
     config = new()
-    config.apply(types.CLUSTER, {"a": eds("a")})
-    config.apply(types.ENDPOINT, {"a": assignment("a", "10.0.0.1")})
-    config.apply(types.LISTENER, {"l": listener("l")})
-    snapshot = config.apply(types.ROUTE, {"80": routes("a")})
+    apply(config, types.CLUSTER, {"a": eds("a")})
+    apply(config, types.ENDPOINT, {"a": assignment("a", "10.0.0.1")})
+    apply(config, types.LISTENER, {"l": listener("l")})
+    snapshot = apply(config, types.ROUTE, {"80": routes("a")})
     assert snapshot.version == 4
     assert [endpoint.address for endpoint in snapshot.clusters["a"].endpoints] == ["10.0.0.1:80"]
     assert snapshot.routes["80"].find(request()) is not None
@@ -71,15 +72,15 @@ def test_a_configuration_grows_by_type() -> None:
 
 def test_what_did_not_change_is_the_same_object() -> None:
     config = new()
-    config.apply(types.CLUSTER, {"a": eds("a"), "b": eds("b")})
-    before = config.apply(types.LISTENER, {"l": listener("l")})
-    config.apply(types.ROUTE, {"80": routes("a")})
-    after = config.apply(types.CLUSTER, {"a": eds("a"), "b": eds("b", ", connect_timeout: 9s")})
+    apply(config, types.CLUSTER, {"a": eds("a"), "b": eds("b")})
+    before = apply(config, types.LISTENER, {"l": listener("l")})
+    apply(config, types.ROUTE, {"80": routes("a")})
+    after = apply(config, types.CLUSTER, {"a": eds("a"), "b": eds("b", ", connect_timeout: 9s")})
     assert after.clusters["a"] is before.clusters["a"]
     assert after.clusters["b"] is not before.clusters["b"]
     assert after.clusters["b"].connect_timeout == 9.0
     assert after.listeners["l"] is before.listeners["l"]
-    assert config.apply(types.LISTENER, {"l": listener("l")}).listeners["l"] is before.listeners["l"]
+    assert apply(config, types.LISTENER, {"l": listener("l")}).listeners["l"] is before.listeners["l"]
     assert before.clusters["b"].connect_timeout == 5.0, "a snapshot never changes"
 
 
@@ -91,8 +92,8 @@ def test_a_filter_chain_that_did_not_change_is_the_same_object() -> None:
         chain.filter_chain_match.destination_port.value = port
     second = Listener.FromString(first.SerializeToString())
     second.filter_chains[1].filter_chain_match.destination_port.value = 3
-    before = config.apply(types.LISTENER, {"l": first}).listeners["l"]
-    after = config.apply(types.LISTENER, {"l": second}).listeners["l"]
+    before = apply(config, types.LISTENER, {"l": first}).listeners["l"]
+    after = apply(config, types.LISTENER, {"l": second}).listeners["l"]
     assert after is not before
     assert after.chains[0] is before.chains[0]
     assert after.chains[1] is not before.chains[1]
@@ -101,36 +102,36 @@ def test_a_filter_chain_that_did_not_change_is_the_same_object() -> None:
 
 def test_endpoints_survive_and_those_that_are_gone_retire() -> None:
     config = new()
-    config.apply(types.CLUSTER, {"a": eds("a")})
-    stays, goes = config.apply(types.ENDPOINT, {"a": assignment("a", "10.0.0.1", "10.0.0.2")}).clusters["a"].endpoints
+    apply(config, types.CLUSTER, {"a": eds("a")})
+    stays, goes = apply(config, types.ENDPOINT, {"a": assignment("a", "10.0.0.1", "10.0.0.2")}).clusters["a"].endpoints
     stays.active = 3
     weighted = assignment("a", "10.0.0.3", "10.0.0.1", more=", load_balancing_weight: 5")
-    found = config.apply(types.ENDPOINT, {"a": weighted}).clusters["a"].endpoints
+    found = apply(config, types.ENDPOINT, {"a": weighted}).clusters["a"].endpoints
     assert found[1] is stays
     assert (stays.active, stays.weight, stays.retired, goes.retired) == (3, 5, False, True)
-    config.apply(types.CLUSTER, {}, ["a"])
+    apply(config, types.CLUSTER, {}, ["a"])
     assert stays.retired
 
 
 def test_endpoints_may_come_before_their_cluster_and_after_a_change_of_it() -> None:
     config = new()
-    config.apply(types.ENDPOINT, {"a": assignment("a", "10.0.0.1")})
-    (first,) = config.apply(types.CLUSTER, {"a": eds("a")}).clusters["a"].endpoints
-    (second,) = config.apply(types.CLUSTER, {"a": eds("a", ", connect_timeout: 1s")}).clusters["a"].endpoints
+    apply(config, types.ENDPOINT, {"a": assignment("a", "10.0.0.1")})
+    (first,) = apply(config, types.CLUSTER, {"a": eds("a")}).clusters["a"].endpoints
+    (second,) = apply(config, types.CLUSTER, {"a": eds("a", ", connect_timeout: 1s")}).clusters["a"].endpoints
     assert second is first
-    assert config.apply(types.ENDPOINT, {}, ["a"]).clusters["a"].endpoints == ()
+    assert apply(config, types.ENDPOINT, {}, ["a"]).clusters["a"].endpoints == ()
 
 
 def test_endpoints_of_all_priorities_are_there_with_their_health() -> None:
     config = new()
-    config.apply(types.CLUSTER, {"a": eds("a")})
+    apply(config, types.CLUSTER, {"a": eds("a")})
     text = """{cluster_name: a, endpoints: [
       {lb_endpoints: [{health_status: %s, endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 1}}}}]},
       {priority: 1, lb_endpoints: [{endpoint: {address: {socket_address: {address: 10.0.0.2, port_value: 1}}}}]}]}"""
     down = (
-        config.apply(types.ENDPOINT, {"a": message(ClusterLoadAssignment, text % "UNHEALTHY")}).clusters["a"].endpoints
+        apply(config, types.ENDPOINT, {"a": message(ClusterLoadAssignment, text % "UNHEALTHY")}).clusters["a"].endpoints
     )
-    up = config.apply(types.ENDPOINT, {"a": message(ClusterLoadAssignment, text % "HEALTHY")}).clusters["a"].endpoints
+    up = apply(config, types.ENDPOINT, {"a": message(ClusterLoadAssignment, text % "HEALTHY")}).clusters["a"].endpoints
     assert [(one.host, one.priority) for one in down] == [("10.0.0.1", 0), ("10.0.0.2", 1)]
     assert down[0] is up[0]
     assert (up[0].healthy, up[0].membership.version > 0) == (True, True)
@@ -140,7 +141,7 @@ def test_resolved_names_become_endpoints() -> None:
     config = new()
     text = """{name: d, type: STRICT_DNS, load_assignment: {cluster_name: d, endpoints: [{lb_endpoints: [
       {endpoint: {address: {socket_address: {address: reviews, port_value: 80}}}}]}]}}"""
-    assert config.apply(types.CLUSTER, {"d": message(Cluster, text)}).clusters["d"].endpoints == ()
+    assert apply(config, types.CLUSTER, {"d": message(Cluster, text)}).clusters["d"].endpoints == ()
     (first,) = config.apply_addresses("d", {"reviews": ("10.0.0.1",)}).clusters["d"].endpoints
     found = config.apply_addresses("d", {"reviews": ("10.0.0.1", "10.0.0.2")}).clusters["d"].endpoints
     assert found[0] is first
@@ -156,27 +157,27 @@ BAD_LISTENER.transparent.value = True
 
 
 @pytest.mark.parametrize(
-    ("apply", "resource", "path"),
+    ("change", "resource", "path"),
     [
-        (lambda config: config.apply(types.LISTENER, {"ok": listener("ok"), "l": BAD_LISTENER}),
+        (lambda config: apply(config, types.LISTENER, {"ok": listener("ok"), "l": BAD_LISTENER}),
          "Listener l", "transparent"),
-        (lambda config: config.apply(types.CLUSTER, {"b": eds("b"), "c": Cluster(name="c", lb_policy=Cluster.MAGLEV)}),
+        (lambda config: apply(config, types.CLUSTER, {"b": eds("b"), "c": Cluster(name="c", lb_policy=Cluster.MAGLEV)}),
          "Cluster c", "lb_policy"),
-        (lambda config: config.apply(types.ROUTE, {"80": routes("gone", ", validate_clusters: true")}),
+        (lambda config: apply(config, types.ROUTE, {"80": routes("gone", ", validate_clusters: true")}),
          "RouteConfiguration 80", "virtual_hosts[0].routes[0].route.cluster"),
-        (lambda config: config.apply(types.ENDPOINT, {"a": assignment("a", "nowhere")}), "ClusterLoadAssignment a",
+        (lambda config: apply(config, types.ENDPOINT, {"a": assignment("a", "nowhere")}), "ClusterLoadAssignment a",
          "endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address"),
     ],
 )  # fmt: skip
 def test_a_refusal_names_resource_and_field_and_changes_nothing(
-    apply: Callable[[Configuration], object], resource: str, path: str
+    change: Callable[[Configuration], object], resource: str, path: str
 ) -> None:
     config = new()
-    config.apply(types.CLUSTER, {"a": eds("a")})
-    config.apply(types.ENDPOINT, {"a": assignment("a", "10.0.0.1")})
+    apply(config, types.CLUSTER, {"a": eds("a")})
+    apply(config, types.ENDPOINT, {"a": assignment("a", "10.0.0.1")})
     before = config.snapshot
     with pytest.raises(ConfigError) as caught:
-        apply(config)
+        change(config)
     assert (caught.value.resource, caught.value.path) == (resource, path)
     assert config.snapshot is before
     assert not before.clusters["a"].endpoints[0].retired
@@ -185,7 +186,7 @@ def test_a_refusal_names_resource_and_field_and_changes_nothing(
 
 def test_a_type_that_is_no_configuration_is_refused() -> None:
     with pytest.raises(ConfigError, match="resources of type"):
-        new().apply(types.SECRET, {})
+        apply(new(), types.SECRET, {})
 
 
 BOOTSTRAP = """
@@ -207,9 +208,9 @@ def test_a_bootstrap_and_resources_that_cannot_be_changed_afterwards() -> None:
     config = new()
     snapshot = config.apply_bootstrap(message(Bootstrap, BOOTSTRAP))
     assert [endpoint.port for endpoint in snapshot.clusters["pilot"].endpoints] == [15010]
-    config.apply(types.CLUSTER, {"a": eds("a")})
-    for change in (lambda: config.apply(types.CLUSTER, {"pilot": eds("pilot")}),
-                   lambda: config.apply(types.CLUSTER, {}, ["pilot"])):  # fmt: skip
+    apply(config, types.CLUSTER, {"a": eds("a")})
+    for change in (lambda: apply(config, types.CLUSTER, {"pilot": eds("pilot")}),
+                   lambda: apply(config, types.CLUSTER, {}, ["pilot"])):  # fmt: skip
         with pytest.raises(ConfigError, match="static resource") as caught:
             change()
         assert caught.value.resource == "Cluster pilot"
@@ -246,14 +247,14 @@ def test_secrets_that_are_wanted() -> None:
     tls = f"""{{name: tls, typed_config: {{'@type': {context}, common_tls_context: {{
       tls_certificate_sds_secret_configs: [{{name: default}}],
       validation_context_sds_secret_config: {{name: ROOTCA}}}}}}}}"""
-    config.apply(types.CLUSTER, {"a": eds("a", f", transport_socket_matches: [{{name: m, transport_socket: {tls}}}]")})
+    apply(config, types.CLUSTER, {"a": eds("a", f", transport_socket_matches: [{{name: m, transport_socket: {tls}}}]")})
     assert config.wanted_secrets() == {"default", "ROOTCA"}
 
 
 def test_the_dump_shows_static_and_dynamic_resources_and_no_keys() -> None:
     config = new()
     config.apply_bootstrap(message(Bootstrap, BOOTSTRAP))
-    config.apply(types.ROUTE, {"80": routes("a")})
+    apply(config, types.ROUTE, {"80": routes("a")})
     dumped = whole(config.dumping())
     sections = dumped["configs"]
     assert isinstance(sections, list)
@@ -317,11 +318,11 @@ def test_addresses_that_come_while_a_snapshot_is_made_are_in_it() -> None:
 
 def test_what_was_in_force_is_freed_in_steps_even_where_a_request_holds_it() -> None:
     config = new()
-    config.apply(types.CLUSTER, {"a": eds("a")})
-    held = config.apply(types.ROUTE, {"80": routes("a")})
+    apply(config, types.CLUSTER, {"a": eds("a")})
+    held = apply(config, types.ROUTE, {"80": routes("a")})
     table = weakref.ref(held.routes["80"])
-    config.apply(types.ROUTE, {"80": routes("a", ", ignore_port_in_host_matching: true")})
-    config.apply(types.CLUSTER, {"a": eds("a", ", connect_timeout: 9s")})
+    apply(config, types.ROUTE, {"80": routes("a", ", ignore_port_in_host_matching: true")})
+    apply(config, types.CLUSTER, {"a": eds("a", ", connect_timeout: 9s")})
     assert table() is not None
     assert len(config.remains) == 1, "the one route, as long as somebody may look for it"
     del held
@@ -333,8 +334,8 @@ def test_what_was_in_force_is_freed_in_steps_even_where_a_request_holds_it() -> 
 
 def test_clusters_that_were_replaced_are_freed_in_steps_too() -> None:
     config = new()
-    held = config.apply(types.CLUSTER, {"a": eds("a")})
-    config.apply(types.CLUSTER, {"a": eds("a", ", connect_timeout: 9s")})
+    held = apply(config, types.CLUSTER, {"a": eds("a")})
+    apply(config, types.CLUSTER, {"a": eds("a", ", connect_timeout: 9s")})
     assert len(config.remains) == 1
     assert held.clusters["a"].connect_timeout == 5.0
     del held
