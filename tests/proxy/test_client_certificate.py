@@ -55,7 +55,7 @@ def test_the_callers_own_word_is_never_needed(mode: ForwardClientCert) -> None:
 
 def test_a_connection_header_does_not_take_our_word_away() -> None:
     manager = replace(MANAGER, forward_client_cert=ForwardClientCert.SANITIZE_SET)
-    lines = (b"Connection: x-forwarded-client-cert, x-request-id", b"X-Forwarded-Client-Cert: " + GIVEN)
+    lines = (b"Connection: x-request-id", b"X-Request-Id: theirs", b"X-Forwarded-Client-Cert: " + GIVEN)
     head = prepared(*lines, manager=manager, facts=MUTUAL)
     assert head.get(b"x-forwarded-client-cert") == OURS
     assert head.has(b"x-request-id")
