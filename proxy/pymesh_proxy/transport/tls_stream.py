@@ -30,7 +30,7 @@ RECORD: Final = 16 * 1024
 STEP: Final = 32 * 1024
 # Bytes read from a socket at a time.
 READ_SIZE: Final = 256 * 1024
-# A read of up to so many bytes (75 key updates, 1 ms), or of one whole record, is decrypted at once: most often it is data.
+# A read of up to so many bytes (75 key updates, 1 ms), or of one whole record, is decrypted at once.
 SMALL: Final = 2 * 1024
 # Records decrypted in one turn of the loop, or a few more; then it is others' turn. A full read of whole ones has 16.
 TURN_RECORDS: Final = 128
