@@ -17,6 +17,7 @@ from pymesh.xds.decode import load_bootstrap
 from pymesh_proxy.app import Proxy
 from pymesh_proxy.config.model import Snapshot
 from pymesh_proxy.filters.base import HttpFilter, Later
+from tests.support.configuration import apply
 from tests.support.inprocess import Json, bootstrap, cluster, http_listener, running, simple
 from tests.support.memory import MemoryProxy
 from tests.support.peers import RawUpstream, client
@@ -302,12 +303,12 @@ async def test_clearing_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatc
 async def test_a_cluster_that_is_gone_is_forgotten_once_nothing_is_in_flight_there() -> None:
     async with RawUpstream() as upstream, running(bootstrap([], [])) as serving:
         proxy, upstreams = serving.proxy, serving.runtime.upstreams
-        apply = proxy.configuration.apply
-        found = apply(types.CLUSTER, {"a": message(Cluster, json.dumps(cluster("a", upstream.address)))})
+        configuration = proxy.configuration
+        found = apply(configuration, types.CLUSTER, {"a": message(Cluster, json.dumps(cluster("a", upstream.address)))})
         proxy.adopt(found)
         used = found.clusters["a"]
         assert upstreams.reserve(used)
-        proxy.adopt(apply(types.CLUSTER, {}, ["a"]))
+        proxy.adopt(apply(configuration, types.CLUSTER, {}, ["a"]))
         assert "a" in serving.runtime.stats.clusters, "a connection is open"
         upstreams.release_place(used)
         await eventually(lambda: "a" not in serving.runtime.stats.clusters, what="it is forgotten at once")
