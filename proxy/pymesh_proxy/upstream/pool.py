@@ -48,7 +48,6 @@ class Upstreams:
         self._loop = loop
         self._tls = tls
         self._stats = stats
-        self._random = random
         self._timers = timers
         self._in_force: Mapping[str, Cluster] = {}
         self._states: dict[str, ClusterState] = {}
