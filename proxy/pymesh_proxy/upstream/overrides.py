@@ -1,7 +1,7 @@
 """What a request asks of its own way, in headers of Envoy's: its timeouts, and when it is tried again. Pure.
 
-Only internal requests get as far as this with such headers; from all others they were taken before (`trust.py`). They are
-for this proxy and go no further, as in Envoy. What makes no sense in them is not heard.
+Only internal requests get as far as this with such headers; from all others they were taken before (`trust.py`). They
+are for this proxy and go no further, as in Envoy. What makes no sense in them is not heard.
 
 Source: https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter#http-headers-consumed
 """
