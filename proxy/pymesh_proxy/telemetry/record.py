@@ -44,6 +44,12 @@ def _notes(record: "RequestRecord") -> dict[str, str]:
     return found
 
 
+def _metadata(record: "RequestRecord") -> dict[str, Mapping[str, object]]:
+    found: dict[str, Mapping[str, object]] = {}
+    record.metadata = found
+    return found
+
+
 class RequestRecord:
     """What is known of one request, filled in as it passes through the phases of `exchange`.
 
@@ -69,6 +75,7 @@ class RequestRecord:
         bytes_received, bytes_sent: of bodies, framing included.
         span: where it stands in its trace; None where requests are not traced.
         notes: what filters want to say, as in {"policy": "allowed by …"}; empty for most requests.
+        metadata: what filters tell those behind them, by the filter's name, as objects of JSON; Envoy's dynamic metadata.
     """
 
     request_id = cluster = upstream_local = upstream_peer = details = ""
@@ -92,6 +99,7 @@ class RequestRecord:
     endpoint = _Asked(lambda record: "" if record.picked is None else record.picked.address)
     endpoint_labels = _Asked(lambda record: _NOTHING if record.picked is None else record.picked.labels)
     notes = _Asked(_notes)
+    metadata = _Asked(_metadata)
 
     def __init__(self, facts: Facts, wall: float, now: float) -> None:
         self.facts = facts
