@@ -23,6 +23,16 @@ HEAD_TIMEOUT: Final = 15.0
 _Manager = http_connection_manager_pb2.HttpConnectionManager
 
 
+class Before(NamedTuple):
+    """What is passed on the way in, in this order: by every request, and by every opaque connection."""
+
+    requests: tuple[http_connection_manager_pb2.HttpFilter, ...] = ()
+    connections: tuple[listener_components_pb2.Filter, ...] = ()
+
+
+NOTHING_BEFORE: Final = Before()
+
+
 class Where(NamedTuple):
     """A port of the pod (None stands for every undeclared one), and the cluster that leads to it."""
 
@@ -60,10 +70,12 @@ def outbound_http(port: int) -> listener_components_pb2.Filter:
     return _http(manager)
 
 
-def inbound_http(where: Where, held: PortLimits | None = None) -> listener_components_pb2.Filter:
+def inbound_http(
+    where: Where, held: PortLimits | None = None, before_router: Sequence[http_connection_manager_pb2.HttpFilter] = ()
+) -> listener_components_pb2.Filter:
     """Requests to the pod's own port. Who called is told in x-forwarded-client-cert, which only we may write.
 
-    Where limits hold, the policy service is asked first.
+    First they pass `before_router`; of those that are let in, and where limits hold, the policy service is asked.
     """
     manager = _manager(f"inbound_0.0.0.0_{where.name}")
     manager.route_config.CopyFrom(_all_to(where.cluster, f"inbound|http|{where.name}"))
@@ -72,13 +84,19 @@ def inbound_http(where: Where, held: PortLimits | None = None) -> listener_compo
     manager.set_current_client_cert_details.subject.value = True
     manager.set_current_client_cert_details.dns = True
     manager.set_current_client_cert_details.uri = True
+    _put_first(manager, before_router)
     if held is not None:
         put_before_router(manager, held)
     return _http(manager)
 
 
 def gateway_http(
-    port: int, route_configuration: str, *, mutual: bool = False, of_the_mesh: bool = False
+    port: int,
+    route_configuration: str,
+    before_router: Sequence[http_connection_manager_pb2.HttpFilter] = (),
+    *,
+    mutual: bool = False,
+    of_the_mesh: bool = False,
 ) -> listener_components_pb2.Filter:
     """Requests at the edge of the mesh: what a client says of itself and its path is not believed.
 
@@ -97,7 +115,14 @@ def gateway_http(
         manager.set_current_client_cert_details.subject.value = True
         manager.set_current_client_cert_details.dns = True
         manager.set_current_client_cert_details.uri = True
+    _put_first(manager, before_router)
     return _http(manager)
+
+
+def _put_first(manager: _Manager, filters: Sequence[http_connection_manager_pb2.HttpFilter]) -> None:
+    others = list(manager.http_filters)
+    del manager.http_filters[:]
+    manager.http_filters.extend([*filters, *others])
 
 
 def _manager(stat_prefix: str) -> _Manager:

@@ -16,7 +16,7 @@ from pymesh.resources.istio import VirtualService
 from pymesh.resources.resource import Key, Resource
 from pymesh_controlplane.pilot import credentials, tls
 from pymesh_controlplane.pilot.connections import Way, tcp_ways, tls_ways
-from pymesh_controlplane.pilot.filters import gateway_http, tcp_to
+from pymesh_controlplane.pilot.filters import NOTHING_BEFORE, Before, gateway_http, tcp_to
 from pymesh_controlplane.pilot.gateways import PLAIN, Offer, common_hosts, covers, names_for, narrower
 from pymesh_controlplane.pilot.listeners import MESH, TLS
 from pymesh_controlplane.pilot.messages import duration, packed, socket_address
@@ -76,8 +76,11 @@ def _ways(offer: Offer, written: Iterable[Resource[VirtualService]], caller: Cal
                 yield way._replace(server_names=tuple(common), ranges=())
 
 
-def listener(port: int, servers: Sequence[Served]) -> listener_pb2.Listener | None:
-    """The listener for what is offered on `port` of the pod; None if nothing can be done with any connection."""
+def listener(port: int, servers: Sequence[Served], before: Before = NOTHING_BEFORE) -> listener_pb2.Listener | None:
+    """The listener for what is offered on `port` of the pod; None if nothing can be done with any connection.
+
+    Whatever comes passes `before` first.
+    """
     message = listener_pb2.Listener(
         name=f"0.0.0.0_{port}",
         address=socket_address("0.0.0.0", port),  # noqa: S104  clients come from everywhere
@@ -85,33 +88,37 @@ def listener(port: int, servers: Sequence[Served]) -> listener_pb2.Listener | No
     )
     if servers[0].offer.mode == "":
         offer = servers[0].offer  # requests are told apart by the one route configuration of all of them
-        message.filter_chains.append(_Chain(name=f"{port}_http", filters=[gateway_http(port, route_name(offer))]))
+        handler = gateway_http(port, route_name(offer), before.requests)
+        message.filter_chains.append(_Chain(name=f"{port}_http", filters=[handler]))
         return message
     message.listener_filters.add(
         name="envoy.filters.listener.tls_inspector", typed_config=packed(tls_inspector_pb2.TlsInspector())
     )
     message.listener_filters_timeout.CopyFrom(duration(HELLO_TIMEOUT))
     for server in servers:
-        message.filter_chains.extend(_opaque_chains(server) if server.offer.opaque else [_https_chain(server.offer)])
+        opaque = server.offer.opaque
+        chains = _opaque_chains(server, before) if opaque else [_https_chain(server.offer, before)]
+        message.filter_chains.extend(chains)
     return message if message.filter_chains else None
 
 
-def _https_chain(offer: Offer) -> _Chain:
+def _https_chain(offer: Offer, before: Before) -> _Chain:
     """Requests once TLS has ended."""
     name = route_name(offer)
     of_the_mesh = offer.mode == "ISTIO_MUTUAL"
-    handler = gateway_http(offer.port, name, mutual=offer.mode != "SIMPLE", of_the_mesh=of_the_mesh)
+    handler = gateway_http(offer.port, name, before.requests, mutual=offer.mode != "SIMPLE", of_the_mesh=of_the_mesh)
     chain = _Chain(name=name, filter_chain_match=_match(offer.names), filters=[handler])
     chain.transport_socket.CopyFrom(_socket(offer))
     return chain
 
 
-def _opaque_chains(server: Served) -> Iterator[_Chain]:
+def _opaque_chains(server: Served, before: Before) -> Iterator[_Chain]:
     """Connections by their server names, with TLS as it is or, from the mesh's own clients, after its end."""
     offer = server.offer
     for index, way in enumerate(server.ways):
         name = f"{route_name(offer)}.{index}"
-        chain = _Chain(name=name, filter_chain_match=_match(way.server_names), filters=[tcp_to(way.to, name)])
+        filters = [*before.connections, tcp_to(way.to, name)]
+        chain = _Chain(name=name, filter_chain_match=_match(way.server_names), filters=filters)
         if offer.mode != "PASSTHROUGH":
             chain.transport_socket.CopyFrom(_socket(offer))
         yield chain

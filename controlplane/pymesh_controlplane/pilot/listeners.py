@@ -19,7 +19,7 @@ from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
 from pymesh import names
 from pymesh_controlplane.pilot import tls
 from pymesh_controlplane.pilot.connections import Way
-from pymesh_controlplane.pilot.filters import Where, inbound_http, outbound_http, tcp, tcp_to
+from pymesh_controlplane.pilot.filters import NOTHING_BEFORE, Before, Where, inbound_http, outbound_http, tcp, tcp_to
 from pymesh_controlplane.pilot.messages import duration, packed, socket_address
 from pymesh_controlplane.pilot.model import Protocol, Service, ServicePort, World
 from pymesh_controlplane.pilot.node import Node
@@ -150,9 +150,12 @@ def inbound_modes(node: Node, world: World) -> PeerModes:
 
 
 def virtual_inbound(
-    ports: Iterable[InboundPort], modes: PeerModes, limits: Iterable[PortLimits] = ()
+    ports: Iterable[InboundPort],
+    modes: PeerModes,
+    limits: Iterable[PortLimits] = (),
+    before: Before = NOTHING_BEFORE,
 ) -> listener_pb2.Listener:
-    """What reaches the pod from outside."""
+    """What reaches the pod from outside, on whatever port: it passes `before` first."""
     held = {limit.port: limit for limit in limits}
     listener = _listener(VIRTUAL_INBOUND, names.PORT_INBOUND, base_pb2.INBOUND)
     for number in RESERVED_PORTS:
@@ -161,29 +164,31 @@ def virtual_inbound(
     for port in ports:
         where = Where(port.number, names.inbound_cluster(port.number))
         mode = modes.at(port.number)
-        listener.filter_chains.extend(_inbound_chains(where, port.protocol, mode, held.get(port.number)))
+        listener.filter_chains.extend(_inbound_chains(where, port.protocol, mode, before, held.get(port.number)))
     # A port that nobody declared is treated as one of which nobody said what is spoken there. Its last chain takes all
     # that is left, so it is the default; under STRICT that one demands mutual TLS too.
     where = Where(None, names.INBOUND_PASSTHROUGH_CLUSTER)
-    *special, default = _inbound_chains(where, Protocol.AUTO, modes.default)
+    *special, default = _inbound_chains(where, Protocol.AUTO, modes.default, before)
     listener.filter_chains.extend(special)
     default.ClearField("filter_chain_match")
     listener.default_filter_chain.CopyFrom(default)
     return listener
 
 
-def _inbound_chains(where: Where, protocol: Protocol, mode: Mtls, held: PortLimits | None = None) -> list[_Chain]:
+def _inbound_chains(
+    where: Where, protocol: Protocol, mode: Mtls, before: Before, held: PortLimits | None = None
+) -> list[_Chain]:
     """A chain for everything that may come to a port; the last one is also right for whatever was not thought of."""
-    http = inbound_http(where, held)
-    opaque = tcp(where.cluster, where.cluster)
+    http = [inbound_http(where, held, before.requests)]
+    opaque = [*before.connections, tcp(where.cluster, where.cluster)]
     if protocol is not Protocol.AUTO:
         whole = http if protocol is Protocol.HTTP else opaque
         if mode is Mtls.STRICT:
             return [_mutual(f"{where.name}_mtls", _match(where.port), whole, MESH)]
         chains = [_mutual(f"{where.name}_mtls", _match(where.port, TLS, MESH), whole, MESH)]
         plain = [
-            _chain(f"{where.name}_tls", _match(where.port, TLS), opaque),  # the application's own
-            _chain(where.name, _match(where.port, RAW), whole),
+            _chain(f"{where.name}_tls", _match(where.port, TLS), *opaque),  # the application's own
+            _chain(where.name, _match(where.port, RAW), *whole),
         ]
         return plain if mode is Mtls.DISABLE else chains + plain
     mutual_http = _mutual(f"{where.name}_mtls_http", _match(where.port, TLS, MESH_HTTP), http, MESH_HTTP)
@@ -194,9 +199,9 @@ def _inbound_chains(where: Where, protocol: Protocol, mode: Mtls, held: PortLimi
             _mutual(f"{where.name}_refused", _match(where.port, RAW), opaque, MESH),  # no TLS: the handshake fails
         ]
     plain = [
-        _chain(f"{where.name}_tls", _match(where.port, TLS), opaque),
-        _chain(f"{where.name}_http", _match(where.port, RAW, HTTP1), http),
-        _chain(where.name, _match(where.port, RAW), opaque),
+        _chain(f"{where.name}_tls", _match(where.port, TLS), *opaque),
+        _chain(f"{where.name}_http", _match(where.port, RAW, HTTP1), *http),
+        _chain(where.name, _match(where.port, RAW), *opaque),
     ]
     mutual_tcp = _mutual(f"{where.name}_mtls", _match(where.port, TLS, names.ALPN_MESH_TCP), opaque, MESH)
     return plain if mode is Mtls.DISABLE else [mutual_http, mutual_tcp, *plain]
@@ -236,11 +241,11 @@ def _match(
     return match
 
 
-def _chain(name: str, match: _Match | None, handler: listener_components_pb2.Filter) -> _Chain:
-    return _Chain(name=name, filter_chain_match=match, filters=[handler])
+def _chain(name: str, match: _Match | None, *filters: listener_components_pb2.Filter) -> _Chain:
+    return _Chain(name=name, filter_chain_match=match, filters=filters)
 
 
-def _mutual(name: str, match: _Match, handler: listener_components_pb2.Filter, alpn: Sequence[str]) -> _Chain:
-    chain = _chain(name, match, handler)
+def _mutual(name: str, match: _Match, filters: Sequence[listener_components_pb2.Filter], alpn: Sequence[str]) -> _Chain:
+    chain = _chain(name, match, *filters)
     chain.transport_socket.CopyFrom(tls.mesh_server(alpn))
     return chain
