@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in /usr/bin/python3 /usr/local/bin/python3 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 # Tests that need nothing but a core: two at a time. The others start meshes, and have the machine for themselves.
-UNIT := not e2e and not envoy and not netns
+TWO_AT_A_TIME := not mesh
 STAMP := $(VENV)/.installed
 ENVOY_STAMP := .venv-envoy/.installed
 PICTURES_STAMP := .venv-bench/.installed
@@ -58,11 +58,11 @@ lint: $(STAMP) .typings/.generated  ## formatting, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(STAMP) $(PICTURES_STAMP)  ## the tests that start no mesh
-	$(BIN)/pytest -q --fail-on-skip -n 2 -m "$(UNIT)"
+unit: $(STAMP) $(PICTURES_STAMP) $(ENVOY_STAMP)  ## the tests that start no whole mesh, two at a time
+	$(BIN)/pytest -q --fail-on-skip -n 2 --dist loadfile -m "$(TWO_AT_A_TIME)"
 
 test: lint envoy images unit  ## everything that CI runs
-	$(BIN)/pytest -q --fail-on-skip -m "not ($(UNIT))"
+	$(BIN)/pytest -q --fail-on-skip -m mesh
 
 # Images by name: PYMESH_PROXY_IMAGE, PYMESH_CONTROLPLANE_IMAGE, PYMESH_SAMPLES_IMAGE; by default those of `make images`.
 test-cluster: $(STAMP)  ## install the mesh in the cluster that KUBECONFIG points at, test it there, and take it out again

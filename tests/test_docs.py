@@ -79,6 +79,7 @@ def test_commands_of_the_pages(block: str) -> None:
 
 @pytest.mark.e2e
 @pytest.mark.netns
+@pytest.mark.mesh
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if "```console root" in page.read_text()], ids=lambda p: p.name
 )

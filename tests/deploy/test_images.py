@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "build/images"
 MAX_SIDECAR_BYTES = 100_000_000  # compressed, as a registry keeps it
 
-pytestmark = [pytest.mark.e2e, pytest.mark.netns]
+pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.mesh]
 
 
 @dataclass

@@ -17,7 +17,7 @@ from pymesh_controlplane.cli.demo.stage import NAMESPACE
 from pymesh_controlplane.cli.mesh import LocalMesh
 from pymesh_controlplane.local.network import NAMESPACES
 
-pytestmark = [pytest.mark.e2e, pytest.mark.netns]
+pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.mesh]
 
 MESH = "demotest"
 COMMAND = [str(Path(sys.executable).with_name("pymesh")), "demo", "--mesh", MESH]

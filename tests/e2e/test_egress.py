@@ -22,7 +22,7 @@ from tests.support.mesh import Mesh
 from tests.support.outside import Outside, Site
 from tests.support.waiting import eventually_sync
 
-pytestmark = [pytest.mark.e2e, pytest.mark.netns]
+pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.mesh]
 
 MANIFEST = Path(__file__).parent / "manifests" / "egress.yaml"
 QUOTES, BANK, DB, OTHER = "203.0.113.10", "203.0.113.20", "203.0.113.30", "203.0.113.66"

@@ -16,7 +16,7 @@ from pymesh_controlplane.sources.last_good import FILE
 from tests.support.mesh import Mesh
 from tests.support.waiting import eventually_sync
 
-pytestmark = [pytest.mark.e2e, pytest.mark.netns]
+pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.mesh]
 
 ROUTE = """
 apiVersion: networking.istio.io/v1

@@ -24,7 +24,7 @@ from tests.support.certificates import Authority, Issued
 from tests.support.mesh import PATIENCE, Mesh
 from tests.support.waiting import eventually_sync
 
-pytestmark = [pytest.mark.e2e, pytest.mark.netns]
+pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.mesh]
 
 MANIFEST = Path(__file__).parent / "manifests" / "ingress.yaml"
 GATEWAY = "spiffe://cluster.local/ns/pymesh-system/sa/ingressgateway"

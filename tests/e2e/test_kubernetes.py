@@ -23,7 +23,7 @@ from tests.support.proxy_process import ProxyProcess, free_port
 from tests.support.repository import ROOT
 from tests.support.waiting import eventually_sync
 
-pytestmark = [pytest.mark.e2e, pytest.mark.netns]
+pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.mesh]
 
 # As a shell that sees one more host than the machine: $0 takes the place of /etc/hosts.
 WITH_HOSTS = ("unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"')

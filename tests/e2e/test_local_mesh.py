@@ -18,7 +18,7 @@ from pymesh_controlplane.cli.mesh import LocalMesh
 from pymesh_controlplane.local import network, processes, state
 from tests.support.waiting import eventually_sync
 
-pytestmark = [pytest.mark.e2e, pytest.mark.netns]
+pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.mesh]
 
 PYMESH = str(Path(sys.executable).parent / "pymesh")
 MESH = f"e{os.getpid()}"

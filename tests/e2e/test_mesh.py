@@ -17,7 +17,7 @@ import pytest
 from tests.support.mesh import Mesh
 from tests.support.waiting import eventually_sync
 
-pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.envoy]
+pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.envoy, pytest.mark.mesh]
 
 CLIENT = "spiffe://cluster.local/ns/default/sa/client"
 ECHO = "spiffe://cluster.local/ns/default/sa/echo"

@@ -18,7 +18,7 @@ import pytest
 from tests.support.mesh import PYMESH, Mesh
 from tests.support.waiting import eventually_sync
 
-pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.envoy]
+pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.envoy, pytest.mark.mesh]
 
 MANIFEST = Path(__file__).parent / "manifests" / "policy.yaml"
 CLIENTS = 150

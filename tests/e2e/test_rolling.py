@@ -21,7 +21,7 @@ from tests.support.proxy_process import free_port
 from tests.support.steady_load import SteadyLoad
 from tests.support.waiting import eventually_sync
 
-pytestmark = [pytest.mark.e2e, pytest.mark.netns]
+pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.mesh]
 
 MANIFESTS = Path(__file__).parent / "manifests"
 PATIENCE = 60.0

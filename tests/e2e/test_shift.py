@@ -15,7 +15,7 @@ from pymesh_controlplane.cli.mesh import LocalMesh
 from tests.support.mesh import PYMESH, Mesh
 from tests.support.waiting import eventually_sync
 
-pytestmark = [pytest.mark.e2e, pytest.mark.netns]
+pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.mesh]
 
 RATE = 200  # requests a second
 # Seconds in which a version that fails must be gone again: reports come every second, two looks, a push.

@@ -23,7 +23,7 @@ from pymesh_controlplane.local.network import mesh_namespace
 from tests.support.mesh import PYMESH, Mesh
 from tests.support.waiting import eventually_sync
 
-pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.envoy]
+pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.envoy, pytest.mark.mesh]
 
 MANIFESTS = Path(__file__).parent / "manifests" / "telemetry" / "mesh.yaml"
 SHOP = "shop.default.svc.cluster.local"

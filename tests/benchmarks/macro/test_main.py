@@ -16,6 +16,7 @@ from tests.support.waiting import eventually_sync
 
 
 @pytest.mark.e2e
+@pytest.mark.mesh
 @pytest.mark.envoy
 def test_a_quick_run_has_no_errors_and_all_figures(tmp_path: Path) -> None:
     # Both load generators, bodies, TLS and several hops; the other scenarios differ from them by their files.
@@ -60,6 +61,7 @@ def _check(proxy: dict[str, Any], name: str) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.mesh
 def test_whatever_was_started_ends_with_it() -> None:
     command = [sys.executable, "-m", "benchmarks.macro", "h1-plain", "--seconds", "60", "--proxies", "pymesh"]
     bench = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
