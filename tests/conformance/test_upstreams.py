@@ -2,7 +2,7 @@
 
 import re
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -88,6 +88,16 @@ def has_failed(side: Side, cluster: str) -> bool:
 def answers(side: Side, host: str, status: int) -> bool:
     """Whether a request to `host` is answered with `status`."""
     return get(side, host).status == status
+
+
+def has_been_ejected(side: Side, cluster: str) -> bool:
+    """Whether an endpoint of the cluster is out for its failures."""
+    return "/failed_outlier_check" in flags(side, cluster)
+
+
+def soon(look: Callable[[], object], expected: object, side: Side) -> None:
+    """See `expected` as soon as Envoy's worker has told its main thread, which shows it."""
+    eventually_sync(lambda: look() == expected, what=f"{side.name}: {expected}")
 
 
 def counted(side: Side, cluster: str, name: str) -> float:
@@ -199,7 +209,7 @@ def test_an_endpoint_that_fails_is_left_out_and_comes_back(sides: Sides) -> None
             get(side, "outlier", f"/status/{status}", status, key)
         assert flags(side, "outlier") == ["healthy"] * 4
         get(side, "outlier", "/status/500", 500, key)
-        assert flags(side, "outlier") == ["/failed_outlier_check", *["healthy"] * 3]
+        soon(partial(flags, side, "outlier"), ["/failed_outlier_check", *["healthy"] * 3], side)
         second = server(side, "outlier", headers=key)
         assert second != first
         for _ in range(3):  # one of four is all that may be out
@@ -225,7 +235,7 @@ def test_gateway_failures_are_counted_by_themselves(sides: Sides) -> None:
         assert "/failed_outlier_check" not in flags(side, "gateway"), side.name
         for status in (502, 504):
             get(side, "gateway", f"/status/{status}", status, key)
-        assert "/failed_outlier_check" in flags(side, "gateway"), side.name
+        eventually_sync(partial(has_been_ejected, side, "gateway"), what=side.name)
 
 
 @pytest.mark.parametrize(
@@ -243,8 +253,8 @@ def test_local_failures_are_told_apart_from_those_of_the_server(
     for side in sides:
         for _ in range(2):
             get(side, cluster, path, status, [("x-user", "y"), ("x-test", f"split-{side.name}")])
-        found = tuple(counted(side, cluster, f"outlier_detection_ejections_enforced_{kind}") for kind in kinds)
-        assert found == ejected, side.name
+        for kind, times in zip(kinds, ejected, strict=True):
+            soon(partial(counted, side, cluster, f"outlier_detection_ejections_enforced_{kind}"), times, side)
 
 
 def test_of_few_none_is_ejected_unless_that_is_asked_for(sides: Sides) -> None:
@@ -252,14 +262,14 @@ def test_of_few_none_is_ejected_unless_that_is_asked_for(sides: Sides) -> None:
         for _ in range(4):
             get(side, "few", "/status/500", 500)
         assert flags(side, "few") == ["healthy"], side.name
-        assert counted(side, "few", "outlier_detection_ejections_overflow") == 2, side.name
+        soon(partial(counted, side, "few", "outlier_detection_ejections_overflow"), 2, side)
 
 
 def test_a_timeout_counts_as_a_failure(sides: Sides) -> None:
     for side in sides:
         for _ in range(2):
             get(side, "late", "/slow/1.0", 504)
-        assert flags(side, "late") == ["/failed_outlier_check"], side.name
+        soon(partial(flags, side, "late"), ["/failed_outlier_check"], side)
         assert get(side, "late").status == 200, "in a panic all are used"
 
 
