@@ -22,7 +22,7 @@ from typing import Any, Final, overload
 
 from pymesh.names import FRAMING_HEADERS
 from pymesh_proxy.codec.headers import Head
-from pymesh_proxy.errors import Flag, ProxyError, failure
+from pymesh_proxy.errors import Flag, failure
 from pymesh_proxy.filters.base import HttpFilter, Later, LocalReply, RequestContext, Verdict
 from pymesh_proxy.filters.containment import Containment, TooSlowError
 from pymesh_proxy.filters.services import Services
@@ -239,6 +239,10 @@ class Request:
         self.headers.drop()
         self._note = None
 
+    def go_on_after(self, why: str) -> None:
+        """Have it in the record that a hook failed, and that this is allowed."""
+        self._record.notes[self._name] = f"let through, though {why}"
+
 
 class Response:
     """The head of the upstream's answer.
@@ -333,7 +337,7 @@ class PythonFilter:
             verdict = _verdict(await self._containment.wait(self.settings.timeout, hook(request)))
         except Exception as error:  # noqa: BLE001  of any kind: it is somebody's own code
             request.drop()
-            self._failed("on_request", error)
+            self._failed("on_request", error, request)
             return None
         request.make()
         request.headers.sent()
@@ -350,10 +354,11 @@ class PythonFilter:
         if request is not None and hook is not None:
             self._contained("on_complete", hook, request)
 
-    def _contained(self, where: str, hook: Callable[..., object], *messages: Request | Response) -> Verdict:
+    def _contained(self, where: str, hook: Callable[..., object], request: Request, *more: Response) -> Verdict:
         if self._containment is None:
             raise RuntimeError("a filter was asked before it was in force")
         self._stats.calls += 1
+        messages = (request, *more)
         try:
             said = self._containment.call(self.settings.timeout, hook, *messages)
             if said is not None and where != "on_request":
@@ -362,15 +367,17 @@ class PythonFilter:
         except Exception as error:  # noqa: BLE001  of any kind: it is somebody's own code
             for message in messages:
                 message.drop()
-            self._failed(where, error)
+            self._failed(where, error, request)
             return None
         for message in messages:
             message.make()
         return verdict
 
-    def _failed(self, where: str, error: Exception) -> None:
+    def _failed(self, where: str, error: Exception, request: Request) -> None:
         """Count and tell it. Raises ProxyError, unless failures are allowed."""
         name, slow = self.settings.name, isinstance(error, TooSlowError)
+        timeout = f"{self.settings.timeout * 1000:g} ms"
+        why = f"{where} took longer than {timeout}" if slow else f"{where} raised {type(error).__name__}"
         if slow:
             self._stats.too_slow += 1
         else:
@@ -378,16 +385,11 @@ class PythonFilter:
         if self._containment is not None:
             self._containment.complain(name, where, error)
         if self.settings.failure_mode_allow:
+            request.go_on_after(why)
             return
-        raise _failure(name, where, slow=slow, timeout=self.settings.timeout, error=error) from error
-
-
-def _failure(name: str, where: str, *, slow: bool, timeout: float, error: Exception) -> ProxyError:
-    """What the client is told: the filter and the kind of failure, not what its author's exception says."""
-    if slow:
-        why = f"{where} took longer than {timeout * 1000:g} ms"
-        return failure(Flag.LOCAL_RESET, f"filter_too_slow{{{name}}}", why)
-    return failure(Flag.LOCAL_RESET, f"filter_failed{{{name}}}", f"{where} raised {type(error).__name__}")
+        # The client is told of the filter and the kind of failure, not what its author's exception says.
+        kind = "filter_too_slow" if slow else "filter_failed"
+        raise failure(Flag.LOCAL_RESET, f"{kind}{{{name}}}", why) from error
 
 
 def _verdict(said: object) -> Verdict:

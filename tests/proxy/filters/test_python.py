@@ -205,10 +205,11 @@ def test_a_failure_ends_its_request_and_is_counted(
 
 
 def test_a_failure_that_is_allowed_ends_nothing() -> None:
-    services = Services()
-    assert ask(chained(Hook(lambda _: 1 // 0), services, allow=True), context()) is None
+    services, asked = Services(), context()
+    assert ask(chained(Hook(lambda _: 1 // 0), services, allow=True), asked) is None
     assert services.metrics.filters["m:C"].failures == 1
     assert len(services.complaints) == 1
+    assert asked.record.notes == {"m:C": "let through, though on_request raised ZeroDivisionError"}
 
 
 def test_only_on_request_can_answer() -> None:
@@ -237,7 +238,7 @@ def test_what_a_hook_changed_before_it_failed_is_not_made() -> None:
     assert ask(chained(Hook(changes_and_fails), Services(), allow=True), asked) is None
     assert asked.request.get(b"x-one") == b"1, 2"
     assert asked.request.get(b"x-gone") == b"g"
-    assert asked.record.notes == {}
+    assert asked.record.notes == {"m:C": "let through, though on_request raised ValueError"}
 
 
 def test_a_hook_sees_its_own_changes() -> None:
