@@ -22,6 +22,16 @@ The protocol, in full:
 - A sidecar that half-closes its stream gives its slots back. Where a stream breaks, the service keeps them aside for
   RETURN_GRACE seconds, in which the sidecar can come back (the same node id) and report what is in use.
 
+Rates are leased on the same stream, as stocks of *tokens*: each request that is let in spends one, and they come back
+with time and not with the end of requests.
+
+- `held` is the stock, `wanted` the stock that the sidecar would like to have, and `used` how many it has spent on this
+  stream. A grant is a stock, too, as of the report whose `used` it repeats: what the sidecar has spent since is gone.
+- What is out counts against the rule's burst, so that in no time more is let in than burst and rate allow, however the
+  load is spread; tokens that lie idle are asked back like slots. A sidecar that vanishes takes its stock with it.
+- `share` is the part of the rate, in millionths, that the sidecar may go by while the service is away; `retry_after`
+  says when there will be a token again where there is none.
+
 A grant with a `problem` is no decision: the service does not know the rule yet, or it is not this sidecar's to ask
 about. It stays so until a response without; then the rule's failure mode decides. A rule that was deleted is leased on
 for LINGER seconds, in which sidecars hear of it.
@@ -61,6 +71,10 @@ SILENCE: Final = 5.0
 RETURN_GRACE: Final = 2.0
 # Seconds that a deleted rule is leased on: pilot and the sidecars need a fraction of that to hear of it.
 LINGER: Final = 5.0
+# Seconds of traffic that a sidecar's stock of tokens is meant to last: what it asks for, and how often.
+RATE_LEASE: Final = 0.5
+# The whole of a rate, where parts of it are told.
+WHOLE_SHARE: Final = 1_000_000
 # Rules in one message; a service with more has lost its way.
 MAX_RULES: Final = 256
 
@@ -75,6 +89,7 @@ class Demand:
     wanted: (
         int  # slots that it would like to have: in use, and those that its callers wait for or were refused for lately
     )
+    used: int = 0  # of a rate: tokens spent on this stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +111,9 @@ class Grant:
     valid_for: float = 0.0  # seconds that the service keeps the slots for it after the stream broke
     problem: str = ""  # why this is no decision, for people
     coming: int = 0  # idle slots that other sidecars have been asked for
+    used: int = 0  # of a rate: tokens that the sidecar had spent when this was decided
+    share: int = 0  # of a rate: the sidecar's part of it, in millionths
+    retry_after: float = 0.0  # of a rate: seconds until there is a token again, 0 if there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +130,9 @@ def encode_request(request: LeaseRequest) -> bytes:
     """`request` as it travels."""
     message = _REQUEST(node=request.node, seen=request.seen)
     for demand in request.demands:
-        message.demands.add(rule=demand.rule, held=demand.held, in_use=demand.in_use, wanted=demand.wanted)
+        message.demands.add(
+            rule=demand.rule, held=demand.held, in_use=demand.in_use, wanted=demand.wanted, used=demand.used
+        )
     return bytes(message.SerializeToString())
 
 
@@ -123,19 +143,27 @@ def decode_request(data: bytes) -> LeaseRequest:
         ValueError: `data` is no such message, has more than MAX_RULES demands, or two for one rule.
     """
     message = _decode(_REQUEST, data)
-    demands = tuple(Demand(each.rule, each.held, each.in_use, each.wanted) for each in message.demands)
+    demands = tuple(Demand(each.rule, each.held, each.in_use, each.wanted, each.used) for each in message.demands)
     _once([demand.rule for demand in demands])
     return LeaseRequest(message.node, demands, message.seen)
 
 
 def encode_response(response: LeaseResponse) -> bytes:
-    """`response` as it travels; `valid_for` with a precision of a millisecond."""
+    """`response` as it travels; its durations with a precision of a millisecond."""
     message = _RESPONSE(epoch=response.epoch, nonce=response.nonce, heard=response.heard)
     for grant in response.grants:
         added = message.grants.add(
-            rule=grant.rule, slots=grant.slots, limit=grant.limit, problem=grant.problem, coming=grant.coming
+            rule=grant.rule,
+            slots=grant.slots,
+            limit=grant.limit,
+            problem=grant.problem,
+            coming=grant.coming,
+            used=grant.used,
+            share=grant.share,
         )
         added.valid_for.FromMilliseconds(round(grant.valid_for * 1000))
+        if grant.retry_after:
+            added.retry_after.FromMilliseconds(round(grant.retry_after * 1000))
     return bytes(message.SerializeToString())
 
 
@@ -147,7 +175,17 @@ def decode_response(data: bytes) -> LeaseResponse:
     """
     message = _decode(_RESPONSE, data)
     grants = tuple(
-        Grant(each.rule, each.slots, each.limit, each.valid_for.ToMilliseconds() / 1000, each.problem, each.coming)
+        Grant(
+            each.rule,
+            each.slots,
+            each.limit,
+            each.valid_for.ToMilliseconds() / 1000,
+            each.problem,
+            each.coming,
+            each.used,
+            each.share,
+            each.retry_after.ToMilliseconds() / 1000,
+        )
         for each in message.grants
     )
     _once([grant.rule for grant in grants])
@@ -171,10 +209,10 @@ def _once(rules: list[str]) -> None:
 
 def _message_classes() -> tuple[type[Any], type[Any]]:
     kind = descriptor_pb2.FieldDescriptorProto
-    text, number = kind.TYPE_STRING, kind.TYPE_UINT32
+    text, number, total = kind.TYPE_STRING, kind.TYPE_UINT32, kind.TYPE_UINT64
     layout: dict[str, dict[str, int | str]] = {
-        "Demand": {"rule": text, "held": number, "in_use": number, "wanted": number},
-        "LeaseRequest": {"node": text, "demands": f".{PACKAGE}.Demand", "seen": kind.TYPE_UINT64},
+        "Demand": {"rule": text, "held": number, "in_use": number, "wanted": number, "used": total},
+        "LeaseRequest": {"node": text, "demands": f".{PACKAGE}.Demand", "seen": total},
         "Grant": {
             "rule": text,
             "slots": number,
@@ -182,12 +220,15 @@ def _message_classes() -> tuple[type[Any], type[Any]]:
             "valid_for": ".google.protobuf.Duration",
             "problem": text,
             "coming": number,
+            "used": total,
+            "share": number,
+            "retry_after": ".google.protobuf.Duration",
         },
         "LeaseResponse": {
             "epoch": text,
             "grants": f".{PACKAGE}.Grant",
-            "nonce": kind.TYPE_UINT64,
-            "heard": kind.TYPE_UINT64,
+            "nonce": total,
+            "heard": total,
         },
     }
     file = descriptor_pb2.FileDescriptorProto(

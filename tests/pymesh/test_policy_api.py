@@ -12,20 +12,25 @@ _NAMES = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 
 
 def test_a_request_has_these_bytes() -> None:
-    """Field numbers are the contract: node 1, demands 2 (rule 1, held 2, in_use 3, wanted 4), seen 3."""
-    request = api.LeaseRequest("n", (api.Demand("r", 1, 2, 3),), 7)
-    assert api.encode_request(request) == b"\x0a\x01n\x12\x09\x0a\x01r\x10\x01\x18\x02\x20\x03\x18\x07"
+    """Field numbers are the contract: node 1, demands 2 (rule 1, held 2, in_use 3, wanted 4, used 5), seen 3."""
+    request = api.LeaseRequest("n", (api.Demand("r", 1, 2, 3, 4),), 7)
+    demand = b"\x0a\x01r\x10\x01\x18\x02\x20\x03\x28\x04"
+    assert api.encode_request(request) == b"\x0a\x01n\x12" + bytes([len(demand)]) + demand + b"\x18\x07"
 
 
 def test_a_response_has_these_bytes() -> None:
-    """epoch 1, grants 2 (rule 1, slots 2, limit 3, valid_for 4 (a Duration), problem 5, coming 6), nonce 3."""
-    response = api.LeaseResponse("e", (api.Grant("r", 1, 2, 2.5, "p", 3),), 9)
+    """epoch 1, grants 2 (rule 1, slots 2, limit 3, valid_for 4 (a Duration), problem 5, coming 6, used 7, share 8,
+    retry_after 9), nonce 3."""
+    response = api.LeaseResponse("e", (api.Grant("r", 1, 2, 2.5, "p", 3, 4, 5, 1.5),), 9)
     grant = b"\x0a\x01r\x10\x01\x18\x02\x22\x08\x08\x02\x10\x80\xca\xb5\xee\x01\x2a\x01p\x30\x03"
+    grant += b"\x38\x04\x40\x05\x4a\x08\x08\x01\x10\x80\xca\xb5\xee\x01"
     assert api.encode_response(response) == b"\x0a\x01e\x12" + bytes([len(grant)]) + grant + b"\x18\x09"
 
 
 @given(
-    _NAMES, st.lists(st.builds(api.Demand, _NAMES, _NUMBERS, _NUMBERS, _NUMBERS), unique_by=lambda d: d.rule), _NONCES
+    _NAMES,
+    st.lists(st.builds(api.Demand, _NAMES, _NUMBERS, _NUMBERS, _NUMBERS, _NONCES), unique_by=lambda d: d.rule),
+    _NONCES,
 )
 def test_requests_survive_the_wire(node: str, demands: list[api.Demand], seen: int) -> None:
     """Whatever is sent is what is read."""
@@ -34,7 +39,7 @@ def test_requests_survive_the_wire(node: str, demands: list[api.Demand], seen: i
 
 
 _SECONDS = st.integers(min_value=0, max_value=10**7).map(lambda milliseconds: milliseconds / 1000)
-_GRANTS = st.builds(api.Grant, _NAMES, _NUMBERS, _NUMBERS, _SECONDS, _NAMES, _NUMBERS)
+_GRANTS = st.builds(api.Grant, _NAMES, _NUMBERS, _NUMBERS, _SECONDS, _NAMES, _NUMBERS, _NONCES, _NUMBERS, _SECONDS)
 
 
 @given(_NAMES, st.lists(_GRANTS, unique_by=lambda grant: grant.rule), _NONCES)

@@ -1,14 +1,18 @@
 """The desk at which sidecars hold leases: all rules' books, and what each sidecar last said. Pure: time is an argument.
 
+Slots (slots.py) and leased rates (quota.py) are asked for, granted and given back in the same words.
+
 Sidecars are known by their pod, `pod.namespace`: a pod has one, also after its sidecar was started anew.
 """
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final
 
 from pymesh import policy_api
-from pymesh.policy_api import Grant, LeaseRequest, LeaseResponse
+from pymesh.policy_api import Demand, Grant, LeaseRequest, LeaseResponse
+from pymesh_controlplane.policy.quota import NANOSECONDS, RateBook, leased
 from pymesh_controlplane.policy.rules import Rules, Slots
 from pymesh_controlplane.policy.slots import Book
 
@@ -35,52 +39,61 @@ class Desk:
     Attributes:
         sidecars: the connected ones.
         books: of the concurrency limits in force, and of those that were until a moment ago, by rule.
+        rates: of the leased rates, likewise.
     """
 
     rules: Rules = field(default_factory=Rules)
     sidecars: dict[str, Sidecar] = field(default_factory=dict)
     books: dict[str, Book] = field(default_factory=dict)
+    rates: dict[str, RateBook] = field(default_factory=dict)
     _behind: dict[str, tuple[frozenset[str], frozenset[str]]] = field(default_factory=dict)  # by rule: accounts, pods
     _lingering: dict[str, float] = field(default_factory=dict)
     _changed: set[str] = field(default_factory=set)
 
     def put(self, rules: Rules, now: float, *, first: bool = False) -> None:
         """Go by other rules; books of rules that stay are kept. With the `first` ones others may hold slots."""
-        limits = {name: rule.limit.max for name, rule in rules.by_name.items() if isinstance(rule.limit, Slots)}
         self.rules = rules
-        for name in self.books.keys() - limits.keys():
+        leases = {name: rule.limit for name, rule in rules.by_name.items() if leased(rule.limit)}
+        for name in (self.books.keys() | self.rates.keys()) - leases.keys():
             self._lingering.setdefault(name, now + policy_api.LINGER)
-        for name, limit in limits.items():
-            self.books.setdefault(name, Book(limit)).limit = limit
+        for name, limit in leases.items():
+            if isinstance(limit, Slots):
+                self.books.setdefault(name, Book(limit.max)).limit = limit.max
+            else:
+                at = _nanoseconds(now)
+                self.rates.setdefault(name, RateBook.of(limit, at)).change(limit, at)
             self._behind[name] = rules.accounts[name], rules.pods.get(name, frozenset())
             self._lingering.pop(name, None)
         if first:
             self._settle_anew(now)
         for name, sidecar in self.sidecars.items():
-            self._take(name, sidecar)
-        self._changed |= self.books.keys()
+            self._take(name, sidecar, now)
+        self._changed |= self.books.keys() | self.rates.keys()
 
-    def hear(self, name: str, account: str, request: LeaseRequest, *, new: bool) -> None:
+    def hear(self, name: str, account: str, request: LeaseRequest, now: float, *, new: bool) -> None:
         """Take the report of a sidecar; `new` if it is the first of a stream."""
         sidecar = self.sidecars.get(name)
         if sidecar is None or new:
             # Its grants are to be decided anew even if it reports what it reported before.
             self._changed |= {rule for rule, book in self.books.items() if book.reconnected(name)}
+            self._changed |= {rule for rule, rate in self.rates.items() if rate.reconnected(name)}
             sidecar = Sidecar(account, request, rules=sidecar.rules if sidecar is not None else frozenset())
             self.sidecars[name] = sidecar
         sidecar.account, sidecar.request = account, request
         sidecar.heard += 1
-        self._take(name, sidecar)
+        self._take(name, sidecar, now)
 
     def gone(self, name: str, now: float, *, properly: bool) -> None:
         """A sidecar's stream has ended: its slots are free, or, if it broke, kept for its return."""
         if self.sidecars.pop(name, None) is not None:
-            self._leave(name, self.books, None if properly else now + policy_api.RETURN_GRACE)
+            self._leave(name, self._known, None if properly else now + policy_api.RETURN_GRACE)
+            for rate in self.rates.values() if properly else ():
+                rate.forget(name)
 
     def stood_still(self, now: float) -> None:
         """The process was stopped for a while (SIGSTOP, a suspended machine): what is in the books may be long past."""
         self._settle_anew(now)
-        for book in self.books.values():
+        for book in self._books.values():
             for holder in book.holders.values():
                 if holder.until is not None:
                     holder.until = now + policy_api.RETURN_GRACE
@@ -88,47 +101,66 @@ class Desk:
     def decide(self, now: float) -> set[str]:
         """The sidecars whose grants have changed. To be called now and then, also if nothing was heard."""
         for name in [name for name, until in self._lingering.items() if until <= now]:
-            del self._lingering[name], self.books[name], self._behind[name]
+            del self._lingering[name], self._behind[name]
+            self.books.pop(name, None)
+            self.rates.pop(name, None)
+        at = _nanoseconds(now)
         for name, book in self.books.items():
             if book.expire(now):
                 self._changed.add(name)
+        for name, rate in self.rates.items():
+            if rate.expire(now, at) | (rate.due(at) and rate.look(at)):
+                self._changed.add(name)
+        for name, book in self._books.items():
             if book.settles_at and book.settled(now):
                 book.settles_at = 0.0
                 self._changed.add(name)
-        changed = {sidecar for rule in self._changed if rule in self.books for sidecar in self.books[rule].allot(now)}
+        changed: set[str] = set()
+        for name in self._changed:
+            if name in self.books:
+                changed |= self.books[name].allot(now)
+            elif name in self.rates:
+                changed |= self.rates[name].allot(now)
         self._changed.clear()
         return changed
 
-    def respond(self, name: str) -> LeaseResponse:
+    def respond(self, name: str, now: float) -> LeaseResponse:
         """The next response for a connected sidecar: for every rule that it named."""
         sidecar = self.sidecars[name]
         sidecar.nonce += 1
-        grants = tuple(self._grant(name, sidecar, demand.rule) for demand in sidecar.request.demands)
+        grants = tuple(self._grant(name, sidecar, demand.rule, now) for demand in sidecar.request.demands)
         return LeaseResponse(self.rules.epoch, grants, sidecar.nonce, sidecar.heard)
 
-    def _grant(self, name: str, sidecar: Sidecar, rule: str) -> Grant:
-        if rule not in self.books:
+    def _grant(self, name: str, sidecar: Sidecar, rule: str, now: float) -> Grant:
+        if rule not in self._known:
             return Grant(rule, 0, 0, problem=f"the policy service knows of no {rule}")
-        book = self.books[rule]
         if rule not in sidecar.rules:
             problem = f"{name} ({sidecar.account}) is no pod behind the targets of {rule}"
-            return Grant(rule, 0, book.limit, problem=problem)
+            return Grant(rule, 0, self._books[rule].limit, problem=problem)
+        if rule in self.rates:
+            return self.rates[rule].grant(rule, name, sidecar.nonce, _nanoseconds(now))
+        book = self.books[rule]
         slots = book.sent(name, sidecar.nonce)
         return Grant(rule, slots, book.limit, policy_api.RETURN_GRACE, coming=book.coming(name))
 
-    def _take(self, name: str, sidecar: Sidecar) -> None:
+    def _take(self, name: str, sidecar: Sidecar, now: float) -> None:
         """Enter what a sidecar said last into the books that it may be in, and strike it from the others."""
         seen = min(sidecar.request.seen, sidecar.nonce)
         reported: set[str] = set()
         for demand in sidecar.request.demands:
-            book = self.books.get(demand.rule)
-            if book is None or not self._is_behind(name, sidecar.account, demand.rule):
+            if demand.rule not in self._known or not self._is_behind(name, sidecar.account, demand.rule):
                 continue
             reported.add(demand.rule)
-            if book.report(name, demand.held, demand.in_use, demand.wanted, seen):
+            if self._report(name, demand, seen, now):
                 self._changed.add(demand.rule)
-        self._leave(name, self.books.keys() - reported, None)
+        self._leave(name, self._known - reported, None)
         sidecar.rules = frozenset(reported)
+
+    def _report(self, name: str, demand: Demand, seen: int, now: float) -> bool:
+        """Whether it says anything new."""
+        if (rate := self.rates.get(demand.rule)) is not None:
+            return rate.report(name, demand, seen, _nanoseconds(now))
+        return self.books[demand.rule].report(name, demand.held, demand.in_use, demand.wanted, seen)
 
     def _is_behind(self, name: str, account: str, rule: str) -> bool:
         """Whether the pod may hold slots of the rule: not all that run under an account are behind one service."""
@@ -137,14 +169,28 @@ class Desk:
 
     def _leave(self, name: str, rules: Iterable[str], until: float | None) -> None:
         for rule in rules:
-            if name in self.books[rule].holders:
-                self.books[rule].leave(name, until)
+            if name in self._books[rule].holders:
+                self._books[rule].leave(name, until)
                 self._changed.add(rule)
 
+    @property
+    def _known(self) -> AbstractSet[str]:
+        """The rules that are leased."""
+        return self.books.keys() | self.rates.keys()
+
+    @property
+    def _books(self) -> Mapping[str, Book]:
+        """The books of slots and of stocks, by rule."""
+        return self.books | {name: rate.book for name, rate in self.rates.items()}
+
     def _settle_anew(self, now: float) -> None:
-        for name, book in self.books.items():
+        for name, book in self._books.items():
             book.settle(now + SETTLE, self.rules.pods.get(name, frozenset()))
             self._changed.add(name)
+
+
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * NANOSECONDS)
 
 
 def totals(book: Book) -> Mapping[str, int]:

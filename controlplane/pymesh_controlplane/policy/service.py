@@ -189,6 +189,7 @@ class PolicyService:
                 sentence = f"{identity} runs no workload behind the targets of {name}"
                 raise StreamError(grpc.StatusCode.PERMISSION_DENIED, sentence, "identity")
         decision = self.limits.decide(asked, attributes, _nanoseconds(self._clock()))
+        self.counts.checks.update((name, "would_deny") for name in decision.would_refuse)
         if decision.refused_by:
             self.counts.checks[decision.refused_by, "denied"] += 1
         else:
@@ -219,7 +220,7 @@ class PolicyService:
             # Only the reader ends without an error: the sidecar has half-closed, or gRPC reports a broken stream as its
             # end. Only to a living one can anything be written.
             if self._streams.get(name) is stream:
-                await context.write(policy_api.encode_response(self.desk.respond(name)))
+                await context.write(policy_api.encode_response(self.desk.respond(name, self._clock())))
                 properly = not context.cancelled()
         finally:
             if self._streams.get(name) is stream:
@@ -240,7 +241,7 @@ class PolicyService:
 
     def _hear(self, name: str, stream: Stream, request: LeaseRequest, identity: Identity, *, new: bool) -> None:
         self.counts.unknown_rules += sum(demand.rule not in self.desk.books for demand in request.demands)
-        self.desk.hear(name, str(identity), request, new=new)
+        self.desk.hear(name, str(identity), request, self._clock(), new=new)
         self._asked.add(name)
         self._news.set()
 
@@ -248,7 +249,7 @@ class PolicyService:
         while True:
             await stream.wake.wait()
             stream.wake.clear()
-            await context.write(policy_api.encode_response(self.desk.respond(name)))
+            await context.write(policy_api.encode_response(self.desk.respond(name, self._clock())))
 
     async def _receive(self, context: ServerContext) -> LeaseRequest | None:
         """The next report, None when the sidecar has said all it will."""

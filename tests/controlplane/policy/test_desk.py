@@ -12,7 +12,7 @@ PODS = frozenset({"a.default", "b.default"})
 
 def rules(most: int = 10, *, pods: frozenset[str] = PODS, epoch: str = "one") -> Rules:
     rule = Rule(LIMIT, ("web.default.svc.cluster.local",), Slots(most), "LastDecision", "Closed")
-    rate = Rule("RateLimit default/web", rule.hosts, Rate(1, 1, 1), "Open", "Closed")
+    rate = Rule("RateLimit default/web", rule.hosts, Rate(1, 1, 1, ("source.principal",)), "Open", "Closed")
     return Rules(
         epoch, {LIMIT: rule, rate.name: rate}, dict.fromkeys((LIMIT, rate.name), frozenset({WEB})), {LIMIT: pods}
     )
@@ -30,18 +30,18 @@ def ask(
 ) -> tuple[int, str]:  # fmt: skip
     """A report, and the grant that answers it: slots and problem."""
     demand = Demand(rule, held, in_use, wanted)
-    at.hear(name, account, LeaseRequest("node", (demand,), seen), new=new)
+    at.hear(name, account, LeaseRequest("node", (demand,), seen), now, new=new)
     at.decide(now)
-    (grant,) = at.respond(name).grants
+    (grant,) = at.respond(name, 0.0).grants
     return grant.slots, grant.problem
 
 
 def test_responses_are_numbered_and_name_the_epoch() -> None:
     """And hold the grants for the rules that were named, in that order, with the limit of all."""
     at = desk()
-    at.hear("a.default", WEB, LeaseRequest("node", (Demand(LIMIT, 0, 0, 1),)), new=True)
+    at.hear("a.default", WEB, LeaseRequest("node", (Demand(LIMIT, 0, 0, 1),)), 0.0, new=True)
     at.decide(0.0)
-    first, second = at.respond("a.default"), at.respond("a.default")
+    first, second = at.respond("a.default", 0.0), at.respond("a.default", 0.0)
     assert (first.epoch, first.nonce, second.nonce) == ("one", 1, 2)
     assert (first.heard, second.heard) == (1, 1)
     assert [(grant.rule, grant.slots, grant.limit) for grant in first.grants] == [(LIMIT, 10, 10)]
@@ -53,11 +53,11 @@ def test_a_rule_that_nobody_knows_is_no_decision_until_it_is_known() -> None:
     assert ask(at, "a.default", new=True, wanted=3) == (0, f"the policy service knows of no {LIMIT}")
     at.put(rules(), 0.0)
     assert at.decide(0.0) == {"a.default"}
-    assert at.respond("a.default").grants[0].slots == 10
+    assert at.respond("a.default", 0.0).grants[0].slots == 10
 
 
-def test_a_rate_limit_has_no_slots() -> None:
-    """It is asked about in checks."""
+def test_a_rate_limit_that_is_asked_about_is_not_leased() -> None:
+    """It counts for each caller, or its burst is over in no time."""
     assert "knows of no RateLimit" in ask(desk(), "a.default", rule="RateLimit default/web", new=True)[1]
 
 
@@ -77,14 +77,14 @@ def test_a_pod_that_was_not_known_yet_holds_slots_once_it_is() -> None:
     assert ask(at, "b.default", wanted=3, new=True)[1]
     at.put(rules(pods=PODS), 1.0)
     assert at.decide(1.0) == {"b.default"}
-    assert at.respond("b.default").grants[0].slots == 10
+    assert at.respond("b.default", 0.0).grants[0].slots == 10
 
 
 def test_who_no_longer_asks_about_a_rule_has_nothing_of_it() -> None:
     """Its filter is gone."""
     at = desk()
     ask(at, "a.default", wanted=10, new=True)
-    at.hear("a.default", WEB, LeaseRequest("node"), new=False)
+    at.hear("a.default", WEB, LeaseRequest("node"), 0.0, new=False)
     assert ask(at, "b.default", wanted=10, new=True)[0] == 10
 
 
@@ -97,7 +97,7 @@ def test_a_sidecar_that_comes_back_brings_what_it_holds() -> None:
     assert ask(at, "b.default", now=1.1, wanted=10, new=True)[0] == 0, "all ten may be in use there"
     assert ask(at, "a.default", now=1.2, held=6, in_use=6, wanted=6, new=True)[0] <= 6
     at.decide(1.2)
-    assert at.respond("b.default").grants[0].slots == 4
+    assert at.respond("b.default", 0.0).grants[0].slots == 4
 
 
 def test_a_sidecar_that_comes_back_with_what_it_had_goes_on_with_it() -> None:
@@ -148,7 +148,7 @@ def test_a_lower_limit_asks_slots_back() -> None:
     ask(at, "a.default", wanted=9, new=True)
     at.put(rules(4), 1.0)
     assert at.decide(1.0) == {"a.default"}
-    assert at.respond("a.default").grants[0].slots == 4
+    assert at.respond("a.default", 0.0).grants[0].slots == 4
     assert totals(at.books[LIMIT]) == {"granted": 4, "held": 10, "in_use": 0}
 
 
@@ -159,13 +159,13 @@ def test_after_a_start_those_who_may_hold_slots_are_waited_for() -> None:
     assert ask(at, "a.default", wanted=9, held=3, now=0.1, new=True)[0] == 3
     assert at.decide(SETTLE - 0.1) == set()
     assert at.decide(SETTLE) == {"a.default"}
-    assert at.respond("a.default").grants[0].slots == 10
+    assert at.respond("a.default", 0.0).grants[0].slots == 10
     early = Desk()
     early.put(rules(pods=both), 0.0, first=True)
     ask(early, "a.default", wanted=9, held=3, now=0.1, new=True)
     assert ask(early, "b.default", now=0.2, new=True)[0] == 0
     early.decide(0.2)
-    assert early.respond("a.default").grants[0].slots == 9
+    assert early.respond("a.default", 0.0).grants[0].slots == 9
 
 
 def test_after_a_standstill_nobody_knows_who_holds_what_either() -> None:

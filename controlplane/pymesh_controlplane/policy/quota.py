@@ -1,0 +1,191 @@
+"""A leased rate: tokens that come with time, and which sidecar has how many in stock. Pure: time is an argument.
+
+A rule's *level* is what may be let in at this moment, by whomever: at most the burst, less by what was let in, more as
+time goes by. The level is shared out to sidecars as slots are, by the same book (slots.py): a stock counts against the
+level until its tokens are spent, so that in any time no more is let in than burst and rate allow.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from pymesh.policy_api import RATE_LEASE, RETURN_GRACE, WHOLE_SHARE, Demand, Grant
+from pymesh_controlplane.policy.rules import Rate, Slots
+from pymesh_controlplane.policy.slots import Book, Holder
+
+NANOSECONDS: Final = 1_000_000_000
+# Nanoseconds between two looks at what time has brought: where tokens are short, each look is a message to many.
+QUANTUM: Final = 100_000_000
+
+
+def leased(limit: Rate | Slots) -> bool:
+    """Whether sidecars hold leases of it, rather than ask about each request.
+
+    One count for all requests can be leased, if its burst lasts for as long as a stock is meant to.
+    """
+    if isinstance(limit, Slots):
+        return True
+    return not limit.by and limit.burst * limit.period >= limit.requests * RATE_LEASE / 2
+
+
+@dataclass(slots=True)
+class Tank:
+    """The level of one rate, in whole tokens.
+
+    Generic Cell Rate Algorithm, as in buckets.py: kept is the time at which it will be full again, in nanoseconds
+    divided by the rate's `requests`. It may be overdrawn, by one burst at most.
+    """
+
+    rate: Rate
+    full_at: int = 0
+
+    def level(self, now: int) -> int:
+        """Tokens at `now`; below zero where more was let in than there was."""
+        missing = max(0, self.full_at - now * self.rate.requests)
+        return self.rate.burst + -missing // self._cost
+
+    def spend(self, count: int, now: int) -> None:
+        """So many were let in."""
+        full = max(self.full_at, now * self.rate.requests) + count * self._cost
+        self.full_at = min(full, now * self.rate.requests + 2 * self.rate.burst * self._cost)
+
+    def wait(self, now: int) -> int:
+        """Nanoseconds until there is one more token than now; 0 when it is full."""
+        missing = self.full_at - now * self.rate.requests
+        if missing <= 0:
+            return 0
+        more = missing - (self.rate.burst - max(0, self.level(now)) - 1) * self._cost
+        return -(-more // self.rate.requests)
+
+    def change(self, rate: Rate, now: int) -> None:
+        """Go on with another rate: what was spent stays spent, as far as the new burst goes."""
+        spent = min(self.rate.burst - self.level(now), rate.burst)
+        self.rate, self.full_at = rate, 0
+        self.spend(spent, now)
+
+    @property
+    def _cost(self) -> int:
+        return self.rate.period * NANOSECONDS
+
+
+@dataclass(slots=True)
+class RateBook:
+    """The stocks of one rule.
+
+    Attributes:
+        book: of what is in stock, its `limit` the level.
+        shares: the part of the rate that each sidecar may go by while it hears nothing of us, in millionths.
+    """
+
+    tank: Tank
+    book: Book
+    shares: dict[str, int] = field(default_factory=dict)
+    _used: dict[str, int] = field(default_factory=dict)
+    _returned: set[str] = field(default_factory=set)  # whose next report is the first of a stream
+    _looked: int = 0
+
+    @classmethod
+    def of(cls, rate: Rate, now: int) -> "RateBook":
+        """A full one, from `now` (nanoseconds) on."""
+        return cls(Tank(rate), Book(rate.burst), _looked=now)
+
+    def change(self, rate: Rate, now: int) -> None:
+        """Go by another rate from now on."""
+        if rate != self.tank.rate:
+            self.tank.change(rate, now)
+            self.book.limit = max(0, self.tank.level(now))
+
+    # --- What sidecars say ---
+
+    def reconnected(self, name: str) -> bool:
+        """See Book."""
+        self._used.pop(name, None)
+        known = self.book.reconnected(name)
+        if known:
+            self._returned.add(name)
+        return known
+
+    def report(self, name: str, demand: Demand, seen: int, now: int) -> bool:
+        """Take a sidecar's report; whether it says anything new."""
+        holder = self.book.holders.get(name)
+        if name in self._returned:
+            # Counting begins anew; what it had and has no more was spent.
+            self._returned.discard(name)
+            self._spend(max(0, holder.charge - demand.held) if holder is not None else 0, now)
+        else:
+            spent = max(0, demand.used - self._used.get(name, 0))
+            self._spend(spent, now)
+            if holder is not None:
+                _take_off(holder, spent)
+        self._used[name] = demand.used
+        return self.book.report(name, demand.held, 0, demand.wanted, seen)
+
+    def forget(self, name: str) -> None:
+        """A sidecar has ended its stream in order, and has said what it spent."""
+        self._used.pop(name, None)
+        self._returned.discard(name)
+        self.shares.pop(name, None)
+
+    def expire(self, now: float, at: int) -> bool:
+        """See Book. Who did not come back may have spent all that it had. `at`: now, in nanoseconds."""
+        gone = [name for name, holder in self.book.holders.items() if holder.until is not None and holder.until <= now]
+        for name in gone:
+            self._spend(self.book.holders[name].charge, at)
+            self.forget(name)
+        return self.book.expire(now)
+
+    # --- What is decided ---
+
+    def due(self, now: int) -> bool:
+        """Whether it is time to look at what time has brought; then `look`."""
+        return now - self._looked >= QUANTUM
+
+    def look(self, now: int) -> bool:
+        """Bring the level up to date; whether it has changed."""
+        self._looked, before = now, self.book.limit
+        self.book.limit = max(0, self.tank.level(now))
+        return self.book.limit != before
+
+    def allot(self, now: float) -> set[str]:
+        """Decide the stocks of all connected sidecars; those who should hear of it before they ask."""
+        had = {name: holder.charge for name, holder in self.book.holders.items()}
+        granted = {name: holder.grant for name, holder in self.book.holders.items()}
+        changed = self.book.allot(now)
+        present = {name: holder for name, holder in self.book.holders.items() if holder.until is None}
+        self.shares = _shares(present)
+        holders = self.book.holders
+        return {name for name in changed if holders[name].grant < granted[name] or had[name] < holders[name].need}
+
+    def grant(self, rule: str, name: str, nonce: int, now: int) -> Grant:
+        """What the response `nonce`, which goes out now, says to the sidecar."""
+        wait = 0 if self.book.limit > sum(holder.charge for holder in self.book.holders.values()) else 1
+        return Grant(
+            rule,
+            self.book.sent(name, nonce),
+            self.tank.rate.requests,
+            RETURN_GRACE,
+            coming=self.book.coming(name),
+            used=self._used.get(name, 0),
+            share=self.shares.get(name, 0),
+            retry_after=wait * self.tank.wait(now) / NANOSECONDS,
+        )
+
+    def _spend(self, count: int, now: int) -> None:
+        if count:
+            self.tank.spend(count, now)
+            # Level and stocks fall alike: what is free is brought by time alone, now and then.
+            self.book.limit = max(0, min(self.book.limit - count, self.tank.level(now)))
+
+
+def _take_off(holder: Holder, spent: int) -> None:
+    """What is still under way to a sidecar was granted on top of what it has spent since."""
+    holder.grant = max(0, holder.grant - spent)
+    holder.unseen = {nonce: max(0, slots - spent) for nonce, slots in holder.unseen.items()}
+
+
+def _shares(holders: dict[str, Holder]) -> dict[str, int]:
+    """The whole rate: one half by what sidecars want, so that whoever has traffic has most of it, one half evenly."""
+    needs = {name: holder.need for name, holder in holders.items()}
+    total = sum(needs.values())
+    if not total:
+        return dict.fromkeys(needs, WHOLE_SHARE // max(1, len(needs)))
+    return {name: (WHOLE_SHARE * need // total + WHOLE_SHARE // len(needs)) // 2 for name, need in needs.items()}
