@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks.load.target import Request, parse_headers
 from benchmarks.macro import endpoint, procfs, report, scenarios
 from benchmarks.macro.endpoint import Asked
 from benchmarks.macro.machine import Cores, describe, divide
@@ -57,6 +58,9 @@ def parser() -> argparse.ArgumentParser:
     add("--target", metavar="URL", help="measure this endpoint of yours, and nothing else")
     add("--rate", type=_count, default=1000, metavar="N", help="of requests to it, for latencies (default 1000)")
     add("--connections", type=_count, default=32, metavar="N", help="to it (default 32)")
+    add(
+        "--header", action="append", default=[], metavar="'NAME: VALUE'", help="of every request to it; may be repeated"
+    )
     add("--insecure", action="store_true", help="take any certificate of it")
     add("--quick", action="store_true", help=f"one round, one second, {' and '.join(NEEDED)}: shows that it works")
     return made
@@ -79,9 +83,16 @@ def main(argv: list[str] | None = None) -> int:
     names = arguments.proxies or (list(NEEDED) if quick else [])
     try:
         if arguments.target:
-            trusted = not arguments.insecure
             return measure_endpoint(
-                Asked(arguments.target, arguments.rate, arguments.connections, pace.rounds, pace.seconds, trusted)
+                Asked(
+                    arguments.target,
+                    arguments.rate,
+                    arguments.connections,
+                    pace.rounds,
+                    pace.seconds,
+                    verify=not arguments.insecure,
+                    request=Request(headers=parse_headers(arguments.header)),
+                )
             )
         return run(chosen, names, pace, arguments.json, arguments.markdown)
     except MeshError as error:
