@@ -27,6 +27,7 @@ from pymesh_proxy.downstream import Downstream
 from pymesh_proxy.errors import Flag, ProxyError, failure
 from pymesh_proxy.filters import loop
 from pymesh_proxy.filters.base import LocalReply, Verdict
+from pymesh_proxy.filters.grpc_reply import for_caller
 from pymesh_proxy.reframing import Reframing, reframing
 from pymesh_proxy.request_body import RequestBody
 from pymesh_proxy.routing import NO_CHANGES, DirectResponse, Forward, Redirect, Route
@@ -431,6 +432,7 @@ class Exchange:
     def _reply(self, reply: LocalReply, reason: str = "") -> None:
         """Answer from here."""
         downstream, record = self._downstream, self.record
+        reply = for_caller(reply, self.request)
         record.status, record.flag, record.details = reply.status, reply.flag, reply.details
         if reason:
             record.notes["reason"] = reason

@@ -8,14 +8,10 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
+from pymesh import policy_attributes
 from pymesh.resources.fields import Block, Name, ObjectMeta
 
 GROUP: Final = "policy.pymesh.io"
-
-# What a limit may count by: facts about the caller and the request that every proxy tells in a check.
-_BY: Final = (
-    r"^(source\.(principal|address)|request\.(method|host|path)|request\.headers\[[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}\])\Z"
-)
 
 Amount = Annotated[int, Meta(ge=1, le=10**9, description="a whole number from 1 to 1000000000")]
 # A service with more requests in it at once than this has other worries, and a sidecar's counter has 32 bits.
@@ -23,11 +19,14 @@ Slots = Annotated[int, Meta(ge=1, le=10**6, description="a whole number from 1 t
 Attribute = Annotated[
     str,
     Meta(
-        pattern=_BY,
-        max_length=96,
-        description="source.principal, source.address, request.method, request.host, request.path "
-        "or request.headers[NAME]",
+        pattern=policy_attributes.PATTERN,
+        max_length=policy_attributes.MAX_NAME,
+        description=policy_attributes.DESCRIPTION,
     ),
+]
+Attributes = Annotated[
+    list[Attribute],
+    Meta(max_length=policy_attributes.MAX_ATTRIBUTES, description="a list of at most 8 attributes"),
 ]
 FailureMode = Literal["Open", "Closed", "LastDecision"]
 Otherwise = Literal["Open", "Closed"]
@@ -50,19 +49,24 @@ class RateLimitSpec(Block, frozen=True):
     Attributes:
         requests, per: how many in how long, evenly.
         burst: how many at once after a quiet time; as many as `requests` if it is not said.
-        by: what is counted apart: each caller, each path ...; everything together if it is empty.
+        by: what is counted apart: each caller, each path ...; everything together if it is empty. See
+            pymesh.policy_attributes. A path template also says which requests the limit is about.
         failure_mode: what the sidecar does while the policy service cannot be asked: let in, answer 503, or give the
             last answer again that it had for the same.
         otherwise: what LastDecision does where there was none.
+        dry_run: count whom it would refuse, and let him in.
+        quota: sidecars lease shares of the rate, or ask about each request; what suits the rate if it is not said.
     """
 
     target_refs: Targets
     requests: Amount
     per: Literal["Second", "Minute", "Hour", "Day"]
     burst: Amount | None = None
-    by: list[Attribute] = []
+    by: Attributes = []
     failure_mode: FailureMode = "LastDecision"
     otherwise: Otherwise = "Closed"
+    dry_run: bool = False
+    quota: Literal["Leased", "Asked"] | None = None
 
 
 class RateLimit(Block, frozen=True):
@@ -82,6 +86,7 @@ class ConcurrencyLimitSpec(Block, frozen=True):
     max: Slots
     failure_mode: FailureMode = "LastDecision"
     otherwise: Otherwise = "Closed"
+    dry_run: bool = False
 
 
 class ConcurrencyLimit(Block, frozen=True):

@@ -1,9 +1,9 @@
 """RateLimit and ConcurrencyLimit: targets that exist and speak HTTP, settings that mean something."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
-from pymesh import names
+from pymesh import names, policy_attributes
 from pymesh.resources.kubernetes import Pod
 from pymesh.resources.policy import ConcurrencyLimit, RateLimit
 from pymesh.resources.resource import Key, Resource, holds
@@ -93,9 +93,24 @@ def _check_rate(findings: Findings, limit: RateLimit) -> None:
             "spec.burst",
             f"after a quiet time {spec.burst} come at once, more than the {spec.requests} per {spec.per}",
         )
-    for index, attribute in enumerate(spec.by):
-        if attribute.lower() in [earlier.lower() for earlier in spec.by[:index]]:
-            findings.error(f"spec.by[{index}]", f"{attribute} is named above already")
+    check_attributes(findings, "spec.by", spec.by)
+    if spec.quota == "Leased" and spec.by:
+        findings.error("spec.quota", "what is counted apart cannot be leased: leave it out, or say Asked")
+
+
+def check_attributes(findings: Findings, path: str, names_of: Sequence[str]) -> None:
+    """Attributes that make sense, each once."""
+    seen: set[policy_attributes.Named | str] = set()
+    for index, name in enumerate(names_of):
+        try:
+            named = policy_attributes.parse(name)
+        except ValueError as error:
+            findings.error(f"{path}[{index}]", str(error))
+            continue
+        what = name if named.template is not None else named
+        if what in seen:
+            findings.error(f"{path}[{index}]", f"{name} is named above already")
+        seen.add(what)
 
 
 def _written(resource: AnyLimit) -> Mapping[str, object]:

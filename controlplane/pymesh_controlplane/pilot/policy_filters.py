@@ -18,9 +18,10 @@ from envoy.type.v3 import http_status_pb2
 from google.protobuf.struct_pb2 import Struct
 from xds.type.v3.typed_struct_pb2 import TypedStruct
 
-from pymesh import names, policy_api
+from pymesh import names, policy_api, policy_attributes
 from pymesh_controlplane.pilot.messages import duration, packed
 from pymesh_controlplane.pilot.model import Service, ServicePort
+from pymesh_controlplane.policy.quota import leased
 from pymesh_controlplane.policy.rules import FailureMode, Otherwise, Rule, Slots
 
 POLICY_CLUSTER: Final = names.outbound_cluster(
@@ -93,8 +94,13 @@ def _described(rule: Rule) -> Struct:
     about = Struct()
     modes = {"failure_mode": _MODES[rule.failure_mode], "otherwise": _MODES[rule.otherwise]}
     about.update({"name": rule.name, **modes})
+    if rule.dry_run:
+        about.update({"dry_run": True})
     if isinstance(rule.limit, Slots):
         about.update({"kind": "slots", "max": rule.limit.max})
+    elif leased(rule.limit):
+        rate = {"requests": rule.limit.requests, "period": f"{rule.limit.period}s", "burst": rule.limit.burst}
+        about.update({"kind": "rate", **rate})
     else:
         about.update({"kind": "check", "by": list(rule.limit.by)})
     return about
@@ -118,6 +124,7 @@ def _ext_authz(name: str, *, allow: bool) -> _Filter:
         transport_api_version=config_source_pb2.ApiVersion.V3,
         failure_mode_allow=allow,
         status_on_error=http_status_pb2.HttpStatus(code=http_status_pb2.ServiceUnavailable),
+        metadata_context_namespaces=[policy_attributes.JWT_METADATA],
     )
     return _Filter(name=name, typed_config=packed(config))
 

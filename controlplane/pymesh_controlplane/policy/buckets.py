@@ -37,17 +37,27 @@ class Buckets:
     def __len__(self) -> int:
         return len(self._full_at)
 
-    def wait(self, key: Sequence[str], now: int) -> int:
-        """Nanoseconds until a request with this key would be let in; 0 if it would be now. It costs nothing."""
+    def wait(self, key: Sequence[str], now: int, count: int = 1) -> int:
+        """Nanoseconds until `count` requests with this key would be let in; 0 if they would be now. It costs nothing.
+
+        More than the burst are never let in at once; they are said to have to wait until it is all there.
+        """
         place = self._place(key, now)
         self.overflows += place == _OVERFLOW
-        overdraft = self._full(place, now) - now * self.rate.requests - self._room
+        if count > self.rate.burst:
+            return max(NANOSECONDS, -(-(self._full(place, now) - now * self.rate.requests) // self.rate.requests))
+        room = (self.rate.burst - count) * self._cost
+        overdraft = self._full(place, now) - now * self.rate.requests - room
         return max(0, -(-overdraft // self.rate.requests))
 
-    def take(self, key: Sequence[str], now: int) -> None:
-        """Spend one request of this key; `wait` was 0."""
+    def left(self, key: Sequence[str], now: int) -> int:
+        """Requests with this key that would be let in now."""
+        return self.rate.burst - -(-(self._full(self._place(key, now), now) - now * self.rate.requests) // self._cost)
+
+    def take(self, key: Sequence[str], now: int, count: int = 1) -> None:
+        """Spend `count` requests of this key; `wait` was 0."""
         place = self._place(key, now)
-        self._full_at[place] = self._full(place, now) + self._cost
+        self._full_at[place] = self._full(place, now) + count * self._cost
 
     def change(self, rate: Rate, now: int) -> None:
         """Go on with another rate: what was spent stays spent, as so many requests, as far as the new burst goes."""
@@ -63,11 +73,6 @@ class Buckets:
     def _cost(self) -> int:
         """What one request costs: period / requests, in our unit."""
         return self.rate.period * NANOSECONDS
-
-    @property
-    def _room(self) -> int:
-        """How much may be spent when another request comes: all of the burst but that one."""
-        return (self.rate.burst - 1) * self._cost
 
     def _full(self, place: bytes, now: int) -> int:
         return max(self._full_at.get(place, 0), now * self.rate.requests)

@@ -16,7 +16,7 @@ class Counts:
     """Plain integers; names of rules come from the rules in force only, so that there are never many.
 
     Attributes:
-        checks: by rule and result (`allowed`, `denied`).
+        checks: by rule and result (`allowed`, `denied`; `would_deny` on a dry run).
         refused: checks and streams without an answer, by reason.
         unknown_rules: questions about rules that there are not.
     """

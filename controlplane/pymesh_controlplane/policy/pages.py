@@ -23,11 +23,15 @@ def _rule(rule: Rule, desk: Desk, limits: Limits, counts: Counts) -> Json:
         "targets": list(rule.hosts),
         "failureMode": rule.failure_mode,
         "otherwise": rule.otherwise,
+        "dryRun": rule.dry_run,
     }
     if isinstance(rule.limit, Rate):
         about |= {"requests": rule.limit.requests, "seconds": rule.limit.period, "burst": rule.limit.burst}
         about |= {"by": list(rule.limit.by), "keys": len(limits.buckets[rule.name])}
-        return about | {result: counts.checks[rule.name, result] for result in ("allowed", "denied")}
+        return about | {
+            word: counts.checks[rule.name, result]
+            for word, result in (("allowed", "allowed"), ("denied", "denied"), ("wouldDeny", "would_deny"))
+        }
     book = desk.books[rule.name]
     sidecars: dict[str, Json] = {
         name: {

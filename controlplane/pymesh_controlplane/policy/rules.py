@@ -19,16 +19,21 @@ PERIODS: Final = {"Second": 1, "Minute": 60, "Hour": 3600, "Day": 86_400}
 
 FailureMode = Literal["Open", "Closed", "LastDecision"]
 Otherwise = Literal["Open", "Closed"]
+Quota = Literal["Leased", "Asked"]
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """`requests` in `period` seconds, `burst` of them at once; counted apart for each value of the attributes `by`."""
+    """`requests` in `period` seconds, `burst` of them at once; counted apart for each value of the attributes `by`.
+
+    `quota`: whether sidecars lease shares of it or ask for each request; whatever suits it if that is not said.
+    """
 
     requests: int
     period: int
     burst: int
     by: tuple[str, ...] = ()
+    quota: Quota | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ class Rule:
 
     Attributes:
         hosts: full names of the services that it is for, sorted, whether they exist or not.
+        dry_run: whom it would refuse is counted and let in.
     """
 
     name: str
@@ -51,6 +57,7 @@ class Rule:
     limit: Rate | Slots
     failure_mode: FailureMode
     otherwise: Otherwise
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +123,14 @@ def _rules(resources: Iterable[Resource[object]]) -> Iterator[Rule]:
     for resource in resources:
         if holds(resource, RateLimit):
             rate = resource.value.spec
-            limit = Rate(rate.requests, PERIODS[rate.per], rate.burst or rate.requests, tuple(rate.by))
+            burst = rate.burst or rate.requests
+            limit = Rate(rate.requests, PERIODS[rate.per], burst, tuple(rate.by), rate.quota)
             hosts = _hosts(rate.target_refs, resource)
-            yield Rule(str(resource.key), hosts, limit, rate.failure_mode, rate.otherwise)
+            yield Rule(str(resource.key), hosts, limit, rate.failure_mode, rate.otherwise, rate.dry_run)
         elif holds(resource, ConcurrencyLimit):
             slots = resource.value.spec
             hosts = _hosts(slots.target_refs, resource)
-            yield Rule(str(resource.key), hosts, Slots(slots.max), slots.failure_mode, slots.otherwise)
+            yield Rule(str(resource.key), hosts, Slots(slots.max), slots.failure_mode, slots.otherwise, slots.dry_run)
 
 
 def _hosts(targets: Iterable[TargetRef], resource: Resource[object]) -> tuple[str, ...]:

@@ -193,7 +193,8 @@ class PolicyService:
         if decision.refused_by:
             self.counts.checks[decision.refused_by, "denied"] += 1
         else:
-            self.counts.checks.update((name, "allowed") for name in decision.rules)
+            others = (name for name in decision.rules if name not in decision.would_refuse)
+            self.counts.checks.update((name, "allowed") for name in others)
         return checks.answer(decision, rules).SerializeToString()
 
     # --- Leases ----------------------------------------------------------------------------------------------------

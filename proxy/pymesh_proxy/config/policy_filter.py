@@ -6,11 +6,15 @@
       timeout: 0.2s                                 # the longest that a request waits for the service
       rules:
       - name: ConcurrencyLimit bookinfo/reviews
-        kind: slots                                 # or check
+        kind: slots                                 # or rate, or check
         max: 100                                    # with slots only
+        requests: 600                               # with rate only: so many in `period`, `burst` at once
+        period: 60s
+        burst: 100
         failure_mode: LAST_DECISION                 # OPEN, CLOSED
         otherwise: CLOSED                           # OPEN; for LAST_DECISION without one
-        by: [source.principal]                      # with check only: what answers are remembered by
+        by: [source.principal]                      # with check only: what last answers are kept by
+        dry_run: true                               # count whom it would refuse, and let him in
 
 Unknown keys are refused, like unknown fields of a message.
 """
@@ -26,11 +30,14 @@ from pymesh.xds.check import join
 from pymesh_proxy.config import typed_struct
 from pymesh_proxy.filters.base import HttpFilter
 from pymesh_proxy.filters.policy import CheckSettings, PolicyFilter, PolicySettings
-from pymesh_proxy.filters.remembered import attribute
+from pymesh_proxy.filters.rates import RateSettings
+from pymesh_proxy.filters.remembered import by_of
 from pymesh_proxy.filters.slots import Mode, SlotSettings
 
 # Seconds, where the configuration does not say.
 DEFAULT_TIMEOUT: Final = 0.2
+# Seconds: a second, a minute, an hour, a day.
+PERIODS: Final = frozenset({1, 60, 3600, 86_400})
 # Slots travel as 32-bit numbers.
 MAX_SLOTS: Final = 2**31 - 1
 
@@ -53,7 +60,7 @@ def policy_filter(message: TypedStruct, path: str) -> HttpFilter:
     return HttpFilter(FILTER, found.on_request, on_complete=found.on_complete, connect=found.connect)
 
 
-def _rules(value: Value, path: str) -> tuple[SlotSettings | CheckSettings, ...]:
+def _rules(value: Value, path: str) -> tuple[SlotSettings | RateSettings | CheckSettings, ...]:
     rules = []
     names: set[str] = set()
     for here, item in typed_struct.items(value, path):
@@ -67,31 +74,48 @@ def _rules(value: Value, path: str) -> tuple[SlotSettings | CheckSettings, ...]:
     return tuple(rules)
 
 
-def _rule(value: Value, path: str) -> SlotSettings | CheckSettings:
+def _rule(value: Value, path: str) -> SlotSettings | RateSettings | CheckSettings:
     if value.WhichOneof("kind") != "struct_value":
         raise ConfigError("must be an object", path=path)
-    kind = typed_struct.word(value.struct_value.fields.get("kind"), ("slots", "check"), join(path, "kind"))
+    kind = typed_struct.word(value.struct_value.fields.get("kind"), ("slots", "rate", "check"), join(path, "kind"))
     required = {"name", "kind", "failure_mode", "otherwise"}
-    if kind == "slots":
-        fields = typed_struct.fields(value.struct_value, path, required | {"max"}, {"by"})
+    if kind != "check":
+        own = {"max"} if kind == "slots" else {"requests", "period", "burst"}
+        fields = typed_struct.fields(value.struct_value, path, required | own, {"by", "dry_run"})
         if "by" in fields and any(typed_struct.items(fields["by"], join(path, "by"))):
             raise ConfigError("goes with kind `check` only", path=join(path, "by"))
     else:
-        fields = typed_struct.fields(value.struct_value, path, required, {"by"})
+        fields = typed_struct.fields(value.struct_value, path, required, {"by", "dry_run"})
     name = typed_struct.text(fields["name"], join(path, "name"))
     if "," in name:  # rule names travel in a list separated by commas
         raise ConfigError("must not hold a comma", path=join(path, "name"))
     mode = Mode(typed_struct.word(fields["failure_mode"], [mode.value for mode in Mode], join(path, "failure_mode")))
     otherwise = Mode(typed_struct.word(fields["otherwise"], ("OPEN", "CLOSED"), join(path, "otherwise")))
+    dry_run = _flag(fields.get("dry_run"), join(path, "dry_run"))
     if kind == "slots":
-        return SlotSettings(name, _count(fields["max"], join(path, "max")), mode, otherwise)
+        return SlotSettings(name, _count(fields["max"], join(path, "max")), mode, otherwise, dry_run)
+    if kind == "rate":
+        requests, burst = (_count(fields[key], join(path, key)) for key in ("requests", "burst"))
+        seconds = typed_struct.duration(fields["period"], join(path, "period"), 0)
+        if not requests or not burst or seconds not in PERIODS:
+            raise ConfigError("must allow one request at least, in 1, 60, 3600 or 86400 s", path=path)
+        return RateSettings(name, requests, int(seconds), burst, mode, otherwise, dry_run)
     by = []
     for here, item in typed_struct.items(fields["by"], join(path, "by")) if "by" in fields else ():
+        by.append(typed_struct.text(item, here))
         try:
-            by.append(attribute(typed_struct.text(item, here)))
+            by_of(tuple(by))
         except ValueError as error:
             raise ConfigError(str(error), path=here) from error
-    return CheckSettings(name, mode, otherwise, tuple(by))
+    return CheckSettings(name, mode, otherwise, by_of(tuple(by)), dry_run)
+
+
+def _flag(value: Value | None, path: str) -> bool:
+    if value is None:
+        return False
+    if value.WhichOneof("kind") != "bool_value":
+        raise ConfigError("must be true or false", path=path)
+    return value.bool_value
 
 
 def _count(value: Value, path: str) -> int:

@@ -6,15 +6,20 @@ Envoy does with `validate_mutations`.
 """
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from envoy.config.core.v3.address_pb2 import Address
 from envoy.config.core.v3.base_pb2 import HeaderValueOption
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
+from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
+from pymesh import policy_attributes
 from pymesh.names import FRAMING_HEADERS
 from pymesh.policy_api import ANSWER_METADATA
 from pymesh_proxy.codec.headers import Head
@@ -28,8 +33,19 @@ _FRAMING: Final = frozenset(name.encode() for name in FRAMING_HEADERS) | {b"host
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 _FORBIDDEN: Final = 403
+# Seconds; nobody means to remember an answer for longer than a day, and infinity is no number of them.
+_LONGEST: Final = 86_401.0
 # Statuses that an answer of ours can have; what is below begins another message.
 _STATUSES: Final = range(200, 600)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """How an answer may be used again: for `valid_for` seconds, for `uses` requests in all, by these attributes."""
+
+    valid_for: float
+    uses: int
+    attributes: tuple[str, ...]
 
 
 class AnswerError(Exception):
@@ -45,7 +61,11 @@ class Answer:
         error: the service says that it could not decide.
         set, append, remove: changes to the request's headers; what is appended goes behind what is there, if anything.
         for_response: changes to the response's headers, if the request goes on: (append_action, name, value).
+        grpc_status: what a caller that speaks gRPC is told.
         rule: the rule of ours that decided; empty where another kind of service answered.
+        would_refuse: rules of ours that would have refused the request, but are on a dry run.
+        epoch: the set of rules that it was given by.
+        memories: how it may be remembered, by rule.
     """
 
     allowed: bool
@@ -57,7 +77,11 @@ class Answer:
     append: Pairs = ()
     remove: tuple[bytes, ...] = ()
     for_response: tuple[tuple[int, bytes, bytes], ...] = ()
+    grpc_status: int | None = None
     rule: str = ""
+    would_refuse: tuple[str, ...] = ()
+    epoch: str = ""
+    memories: Mapping[str, Memory] = field(default_factory=dict)
 
     @property
     def changes_headers(self) -> bool:
@@ -96,7 +120,8 @@ def read_answer(data: bytes) -> Answer:
         message = CheckResponse.FromString(data)
     except DecodeError as error:
         raise AnswerError(f"not a CheckResponse: {error}") from error
-    rule = message.dynamic_metadata.fields[ANSWER_METADATA].struct_value.fields["rule"].string_value
+    ours = _of_ours(message)
+    rule = ours.rule
     if message.HasField("error_response"):
         refused = message.error_response
         status = refused.status.code
@@ -116,7 +141,11 @@ def read_answer(data: bytes) -> Answer:
             status=status if status in _STATUSES else _FORBIDDEN,
             headers=_pairs(denied.headers),
             body=denied.body.encode(),
+            grpc_status=message.status.code,
             rule=rule,
+            would_refuse=ours.would_refuse,
+            epoch=ours.epoch,
+            memories=ours.memories,
         )
     okay = message.ok_response
     if okay.query_parameters_to_set or okay.query_parameters_to_remove:
@@ -133,11 +162,67 @@ def read_answer(data: bytes) -> Answer:
             )
         ),
         rule=rule,
+        would_refuse=ours.would_refuse,
+        epoch=ours.epoch,
+        memories=ours.memories,
     )
 
 
-def question(context: RequestContext, extensions: Mapping[str, str], shown: HeaderFilter | None = None) -> bytes:
-    """A CheckRequest about the request; `shown` says which of its headers the service may see, all by default."""
+class _Ours(NamedTuple):
+    """What only a policy service of ours says: see pymesh.policy_api.ANSWER_METADATA."""
+
+    rule: str = ""
+    would_refuse: tuple[str, ...] = ()
+    epoch: str = ""
+    memories: Mapping[str, Memory] = MappingProxyType({})
+
+
+def _of_ours(message: CheckResponse) -> _Ours:
+    if ANSWER_METADATA not in message.dynamic_metadata.fields:
+        return _Ours()
+    said = message.dynamic_metadata.fields[ANSWER_METADATA].struct_value.fields
+    memories = {}
+    for name, value in said["rules"].struct_value.fields.items():
+        about = value.struct_value.fields
+        attributes = tuple(each.string_value for each in about["attributes"].list_value.values)
+        if all(map(_known, attributes)):  # what a newer service tells requests apart by, we do not remember
+            uses = int(about["valid_uses"].number_value) if "valid_uses" in about else sys.maxsize
+            memories[name] = Memory(_seconds(about["valid_for"].string_value), uses, attributes)
+    would_refuse = tuple(each.string_value for each in said["would_refuse"].list_value.values)
+    return _Ours(said["rule"].string_value, would_refuse, said["epoch"].string_value, memories)
+
+
+@lru_cache(maxsize=256)
+def _known(attribute: str) -> bool:
+    try:
+        policy_attributes.parse(attribute)
+    except ValueError:
+        return False
+    return True
+
+
+def _seconds(text: str) -> float:
+    """A duration as JSON has it: `1.5s`."""
+    try:
+        found = float(text.removesuffix("s"))
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < _LONGEST or not text.endswith("s"):
+        raise AnswerError(f"{text!r} is not how long an answer may be remembered")
+    return found
+
+
+def question(
+    context: RequestContext,
+    extensions: Mapping[str, str],
+    shown: HeaderFilter | None = None,
+    namespaces: Iterable[str] = (),
+) -> bytes:
+    """A CheckRequest about the request.
+
+    `shown` says which of its headers the service may see, all by default; `namespaces` of which filters it sees the
+    dynamic metadata.
+    """
     record, request = context.record, context.request
     facts = record.facts
     message = CheckRequest()
@@ -160,6 +245,9 @@ def question(context: RequestContext, extensions: Mapping[str, str], shown: Head
     for key, text in extensions.items():
         attributes.context_extensions[key] = text
     attributes.metadata_context.SetInParent()
+    for namespace in namespaces:
+        if namespace in record.metadata:
+            ParseDict(dict(record.metadata[namespace]), attributes.metadata_context.filter_metadata[namespace])
     attributes.route_metadata_context.SetInParent()
     return message.SerializeToString()
 

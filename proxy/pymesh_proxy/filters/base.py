@@ -26,6 +26,7 @@ class LocalReply:
     """An answer that the proxy gives by itself, and why.
 
     `details` is Envoy's RESPONSE_CODE_DETAILS form: snake_case words, as in `rbac_access_denied_matched_policy[none]`.
+    `grpc_status` is what a caller that speaks gRPC is told; by default what `status` means there.
     """
 
     status: int
@@ -33,6 +34,7 @@ class LocalReply:
     details: str
     body: bytes = b""
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    grpc_status: int | None = None
 
 
 class RequestContext(Protocol):

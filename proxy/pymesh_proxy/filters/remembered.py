@@ -1,12 +1,16 @@
-"""The last answers of the policy service, for as long as it is away: bounded, the least recently used go first."""
+"""Answers of the policy service, kept: for others like the request that was asked about, for as long, as often and by
+the attributes that the answer itself says; and as the last word while the service is away. Bounded, the least recently
+used go first. Pure: time is an argument.
+"""
 
-import re
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
+from pymesh import policy_attributes
 from pymesh_proxy.filters.authz import Answer
 from pymesh_proxy.filters.base import RequestContext
 
@@ -14,20 +18,35 @@ from pymesh_proxy.filters.base import RequestContext
 MAX_ANSWERS: Final = 4096
 # Bytes of headers and body of a denial; a longer one is remembered without them.
 MAX_ANSWER_BYTES: Final = 1024
+# Sets of attributes that the answers of one rule are remembered by; those by yet others are not remembered.
+MAX_SHAPES: Final = 8
 # Characters of an attribute's value that are kept as they are; of longer ones, a digest is.
 MAX_VALUE: Final = 256
 
-# An attribute of a request, as `by` names them.
-Attribute = Callable[[RequestContext], str]
+# An attribute of a request, as `by` names them; None of a path template that does not match.
+Attribute = Callable[[RequestContext], str | None]
 Key = tuple[str, ...]
 
-_HEADER: Final = re.compile(r"request\.headers\[([!#$%&'*+.^_`|~0-9A-Za-z-]+)\]")
+
+def _path(context: RequestContext) -> str:
+    return context.request.path.partition(b"?")[0].decode("latin-1")
+
+
+def _claims(context: RequestContext) -> Mapping[str, object]:
+    """The claims of the JWT that was verified; empty without one."""
+    found = context.record.metadata.get(policy_attributes.JWT_METADATA, {}).get(policy_attributes.JWT_PAYLOAD)
+    return found if isinstance(found, Mapping) else {}
+
+
 _ATTRIBUTES: Final[dict[str, Attribute]] = {
     "source.principal": lambda context: context.record.facts.peer,
+    "source.namespace": lambda context: policy_attributes.namespace_of(context.record.facts.peer),
+    "source.serviceAccount": lambda context: policy_attributes.account_of(context.record.facts.peer),
     "source.address": lambda context: context.record.facts.remote.rpartition(":")[0],
     "request.method": lambda context: context.record.method,
-    "request.host": lambda context: context.request.authority.decode("latin-1"),
-    "request.path": lambda context: context.request.path.partition(b"?")[0].decode("latin-1"),
+    "request.host": lambda context: context.request.authority.decode("latin-1").lower(),
+    "request.path": _path,
+    "request.auth.principal": lambda context: policy_attributes.auth_principal_of(_claims(context)),
 }
 
 
@@ -37,45 +56,130 @@ def attribute(name: str) -> Attribute:
     Raises:
         ValueError: there is none of this name.
     """
-    header = _HEADER.fullmatch(name)
-    if header is not None:
-        wanted = header[1].lower().encode()
+    named = policy_attributes.parse(name)
+    if (template := named.template) is not None:
+        return lambda context: template.of(_path(context))
+    if named.kind == "request.headers":
+        wanted = named.header.encode()
         return lambda context: (context.request.get(wanted) or b"").decode("latin-1")
-    if name not in _ATTRIBUTES:
-        raise ValueError(f"{name!r} is no attribute; there are {', '.join(_ATTRIBUTES)} and request.headers[NAME]")
-    return _ATTRIBUTES[name]
+    if named.kind == "request.auth.claims":
+        return lambda context: policy_attributes.claim_of(_claims(context), named.claim)
+    return _ATTRIBUTES[named.kind]
+
+
+@dataclass(frozen=True, slots=True)
+class By:
+    """Attributes by name, and what reads each."""
+
+    names: tuple[str, ...] = ()
+    read: tuple[Attribute, ...] = field(default=(), compare=False, repr=False)
+
+
+NOTHING: Final = By()
+
+
+@lru_cache(maxsize=256)
+def by_of(names: tuple[str, ...]) -> By:
+    """The attributes called `names`. Raises ValueError where there is none of a name."""
+    return By(names, tuple(attribute(name) for name in names))
+
+
+@dataclass(slots=True)
+class _Kept:
+    """An answer, until when it is good for others, and for how many more of them."""
+
+    answer: Answer
+    until: float
+    uses: int
 
 
 class Remembered:
-    """Answers by rule and key."""
+    """Answers by rule, attributes and their values.
+
+    Attributes:
+        epoch: the set of rules that they were given by.
+    """
 
     def __init__(self, most: int = MAX_ANSWERS) -> None:
+        self.epoch = ""
         self._most = most
-        self._answers: OrderedDict[tuple[str, Key], Answer] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, tuple[str, ...], Key], _Kept] = OrderedDict()
+        self._shapes: dict[str, dict[tuple[str, ...], By]] = {}
 
     def __len__(self) -> int:
-        return len(self._answers)
+        return len(self._kept)
 
-    def put(self, rule: str, key: Key, answer: Answer) -> None:
-        """Remember the answer to the last question about `rule` and `key`."""
+    def heard(self, epoch: str, since: str | None = None) -> bool:
+        """The service goes by the rules of `epoch`: what was said by others is forgotten, at once.
+
+        An answer may be late: to a question that was asked when the rules were those `since`, while others have been
+        heard of meanwhile. It changes nothing then. Returns whether `epoch` is the one in force.
+        """
+        if epoch == self.epoch:
+            return True
+        if since is not None and since != self.epoch:
+            return False
+        self.epoch = epoch
+        self._kept.clear()
+        self._shapes.clear()
+        return True
+
+    def put(self, rule: str, by: By, key: Key, answer: Answer, *, context: RequestContext, now: float) -> None:
+        """Remember the answer to the question about a request: by what it says, else by `by`, as the last one."""
+        memory = answer.memories.get(rule)
         if len(answer.body) + sum(len(name) + len(value) for name, value in answer.headers) > MAX_ANSWER_BYTES:
             answer = replace(answer, body=b"", headers=())
-        self._answers[rule, key] = answer
-        self._answers.move_to_end((rule, key))
-        if len(self._answers) > self._most:
-            self._answers.popitem(last=False)
+        kept = _Kept(answer, 0.0, 0)
+        if memory is not None:
+            kept = _Kept(answer, now + memory.valid_for, memory.uses - 1)  # one of them is this request
+            by = by_of(memory.attributes)
+            found = key_of(context, by.read)
+            if found is None:
+                return
+            key = found
+        shapes = self._shapes.setdefault(rule, {})
+        if by.names not in shapes and len(shapes) >= MAX_SHAPES:
+            return
+        shapes[by.names] = by
+        place = rule, by.names, key
+        self._kept[place] = kept
+        self._kept.move_to_end(place)
+        if len(self._kept) > self._most:
+            self._kept.popitem(last=False)
 
-    def get(self, rule: str, key: Key) -> Answer | None:
-        """The last answer; None where there was none, or where it was too long ago."""
-        found = self._answers.get((rule, key))
+    def fresh(self, rule: str, context: RequestContext, now: float) -> Answer | None:
+        """An answer that is still good for this request: it is used once more."""
+        for names, by in self._shapes.get(rule, {}).items():
+            key = key_of(context, by.read)
+            kept = None if key is None else self._kept.get((rule, names, key))
+            if kept is not None and key is not None and kept.uses > 0 and now < kept.until:
+                kept.uses -= 1
+                self._kept.move_to_end((rule, names, key))
+                return kept.answer
+        return None
+
+    def last(self, rule: str, by: By, key: Key, context: RequestContext) -> Answer | None:
+        """The last answer, however old; None where there was none, or where it was too long ago."""
+        found = self._kept.get((rule, by.names, key))
         if found is not None:
-            self._answers.move_to_end((rule, key))
-        return found
+            self._kept.move_to_end((rule, by.names, key))
+            return found.answer
+        for names, other in self._shapes.get(rule, {}).items():
+            values = key_of(context, other.read)
+            if values is not None and (found := self._kept.get((rule, names, values))) is not None:
+                return found.answer
+        return None
 
 
-def key_of(context: RequestContext, by: tuple[Attribute, ...]) -> Key:
-    """What `by` distinguishes requests by."""
-    return tuple([_short(read(context)) for read in by])
+def key_of(context: RequestContext, by: tuple[Attribute, ...]) -> Key | None:
+    """What `by` distinguishes requests by; None where a path template in it does not match."""
+    found: list[str] = []
+    for read in by:
+        value = read(context)
+        if value is None:
+            return None
+        found.append(_short(value))
+    return tuple(found)
 
 
 def _short(value: str) -> str:

@@ -37,12 +37,16 @@ class Refusal(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class SlotSettings:
-    """A rule of kind `slots`: at most `limit` requests at once in the apps of all sidecars together."""
+    """A rule of kind `slots`: at most `limit` requests at once in the apps of all sidecars together.
+
+    On a dry run the filter lets in whom the rule refuses.
+    """
 
     name: str
     limit: int
     mode: Mode
     otherwise: Mode
+    dry_run: bool = False
 
 
 # Told once: None, the request has a slot; else why it has none.

@@ -17,12 +17,14 @@ class PolicyStats:
         asked, seconds: requests that waited for an answer of the service, and how long in all.
         allowed, denied: requests that its word, or a slot that it granted before, let in or kept out.
         unavailable: requests that were decided without it, by what was done: open, closed, last_decision.
+        would_deny: requests that a rule on a dry run would have kept out.
+        remembered: requests that an answer given before has decided.
     """
 
-    __slots__ = ("allowed", "asked", "denied", "seconds", "unavailable")
+    __slots__ = ("allowed", "asked", "denied", "remembered", "seconds", "unavailable", "would_deny")
 
     def __init__(self) -> None:
-        self.asked = self.allowed = self.denied = 0
+        self.asked = self.allowed = self.denied = self.would_deny = self.remembered = 0
         self.seconds = 0.0
         self.unavailable: dict[str, int] = {}
 
@@ -52,6 +54,12 @@ def _collect(rules: Mapping[str, PolicyStats]) -> Iterator[CounterMetricFamily |
     asked = CounterMetricFamily("pymesh_policy_asked", "Requests that waited for the policy service", labels=["rule"])
     allowed = CounterMetricFamily("pymesh_policy_allowed", "Requests let in by the policy service", labels=["rule"])
     denied = CounterMetricFamily("pymesh_policy_denied", "Requests refused by the policy service", labels=["rule"])
+    would = CounterMetricFamily(
+        "pymesh_policy_dry_run_denied", "Requests that a rule on a dry run would have refused", labels=["rule"]
+    )
+    remembered = CounterMetricFamily(
+        "pymesh_policy_remembered", "Requests decided by an answer that was remembered", labels=["rule"]
+    )
     unavailable = CounterMetricFamily(
         "pymesh_policy_unavailable", "Requests decided without the policy service", labels=["rule", "mode"]
     )
@@ -60,7 +68,9 @@ def _collect(rules: Mapping[str, PolicyStats]) -> Iterator[CounterMetricFamily |
         asked.add_metric([name], stats.asked)
         allowed.add_metric([name], stats.allowed)
         denied.add_metric([name], stats.denied)
+        would.add_metric([name], stats.would_deny)
+        remembered.add_metric([name], stats.remembered)
         seconds.add_metric([name], count_value=stats.asked, sum_value=stats.seconds)
         for mode, count in stats.unavailable.items():
             unavailable.add_metric([name, mode], count)
-    yield from (asked, allowed, denied, unavailable, seconds)
+    yield from (asked, allowed, denied, would, remembered, unavailable, seconds)

@@ -15,7 +15,10 @@ spec: {clusterIP: 10.96.9.9, selector: {app: policy}, ports: [{name: grpc-policy
 """
 
 
-ATTRIBUTES = "source.principal, source.address, request.method, request.host, request.path or request.headers[NAME]"
+ATTRIBUTES = (
+    "one of source.principal, source.namespace, source.serviceAccount, source.address, request.method, request.host, "
+    "request.path, request.auth.principal, request.headers[NAME], request.path[TEMPLATE], request.auth.claims[NAME]"
+)
 NO_REVIEW = "there is no Service review in namespace default: it limits nothing there"
 NO_SLOTS = "only pymesh-proxy can hold slots: the sidecars of reviews-envoy let in what comes"
 
@@ -95,6 +98,18 @@ def test_nonsense_is_refused_with_its_place(manifest: str, expected: str) -> Non
         (
             rate("requests: 5, per: Minute, by: [request.path, 'request.headers[A]', 'request.headers[a]']"),
             "error spec.by[2]: request.headers[a] is named above already",
+        ),
+        (
+            rate("requests: 5, per: Minute, by: ['request.path[/{**}/{*}]']"),
+            "error spec.by[0]: '/{**}/{*}' is no path template: nothing in braces may follow {**}",
+        ),
+        (
+            rate("requests: 5, per: Minute, by: ['request.path[/{*}]', 'request.path[/{*}]']"),
+            "error spec.by[1]: request.path[/{*}] is named above already",
+        ),
+        (
+            rate("requests: 5, per: Minute, by: [source.principal], quota: Leased"),
+            "error spec.quota: what is counted apart cannot be leased: leave it out, or say Asked",
         ),
         (
             rate("requests: 5, per: Minute, burst: 9"),

@@ -1,5 +1,7 @@
 """Checks: which rules, counted by what, and the answer as Envoy takes it."""
 
+from dataclasses import replace
+
 import pytest
 from envoy.service.auth.v3.attribute_context_pb2 import AttributeContext
 from google.protobuf.json_format import MessageToDict
@@ -33,6 +35,40 @@ def test_attributes_are_those_that_envoy_tells() -> None:
     by += ("request.headers[X-Tenant]", "request.headers[absent]")
     key = key_of(by, request("spiffe://a", "/p?q=1", **{"x-tenant": "t"}))
     assert key == ("spiffe://a", "10.0.0.9", "GET", "reviews", "/p", "t", "")
+
+
+def test_who_calls_and_what_his_token_says() -> None:
+    """From the identity, and from what the filter for JWTs has verified."""
+    about = request("spiffe://cluster.local/ns/shop/sa/web")
+    by = ("source.namespace", "source.serviceAccount", "request.auth.principal", "request.auth.claims[realm][role]")
+    assert key_of(by, about) == ("shop", "shop/web", "", "")
+    claims = {"iss": "https://i", "sub": "u", "realm": {"role": "admin", "level": 3}}
+    about.metadata_context.filter_metadata["envoy.filters.http.jwt_authn"].update({"payload": claims})
+    assert key_of(by, about) == ("shop", "shop/web", "https://i/u", "admin")
+    assert key_of(("request.auth.claims[realm][level]",), about) == ("3",)
+
+
+def test_a_rule_by_a_path_template_is_about_the_paths_that_match_and_no_others() -> None:
+    limits = Limits()
+    limits.put(rules(a=Rate(1, 60, 1, ("request.path[/users/{user}/{*}]",))), 0)
+    paths = ["/users/7/a?x", "/users/7/b", "/users/8/a", "/other", "/other"]
+    refused = [limits.decide([A], request(path=path), 0).refused_by for path in paths]
+    assert refused == ["", A, "", "", ""]
+    assert limits.decide([A], request(path="/other"), 0) == Decision(())
+
+
+def test_on_a_dry_run_a_rule_counts_and_refuses_nobody() -> None:
+    """Nor does it count whom it would have refused, as if it had."""
+    limits = Limits()
+    found = rules(a=Rate(1, 60, 1), b=Rate(9, 60, 9))
+    dry = replace(found.by_name[A], dry_run=True)
+    limits.put(replace(found, by_name={**found.by_name, A: dry}), 0)
+    assert limits.decide([A, B], request(), 0) == Decision((A, B))
+    assert limits.decide([A, B], request(), 0) == Decision((A, B), would_refuse=(A,))
+    assert limits.decide([A], request(), 60 * NANOSECONDS) == Decision((A,))
+    given = answer(Decision((A, B), would_refuse=(A,)), limits.rules)
+    assert given.HasField("ok_response")
+    assert MessageToDict(given.dynamic_metadata)["pymesh.policy"]["would_refuse"] == [A]
 
 
 def test_all_rules_have_to_agree_and_a_refusal_costs_nothing() -> None:
@@ -94,6 +130,7 @@ def test_yes_has_what_a_sidecar_needs_to_remember_it() -> None:
                 "valid_for": "0s",
                 "valid_uses": 0.0,
                 "attributes": ["source.principal"],
+                "would_refuse": [],
             }
         },
     }
@@ -107,6 +144,8 @@ def test_no_says_by_what_and_when_to_come_back() -> None:
     assert denied.status.code == 429
     assert {option.header.key: option.header.value for option in denied.headers} == {
         "retry-after": "3",
+        "ratelimit-policy": '"default/a";q=5;w=60',
+        "ratelimit": '"default/a";r=0;t=3',
         "proxy-status": f'pymesh; error=http_request_denied; details="{A}"',
         "content-type": "text/plain; charset=utf-8",
     }

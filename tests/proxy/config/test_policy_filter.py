@@ -37,13 +37,14 @@ def compiled(found: TypedStruct) -> PolicyFilter:
 
 def test_all_of_it() -> None:
     by = ["source.principal", "request.headers[x]"]
-    settings = compiled(with_rules(SLOTS, {**CHECK, "by": by}, timeout="1.5s")).settings
+    settings = compiled(with_rules(SLOTS, {**CHECK, "by": by, "dry_run": True}, timeout="1.5s")).settings
     assert (settings.cluster, settings.timeout) == ("policy", 1.5)
     first, second = settings.rules
     assert first == SlotSettings("ConcurrencyLimit a/b", 3, Mode.OPEN, Mode.CLOSED)
     assert isinstance(second, CheckSettings)
     assert (second.name, second.mode, second.otherwise) == ("RateLimit a/b", Mode.LAST_DECISION, Mode.OPEN)
-    assert len(second.by) == 2
+    assert second.by.names == tuple(by)
+    assert second.dry_run
     assert policy_filter(with_rules(SLOTS), "f").name == FILTER
 
 
@@ -74,6 +75,7 @@ REFUSED = [
     (with_rules({**SLOTS, "name": "a,b"}), "f.value.rules[0].name", "comma"),
     (with_rules({**CHECK, "by": ["source.ip"]}), "f.value.rules[0].by[0]", "no attribute"),
     (with_rules({**CHECK, "by": "source.principal"}), "f.value.rules[0].by", "must be a list"),
+    (with_rules({**CHECK, "dry_run": "true"}), "f.value.rules[0].dry_run", "true or false"),
     (with_rules(SLOTS, timeout="0s"), "f.value.timeout", "above 0"),
     (with_rules(SLOTS, timeout="61s"), "f.value.timeout", "at most 60 s"),
     (with_rules(SLOTS, timeout=1), "f.value.timeout", "a duration"),

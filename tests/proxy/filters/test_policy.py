@@ -8,7 +8,7 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from pymesh.policy_api import Grant
 from pymesh_proxy.filters.base import LocalReply, RequestContext, Verdict
 from pymesh_proxy.filters.policy import NOTE, CheckSettings, PolicyFilter, PolicySettings
-from pymesh_proxy.filters.remembered import Remembered
+from pymesh_proxy.filters.remembered import Remembered, by_of
 from pymesh_proxy.filters.slots import Mode, Refusal, SlotRule, SlotSettings
 from pymesh_proxy.telemetry.policy_metrics import PolicyStats
 from pymesh_proxy.telemetry.record import RequestRecord
@@ -98,3 +98,116 @@ async def test_header_changes_are_refused() -> None:
     assert isinstance(said, LocalReply)
     assert said.status == 503
     assert service.away == "header changes are not supported here"
+
+
+def checking(service: Service, *rules: CheckSettings) -> PolicyFilter:
+    found = PolicyFilter(PolicySettings("policy", 0.2, rules))
+    found.connect(service)  # type: ignore[arg-type]  # no authorization service
+    return found
+
+
+def says(service: Service, about: dict[str, object], *, code: int = 0, status: int = 0) -> None:
+    """What the service answers from now on."""
+    service.answer = CheckResponse()
+    service.answer.status.code = code
+    if status:
+        service.answer.denied_response.status.code = status  # type: ignore[assignment]  # an open enum
+    service.answer.dynamic_metadata.update({"pymesh.policy": about})
+
+
+MEMORY = {"valid_for": "30s", "valid_uses": 3, "attributes": ["source.principal"]}
+
+
+async def test_what_is_remembered_is_not_asked_again() -> None:
+    """For as many requests as the answer said, counting the one that was asked about."""
+    service = Service()
+    found = checking(service, CheckSettings("c", Mode.CLOSED, Mode.CLOSED))
+    says(service, {"rule": "c", "epoch": "1", "rules": {"c": MEMORY}})
+    for _ in range(4):
+        asked = context()
+        assert await verdict(found, asked) is None
+    assert len(service.within) == 2
+    assert asked.record.notes[NOTE] == "c: allowed, asked, 0.0 ms"
+    asked = context()
+    assert found.on_request(asked) is None
+    assert asked.record.notes[NOTE] == "c: allowed, as remembered"
+
+
+async def test_a_refusal_that_is_remembered_is_given_at_once_and_nothing_else_is_asked() -> None:
+    service = Service()
+    found = checking(
+        service, CheckSettings("a", Mode.CLOSED, Mode.CLOSED), CheckSettings("c", Mode.CLOSED, Mode.CLOSED)
+    )
+    says(service, {"rule": "c", "epoch": "1", "rules": {"c": MEMORY}}, code=7, status=403)
+    for _ in range(2):
+        said = await verdict(found, context())
+        assert isinstance(said, LocalReply)
+        assert (said.status, said.grpc_status, said.details) == (403, 7, "policy_denied{c}")
+    assert len(service.within) == 1
+
+
+async def test_remembered_answers_go_with_their_epoch() -> None:
+    service = Service()
+    found = checking(service, CheckSettings("c", Mode.LAST_DECISION, Mode.OPEN))
+    says(service, {"rule": "c", "epoch": "1", "rules": {"c": MEMORY}})
+    await verdict(found, context())
+    service.remembered.heard("2")  # as a heartbeat tells
+    says(service, {"rule": "c", "epoch": "2", "rules": {"c": MEMORY}}, code=7, status=403)
+    assert isinstance(await verdict(found, context()), LocalReply)
+
+
+async def test_stale_answers_are_used_while_the_service_is_away_where_the_rule_says_so() -> None:
+    service = Service()
+    last, closed = CheckSettings("c", Mode.LAST_DECISION, Mode.CLOSED), CheckSettings("c", Mode.CLOSED, Mode.CLOSED)
+    says(service, {"rule": "c", "epoch": "1", "rules": {"c": MEMORY}})
+    await verdict(checking(service, last), context())
+    service.now += 31
+    service.away = "gone"
+    assert await verdict(checking(service, last), context()) is None
+    said = await verdict(checking(service, closed), context())
+    assert isinstance(said, LocalReply)
+    assert said.status == 503
+
+
+async def test_only_rules_that_are_about_the_request_are_asked_about() -> None:
+    service = Service()
+    other = by_of(("request.path[/users/{*}]",))
+    found = checking(service, CheckSettings("c", Mode.CLOSED, Mode.CLOSED, other))
+    assert found.on_request(context()) is None
+    assert service.within == []
+
+
+async def test_on_a_dry_run_nobody_is_kept_out() -> None:
+    """Neither by a limit that is reached, nor by a refusal, nor because nobody answers; each is counted."""
+    service = Service()
+    slots = SlotSettings("s", 9, Mode.CLOSED, Mode.CLOSED, dry_run=True)
+    rate = CheckSettings("c", Mode.CLOSED, Mode.CLOSED, dry_run=True)
+    found = PolicyFilter(PolicySettings("policy", 0.2, (slots, rate)))
+    found.connect(service)  # type: ignore[arg-type]  # no authorization service
+    (rule,) = found._slots
+    rule.answer(Grant("s", 0, 0), in_time=True)
+    says(service, {"rule": "c", "epoch": "1", "would_refuse": ["c"]})
+    asked = context()
+    assert await verdict(found, asked) is None
+    note = asked.record.notes[NOTE]
+    assert note.startswith("s: would be refused (dry run); c: would be refused (dry run)")
+    assert rule.stats.would_deny == 1
+    assert rule.stats.denied == 0
+    rule.lose("gone")
+    service.away = "gone"
+    asked = context()
+    assert await verdict(found, asked) is None
+    assert "c: would be kept out, since the policy service is away (gone) (dry run)" in asked.record.notes[NOTE]
+
+
+async def test_a_limit_that_is_reached_says_so_in_the_fields_of_the_draft() -> None:
+    found = new(Service())
+    found._slots[0].answer(Grant("ConcurrencyLimit a/b", 0, 0), in_time=True)
+    said = await verdict(found, context())
+    assert isinstance(said, LocalReply)
+    assert (said.status, said.grpc_status) == (429, 8)
+    assert dict(said.headers) == {
+        b"retry-after": b"1",
+        b"ratelimit-policy": b'"a";q=0;qu="concurrent-requests"',
+        b"ratelimit": b'"a";r=0',
+    }

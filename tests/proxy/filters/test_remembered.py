@@ -3,8 +3,8 @@
 import pytest
 
 from pymesh_proxy.codec.http1 import parse_request
-from pymesh_proxy.filters.authz import Answer
-from pymesh_proxy.filters.remembered import MAX_VALUE, Remembered, attribute, key_of
+from pymesh_proxy.filters.authz import Answer, Memory
+from pymesh_proxy.filters.remembered import MAX_SHAPES, MAX_VALUE, By, Remembered, attribute, by_of, key_of
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.transport.facts import Facts
 from tests.proxy.filters.context import Context
@@ -28,41 +28,135 @@ def context(headers: bytes = b"") -> Context:
         ("request.path", "/cart"),
         ("request.headers[X-User]", "a, b"),
         ("request.headers[x-none]", ""),
+        ("source.namespace", "b"),
+        ("source.serviceAccount", "b/c"),
+        ("request.path[/{thing}]", "/cart"),
+        ("request.path[/users/{*}]", None),
+        ("request.auth.principal", "https://i/u"),
+        ("request.auth.claims[team]", '["x"]'),
+        ("request.auth.claims[none]", ""),
     ],
 )
-def test_attributes(name: str, value: str) -> None:
-    assert attribute(name)(context(b"x-user: a\r\nX-User: b\r\n")) == value
+def test_attributes(name: str, value: str | None) -> None:
+    about = context(b"x-user: a\r\nX-User: b\r\n")
+    claims = {"iss": "https://i", "sub": "u", "team": ["x"]}
+    about.record.metadata["envoy.filters.http.jwt_authn"] = {"payload": claims}
+    assert attribute(name)(about) == value
 
 
-@pytest.mark.parametrize("name", ["", "source", "request.headers[]", "request.headers[a b]", "request.headers[a"])
-def test_what_is_no_attribute(name: str) -> None:
-    with pytest.raises(ValueError, match=r"is no attribute; there are source\.principal"):
-        attribute(name)
+def test_nobody_has_claims_without_a_token() -> None:
+    assert attribute("request.auth.claims[sub]")(context()) == ""
 
 
 def test_long_values_are_told_apart_but_not_kept() -> None:
     by = (attribute("request.headers[x]"),)
     first, second = (key_of(context(b"x: " + b"a" * 5000 + end + b"\r\n"), by) for end in (b"1", b"2"))
+    assert first is not None
     assert first != second
     assert len(first[0]) < MAX_VALUE
+
+
+USER = by_of(("request.headers[user]",))
+
+
+def of(user: str) -> Context:
+    return context(f"user: {user}\r\n".encode())
+
+
+def put(found: Remembered, rule: str, user: str, answer: Answer, now: float = 0.0) -> None:
+    found.put(rule, USER, (user,), answer, context=of(user), now=now)
+
+
+def last(found: Remembered, rule: str, user: str) -> Answer | None:
+    return found.last(rule, USER, (user,), of(user))
+
+
+def lasting(seconds: float, uses: int = 1000, by: tuple[str, ...] = USER.names, *, allowed: bool = True) -> Answer:
+    return Answer(allowed, memories={"r": Memory(seconds, uses, by)})
 
 
 def test_the_least_recently_used_answer_is_forgotten() -> None:
     found = Remembered(2)
     yes, no = Answer(True), Answer(False)
-    found.put("r", ("a",), yes)
-    found.put("r", ("b",), no)
-    assert found.get("r", ("a",)) is yes
-    found.put("s", ("a",), no)
-    assert found.get("r", ("b",)) is None
-    assert found.get("r", ("a",)) is yes
-    assert found.get("s", ("a",)) is no
-    found.put("r", ("a",), no)
-    assert found.get("r", ("a",)) is no
+    put(found, "r", "a", yes)
+    put(found, "r", "b", no)
+    assert last(found, "r", "a") is yes
+    put(found, "s", "a", no)
+    assert last(found, "r", "b") is None
+    assert last(found, "r", "a") is yes
+    assert last(found, "s", "a") is no
+    put(found, "r", "a", no)
+    assert last(found, "r", "a") is no
     assert len(found) == 2
 
 
 def test_long_denials_are_remembered_without_what_they_said() -> None:
     found = Remembered()
-    found.put("r", (), Answer(False, status=429, headers=((b"x", b"y"),), body=b"a" * 2000))
-    assert found.get("r", ()) == Answer(False, status=429)
+    found.put(
+        "r", By(), (), Answer(False, status=429, headers=((b"x", b"y"),), body=b"a" * 2000), context=context(), now=0.0
+    )
+    assert found.last("r", By(), (), context()) == Answer(False, status=429)
+
+
+def test_an_answer_is_good_for_as_long_as_it_says_and_the_last_word_after_that() -> None:
+    found = Remembered()
+    answer = lasting(30.0)
+    put(found, "r", "a", answer, now=100.0)
+    assert found.fresh("r", of("a"), 129.9) is answer
+    assert found.fresh("r", of("a"), 130.0) is None
+    assert found.fresh("r", of("b"), 101.0) is None
+    assert found.fresh("s", of("a"), 101.0) is None
+    assert last(found, "r", "a") is answer
+
+
+def test_an_answer_that_says_nothing_is_the_last_word_only() -> None:
+    found = Remembered()
+    put(found, "r", "a", Answer(True))
+    assert found.fresh("r", of("a"), 0.0) is None
+    assert last(found, "r", "a") is not None
+
+
+def test_uses_are_counted_down_and_the_request_asked_about_is_the_first() -> None:
+    found = Remembered()
+    put(found, "r", "a", lasting(30.0, uses=3))
+    assert [found.fresh("r", of("a"), 1.0) is not None for _ in range(4)] == [True, True, False, False]
+
+
+def test_an_answer_is_told_apart_by_exactly_the_attributes_that_it_names() -> None:
+    """Whatever the rule itself is counted by; and each answer of a rule may name others."""
+    found = Remembered()
+    by_path, by_caller = ("request.path",), ("source.principal", "request.headers[x]")
+    put(found, "r", "a", answer := lasting(30.0, by=by_path))
+    assert found.fresh("r", of("somebody else"), 1.0) is answer
+    put(found, "r", "a", second := lasting(30.0, by=by_caller, allowed=False), now=40.0)
+    assert found.fresh("r", context(b"x: y\r\n"), 41.0) is None
+    assert found.fresh("r", context(b"user: a\r\n"), 41.0) is second
+
+
+def test_what_answers_are_told_apart_by_is_bounded_too() -> None:
+    found = Remembered()
+    for number in range(MAX_SHAPES + 3):
+        put(found, "r", "a", lasting(30.0, by=(f"request.headers[x-{number}]",)))
+    assert len(found) == MAX_SHAPES
+
+
+def test_another_epoch_ends_everything_that_was_said_before() -> None:
+    found = Remembered()
+    assert found.heard("one", since="")
+    put(found, "r", "a", lasting(30.0))
+    assert found.heard("one")
+    assert found.fresh("r", of("a"), 1.0) is not None
+    assert found.heard("two")
+    assert found.fresh("r", of("a"), 1.0) is None
+    assert last(found, "r", "a") is None
+
+
+def test_a_late_answer_by_rules_of_before_changes_nothing() -> None:
+    """It was asked for in epoch one, and the stream has told of epoch two meanwhile."""
+    found = Remembered()
+    found.heard("one")
+    found.heard("two")
+    put(found, "r", "a", lasting(30.0))
+    assert not found.heard("one", since="one")
+    assert found.epoch == "two"
+    assert found.fresh("r", of("a"), 1.0) is not None
