@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from pymesh.errors import ConfigError
-from pymesh.resources import check, istio, kubernetes, policy, sizes
+from pymesh.resources import authorization, check, istio, kubernetes, policy, sizes
 from pymesh.resources.documents import MAX_DEPTH, Document, describe, documents
 from pymesh.resources.nesting import is_deeper
 from pymesh.resources.resource import Key, Positions, Resource, child_path
@@ -43,6 +43,9 @@ _KINDS: Final[Mapping[tuple[str, str], _Kind]] = {
     ("security.istio.io", "PeerAuthentication"): _Kind(
         "security.istio.io", ("v1", "v1beta1"), istio.PeerAuthentication
     ),
+    ("security.istio.io", "AuthorizationPolicy"): _Kind(
+        "security.istio.io", ("v1", "v1beta1"), authorization.AuthorizationPolicy
+    ),
     (policy.GROUP, "RateLimit"): _Kind(policy.GROUP, ("v1alpha1",), policy.RateLimit),
     (policy.GROUP, "ConcurrencyLimit"): _Kind(policy.GROUP, ("v1alpha1",), policy.ConcurrencyLimit),
 }
@@ -55,7 +58,6 @@ _NOT_YET: Final = frozenset(
         ("networking.istio.io", "WorkloadEntry"),
         ("networking.istio.io", "WorkloadGroup"),
         ("networking.istio.io", "ProxyConfig"),
-        ("security.istio.io", "AuthorizationPolicy"),
         ("security.istio.io", "RequestAuthentication"),
         ("telemetry.istio.io", "Telemetry"),
         ("extensions.istio.io", "WasmPlugin"),
@@ -101,6 +103,11 @@ class Parsed:
     def anonymous(self) -> bool:
         """Whether a document is refused of which it cannot be said which resource it was meant to be."""
         return any(refused.key is None for refused in self.refused)
+
+
+def structs() -> list[tuple[str, str, type[object]]]:
+    """Group, kind and type of every kind that is read."""
+    return [(group, kind, found.struct) for (group, kind), found in _KINDS.items()]
 
 
 def kinds() -> list[str]:
