@@ -80,17 +80,12 @@ class AccessLog:
         """Of everything that has finished: queue the lines, as far as there is room."""
         finished, self._finished = self._finished, []
         for record, request, response in finished:
-            # The last of them is still shown to others.
-            before = record.headers, record.response_headers
-            record.headers, record.response_headers = request, response
             try:
-                line = self._compiled(record).encode("utf-8", "backslashreplace")
+                line = self._compiled(record, request, response)
             except Exception as error:  # noqa: BLE001 - a mistake in a format's function must not cost a request
                 self.dropped += 1
                 self._loop.call_exception_handler({"message": f"no line for {self.path}", "exception": error})
                 continue
-            finally:
-                record.headers, record.response_headers = before
             if self._queued + len(line) > MAX_QUEUED:
                 self.dropped += 1
                 continue

@@ -29,7 +29,7 @@ from pymesh import telemetry_tags as tags
 from pymesh.peer_metadata import UNKNOWN_VALUE
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.errors import Flag
-from pymesh_proxy.telemetry.log_format import decode_value
+from pymesh_proxy.telemetry.log_operators import decode_value
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.telemetry.wire import nested
 from pymesh_proxy.transport.facts import Facts

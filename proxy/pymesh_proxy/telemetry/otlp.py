@@ -19,7 +19,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from pymesh.peer_metadata import UNKNOWN_VALUE, peer_of_struct
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.errors import Flag
-from pymesh_proxy.telemetry.log_format import decode_value
+from pymesh_proxy.telemetry.log_operators import decode_value
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.telemetry.trace_context import SpanContext
 from pymesh_proxy.telemetry.wire import nested

@@ -226,7 +226,7 @@ async def test_a_pipe_nobody_reads_is_waited_for(tmp_path: Path, monkeypatch: py
 
 
 async def test_a_mistake_in_a_format_costs_a_line_and_not_a_request(tmp_path: Path) -> None:
-    def broken(_: RequestRecord) -> str:
+    def broken(record: RequestRecord, request: Head | None, response: Head | None) -> bytes:
         raise KeyError("x")
 
     seen: list[dict[str, object]] = []
@@ -296,7 +296,7 @@ import asyncio, sys
 from pymesh_proxy.telemetry.access_log import AccessLog
 from pymesh_proxy.telemetry.record import RequestRecord
 async def main():
-    log = AccessLog("/dev/stdout", lambda record: "line\\n")
+    log = AccessLog("/dev/stdout", lambda *_: b"line\\n")
     for _ in range(100):
         log.write(RequestRecord(None, 0.0, 0.0))
     log.reopen()

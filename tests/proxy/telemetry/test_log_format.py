@@ -1,6 +1,7 @@
 """Access log lines, operator by operator, as Envoy 1.40 writes them; and what a format must not be."""
 
 import json
+from collections.abc import Mapping
 
 import pytest
 
@@ -8,9 +9,11 @@ from pymesh.access_log_formats import ENVOY_TEXT_FORMAT, ISTIO_JSON_FORMAT, ISTI
 from pymesh.errors import ConfigError
 from pymesh_proxy.codec.http1 import parse_request, parse_response
 from pymesh_proxy.errors import Flag
+from pymesh_proxy.routing import Forward, Route
 from pymesh_proxy.telemetry.log_format import compile_format
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.transport.facts import Facts
+from pymesh_proxy.upstream.endpoint import Endpoint
 
 FACTS = Facts(
     direction="inbound",
@@ -35,14 +38,18 @@ def record(request: bytes = b"", response: bytes = b"x-envoy-upstream-service-ti
     assert head is not None
     assert answer is not None
     found.headers, found.response_headers = head[0], answer[0]
-    found.method, found.path, found.authority = "GET", "/reviews/1?x=y", "reviews:9080"
+    found.said = (b"GET", b"reviews:9080", b"/reviews/1?x=y")
     found.request_id = "c71d8373"
     found.status, found.details = 200, "via_upstream"
     found.t_filtered, found.t_connected, found.t_first_byte, found.t_end = 100.001, 100.002, 100.0105, 100.0123
-    found.route, found.cluster, found.endpoint = "default", "inbound|9080||", "10.244.0.8:9080"
+    found.matched, found.cluster, found.picked = route("default"), "inbound|9080||", Endpoint("10.244.0.8", 9080)
     found.upstream_local, found.upstream_peer = "127.0.0.6:50000", "spiffe://cluster.local/ns/default/sa/reviews"
     found.attempts, found.bytes_received, found.bytes_sent = 1, 5, 357
     return found
+
+
+def route(name: str) -> Route:
+    return Route(name, "", "", lambda _: True, Forward((("inbound|9080||", 1),)))
 
 
 def empty() -> RequestRecord:
@@ -51,7 +58,11 @@ def empty() -> RequestRecord:
 
 
 def line(text: str, of: RequestRecord | None = None) -> str:
-    return compile_format(text)(of or record())
+    return made(text, of or record())
+
+
+def made(text: str | Mapping[str, str], of: RequestRecord) -> str:
+    return compile_format(text)(of, of.headers, of.response_headers).decode()
 
 
 OPERATORS = {
@@ -173,6 +184,27 @@ def test_values_are_utf_8_or_single_bytes() -> None:
     assert line("%REQ(X)% %REQ(Y)%", record(b"X: \xc3\xa4\r\nY: \xe4\r\n")) == "ä ä"
 
 
+def test_a_header_of_which_no_byte_is_lost_is_cut_in_characters() -> None:
+    assert line("%REQ(X):2%|%REQ(Y):2%", record(b"X: \xc3\xa4bc\r\nY: \xe4bc\r\n")) == "äb|äb"
+
+
+def test_a_header_that_says_a_dash_is_no_missing_one() -> None:
+    assert line("%REQ(X?Y)%", record(b"X: -\r\nY: other\r\n")) == "-"
+
+
+def test_half_of_a_surrogate_pair_does_not_cost_the_line() -> None:
+    odd = record()
+    odd.cluster = "a\ud83d"
+    assert line("%UPSTREAM_CLUSTER%", odd) == r"a\ud83d"
+    assert json.loads(made({"c": "%UPSTREAM_CLUSTER%"}, odd)) == {"c": "a\ud83d"}
+
+
+def test_a_header_is_named_in_no_source() -> None:
+    """Formats are compiled to Python; what somebody writes into one must not become a part of that."""
+    found = record(b"X'y`$: quoted\r\n")
+    assert line("%REQ(X'y`$)%|%REQ(__class__)%|%START_TIME(' + record + ')%", found) == "quoted|-|' + record + '"
+
+
 HOSTILE = "a\tb\x85c\u2028d\x7f".encode()
 
 
@@ -183,7 +215,7 @@ def test_no_value_breaks_a_line() -> None:
     nasty.cluster = "a\nb\x00"
     text = line("%REQ(X)% %RESPONSE_CODE_DETAILS% %UPSTREAM_CLUSTER%", nasty)
     assert text == r'a\x09b\x85c\u2028d x\x0d\x0a"GET_/_HTTP/1.1"_200\x1b[2J a\x0ab\x00'
-    found = compile_format({"x": "%REQ(X)%", "d": "%RESPONSE_CODE_DETAILS%!", "c": "%UPSTREAM_CLUSTER%"})(nasty)
+    found = made({"x": "%REQ(X)%", "d": "%RESPONSE_CODE_DETAILS%!", "c": "%UPSTREAM_CLUSTER%"}, nasty)
     assert found.count("\n") == 1
     assert len(found.splitlines()) == 1
     assert json.loads(found) == {
@@ -194,10 +226,11 @@ def test_no_value_breaks_a_line() -> None:
 
 
 def test_json_keeps_types_and_sorts_keys() -> None:
-    found = compile_format(
+    found = made(
         {"z": "%RESPONSE_CODE%", "a": "%REQ(NONE)%", "m": "x %RESPONSE_CODE% %REQ(NONE)%", "f": "%RESPONSE_FLAGS%",
-         "s": "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%", "w": "word", "c": "%RESPONSE_CODE%%DURATION%", "e": ""}
-    )(record())  # fmt: skip
+         "s": "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%", "w": "word", "c": "%RESPONSE_CODE%%DURATION%", "e": ""},
+        record(),
+    )  # fmt: skip
     assert found == ('{"a":null,"c":"20012","e":"","f":"-","m":"x 200 -","s":"5","w":"word","z":200}\n')
 
 
@@ -212,7 +245,7 @@ def test_the_formats_of_istio_and_envoy() -> None:
         '[2026-11-22T21:36:32.862Z] "GET /reviews/1?x=y HTTP/1.1" 200 - 5 357 12 5 "1.2.3.4" "curl/8" "c71d8373" '
         '"reviews:9080" "10.244.0.8:9080"\n'
     )
-    found = json.loads(compile_format(ISTIO_JSON_FORMAT)(busy))
+    found = json.loads(made(ISTIO_JSON_FORMAT, busy))
     assert found.keys() == ISTIO_JSON_FORMAT.keys()
     assert (found["response_code"], found["duration"], found["connection_termination_details"]) == (200, 12, None)
 
@@ -243,7 +276,7 @@ def test_a_cluster_that_there_is_not_is_not_named() -> None:
 def test_both_default_formats_take_a_record_of_nothing() -> None:
     for text in (ISTIO_TEXT_FORMAT, ENVOY_TEXT_FORMAT):
         assert line(text, empty()).endswith("\n")
-    assert json.loads(compile_format(ISTIO_JSON_FORMAT)(empty()))["upstream_host"] is None
+    assert json.loads(made(ISTIO_JSON_FORMAT, empty()))["upstream_host"] is None
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,9 @@ import pytest
 
 from pymesh.access_log_formats import ISTIO_JSON_FORMAT, ISTIO_TEXT_FORMAT
 from pymesh_proxy.codec.http1 import parse_request
-from pymesh_proxy.telemetry.log_format import compile_format
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.transport.facts import Facts
-from tests.proxy.telemetry.test_log_format import OPERATORS
+from tests.proxy.telemetry.test_log_format import OPERATORS, made, route
 from tests.support.envoy import envoy_process
 from tests.support.waiting import eventually
 
@@ -70,8 +69,8 @@ def ours(local: str, remote: str) -> RequestRecord:
     head = parse_request(REQUEST + b"\r\n")
     assert head is not None
     found.headers = head[0]
-    found.method, found.path, found.authority = "GET", "/there?a=b", "reviews:9080"
-    found.status, found.details, found.route = 404, "direct_response", "here"
+    found.said = (b"GET", b"reviews:9080", b"/there?a=b")
+    found.status, found.details, found.matched = 404, "direct_response", route("here")
     found.bytes_sent = 2
     return found
 
@@ -90,10 +89,10 @@ async def test_a_real_envoy_writes_the_same(tmp_path: Path) -> None:
         await eventually(lambda: lines.exists() and lines.read_text().endswith("\n"), what="a line", timeout=20)
     record = ours(f"127.0.0.1:{port}", remote)
     theirs = json.loads(lines.read_text())
-    made = json.loads(compile_format(JSON_FORMAT)(record))
-    theirs["day"], made["day"] = theirs["day"][-2:], made["day"][-2:]
-    assert list(theirs) == list(made)  # sorted alike
+    own = json.loads(made(JSON_FORMAT, record))
+    theirs["day"], own["day"] = theirs["day"][-2:], own["day"][-2:]
+    assert list(theirs) == list(own)  # sorted alike
     assert {key: value for key, value in theirs.items() if key not in VARYING} == {
-        key: value for key, value in made.items() if key not in VARYING
+        key: value for key, value in own.items() if key not in VARYING
     }
-    assert text.read_text().split()[1:9] == compile_format(ISTIO_TEXT_FORMAT)(record).split()[1:9]
+    assert text.read_text().split()[1:9] == made(ISTIO_TEXT_FORMAT, record).split()[1:9]
