@@ -18,7 +18,7 @@ from collections.abc import Awaitable
 from time import monotonic, time
 
 from pymesh.peer_metadata import UNKNOWN_VALUE
-from pymesh_proxy import forwarding
+from pymesh_proxy import forwarding, trust
 from pymesh_proxy.attempts import Attempts
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.config.model import Cluster
@@ -150,6 +150,11 @@ class Exchange:
             self._route_found = None if table is None else table.find(self.request)
         return self._route_found
 
+    @property
+    def client(self) -> str:
+        """See filters.base.RequestContext."""
+        return trust.client(self.request, self._downstream.manager, self.record.facts)
+
     def _route(self, now: float) -> None:
         """What is to become of the request. It goes on to a cluster, or is answered from here."""
         record = self.record
@@ -247,6 +252,8 @@ class Exchange:
             form = self._reframing = reframing(head, framing, request.minor)
         if downstream.facts.direction == "inbound":
             forwarding.disown(head)
+        elif downstream.manager.use_remote_address:
+            forwarding.discreet(head)
         if route.response_headers is not NO_CHANGES:
             forwarding.mutate(head, route.response_headers)
         if attempts.action.attempt_count_in_response:

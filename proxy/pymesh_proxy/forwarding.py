@@ -231,6 +231,13 @@ def disown(head: Head) -> None:
         head.remove(b"proxy-status")
 
 
+def discreet(head: Head) -> None:
+    """Take from an answer that leaves the mesh by which access rule it was given: that is for workloads to know."""
+    told = head.get(b"proxy-status")
+    if told is not None and b"rbac_access_denied" in told:
+        head.set(b"proxy-status", b"pymesh; error=http_request_denied")
+
+
 def status_line(head: Head) -> bytes:
     """The status line of a response that is passed on; always ours in version (RFC 9112 2.3)."""
     return b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)

@@ -86,7 +86,20 @@ class Relay:
             self.record.facts = facts
             self._runtime.peers.accept(self.record)
             self._runtime.connections.add(self)
-            self._runtime.spawn(self._join())
+            if self._kept_out():
+                half.transport.abort()
+                if self.upstream.transport is not None:  # asked already, since the client was silent
+                    self.upstream.transport.abort()
+            else:
+                self._runtime.spawn(self._join())
+
+    def _kept_out(self) -> bool:
+        """Whether access rules keep the connection out; the record says by which."""
+        for rules in self.proxy.rules:
+            if denied := rules.denies(self.record):
+                self.record.details = denied
+                return True
+        return False
 
     async def listen_first(self, client_speaks: Awaitable[None]) -> bool:
         """Connect upstream while the client is silent, and wait for whoever speaks first; True if it is the upstream.

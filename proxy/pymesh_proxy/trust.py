@@ -8,6 +8,7 @@ believed that a proxy of ours would have said, and the client's address goes on 
 Source: Envoy, ConnectionManagerUtility::mutateRequestHeaders; the page on x-envoy-internal and x-forwarded-for.
 """
 
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final
 
@@ -49,6 +50,8 @@ _SAID: Final = _ASKED | {
     b"x-envoy-upstream-stream-duration-ms",
 }
 _FORWARDED_FOR: Final = b"x-forwarded-for"
+# An IPv6 address in characters, with an IPv4 address at its end.
+_LONGEST_ADDRESS: Final = 45
 
 
 def believe(request: Head, manager: HttpManager, facts: Facts) -> None:
@@ -76,20 +79,40 @@ def _address(facts: Facts) -> str:
     return facts.remote.rpartition(":")[0].strip("[]")
 
 
-def _client(request: Head, manager: HttpManager, facts: Facts) -> bytes:
-    """The address of the client at the edge: what the farthest of the trusted proxies before us has seen.
-
-    That is the last but so many in x-forwarded-for; where there is no address, they did not say, and it is the
-    connection's own.
+def client(request: Head, manager: HttpManager, facts: Facts) -> str:
+    """The address of whom a request comes from, once `believe` is done with it: the connection's own at the edge, else
+    the one that the proxy before us has seen; behind trusted proxies, that which the farthest of them has.
     """
-    if manager.xff_num_trusted_hops and (said := request.get(_FORWARDED_FOR)) is not None:
-        hops = said.rsplit(b",", manager.xff_num_trusted_hops)
-        text = hops[-manager.xff_num_trusted_hops].strip() if len(hops) >= manager.xff_num_trusted_hops else b""
-        try:
-            return str(ip_address(text.decode("ascii"))).encode()
-        except ValueError:
-            pass
-    return _address(facts).encode()
+    before = manager.xff_num_trusted_hops
+    if not manager.use_remote_address:
+        before += 1
+    elif before and not manager.skip_xff_append:
+        before += 1  # the connection's own is the last one by now
+    return _named(request.get(_FORWARDED_FOR), before) or _address(facts)
+
+
+def _client(request: Head, manager: HttpManager, facts: Facts) -> bytes:
+    """The address of the client at the edge, before anything is appended."""
+    return (_named(request.get(_FORWARDED_FOR), manager.xff_num_trusted_hops) or _address(facts)).encode()
+
+
+def _named(said: bytes | None, place: int) -> str:
+    """The address that is the last but so many in x-forwarded-for, 1 for the last; empty where none is there."""
+    if said is None or not place:
+        return ""
+    hops = said.rsplit(b",", place)
+    return _canonical(hops[-place].strip()) if len(hops) >= place else ""
+
+
+@lru_cache(maxsize=1024)
+def _canonical(text: bytes) -> str:
+    """An address in its usual spelling, remembered, since connections say the same again and again; empty for none."""
+    if len(text) > _LONGEST_ADDRESS or b"%" in text:
+        return ""
+    try:
+        return str(ip_address(text.decode("ascii")))
+    except ValueError:
+        return ""
 
 
 def _is_internal(request: Head, manager: HttpManager, facts: Facts) -> bool:

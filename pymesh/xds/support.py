@@ -42,6 +42,7 @@ _HCM: Final = "envoy.extensions.filters.network.http_connection_manager.v3."
 _EXT_AUTHZ: Final = "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz"
 _RBAC: Final = "envoy.extensions.filters.http.rbac.v3.RBAC"
 _RULES: Final = "envoy.config.rbac.v3."
+_NETWORK_RBAC: Final = "envoy.extensions.filters.network.rbac.v3.RBAC"
 _TCP: Final = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 _GRPC_LOG: Final = "envoy.extensions.access_loggers.grpc.v3."
 _ROUTE: Final = "envoy.config.route.v3."
@@ -185,8 +186,9 @@ SUPPORTED: Final[Mapping[str, Support]] = {
     f"{_RULES}RBAC": Support("action policies"),
     f"{_RULES}Policy": Support("permissions principals"),
     f"{_RULES}Permission": Support(
-        "and_rules or_rules any header url_path destination_ip destination_port destination_port_range not_rule "
-        "requested_server_name"
+        "and_rules or_rules any header url_path uri_template destination_ip destination_port destination_port_range "
+        "metadata sourced_metadata not_rule requested_server_name",
+        {"uri_template": "a `UriTemplateMatchConfig`", "requested_server_name": "of the ClientHello; empty without"},
     ),
     f"{_RULES}Permission.Set": Support("rules"),
     f"{_RULES}Principal": Support(

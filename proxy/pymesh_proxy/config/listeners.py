@@ -15,6 +15,7 @@ from envoy.config.listener.v3.listener_pb2 import Listener as ListenerMessage
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
+from envoy.extensions.filters.network.rbac.v3.rbac_pb2 import RBAC as NetworkRbacMessage  # noqa: N811 - there are two
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy as TcpProxyMessage
 
 from pymesh.errors import ConfigError
@@ -27,7 +28,9 @@ from pymesh_proxy.config.fields import flag, ip, network, number, one_of, positi
 from pymesh_proxy.config.hash_policy import hashes_source
 from pymesh_proxy.config.http_manager import http_manager
 from pymesh_proxy.config.model import Direction, FilterChain, FilterChainMatch, HttpManager, Listener, TcpProxy
+from pymesh_proxy.config.rbac import network_rbac
 from pymesh_proxy.config.routes import Context
+from pymesh_proxy.filters.network_rbac import NetworkRbac
 
 _DIRECTION: Final = {
     TrafficDirection.UNSPECIFIED: Direction.UNSPECIFIED,
@@ -121,29 +124,35 @@ def _filter_chain(
     key = blake2b(message.SerializeToString(deterministic=True), digest_size=16).digest()
     if key in known:
         return known[key]
-    here = join(path, "filters")
-    if len(message.filters) != 1:
-        problem = "exactly one network filter is supported: http_connection_manager or tcp_proxy"
-        raise ConfigError(problem, path=here)
-    here = f"{here}[0].typed_config"
-    filter_ = unpack(message.filters[0].typed_config, here)
-    handler: HttpManager | TcpProxy
-    if isinstance(filter_, HttpConnectionManager):
-        handler = http_manager(filter_, context, here)
-    elif isinstance(filter_, TcpProxyMessage):
-        handler = _tcp_proxy(filter_, here)
-    else:
-        raise ConfigError("a network filter is an http_connection_manager or a tcp_proxy", path=here)
     return FilterChain(
         name=message.name,
         match=_match(message.filter_chain_match, join(path, "filter_chain_match")),
-        handler=handler,
+        handler=_handler(message, context, join(path, "filters")),
         tls=tls.server(message.transport_socket, join(path, "transport_socket"))
         if message.HasField("transport_socket")
         else None,
         handshake_timeout=positive(message, "transport_socket_connect_timeout", 15.0, path),
         key=key,
     )
+
+
+def _handler(message: FilterChainMessage, context: Context, path: str) -> HttpManager | TcpProxy:
+    """What serves the chain's connections: its last network filter. Access rules may stand before a tcp_proxy."""
+    rules = []
+    for index, entry in enumerate(message.filters):
+        here = f"{path}[{index}].typed_config"
+        filter_ = unpack(entry.typed_config, here)
+        last = index + 1 == len(message.filters)
+        match filter_:
+            case NetworkRbacMessage() if not last:
+                rules.append(network_rbac(filter_, here))
+            case TcpProxyMessage() if last:
+                return _tcp_proxy(filter_, tuple(rules), here)
+            case HttpConnectionManager() if last and not rules:
+                return http_manager(filter_, context, here)
+            case _:
+                break
+    raise ConfigError("supported are an http_connection_manager, or a tcp_proxy with rbac before it", path=path)
 
 
 def _match(message: FilterChainMatchMessage, path: str) -> FilterChainMatch:
@@ -169,7 +178,7 @@ def _match(message: FilterChainMatchMessage, path: str) -> FilterChainMatch:
     )
 
 
-def _tcp_proxy(message: TcpProxyMessage, path: str) -> TcpProxy:
+def _tcp_proxy(message: TcpProxyMessage, rules: tuple[NetworkRbac, ...], path: str) -> TcpProxy:
     which = one_of(message, "cluster_specifier", path)
     if which == "cluster":
         clusters: tuple[tuple[str, int], ...] = ((required(message.cluster, join(path, "cluster")), 1),)
@@ -193,5 +202,6 @@ def _tcp_proxy(message: TcpProxyMessage, path: str) -> TcpProxy:
         idle_timeout=timeout(message, "idle_timeout", 3600.0, path),
         max_connect_attempts=attempts,
         hash_source=hashes_source(message, path),
+        rules=rules,
         access_logs=access_logs(message.access_log, join(path, "access_log"), tcp=True),
     )

@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 from pymesh import names
 from pymesh.peer_metadata import NO_SERVICE, ServiceFacts
 from pymesh_proxy.filters.base import HttpFilter
+from pymesh_proxy.filters.network_rbac import NetworkRbac
 from pymesh_proxy.routing import RouteTable
 from pymesh_proxy.telemetry.tracing import EVERY_REQUEST, Sampling
 from pymesh_proxy.upstream.balancer import EVENLY, Balance
@@ -226,6 +227,7 @@ class TcpProxy:
     idle_timeout: float | None = 3600.0
     max_connect_attempts: int = 1
     hash_source: bool = False  # the client's address is the key for consistent hashing
+    rules: tuple[NetworkRbac, ...] = ()  # who may connect at all
     access_logs: tuple[AccessLog, ...] = ()
 
 

@@ -1,35 +1,66 @@
-"""envoy RBAC → RbacFilter."""
+"""envoy RBAC → RbacFilter, NetworkRbac."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Final, TypeVar
+from typing import Final, TypeAlias
 
 from envoy.config.core.v3.address_pb2 import CidrRange
+from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.rbac.v3 import rbac_pb2
 from envoy.config.rbac.v3.rbac_pb2 import Permission, Principal
 from envoy.config.rbac.v3.rbac_pb2 import Policy as PolicyMessage
+from envoy.config.route.v3.route_components_pb2 import HeaderMatcher
 from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC
+from envoy.extensions.filters.network.rbac.v3.rbac_pb2 import RBAC as NetworkRBAC  # noqa: N811 - there are two
+from envoy.extensions.path.match.uri_template.v3.uri_template_match_pb2 import UriTemplateMatchConfig
+from envoy.type.matcher.v3.metadata_pb2 import MetadataMatcher
+from envoy.type.matcher.v3.path_pb2 import PathMatcher
+from envoy.type.matcher.v3.string_pb2 import StringMatcher
+from envoy.type.v3.range_pb2 import Int32Range
 from google.protobuf.message import Message
 
 from pymesh.errors import ConfigError
-from pymesh.xds.check import join
-from pymesh_proxy.config import matchers
-from pymesh_proxy.config.fields import network, one_of
-from pymesh_proxy.filters.base import HttpFilter, RequestContext
-from pymesh_proxy.filters.rbac import Action, Match, Policy, RbacFilter, RbacSettings, Rules
+from pymesh.xds.check import join, unpack
+from pymesh_proxy.config import matchers, value_matchers
+from pymesh_proxy.config.fields import network, one_of, required
+from pymesh_proxy.config.uri_template import uri_template
+from pymesh_proxy.filters.access_rules import (
+    Action,
+    All,
+    Not,
+    OfConnection,
+    OfRequest,
+    Paths,
+    Policy,
+    Rule,
+    Rules,
+    Some,
+    without_query,
+)
+from pymesh_proxy.filters.base import HttpFilter
+from pymesh_proxy.filters.network_rbac import NetworkRbac
+from pymesh_proxy.filters.rbac import NAME, RbacFilter, RbacSettings
+from pymesh_proxy.routing import PathKind
 from pymesh_proxy.transport.facts import Facts
 
-NAME: Final = "envoy.filters.http.rbac"
 # Rules within rules; a person writes three or four. Deeper ones could not be decided on Python's stack.
 MAX_DEPTH: Final = 32
 
-Item = TypeVar("Item")
-
 # Addresses remembered as numbers, for all rules: a connection asks with each of its requests.
 _KNOWN: Final = 1024
+_MAX_PORT: Final = 65_535
 
 _ACTIONS: Final = {rbac_pb2.RBAC.ALLOW: Action.ALLOW, rbac_pb2.RBAC.DENY: Action.DENY, rbac_pb2.RBAC.LOG: Action.LOG}
+
+# What questions cost, next to a method or a prefix.
+_HEADER: Final = 3
+_PATTERN: Final = 6
+_VALUE: Final = 8
+
+Inside: TypeAlias = Callable[[str], bool]
+# Which field of a permission or a principal, its value and its path → what it asks.
+Ask: TypeAlias = Callable[[str, object, str], Rule]
 
 
 def rbac(message: Message, path: str) -> HttpFilter:
@@ -39,111 +70,131 @@ def rbac(message: Message, path: str) -> HttpFilter:
         ConfigError: with the path of what is wrong.
     """
     assert isinstance(message, RBAC)
-    found = RbacFilter(
-        RbacSettings(
-            rules=_rules(message.rules, join(path, "rules")) if message.HasField("rules") else None,
-            shadow_rules=(
-                _rules(message.shadow_rules, join(path, "shadow_rules")) if message.HasField("shadow_rules") else None
-            ),
-            prefix=message.rules_stat_prefix,
-            shadow_prefix=message.shadow_rules_stat_prefix,
-        )
-    )
+    found = RbacFilter(_settings(message, message.rules_stat_prefix, path, _question))
     return HttpFilter(NAME, found.on_request, connect=found.connect)
 
 
-def _rules(message: rbac_pb2.RBAC, path: str) -> Rules:
+def network_rbac(message: NetworkRBAC, path: str) -> NetworkRbac:
+    """The rules for connections.
+
+    Raises:
+        ConfigError: with the path of what is wrong, or asks something that connections do not know.
+    """
+    prefix = required(message.stat_prefix, join(path, "stat_prefix"))
+    return NetworkRbac(_settings(message, prefix, path, _question_to_connection))
+
+
+def _settings(message: RBAC | NetworkRBAC, prefix: str, path: str, ask: Ask) -> RbacSettings:
+    rules = _rules(message.rules, join(path, "rules"), ask) if message.HasField("rules") else None
+    shadow = _rules(message.shadow_rules, join(path, "shadow_rules"), ask) if message.HasField("shadow_rules") else None
+    return RbacSettings(rules, shadow, prefix, message.shadow_rules_stat_prefix)
+
+
+def _rules(message: rbac_pb2.RBAC, path: str, ask: Ask) -> Rules:
     # By name, as Envoy tries them: which one is named in the log must not depend on how a map is iterated.
-    return Rules(
-        _ACTIONS[message.action],
-        tuple(
-            Policy(name, _policy(message.policies[name], f"{join(path, 'policies')}[{name}]"))
-            for name in sorted(message.policies)
-        ),
-    )
+    policies = sorted(message.policies.items())
+    here = join(path, "policies")
+    return Rules(_ACTIONS[message.action], [Policy(name, _policy(of, f"{here}[{name}]", ask)) for name, of in policies])
 
 
-def _policy(message: PolicyMessage, path: str) -> Match:
-    may = _any([_permission(item, here, 0) for item, here in _each(message.permissions, path, "permissions")])
-    who = _any([_principal(item, here, 0) for item, here in _each(message.principals, path, "principals")])
-    return _all([may, who])
+def _policy(message: PolicyMessage, path: str, ask: Ask) -> Rule:
+    may = _each(message.permissions, join(path, "permissions"), 0, ask)
+    who = _each(message.principals, join(path, "principals"), 0, ask)
+    return All((Some(may), Some(who)))
 
 
-def _permission(message: Permission, path: str, depth: int) -> Match:
-    which = one_of(message, "rule", path)
-    here = join(path, which)
-    deeper = _deeper(depth, path)
-    match which:
-        case "and_rules" | "or_rules":
-            rules = getattr(message, which).rules
-            found = [_permission(item, at, deeper) for item, at in _each(rules, here, "rules")]
-            return _all(found) if which == "and_rules" else _any(found)
-        case "not_rule":
-            return _not(_permission(message.not_rule, here, deeper))
-        case "header":
-            return _of_head(matchers.header(message.header, here))
-        case "url_path":
-            return _of_path(matchers.string(message.url_path.path, join(here, "path")))
-        case "destination_ip":
-            inside = _within(message.destination_ip, here)
-            return lambda context: inside(_destination(context.record.facts))
-        case "destination_port":
-            port = message.destination_port
-            return _of_facts(lambda facts: _destination_port(facts) == port)
-        case "destination_port_range":
-            start, end = message.destination_port_range.start, message.destination_port_range.end
-            return _of_facts(lambda facts: start <= _destination_port(facts) < end)
-        case "requested_server_name":
-            name = matchers.string(message.requested_server_name, here)
-            return _of_facts(lambda facts: name(facts.sni.encode()))
-        case _:
-            return _anybody(message.any, here)
+def _each(items: Sequence[Permission | Principal], path: str, depth: int, ask: Ask) -> tuple[Rule, ...]:
+    if not items:
+        raise ConfigError("at least one is required", path=path)
+    return tuple([_rule(item, f"{path}[{index}]", depth, ask) for index, item in enumerate(items)])
 
 
-def _principal(message: Principal, path: str, depth: int) -> Match:
-    which = one_of(message, "identifier", path)
-    here = join(path, which)
-    deeper = _deeper(depth, path)
-    match which:
-        case "and_ids" | "or_ids":
-            ids = getattr(message, which).ids
-            found = [_principal(item, at, deeper) for item, at in _each(ids, here, "ids")]
-            return _all(found) if which == "and_ids" else _any(found)
-        case "not_id":
-            return _not(_principal(message.not_id, here, deeper))
-        case "authenticated":
-            return _of_facts(_authenticated(message.authenticated, here))
-        case "source_ip" | "direct_remote_ip":
-            inside = _within(getattr(message, which), here)
-            return lambda context: inside(context.record.facts.remote)
-        case "header":
-            return _of_head(matchers.header(message.header, here))
-        case "url_path":
-            return _of_path(matchers.string(message.url_path.path, join(here, "path")))
-        case _:
-            return _anybody(message.any, here)
-
-
-def _deeper(depth: int, path: str) -> int:
-    if depth >= MAX_DEPTH:
+def _rule(message: Permission | Principal, path: str, depth: int, ask: Ask) -> Rule:
+    """A permission or a principal: what they are put together of has the same form."""
+    if depth > MAX_DEPTH:
         raise ConfigError(f"rules within rules, more than {MAX_DEPTH} deep", path=path)
-    return depth + 1
+    which = one_of(message, "rule" if isinstance(message, Permission) else "identifier", path)
+    here, value = join(path, which), getattr(message, which)
+    match which:
+        case "and_rules" | "and_ids":
+            return All(_each(*_set(value, here), depth + 1, ask))
+        case "or_rules" | "or_ids":
+            return Some(_each(*_set(value, here), depth + 1, ask))
+        case "not_rule" | "not_id":
+            return Not(_rule(value, here, depth + 1, ask))
+        case "any":
+            if not value:
+                raise ConfigError("must be true", path=here)
+            return True
+        case _:
+            return ask(which, value, here)
 
 
-# --- What is matched ---
+def _set(message: Permission.Set | Principal.Set, path: str) -> tuple[Sequence[Permission | Principal], str]:
+    if isinstance(message, Permission.Set):
+        return message.rules, join(path, "rules")
+    return message.ids, join(path, "ids")
 
 
-def _of_head(matches: matchers.HeadMatch) -> Match:
-    return lambda context: matches(context.request)
+def _question(which: str, value: object, path: str) -> Rule:
+    """What only the request can tell, and what its connection can."""
+    return _of_connection(which, value, path) or _of_request(which, value, path)
 
 
-def _of_path(matches: matchers.ValueMatch) -> Match:
-    """The path without query and fragment."""
-    return lambda context: matches(context.request.path.partition(b"?")[0].partition(b"#")[0])
+def _question_to_connection(which: str, value: object, path: str) -> Rule:
+    """What opaque bytes can be asked about."""
+    if which == "remote_ip":  # without a header that says more, it is who connects
+        which = "direct_remote_ip"
+    question = _of_connection(which, value, path)
+    if question is None:
+        raise ConfigError("asks about requests, and opaque bytes have none", path=path)
+    return question
 
 
-def _of_facts(matches: Callable[[Facts], bool]) -> Match:
-    return lambda context: matches(context.record.facts)
+# --- What a connection is asked ---
+
+
+def _of_connection(which: str, value: object, path: str) -> OfConnection | None:
+    """A question to the connection; None if it is none. The same words always ask the same."""
+    holds = _holds(which, value, path)
+    if holds is None:
+        return None
+    text = value.SerializeToString(deterministic=True) if isinstance(value, Message) else str(value).encode()
+    return OfConnection((which, text), holds)
+
+
+def _holds(which: str, value: object, path: str) -> Callable[[Facts], bool] | None:
+    match which:
+        case "authenticated":
+            assert isinstance(value, Principal.Authenticated)
+            return _authenticated(value, path)
+        case "source_ip" | "direct_remote_ip":
+            inside = _within(value, path)
+            return lambda facts: inside(facts.remote.rpartition(":")[0])
+        case "destination_ip":
+            inside = _within(value, path)
+            return lambda facts: inside(_destination(facts).rpartition(":")[0])
+        case "destination_port":
+            assert isinstance(value, int)
+            if value > _MAX_PORT:
+                raise ConfigError(f"{value} is not a port", path=path)
+            return lambda facts: _destination_port(facts) == value
+        case "destination_port_range":
+            assert isinstance(value, Int32Range)
+            return _port_range(value, path)
+        case "requested_server_name":
+            assert isinstance(value, StringMatcher)
+            name = matchers.string(value, path)
+            return lambda facts: name(facts.sni.encode())
+        case _:
+            return None
+
+
+def _port_range(message: Int32Range, path: str) -> Callable[[Facts], bool]:
+    start, end = message.start, message.end
+    if not 0 <= start < end <= _MAX_PORT + 1:
+        raise ConfigError(f"{start} to below {end} is no range of ports", path=path)
+    return lambda facts: start <= _destination_port(facts) < end
 
 
 def _authenticated(message: Principal.Authenticated, path: str) -> Callable[[Facts], bool]:
@@ -161,13 +212,14 @@ def _authenticated(message: Principal.Authenticated, path: str) -> Callable[[Fac
     return matches
 
 
-def _within(cidr: CidrRange, path: str) -> Callable[[str], bool]:
-    """Whether an address, with its port, is one of the network."""
+def _within(cidr: object, path: str) -> Inside:
+    """Whether an address is one of the network."""
+    assert isinstance(cidr, CidrRange)
     wanted = network(cidr, path)
     version, mask, first = wanted.version, int(wanted.netmask), int(wanted.network_address)
 
     def holds(address: str) -> bool:
-        found, number = _parsed(address.rpartition(":")[0])
+        found, number = _parsed(address)
         return found == version and number & mask == first
 
     return holds
@@ -192,59 +244,67 @@ def _destination_port(facts: Facts) -> int:
     return int(port) if port else 0
 
 
-# --- Together ---
+# --- What a request is asked ---
 
 
-def _each(items: Sequence[Item], path: str, field: str) -> list[tuple[Item, str]]:
-    """Each with its path; there must be one."""
-    if not items:
-        raise ConfigError("at least one is required", path=join(path, field))
-    return [(item, f"{join(path, field)}[{index}]") for index, item in enumerate(items)]
+def _of_request(which: str, value: object, path: str) -> Rule:
+    match which:
+        case "header":
+            assert isinstance(value, HeaderMatcher)
+            return _header(value, path)
+        case "url_path":
+            assert isinstance(value, PathMatcher)
+            return _url_path(value.path, join(path, "path"))
+        case "uri_template":
+            assert isinstance(value, TypedExtensionConfig)
+            return _uri_template(value, path)
+        case "remote_ip":
+            inside = _within(value, path)
+            return OfRequest(lambda context: inside(context.client), _PATTERN)
+        case "metadata":
+            assert isinstance(value, MetadataMatcher)
+            return _metadata(value, path)
+        case "sourced_metadata":
+            assert isinstance(value, rbac_pb2.SourcedMetadata)
+            return _metadata(value.metadata_matcher, join(path, "metadata_matcher"))
+        case _:
+            raise ConfigError("is not supported; see docs/support.md", path=path)
 
 
-def _all(found: list[Match]) -> Match:
-    found = [match for match in found if match is not _everybody]
-    if not found:
-        return _everybody
-    if len(found) == 1:
-        return found[0]
-    if len(found) == 2:
-        one, other = found
-        return lambda context: one(context) and other(context)
-
-    def all_of_them(context: RequestContext) -> bool:
-        for match in found:  # noqa: SIM110 - `all` costs twice as much
-            if not match(context):
-                return False
-        return True
-
-    return all_of_them
+def _header(message: HeaderMatcher, path: str) -> Rule:
+    matches = matchers.header(message, path)
+    plain = message.string_match.WhichOneof("match_pattern") == "exact" and not message.string_match.ignore_case
+    if message.name == ":method" and plain and not message.invert_match:
+        method = message.string_match.exact.encode()
+        return OfRequest(lambda context: context.request.method == method)
+    return OfRequest(lambda context: matches(context.request), _HEADER)
 
 
-def _any(found: list[Match]) -> Match:
-    if _everybody in found:
-        return _everybody
-    if len(found) == 1:
-        return found[0]
-
-    def any_of_them(context: RequestContext) -> bool:
-        for match in found:  # noqa: SIM110 - `any` costs twice as much
-            if match(context):
-                return True
+def _url_path(message: StringMatcher, path: str) -> Rule:
+    """The path without query and fragment."""
+    accepts = matchers.string(message, path)
+    which = message.WhichOneof("match_pattern")
+    if message.ignore_case or which not in {"exact", "prefix"}:
+        return OfRequest(lambda context: accepts(without_query(context.request.path)), _PATTERN)
+    wanted: bytes = getattr(message, which).encode()
+    if b"?" in wanted or b"#" in wanted:
         return False
-
-    return any_of_them
-
-
-def _not(match: Match) -> Match:
-    return lambda context: not match(context)
+    if which == "prefix":  # which it then has with its query, too
+        only: Paths = ((PathKind.PREFIX, wanted),)
+        return OfRequest(lambda context: context.request.path.startswith(wanted), paths=only)
+    return OfRequest(lambda context: without_query(context.request.path) == wanted, 2, ((PathKind.EXACT, wanted),))
 
 
-def _anybody(value: bool, path: str) -> Match:
-    if not value:
-        raise ConfigError("must be true", path=path)
-    return _everybody
+def _uri_template(message: TypedExtensionConfig, path: str) -> Rule:
+    here = join(path, "typed_config")
+    config = unpack(message.typed_config, here)
+    if not isinstance(config, UriTemplateMatchConfig):
+        raise ConfigError("a path template is a UriTemplateMatchConfig", path=here)
+    accepts, start = uri_template(config.path_template, join(here, "path_template"))
+    only: Paths = ((PathKind.PREFIX, start),)
+    return OfRequest(lambda context: accepts(without_query(context.request.path)), _PATTERN, only)
 
 
-def _everybody(_: RequestContext) -> bool:
-    return True
+def _metadata(message: MetadataMatcher, path: str) -> Rule:
+    matches = value_matchers.metadata(message, path)
+    return OfRequest(lambda context: matches(context.record.metadata), _VALUE)

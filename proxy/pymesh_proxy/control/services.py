@@ -15,10 +15,11 @@ from pymesh_proxy.config.model import HttpManager, Snapshot
 from pymesh_proxy.control.backoff import Backoff
 from pymesh_proxy.control.containment import AlarmContainment
 from pymesh_proxy.control.grpc_cluster import ClusterChannel
-from pymesh_proxy.control.leases import GOODBYE, LONGEST_PAUSE, Home, Leases
+from pymesh_proxy.control.leases import GOODBYE, LONGEST_PAUSE, Home, LeasedRule, Leases
 from pymesh_proxy.filters.authz import AnswerError, read_answer
+from pymesh_proxy.filters.rates import RateSettings
 from pymesh_proxy.filters.remembered import Remembered
-from pymesh_proxy.filters.slots import Refusal, SlotRule, SlotSettings
+from pymesh_proxy.filters.slots import Refusal, SlotSettings
 from pymesh_proxy.telemetry.filter_metrics import FilterMetrics, PythonFilterStats
 from pymesh_proxy.telemetry.policy_metrics import PolicyMetrics, PolicyStats
 from pymesh_proxy.telemetry.rbac_metrics import RbacStats
@@ -43,7 +44,7 @@ class PolicyClient:
         self._probe: asyncio.Task[None] | None = None
         self._left = False
 
-    def slots(self, settings: SlotSettings) -> SlotRule:
+    def leased(self, settings: SlotSettings | RateSettings) -> LeasedRule:
         """See filters.services.PolicyService."""
         return self.leases.add(settings)
 
@@ -55,7 +56,7 @@ class PolicyClient:
         """See filters.services.PolicyService."""
         return self._home.loop.time()
 
-    def wait(self, rule: SlotRule, record: RequestRecord, within: float) -> Awaitable[Refusal | None]:
+    def wait(self, rule: LeasedRule, record: RequestRecord, within: float) -> Awaitable[Refusal | None]:
         """See filters.services.PolicyService."""
         return self.leases.wait(rule, record, within)
 
@@ -164,11 +165,11 @@ class FilterServices:
         for client in self.policies.values():
             client.leases.begin()
         for listener in snapshot.listeners.values():
-            for chain in (*listener.chains, listener.default_chain):
-                if chain is not None and isinstance(chain.handler, HttpManager):
-                    for item in chain.handler.filters:
-                        if item.connect is not None:
-                            item.connect(self)
+            for chain in listener.all_chains():
+                filters = chain.handler.filters if isinstance(chain.handler, HttpManager) else chain.handler.rules
+                for item in filters:
+                    if item.connect is not None:
+                        item.connect(self)
         for client in self.policies.values():
             client.leases.settle()
         for cluster in [cluster for cluster, client in self.policies.items() if client not in self._asked]:
@@ -203,6 +204,10 @@ class FilterServices:
         return self._stats.python.of(name)
 
     def containment(self) -> AlarmContainment:
+    def network_rbac_stats(self, prefix: str) -> RbacStats:
+        """See filters.services.Services."""
+        return self._stats.network_rbac.of(prefix)
+
         """See filters.services.Services."""
         if self._containment is None:
             self._containment = AlarmContainment()

@@ -52,6 +52,10 @@ class RequestContext(Protocol):
     def route(self) -> Route | None:
         """The request's route; asked for before a filter changes the head, it stays what it is."""
 
+    @property
+    def client(self) -> str:
+        """The address of whom the request comes from, as far as it can be believed (trust.py)."""
+
 
 Verdict: TypeAlias = LocalReply | None
 OnRequest: TypeAlias = Callable[[RequestContext], Verdict | Awaitable[Verdict]]

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Coroutine
 from typing import Any, Protocol
 
 from pymesh_proxy.filters.containment import Containment
+from pymesh_proxy.filters.rates import RateRule, RateSettings
 from pymesh_proxy.filters.remembered import Remembered
 from pymesh_proxy.filters.slots import Refusal, SlotRule, SlotSettings
 from pymesh_proxy.telemetry.filter_metrics import PythonFilterStats
@@ -23,8 +24,8 @@ class PolicyService(Protocol):
     remembered: Remembered
     away: str
 
-    def slots(self, settings: SlotSettings) -> SlotRule:
-        """The slots of a rule that is in force: the same object for as long as anybody has it."""
+    def leased(self, settings: SlotSettings | RateSettings) -> SlotRule | RateRule:
+        """The slots or tokens of a rule that is in force: the same object for as long as anybody has it."""
 
     def stats(self, rule: str) -> PolicyStats:
         """The counters of `rule`."""
@@ -32,8 +33,8 @@ class PolicyService(Protocol):
     def clock(self) -> float:
         """Seconds, monotonic."""
 
-    def wait(self, rule: SlotRule, record: RequestRecord, within: float) -> Awaitable[Refusal | None]:
-        """Wait for a slot, at most `within` seconds; `rule.release` ends it, too."""
+    def wait(self, rule: SlotRule | RateRule, record: RequestRecord, within: float) -> Awaitable[Refusal | None]:
+        """Wait for a slot or token, at most `within` seconds; `rule.release` ends it, too."""
 
     def check(self, request: bytes, within: float) -> Coroutine[Any, Any, bytes]:
         """The CheckResponse to a CheckRequest. Raises RpcError, and then is `away` until a probe finds it again."""
@@ -65,7 +66,10 @@ class Services(Protocol):
         """The external authorization service behind `cluster`."""
 
     def rbac_stats(self, prefix: str) -> RbacStats:
-        """The counters of access rules under `prefix`."""
+        """The counters of access rules for requests under `prefix`."""
+
+    def network_rbac_stats(self, prefix: str) -> RbacStats:
+        """The counters of access rules for connections under `prefix`."""
 
     def filter_stats(self, name: str) -> PythonFilterStats:
         """The counters of the filter `name` in plain Python."""

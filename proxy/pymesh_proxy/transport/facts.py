@@ -1,6 +1,6 @@
 """What is known of a downstream connection before its first byte of payload."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)  # nobody changes it, but to freeze it triples what it costs each connection
@@ -16,6 +16,7 @@ class Facts:
         peer_certificate_hash: SHA-256 of the peer's certificate, hex, for x-forwarded-client-cert.
         peer_subject, peer_dns: the peer certificate's subject in RFC 2253 form and its DNS names, for the same.
         sni: server name asked for.
+        decided: what follows from all of this for every request, found out with the first one, by whoever asked.
     """
 
     direction: str
@@ -30,3 +31,4 @@ class Facts:
     peer_subject: str = ""
     peer_dns: tuple[str, ...] = ()
     sni: str = ""
+    decided: dict[object, object] = field(default_factory=dict, init=False, compare=False, repr=False)

@@ -14,3 +14,4 @@ class Context:
     request: Head
     record: RequestRecord
     route: Route | None = None
+    client: str = ""

@@ -4,8 +4,9 @@ import pytest
 
 from pymesh_proxy.codec.http1 import parse_request
 from pymesh_proxy.errors import Flag
+from pymesh_proxy.filters.access_rules import Action, OfRequest, Policy, Rules
 from pymesh_proxy.filters.base import LocalReply
-from pymesh_proxy.filters.rbac import NOTE, Action, Policy, RbacFilter, RbacSettings, Rules
+from pymesh_proxy.filters.rbac import NOTE, RbacFilter, RbacSettings
 from pymesh_proxy.telemetry.rbac_metrics import RbacMetrics, RbacStats
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.transport.facts import Facts
@@ -16,7 +17,7 @@ class Counters:
     """Of filters.services.Services, what this filter uses."""
 
     def __init__(self) -> None:
-        self.metrics = RbacMetrics()
+        self.metrics = RbacMetrics("http", "envoy_rbac_http_prefix")
 
     def rbac_stats(self, prefix: str) -> RbacStats:
         return self.metrics.of(prefix)
@@ -29,7 +30,7 @@ def context() -> Context:
 
 
 def rules(action: Action, *matching: bool) -> Rules:
-    return Rules(action, tuple(Policy(f"p {number}", lambda _, it=it: it) for number, it in enumerate(matching)))  # type: ignore[misc]  # bound now
+    return Rules(action, tuple(Policy(f"p {number}", OfRequest(lambda _, it=it: it)) for number, it in enumerate(matching)))  # type: ignore[misc]  # bound now
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,8 @@ def test_what_follows_from_a_match(action: Action, matching: tuple[bool, ...], l
         assert verdict is None
     else:
         details = f"rbac_access_denied_matched_policy[{policy}]"
-        assert verdict == LocalReply(403, Flag.NONE, details, b"RBAC: access denied")
+        told = ((b"proxy-status", b"pymesh; error=http_request_denied"),)
+        assert verdict == LocalReply(403, Flag.NONE, details, b"RBAC: access denied", told)
 
 
 def test_shadow_rules_are_counted_and_noted_and_keep_nothing_out() -> None:
@@ -73,8 +75,8 @@ def test_shadow_rules_are_counted_and_noted_and_keep_nothing_out() -> None:
 
 
 def test_prometheus_sees_every_prefix() -> None:
-    metrics = RbacMetrics()
+    metrics = RbacMetrics("http", "envoy_rbac_http_prefix")
     metrics.of("").denied = 3
     found = {family.name: [(s.labels, s.value) for s in family.samples] for family in metrics.collect()}
-    assert found["envoy_http_rbac_denied"] == [({"envoy_rbac_prefix": ""}, 3)]
-    assert found["envoy_http_rbac_shadow_allowed"] == [({"envoy_rbac_prefix": ""}, 0)]
+    assert found["envoy_http_rbac_denied"] == [({"envoy_rbac_http_prefix": ""}, 3)]
+    assert found["envoy_http_rbac_shadow_allowed"] == [({"envoy_rbac_http_prefix": ""}, 0)]

@@ -1,0 +1,58 @@
+"""Role-based access control for connections whose bytes are opaque. Pure.
+
+Decided once, as soon as it is known who connects and before a byte of it goes anywhere. (Envoy waits for the client's
+first byte, and passes a server's greeting on to whoever it would keep out.) Rules know no requests here.
+
+Source: envoy.extensions.filters.network.rbac.v3.RBAC
+"""
+
+from typing import Final
+
+from pymesh_proxy.filters.access_rules import Rules
+from pymesh_proxy.filters.rbac import RbacSettings, denied_by, tell_shadow
+from pymesh_proxy.filters.services import Services
+from pymesh_proxy.telemetry.rbac_metrics import RbacStats
+from pymesh_proxy.telemetry.record import RequestRecord
+
+NAME: Final = "envoy.filters.network.rbac"
+
+
+class NetworkRbac:
+    """The access rules of one filter chain."""
+
+    def __init__(self, settings: RbacSettings) -> None:
+        """The rules of `settings` must not depend on requests."""
+        self.settings = settings
+        self._stats = RbacStats()
+        self._shadow_stats = RbacStats()
+
+    def connect(self, services: Services) -> None:
+        """See filters.base: the rules are in force."""
+        self._stats = services.network_rbac_stats(self.settings.prefix)
+        self._shadow_stats = services.network_rbac_stats(self.settings.prefix + self.settings.shadow_prefix)
+
+    def denies(self, record: RequestRecord) -> str:
+        """Why the connection of `record` is kept out, in Envoy's words; empty if it is not."""
+        settings = self.settings
+        if (shadow := settings.shadow_rules) is not None:
+            matching = _matching(shadow, record)
+            let_in = shadow.lets_in(matching)
+            tell_shadow(record, NAME, settings.shadow_prefix, matching, let_in=let_in)
+            if let_in:
+                self._shadow_stats.shadow_allowed += 1
+            else:
+                self._shadow_stats.shadow_denied += 1
+        if (rules := settings.rules) is None:
+            return ""
+        matching = _matching(rules, record)
+        if rules.lets_in(matching):
+            self._stats.allowed += 1
+            return ""
+        self._stats.denied += 1
+        return denied_by(matching)
+
+
+def _matching(rules: Rules, record: RequestRecord) -> str:
+    settled = rules.given(record.facts).settled
+    assert settled is not None, "rules of a connection that depend on requests are refused"
+    return settled
