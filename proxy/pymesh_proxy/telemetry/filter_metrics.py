@@ -48,11 +48,13 @@ class FilterMetrics:
 
     def __init__(self) -> None:
         self.policy = PolicyMetrics()
-        self.rbac = RbacMetrics()
+        self.rbac = RbacMetrics("http", "envoy_rbac_http_prefix")
+        self.network_rbac = RbacMetrics("tcp", "envoy_rbac_prefix")
         self.python = PythonFilterMetrics()
 
     def collect(self) -> Iterator[Metric]:
         """See exposition.Collector."""
         yield from self.policy.collect()
         yield from self.rbac.collect()
+        yield from self.network_rbac.collect()
         yield from self.python.collect()
