@@ -13,6 +13,7 @@ from envoy.extensions.access_loggers.file.v3.file_pb2 import FileAccessLog
 from envoy.extensions.access_loggers.grpc.v3.als_pb2 import HttpGrpcAccessLogConfig, TcpGrpcAccessLogConfig
 from envoy.extensions.access_loggers.stream.v3.stream_pb2 import StdoutAccessLog
 from envoy.extensions.filters.http.ext_authz.v3.ext_authz_pb2 import ExtAuthz
+from envoy.extensions.filters.http.jwt_authn.v3.config_pb2 import JwtAuthentication
 from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC
 from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 from envoy.extensions.filters.listener.http_inspector.v3.http_inspector_pb2 import HttpInspector
@@ -22,7 +23,9 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpConnectionManager,
     HttpFilter,
 )
+from envoy.extensions.filters.network.rbac.v3.rbac_pb2 import RBAC as NetworkRBAC  # noqa: N811 - there are two
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
+from envoy.extensions.path.match.uri_template.v3.uri_template_match_pb2 import UriTemplateMatchConfig
 from envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2 import PreviousHostsPredicate
 from envoy.extensions.transport_sockets.raw_buffer.v3.raw_buffer_pb2 import RawBuffer
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext, UpstreamTlsContext
@@ -41,8 +44,8 @@ MESSAGES: Final[Mapping[str, type[Message]]] = {
     message.DESCRIPTOR.full_name: message
     for message in (
         Bootstrap, Listener, RouteConfiguration, Cluster, ClusterLoadAssignment,
-        OriginalDst, TlsInspector, HttpInspector, HttpConnectionManager, TcpProxy, Router, ExtAuthz, RBAC,
-        TypedStruct,
+        OriginalDst, TlsInspector, HttpInspector, HttpConnectionManager, TcpProxy, Router, ExtAuthz, JwtAuthentication,
+        RBAC, NetworkRBAC, UriTemplateMatchConfig, TypedStruct,
         DownstreamTlsContext, UpstreamTlsContext, RawBuffer,
         HttpProtocolOptions, PreviousHostsPredicate, FileAccessLog, StdoutAccessLog,
         HttpGrpcAccessLogConfig, TcpGrpcAccessLogConfig, OpenTelemetryConfig,

@@ -40,9 +40,10 @@ _CORE: Final = "envoy.config.core.v3."
 _LISTENER: Final = "envoy.config.listener.v3."
 _HCM: Final = "envoy.extensions.filters.network.http_connection_manager.v3."
 _EXT_AUTHZ: Final = "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz"
+_JWT: Final = "envoy.extensions.filters.http.jwt_authn.v3."
 _RBAC: Final = "envoy.extensions.filters.http.rbac.v3.RBAC"
-_RULES: Final = "envoy.config.rbac.v3."
 _NETWORK_RBAC: Final = "envoy.extensions.filters.network.rbac.v3.RBAC"
+_RULES: Final = "envoy.config.rbac.v3."
 _TCP: Final = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 _GRPC_LOG: Final = "envoy.extensions.access_loggers.grpc.v3."
 _ROUTE: Final = "envoy.config.route.v3."
@@ -182,6 +183,35 @@ SUPPORTED: Final[Mapping[str, Support]] = {
         },
         only={"transport_api_version": ("V3",)},
     ),
+    f"{_JWT}JwtAuthentication": Support(
+        "providers rules bypass_cors_preflight requirement_map strip_failure_response stat_prefix"
+    ),
+    f"{_JWT}RequirementRule": Support(
+        "match requires requirement_name", {"match": "without `runtime_fraction`: who has to show a token is no chance"}
+    ),
+    f"{_JWT}JwtRequirement": Support(
+        "provider_name provider_and_audiences requires_any requires_all allow_missing_or_failed allow_missing"
+    ),
+    f"{_JWT}JwtRequirementOrList": Support("requirements"),
+    f"{_JWT}JwtRequirementAndList": Support("requirements"),
+    f"{_JWT}ProviderWithAudiences": Support("provider_name audiences"),
+    f"{_JWT}JwtProvider": Support(
+        "issuer audiences subjects require_expiration max_lifetime local_jwks forward from_headers from_params "
+        "from_cookies forward_payload_header pad_forward_payload_header payload_in_metadata "
+        "normalize_payload_in_metadata header_in_metadata clock_skew_seconds jwt_cache_config claim_to_headers "
+        "clear_route_cache",
+        {
+            "local_jwks": "RSA of 2048 to 8192 bits, P-256, P-384, P-521 and Ed25519; a set with a private or a "
+            "symmetric key is refused. Keys are fetched by pilot, so `remote_jwks` is not needed",
+            "from_cookies": "taken off as well, unless `forward` is set",
+            "jwt_cache_config": "500 verified tokens are kept without it; at most 50,000",
+            "clear_route_cache": "no effect: the route is found once the filters have seen the request",
+        },
+    ),
+    f"{_JWT}JwtProvider.NormalizePayload": Support("space_delimited_claims"),
+    f"{_JWT}JwtHeader": Support("name value_prefix"),
+    f"{_JWT}JwtClaimToHeader": Support("header_name claim_name"),
+    f"{_JWT}JwtCacheConfig": Support("jwt_cache_size jwt_max_token_size"),
     _RBAC: Support("rules rules_stat_prefix shadow_rules shadow_rules_stat_prefix"),
     f"{_RULES}RBAC": Support("action policies"),
     f"{_RULES}Policy": Support("permissions principals"),
@@ -192,8 +222,33 @@ SUPPORTED: Final[Mapping[str, Support]] = {
     ),
     f"{_RULES}Permission.Set": Support("rules"),
     f"{_RULES}Principal": Support(
-        "and_ids or_ids any authenticated source_ip direct_remote_ip header url_path not_id",
-        {"source_ip": "as `direct_remote_ip`: the connection's own address"},
+        "and_ids or_ids any authenticated source_ip direct_remote_ip remote_ip header url_path metadata "
+        "sourced_metadata not_id",
+        {
+            "source_ip": "as `direct_remote_ip`: the connection's own address",
+            "remote_ip": "the client's, by `use_remote_address`, `xff_num_trusted_hops` and x-forwarded-for",
+            "metadata": "what filters before this one have told: `envoy.filters.http.jwt_authn` and the like",
+        },
+    ),
+    f"{_RULES}SourcedMetadata": Support("metadata_matcher metadata_source", only={"metadata_source": ("DYNAMIC",)}),
+    f"{_MATCHER}MetadataMatcher": Support("filter path value invert"),
+    f"{_MATCHER}MetadataMatcher.PathSegment": Support("key"),
+    f"{_MATCHER}ValueMatcher": Support(
+        "null_match double_match string_match bool_match present_match list_match or_match"
+    ),
+    f"{_MATCHER}ValueMatcher.NullMatch": Support(),
+    f"{_MATCHER}DoubleMatcher": Support("range exact"),
+    f"{_MATCHER}ListMatcher": Support("one_of"),
+    f"{_MATCHER}OrMatcher": Support("value_matchers"),
+    "envoy.type.v3.DoubleRange": Support("start end"),
+    "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig": Support("path_template"),
+    _NETWORK_RBAC: Support(
+        "rules shadow_rules shadow_rules_stat_prefix stat_prefix enforcement_type",
+        {
+            "rules": "what they ask about requests is refused (`remote_ip` is the connection's); decided before the "
+            "first byte, and not with it",
+        },
+        only={"enforcement_type": ("ONE_TIME_ON_FIRST_BYTE",)},
     ),
     f"{_RULES}Principal.Set": Support("ids"),
     f"{_RULES}Principal.Authenticated": Support("principal_name"),

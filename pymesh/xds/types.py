@@ -18,10 +18,11 @@ HTTP_CONNECTION_MANAGER: Final = (
 )
 TCP_PROXY: Final = PREFIX + "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 EXT_AUTHZ: Final = PREFIX + "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz"
+JWT_AUTHN: Final = PREFIX + "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"
 RBAC: Final = PREFIX + "envoy.extensions.filters.http.rbac.v3.RBAC"
-HTTP_ROUTER: Final = PREFIX + "envoy.extensions.filters.http.router.v3.Router"
 NETWORK_RBAC: Final = PREFIX + "envoy.extensions.filters.network.rbac.v3.RBAC"
 URI_TEMPLATE: Final = PREFIX + "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig"
+HTTP_ROUTER: Final = PREFIX + "envoy.extensions.filters.http.router.v3.Router"
 ORIGINAL_DST: Final = PREFIX + "envoy.extensions.filters.listener.original_dst.v3.OriginalDst"
 TLS_INSPECTOR: Final = PREFIX + "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
 HTTP_INSPECTOR: Final = PREFIX + "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
