@@ -174,11 +174,7 @@ class RouteCompiler:
         )
 
     def _match(self, match: RouteMatch, path: str) -> HeadMatch:
-        clauses = [_path_clause(match, path)]
-        for index, header in enumerate(match.headers):
-            clauses.append(matchers.header(header, f"{path}.headers[{index}]"))
-        for index, parameter in enumerate(match.query_parameters):
-            clauses.append(matchers.query_parameter(parameter, f"{path}.query_parameters[{index}]"))
+        clauses = _clauses(match, path)
         if match.HasField("runtime_fraction"):
             clauses.append(_fraction(match.runtime_fraction, self._random, join(path, "runtime_fraction")))
         return _all(clauses)
@@ -240,6 +236,26 @@ def _check_domain(domain: str, path: str) -> None:
     body = domain.strip("*")
     if not domain or "*" in body or domain.count("*") > 1:
         raise ConfigError(f"{domain!r} is not a name, `*.suffix`, `prefix.*` or `*`", path=path)
+
+
+def request_match(match: RouteMatch, path: str) -> HeadMatch:
+    """Whether a request is one of `match`, for rules that must not depend on chance.
+
+    Raises:
+        ConfigError: with the path of what is wrong.
+    """
+    if match.HasField("runtime_fraction"):
+        raise ConfigError("is not for drawing lots about this", path=join(path, "runtime_fraction"))
+    return _all(_clauses(match, path))
+
+
+def _clauses(match: RouteMatch, path: str) -> list[HeadMatch]:
+    clauses = [_path_clause(match, path)]
+    for index, header in enumerate(match.headers):
+        clauses.append(matchers.header(header, f"{path}.headers[{index}]"))
+    for index, parameter in enumerate(match.query_parameters):
+        clauses.append(matchers.query_parameter(parameter, f"{path}.query_parameters[{index}]"))
+    return clauses
 
 
 def _path_clause(match: RouteMatch, path: str) -> HeadMatch:

@@ -21,6 +21,7 @@ from pymesh_proxy.filters.rates import RateSettings
 from pymesh_proxy.filters.remembered import Remembered
 from pymesh_proxy.filters.slots import Refusal, SlotSettings
 from pymesh_proxy.telemetry.filter_metrics import FilterMetrics, PythonFilterStats
+from pymesh_proxy.telemetry.jwt_metrics import JwtStats
 from pymesh_proxy.telemetry.policy_metrics import PolicyMetrics, PolicyStats
 from pymesh_proxy.telemetry.rbac_metrics import RbacStats
 from pymesh_proxy.telemetry.record import RequestRecord
@@ -195,19 +196,23 @@ class FilterServices:
         self._asked.add(client)
         return client
 
+    def jwt_stats(self, prefix: str) -> JwtStats:
+        """See filters.services.Services."""
+        return self._stats.jwt.of(prefix)
+
     def rbac_stats(self, prefix: str) -> RbacStats:
         """See filters.services.Services."""
         return self._stats.rbac.of(prefix)
+
+    def network_rbac_stats(self, prefix: str) -> RbacStats:
+        """See filters.services.Services."""
+        return self._stats.network_rbac.of(prefix)
 
     def filter_stats(self, name: str) -> PythonFilterStats:
         """See filters.services.Services."""
         return self._stats.python.of(name)
 
     def containment(self) -> AlarmContainment:
-    def network_rbac_stats(self, prefix: str) -> RbacStats:
-        """See filters.services.Services."""
-        return self._stats.network_rbac.of(prefix)
-
         """See filters.services.Services."""
         if self._containment is None:
             self._containment = AlarmContainment()

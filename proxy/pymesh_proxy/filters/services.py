@@ -8,6 +8,7 @@ from pymesh_proxy.filters.rates import RateRule, RateSettings
 from pymesh_proxy.filters.remembered import Remembered
 from pymesh_proxy.filters.slots import Refusal, SlotRule, SlotSettings
 from pymesh_proxy.telemetry.filter_metrics import PythonFilterStats
+from pymesh_proxy.telemetry.jwt_metrics import JwtStats
 from pymesh_proxy.telemetry.policy_metrics import PolicyStats
 from pymesh_proxy.telemetry.rbac_metrics import RbacStats
 from pymesh_proxy.telemetry.record import RequestRecord
@@ -64,6 +65,9 @@ class Services(Protocol):
 
     def authorization(self, cluster: str) -> Authorization:
         """The external authorization service behind `cluster`."""
+
+    def jwt_stats(self, prefix: str) -> JwtStats:
+        """The counters of tokens under `prefix`."""
 
     def rbac_stats(self, prefix: str) -> RbacStats:
         """The counters of access rules for requests under `prefix`."""

@@ -5,6 +5,7 @@ from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, Metric
 
+from pymesh_proxy.telemetry.jwt_metrics import JwtMetrics
 from pymesh_proxy.telemetry.policy_metrics import PolicyMetrics
 from pymesh_proxy.telemetry.rbac_metrics import RbacMetrics
 
@@ -50,6 +51,7 @@ class FilterMetrics:
         self.policy = PolicyMetrics()
         self.rbac = RbacMetrics("http", "envoy_rbac_http_prefix")
         self.network_rbac = RbacMetrics("tcp", "envoy_rbac_prefix")
+        self.jwt = JwtMetrics()
         self.python = PythonFilterMetrics()
 
     def collect(self) -> Iterator[Metric]:
@@ -57,4 +59,5 @@ class FilterMetrics:
         yield from self.policy.collect()
         yield from self.rbac.collect()
         yield from self.network_rbac.collect()
+        yield from self.jwt.collect()
         yield from self.python.collect()
