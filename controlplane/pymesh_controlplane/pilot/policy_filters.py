@@ -99,8 +99,8 @@ def _described(rule: Rule) -> Struct:
     if isinstance(rule.limit, Slots):
         about.update({"kind": "slots", "max": rule.limit.max})
     elif leased(rule.limit):
-        rate = {"requests": rule.limit.requests, "period": f"{rule.limit.period}s", "burst": rule.limit.burst}
-        about.update({"kind": "rate", **rate})
+        rate = rule.limit
+        about.update({"kind": "rate", "requests": rate.requests, "period": f"{rate.period}s", "burst": rate.burst})
     else:
         about.update({"kind": "check", "by": list(rule.limit.by)})
     return about

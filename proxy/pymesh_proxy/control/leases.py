@@ -1,8 +1,8 @@
-"""The slots of this sidecar: its stream to the policy service, kept for as long as a rule is in force.
+"""The slots and tokens of this sidecar: its stream to the policy service, kept for as long as a rule is in force.
 
-The decisions are the rules' own (filters/slots.py); here is when the service hears from us, and when it counts as away:
-a request waited for an answer longer than it may, no heartbeat was answered, or the stream broke. The stream is also
-what finds the service again: requests never try.
+The decisions are the rules' own (filters/slots.py, filters/rates.py); here is when the service hears from us, and when
+it counts as away: a request waited for an answer longer than it may, no heartbeat was answered, or the stream broke.
+The stream is also what finds the service again: requests never try.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 from weakref import WeakValueDictionary
 
 from pymesh.grpc.status import Code, RpcError, Status
@@ -18,6 +18,7 @@ from pymesh.policy_api import HEARTBEAT, PATH, LeaseRequest, LeaseResponse, deco
 from pymesh_proxy.control.backoff import Backoff
 from pymesh_proxy.control.channel import Stream
 from pymesh_proxy.control.grpc_cluster import ClusterChannel, Mesh
+from pymesh_proxy.filters.rates import RateRule, RateSettings
 from pymesh_proxy.filters.slots import Refusal, SlotRule, SlotSettings
 from pymesh_proxy.telemetry.policy_metrics import PolicyMetrics
 from pymesh_proxy.telemetry.record import RequestRecord
@@ -41,6 +42,9 @@ LONGEST_PAUSE: Final = 1.0
 GOODBYE: Final = 0.5
 
 
+LeasedRule: TypeAlias = SlotRule | RateRule
+
+
 class Home(Mesh, Protocol):
     """What is needed of the proxy (runtime.Runtime)."""
 
@@ -53,7 +57,7 @@ class Home(Mesh, Protocol):
 
 
 class Leases:
-    """The rules of kind `slots` that one policy service decides, and the stream to it.
+    """The rules of kinds `slots` and `rate` that one policy service decides, and the stream to it.
 
     Attributes:
         timeout: seconds for an answer to count; the longest of those that filters in force give it.
@@ -66,8 +70,8 @@ class Leases:
         self._channel = channel
         self._metrics = metrics
         self._node = node
-        self._known: WeakValueDictionary[str, SlotRule] = WeakValueDictionary()
-        self.rules: dict[str, SlotRule] = {}
+        self._known: WeakValueDictionary[str, LeasedRule] = WeakValueDictionary()
+        self.rules: dict[str, LeasedRule] = {}
         self._away = ""
         self._task: asyncio.Task[None] | None = None
         self._leaving = False
@@ -87,14 +91,19 @@ class Leases:
         self.rules = {}
         self.timeout = 0.0
 
-    def add(self, settings: SlotSettings) -> SlotRule:
-        """The rule, as it is to be from now on; what it has in use stays."""
-        rule = self._known.get(settings.name)
-        if rule is None:
-            stats = self._metrics.of(settings.name)
-            rule = self._known[settings.name] = SlotRule(settings, stats, self._urgent)
+    def add(self, settings: SlotSettings | RateSettings) -> LeasedRule:
+        """The rule, as it is to be from now on; what it has in use or in stock stays."""
+        rule, stats = self._known.get(settings.name), self._metrics.of(settings.name)
+        known = rule
+        if isinstance(settings, SlotSettings):
+            rule = rule if isinstance(rule, SlotRule) else SlotRule(settings, stats, self._urgent)
+            rule.configure(settings)
+        else:
+            rule = rule if isinstance(rule, RateRule) else RateRule(settings, stats, self._urgent)
+            rule.configure(settings)
+        if rule is not known:
+            self._known[settings.name] = rule
             self._urgent(True)
-        rule.configure(settings)
         if self._away:
             rule.lose(self._away)
         self.rules[settings.name] = rule
@@ -120,7 +129,7 @@ class Leases:
 
     # --- Requests ---
 
-    def wait(self, rule: SlotRule, record: RequestRecord, within: float) -> Awaitable[Refusal | None]:
+    def wait(self, rule: LeasedRule, record: RequestRecord, within: float) -> Awaitable[Refusal | None]:
         """See filters.services.PolicyService."""
         loop = self._home.loop
         answer: asyncio.Future[Refusal | None] = loop.create_future()
@@ -134,7 +143,7 @@ class Leases:
         rule.wait(record, settle)
         return answer
 
-    def _expired(self, rule: SlotRule, record: RequestRecord, within: float) -> None:
+    def _expired(self, rule: LeasedRule, record: RequestRecord, within: float) -> None:
         """A request has waited for as long as it may."""
         if not rule.waits(record):
             return
@@ -187,6 +196,9 @@ class Leases:
             RpcError: it broke.
         """
         self._ended, self._sent_at, self._seen, self._reports, self._due = "", None, 0, 0, 0.0
+        for rule in self.rules.values():
+            if isinstance(rule, RateRule):
+                rule.begin_stream()
         reader = self._home.spawn(self._read(stream))
         try:
             while not self._ended and self._wanted and not self._channel.moved:
@@ -196,6 +208,7 @@ class Leases:
                     await self._report(stream, now)
                 await self._woken(self._check_silence(now))
             if not self._ended and not self._wanted:
+                await self._report(stream, self._home.loop.time())  # of rates, what was spent last
                 stream.finish()
                 await asyncio.wait([reader], timeout=GOODBYE)
                 return ""

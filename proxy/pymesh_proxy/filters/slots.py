@@ -11,12 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from pymesh import policy_answers
 from pymesh.policy_api import HEARTBEAT, Demand, Grant
 from pymesh_proxy.telemetry.policy_metrics import PolicyStats
 from pymesh_proxy.telemetry.record import RequestRecord
 
 # Requests that wait for an answer, per rule; they wait for some 0.2 s, so this many are a burst that is no use.
 MAX_WAITING: Final = 1024
+# Seconds, for `Retry-After` of a reached limit: slots come free with every request that ends.
+RETRY_AFTER: Final = 1
 _UNLIMITED: Final = sys.maxsize
 
 
@@ -268,6 +271,10 @@ class SlotRule:
         return self.refusal() or Refusal.LIMIT  # it is there, and no slot came free in time
 
     # --- For people ---
+
+    def refused(self) -> tuple[str, policy_answers.Fields]:
+        """What a caller is told for whom there is no slot: a sentence, and header fields."""
+        return f"{self.name}: the limit is reached", policy_answers.slot_fields(self.name, self.limit, RETRY_AFTER)
 
     def why_full(self) -> str:
         """Why there is no slot."""

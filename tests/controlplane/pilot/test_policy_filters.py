@@ -101,8 +101,10 @@ def test_our_sidecar_is_told_all_of_the_rules() -> None:
             },
             {
                 "name": "RateLimit default/strict",
-                "kind": "check",
-                "by": [],
+                "kind": "rate",
+                "requests": 10.0,
+                "period": "60s",
+                "burst": 10.0,
                 "failure_mode": "CLOSED",
                 "otherwise": "CLOSED",
             },

@@ -11,10 +11,15 @@ from pymesh.errors import ConfigError
 from pymesh.policy_api import FILTER, FILTER_TYPE
 from pymesh_proxy.config.policy_filter import policy_filter
 from pymesh_proxy.filters.policy import CheckSettings, PolicyFilter
+from pymesh_proxy.filters.rates import RateSettings
 from pymesh_proxy.filters.slots import Mode, SlotSettings
 from tests.proxy.filters.test_remembered import context
 
 SLOTS = {"name": "ConcurrencyLimit a/b", "kind": "slots", "max": 3, "failure_mode": "OPEN", "otherwise": "CLOSED"}
+RATE = {
+    "name": "RateLimit a/c", "kind": "rate", "requests": 600, "period": "60s", "burst": 100,
+    "failure_mode": "OPEN", "otherwise": "CLOSED",
+}  # fmt: skip
 CHECK = {"name": "RateLimit a/b", "kind": "check", "failure_mode": "LAST_DECISION", "otherwise": "OPEN"}
 
 
@@ -53,6 +58,11 @@ def test_what_need_not_be_said() -> None:
     assert settings.timeout == 0.2
 
 
+def test_a_rate() -> None:
+    (rate,) = compiled(with_rules(RATE)).settings.rules
+    assert rate == RateSettings("RateLimit a/c", 600, 60, 100, Mode.OPEN, Mode.CLOSED)
+
+
 REFUSED = [
     (message({"cluster": "c"}), "f.value.rules", "is required"),
     (message({"rules": [SLOTS]}), "f.value.cluster", "is required"),
@@ -65,7 +75,10 @@ REFUSED = [
     (with_rules({**SLOTS, "burst": 3}), "f.value.rules[0].burst", "not supported"),
     (with_rules({**CHECK, "max": 3}), "f.value.rules[0].max", "not supported"),
     (with_rules({**SLOTS, "by": ["source.principal"]}), "f.value.rules[0].by", "goes with kind `check` only"),
-    (with_rules({**SLOTS, "kind": "other"}), "f.value.rules[0].kind", "one of slots, check"),
+    (with_rules({**RATE, "period": "7s"}), "f.value.rules[0]", "in 1, 60, 3600 or 86400 s"),
+    (with_rules({**RATE, "requests": 0}), "f.value.rules[0]", "one request at least"),
+    (with_rules({**RATE, "burst": -1}), "f.value.rules[0].burst", "whole number"),
+    (with_rules({**SLOTS, "kind": "other"}), "f.value.rules[0].kind", "one of slots, rate, check"),
     (with_rules({**SLOTS, "max": 1.5}), "f.value.rules[0].max", "whole number"),
     (with_rules({**SLOTS, "max": -1}), "f.value.rules[0].max", "whole number"),
     (with_rules({**SLOTS, "max": 2**31}), "f.value.rules[0].max", "whole number"),

@@ -8,6 +8,7 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 from pymesh.policy_api import Grant
 from pymesh_proxy.filters.base import LocalReply, RequestContext, Verdict
 from pymesh_proxy.filters.policy import NOTE, CheckSettings, PolicyFilter, PolicySettings
+from pymesh_proxy.filters.rates import RateSettings
 from pymesh_proxy.filters.remembered import Remembered, by_of
 from pymesh_proxy.filters.slots import Mode, Refusal, SlotRule, SlotSettings
 from pymesh_proxy.telemetry.policy_metrics import PolicyStats
@@ -32,7 +33,8 @@ class Service:
     def authorization(self, cluster: str) -> None:
         raise AssertionError(cluster)
 
-    def slots(self, settings: SlotSettings) -> SlotRule:
+    def leased(self, settings: SlotSettings | RateSettings) -> SlotRule:
+        assert isinstance(settings, SlotSettings)
         return SlotRule(settings, PolicyStats(), lambda _: None)
 
     def stats(self, rule: str) -> PolicyStats:

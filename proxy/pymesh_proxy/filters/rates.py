@@ -1,0 +1,273 @@
+"""One leased rate as one sidecar sees it: the tokens that it has in stock, and who waits for one.
+
+Pure, like slots.py, whose interface this is: what comes from the policy service is told by `answer`, `lose` and
+`give_up`, and what it should hear is asked for by `report`. Each request that is let in spends a token; nothing comes
+back when it ends.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Final
+
+from pymesh import policy_answers
+from pymesh.policy_api import RATE_LEASE, WHOLE_SHARE, Demand, Grant
+from pymesh_proxy.filters.slots import MAX_WAITING, Mode, Refusal, Settle, Urgent, spare
+from pymesh_proxy.telemetry.policy_metrics import PolicyStats
+from pymesh_proxy.telemetry.record import RequestRecord
+
+_UNLIMITED: Final = sys.maxsize
+
+
+@dataclass(frozen=True, slots=True)
+class RateSettings:
+    """A rule of kind `rate`: `requests` in `period` seconds, `burst` at once, over all sidecars together.
+
+    On a dry run the filter lets in whom the rule refuses.
+    """
+
+    name: str
+    requests: int
+    period: int
+    burst: int
+    mode: Mode
+    otherwise: Mode
+    dry_run: bool = False
+
+
+class RateRule:
+    """The stock of the rule `name`, and who waits for a token.
+
+    Attributes:
+        stock: requests that may be let in now.
+        away, down, problem: see slots.SlotRule.
+        full: the service has said that there are no tokens for now: asking again at once is of no use.
+        retry_after: seconds from then until there is one.
+    """
+
+    __slots__ = (
+        "__weakref__", "_asked_before", "_free_at", "_gave_up", "_in_force", "_known", "_low", "_mark", "_refused",
+        "_reported", "_rotated", "_settings", "_share", "_used", "_waiting", "away", "down", "full", "mode", "name",
+        "problem", "retry_after", "stats", "stock", "urgent",
+    )  # fmt: skip
+
+    def __init__(self, settings: RateSettings, stats: PolicyStats, urgent: Urgent) -> None:
+        self.name = settings.name
+        self._settings = settings
+        self.stats = stats
+        self.urgent = urgent
+        self.stock = 0
+        self.away = self.problem = ""
+        self.full = False
+        self.retry_after = 0.0
+        self._known = False  # there was a grant
+        self._share = 0
+        self._free_at: float | None = None  # while the service is away: when our share of the rate is even again
+        self._waiting: dict[RequestRecord, Settle] = {}
+        self._gave_up = False  # a request has waited in vain for the service to know the rule
+        self._reported = Demand(settings.name, 0, 0, 0)
+        self._used = self._refused = 0  # on this stream: tokens spent, requests for which there was none
+        self._mark, self._asked_before, self._rotated = 0, 0, 0.0  # both of them when this lease began; in the last one
+        self._low = 0  # the stock at which it is time to ask for more
+        self._in_force = True
+        self._recount()
+
+    def configure(self, settings: RateSettings) -> None:
+        """What the configuration in force says; the stock stays as it is."""
+        if settings != self._settings:
+            self.full = False
+        elif self._in_force:
+            return
+        self._settings, self._in_force = settings, True
+        self._settle_all()
+
+    def retire(self) -> None:
+        """The rule is not in force any more: whoever still comes by it is let in."""
+        if self._in_force:
+            self._in_force = False
+            self._settle_all()
+
+    # --- Requests ---
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for an answer of the service."""
+        return len(self._waiting)
+
+    @property
+    def usable(self) -> int:
+        """Requests that may come in now."""
+        return _UNLIMITED if not self._in_force or (self.down and self.mode is Mode.OPEN) else self.stock
+
+    def take(self, record: RequestRecord) -> bool:
+        """Spend a token on the request if there is one. Every request comes through here."""
+        if self.down or not self._in_force:
+            return self._take_alone(record)
+        stock = self.stock
+        if stock <= 0:
+            return False
+        self.stock = stock - 1
+        self._used += 1
+        self.stats.allowed += 1
+        if stock == self._low:
+            self.urgent(False)
+        return True
+
+    def note(self) -> str:
+        """How the request that just got its token got it, for people."""
+        if not self._in_force:
+            return f"{self.name}: let in, since it is no longer in force"
+        if not self.down:
+            return f"{self.name}: token, {self.stock} left here"
+        why = self.reason()
+        if self.mode is Mode.OPEN:
+            return f"{self.name}: let in, since the policy service is away ({why})"
+        return f"{self.name}: by {self._share / WHOLE_SHARE:.1%} of the rate, since the policy service is away ({why})"
+
+    def refusal(self) -> Refusal | None:
+        """Why a request that found no token is refused at once; None if the service may still give one."""
+        if self.down:
+            return Refusal.LIMIT if self.mode is Mode.LAST_DECISION else Refusal.AWAY
+        if self.full or len(self._waiting) >= MAX_WAITING:
+            self._refused += 1
+            self.urgent(False)
+            return Refusal.LIMIT
+        return None
+
+    def wait(self, record: RequestRecord, settle: Settle) -> None:
+        """Have the request wait for a token; `settle` is called once, unless the request is released before."""
+        self._waiting[record] = settle
+        self.urgent(True)
+
+    def release(self, record: RequestRecord) -> None:
+        """The request is over; if it still waited, it does no more."""
+        if self._waiting:
+            self._waiting.pop(record, None)
+
+    def waits(self, record: RequestRecord) -> bool:
+        """Whether the request waits for a token."""
+        return record in self._waiting
+
+    def give_up(self, record: RequestRecord) -> None:
+        """The request has waited for as long as it may."""
+        settle = self._waiting.pop(record, None)
+        if settle is not None:
+            self._gave_up = True
+            self._recount()
+            settle(self._decide(record))
+            self._settle_all()
+
+    # --- The service ---
+
+    def begin_stream(self) -> None:
+        """A new stream: what is spent is counted from here on."""
+        self._used = self._refused = self._mark = 0
+
+    def report(self, now: float) -> Demand:
+        """What the service should know. `now` is in seconds of any clock."""
+        asked = self._used + self._refused
+        recent = max(self._asked_before, asked - self._mark)
+        lasted = now - self._rotated
+        if lasted >= RATE_LEASE:
+            self._asked_before = round((asked - self._mark) * RATE_LEASE / lasted)
+            self._mark, self._rotated = asked, now
+        wanted = max(len(self._waiting), min(recent + spare(recent), self._settings.burst))
+        self._low = wanted // 2
+        self._reported = Demand(self.name, max(0, self.stock), 0, wanted, self._used)
+        return self._reported
+
+    def answer(self, grant: Grant, *, in_time: bool, whole: bool = True) -> None:
+        """What the service grants; see slots.SlotRule.answer."""
+        if in_time:
+            self.away = ""
+        self.problem = grant.problem
+        if not grant.problem:
+            self._gave_up, self._known = False, True
+            self.stock = grant.slots + grant.used - self._used
+            self._share = grant.share
+            self.full = whole and grant.slots < self._reported.wanted and not grant.coming
+            self.retry_after = grant.retry_after
+        self._settle_all()
+        if self._waiting:
+            self.urgent(True)
+
+    def lose(self, why: str) -> None:
+        """The service is away."""
+        if not self.away:
+            self.away = why
+            self._settle_all()
+
+    # --- Deciding ---
+
+    def _recount(self) -> None:
+        """What the failure mode says, if it is asked."""
+        settings = self._settings
+        last = settings.mode is Mode.LAST_DECISION
+        self.mode = settings.otherwise if last and not self._known else settings.mode
+        down = bool(self.away) or (bool(self.problem) and (self._gave_up or self._known))
+        self.down = down and self._in_force
+        if not self.down:
+            self._free_at = None
+
+    def _take_alone(self, record: RequestRecord) -> bool:
+        """Decide without the service: by our share of the rate, where it had told us one."""
+        if not self._in_force:
+            return True
+        if self.mode is Mode.CLOSED:
+            return False
+        if self.mode is Mode.LAST_DECISION and not self._take_of_share(record.t_start):
+            return False
+        self.stats.without(self.mode.value.lower())
+        return True
+
+    def _take_of_share(self, now: float) -> bool:
+        """What is in stock first, then what our share brings; of that half a second's worth at once (GCRA)."""
+        if self.stock > 0:
+            self.stock -= 1
+            self._used += 1
+            return True
+        if not self._share:
+            return False
+        interval = self._settings.period * WHOLE_SHARE / (self._settings.requests * self._share)
+        due = max(now, self._free_at or now)
+        if due - now > max(0.0, RATE_LEASE - interval):
+            return False
+        self._free_at = due + interval
+        return True
+
+    def _settle_all(self) -> None:
+        """Decide again about those who wait."""
+        self._recount()
+        while self._waiting and self.stock > 0 and not self.down:
+            record = next(iter(self._waiting))
+            settle = self._waiting.pop(record)
+            self.take(record)
+            settle(None)
+        if self._waiting and (self.down or self.full or not self._in_force):
+            waiting, self._waiting = self._waiting, {}
+            for record, settle in waiting.items():
+                settle(self._decide(record))
+
+    def _decide(self, record: RequestRecord) -> Refusal | None:
+        if self.take(record):
+            return None
+        return self.refusal() or Refusal.LIMIT  # it is there, and no token came in time
+
+    # --- For people ---
+
+    def refused(self) -> tuple[str, policy_answers.Fields]:
+        """What a caller is told for whom there is no token: a sentence, and header fields."""
+        rate, wait = self._settings, self.retry_after
+        sentence = policy_answers.rate_sentence(
+            self.name, rate.requests, rate.period, burst=rate.burst, by=(), wait=wait
+        )
+        return sentence, policy_answers.rate_fields(self.name, rate.requests, rate.period, wait)
+
+    def why_full(self) -> str:
+        """Why there is no token."""
+        if self.down:
+            return f"{self._share / WHOLE_SHARE:.1%} of the rate is all that is known to be ours"
+        return f"no token, of {self._settings.requests} in {self._settings.period} s"
+
+    def reason(self) -> str:
+        """Why nobody can say whether there is a token."""
+        return self.away or self.problem or "the policy service has not answered"
