@@ -166,8 +166,8 @@ def _fits(value: object, kind: inspect.Type) -> bool:
     if isinstance(kind, inspect.StrType):
         if not isinstance(value, str):
             return False
-        short = kind.max_length is None or len(value) <= kind.max_length
-        return short and (kind.pattern is None or re.search(kind.pattern, value) is not None)
+        fits = (kind.min_length or 0) <= len(value) and (kind.max_length is None or len(value) <= kind.max_length)
+        return fits and (kind.pattern is None or re.search(kind.pattern, value) is not None)
     if isinstance(kind, inspect.IntType):
         if isinstance(value, bool) or not isinstance(value, int):
             return False

@@ -14,13 +14,16 @@ from pymesh import access_log_formats
 from pymesh.errors import ConfigError
 from pymesh.resources import check
 from pymesh.resources.documents import Document, documents
-from pymesh.resources.fields import Block, NotYet, Port
+from pymesh.resources.extension_providers import ExtensionProvider, OpenTelemetryProvider, problems
+from pymesh.resources.fields import Block, NotYet
 from pymesh.resources.kubernetes import ConfigMap
 from pymesh.resources.resource import Resource, child_path
 
 CONFIG_MAP: Final = "pymesh"
 KEY: Final = "mesh"
 PATH: Final = f"data.{KEY}"
+# As SPIFFE ID, section 2.1, has it.
+TrustDomain = Annotated[str, Meta(pattern=r"^[a-z0-9._-]{1,255}\Z", description="a trust domain, as in td.example.com")]
 
 Percent = Annotated[float, Meta(ge=0, le=100, description="a percentage between 0 and 100")]
 
@@ -68,39 +71,6 @@ class ProxyConfig(Block, frozen=True):
     termination_drain_duration: NotYet = None
 
 
-class OpenTelemetryProvider(Block, frozen=True):
-    """A collector of traces that speaks OTLP over gRPC: `service` is its host, perhaps as `<namespace>/<host>`."""
-
-    service: Annotated[str, Meta(min_length=1, description="the host of a service")]
-    port: Port
-    max_tag_length: NotYet = None
-    http: NotYet = None
-    grpc: NotYet = None
-    resource_detectors: NotYet = None
-    dynatrace_sampler: NotYet = None
-
-
-class ExtensionProvider(Block, frozen=True):
-    """Something outside the mesh that it works with, by the name under which the rest refers to it."""
-
-    name: Annotated[str, Meta(min_length=1, description="a name")]
-    opentelemetry: OpenTelemetryProvider | None = None
-    envoy_ext_authz_http: NotYet = None
-    envoy_ext_authz_grpc: NotYet = None
-    envoy_file_access_log: NotYet = None
-    envoy_http_als: NotYet = None
-    envoy_tcp_als: NotYet = None
-    envoy_otel_als: NotYet = None
-    zipkin: NotYet = None
-    lightstep: NotYet = None
-    datadog: NotYet = None
-    stackdriver: NotYet = None
-    skywalking: NotYet = None
-    opencensus: NotYet = None
-    prometheus: NotYet = None
-    sds: NotYet = None
-
-
 class DefaultProviders(Block, frozen=True):
     """The providers that are used where nobody names one."""
 
@@ -109,12 +79,24 @@ class DefaultProviders(Block, frozen=True):
     access_logging: NotYet = None
 
 
+class PathNormalization(Block, frozen=True):
+    """What is made of a path before anything is matched against it.
+
+    BASE, which is DEFAULT, resolves `.` and `..` and takes `\\` for a slash (RFC 3986, section 6); MERGE_SLASHES makes
+    one of several slashes besides; DECODE_AND_MERGE_SLASHES first takes `%2F` and `%5C` for slashes.
+    """
+
+    normalization: Literal["DEFAULT", "NONE", "BASE", "MERGE_SLASHES", "DECODE_AND_MERGE_SLASHES"] = "DEFAULT"
+
+
 class MeshConfig(Block, frozen=True):
     """What holds for the whole mesh. Without a ConfigMap everything is as the defaults say.
 
     Attributes:
         access_log_file: where proxies write their access log, `/dev/stdout`; empty: they write none.
         access_log_format: Envoy's format string, or, with encoding JSON, a JSON object of them; empty: the default one.
+        path_normalization: what becomes of a path before it is matched.
+        trust_domain_aliases: trust domains that stand for the mesh's own.
         enable_tracing: turns off the tracing that `default_providers` turns on.
     """
 
@@ -126,6 +108,8 @@ class MeshConfig(Block, frozen=True):
     default_config: ProxyConfig = ProxyConfig()
     extension_providers: list[ExtensionProvider] = []
     default_providers: DefaultProviders = DefaultProviders()
+    path_normalization: PathNormalization = PathNormalization()
+    trust_domain_aliases: list[TrustDomain] = []
     ca: NotYet = None
     ca_certificates: NotYet = None
     certificates: NotYet = None
@@ -151,7 +135,6 @@ class MeshConfig(Block, frozen=True):
     locality_lb_setting: NotYet = None
     mesh_mtls: NotYet = None
     outbound_cluster_stat_name: NotYet = None
-    path_normalization: NotYet = None
     proxy_http_port: NotYet = None
     proxy_inbound_listen_port: NotYet = None
     proxy_listen_port: NotYet = None
@@ -160,7 +143,6 @@ class MeshConfig(Block, frozen=True):
     tcp_keepalive: NotYet = None
     tls_defaults: NotYet = None
     trust_domain: NotYet = None
-    trust_domain_aliases: NotYet = None
     verify_certificate_at_client: NotYet = None
 
     @property
@@ -230,13 +212,15 @@ def _inconsistent(config: MeshConfig) -> Iterable[ConfigError]:
         if provider.name in names:
             yield ConfigError(f"there is a provider '{provider.name}' above already", path=f"{path}.name")
         names.add(provider.name)
-        if provider.opentelemetry is None:
-            yield ConfigError("say what it is: opentelemetry: {service: ..., port: ...}", path=path)
+        for error in problems(provider):
+            yield ConfigError(error.problem, path=child_path(path, error.path) if error.path else path)
     for index, name in enumerate(config.default_providers.tracing):
         path = f"defaultProviders.tracing[{index}]"
         if name not in names:
             sentence = f"there is no provider '{name}' in extensionProviders{check.near(name, names)}"
             yield ConfigError(sentence, path=path)
+        elif not any(item.name == name and item.opentelemetry for item in config.extension_providers):
+            yield ConfigError(f"'{name}' takes no spans: name a provider with opentelemetry", path=path)
         elif index:
             yield ConfigError("spans go to one provider only: remove this one", path=path)
     yield from _access_log_problems(config)

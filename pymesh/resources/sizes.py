@@ -46,6 +46,15 @@ MAX_PORT_SETTINGS: Final = 100
 MAX_SERVERS: Final = 100
 MAX_SERVER_HOSTS: Final = 100
 
+# Rules of an AuthorizationPolicy, which proxies try one after the other, with each request.
+MAX_RULES: Final = 200
+# Sources, operations and conditions of one rule; and values of each list: written by hand they are a handful.
+MAX_CLAUSES: Final = 100
+MAX_VALUES: Final = 200
+# Values in all; a condition's count for each source and operation of its rule. What a request may have to be compared
+# with, at some 0.2 us each, and 30 bytes of each listener.
+MAX_ALL_VALUES: Final = 5_000
+
 # Lists that are too long which are told of; when those are mended, the rest shows up.
 MAX_TOLD: Final = 10
 
@@ -64,6 +73,16 @@ class _Limit(NamedTuple):
     what: str
     most: int
 
+
+_PARTS_OF_RULES: Final = (("from", "sources"), ("to", "operations"), ("when", "conditions"))
+_SOURCES: Final = tuple(
+    name
+    for field in ("principals", "requestPrincipals", "namespaces", "serviceAccounts", "ipBlocks", "remoteIpBlocks")
+    for name in (field, f"not{field[0].upper()}{field[1:]}")
+)
+_OPERATIONS: Final = tuple(
+    name for field in ("hosts", "ports", "methods", "paths") for name in (field, f"not{field.title()}")
+)
 
 # Outermost first: what is below a list is only looked at once that list is short enough.
 _LIMITS: Final[Mapping[str, tuple[_Limit, ...]]] = {
@@ -91,6 +110,14 @@ _LIMITS: Final[Mapping[str, tuple[_Limit, ...]]] = {
     "Gateway": (
         _Limit("servers", "servers", MAX_SERVERS),
         _Limit("servers[].hosts", "hosts", MAX_SERVER_HOSTS),
+    ),
+    "AuthorizationPolicy": (
+        _Limit("rules", "rules", MAX_RULES),
+        _Limit("targetRefs", "targets", MAX_CLAUSES),
+        *(_Limit(f"rules[].{part}", what, MAX_CLAUSES) for part, what in _PARTS_OF_RULES),
+        *(_Limit(f"rules[].from[].source.{field}", "values", MAX_VALUES) for field in _SOURCES),
+        *(_Limit(f"rules[].to[].operation.{field}", "values", MAX_VALUES) for field in _OPERATIONS),
+        *(_Limit(f"rules[].when[].{field}", "values", MAX_VALUES) for field in ("values", "notValues")),
     ),
 }
 # Of a match; looked at once it is known that there are not too many matches in all.
@@ -124,7 +151,26 @@ def excesses(kind: str, value: Mapping[str, object]) -> list[Excess]:
     if kind == "ServiceEntry":
         parts = [len(_list(spec, name)) or 1 for name in ("hosts", "ports", "endpoints")]
         return _product("hosts x ports x endpoints", prod(parts), MAX_ENTRY_ENDPOINTS)
+    if kind == "AuthorizationPolicy":
+        values = sum(map(_values, _list(spec, "rules")))
+        return [Excess("spec", _sentence(values, "values in all", MAX_ALL_VALUES))] if values > MAX_ALL_VALUES else []
     return []
+
+
+def _values(rule: object) -> int:
+    """How many values there are to compare a request with."""
+    sources, operations = _list(rule, "from"), _list(rule, "to")
+    conditions = sum(len(_list(item, field)) for item in _list(rule, "when") for field in ("values", "notValues"))
+    within = [
+        item.get(word)
+        for items, word in ((sources, "source"), (operations, "operation"))
+        for item in items
+        if isinstance(item, dict)
+    ]
+    lists = sum(
+        len(values) for item in within if isinstance(item, dict) for values in item.values() if isinstance(values, list)
+    )
+    return lists + conditions * max(1, len(sources), len(operations))
 
 
 def _of_virtual_service(spec: object) -> list[Excess]:

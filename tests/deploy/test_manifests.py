@@ -394,6 +394,7 @@ ISTIO = {
     "destinationrules": ("DestinationRule", "dr", ["Host", "Age"]),
     "gateways": ("Gateway", "gw", ["Age"]),
     "serviceentries": ("ServiceEntry", "se", ["Hosts", "Location", "Resolution", "Age"]),
+    "authorizationpolicies": ("AuthorizationPolicy", "ap", ["Action", "Age"]),
     "peerauthentications": ("PeerAuthentication", "pa", ["Mode", "Age"]),
 }
 
@@ -404,8 +405,9 @@ def test_istios_crds_are_as_istio_has_them() -> None:
     for plural, crd in found.items():
         kind, short, columns = ISTIO[plural]
         spec = crd["spec"]
-        group = "security.istio.io" if kind == "PeerAuthentication" else "networking.istio.io"
-        versions = ["v1", "v1beta1"] if kind == "PeerAuthentication" else ["v1", "v1beta1", "v1alpha3"]
+        security = kind in {"AuthorizationPolicy", "PeerAuthentication"}
+        group = "security.istio.io" if security else "networking.istio.io"
+        versions = ["v1", "v1beta1"] if security else ["v1", "v1beta1", "v1alpha3"]
         assert crd["metadata"]["name"] == f"{plural}.{group}"
         assert spec["names"] == {
             "kind": kind, "listKind": f"{kind}List", "plural": plural, "singular": kind.lower(), "shortNames": [short],

@@ -147,6 +147,7 @@ _COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
     ),
     "Gateway": (("SELECTOR", _at("spec", "selector")), ("HOSTS", _servers), ("ADDRESSES", _addresses)),
     "PeerAuthentication": (("MODE", _at("spec", "mtls", "mode")),),
+    "AuthorizationPolicy": (("ACTION", lambda item: str((item.get("spec") or {}).get("action") or "ALLOW")),),
     "RateLimit": (("LIMIT", _limit),),
     "ConcurrencyLimit": (("LIMIT", _limit),),
 }

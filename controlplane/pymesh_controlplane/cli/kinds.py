@@ -19,6 +19,7 @@ _SHORT: Final = {
     "ServiceEntry": ("se",),
     "Gateway": ("gw",),
     "PeerAuthentication": ("pa",),
+    "AuthorizationPolicy": ("ap",),
     "RateLimit": (),
     "ConcurrencyLimit": (),
 }

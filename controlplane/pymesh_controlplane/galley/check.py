@@ -7,6 +7,7 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from google.protobuf.message import Message
 
 from pymesh.errors import ConfigError
+from pymesh.resources.authorization import AuthorizationPolicy
 from pymesh.resources.istio import DestinationRule, Gateway, PeerAuthentication, ServiceEntry, VirtualService
 from pymesh.resources.kubernetes import ConfigMap, EndpointSlice, Pod, Secret
 from pymesh.resources.kubernetes import Service as KubernetesService
@@ -14,6 +15,7 @@ from pymesh.resources.policy import ConcurrencyLimit, RateLimit
 from pymesh.resources.resource import Key, Resource, holds
 from pymesh.xds.check import check as check_supported
 from pymesh_controlplane.galley import (
+    authorization,
     destination_rules,
     gateways,
     limits,
@@ -24,7 +26,7 @@ from pymesh_controlplane.galley import (
     virtual_services,
 )
 from pymesh_controlplane.galley.findings import Findings
-from pymesh_controlplane.pilot import clusters, endpoints, routes
+from pymesh_controlplane.pilot import clusters, endpoints, guards, routes
 from pymesh_controlplane.pilot.matching import ANYTHING
 from pymesh_controlplane.pilot.memory import Memory
 from pymesh_controlplane.pilot.model import Problem, Service, Severity, World
@@ -80,6 +82,8 @@ def _check(
         return memory.call(services.check_pod, resource.key, resource)
     if holds(resource, PeerAuthentication):
         return _check_authentication(resource, world)
+    if holds(resource, AuthorizationPolicy):
+        return authorization.check(resource, world)
     if holds(resource, RateLimit) or holds(resource, ConcurrencyLimit):
         return limits.check(resource, world)
     if holds(resource, ConfigMap):
@@ -126,6 +130,10 @@ def _check_translation(
         targets = routes.targets(resource, world)
         for path, reason in memory.call(_unsupported_routes, resource.key, resource, targets):
             findings.error(path, reason)
+    if holds(resource, AuthorizationPolicy):
+        settings = guards.settings(world, ours=True)
+        for reason in memory.call(authorization.unsupported, resource.key, resource, settings):
+            findings.error("spec", reason)
     for service in concerned:
         rule = rule_for(service, resource.key.namespace, world)
         name = (service.host, rule.key if rule is not None else None)

@@ -1,6 +1,7 @@
 """The mesh's ConfigMap: a MeshConfig that can be read, whose providers are services that there are."""
 
 from pymesh.resources import mesh_config
+from pymesh.resources.extension_providers import EnvoyExtAuthz, OpenTelemetryProvider
 from pymesh.resources.kubernetes import ConfigMap
 from pymesh.resources.resource import Key, Resource
 from pymesh_controlplane.galley.findings import Findings, listed, near
@@ -17,14 +18,18 @@ def check(resource: Resource[ConfigMap], world: World) -> list[Problem]:
         return [Problem.of(error) for error in config]
     findings = Findings(resource)
     for index, provider in enumerate(config.extension_providers):
-        to = provider.opentelemetry
-        if to is not None:
-            path = f"{mesh_config.PATH}.extensionProviders[{index}].opentelemetry"
-            _check_provider(findings, path, to, world)
+        path = f"{mesh_config.PATH}.extensionProviders[{index}]"
+        for name, to in (
+            ("opentelemetry", provider.opentelemetry),
+            ("envoyExtAuthzGrpc", provider.envoy_ext_authz_grpc),
+            ("envoyExtAuthzHttp", provider.envoy_ext_authz_http),
+        ):
+            if to is not None:
+                _check_provider(findings, f"{path}.{name}", to, world)
     return findings.problems
 
 
-def _check_provider(findings: Findings, path: str, to: mesh_config.OpenTelemetryProvider, world: World) -> None:
+def _check_provider(findings: Findings, path: str, to: OpenTelemetryProvider | EnvoyExtAuthz, world: World) -> None:
     """A provider that is not there yet may come later; until then a person should know."""
     host = hosts.resolve(to.service.rpartition("/")[2], world.root_namespace, world.services)
     service = world.services.get(host)

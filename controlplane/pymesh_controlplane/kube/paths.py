@@ -30,6 +30,7 @@ KINDS: Final = {
     "ServiceEntry": Kind("networking.istio.io", _ISTIO_VERSIONS, "serviceentries"),
     "Gateway": Kind("networking.istio.io", _ISTIO_VERSIONS, "gateways"),
     "PeerAuthentication": Kind("security.istio.io", ("v1", "v1beta1"), "peerauthentications"),
+    "AuthorizationPolicy": Kind("security.istio.io", ("v1", "v1beta1"), "authorizationpolicies"),
     "RateLimit": Kind("policy.pymesh.io", ("v1alpha1",), "ratelimits"),
     "ConcurrencyLimit": Kind("policy.pymesh.io", ("v1alpha1",), "concurrencylimits"),
     "CustomResourceDefinition": Kind("apiextensions.k8s.io", ("v1",), "customresourcedefinitions", namespaced=False),
@@ -55,6 +56,7 @@ MESH_KINDS: Final = frozenset(
         "ServiceEntry",
         "Gateway",
         "PeerAuthentication",
+        "AuthorizationPolicy",
         "RateLimit",
         "ConcurrencyLimit",
     }

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from pymesh.errors import ConfigError, Position
 from pymesh.identity import Identity
 from pymesh.peer_metadata import ServiceFacts
+from pymesh.resources.authorization import AuthorizationPolicy
 from pymesh.resources.istio import DestinationRule, Gateway, PeerAuthentication, ServiceEntry, VirtualService
 from pymesh.resources.mesh_config import MeshConfig
 from pymesh.resources.resource import Key, Resource
@@ -228,7 +229,7 @@ class World:
         services: by host name, sorted.
         workloads: pods that have an address, by it.
         endpoints: ready endpoints by (host, service port), sorted by address.
-        virtual_services ... peer_authentications: in the order of their keys.
+        virtual_services ... authorization_policies: in the order of their keys.
         rules: destination rules by namespace and resolved host; the first by name where there are several.
         routing: the virtual service for requests inside the mesh, by resolved host; of several as `precedence` says.
         cluster_ips: which service has which address from Kubernetes.
@@ -247,6 +248,7 @@ class World:
     service_entries: tuple[Resource[ServiceEntry], ...] = ()
     gateways: tuple[Resource[Gateway], ...] = ()
     peer_authentications: tuple[Resource[PeerAuthentication], ...] = ()
+    authorization_policies: tuple[Resource[AuthorizationPolicy], ...] = ()
     rules: Mapping[str, Mapping[str, Resource[DestinationRule]]] = field(default_factory=dict)
     routing: Mapping[str, Resource[VirtualService]] = field(default_factory=dict)
     cluster_ips: ClusterIPs = field(default_factory=lambda: ClusterIPs({}, {}))

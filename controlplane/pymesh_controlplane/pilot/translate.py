@@ -28,6 +28,7 @@ from pymesh_controlplane.pilot import (
     gateway_listeners,
     gateway_routes,
     gateways,
+    guards,
     hashing,
     listeners,
     localities,
@@ -37,7 +38,9 @@ from pymesh_controlplane.pilot import (
 from pymesh_controlplane.pilot.clusters import Viewpoint
 from pymesh_controlplane.pilot.credentials import secrets
 from pymesh_controlplane.pilot.endpoints import Behind
+from pymesh_controlplane.pilot.filters import Before
 from pymesh_controlplane.pilot.gateways import ROUTER, Offer
+from pymesh_controlplane.pilot.guards import Judge
 from pymesh_controlplane.pilot.hashing import Hashed
 from pymesh_controlplane.pilot.memory import Memory
 from pymesh_controlplane.pilot.model import NOWHERE, Locality, Service, ServicePort, World
@@ -143,21 +146,22 @@ class Translation:
             types.LISTENER: _sorted(
                 resource
                 for port, some in offers.by_port.items()
-                for resource in self._gateway_listener(port, some, caller, reports)
+                for resource in self._gateway_listener(node, port, some, caller, reports)
             ),
             types.ROUTE: _sorted(self._gateway_routes(name, some, caller) for name, some in tables.items()),
             types.SECRET: _sorted(encoded(item.name, item) for item in secrets(node, offered, self.world)),
         }
 
     def _gateway_listener(
-        self, port: int, offers: tuple[Offer, ...], caller: routes.Caller, reports: Reporting
+        self, node: Node, port: int, offers: tuple[Offer, ...], caller: routes.Caller, reports: Reporting
     ) -> tuple[Resource, ...]:
         servers = gateway_listeners.served(offers, self._bound, caller, self.world)
+        who, before = self._before(node)
         hashed = self._hashed_for(caller.namespace)
         if hashed:
             name = (servers, caller.namespace)
             hashed = hashing.named(hashed, self._memory.call(_named_by_gateway, name, port, servers))
-        return self._memory.call(_gateway_listener, (servers, reports), port, servers, reports, hashed)
+        return self._memory.call(_gateway_listener, (servers, reports, who), port, servers, reports, hashed, before)
 
     def _gateway_routes(self, name: str, offers: Iterable[Offer], caller: routes.Caller) -> Resource:
         plans = gateway_routes.plan(offers, self._bound, caller, self.world)
@@ -222,8 +226,18 @@ class Translation:
         reports: Reporting,
     ) -> Resource:
         modes = listeners.inbound_modes(node, self.world)
-        name = (ports, held, reports, modes.default, *modes.by_port.items())  # many pods are alike in this
-        return self._memory.call(_inbound_listener, name, ports, modes, held, reports)
+        who, before = self._before(node)
+        name = (ports, held, reports, who, modes.default, *modes.by_port.items())  # many pods are alike in this
+        return self._memory.call(_inbound_listener, name, ports, modes, held, reports, before)
+
+    def _before(self, node: Node) -> tuple[Hashable, Before]:
+        """What everything that comes in passes first, and a name for it."""
+        found = self._judge.guards(node)
+        return found.name, self._memory.call(guards.before, found.name, found)
+
+    @cached_property
+    def _judge(self) -> Judge:
+        return Judge(self.world)
 
     def _outbound_listener_of(self, caller: routes.Caller, reports: Reporting) -> Resource:
         who = caller if self._connections_ask else routes.ANYBODY
@@ -304,9 +318,13 @@ def _assignments(
 
 
 def _inbound_listener(
-    ports: tuple[listeners.InboundPort, ...], modes: PeerModes, held: tuple[PortLimits, ...], reports: Reporting
+    ports: tuple[listeners.InboundPort, ...],
+    modes: PeerModes,
+    held: tuple[PortLimits, ...],
+    reports: Reporting,
+    before: Before,
 ) -> Resource:
-    return _listener(listeners.virtual_inbound(ports, modes, held), reports)
+    return _listener(listeners.virtual_inbound(ports, modes, held, before), reports)
 
 
 def _outbound_listener(
@@ -324,9 +342,9 @@ def _configuration(port: int, virtual_hosts: tuple[VirtualHost, ...], registry_o
 
 
 def _gateway_listener(
-    port: int, servers: tuple[gateway_listeners.Served, ...], reports: Reporting, hashed: Hashed
+    port: int, servers: tuple[gateway_listeners.Served, ...], reports: Reporting, hashed: Hashed, before: Before
 ) -> tuple[Resource, ...]:
-    message = gateway_listeners.listener(port, servers)
+    message = gateway_listeners.listener(port, servers, before)
     if message is None:
         return ()
     hashing.put_into_connections(message, hashed)

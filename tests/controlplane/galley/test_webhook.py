@@ -100,8 +100,8 @@ def test_what_a_resource_says_by_itself_is_refused_whatever_else_there_is() -> N
     [(field, sentence)] = told(judged(pathless, in_force=[SERVICE, RULE]))
     assert (field, sentence) == ("spec.http[0].match[0].uri.prefix", "a path starts with '/': write prefix: /api")
     policy = {
-        "apiVersion": "security.istio.io/v1",
-        "kind": "AuthorizationPolicy",
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "Sidecar",
         "metadata": {"name": "a"},
         "spec": {},
     }

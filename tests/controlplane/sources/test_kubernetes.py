@@ -339,13 +339,13 @@ async def test_an_object_that_is_nested_too_deep_is_refused_alone(cluster: Clust
 async def test_kinds_that_are_not_applied_are_named(cluster: Cluster) -> None:
     """Somebody may rely on them: a policy that is there and does nothing is worse than none."""
     await cluster.apply(
-        crd(kinds.SECURITY, "AuthorizationPolicy", "authorizationpolicies"),
-        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny, namespace: default}\n",
+        crd(kinds.NETWORKING, "Sidecar", "sidecars"),
+        "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: deny, namespace: default}\n",
     )
     async with following(cluster) as found:
         await eventually(lambda: found.worlds)
         (problem,) = found.world.problems
-        assert (problem.resource, problem.consequence) == ("AuthorizationPolicy default/deny", NOTHING)
+        assert (problem.resource, problem.consequence) == ("Sidecar default/deny", NOTHING)
         assert "is not supported yet" in problem.sentence
 
 

@@ -119,7 +119,7 @@ def test_in_a_quoted_text_a_mistake_is_where_the_text_is() -> None:
         ("defaultConfig: {tracing: {sampling: 101}}", "sampling: the number 101 is not a percentage between 0 and 100"),
         ("defaultConfig: {tracing: {sampling: '5'}}", "a percentage between 0 and 100: remove the quotes"),
         ("defaultProviders: {tracing: [x]}", "there is no provider 'x' in extensionProviders"),
-        ("extensionProviders: [{name: x}]", "say what it is: opentelemetry"),
+        ("extensionProviders: [{name: x}]", "say what it is, by one of opentelemetry, envoyExtAuthzGrpc"),
         ("extensionProviders: [{name: x, zipkin: {}}]", "'zipkin' is not supported yet"),
         ("accessLogEncoding: JSON\n    accessLogFormat: '%PROTOCOL%'", "it is not JSON"),
         ("accessLogEncoding: JSON\n    accessLogFormat: '[]'", "write a JSON object of texts"),

@@ -106,8 +106,8 @@ spec:
         ),
         ("apiVersion: apps/v1\nkind: Service", "there is no Service in 'apps/v1': write apiVersion: v1"),
         (
-            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy",
-            "f.yaml:2:1: kind: AuthorizationPolicy of security.istio.io is not supported yet: remove it",
+            "apiVersion: networking.istio.io/v1\nkind: Sidecar",
+            "f.yaml:2:1: kind: Sidecar of networking.istio.io is not supported yet: remove it",
         ),
         ("apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute", "HTTPRoute of gateway.networking.k8s.io is not"),
         (

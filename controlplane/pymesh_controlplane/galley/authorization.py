@@ -1,0 +1,246 @@
+"""AuthorizationPolicy: values that mean something, attributes that there are, somebody to ask, a proxy that can."""
+
+import re
+from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
+from typing import Final
+
+from pymesh.errors import ConfigError
+from pymesh.resources.authorization import DRY_RUN, FALSE, TRUE, AuthorizationPolicy, Rule
+from pymesh.resources.resource import Resource
+from pymesh.xds.check import check as check_supported
+from pymesh_controlplane.galley.findings import Findings, listed, near
+from pymesh_controlplane.pilot import authorization
+from pymesh_controlplane.pilot.authorization import Settings
+from pymesh_controlplane.pilot.authorization_rules import CLAIMS, FILTERS, HEADERS, nested, of_requests
+from pymesh_controlplane.pilot.authorizers import authorizers
+from pymesh_controlplane.pilot.model import Problem, World
+
+# Attributes of conditions (istio.io/docs/reference/config/security/conditions); the others have a name in brackets.
+ATTRIBUTES: Final = (
+    "source.ip",
+    "remote.ip",
+    "source.namespace",
+    "source.principal",
+    "source.serviceAccount",
+    "request.auth.principal",
+    "request.auth.audiences",
+    "request.auth.presenter",
+    "destination.ip",
+    "destination.port",
+    "connection.sni",
+)
+_BRACKETS: Final = (HEADERS, CLAIMS, "experimental.envoy.filters.")
+# Who leaves something in a request's metadata, with pymesh-proxy: of other filters nothing would ever be found.
+_LEAVE_METADATA: Final = ("envoy.filters.http.ext_authz", "envoy.filters.http.jwt_authn", "envoy.filters.http.rbac")
+# What CUSTOM rules cannot say, as in Istio: who calls is known to who decides, and it may not be known yet here.
+_NOT_IN_CUSTOM: Final = ("principals", "requestPrincipals", "namespaces", "serviceAccounts")
+_NOT_IN_CUSTOM_KEYS: Final = ("source.namespace", "source.principal", "source.serviceAccount", "request.auth.")
+
+_IP_FIELDS: Final = frozenset({"ipBlocks", "remoteIpBlocks"})
+# A segment of a path with wildcards (RFC 3986, section 3.3: pchar), as Envoy takes it.
+_SEGMENT: Final = re.compile(r"[a-zA-Z0-9\-._~%!$&'()+,;:@=]+")
+_ACCOUNT: Final = re.compile(r"([a-z0-9.-]+/)?[a-z0-9.-]+")
+_TEMPLATE_SEGMENTS: Final = ("{*}", "{**}")
+
+
+def check(resource: Resource[AuthorizationPolicy], world: World) -> list[Problem]:
+    """What is wrong with an AuthorizationPolicy."""
+    findings = Findings(resource)
+    _check_scope(findings, resource, world)
+    _check_action(findings, resource, world)
+    for index, rule in enumerate(resource.value.spec.rules):
+        _check_rule(findings, f"spec.rules[{index}]", rule, resource)
+    return findings.problems
+
+
+def _check_scope(findings: Findings, resource: Resource[AuthorizationPolicy], world: World) -> None:
+    spec, namespace = resource.value.spec, resource.key.namespace
+    if spec.target_ref is not None and spec.target_refs:
+        findings.error("spec.targetRef", "there is targetRefs, too: write one of them")
+    if spec.selector is not None and spec.targets:
+        findings.error("spec.selector", "there is a target, too: write one of them")
+    field = "targetRefs[{}]" if spec.target_refs else "targetRef"
+    for index, target in enumerate(spec.targets):
+        path = f"spec.{field.format(index)}"
+        if (target.group, target.kind) == authorization.GATEWAY:
+            continue
+        if target.kind in {"Service", "ServiceEntry", "GatewayClass"}:
+            sentence = f"a {target.kind} is a target for waypoints, and sidecars are none: select pods by spec.selector"
+        else:
+            sentence = "only kind: Gateway, group: gateway.networking.k8s.io is a target; select pods by spec.selector"
+        findings.error(f"{path}.kind", sentence)
+    if not any(_concerned(resource, world)) and world.workloads:
+        there = "any namespace" if namespace == world.root_namespace else f"namespace {namespace}"
+        selected = spec.targets or (spec.selector is not None and spec.selector.match_labels)
+        what = "spec.targetRefs" if spec.targets else "spec.selector.matchLabels"
+        if selected:
+            findings.warning(what, f"no pod of {there} is meant by it: it has no effect")
+
+
+def _concerned(resource: Resource[AuthorizationPolicy], world: World) -> Iterator[bool]:
+    everywhere = resource.key.namespace == world.root_namespace
+    for workload in world.workloads.values():
+        if everywhere or workload.namespace == resource.key.namespace:
+            yield authorization.selects(resource, workload.namespace, workload.labels)
+
+
+def _check_action(findings: Findings, resource: Resource[AuthorizationPolicy], world: World) -> None:
+    spec = resource.value.spec
+    if spec.action in {"DENY", "CUSTOM"} and not spec.rules:
+        sentence = f"{spec.action} without rules is about nothing: write 'rules: [{{}}]' if it is about everything"
+        findings.error("spec.rules", sentence)
+    dry = (resource.value.metadata.annotations or {}).get(DRY_RUN)
+    if dry is not None and dry not in TRUE | FALSE:
+        findings.error("metadata.annotations", f"{DRY_RUN} is true or false, not '{dry}'")
+    elif dry in TRUE and spec.action not in authorization.DRY_RUN_PREFIX:
+        findings.error("metadata.annotations", f"{DRY_RUN} is for ALLOW and DENY: {spec.action} decides nothing here")
+    if spec.action != "CUSTOM":
+        if spec.provider is not None:
+            findings.error("spec.provider", f"{spec.action} asks nobody: remove it, or write action: CUSTOM")
+        return
+    if spec.provider is None:
+        findings.error("spec.provider", "CUSTOM needs somebody to ask: provider: {name: ...} of the extensionProviders")
+        return
+    known = {provider.name: provider for provider in world.mesh.extension_providers}
+    found = known.get(spec.provider.name)
+    if found is None:
+        sentence = f"there is no provider '{spec.provider.name}' in the MeshConfig's extensionProviders"
+        findings.dangling("spec.provider.name", f"{sentence}{near(spec.provider.name, known)}")
+    elif found.authorizer is None:
+        findings.dangling("spec.provider.name", f"'{spec.provider.name}' is nobody to ask about requests")
+    elif spec.provider.name not in authorizers(world):
+        host = f"{found.authorizer.service}:{found.authorizer.port}"
+        findings.warning("spec.provider.name", f"there is no service {host} yet: until then nothing is let in")
+
+
+# --- Rules ------------------------------------------------------------------------------------------------------------
+
+
+def _check_rule(findings: Findings, path: str, rule: Rule, resource: Resource[AuthorizationPolicy]) -> None:
+    action = resource.value.spec.action
+    for here, field, values in rule.lists(path):
+        plain = field if not field.startswith("not") else field[3].lower() + field[4:]
+        if action == "CUSTOM" and plain in _NOT_IN_CUSTOM:
+            findings.error(here, f"{field} is not there for CUSTOM rules: leave that to who is asked")
+        for index, value in enumerate(values):
+            _check_value(findings, f"{here}[{index}]", plain, value)
+    for here in rule.empty_blocks(path):
+        findings.error(here, "it says nothing: leave out what it stands in if anything will do")
+    _check_accounts(findings, path, rule)
+    for here, condition in rule.conditions(path):
+        if not condition.values and not condition.not_values:
+            findings.error(here, "write values or notValues")
+        if not _check_key(findings, f"{here}.key", condition.key):
+            continue
+        if action == "CUSTOM" and condition.key.startswith(_NOT_IN_CUSTOM_KEYS):
+            findings.error(f"{here}.key", f"{condition.key} is not there for CUSTOM rules: leave that to who is asked")
+        for field, some in (("values", condition.values), ("notValues", condition.not_values)):
+            for index, value in enumerate(some):
+                _check_value(findings, f"{here}.{field}[{index}]", condition.key, value)
+    if action == "DENY" and _only_of_requests(rule, path):
+        sentence = "where bytes are opaque nothing is known of requests, and it denies whatever the rest of it matches"
+        findings.warning(path, f"{sentence}: name the ports that it is about, in to.operation.ports")
+
+
+def _check_accounts(findings: Findings, path: str, rule: Rule) -> None:
+    for index, item in enumerate(rule.from_ or ()):
+        source = item.source
+        accounts = source.service_accounts or source.not_service_accounts
+        others = source.principals or source.not_principals or source.namespaces or source.not_namespaces
+        if accounts and others:
+            here = f"{path}.from[{index}].source"
+            findings.error(here, "serviceAccounts go with neither principals nor namespaces: they say both")
+
+
+def _only_of_requests(rule: Rule, path: str) -> bool:
+    """Whether nothing is left of the rule, or of what it is about, where bytes are opaque."""
+    fields = {field.removeprefix("not").lower() for _, field, _ in rule.lists(path)}
+    keys = {condition.key for condition in rule.when}
+    if not fields and not keys:
+        return False
+    about_requests = fields & {"hosts", "methods", "paths", "requestprincipals"} or any(map(of_requests, keys))
+    return bool(about_requests) and "ports" not in fields and "destination.port" not in keys
+
+
+def _check_key(findings: Findings, path: str, key: str) -> bool:
+    """Whether there is such an attribute."""
+    start = next((start for start in _BRACKETS if key.startswith(start)), None)
+    if start is None:
+        if key in ATTRIBUTES:
+            return True
+        known = [*ATTRIBUTES, *(f"{start}[...]" for start in (HEADERS, CLAIMS))]
+        findings.error(path, f"there is no attribute {key}{near(key, known)}; there are {listed(known, 20)}")
+        return False
+    inside = nested(key)
+    if not inside or key != f"{key.partition('[')[0]}[{']['.join(inside)}]":
+        findings.error(path, f"write it with a name in brackets, as in {start.removesuffix('.')}[name]")
+        return False
+    if key.startswith(FILTERS):
+        name = key.removeprefix(FILTERS).partition("[")[0]
+        if name not in _LEAVE_METADATA:
+            findings.error(path, f"no filter '{name}' leaves metadata; those that do are {listed(_LEAVE_METADATA)}")
+            return False
+    elif key.partition("[")[0] != start:
+        findings.error(path, f"there is no attribute {key.partition('[')[0]}; did you mean {start}[...]?")
+        return False
+    elif start == HEADERS:
+        findings.check_header_name(path, inside[0])
+    return True
+
+
+def _check_value(findings: Findings, path: str, what: str, value: str) -> None:
+    """`what` is a field of a source or an operation, or an attribute."""
+    if what in _IP_FIELDS or what.endswith(".ip"):
+        _check_address(findings, path, value)
+    elif what in {"ports", "destination.port"}:
+        if not (value.isascii() and value.isdigit() and int(value[:6]) <= 65535):
+            findings.error(path, f"'{value}' is not a port: write a number from 1 to 65535, in quotes")
+    elif what in {"serviceAccounts", "source.serviceAccount"}:
+        if not _ACCOUNT.fullmatch(value):
+            findings.error(path, f"'{value}' is not an account: write name or namespace/name, without wildcards")
+    elif what == "paths" and ("{" in value or "}" in value):
+        _check_template(findings, path, value)
+    elif what in {"namespaces", "source.namespace"}:
+        return  # here a wildcard may stand anywhere
+    elif "*" in value[1:-1] or (len(value) > 1 and value.startswith("*") and value.endswith("*")):
+        findings.error(path, f"'{value}': '*' stands at the beginning, at the end, or alone")
+    elif what in {"principals", "source.principal"} and value.startswith("spiffe:"):
+        findings.error(path, "a principal is written without 'spiffe://'")
+
+
+def _check_address(findings: Findings, path: str, value: str) -> None:
+    try:
+        ip_network(value, strict=False) if "/" in value else ip_address(value)
+    except ValueError as error:
+        findings.error(path, f"'{value}' is neither an address nor a network: {error}")
+
+
+def _check_template(findings: Findings, path: str, value: str) -> None:
+    segments = value.strip("/").split("/")
+    wildcards = [segment for segment in segments if segment in _TEMPLATE_SEGMENTS]
+    if "{**}" in wildcards[:-1]:
+        findings.error(path, "{**} is the last wildcard of a path")
+    for segment in segments:
+        braces = "{" in segment or "}" in segment
+        if segment not in _TEMPLATE_SEGMENTS and (braces or not _SEGMENT.fullmatch(segment)):
+            sentence = f"'{segment}' is no segment of a path with wildcards: write {{*}} or {{**}} for a whole one"
+            findings.error(path, sentence)
+            return
+    if not value.startswith("/"):
+        findings.error(path, "a path begins with '/'")
+
+
+# --- What the proxy would say -----------------------------------------------------------------------------------------
+
+
+def unsupported(resource: Resource[AuthorizationPolicy], settings: Settings) -> list[str]:
+    """What the proxy would refuse of what pilot makes of it."""
+    made = authorization.filters([resource], settings)
+    found = []
+    for message in (*made.requests, *made.connections):
+        try:
+            check_supported(message)
+        except ConfigError as error:
+            found.append(f"the proxy does not support what this becomes: {error}")
+    return found

@@ -1,0 +1,203 @@
+"""AuthorizationPolicies → the filters that let in, and keep out. Pure.
+
+A workload has the policies of the root namespace and of its own that select it. Requests meet them as in Istio: first
+somebody else is asked (CUSTOM), then it is noted (AUDIT) who comes, then who is denied is kept out (DENY), then who is
+allowed is let in (ALLOW): once there is an ALLOW policy, nobody else is. Connections of opaque bytes meet the same, as
+far as it is about connections.
+
+Source: istio.io/docs/concepts/security (authorization), istio.io/docs/reference/config/security/authorization-policy
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, TypeVar
+
+from envoy.config.listener.v3 import listener_components_pb2
+from envoy.config.rbac.v3 import rbac_pb2
+from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
+
+from pymesh.resources.authorization import Action, AuthorizationPolicy, is_dry
+from pymesh.resources.request_authentication import RequestAuthentication
+from pymesh.resources.resource import Resource
+from pymesh_controlplane.pilot import authorization_rules
+from pymesh_controlplane.pilot.authorization_rules import Scope
+from pymesh_controlplane.pilot.authorizers import Authorizer, ask_about_connections, ask_about_requests
+from pymesh_controlplane.pilot.filters import Before
+from pymesh_controlplane.pilot.messages import packed
+
+HTTP_RBAC: Final = "envoy.filters.http.rbac"
+NETWORK_RBAC: Final = "envoy.filters.network.rbac"
+STAT_PREFIX: Final = "tcp."
+# Before the counters of what is only tried out, and before what a CUSTOM policy has found, as Istio calls them.
+DRY_RUN_PREFIX: Final[Mapping[Action, str]] = {"ALLOW": "istio_dry_run_allow_", "DENY": "istio_dry_run_deny_"}
+ASKED_PREFIX: Final = "istio_ext_authz_"
+# After the names of rules about which nobody can be asked.
+UNASKABLE: Final = "-deny-due-to-bad-CUSTOM-action"
+
+# Label by which a pod says of which Gateway (gateway.networking.k8s.io) it is.
+GATEWAY_NAME: Final = "gateway.networking.k8s.io/gateway-name"
+GATEWAY: Final = ("gateway.networking.k8s.io", "Gateway")
+
+_ACTIONS: Final = {"ALLOW": rbac_pb2.RBAC.ALLOW, "DENY": rbac_pb2.RBAC.DENY, "AUDIT": rbac_pb2.RBAC.LOG}
+# In the order in which they are met.
+_DECIDED_HERE: Final[Sequence[Action]] = ("AUDIT", "DENY", "ALLOW")
+
+Policy = Resource[AuthorizationPolicy]
+T = TypeVar("T", AuthorizationPolicy, RequestAuthentication)
+_HttpFilter = http_connection_manager_pb2.HttpFilter
+_Filter = listener_components_pb2.Filter
+
+
+class Settings(NamedTuple):
+    """What policies mean in a mesh, for one kind of proxy.
+
+    Attributes:
+        trust_domains: the mesh's own, then those that stand for it.
+        authorizers: who can be asked, by name.
+        asks_about_connections: whether the proxy asks about opaque bytes, too. Where it does not, they are kept out.
+    """
+
+    trust_domains: tuple[str, ...]
+    authorizers: Mapping[str, Authorizer]
+    asks_about_connections: bool
+
+
+def holding(
+    namespace: str, labels: Mapping[str, str], policies: Mapping[str, Sequence[Resource[T]]], root_namespace: str
+) -> tuple[Resource[T], ...]:
+    """Which of `policies` (by namespace) hold for a workload."""
+    places = dict.fromkeys((root_namespace, namespace))
+    return tuple(p for place in places for p in policies.get(place, ()) if selects(p, namespace, labels))
+
+
+def selects(policy: Resource[T], namespace: str, labels: Mapping[str, str]) -> bool:
+    """Whether the policy, of the same namespace or of the root's, is for a workload with these labels."""
+    spec = policy.value.spec
+    if spec.targets:
+        here = policy.key.namespace == namespace
+        names = {target.name for target in spec.targets if (target.group, target.kind) == GATEWAY}
+        return here and labels.get(GATEWAY_NAME) in names
+    return spec.selector is None or spec.selector.match_labels.items() <= labels.items()
+
+
+def filters(policies: Sequence[Policy], settings: Settings) -> Before:
+    """What stands before the requests and connections of a workload for which `policies` hold."""
+    return Before(
+        (*_asked_about_requests(policies, settings), *_decided_about_requests(policies, settings)),
+        (*_asked_about_connections(policies, settings), *_decided_about_connections(policies, settings)),
+    )
+
+
+def rule_name(policy: Policy, index: int) -> str:
+    """What the log says of who was kept out: `ns[default]-policy[reviews]-rule[0]`."""
+    return f"ns[{policy.key.namespace}]-policy[{policy.key.name}]-rule[{index}]"
+
+
+# --- ALLOW, DENY and AUDIT: decided in the proxy ----------------------------------------------------------------------
+
+
+def _decided_about_requests(policies: Sequence[Policy], settings: Settings) -> Iterator[_HttpFilter]:
+    for action in _DECIDED_HERE:
+        some = [policy for policy in policies if policy.value.spec.action == action]
+        if some:
+            config = http_rbac_pb2.RBAC()
+            _put_rules(config, action, some, settings, opaque=False)
+            yield _HttpFilter(name=HTTP_RBAC, typed_config=packed(config))
+
+
+def _decided_about_connections(policies: Sequence[Policy], settings: Settings) -> Iterator[_Filter]:
+    for action in _DECIDED_HERE:
+        some = [policy for policy in policies if policy.value.spec.action == action]
+        if some:
+            config = network_rbac_pb2.RBAC(stat_prefix=STAT_PREFIX)
+            _put_rules(config, action, some, settings, opaque=True)
+            yield _Filter(name=NETWORK_RBAC, typed_config=packed(config))
+
+
+def _put_rules(
+    config: http_rbac_pb2.RBAC | network_rbac_pb2.RBAC,
+    action: Action,
+    policies: Iterable[Policy],
+    settings: Settings,
+    *,
+    opaque: bool,
+) -> None:
+    """What is in force, and what is only tried out."""
+    in_force = [policy for policy in policies if not is_dry(policy)]
+    tried = [policy for policy in policies if is_dry(policy)]
+    if in_force:
+        config.rules.CopyFrom(_rules(action, in_force, settings, opaque=opaque))
+    if tried:
+        config.shadow_rules.CopyFrom(_rules(action, tried, settings, opaque=opaque))
+        config.shadow_rules_stat_prefix = DRY_RUN_PREFIX.get(action, "")
+
+
+def _rules(
+    action: Action, policies: Iterable[Policy], settings: Settings, *, opaque: bool, prefix: str = "", suffix: str = ""
+) -> rbac_pb2.RBAC:
+    found = rbac_pb2.RBAC(action=_ACTIONS.get(action, rbac_pb2.RBAC.DENY))
+    for policy in policies:
+        scope = Scope(policy.key.namespace, action, settings.trust_domains, opaque)
+        for index, rule in enumerate(policy.value.spec.rules):
+            compiled = authorization_rules.policy(rule, scope)
+            if compiled is not None:
+                found.policies[f"{prefix}{rule_name(policy, index)}{suffix}"].CopyFrom(compiled)
+        if not policy.value.spec.rules:
+            found.policies[f"{prefix}{rule_name(policy, 0)}{suffix}"].CopyFrom(_never())
+    return found
+
+
+def _never() -> rbac_pb2.Policy:
+    """A policy that says nothing matches nothing: so one of ALLOW without rules lets nobody in."""
+    nothing = rbac_pb2.Permission(not_rule=rbac_pb2.Permission(any=True))
+    nobody = rbac_pb2.Principal(not_id=rbac_pb2.Principal(any=True))
+    return rbac_pb2.Policy(permissions=[nothing], principals=[nobody])
+
+
+# --- CUSTOM: somebody else is asked about what the rules match --------------------------------------------------------
+
+
+def _asked_about_requests(policies: Sequence[Policy], settings: Settings) -> Iterator[_HttpFilter]:
+    for name, some in _by_provider(policies):
+        authorizer = settings.authorizers.get(name)
+        config = http_rbac_pb2.RBAC()
+        if authorizer is None:
+            config.rules.CopyFrom(_rules("CUSTOM", some, settings, opaque=False, suffix=UNASKABLE))
+            yield _HttpFilter(name=HTTP_RBAC, typed_config=packed(config))
+            continue
+        config.shadow_rules.CopyFrom(_rules("CUSTOM", some, settings, opaque=False, prefix=_prefix(name)))
+        config.shadow_rules_stat_prefix = ASKED_PREFIX
+        yield _HttpFilter(name=HTTP_RBAC, typed_config=packed(config))
+        yield ask_about_requests(authorizer, HTTP_RBAC, ASKED_PREFIX, f"{_prefix(name)}ns[")
+
+
+def _asked_about_connections(policies: Sequence[Policy], settings: Settings) -> Iterator[_Filter]:
+    for name, some in _by_provider(policies):
+        authorizer = settings.authorizers.get(name)
+        if authorizer is not None and not authorizer.grpc:
+            continue  # it is asked about requests only, as in Istio
+        config = network_rbac_pb2.RBAC(stat_prefix=STAT_PREFIX)
+        if authorizer is None or not settings.asks_about_connections:
+            config.rules.CopyFrom(_rules("CUSTOM", some, settings, opaque=True, suffix=UNASKABLE))
+            yield _Filter(name=NETWORK_RBAC, typed_config=packed(config))
+            continue
+        config.shadow_rules.CopyFrom(_rules("CUSTOM", some, settings, opaque=True, prefix=_prefix(name)))
+        config.shadow_rules_stat_prefix = ASKED_PREFIX
+        yield _Filter(name=NETWORK_RBAC, typed_config=packed(config))
+        yield ask_about_connections(authorizer, NETWORK_RBAC, ASKED_PREFIX, f"{_prefix(name)}ns[")
+
+
+def _by_provider(policies: Iterable[Policy]) -> Iterator[tuple[str, list[Policy]]]:
+    """The policies of CUSTOM by the name of who is asked, in the order of these."""
+    found: dict[str, list[Policy]] = {}
+    for policy in policies:
+        spec = policy.value.spec
+        if spec.action == "CUSTOM" and not is_dry(policy):
+            found.setdefault(spec.provider.name if spec.provider is not None else "", []).append(policy)
+    yield from sorted(found.items())
+
+
+def _prefix(provider: str) -> str:
+    """Before the names of the rules about which `provider` is asked. With `ns[` it is no other provider's, too."""
+    return f"istio-ext-authz-{provider}-"
