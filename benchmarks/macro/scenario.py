@@ -21,6 +21,8 @@ from benchmarks.macro.sample import Figure, Sample, Unit
 
 GET: Final = Request()
 CONFIGS: Final = Path(__file__).with_name("configs")
+# In a request: stands for a session, of which each of wrk's requests has another.
+SESSION: Final = "abcdef0123456789"
 
 
 @dataclass(frozen=True, slots=True)

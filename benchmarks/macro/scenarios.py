@@ -20,7 +20,7 @@ from benchmarks.macro.sample import (
     percentile,
     throughput,
 )
-from benchmarks.macro.scenario import Goal, Scenario
+from benchmarks.macro.scenario import SESSION, Goal, Scenario
 from benchmarks.macro.streams import both_ways, echo
 from benchmarks.macro.wrk import saturate
 
@@ -32,7 +32,7 @@ BROWSER: Final = (
     ("Accept-Encoding", "gzip, deflate, br"),
     ("Accept-Language", "en-US,en;q=0.5"),
     ("X-Forwarded-For", "10.0.0.1"),
-    ("Cookie", "session=abcdef0123456789; theme=dark"),
+    ("Cookie", f"session={SESSION}; theme=dark"),
     ("Cache-Control", "no-cache"),
     ("X-Custom-Header", "some value here"),
     ("Authorization", "Bearer abcdefghijklmnopqrstuvwxyz"),

@@ -1,5 +1,11 @@
--- The request is given as it goes out. wrk asks for it once and sends it again and again: no Lua runs for a request.
-wrk.format = function() return "${REQUEST}" end
+-- Requests are given as they go out, and sent in turn: nobody may be quick because all are the same.
+local requests = {${REQUESTS}}
+local last = 0
+
+request = function()
+  last = last % #requests + 1
+  return requests[last]
+end
 
 done = function(summary)
   local errors = summary.errors

@@ -3,6 +3,7 @@
 import json
 import subprocess
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from string import Template
 from typing import Final
@@ -12,10 +13,12 @@ from benchmarks.macro.accounting import accounted
 from benchmarks.macro.proxies import WRK
 from benchmarks.macro.running import on_cores
 from benchmarks.macro.sample import Sample, Unit
-from benchmarks.macro.scenario import Instrument, Turn
+from benchmarks.macro.scenario import SESSION, Instrument, Turn
 from pymesh.errors import MeshError
 
 _SCRIPT: Final = Path(__file__).with_name("wrk.lua")
+# Requests that differ, each in its session: no request is like the one before on its connection.
+_VARIANTS: Final = 61
 # Seconds that wrk has to end by itself.
 _GRACE: Final = 30.0
 _GIGABYTE: Final = 1e9
@@ -62,7 +65,8 @@ def load(
         MeshError: it is not installed, or there is nothing to report.
     """
     script = folder / "wrk.lua"
-    script.write_text(Template(_SCRIPT.read_text()).substitute(REQUEST=quoted(request)))
+    requests = ", ".join(f'"{quoted(variant)}"' for variant in variants(request))
+    script.write_text(Template(_SCRIPT.read_text()).substitute(REQUESTS=requests))
     line = command(WRK.require(), target, connections, seconds, script)
     try:
         ended = subprocess.run(line, capture_output=True, text=True, check=False, timeout=seconds + _GRACE)
@@ -77,6 +81,15 @@ def load(
 def command(wrk: str, target: Target, connections: int, seconds: int, script: Path) -> list[str]:
     """The command line of one thread."""
     return [wrk, "-t", "1", "-c", str(connections), "-d", f"{seconds}s", "-s", str(script), str(target)]
+
+
+def variants(request: bytes) -> list[bytes]:
+    """The request with a session of its own each time, of the same length; the request alone if it has none."""
+    session = SESSION.encode()
+    if session not in request:
+        return [request]
+    return [request.replace(session, sha256(b"%d" % number).hexdigest()[: len(session)].encode())
+            for number in range(_VARIANTS)]  # fmt: skip
 
 
 def quoted(data: bytes) -> str:

@@ -9,6 +9,8 @@ import pytest
 from benchmarks.load.target import Target
 from benchmarks.macro import wrk
 from benchmarks.macro.sample import Unit
+from benchmarks.macro.scenario import SESSION
+from benchmarks.macro.scenarios import BROWSER
 from benchmarks.macro.wrk import Report
 
 NO_ERRORS = {"connect": 0, "read": 0, "write": 0, "status": 0, "timeout": 0}
@@ -71,4 +73,12 @@ def test_the_command_line_has_the_target_and_the_script() -> None:
 
 def test_any_byte_can_stand_in_the_script() -> None:
     assert wrk.quoted(b'a"b\\c\r\n\x00\xff0') == "a\\034b\\092c\\013\\010\\000\\2550"
-    assert Template((Path(wrk.__file__).with_name("wrk.lua")).read_text()).get_identifiers() == ["REQUEST"]
+    assert Template((Path(wrk.__file__).with_name("wrk.lua")).read_text()).get_identifiers() == ["REQUESTS"]
+
+
+def test_no_request_is_like_the_one_before_if_it_has_a_session() -> None:
+    found = wrk.variants(f"GET / HTTP/1.1\r\nCookie: session={SESSION}\r\n\r\n".encode())
+    assert len(set(found)) == len(found) > 32
+    assert len({len(one) for one in found}) == 1
+    assert wrk.variants(b"GET / HTTP/1.1\r\n\r\n") == [b"GET / HTTP/1.1\r\n\r\n"]
+    assert SESSION in dict(BROWSER)["Cookie"]
