@@ -50,8 +50,8 @@ _CURVES: Final[Mapping[str, tuple[str, int]]] = {
 # All that a signature may be made with. There is no `none` and nothing with a shared secret among them.
 ALGORITHMS: Final = _RSA | {algorithm for algorithm, _ in _CURVES.values()} | {"EdDSA"}
 
-# A set by which no token is good, for an issuer whose keys are not known: proxies refuse one without keys. Its only key is
-# base64url(SHA-256("no key of this issuer is known yet")), which is no point of the curve, so that nothing fits it.
+# A set by which no token is good, for an issuer whose keys are not known: proxies refuse one without keys. Its only
+# key is base64url(SHA-256("no key of this issuer is known yet")), which is no point of the curve: nothing fits.
 NOBODYS_KEYS: Final = (
     '{"keys":[{"alg":"EdDSA","crv":"Ed25519","kid":"no-key-of-this-issuer-is-known-yet","kty":"OKP",'
     '"x":"XRblXoCUiZPB6he7k1Rt2BfnElaprjVq6Jf3oSKvoM4"}]}'

@@ -8,6 +8,7 @@ from envoy.extensions.filters.http.jwt_authn.v3 import config_pb2
 from envoy.extensions.filters.http.jwt_authn.v3.config_pb2 import JwtAuthentication, JwtRequirement
 from google.protobuf.message import Message
 
+from pymesh.claim_headers import RESERVED
 from pymesh.errors import ConfigError
 from pymesh.jwks import KeySet, key_set
 from pymesh.xds.check import join
@@ -38,11 +39,8 @@ MAX_DEPTH: Final = 16
 _DEFAULT_CACHE: Final = 100
 _MAX_CACHE: Final = 50_000
 _DEFAULT_CACHED_TOKEN: Final = 4096
-# RFC 9110 5.1. What belongs to the message or the connection is not for a token to write.
+# RFC 9110 5.1.
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_RESERVED: Final = frozenset(
-    {"host", "content-length", "transfer-encoding", "connection", "te", "upgrade", "keep-alive", "proxy-connection"}
-)
 
 
 def jwt_authn(message: Message, path: str) -> HttpFilter:
@@ -244,7 +242,7 @@ def _name(name: str, path: str) -> bytes:
 
 def _output(name: str, path: str) -> bytes:
     found = _name(name, path)
-    if name.lower() in _RESERVED:
+    if name.lower() in RESERVED:
         raise ConfigError(f"{name} is not for a token to write", path=path)
     return found
 

@@ -1,0 +1,156 @@
+"""RequestAuthentication: keys that can be believed, addresses that can be asked, headers that a token may write."""
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import urlsplit
+
+from pymesh.claim_headers import RESERVED
+from pymesh.errors import ConfigError
+from pymesh.jwks import key_set
+from pymesh.resources.fields import seconds
+from pymesh.resources.request_authentication import JWTRule, RequestAuthentication
+from pymesh.resources.resource import Resource
+from pymesh.xds.check import check as check_supported
+from pymesh_controlplane.galley.findings import Findings
+from pymesh_controlplane.pilot import authorization, request_authentication
+from pymesh_controlplane.pilot.model import Problem, World
+
+# Seconds that pilot may wait for keys: it asks anew anyway, and a handful of issuers that never answer keep up others.
+MAX_TIMEOUT: Final = 60.0
+
+
+def check(resource: Resource[RequestAuthentication], world: World) -> list[Problem]:
+    """What is wrong with a RequestAuthentication."""
+    findings = Findings(resource)
+    _check_scope(findings, resource, world)
+    first: dict[str, int] = {}
+    for index, rule in enumerate(resource.value.spec.jwt_rules):
+        path = f"spec.jwtRules[{index}]"
+        if first.setdefault(rule.issuer, index) != index:
+            sentence = f"{rule.issuer} is named in jwtRules[{first[rule.issuer]}], too: what either takes is taken"
+            findings.warning(f"{path}.issuer", sentence)
+        _check_rule(findings, path, rule)
+    return findings.problems
+
+
+def unsupported(resource: Resource[RequestAuthentication]) -> list[str]:
+    """What a proxy would refuse of what the resource becomes."""
+    found = request_authentication.believed((resource,), {})
+    reasons = []
+    for item in request_authentication.filters(found):
+        try:
+            check_supported(item)
+        except ConfigError as error:
+            reasons.append(f"the proxy does not support what this becomes: {error}")
+    return reasons
+
+
+def _check_scope(findings: Findings, resource: Resource[RequestAuthentication], world: World) -> None:
+    spec, namespace = resource.value.spec, resource.key.namespace
+    if spec.target_ref is not None and spec.target_refs:
+        findings.error("spec.targetRef", "there is targetRefs, too: write one of them")
+    if spec.selector is not None and spec.targets:
+        findings.error("spec.selector", "there is a target, too: write one of them")
+    for index, target in enumerate(spec.targets):
+        if (target.group, target.kind) != authorization.GATEWAY:
+            path = f"spec.targetRefs[{index}].kind" if spec.target_refs else "spec.targetRef.kind"
+            sentence = "only kind: Gateway, group: gateway.networking.k8s.io is a target; select pods by spec.selector"
+            findings.error(path, sentence)
+    selected = spec.targets or (spec.selector is not None and spec.selector.match_labels)
+    if selected and world.workloads and not any(_concerned(resource, world)):
+        there = "any namespace" if namespace == world.root_namespace else f"namespace {namespace}"
+        what = "spec.targetRefs" if spec.targets else "spec.selector.matchLabels"
+        findings.warning(what, f"no pod of {there} is meant by it: it has no effect")
+    if not spec.jwt_rules:
+        findings.warning("spec.jwtRules", "there are none: nobody's tokens are looked at because of it")
+
+
+def _concerned(resource: Resource[RequestAuthentication], world: World) -> Iterator[bool]:
+    everywhere = resource.key.namespace == world.root_namespace
+    for workload in world.workloads.values():
+        if everywhere or workload.namespace == resource.key.namespace:
+            yield authorization.selects(resource, workload.namespace, workload.labels)
+
+
+def _check_rule(findings: Findings, path: str, rule: JWTRule) -> None:
+    if rule.jwks is not None and rule.jwks_uri is not None:
+        findings.error(f"{path}.jwksUri", "there is jwks, too, with the keys themselves: write one of them")
+    elif rule.jwks is not None:
+        _check_keys(findings, f"{path}.jwks", rule.jwks)
+    elif rule.jwks_uri is not None:
+        _check_address(findings, f"{path}.jwksUri", rule.jwks_uri)
+    else:
+        _check_address(findings, f"{path}.issuer", rule.issuer, discovered=True)
+    if not 0 < seconds(rule.timeout) <= MAX_TIMEOUT:
+        findings.error(f"{path}.timeout", f"more than 0s, and at most {MAX_TIMEOUT:.0f}s")
+    _check_outputs(findings, path, rule)
+
+
+def _check_keys(findings: Findings, path: str, text: str) -> None:
+    try:
+        found = key_set(text)
+    except ConfigError as error:
+        findings.error(path, str(error))
+        return
+    for refused in found.refused:
+        findings.error(path, str(refused))
+    for ignored in found.ignored:
+        findings.warning(path, f"{ignored}: this key is not used")
+    if not found.keys and not found.refused:
+        findings.error(path, "there is no key in it that tokens could be verified with: no token would be good")
+
+
+def _check_address(findings: Findings, path: str, text: str, *, discovered: bool = False) -> None:
+    """What pilot is to ask: by `discovered`, an issuer that says itself where its keys are."""
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        findings.error(path, f"{text!r} is not an address: {error}")
+        return
+    if parts.scheme not in {"http", "https"} or not host:
+        if discovered:
+            sentence = "the issuer is no address that could be asked for its keys: write jwks or jwksUri"
+        else:
+            sentence = f"{text!r} is not an address: write https://HOST/PATH"
+        findings.error(path, sentence)
+        return
+    if parts.username is not None or parts.password is not None:
+        findings.error(path, "an address with a password in it would be shown to everybody: take it out")
+    if _is_pilots_own(host):
+        findings.error(path, f"{host} is the machine on which pilot runs, or says who that is: name the issuer's own")
+    if parts.scheme == "http":
+        findings.warning(
+            path,
+            "http: whoever is between pilot and the issuer can put in keys of his own, and be anybody: write https, "
+            "or the keys themselves under jwks",
+        )
+
+
+def _is_pilots_own(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_link_local or address.is_unspecified
+
+
+def _check_outputs(findings: Findings, path: str, rule: JWTRule) -> None:
+    """Headers that are written: no reserved one, and none twice."""
+    written: dict[str, str] = {}
+    outputs = [(f"{path}.outputPayloadToHeader", rule.output_payload_to_header or "")]
+    outputs += [
+        (f"{path}.outputClaimToHeaders[{index}].header", item.header)
+        for index, item in enumerate(rule.output_claim_to_headers)
+    ]
+    for here, header in outputs:
+        name = header.lower()
+        if name in RESERVED:
+            findings.error(here, f"{header} is the proxy's own, or others are believed by it: choose another name")
+        elif name and written.setdefault(name, here) != here:
+            findings.error(here, f"{header} is written by {written[name]}, too: choose another name")
+        elif name == "authorization" and rule.forward_original_token:
+            findings.warning(here, "the token that is to be forwarded stands there: it is replaced")
