@@ -36,6 +36,7 @@ from pymesh_controlplane.pilot import (
     routes,
 )
 from pymesh_controlplane.pilot.clusters import Viewpoint
+from pymesh_controlplane.pilot.common import Common, common, put_into
 from pymesh_controlplane.pilot.credentials import secrets
 from pymesh_controlplane.pilot.endpoints import Behind
 from pymesh_controlplane.pilot.filters import Before
@@ -49,7 +50,6 @@ from pymesh_controlplane.pilot.outbound import depends_on_caller
 from pymesh_controlplane.pilot.outbound import plan as outbound_plan
 from pymesh_controlplane.pilot.policies import PeerModes, rule_for
 from pymesh_controlplane.pilot.policy_filters import PortLimits
-from pymesh_controlplane.pilot.reporting import Reporting, put_into, reporting
 from pymesh_controlplane.pilot.session import Snapshot
 from pymesh_controlplane.pilot.subscription import Resource, Resources, digest_of
 from pymesh_controlplane.policy.rules import Rule, rules_by_host
@@ -103,7 +103,7 @@ class Translation:
         self._outbound: dict[tuple[str, Viewpoint], _Outbound] = {}
         self._hashed: dict[str, Hashed] = {}
         self._routes: dict[routes.Caller, Resources] = {}
-        self._listeners: dict[tuple[routes.Caller, Reporting], Resource] = {}
+        self._listeners: dict[tuple[routes.Caller, Common], Resource] = {}
 
     def snapshot(self, node: Node) -> Snapshot:
         """See `Translator.snapshot`."""
@@ -119,12 +119,12 @@ class Translation:
         own = [self._inbound_cluster(port.number, services.get(port.number, ())) for port in ports]
         everywhere = self._memory.call(_everywhere, None)
         caller = routes.caller_of(node, self._asked_labels)
-        reports = reporting(node, self.world)
+        shared = common(node, self.world)
         return {
             types.CLUSTER: _sorted([*outbound.clusters.values(), *everywhere, *own]),
             types.ENDPOINT: outbound.endpoints,
             types.LISTENER: _sorted(
-                [self._inbound_listener(node, ports, held, reports), self._outbound_listener_of(caller, reports)]
+                [self._inbound_listener(node, ports, held, shared), self._outbound_listener_of(caller, shared)]
             ),
             types.ROUTE: self._routes_of(caller),
         }
@@ -135,7 +135,7 @@ class Translation:
         outbound = self._outbound_of(node.namespace, Viewpoint(gateway=True, locality=self._locality_of(node)))
         everywhere = self._memory.call(_everywhere, None)
         caller = routes.caller_of(node, self._asked_labels)
-        reports = reporting(node, self.world)
+        shared = common(node, self.world)
         offered = [offer for some in offers.by_port.values() for offer in some]
         tables: dict[str, list[Offer]] = {}
         for offer in (offer for offer in offered if not offer.opaque):
@@ -146,14 +146,14 @@ class Translation:
             types.LISTENER: _sorted(
                 resource
                 for port, some in offers.by_port.items()
-                for resource in self._gateway_listener(node, port, some, caller, reports)
+                for resource in self._gateway_listener(node, port, some, caller, shared)
             ),
             types.ROUTE: _sorted(self._gateway_routes(name, some, caller) for name, some in tables.items()),
             types.SECRET: _sorted(encoded(item.name, item) for item in secrets(node, offered, self.world)),
         }
 
     def _gateway_listener(
-        self, node: Node, port: int, offers: tuple[Offer, ...], caller: routes.Caller, reports: Reporting
+        self, node: Node, port: int, offers: tuple[Offer, ...], caller: routes.Caller, shared: Common
     ) -> tuple[Resource, ...]:
         servers = gateway_listeners.served(offers, self._bound, caller, self.world)
         who, before = self._before(node)
@@ -161,7 +161,7 @@ class Translation:
         if hashed:
             name = (servers, caller.namespace)
             hashed = hashing.named(hashed, self._memory.call(_named_by_gateway, name, port, servers))
-        return self._memory.call(_gateway_listener, (servers, reports, who), port, servers, reports, hashed, before)
+        return self._memory.call(_gateway_listener, (servers, shared, who), port, servers, shared, hashed, before)
 
     def _gateway_routes(self, name: str, offers: Iterable[Offer], caller: routes.Caller) -> Resource:
         plans = gateway_routes.plan(offers, self._bound, caller, self.world)
@@ -223,12 +223,12 @@ class Translation:
         node: Node,
         ports: tuple[listeners.InboundPort, ...],
         held: tuple[PortLimits, ...],
-        reports: Reporting,
+        shared: Common,
     ) -> Resource:
         modes = listeners.inbound_modes(node, self.world)
         who, before = self._before(node)
-        name = (ports, held, reports, who, modes.default, *modes.by_port.items())  # many pods are alike in this
-        return self._memory.call(_inbound_listener, name, ports, modes, held, reports, before)
+        name = (ports, held, shared, who, modes.default, *modes.by_port.items())  # many pods are alike in this
+        return self._memory.call(_inbound_listener, name, ports, modes, held, shared, before)
 
     def _before(self, node: Node) -> tuple[Hashable, Before]:
         """What everything that comes in passes first, and a name for it."""
@@ -239,12 +239,12 @@ class Translation:
     def _judge(self) -> Judge:
         return Judge(self.world)
 
-    def _outbound_listener_of(self, caller: routes.Caller, reports: Reporting) -> Resource:
+    def _outbound_listener_of(self, caller: routes.Caller, shared: Common) -> Resource:
         who = caller if self._connections_ask else routes.ANYBODY
         hashed = self._hashed_for(caller.namespace)
         if hashed:  # the rules that say so may be others in another namespace
             who = who._replace(namespace=caller.namespace)
-        name = (who, reports)
+        name = (who, shared)
         if name not in self._listeners:
             chains: list[FilterChain] = []
             for port, http, opaque in outbound_plan(who, self.world):
@@ -255,7 +255,7 @@ class Translation:
             only = self.world.mesh.registry_only
             if hashed:
                 hashed = hashing.named(hashed, self._memory.call(hashing.named_by_chains, name, tuple(chains)))
-            self._listeners[name] = self._memory.call(_outbound_listener, name, tuple(chains), only, reports, hashed)
+            self._listeners[name] = self._memory.call(_outbound_listener, name, tuple(chains), only, shared, hashed)
         return self._listeners[name]
 
     @cached_property
@@ -321,18 +321,18 @@ def _inbound_listener(
     ports: tuple[listeners.InboundPort, ...],
     modes: PeerModes,
     held: tuple[PortLimits, ...],
-    reports: Reporting,
+    shared: Common,
     before: Before,
 ) -> Resource:
-    return _listener(listeners.virtual_inbound(ports, modes, held, before), reports)
+    return _listener(listeners.virtual_inbound(ports, modes, held, before), shared)
 
 
 def _outbound_listener(
-    chains: tuple[FilterChain, ...], registry_only: bool, reports: Reporting, hashed: Hashed
+    chains: tuple[FilterChain, ...], registry_only: bool, shared: Common, hashed: Hashed
 ) -> Resource:
     message = listeners.virtual_outbound(chains, registry_only)
     hashing.put_into_connections(message, hashed)
-    return _listener(message, reports)
+    return _listener(message, shared)
 
 
 def _configuration(port: int, virtual_hosts: tuple[VirtualHost, ...], registry_only: bool, hashed: Hashed) -> Resource:
@@ -342,13 +342,13 @@ def _configuration(port: int, virtual_hosts: tuple[VirtualHost, ...], registry_o
 
 
 def _gateway_listener(
-    port: int, servers: tuple[gateway_listeners.Served, ...], reports: Reporting, hashed: Hashed, before: Before
+    port: int, servers: tuple[gateway_listeners.Served, ...], shared: Common, hashed: Hashed, before: Before
 ) -> tuple[Resource, ...]:
     message = gateway_listeners.listener(port, servers, before)
     if message is None:
         return ()
     hashing.put_into_connections(message, hashed)
-    return (_listener(message, reports),)
+    return (_listener(message, shared),)
 
 
 def _named_by_gateway(port: int, servers: tuple[gateway_listeners.Served, ...]) -> tuple[str, ...]:
@@ -356,8 +356,8 @@ def _named_by_gateway(port: int, servers: tuple[gateway_listeners.Served, ...]) 
     return () if message is None else hashing.named_by_chains(message.filter_chains)
 
 
-def _listener(message: Listener, reports: Reporting) -> Resource:
-    put_into(message, reports)
+def _listener(message: Listener, shared: Common) -> Resource:
+    put_into(message, shared)
     return encoded(message.name, message)
 
 
