@@ -11,6 +11,18 @@ from tests.support.waiting import eventually_sync
 
 pytestmark = pytest.mark.envoy
 
+SHADOW = "envoy.filters.http.rbac"
+
+
+def template(text: str) -> str:
+    """A permission for the paths of a template."""
+    return (
+        "uri_template: {name: template, typed_config: {'@type': "
+        "type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig, "
+        f"path_template: '{text}'}}}}"
+    )
+
+
 # Each policy is asked about by a request with its name in x-rule. Envoy tries them by name, whatever their order here.
 PERMISSIONS = {
     "any": "any: true",
@@ -36,6 +48,33 @@ PERMISSIONS = {
     "not": "not_rule: {url_path: {path: {prefix: /b/p}}}",
     "nested": "and_rules: {rules: [{not_rule: {or_rules: {rules: [{url_path: {path: {exact: /b/path}}},"
     " {header: {name: x-a, string_match: {prefix: t}}}]}}}, {any: true}]}",
+    "template": template("/b/*"),
+    "template below": template("/b/**"),
+    "template between": template("/*/pre/*"),
+    "template named": template("/b/{one}/{rest=fix/**}"),
+    "template of one name": template("/{all=**}"),
+    "template with a suffix": template("/b/**th"),
+    "template in letters": template("/b/path"),
+    "template of a folder": template("/b/pre/"),
+    "case": "url_path: {path: {exact: /B/PATH, ignore_case: true}}",
+    "path of a query": "url_path: {path: {prefix: '/b/pre/fix?'}}",
+    "told": f"metadata: {{filter: {SHADOW}, path: [{{key: dry_shadow_engine_result}}], "
+    "value: {string_match: {prefix: all}}}",
+    "told no": f"metadata: {{filter: {SHADOW}, path: [{{key: dry_shadow_engine_result}}], "
+    "value: {string_match: {exact: allowed}}, invert: true}",
+    "told by nobody": "metadata: {filter: nobody, path: [{key: a}, {key: b}], value: {present_match: true}}",
+    "told of nothing": f"metadata: {{filter: {SHADOW}, path: [{{key: a}}, {{key: b}}], "
+    "value: {present_match: false}}",
+    "told not nothing": f"metadata: {{filter: {SHADOW}, path: [{{key: dry_shadow_engine_result}}], "
+    "value: {present_match: false}}",
+    "told nothing": f"metadata: {{filter: {SHADOW}, path: [{{key: nothing}}], value: {{null_match: {{}}}}}}",
+    "told a truth": "metadata: {filter: envoy.common, path: [{key: access_log_hint}], value: {bool_match: true}}",
+    "told either": "metadata: {filter: envoy.common, path: [{key: access_log_hint}], value: {or_match: "
+    "{value_matchers: [{double_match: {exact: 0}}, {string_match: {exact: text}}, {bool_match: false}]}}}",
+    "told a list": f"metadata: {{filter: {SHADOW}, path: [{{key: dry_shadow_effective_policy_id}}], "
+    "value: {list_match: {one_of: {string_match: {contains: shadow}}}}}",
+    "told by whom": f"sourced_metadata: {{metadata_matcher: {{filter: {SHADOW}, "
+    "path: [{key: dry_shadow_effective_policy_id}], value: {string_match: {safe_regex: {regex: 'a sha.*'}}}}}",
 }
 PRINCIPALS = {
     "who any": "any: true",
@@ -49,6 +88,12 @@ PRINCIPALS = {
     "who header": "header: {name: x-a, string_match: {exact: one}}",
     "who path": "url_path: {path: {prefix: /b/p}}",
     "who and": "and_ids: {ids: [{any: true}, {header: {name: x-a, present_match: true}}]}",
+    "who behind": "remote_ip: {address_prefix: 10.1.0.0, prefix_len: 16}",
+    "who before": "direct_remote_ip: {address_prefix: 10.1.0.0, prefix_len: 16}",
+    "who not behind": "not_id: {remote_ip: {address_prefix: 127.0.0.0, prefix_len: 8}}",
+    "who behind v6": "remote_ip: {address_prefix: '2001:db8::', prefix_len: 32}",
+    "who was told": f"metadata: {{filter: {SHADOW}, path: [{{key: dry_shadow_engine_result}}], "
+    "value: {string_match: {exact: denied}}}",
     "who or": "or_ids: {ids: [{authenticated: {}}, {header: {name: x-a, present_match: true}}]}",
 }
 REQUESTS = (
@@ -56,6 +101,17 @@ REQUESTS = (
     ("POST", "/b/pre/fix?x=y", (("x-a", "one"),)),
     ("GET", "/b/12345?a=/b/path", (("x-a", "two"),)),
     ("GET", "/b/other", (("x-a", "two"), ("x-a", "one"))),
+    ("GET", "/b/pre/fix", (("x-forwarded-for", "192.0.2.1, 10.1.2.3"),)),
+)
+# Who is believed to be the client, of which only some rules ask.
+FORWARDED = (
+    "10.1.2.3",
+    "10.1.2.3, 192.0.2.1",
+    "mallory",
+    "10.1.2.3, 10.1.2",
+    "10.1.2.3:80",
+    "2001:DB8::1",
+    "10.1.2.3,",
 )
 BOOTSTRAP = """
 static_resources:
@@ -76,6 +132,17 @@ static_resources:
               log_format:
                 text_format_source: {inline_string: "%REQ(X-TEST)%|%RESPONSE_CODE_DETAILS%|%RESPONSE_FLAGS%\\n"}
           http_filters:
+          - name: tells
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC
+              shadow_rules_stat_prefix: dry_
+              shadow_rules:
+                policies:
+                  a shadow: {permissions: [{header: {name: x-a, present_match: true}}], principals: [{any: true}]}
+              rules:
+                action: LOG
+                policies:
+                  logged: {permissions: [{url_path: {path: {prefix: /b/p}}}], principals: [{any: true}]}
           - name: deny
             typed_config:
               "@type": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC
@@ -143,11 +210,22 @@ def sides(folder: Path) -> Iterator[tuple[Side, Side]]:
         yield both
 
 
-SITUATIONS = [
-    Situation(f"{rule} of {method} {path}", 0, path, method, headers=(*headers, *((("x-rule", rule),) if rule else ())))
-    for rule in (*PERMISSIONS, *PRINCIPALS, "both", "")
-    for method, path, headers in REQUESTS
-] + [Situation("neither", 0, "/b/path", "PUT"), Situation("no route", 0, "/c")]
+SITUATIONS = (
+    [
+        Situation(
+            f"{rule} of {method} {path}", 0, path, method, headers=(*headers, *((("x-rule", rule),) if rule else ()))
+        )
+        for rule in (*PERMISSIONS, *PRINCIPALS, "both", "")
+        for method, path, headers in REQUESTS
+    ]
+    + [
+        Situation(f"{rule} for {said}", 0, "/b/x", headers=(("x-rule", rule), ("x-forwarded-for", said)))
+        for rule in PRINCIPALS
+        if "behind" in rule
+        for said in FORWARDED
+    ]
+    + [Situation("neither", 0, "/b/path", "PUT"), Situation("no route", 0, "/c")]
+)
 
 
 def test_both_keep_out_the_same_requests_for_the_same_reason(sides: tuple[Side, Side], folder: Path) -> None:

@@ -482,3 +482,18 @@ def test_a_rewrite_that_leaves_no_path_ends_the_request(left: bytes) -> None:
     assert head is not None
     with pytest.raises(ProxyError, match="500 LR path_rewrite_failed"):
         forwarding.apply_route(head[0], ROUTE, replace(FORWARD, rewrite=lambda _: left), MANAGER)
+
+
+@pytest.mark.parametrize(
+    ("told", "left"),
+    [
+        (b'pymesh; error=http_request_denied; details="rbac_access_denied_matched_policy[x]"',
+         b"pymesh; error=http_request_denied"),
+        (b'pymesh; error=connection_refused; details="UF"', b'pymesh; error=connection_refused; details="UF"'),
+        (b"nginx", b"nginx"),
+    ],
+)  # fmt: skip
+def test_which_rule_has_denied_a_request_does_not_leave_the_mesh(told: bytes, left: bytes) -> None:
+    head = response(b"Proxy-Status: " + told, start=b"HTTP/1.1 403 No")
+    forwarding.discreet(head)
+    assert head.get(b"proxy-status") == left

@@ -1,6 +1,7 @@
 """Opaque TCP on real sockets: every byte, each half by itself, and how a connection ended told to the other side."""
 
 import asyncio
+import contextlib
 import hashlib
 from random import Random
 
@@ -237,3 +238,53 @@ async def test_the_source_of_a_connection_leads_to_its_endpoint_where_that_is_as
                     assert await served.exactly(5) == b"hello"
                     served.close()
             assert {upstream.address[1] for upstream in upstreams if upstream.connections} == {expected.port}
+
+
+# --- Who may connect ---
+
+
+def only_for(address: str) -> list[dict[str, object]]:
+    """A network filter that lets in connections from `address` alone."""
+    from_there = {"direct_remote_ip": {"address_prefix": address, "prefix_len": 32}}
+    policy = {"permissions": [{"any": True}], "principals": [from_there]}
+    rules = {"action": "ALLOW", "policies": {"neighbours only": policy}}
+    kind = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC"
+    return [{"name": "rbac", "typed_config": {"@type": kind, "stat_prefix": "tcp", "rules": rules}}]
+
+
+def guarded(upstream: RawUpstream, address: str) -> str:
+    """A TCP listener in front of `upstream` that lets in connections from `address` alone."""
+    listener = tcp_listener()
+    [chain] = listener["filter_chains"]
+    chain["filters"] = only_for(address) + chain["filters"]
+    return bootstrap([listener], [cluster("service", upstream.address)])
+
+
+async def test_whom_the_rules_keep_out_is_cut_before_anybody_is_connected_to() -> None:
+    async with (
+        RawUpstream() as upstream,
+        running(guarded(upstream, "10.0.0.1")) as proxy,
+        client(proxy.address) as peer,
+    ):
+        peer.send(b"hello")
+        with contextlib.suppress(ConnectionResetError):  # or closed, where nothing had come yet
+            assert await peer.rest() == b""
+        record = await proxy.record()
+        assert (record.flag, record.details) == (Flag.NONE, "rbac_access_denied_matched_policy[none]")
+        assert (record.attempts, record.bytes_received, record.bytes_sent) == (0, 0, 0)
+        assert proxy.counter("envoy_tcp_rbac_denied_total") == 1
+
+
+async def test_whom_the_rules_let_in_is_served() -> None:
+    async with (
+        RawUpstream() as upstream,
+        running(guarded(upstream, "127.0.0.1")) as proxy,
+        client(proxy.address) as peer,
+    ):
+        peer.send(b"hello")
+        served = await upstream.accept()
+        assert await served.exactly(5) == b"hello"
+        served.end()
+        peer.end()
+        assert (await proxy.record()).details == ""
+        assert proxy.counter("envoy_tcp_rbac_allowed_total") == 1

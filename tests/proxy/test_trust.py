@@ -6,7 +6,7 @@ import pytest
 
 from pymesh_proxy.config.model import HttpManager
 from pymesh_proxy.transport.facts import Facts
-from pymesh_proxy.trust import believe
+from pymesh_proxy.trust import believe, client
 from tests.support.heads import request
 
 INSIDE = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
@@ -77,3 +77,33 @@ def test_only_the_edge_knows_of_the_outside() -> None:
     edge = HttpManager("m", None, "r", use_remote_address=True, internal_networks=INSIDE)
     believe(inside, edge, Facts("inbound", "10.0.0.9:1", "10.0.0.1:80"))
     assert not inside.has(b"x-envoy-external-address")
+
+
+@pytest.mark.parametrize(
+    ("edge", "hops", "append", "said", "expected"),
+    [
+        (True, 0, True, "", "192.0.2.1"),
+        (True, 0, True, "10.0.0.9", "192.0.2.1"),  # nobody before us is believed
+        (True, 0, False, "10.0.0.9", "192.0.2.1"),
+        (True, 1, True, "1.2.3.4, 5.6.7.8", "5.6.7.8"),
+        (True, 1, False, "1.2.3.4, 5.6.7.8", "5.6.7.8"),
+        (True, 2, True, "1.2.3.4, 5.6.7.8", "1.2.3.4"),
+        (True, 3, True, "1.2.3.4, 5.6.7.8", "192.0.2.1"),
+        (False, 0, True, "1.2.3.4, 5.6.7.8", "5.6.7.8"),  # the proxy before us has seen him
+        (False, 1, True, "1.2.3.4, 5.6.7.8", "1.2.3.4"),
+        (False, 0, True, "2001:DB8::0:1", "2001:db8::1"),
+        (False, 0, True, "1.2.3.4, mallory", "192.0.2.1"),
+        (False, 0, True, "1.2.3.4:80", "192.0.2.1"),
+        (False, 0, True, "fe80::1%eth0", "192.0.2.1"),
+        (False, 0, True, "1" * 1000, "192.0.2.1"),
+        (False, 0, True, "", "192.0.2.1"),
+    ],
+)
+def test_who_the_client_is_once_all_is_said(edge: bool, hops: int, append: bool, said: str, expected: str) -> None:
+    manager = HttpManager(
+        "m", None, "r", use_remote_address=edge, xff_num_trusted_hops=hops, skip_xff_append=not append
+    )
+    head = request(headers=[("x-forwarded-for", said)] if said else [])
+    facts = Facts("inbound", "192.0.2.1:4711", "10.0.0.1:80")
+    believe(head, manager, facts)
+    assert client(head, manager, facts) == expected

@@ -1,6 +1,7 @@
 """Matchers of structured values, such as the claims of a token that a filter has left in the record's metadata.
 
-Values are objects of JSON. What is not there matches nothing but `present_match: false`.
+Values are objects of JSON. What is not there matches nothing; nor does anything match `present_match: false`, as in
+Envoy: absence is `present_match: true`, inverted.
 
 Source: envoy.type.matcher.v3.{MetadataMatcher,ValueMatcher,DoubleMatcher}
 """
@@ -70,7 +71,7 @@ def _value(matcher: ValueMatcher, path: str, depth: int) -> ValueMatch:
             return _boolean(matcher.bool_match)
         case "present_match":
             wanted = matcher.present_match
-            return lambda value: (value is not _MISSING) is wanted
+            return lambda value: wanted and value is not _MISSING
         case "double_match":
             return _number(matcher.double_match, here)
         case "string_match":

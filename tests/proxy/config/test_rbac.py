@@ -4,10 +4,11 @@ from ipaddress import ip_address
 
 import pytest
 from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC
+from envoy.extensions.filters.network.rbac.v3.rbac_pb2 import RBAC as NetworkRBAC  # noqa: N811 - there are two
 
 from pymesh.errors import ConfigError
 from pymesh_proxy.codec.http1 import parse_request
-from pymesh_proxy.config.rbac import MAX_DEPTH, NAME, rbac
+from pymesh_proxy.config.rbac import MAX_DEPTH, NAME, network_rbac, rbac
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.transport.facts import Facts
 from tests.proxy.filters.context import Context
@@ -27,14 +28,14 @@ CALLER = Facts(
 )
 
 
-def let_in(principals: str, facts: Facts, permissions: str = "{any: true}") -> bool:
+def let_in(principals: str, facts: Facts, permissions: str = "{any: true}", client: str = "") -> bool:
     text = f"rules: {{policies: {{p: {{permissions: [{permissions}], principals: [{principals}]}}}}}}"
     found = rbac(message(RBAC, text), "f")
     assert found.name == NAME
     assert found.on_request is not None
     parsed = parse_request(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
     assert parsed is not None
-    return found.on_request(Context(parsed[0], RequestRecord(facts, 0.0, 0.0))) is None
+    return found.on_request(Context(parsed[0], RequestRecord(facts, 0.0, 0.0), client=client)) is None
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,48 @@ def test_nobody_without_a_certificate_is_authenticated() -> None:
 )
 def test_where_a_redirected_connection_was_going(permission: str, expected: bool) -> None:
     assert let_in("{any: true}", CALLER, permission) is expected
+
+
+@pytest.mark.parametrize(
+    ("principal", "client", "expected"),
+    [
+        ("{remote_ip: {address_prefix: 192.0.2.0, prefix_len: 24}}", "192.0.2.7", True),
+        ("{remote_ip: {address_prefix: 192.0.2.0, prefix_len: 24}}", "192.0.3.7", False),
+        ("{remote_ip: {address_prefix: '2001:db8::', prefix_len: 32}}", "192.0.2.7", False),
+        ("{not_id: {remote_ip: {address_prefix: 192.0.2.0, prefix_len: 24}}}", "192.0.3.7", True),
+    ],
+)
+def test_who_stands_behind_who_calls(principal: str, client: str, expected: bool) -> None:
+    assert let_in(principal, CALLER, client=client) is expected
+
+
+def test_connections_are_asked_what_they_know() -> None:
+    who = "{remote_ip: {address_prefix: 10.0.0.0, prefix_len: 8}}"
+    policy = f"{{permissions: [{{destination_port: 9080}}], principals: [{who}]}}"
+    rules = network_rbac(message(NetworkRBAC, f"stat_prefix: tcp\nrules: {{policies: {{p: {policy}}}}}"), "n")
+    known = {"local": "10.0.0.2:15001", "original": "10.0.0.2:9080"}
+    inside, outside = (
+        RequestRecord(Facts("inbound", f"{host}:1", **known), 0.0, 0.0) for host in ("10.9.9.9", "192.0.2.1")
+    )
+    assert rules.denies(inside) == ""
+    assert rules.denies(outside) == "rbac_access_denied_matched_policy[none]"
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "problem"),
+    [
+        ("rules: {}", "n.stat_prefix", "is required"),
+        ("permissions: [{header: {name: a}}], principals: [{any: true}]", "permissions[0].header", "about requests"),
+        ("permissions: [{url_path: {path: {exact: /}}}], principals: [{any: true}]", "url_path", "about requests"),
+        ("permissions: [{any: true}], principals: [{not_id: {metadata: {filter: f}}}]", "metadata", "about requests"),
+    ],
+)
+def test_connections_are_not_asked_about_requests(text: str, path: str, problem: str) -> None:
+    if not text.startswith("rules"):
+        text = f"stat_prefix: tcp\nrules: {{policies: {{p: {{{text}}}}}}}"
+    with pytest.raises(ConfigError, match=problem) as refused:
+        network_rbac(message(NetworkRBAC, text), "n")
+    assert path in str(refused.value)
 
 
 def deep(levels: int) -> str:

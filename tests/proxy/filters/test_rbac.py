@@ -30,7 +30,9 @@ def context() -> Context:
 
 
 def rules(action: Action, *matching: bool) -> Rules:
-    return Rules(action, tuple(Policy(f"p {number}", OfRequest(lambda _, it=it: it)) for number, it in enumerate(matching)))  # type: ignore[misc]  # bound now
+    return Rules(
+        action, tuple(Policy(f"p {number}", OfRequest(lambda _, it=it: it)) for number, it in enumerate(matching))
+    )  # type: ignore[misc]  # bound now
 
 
 @pytest.mark.parametrize(
@@ -72,6 +74,55 @@ def test_shadow_rules_are_counted_and_noted_and_keep_nothing_out() -> None:
     assert other.on_request(context()) is None
     stats = counters.metrics.prefixes["dry"]
     assert (stats.shadow_allowed, stats.shadow_denied, stats.allowed, stats.denied) == (1, 1, 0, 0)
+
+
+def denied(facts: Facts) -> LocalReply:
+    found = RbacFilter(RbacSettings(Rules(Action.DENY, [Policy('ns[a]-policy["b"]-rule[0]', rule=True)]), None))
+    verdict = found.on_request(Context(context().request, RequestRecord(facts, 0.0, 0.0)))
+    assert isinstance(verdict, LocalReply)
+    return verdict
+
+
+def test_a_workload_of_the_mesh_is_told_by_which_policy_it_is_kept_out() -> None:
+    verdict = denied(Facts("inbound", "10.0.0.1:1", "10.0.0.2:2", tls=True, peer="spiffe://cluster.local/ns/a/sa/b"))
+    said = (
+        b'pymesh; error=http_request_denied; details="rbac_access_denied_matched_policy[ns[a]-policy[\\"b\\"]-rule[0]]"'
+    )
+    assert verdict.headers == ((b"proxy-status", said),)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        Facts("inbound", "10.0.0.1:1", "10.0.0.2:2"),  # plaintext
+        Facts("inbound", "10.0.0.1:1", "10.0.0.2:2", tls=True),  # no certificate
+        Facts("outbound", "192.0.2.1:1", "10.0.0.2:2", tls=True, peer="spiffe://other/a"),  # a gateway's own client CA
+    ],
+)
+def test_anybody_else_is_told_that_he_is(facts: Facts) -> None:
+    verdict = denied(facts)
+    assert verdict.headers == ((b"proxy-status", b"pymesh; error=http_request_denied"),)
+    assert verdict.details == 'rbac_access_denied_matched_policy[ns[a]-policy["b"]-rule[0]]', "for the log"
+
+
+def test_what_shadow_rules_and_audits_found_is_told_to_filters_behind() -> None:
+    asked = context()
+    RbacFilter(RbacSettings(rules(Action.LOG, True), rules(Action.ALLOW, False), shadow_prefix="dry_")).on_request(
+        asked
+    )
+    RbacFilter(RbacSettings(None, rules(Action.DENY, True))).on_request(asked)
+    assert asked.record.metadata == {
+        "envoy.filters.http.rbac": {
+            "dry_shadow_engine_result": "denied",
+            "shadow_engine_result": "denied",
+            "shadow_effective_policy_id": "p 0",
+        },
+        "envoy.common": {"access_log_hint": True},
+    }
+    assert asked.record.notes[NOTE] == (
+        "would have been denied, matched policy none; audited, matched policy p 0; "
+        "would have been denied, matched policy p 0"
+    )
 
 
 def test_prometheus_sees_every_prefix() -> None:
