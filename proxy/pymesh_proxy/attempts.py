@@ -82,7 +82,10 @@ class Attempts:
         """Pick an endpoint and get a connection to it. Raises ProxyError: there is none, or a limit is reached."""
         cluster, state, record = self.cluster, self.state, self._exchange.record
         stats = state.stats
-        endpoint = state.pick(record.facts.original_destination, self._tried, self.hash_key)
+        if state.balancer is None:
+            endpoint = state.original(record.facts.original_destination)
+        else:
+            endpoint = state.balancer.pick(self._tried, self.hash_key)
         if endpoint is None:
             raise failure(Flag.NO_HEALTHY_UPSTREAM, "no_healthy_upstream", f"cluster {cluster.name} has no endpoint")
         if stats.rq_active >= cluster.limits.max_requests:
@@ -116,9 +119,8 @@ class Attempts:
         if action.attempt_count:
             request.set(b"x-envoy-attempt-count", b"%d" % record.attempts)
         introduction = runtime.peers.introduction(record) if connection.to_mesh else b""
-        data = forwarding.request_bytes(request, action, connection.endpoint, introduction)
-        if exchange.body is not None:
-            data += self._body(exchange.body)
+        body = b"" if exchange.body is None else self._body(exchange.body)
+        data = forwarding.request_bytes(request, action, connection.endpoint, introduction, body)
         connection.begin(exchange, request.method, data)
         if action.retry is not None and action.retry.per_try_timeout is not None:
             exchange.watch()

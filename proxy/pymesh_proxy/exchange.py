@@ -61,8 +61,7 @@ class Exchange:
         self._snapshot = downstream.runtime.snapshot
         self.request = request
         self._active_at = now = monotonic()  # when something last moved
-        self.record = record = RequestRecord(downstream.facts, time(), now)
-        record.read(request)
+        self.record = RequestRecord(downstream.facts, time(), now, request)
         self.body: RequestBody | None = None
         self._route_found: Route | None = None
         self._attempts: Attempts | None = None
@@ -85,14 +84,17 @@ class Exchange:
     def start(self, came: bytes = b"", *, ended: bool = False) -> None:
         """The head is there, and what `came` of its body; the rest, if any, by `request_body` and `request_end`."""
         downstream, request, record = self._downstream, self.request, self.record
+        manager = downstream.manager
         if came and self.body is not None:
             record.bytes_received = len(came)
             self.body.hold(came, sent=False)
             self.body.ended_at = self._active_at if ended else 0.0
         try:
             downstream.runtime.peers.meet(record, request)
-            forwarding.enter(request, downstream.manager, record)
-            answer = forwarding.canonicalize(request, downstream.manager, downstream.facts)
+            record.request_id = forwarding.prepare_request(request, manager, downstream.facts)
+            if manager.tracing is not None:
+                forwarding.trace(request, manager.tracing, record)
+            answer = forwarding.canonicalize(request, manager, downstream.facts)
             if answer is not None:
                 self._reply(answer)
                 return
@@ -144,11 +146,13 @@ class Exchange:
     @property
     def route(self) -> Route | None:
         """The route of this request, found when it is first asked for. A filter may ask, too."""
-        if self._route_found is None:
-            manager = self._downstream.manager
-            table = manager.routes or self._snapshot.routes.get(manager.rds)
-            self._route_found = None if table is None else table.find(self.request)
-        return self._route_found
+        return self._route_found or self._find_route()
+
+    def _find_route(self) -> Route | None:
+        manager = self._downstream.manager
+        table = manager.routes or self._snapshot.routes.get(manager.rds)
+        found = self._route_found = None if table is None else table.find(self.request)
+        return found
 
     @property
     def client(self) -> str:
@@ -159,7 +163,7 @@ class Exchange:
         """What is to become of the request. It goes on to a cluster, or is answered from here."""
         record = self.record
         record.t_filtered = now
-        route = self.route
+        route = self._route_found or self._find_route()
         if route is None:
             raise failure(Flag.NO_ROUTE, "route_not_found")
         record.matched = route
@@ -261,16 +265,13 @@ class Exchange:
         for cookie in attempts.cookies:
             head.add(b"set-cookie", cookie)
         self._keep = request.persistent and not downstream.is_last() and (form is None or not form.until_close)
-        took, wraps = now - record.t_connected, form is not None and form.wraps
+        wraps, record.bytes_sent = False, len(body)
+        if form is not None:
+            wraps, (body, record.bytes_sent) = form.wraps, form.feed(body)
+        took, manager = now - record.t_connected, downstream.manager
         data = forwarding.response_bytes(
-            head, downstream.manager, record.request_id, took, request.minor, not self._keep, wraps
+            head, manager, record.request_id, took, request.minor, not self._keep, wraps, body
         )
-        if body:
-            if form is None:
-                record.bytes_sent = len(body)
-            else:
-                body, record.bytes_sent = form.feed(body)
-            data += body
         downstream.transport.write(data)
         if status == 101:
             downstream.switch_protocols()

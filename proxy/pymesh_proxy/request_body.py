@@ -20,18 +20,24 @@ class RequestBody:
     def __init__(self, arrive_by: float) -> None:
         self.arrive_by = arrive_by
         self.ended_at = 0.0
-        self.held: bytearray | None = bytearray()
+        self.held: bytes | bytearray | None = b""
 
     def hold(self, data: bytes, *, sent: bool) -> bool:
         """Keep one more piece, which was `sent` to an upstream or waits for one; False if it is enough for now."""
         held = self.held
         if held is None:
             return True
-        if sent and len(held) + len(data) > MAX_REPLAY_BYTES:
+        size = len(held) + len(data)
+        if sent and size > MAX_REPLAY_BYTES:
             self.held = None
             return True
-        held += data
-        return len(held) <= MAX_REPLAY_BYTES
+        if not held:  # mostly it is all in one piece, which is not copied then
+            self.held = data
+        elif isinstance(held, bytearray):
+            held += data
+        else:
+            self.held = bytearray(held) + data
+        return size <= MAX_REPLAY_BYTES
 
     def take(self) -> tuple[bytes, bool]:
         """What there is of it, for an upstream; and whether it was enough, so that more is to be read from now on."""

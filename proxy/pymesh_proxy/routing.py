@@ -163,17 +163,23 @@ class Routes:
     Ten routes of which the last matches take 1.4 us one by one and 0.3 us by the index; a hundred 11 us, and 0.4 us.
     """
 
-    __slots__ = ("_all", "_exact", "_others", "_prefixes", "_unready")
+    __slots__ = ("_all", "_exact", "_few", "_others", "_prefixes", "_unready")
 
     def __init__(self, routes: tuple[Route, ...]) -> None:
         self._all = routes
-        self._unready = len(routes) >= _WORTH_AN_INDEX
-        self._others = list(range(len(routes)))
+        self._few = len(routes) < _WORTH_AN_INDEX
+        self._unready = not self._few
+        self._others: list[int] = []
         self._exact: dict[bytes, list[int]] = {}
         self._prefixes: list[tuple[int, dict[bytes, list[int]]]] = []
 
     def first(self, request: Head) -> Route | None:
         """The first route whose every clause holds; None if there is none."""
+        if self._few:
+            for route in self._all:
+                if route.matches(request):
+                    return route
+            return None
         if self._unready:
             whole(self.indexing())
         path = request.path
@@ -225,7 +231,8 @@ class RouteTable:
     """
 
     __slots__ = (
-        "__weakref__", "_default", "_exact", "_ignore_port", "_prefixes", "_suffixes", "name", "virtual_hosts",
+        "__weakref__", "_any_host", "_default", "_exact", "_ignore_port", "_prefixes", "_suffixes", "name",
+        "virtual_hosts",
     )  # fmt: skip
 
     def __init__(self, name: str, virtual_hosts: Iterable[VirtualHost], *, ignore_port: bool = False) -> None:
@@ -239,6 +246,7 @@ class RouteTable:
         self._ignore_port = ignore_port
         self._exact: dict[bytes, Routes] = {}
         self._default: Routes | None = None
+        self._any_host: Routes | None = None  # the default, where there is nothing else
         self._suffixes: list[tuple[int, dict[bytes, Routes]]] = []
         self._prefixes: list[tuple[int, dict[bytes, Routes]]] = []
         whole(self._fill())
@@ -275,15 +283,19 @@ class RouteTable:
                 else:
                     self._exact[key] = routes
             yield
+        if seen == {"*"}:
+            self._any_host = self._default
         self._suffixes = sorted(suffixes.items(), reverse=True)
         self._prefixes = sorted(prefixes.items(), reverse=True)
 
     def find(self, request: Head) -> Route | None:
         """The route for `request`, or None if no virtual host or no route of it matches."""
-        # Names are kept in lower case, so a hit as it came in is a true hit; that is the common case.
-        routes = None if self._ignore_port else self._exact.get(request.authority)
+        routes = self._any_host
         if routes is None:
-            routes = self._search(request.authority)
+            # Names are kept in lower case, so a hit as it came in is a true hit; that is the common case.
+            routes = None if self._ignore_port else self._exact.get(request.authority)
+            if routes is None:
+                routes = self._search(request.authority)
         return routes.first(request)
 
     def _search(self, authority: bytes) -> Routes:

@@ -129,9 +129,10 @@ class Head:
         """The field lines, each with its CRLF, without the empty line that ends the head."""
         return b"\r\n".join([*self._lines, *self._added.values(), b""])
 
-    def with_start(self, start: bytes, end: bytes = b"") -> bytes:
-        """The whole head behind the start line `start`; `end`: more field lines, each with its CRLF."""
-        return b"\r\n".join([start, *self._lines, *self._added.values(), end + b"\r\n" if end else b"\r\n"])
+    def with_start(self, start: bytes, more: bytes = b"", body: bytes = b"") -> bytes:
+        """The whole head behind the start line `start`, and `body`; `more`: field lines, each with its CRLF."""
+        # A line that is empty ends the head: what is joined to it is the body.
+        return b"\r\n".join([start, *self._lines, *self._added.values(), more, body])
 
 
 def quotable(text: str) -> str:

@@ -101,7 +101,8 @@ class RequestRecord:
     notes = _Asked(_notes)
     metadata = _Asked(_metadata)
 
-    def __init__(self, facts: Facts, wall: float, now: float) -> None:
+    def __init__(self, facts: Facts, wall: float, now: float, head: Head | None = None) -> None:
+        """`wall`, `now`: the start, in Unix time and monotonic; `head`: of the request, None for opaque bytes."""
         self.facts = facts
         self.wall = wall
         self.t_start = now
@@ -111,13 +112,11 @@ class RequestRecord:
         self.service: ServiceFacts = NO_SERVICE
         self.flag = self.gave_up = _NO_FLAG
         self.attempts = self.bytes_received = self.bytes_sent = 0
-
-    def read(self, head: Head) -> None:
-        """Note what the request's head says."""
-        self.headers = head
-        self.said = head.method, head.authority, head.path
-        if head.minor == 0:
-            self.protocol = "HTTP/1.0"
+        if head is not None:
+            self.headers = head
+            self.said = head.method, head.authority, head.path
+            if head.minor == 0:
+                self.protocol = "HTTP/1.0"
 
     def goes_to(self, endpoint: Endpoint) -> None:
         """Note another attempt, and whom it is made at."""

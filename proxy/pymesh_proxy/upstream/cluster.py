@@ -66,9 +66,24 @@ class ClusterState:
         hash_key: int | None = None,
     ) -> Endpoint | None:
         """The endpoint for the next attempt; None if there is none. `hash_key` is that of the route's hash policy."""
-        if self.balancer is None:
-            return None if original_destination is None else _original(self, original_destination)
-        return self.balancer.pick(tried, hash_key)
+        return self.original(original_destination) if self.balancer is None else self.balancer.pick(tried, hash_key)
+
+    def original(self, address: tuple[str, int] | None) -> Endpoint | None:
+        """The endpoint that stands for an original destination; kept, within bounds, so that its connections are."""
+        if address is None:
+            return None
+        originals = self.originals
+        endpoint = originals.get(address)
+        if endpoint is None:
+            if len(originals) >= MAX_ORIGINAL_DESTINATIONS:
+                for key, old in list(originals.items()):
+                    if not old.active:
+                        for connection in tuple(old.idle):
+                            connection.close()
+                        del originals[key]
+                        break
+            endpoint = originals[address] = Endpoint(*address)
+        return endpoint
 
     def retire_originals(self) -> None:
         """No connection to an original destination is to be used again."""
@@ -95,19 +110,3 @@ def transport_of(cluster: Cluster, endpoint: Endpoint) -> TlsClient | None:
         if all(endpoint.metadata.get(key) == value for key, value in match.metadata.items()):
             return match.tls
     return cluster.tls
-
-
-def _original(state: ClusterState, address: tuple[str, int]) -> Endpoint:
-    """The endpoint that stands for an original destination; kept, within bounds, so that its connections are."""
-    originals = state.originals
-    endpoint = originals.get(address)
-    if endpoint is None:
-        if len(originals) >= MAX_ORIGINAL_DESTINATIONS:
-            for key, old in list(originals.items()):
-                if not old.active:
-                    for connection in tuple(old.idle):
-                        connection.close()
-                    del originals[key]
-                    break
-        endpoint = originals[address] = Endpoint(*address)
-    return endpoint
