@@ -27,7 +27,7 @@ CLIENT = "spiffe://cluster.local/ns/pymesh-test/sa/client"
 
 @pytest.fixture
 def strict() -> Iterator[None]:
-    """Both namespaces, STRICT, and every sidecar knows it: it lets nobody in without a certificate."""
+    """STRICT here as in bookinfo, and every sidecar knows it: it lets nobody in without a certificate."""
     apply(MANIFESTS / "strict.yaml")
     try:
         for url in ("http://details.bookinfo:9080/health", "http://everywhere.pymesh-test/health"):
@@ -55,6 +55,12 @@ def test_a_caller_is_who_its_certificate_says() -> None:
     assert curl_json("pymesh-test", "client", "http://details.bookinfo:9080/whoami")["caller"] == CLIENT
     page = curl_json("pymesh-outside", "outsider", f"{INGRESS}/whoami/reviews")
     assert page["caller"] == "spiffe://cluster.local/ns/bookinfo/sa/bookinfo-productpage"
+
+
+def test_who_is_not_allowed_to_is_kept_out() -> None:
+    """By the sample's own policies: ratings are for reviews alone."""
+    assert curl("pymesh-test", "client", "http://ratings.bookinfo:9080/ratings/0")[0] == 403
+    assert curl("pymesh-outside", "outsider", f"{INGRESS}/productpage")[0] == 200
 
 
 @pytest.mark.usefixtures("strict")
