@@ -52,6 +52,11 @@ SDS_SOCKET_PATH: Final = "/var/run/secrets/workload-spiffe-uds/socket"
 POD_LABELS_PATH: Final = "/etc/pymesh/pod/labels"
 SDS_WORKLOAD: Final = "default"
 SDS_ROOT: Final = "ROOTCA"
+# Where citadel pushes the latter (`citadel/bundles.py`), and in which member of a node's metadata a workload says which
+# root its own certificate leads to: SHA-256, hex.
+SDS_SERVICE: Final = "envoy.service.secret.v3.SecretDiscoveryService"
+SDS_STREAM: Final = "StreamSecrets"
+METADATA_CERTIFICATE_ROOT: Final = "CERTIFICATE_ROOT"
 # Prefix of the secrets that gateways get from pilot.
 SDS_KUBERNETES: Final = "kubernetes://"
 

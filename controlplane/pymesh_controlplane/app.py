@@ -13,9 +13,10 @@ from typing import Final
 
 from pymesh.errors import ConfigError, MeshError, Position
 from pymesh_controlplane import files, parts
-from pymesh_controlplane.citadel import store
 from pymesh_controlplane.citadel.attestation import TokenVerifier
-from pymesh_controlplane.citadel.authority import Authority
+from pymesh_controlplane.citadel.custodian import SETTLE_ON_ONE_MACHINE, Custodian
+from pymesh_controlplane.citadel.store import FileStore
+from pymesh_controlplane.citadel.trust import Trust
 from pymesh_controlplane.options import Options
 from pymesh_controlplane.ports import Ports
 from pymesh_controlplane.running import Running, time_of_day
@@ -84,14 +85,15 @@ async def start_on_one_machine(options: Options, running: Running) -> None:
     pilot = running.pilot(shared) if "pilot" in options.components and shared is not None else None
     on_mesh_port = parts.chosen(options.components, shared)
     running.pages(pilot, on_mesh_port)
-    authority = None
+    trust = None
     if "citadel" in options.components:
-        authority, tokens = _citadel(options, running)
-        await running.tls_port(authority, tokens, pilot)
+        custodian, tokens = await _citadel(options, running)
+        trust = custodian.trust
+        await running.tls_port(custodian, tokens, pilot)
     if pilot is not None:
         await running.plain_port(pilot, options.listen)
     if on_mesh_port:
-        running.mesh_port(on_mesh_port, authority)
+        running.mesh_port(on_mesh_port, trust)
 
 
 def _directory(options: Options) -> Source | None:
@@ -117,19 +119,29 @@ def _check_readable(folder: Path) -> None:
         raise ConfigError(f"cannot be read: {error.strerror}", position=Position(str(folder))) from error
 
 
-def _citadel(options: Options, running: Running) -> tuple[Authority, TokenVerifier]:
-    """The authority, read or made, and who can tell about tokens; the root is published.
+async def _citadel(options: Options, running: Running) -> tuple[Custodian, TokenVerifier]:
+    """The authority, read or made, and who can tell about tokens; the roots are published, also when they change.
 
     Raises:
         ConfigError: a file or folder cannot be used.
     """
     if options.ca_dir is None or options.jwks is None:
         raise ConfigError("citadel needs --ca-dir and --jwks")
-    authority = store.load_or_create(options.ca_dir, options.trust_domain, now=time_of_day())
+    store = FileStore(options.ca_dir, options.trust_domain)
+    stored = await store.read(now=time_of_day())
+    custodian = Custodian(store, stored, running.metrics, time_of_day, settle=SETTLE_ON_ONE_MACHINE)
     tokens = TokenVerifier(options.jwks, options.trust_domain, running.metrics)
-    if options.root_cert_out is not None:
-        files.publish(options.root_cert_out, authority.root_pem.encode(), 0o644)
-    return authority, tokens
+    if (path := options.root_cert_out) is not None:
+        files.publish(path, custodian.trust.authority.root_pem.encode(), 0o644)
+        custodian.trust.subscribe(lambda: _publish(path, custodian.trust))
+    return custodian, tokens
+
+
+def _publish(path: Path, trust: Trust) -> None:
+    try:
+        files.publish(path, trust.authority.root_pem.encode(), 0o644)
+    except ConfigError as error:
+        log.error("the mesh's roots have changed, and pods that start get the former ones: %s", error)
 
 
 def _first_of(group: BaseExceptionGroup[MeshError]) -> MeshError:

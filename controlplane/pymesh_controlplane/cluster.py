@@ -12,9 +12,10 @@ from lightkube import AsyncClient
 
 from pymesh import names
 from pymesh_controlplane import parts
-from pymesh_controlplane.citadel.authority import Authority
+from pymesh_controlplane.citadel.custodian import SETTLE_IN_A_CLUSTER, Custodian
 from pymesh_controlplane.citadel.secret_store import SecretStore
 from pymesh_controlplane.citadel.token_review import TokenReviewer
+from pymesh_controlplane.citadel.trust import Trust
 from pymesh_controlplane.injection import Injection
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.kube.asking import patiently
@@ -53,18 +54,19 @@ async def start(options: Options, running: Running) -> None:
     pilot = running.pilot(world) if "pilot" in options.components and world is not None else None
     on_mesh_port = parts.chosen(options.components, world)
     running.pages(pilot, on_mesh_port)
-    authority = None
+    trust = None
     if "citadel" in options.components:
-        authority = await cluster.authority()
+        custodian = await cluster.custodian()
+        trust = custodian.trust
         tokens = TokenReviewer(cluster.client, options.trust_domain, running.metrics)
-        await running.tls_port(authority, tokens, pilot)
+        await running.tls_port(custodian, tokens, pilot)
         if options.components & WEBHOOKS:
-            await cluster.webhooks(authority, world)
-        cluster.lead(authority)
+            await cluster.webhooks(trust, world)
+        cluster.lead(trust)
     if pilot is not None:
         await running.plain_port(pilot, "127.0.0.1")  # whoever may enter the pod may look; nobody else
     if on_mesh_port:
-        running.mesh_port(on_mesh_port, authority)
+        running.mesh_port(on_mesh_port, trust)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,21 +103,20 @@ class _Cluster:
         self.running.waiting.append(lambda: f"waiting for {what}" if (what := source.waiting()) else "")
         return self.running.follow(source)
 
-    async def authority(self) -> Authority:
-        """The CA, as soon as the API server has told it."""
+    async def custodian(self) -> Custodian:
+        """The CA's, as soon as the API server has told it."""
         secrets = SecretStore(self.client, self.options.namespace, self.options.trust_domain)
         self.running.waiting.append(lambda: secrets.waiting)
-        authority = await secrets.load(time_of_day)
-        self.running.start(secrets.watch(self.running.metrics))
-        return authority
+        stored = await secrets.load(time_of_day)
+        return Custodian(secrets, stored, self.running.metrics, time_of_day, settle=SETTLE_IN_A_CLUSTER)
 
-    async def webhooks(self, authority: Authority, world: Source | None) -> None:
+    async def webhooks(self, trust: Trust, world: Source | None) -> None:
         """injector and galley on port 15017, as far as they run here."""
         listener = listen(self.options.listen, self.options.webhook_port, "--webhook-port")
         self.running.resources.enter_context(listener)
         webhooks = Webhooks(
             listener,
-            authority,
+            trust,
             injection=await self._injection() if "injector" in self.options.components else None,
             source=world if "galley" in self.options.components else None,
             clock=time_of_day,
@@ -138,12 +139,18 @@ class _Cluster:
         await injection.listed()
         return injection
 
-    def lead(self, authority: Authority) -> None:
+    def lead(self, trust: Trust) -> None:
         """Write back what has to be, whenever this replica leads."""
-        client, roots, metrics = self.client, authority.root_pem, self.running.metrics
+        client, metrics = self.client, self.running.metrics
+
+        def roots() -> str:
+            return trust.authority.root_pem
+
         kept = [root_bundles.keeper(client, roots, metrics)]
         if self.options.components & WEBHOOKS:
             kept.append(ca_bundles.keeper(client, roots, metrics))
+        for keeper in tuple(kept):
+            trust.subscribe(keeper.changed)
         if "pilot" in self.options.components:
             kept.append(crds.keeper(client, metrics))
         if "galley" in self.options.components:

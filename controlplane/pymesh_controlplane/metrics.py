@@ -24,6 +24,8 @@ COUNTERS: Final = {
     "pilot_xds_refused": ("reason", "Streams that pilot refused or cut off."),
     "pilot_xds_unknown_types": ("", "Requests for a type of resource that pilot does not serve; ignored."),
     "pilot_push_triggers": ("", "Changes of the configuration that were read."),
+    "pilot_jwks_resolver_network_fetch_success_total": ("", "Key sets of issuers that were fetched."),
+    "pilot_jwks_resolver_network_fetch_fail_total": ("", "Key sets of issuers that could not be fetched."),
     "pilot_translate_errors": ("", "Translations for a proxy that failed; what it had before stays in force."),
     "citadel_server_csr_count": ("", "Certificate signing requests received."),
     "citadel_server_success_cert_issuance_count": ("", "Certificates issued to workloads."),
@@ -34,7 +36,7 @@ COUNTERS: Final = {
     "pymesh_kubernetes_events": ("resource", "Events of watches on the Kubernetes API, bookmarks among them."),
     "pymesh_kubernetes_errors": ("resource", "Lists and watches that the Kubernetes API did not give."),
     "citadel_server_token_reviews": ("result", "Tokens that the Kubernetes API was asked about."),
-    "citadel_server_ca_changes": ("", "Changes of the CA's Secret that this process has not taken."),
+    "citadel_server_ca_changes": ("", "Changes of the CA in its store that are not in force: unusable, or too early."),
     "controlplane_leader_errors": ("", "Attempts to take or renew the Lease that failed."),
     "controlplane_writes": ("what", "Objects that were written back to the Kubernetes API."),
     "controlplane_write_errors": ("what", "Attempts to write back that failed; they are made again."),
@@ -44,7 +46,8 @@ COUNTERS: Final = {
 }
 GAUGES: Final = {
     "pilot_xds": "Proxies connected to this pilot.",
-    "citadel_server_root_cert_expiry_timestamp": "When the root ends, seconds since 1970.",
+    "citadel_server_root_cert_expiry_timestamp": "When the first of the roots ends, seconds since 1970.",
+    "citadel_server_cert_chain_expiry_timestamp": "When what signs certificates ends, seconds since 1970.",
     "controlplane_leader": "1 while this replica holds the Lease and writes back.",
     "controlplane_tls_connections": "Connections to the TLS ports that are open.",
     "controlplane_certificate_expiry_timestamp": "When the certificate of the mesh port ends, seconds since 1970.",

@@ -4,33 +4,41 @@
 """
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import grpc
 import grpc.aio
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
+from starlette.applications import Starlette
 
 from pymesh.errors import ConfigError
 from pymesh.identity import Identity
 from pymesh_controlplane import debug
 from pymesh_controlplane.callers import proved
-from pymesh_controlplane.citadel import serving
+from pymesh_controlplane.citadel import pages, serving
 from pymesh_controlplane.citadel.attestation import Authenticator, Tokens
-from pymesh_controlplane.citadel.authority import Authority
+from pymesh_controlplane.citadel.bundles import Bundles
 from pymesh_controlplane.citadel.client import Certificate, of_authority, of_citadel
+from pymesh_controlplane.citadel.custodian import Custodian
+from pymesh_controlplane.citadel.following import Roots
 from pymesh_controlplane.citadel.frontend import TlsFrontend, server_context
 from pymesh_controlplane.citadel.gate import Gate
 from pymesh_controlplane.citadel.service import CertificateService
+from pymesh_controlplane.citadel.trust import Trust
 from pymesh_controlplane.mesh_port import MeshPort
 from pymesh_controlplane.metrics import Metrics
 from pymesh_controlplane.options import Options
 from pymesh_controlplane.parts import Part
+from pymesh_controlplane.pilot.jwks import KeyedSource
+from pymesh_controlplane.pilot.jwks_fetch import fetch
 from pymesh_controlplane.pilot.server import DiscoveryServer, Origin, ServerContext
 from pymesh_controlplane.pilot.translate import Translator
 from pymesh_controlplane.ports import Ports, bind, listen, port_of
@@ -39,8 +47,9 @@ from pymesh_controlplane.sources.shared import SharedSource
 
 # Seconds that calls under way have to end when the process does: a CSR takes milliseconds, an ADS stream never ends.
 GRACE: Final = 0.3
-# Streams at once, over all connections of a port.
-MAX_STREAMS: Final = 8192
+# Streams at once, over all connections of a port: each sidecar has one for its configuration and one for the roots,
+# and sometimes a call for its certificate.
+MAX_STREAMS: Final = 12_288
 
 GRPC_OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # two control planes on one port would share its connections in silence
@@ -78,6 +87,7 @@ class Running:
         self._tasks = tasks
         self._services: list[asyncio.Task[None]] = []
         self._complete = False
+        self._application: Starlette | None = None
 
     def start(self, *services: Coroutine[None, None, None]) -> None:
         """Run `services`, which do not end by themselves."""
@@ -101,7 +111,8 @@ class Running:
     def pilot(self, source: Source) -> DiscoveryServer:
         """pilot, for the worlds of `source`; it has no port yet."""
         pilot = DiscoveryServer(Translator().snapshot, self.metrics, time.monotonic)
-        self.start(pilot.run(source))
+        keyed = KeyedSource(source, fetch, self.metrics, random.SystemRandom().random)
+        self.start(keyed.run(), pilot.run(keyed))
         return pilot
 
     def pages(self, pilot: DiscoveryServer | None, parts: Sequence[Part]) -> None:
@@ -122,6 +133,7 @@ class Running:
             collectors=[_All(self.collectors)],
             texts=[text for part in parts for text in part.texts],
         )
+        self._application = application
         self.start(debug.HttpServer(application, listener).run_until_cancelled())
         self.ports = replace(self.ports, http=port_of(listener))
 
@@ -143,46 +155,53 @@ class Running:
         self.resources.push_async_callback(plain.stop, GRACE)
         self.ports = replace(self.ports, xds=bound)
 
-    async def tls_port(self, authority: Authority, tokens: Tokens, pilot: DiscoveryServer | None) -> None:
-        """Open port 15012: citadel for `authority`, and pilot, for callers who prove who they are.
+    async def tls_port(self, custodian: Custodian, tokens: Tokens, pilot: DiscoveryServer | None) -> None:
+        """Open port 15012: citadel, and pilot, for callers who prove who they are.
 
         Raises:
             ConfigError: it cannot be had.
             CsrError: the authority has expired.
         """
-        self.metrics.set(
-            "citadel_server_root_cert_expiry_timestamp",
-            min(root.not_valid_after_utc.timestamp() for root in authority.roots),
-        )
-        context = server_context(authority.root_pem)
-        due = serving.renew(authority, context, now=time_of_day())
+        trust = custodian.trust
+        context = server_context(trust.authority.root_pem)
+        due = serving.renew(trust.authority, context, now=time_of_day())
         listener = self.resources.enter_context(listen(self._options.listen, self._options.tls_port, "--tls-port"))
         inner = grpc.aio.server(options=GRPC_OPTIONS, maximum_concurrent_rpcs=MAX_STREAMS)
         frontend = TlsFrontend(listener, context, inner.add_insecure_port("127.0.0.1:0"), self.metrics)
-        gate = Gate(frontend.peer_of, Authenticator(tokens, authority.trust_domain))
-        service = CertificateService(authority, gate.caller, self.metrics, time_of_day)
-        inner.add_generic_rpc_handlers((service.handler(),))
+        gate = Gate(frontend.peer_of, Authenticator(tokens, trust.authority.trust_domain))
+        service = CertificateService(trust, gate.caller, self.metrics, time_of_day)
+        bundles = Bundles(trust, gate.caller, self.metrics)
+        inner.add_generic_rpc_handlers((service.handler(), bundles.handler()))
+        custodian.holders = bundles.holders
+        custodian.expected = partial(_with_certificates, pilot)
+        if self._application is not None:
+            self._application.router.routes.extend(pages.routes(custodian))
         if pilot is not None:
             origin = proved(gate, lambda: self.metrics.count("citadel_server_authentication_failure_count"))
             inner.add_generic_rpc_handlers((pilot.handler(origin),))
         await inner.start()
         self.resources.push_async_callback(inner.stop, GRACE)
-        self.start(frontend.serve(), serving.keep_fresh(authority, context, due, clock=time_of_day))
+        fresh = serving.keep_fresh(trust, context, due, clock=time_of_day, use=frontend.use)
+        self.start(frontend.serve(), fresh, custodian.run())
         self.ports = replace(self.ports, tls=port_of(listener))
 
-    def mesh_port(self, parts: Sequence[Part], authority: Authority | None) -> None:
-        """Open port 9091 for `parts` as soon as there is a certificate: of `authority`, or of the citadel elsewhere.
+    def mesh_port(self, parts: Sequence[Part], trust: Trust | None) -> None:
+        """Open port 9091 for `parts` as soon as there is a certificate: of citadel here, or of the one elsewhere.
 
         Raises:
             ConfigError: it cannot be had.
         """
         options = self._options
-        if authority is not None:
+        if trust is not None:
             identity = Identity(options.trust_domain, *options.account.split("/"))
-            obtain, source = of_authority(authority, identity, time_of_day), "this process"
+            obtain, source = of_authority(trust, identity, time_of_day), "this process"
+            certificate = Certificate(obtain, self.metrics, source=source, clock=time_of_day)
+            trust.subscribe(certificate.renew)
         else:
-            obtain, source = of_citadel(options.citadel, options.token, options.root_cert), options.citadel
-        certificate = Certificate(obtain, self.metrics, source=source, clock=time_of_day)
+            roots = Roots(options.citadel, options.token, options.root_cert)
+            obtain = of_citadel(options.citadel, options.token, roots.current)
+            certificate = Certificate(obtain, self.metrics, source=options.citadel, clock=time_of_day)
+            self.start(roots.follow(certificate))
         listener = self.resources.enter_context(bind(options.listen, options.mesh_port, "--mesh-port"))
         mesh = MeshPort(listener, certificate, options.trust_domain, self.metrics)
         self.waiting.append(mesh.waiting)
@@ -199,6 +218,13 @@ class _All(Collector):
     def collect(self) -> Iterator[Metric]:
         for collector in self._collectors:
             yield from collector.collect()
+
+
+def _with_certificates(pilot: DiscoveryServer | None) -> list[str]:
+    """The pods that have a certificate of the mesh, as far as this process knows."""
+    if pilot is None or pilot.world is None:
+        return []
+    return sorted({f"{item.name}.{item.namespace}" for item in pilot.world.workloads.values() if item.mesh})
 
 
 async def _anybody(context: ServerContext) -> Origin:

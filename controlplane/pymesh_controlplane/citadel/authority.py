@@ -19,8 +19,11 @@ from pymesh.errors import MeshError
 from pymesh.identity import Identity
 
 ROOT_LIFETIME: Final = timedelta(days=3650)
-# The life of a leaf, and the longest that is granted: nothing revokes one, so an account that is deleted stays as long.
+# The life of a leaf that asks for none, as every sidecar of ours; Istio's value. Nothing revokes a leaf, so an account
+# that is deleted stays as long.
 LEAF_LIFETIME: Final = timedelta(hours=24)
+# The longest that is granted to who asks for more; Istio's value.
+MAX_LEAF_LIFETIME: Final = timedelta(days=90)
 # A peer whose clock is behind ours by this much still takes a certificate made now; Istio's value.
 CLOCK_SKEW: Final = timedelta(minutes=2)
 # Bytes. A P-256 CSR is about 500, an RSA-8192 one about 3,000.
@@ -72,7 +75,7 @@ class Authority:
 
     trust_domain: str
     certificate: x509.Certificate
-    key: CaKey = field(repr=False)
+    key: CaKey = field(repr=False, compare=False)  # it is the certificate's; keys of equal content are not equal
     intermediates: tuple[x509.Certificate, ...]
     roots: tuple[x509.Certificate, ...]
 
@@ -86,7 +89,7 @@ class Authority:
     ) -> Issued:
         """A certificate for `identity`, which the caller has proved, over the key of `csr` (PEM).
 
-        Its life is `lifetime`, or LEAF_LIFETIME if that is less.
+        Its life is `lifetime`, or MAX_LEAF_LIFETIME if that is less.
 
         Raises:
             CsrError: the CSR is damaged, asks for another identity or holds a weak key, or `lifetime` is not positive.
@@ -100,7 +103,7 @@ class Authority:
             key,
             x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(identity))]),
             now,
-            min(lifetime, LEAF_LIFETIME),
+            min(lifetime, MAX_LEAF_LIFETIME),
         )
 
     def issue_server(

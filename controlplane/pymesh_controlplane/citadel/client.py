@@ -5,6 +5,7 @@ the same process, nobody needs to be asked.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import ssl
@@ -24,7 +25,8 @@ from pymesh import istio_ca
 from pymesh.errors import MeshError
 from pymesh.identity import Identity
 from pymesh_controlplane.citadel.attestation import MAX_TOKEN_LENGTH
-from pymesh_controlplane.citadel.authority import Authority, private_pem
+from pymesh_controlplane.citadel.authority import private_pem
+from pymesh_controlplane.citadel.trust import Trust
 from pymesh_controlplane.metrics import Metrics
 
 log = logging.getLogger("pymesh.citadel.client")
@@ -53,41 +55,45 @@ class Credentials:
         key: PEM.
         roots: PEM, what the mesh trusts.
         expires: when the leaf ends, with time zone.
+        root: PEM, the one of `roots` that the chain leads to.
     """
 
     chain: str
     key: str = field(repr=False)
     roots: str
     expires: datetime
+    root: str = ""
 
 
 # Raises CertificateError.
 Obtain: TypeAlias = Callable[[], Awaitable[Credentials]]
 
 
-def of_authority(authority: Authority, identity: Identity, clock: Callable[[], datetime]) -> Obtain:
+def of_authority(trust: Trust, identity: Identity, clock: Callable[[], datetime]) -> Obtain:
     """Certificates for `identity` from the citadel of this process."""
 
     async def obtain() -> Credentials:
         key, csr = _request()
         try:
+            authority = trust.authority
             issued = authority.issue_workload(csr, identity, now=clock())
         except MeshError as error:
             raise CertificateError(str(error)) from error
-        return Credentials("".join(issued.chain[:-1]), key, authority.root_pem, issued.expires)
+        return Credentials("".join(issued.chain[:-1]), key, authority.root_pem, issued.expires, issued.chain[-1])
 
     return obtain
 
 
-def of_citadel(target: str, token: Path, roots: Path) -> Obtain:
+def of_citadel(target: str, token: Path, roots: Callable[[], str]) -> Obtain:
     """Certificates for whom the token in the file `token` speaks, from the citadel at `target` (`host:port`).
 
-    The files are read anew each time: a kubelet renews them. `roots` is what citadel's own certificate is held against.
+    The file is read anew each time: a kubelet renews it. `roots` is what the mesh trusts, and what citadel's own
+    certificate is held against; it raises CertificateError where that cannot be told.
     """
 
     async def obtain() -> Credentials:
-        root_pem = _read(roots, MAX_ROOT_BYTES)
-        metadata = (("authorization", f"Bearer {_read(token, MAX_TOKEN_LENGTH).strip()}"),)
+        root_pem = roots()
+        metadata = bearer(token)
         key, csr = await asyncio.to_thread(_request)
         request = istio_ca.encode_request(istio_ca.CertificateRequest(csr.decode()))
         credentials = grpc.ssl_channel_credentials(root_pem.encode())
@@ -106,6 +112,7 @@ class Certificate:
     """Keeps a certificate fresh.
 
     Attributes:
+        current: the one in use; None before the first.
         waiting: why there is none, or none any more that is valid; "" while there is.
         expires: when the current one ends; None before the first.
     """
@@ -121,11 +128,26 @@ class Certificate:
     ) -> None:
         self.waiting = f"waiting for a certificate from {source}"
         self.expires: datetime | None = None
+        self.current: Credentials | None = None
+        self._again = asyncio.Event()
+        self._subscribers: list[Callable[[], None]] = []
         self._obtain = obtain
         self._metrics = metrics
         self._source = source
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311  spreads retries, guards nothing
+
+    def renew(self) -> None:
+        """Ask for another one now, and not when it is due."""
+        self._again.set()
+
+    def subscribe(self, tell: Callable[[], None]) -> Callable[[], None]:
+        """Call `tell()` whenever another one has come into use, until the function returned is called.
+
+        It must not raise and not block.
+        """
+        self._subscribers.append(tell)
+        return lambda: self._subscribers.remove(tell)
 
     async def run(self, use: Callable[[Credentials], None]) -> None:
         """Give `use` a certificate, and another whenever one is due, until cancelled.
@@ -134,6 +156,7 @@ class Certificate:
         """
         pause = FIRST_PAUSE
         while True:
+            self._again.clear()
             try:
                 credentials = await self._obtain()
                 use(credentials)
@@ -143,11 +166,15 @@ class Certificate:
                 pause = min(pause * 2, LONGEST_PAUSE)
                 continue
             pause = FIRST_PAUSE
-            self.waiting, self.expires = "", credentials.expires
+            self.waiting, self.expires, self.current = "", credentials.expires, credentials
+            for tell in tuple(self._subscribers):
+                tell()
             due = self._clock() + (credentials.expires - self._clock()) / 2
             log.info("certificate from %s; the next is due at %s", self._source, due.isoformat(timespec="seconds"))
-            while (left := (due - self._clock()).total_seconds()) > 0:  # noqa: ASYNC110  waits for the time of day
-                await asyncio.sleep(min(left, LONGEST_SLEEP))
+            while (left := (due - self._clock()).total_seconds()) > 0 and not self._again.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(min(left, LONGEST_SLEEP)):
+                        await self._again.wait()
 
     def _failed(self, error: Exception) -> None:
         self._metrics.count("controlplane_certificate_errors")
@@ -176,10 +203,16 @@ def _credentials(answer: bytes, key: str, root_pem: str) -> Credentials:
         leaf = x509.load_pem_x509_certificate(chain[0].encode())
     except ValueError as error:
         raise CertificateError(str(error)) from error
-    return Credentials("".join(chain[:-1]), key, root_pem, leaf.not_valid_after_utc)
+    return Credentials("".join(chain[:-1]), key, root_pem, leaf.not_valid_after_utc, chain[-1])
 
 
-def _read(path: Path, limit: int) -> str:
+def bearer(token: Path) -> tuple[tuple[str, str], ...]:
+    """The metadata of a call that proves by the file `token` who makes it. Raises CertificateError."""
+    return (("authorization", f"Bearer {read(token, MAX_TOKEN_LENGTH).strip()}"),)
+
+
+def read(path: Path, limit: int) -> str:
+    """The text in a file of at most `limit` bytes. Raises CertificateError."""
     try:
         with path.open("rb") as file:
             content = file.read(limit + 1)

@@ -4,7 +4,7 @@ An authority of your own is four documents under the names that Istio's `cacerts
 `ca-key.pem`, `root-cert.pem`, and `cert-chain.pem` where intermediates stand between the first and the root.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from itertools import pairwise
 from typing import Final
@@ -15,35 +15,85 @@ from cryptography.hazmat.primitives import serialization
 
 from pymesh.errors import ConfigError, Position
 from pymesh_controlplane.citadel.authority import Authority, CaKey, private_pem, self_signed, weakness
+from pymesh_controlplane.citadel.rotation import Kept, Pair
 
 CERTIFICATE: Final = "ca-cert.pem"
 KEY: Final = "ca-key.pem"
 ROOT: Final = "root-cert.pem"
 CHAIN: Final = "cert-chain.pem"
+# Of an authority that citadel made, while its root is replaced (`rotation.Kept`).
+NEXT_CERTIFICATE: Final = "next-cert.pem"
+NEXT_KEY: Final = "next-key.pem"
+OLD_CERTIFICATE: Final = "old-cert.pem"
+SINCE: Final = "rotating-since"
 
 # Bytes of each. A chain of ten RSA-4096 certificates is about 20,000.
 MAX_BYTES: Final = 1024 * 1024
 
 
-def new_pair(trust_domain: str, *, now: datetime) -> tuple[bytes, bytes]:
-    """A new root of the mesh: its certificate and its key."""
+def new_pair(trust_domain: str, *, now: datetime) -> Pair:
+    """A new root of the mesh."""
     new = self_signed(trust_domain, now=now)
-    return new.certificate.public_bytes(serialization.Encoding.PEM), private_pem(new.key)
+    return Pair(new.certificate, new.key)
 
 
-def own_root(certificate: bytes, key: bytes, where: str, trust_domain: str, *, now: datetime) -> Authority:
-    """The authority whose root signs by itself. `where` is what the sentences call the place of both.
+def own_roots(found: Mapping[str, bytes], where: Callable[[str], str], *, now: datetime) -> Kept:
+    """The roots that citadel made: CERTIFICATE and KEY, and what there is of a rotation.
+
+    Args:
+        found: what is there, by name.
+        where: what the sentences call a document, by its name.
 
     Raises:
-        ConfigError: it is damaged or has expired.
+        ConfigError: one is damaged, has expired or does not fit the rest.
     """
-    private = _private_key(where, key)
-    (root, *more) = _certificates(where, certificate)
+    signer = _own_pair(found, where, CERTIFICATE, KEY, now)
+    if not found.keys() & {NEXT_CERTIFICATE, OLD_CERTIFICATE}:
+        return Kept(signer)
+    try:
+        since = datetime.fromisoformat(found.get(SINCE, b"").decode())
+    except ValueError as error:
+        raise refuse(where(SINCE), "is no time: restore it from a backup") from error
+    if NEXT_CERTIFICATE in found:
+        return Kept(signer, next=_own_pair(found, where, NEXT_CERTIFICATE, NEXT_KEY, now), since=since)
+    # Whether it has expired is nothing to us: nobody is signed for by it any more.
+    return Kept(signer, old=_one(where(OLD_CERTIFICATE), found[OLD_CERTIFICATE]), since=since)
+
+
+def documents_of(kept: Kept) -> dict[str, bytes]:
+    """What `own_roots` reads."""
+    found = {CERTIFICATE: _text(kept.signer.certificate), KEY: private_pem(kept.signer.key)}
+    if kept.next is not None:
+        found |= {NEXT_CERTIFICATE: _text(kept.next.certificate), NEXT_KEY: private_pem(kept.next.key)}
+    if kept.old is not None:
+        found[OLD_CERTIFICATE] = _text(kept.old)
+    if kept.since is not None:
+        found[SINCE] = kept.since.isoformat().encode()
+    return found
+
+
+def _own_pair(
+    found: Mapping[str, bytes], where: Callable[[str], str], certificate: str, key: str, now: datetime
+) -> Pair:
+    for name in (certificate, key):
+        if name not in found:
+            raise refuse(where(name), "is missing: restore it from a backup")
+    # The key first: of a file that is damaged as a whole, its absence says most.
+    private, root = _private_key(where(key), found[key]), _one(where(certificate), found[certificate])
+    _check_signer(where(certificate), root, private, now)
+    _check_link(where(certificate), root, root, "itself")
+    return Pair(root, private)
+
+
+def _one(where: str, content: bytes) -> x509.Certificate:
+    (root, *more) = _certificates(where, content)
     if more:
         raise refuse(where, f"holds {len(more) + 1} certificates, and one was written: restore it from a backup")
-    _check_signer(where, root, private, now)
-    _check_link(where, root, root, "itself")
-    return Authority(trust_domain, root, private, (), (root,))
+    return root
+
+
+def _text(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def plugged(found: Mapping[str, bytes], place: str, trust_domain: str, *, now: datetime) -> Authority:

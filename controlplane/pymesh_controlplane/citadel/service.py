@@ -16,7 +16,8 @@ import grpc.aio
 
 from pymesh import istio_ca, names
 from pymesh_controlplane.citadel.attestation import AttestationUnavailableError, Caller, UnauthenticatedError
-from pymesh_controlplane.citadel.authority import LEAF_LIFETIME, Authority, CsrError, Issued
+from pymesh_controlplane.citadel.authority import LEAF_LIFETIME, MAX_LEAF_LIFETIME, CsrError, Issued
+from pymesh_controlplane.citadel.trust import Trust
 from pymesh_controlplane.metrics import Metrics
 
 audit = logging.getLogger("pymesh.citadel.audit")
@@ -27,16 +28,16 @@ ServerContext: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Authenticate: TypeAlias = Callable[[ServerContext], Awaitable[Caller]]
 
 # Seconds; the most that is granted, and more would overflow a timedelta.
-_MAX_SECONDS: Final = int(LEAF_LIFETIME.total_seconds())
+_MAX_SECONDS: Final = int(MAX_LEAF_LIFETIME.total_seconds())
 
 
 class CertificateService:
     """Signs for callers that have proved who they are."""
 
     def __init__(
-        self, authority: Authority, authenticate: Authenticate, metrics: Metrics, clock: Callable[[], datetime]
+        self, trust: Trust, authenticate: Authenticate, metrics: Metrics, clock: Callable[[], datetime]
     ) -> None:
-        self._authority = authority
+        self._trust = trust
         self._authenticate = authenticate
         self._metrics = metrics
         self._clock = clock
@@ -50,7 +51,7 @@ class CertificateService:
     async def _create(self, data: bytes, context: ServerContext) -> bytes:
         self._metrics.count("citadel_server_csr_count")
         try:
-            caller = _with_token(await self._authenticate(context))
+            caller = with_token(await self._authenticate(context))
         except UnauthenticatedError as error:
             self._metrics.count("citadel_server_authentication_failure_count")
             audit.warning("refused: caller=%s: %s", error.address or context.peer(), error)
@@ -91,12 +92,17 @@ class CertificateService:
         lifetime = LEAF_LIFETIME
         if request.validity_duration:
             lifetime = timedelta(seconds=max(-1, min(request.validity_duration, _MAX_SECONDS)))
-        return self._authority.issue_workload(
+        return self._trust.authority.issue_workload(
             request.csr.encode(), caller.identity, now=self._clock(), lifetime=lifetime
         )
 
 
-def _with_token(caller: Caller) -> Caller:
+def with_token(caller: Caller) -> Caller:
+    """`caller`, who must have shown a token.
+
+    Raises:
+        UnauthenticatedError: a certificate was the proof.
+    """
     if caller.proof != "token":
         error = UnauthenticatedError(
             f"the certificate of {caller.identity} does not renew itself: "

@@ -51,8 +51,9 @@ async def fetch(
     *,
     limit: int = MAX_BODY,
     secure: bool = False,
+    method: str = "GET",
 ) -> Answer:
-    """The answer to GET `path`; `secure` over TLS, whatever the certificate. The socket is closed in any case.
+    """The answer to `method` `path`, without a body; `secure` over TLS, whatever the certificate. The socket is closed in any case.
 
     Raises:
         OSError: no connection, or it broke; HttpError if the answer is not HTTP.
@@ -68,7 +69,7 @@ async def fetch(
         connection = h11.Connection(h11.CLIENT)
         fields = {"host": f"{address[0]}:{address[1]}", "user-agent": "pymesh-probe", "connection": "close"}
         fields |= {name.lower(): value for name, value in (headers or {}).items()}
-        request = h11.Request(method="GET", target=path, headers=list(fields.items()))
+        request = h11.Request(method=method, target=path, headers=list(fields.items()))
         writer.write((connection.send(request) or b"") + (connection.send(h11.EndOfMessage()) or b""))
         return await _response(connection, reader, limit)
     except h11.RemoteProtocolError as error:

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from pymesh import names
 from pymesh.resources.fields import seconds
 from pymesh_controlplane.citadel import serving
-from pymesh_controlplane.citadel.authority import Authority
+from pymesh_controlplane.citadel.trust import Trust
 from pymesh_controlplane.debug import BoundedProtocol, HttpServer
 from pymesh_controlplane.galley.webhook import Judge
 from pymesh_controlplane.injector import webhook as injector
@@ -75,7 +75,7 @@ class Webhooks:
 
     Args:
         listener: bound and listening; it is closed at the end.
-        authority: of the certificate that is shown, and of the `caBundle` that API servers know.
+        trust: of the certificate that is shown, and of the `caBundle` that API servers know.
         injection: what is the same for all pods as of now; without it there is no /inject.
         source: the world in force, for galley; without it there is no /validate.
         clock: the time of day.
@@ -84,14 +84,14 @@ class Webhooks:
     def __init__(
         self,
         listener: socket.socket,
-        authority: Authority,
+        trust: Trust,
         *,
         injection: Callable[[], InjectionConfig] | None,
         source: Source | None,
         clock: Callable[[], datetime],
     ) -> None:
         self._listener = listener
-        self._authority = authority
+        self._trust = trust
         self._clock = clock
         self._room = Room(MAX_BODIES)
         self._galley = None if source is None else _Galley(source, clock)
@@ -115,14 +115,14 @@ class Webhooks:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
-        due = serving.renew(self._authority, context, now=self._clock(), dns_names=DNS_NAMES)
+        due = serving.renew(self._trust.authority, context, now=self._clock(), dns_names=DNS_NAMES)
         app = Starlette(routes=[Route(f"/{name}", self._endpoint(name), methods=["POST"]) for name in self._webhooks])
         try:
             async with asyncio.TaskGroup() as tasks:
                 if self._galley is not None:
                     tasks.create_task(self._galley.follow())
                 tasks.create_task(
-                    serving.keep_fresh(self._authority, context, due, clock=self._clock, dns_names=DNS_NAMES)
+                    serving.keep_fresh(self._trust, context, due, clock=self._clock, dns_names=DNS_NAMES)
                 )
                 tasks.create_task(_Server(app, self._listener, context).run_until_cancelled())
         finally:

@@ -39,8 +39,8 @@ def current(configuration: Object, bundle: str) -> dict[str, Any] | None:
     return {"metadata": {"resourceVersion": configuration["metadata"]["resourceVersion"]}, "webhooks": after}
 
 
-def keeper(client: AsyncClient, bundle: str, metrics: Metrics) -> Keeper:
-    """Keeps `bundle` in both configurations."""
+def keeper(client: AsyncClient, bundle: Callable[[], str], metrics: Metrics) -> Keeper:
+    """Keeps what `bundle` answers in both configurations."""
 
     def watch(changed: Callable[[], None]) -> Sequence[Reflector]:
         return tuple(
@@ -57,9 +57,9 @@ def keeper(client: AsyncClient, bundle: str, metrics: Metrics) -> Keeper:
 
     def due(reflectors: Sequence[Reflector]) -> Iterator[Write]:
         injector, galley = (reflector.objects for reflector in reflectors)
-        if (found := injector.get(Name("", INJECTOR))) and (patch := current(found, bundle)):
+        if (found := injector.get(Name("", INJECTOR))) and (patch := current(found, bundle())):
             yield _write(client, MutatingWebhookConfiguration, INJECTOR, patch, found)
-        if (found := galley.get(Name("", GALLEY))) and (patch := current(found, bundle)):
+        if (found := galley.get(Name("", GALLEY))) and (patch := current(found, bundle())):
             yield _write(client, ValidatingWebhookConfiguration, GALLEY, patch, found)
 
     return Keeper("webhook configurations", watch, due, metrics)

@@ -53,8 +53,8 @@ def owner(namespaces: Objects) -> list[OwnerReference]:
     return [OwnerReference(apiVersion="v1", kind="Namespace", name=metadata["name"], uid=metadata["uid"])]
 
 
-def keeper(client: AsyncClient, bundle: str, metrics: Metrics) -> Keeper:
-    """Keeps `bundle` (PEM) in every namespace."""
+def keeper(client: AsyncClient, bundle: Callable[[], str], metrics: Metrics) -> Keeper:
+    """Keeps what `bundle` answers (PEM) in every namespace."""
 
     def watch(changed: Callable[[], None]) -> Sequence[Reflector]:
         return (
@@ -85,13 +85,13 @@ def keeper(client: AsyncClient, bundle: str, metrics: Metrics) -> Keeper:
         metadata = ObjectMeta(
             name=names.ROOT_CONFIG_MAP, namespace=namespace, labels=dict(LABELS), ownerReferences=owner(namespaces)
         )
-        return Write(name, lambda: client.create(ConfigMap(metadata=metadata, data={names.ROOT_FILE: bundle})), uid)
+        return Write(name, lambda: client.create(ConfigMap(metadata=metadata, data={names.ROOT_FILE: bundle()})), uid)
 
     def due(reflectors: Sequence[Reflector]) -> Iterator[Write]:
         namespaces, config_maps = (reflector.objects for reflector in reflectors)
         return (
             write(namespace, patch, namespaces, config_maps.get(Name(namespace, names.ROOT_CONFIG_MAP)))
-            for namespace, patch in lacking(namespaces, config_maps, bundle)
+            for namespace, patch in lacking(namespaces, config_maps, bundle())
         )
 
     return Keeper("root bundles", watch, due, metrics)

@@ -14,7 +14,7 @@ import random
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pymesh.errors import ConfigError
@@ -23,6 +23,7 @@ from pymesh_proxy.control.certificates import CertificateClient
 from pymesh_proxy.control.channel import Channel, Target, bearer_token
 from pymesh_proxy.control.envoy_bootstrap import envoy_bootstrap
 from pymesh_proxy.control.node import Node
+from pymesh_proxy.control.roots import RootsClient, TrustedRoots
 from pymesh_proxy.control.sds import SdsServer
 from pymesh_proxy.control.secrets import SecretStore
 
@@ -71,9 +72,12 @@ async def run_agent(options: AgentOptions) -> int:
     except OSError as error:
         raise ConfigError(f"cannot write Envoy's bootstrap: {error}", path="--envoy-bootstrap") from error
     store = SecretStore()
-    channel = Channel(options.discovery, metadata=bearer_token(options.token_file))
+    roots = TrustedRoots(store, options.roots_file)
+    discovery = replace(options.discovery, tls=replace(options.discovery.tls, more=roots.pushed))
+    channel = Channel(discovery, metadata=bearer_token(options.token_file))
     rng = random.Random()  # noqa: S311  spreads retries, guards nothing
-    client = CertificateClient(channel, options.node, store, roots_file=options.roots_file, rng=rng, clock=time.time)
+    client = CertificateClient(channel, options.node, store, roots=roots, rng=rng, clock=time.time)
+    following = RootsClient(channel, options.node, store, roots, rng=rng)
     server = SdsServer(store, options.sds_socket, mode=options.sds_mode)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -81,7 +85,7 @@ async def run_agent(options: AgentOptions) -> int:
         loop.add_signal_handler(number, stop.set)
     try:
         async with asyncio.TaskGroup() as group:
-            services = [group.create_task(client.run()), group.create_task(server.run())]
+            services = [group.create_task(part.run()) for part in (client, following, server)]
             ends = [group.create_task(_signalled(stop))]
             if options.envoy:
                 ends.append(group.create_task(_run_envoy(options.envoy, store)))

@@ -6,15 +6,16 @@ loudly.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
+import math
 import random
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from pymesh import istio_ca
 from pymesh.grpc.status import RpcError
@@ -22,7 +23,8 @@ from pymesh.names import SDS_ROOT, SDS_WORKLOAD
 from pymesh_proxy.control.backoff import Backoff
 from pymesh_proxy.control.channel import Channel
 from pymesh_proxy.control.node import Node
-from pymesh_proxy.control.secrets import MAX_SECRET_BYTES, Certificate, Roots, SecretStore, read_bounded
+from pymesh_proxy.control.roots import TrustedRoots, fingerprints, root_of
+from pymesh_proxy.control.secrets import MAX_SECRET_BYTES, Certificate, Roots, SecretStore
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,9 @@ SIGN_TIMEOUT = 10.0
 CHILD_TIMEOUT = 30.0
 # Seconds between two looks at the roots file: kubelet takes a minute to project a changed ConfigMap anyway.
 ROOTS_INTERVAL = 30.0
+# Seconds over which proxies spread the renewals that another root asks for: each takes a third of a second of CPU, and
+# a node may have a hundred of them.
+ROTATION_SPREAD = 10.0
 
 
 class CertificateError(Exception):
@@ -59,11 +64,14 @@ class CertificateStats:
 
 
 class CertificateClient:
-    """Publishes SDS_WORKLOAD (certificate and key) and SDS_ROOT (what the roots file holds) in `store`.
+    """Publishes SDS_WORKLOAD (certificate and key) in `store`.
+
+    Where the mesh's roots change, and another one than ours is the first of them, the certificate is renewed: the first
+    is the one that signs.
 
     Args:
         channel: to citadel, with the token in its metadata.
-        roots_file: the mesh's roots; a changed file is taken up without a restart.
+        roots: what the mesh trusts; a changed file is taken up without a restart.
         rng: spreads renewals and retries.
         clock: Unix seconds.
     """
@@ -74,7 +82,7 @@ class CertificateClient:
         node: Node,
         store: SecretStore,
         *,
-        roots_file: Path,
+        roots: TrustedRoots,
         rng: random.Random,
         clock: Callable[[], float],
     ) -> None:
@@ -82,7 +90,7 @@ class CertificateClient:
         self._channel = channel
         self._uri = str(node.identity)
         self._store = store
-        self._roots_file = roots_file
+        self._roots = roots
         self._rng = rng
         self._clock = clock
         self._backoff = Backoff(rng)
@@ -104,12 +112,33 @@ class CertificateClient:
 
     async def run(self) -> None:
         """Obtain and renew; ends only by cancellation."""
-        while True:
-            due = self._clock() + await self._attempt()
-            # By short steps, since the wall clock may jump, and a machine may sleep, past the end of the certificate.
-            while (left := due - self._clock()) > 0:
-                await asyncio.sleep(min(left, ROOTS_INTERVAL))
-                self._look_at_roots()
+        other_roots = asyncio.Event()
+        unsubscribe = self._store.subscribe(lambda name: other_roots.set() if name == SDS_ROOT else None)
+        try:
+            while True:
+                due = self._clock() + await self._attempt()
+                # By short steps, since the wall clock may jump, and a machine may sleep, past the certificate's end.
+                while (left := due - self._clock()) > 0:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(min(left, ROOTS_INTERVAL)):
+                            await other_roots.wait()
+                    self._look_at_roots()
+                    if other_roots.is_set():
+                        other_roots.clear()
+                        due = min(due, self._clock() + self._until_signed_anew())
+        finally:
+            unsubscribe()
+
+    def _until_signed_anew(self) -> float:
+        """Seconds until a certificate of the root that signs now should be asked for; none if it is ours."""
+        roots = self._store.get(SDS_ROOT)
+        signs = fingerprints(roots.pem)[:1] if isinstance(roots, Roots) else []
+        ours = root_of(self._store)
+        if not signs or not ours or signs == [ours]:
+            return math.inf
+        delay = self._rng.uniform(0.0, ROTATION_SPREAD)
+        log.info("another root signs now: the certificate of %s is renewed in %.1f s", self._uri, delay)
+        return delay
 
     async def _attempt(self) -> float:
         """Try to get a certificate; seconds until the next attempt is due."""
@@ -160,16 +189,11 @@ class CertificateClient:
         )
 
     def _read_roots(self) -> bytes:
-        """What the roots file holds now; it is also what the store has from here on."""
+        """What the mesh trusts now; it is also what the store has from here on."""
         try:
-            pem = read_bounded(self._roots_file)
+            return self._roots.in_force()
         except OSError as error:
             raise CertificateError(f"cannot read the mesh's roots: {error}") from error
-        if b"-----BEGIN CERTIFICATE-----" not in pem:
-            raise CertificateError(f"{self._roots_file} holds no certificate")
-        if self._store.put(SDS_ROOT, Roots(pem)) and self._store.generation(SDS_ROOT) > 1:
-            log.info("the mesh's roots have changed")
-        return pem
 
     def _look_at_roots(self) -> None:
         """Take up a roots file that changes between two renewals. The last good one stays when it cannot be read."""

@@ -38,10 +38,15 @@ _TCP_KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket
 
 @dataclass(frozen=True, slots=True)
 class ServerTls:
-    """How to know the server: a certificate for `server_name` below a root in `roots_file`, read at each connect."""
+    """How to know the server: a certificate for `server_name` below a root in `roots_file`, read at each connect.
+
+    `more` answers roots that count as well, PEM: what was pushed is newer than the file, and the file is what the pod
+    was given, so a server of either is the right one.
+    """
 
     roots_file: Path
     server_name: str
+    more: Callable[[], bytes] = bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,8 +351,9 @@ def _client_context(tls: ServerTls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
+    known = read_bounded(tls.roots_file) + b"\n" + tls.more()
     try:
-        context.load_verify_locations(cadata=read_bounded(tls.roots_file).decode("ascii", "ignore"))
+        context.load_verify_locations(cadata=known.decode("ascii", "ignore"))
     except (ValueError, ssl.SSLError) as error:
         raise OSError(f"{tls.roots_file} holds no certificates: {error}") from error
     return context

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 from time import time
 from typing import Final
@@ -23,6 +24,7 @@ from pymesh_proxy.control.channel import Channel, ServerTls, Target, bearer_toke
 from pymesh_proxy.control.node import Node, node_from_environment
 from pymesh_proxy.control.pace import Pace
 from pymesh_proxy.control.resources import interest_of
+from pymesh_proxy.control.roots import RootsClient, TrustedRoots
 from pymesh_proxy.control.sds import SdsServer
 from pymesh_proxy.control.secrets import SecretStore
 from pymesh_proxy.control.xds import XdsClient, node_message
@@ -45,12 +47,15 @@ class ControlPlane:
         xds: XdsClient,
         certificates: CertificateClient | None,
         sds: SdsServer | None,
+        *,
+        roots: RootsClient | None = None,
     ) -> None:
         self.node = node
         self.introduction = introduction
         self.xds = xds
         self.certificates = certificates
         self.sds = sds
+        self._roots = roots
 
     @property
     def waiting_for(self) -> str:
@@ -64,6 +69,8 @@ class ControlPlane:
             group.create_task(self.xds.run())
             if self.certificates is not None:
                 group.create_task(self.certificates.run())
+            if self._roots is not None:
+                group.create_task(self._roots.run())
             if self.sds is not None:
                 group.create_task(self.sds.run())
 
@@ -79,12 +86,14 @@ def control_plane(
     rng = random.SystemRandom()
     if options.discovery is not None:
         node = node_from_environment(os.environ, _LABELS_FILE, kind="router" if options.gateway else "sidecar")
-        channel = Channel(discovery_target(options), metadata=bearer_token(options.token_file))
-        certificates = CertificateClient(channel, node, secrets, roots_file=options.root_cert, rng=rng, clock=time)
+        roots = TrustedRoots(secrets, options.root_cert)
+        channel = Channel(discovery_target(options, roots.pushed), metadata=bearer_token(options.token_file))
+        certificates = CertificateClient(channel, node, secrets, roots=roots, rng=rng, clock=time)
+        following = RootsClient(channel, node, secrets, roots, rng=rng)
         sds = None if options.sds_socket is None else SdsServer(secrets, options.sds_socket)
         introduction = node_message(node)
         xds = XdsClient(channel, introduction, consumer, delta=True, rng=rng, pace=pace)
-        return ControlPlane(node, introduction, xds, certificates, sds)
+        return ControlPlane(node, introduction, xds, certificates, sds, roots=following)
     if bootstrap is None or not bootstrap.dynamic_resources.HasField("ads_config"):
         return None
     ads = bootstrap.dynamic_resources.ads_config
@@ -96,12 +105,12 @@ def control_plane(
     return ControlPlane(node_in(bootstrap), introduction, xds, None, None)
 
 
-def discovery_target(options: Options) -> Target:
-    """Where `--discovery` leads: gRPC over TLS, known by the mesh's root."""
+def discovery_target(options: Options, more_roots: Callable[[], bytes] = bytes) -> Target:
+    """Where `--discovery` leads: gRPC over TLS, known by the mesh's roots: those of the file, and `more_roots`."""
     if options.discovery is None:
         raise MeshError("no control plane named: --discovery HOST:PORT")
     host, port = options.discovery
-    return Target(host, port, tls=ServerTls(options.root_cert, host))
+    return Target(host, port, tls=ServerTls(options.root_cert, host, more_roots))
 
 
 def agent_options(options: Options) -> AgentOptions:

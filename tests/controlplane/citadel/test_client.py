@@ -18,7 +18,9 @@ from pymesh_controlplane.citadel import client
 from pymesh_controlplane.citadel.attestation import Authenticator, Caller, TlsPeer, TokenVerifier
 from pymesh_controlplane.citadel.authority import self_signed
 from pymesh_controlplane.citadel.client import Certificate, CertificateError, Credentials, of_authority, of_citadel
+from pymesh_controlplane.citadel.following import Roots
 from pymesh_controlplane.citadel.service import CertificateService, ServerContext
+from pymesh_controlplane.citadel.trust import Trust
 from pymesh_controlplane.metrics import Metrics
 from tests.controlplane.citadel.support import REVIEWS, Tokens
 from tests.support.waiting import eventually
@@ -46,7 +48,7 @@ async def citadel(tokens: Tokens) -> AsyncIterator[str]:
         return await authenticator.authenticate(sent, TlsPeer("client"))
 
     server = grpc.aio.server()
-    server.add_generic_rpc_handlers((CertificateService(AUTHORITY, caller, Metrics(), now).handler(),))
+    server.add_generic_rpc_handlers((CertificateService(Trust(AUTHORITY), caller, Metrics(), now).handler(),))
     issued, key = AUTHORITY.issue_server(("localhost",), now=now())
     pair = (key.encode(), "".join(issued.chain).encode())
     port = server.add_secure_port("localhost:0", grpc.ssl_server_credentials([pair]))
@@ -71,7 +73,7 @@ async def test_citadel_gives_a_certificate_for_the_account_of_the_token(files: t
     """With its chain, its key and what the mesh trusts."""
     tokens, token, roots = files
     async with citadel(tokens) as target:
-        credentials = await of_citadel(target, token, roots)()
+        credentials = await of_citadel(target, token, Roots(target, token, roots).current)()
     assert identity_in(credentials) == [str(REVIEWS)]
     assert credentials.roots == AUTHORITY.root_pem
     assert timedelta(hours=23) < credentials.expires - now() < timedelta(hours=25)
@@ -84,33 +86,33 @@ async def test_why_there_is_none_is_one_sentence(files: tuple[Tokens, Path, Path
     tokens, token, roots = files
     async with citadel(tokens) as target:
         with pytest.raises(CertificateError, match=r"absent cannot be read: No such file"):
-            await of_citadel(target, token.with_name("absent"), roots)()
+            await of_citadel(target, token.with_name("absent"), Roots(target, token, roots).current)()
         token.write_text(tokens.token(exp=1))
         with pytest.raises(CertificateError, match="the token is refused: Signature has expired"):
-            await of_citadel(target, token, roots)()
+            await of_citadel(target, token, Roots(target, token, roots).current)()
         token.write_text(tokens.token())
         roots.write_text(self_signed("cluster.local", now=now()).root_pem)
         with pytest.raises(CertificateError, match=r"(?i)certificate"):
-            await of_citadel(target, token, roots)()
+            await of_citadel(target, token, Roots(target, token, roots).current)()
         roots.write_text(" ")
         with pytest.raises(CertificateError, match=r"root\.pem is empty"):
-            await of_citadel(target, token, roots)()
+            await of_citadel(target, token, Roots(target, token, roots).current)()
         roots.write_bytes(b"\xff\xfe")
         with pytest.raises(CertificateError, match=r"root\.pem is not text"):
-            await of_citadel(target, token, roots)()
+            await of_citadel(target, token, Roots(target, token, roots).current)()
         roots.write_text("x" * (client.MAX_ROOT_BYTES + 1))
         with pytest.raises(CertificateError, match="more than"):
-            await of_citadel(target, token, roots)()
+            await of_citadel(target, token, Roots(target, token, roots).current)()
     roots.write_text(AUTHORITY.root_pem)
     with pytest.raises(CertificateError, match=r"(?i)connect"):
-        await of_citadel(target, token, roots)()
+        await of_citadel(target, token, Roots(target, token, roots).current)()
 
 
 async def test_in_the_process_of_citadel_nobody_is_asked() -> None:
     """The account is what the process was told."""
-    credentials = await of_authority(AUTHORITY, REVIEWS, now)()
+    credentials = await of_authority(Trust(AUTHORITY), REVIEWS, now)()
     assert identity_in(credentials) == [str(REVIEWS)]
-    expired = of_authority(AUTHORITY, REVIEWS, lambda: now() + timedelta(days=4000))
+    expired = of_authority(Trust(AUTHORITY), REVIEWS, lambda: now() + timedelta(days=4000))
     with pytest.raises(CertificateError, match="expired"):
         await expired()
 

@@ -16,6 +16,7 @@ from pymesh_controlplane.citadel import serving
 from pymesh_controlplane.citadel.attestation import TlsPeer
 from pymesh_controlplane.citadel.authority import Authority, self_signed
 from pymesh_controlplane.citadel.frontend import TlsFrontend, server_context
+from pymesh_controlplane.citadel.trust import Trust
 from pymesh_controlplane.metrics import Metrics
 from tests.controlplane.citadel.support import REVIEWS, csr_for, key_pem, new_key
 from tests.support.waiting import eventually
@@ -215,7 +216,7 @@ async def test_the_certificate_is_renewed_at_half_its_life(tmp_path: Path) -> No
         async with asyncio.TaskGroup() as tasks:
             renewing = tasks.create_task(
                 serving.keep_fresh(
-                    AUTHORITY, there.context, datetime.now(UTC), clock=lambda: datetime.now(UTC), lifetime=life
+                    Trust(AUTHORITY), there.context, datetime.now(UTC), clock=lambda: datetime.now(UTC), lifetime=life
                 )
             )
             await eventually(three_different, what="three certificates")
@@ -234,7 +235,7 @@ async def test_an_expired_authority_does_not_end_the_control_plane(caplog: pytes
     """The renewal fails and says so; what serves goes on serving."""
     async with door() as there, asyncio.TaskGroup() as tasks:
         later = datetime.now(UTC) + timedelta(days=4000)
-        renewing = tasks.create_task(serving.keep_fresh(AUTHORITY, there.context, later, clock=lambda: later))
+        renewing = tasks.create_task(serving.keep_fresh(Trust(AUTHORITY), there.context, later, clock=lambda: later))
         await eventually(lambda: "was not renewed" in caplog.text)
         assert not renewing.done()
         renewing.cancel()

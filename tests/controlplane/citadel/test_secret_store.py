@@ -13,11 +13,10 @@ from lightkube.resources.core_v1 import Namespace, Secret
 
 from pymesh.errors import ConfigError
 from pymesh_controlplane.citadel import pem
+from pymesh_controlplane.citadel.rotation import Kept, Pair, RotationError, Step, fingerprint, taken
 from pymesh_controlplane.citadel.secret_store import SecretStore
 from pymesh_controlplane.kube import asking
 from pymesh_controlplane.kube.asking import KubernetesError
-from pymesh_controlplane.metrics import Metrics
-from tests.support.certificates import Authority as Root
 from tests.support.kubernetes.server import ApiServer
 
 NOW = datetime.now(UTC)
@@ -45,23 +44,26 @@ async def test_replicas_that_start_at_once_agree_on_one_root(
     """Whoever comes second, after looking and before writing, takes what the first wrote."""
     all_have_looked, make = Barrier(3, timeout=10), pem.new_pair
 
-    def new_pair(trust_domain: str, *, now: datetime) -> tuple[bytes, bytes]:
+    def new_pair(trust_domain: str, *, now: datetime) -> Pair:
         all_have_looked.wait()
         return make(trust_domain, now=now)
 
     monkeypatch.setattr(pem, "new_pair", new_pair)
     stores = [SecretStore(client, namespace, "cluster.local") for _ in range(3)]
-    found = await asyncio.gather(*(store.load_or_create(now=NOW) for store in stores))
-    assert len({authority.certificate.serial_number for authority in found}) == 1
+    found = await asyncio.gather(*(store.read(now=NOW) for store in stores))
+    assert len({stored.authority.certificate.serial_number for stored in found}) == 1
     again = await SecretStore(client, namespace, "cluster.local").load(lambda: NOW)
-    assert again.root_pem == found[0].root_pem
+    assert again.authority.root_pem == found[0].authority.root_pem
 
 
 async def test_an_authority_of_ones_own_comes_first(client: AsyncClient, namespace: str) -> None:
     await SecretStore(client, namespace, "cluster.local").load(lambda: NOW)
-    certificate, key = pem.new_pair("cluster.local", now=NOW)
+    documents = pem.documents_of(Kept(pem.new_pair("cluster.local", now=NOW)))
+    certificate, key = documents[pem.CERTIFICATE], documents[pem.KEY]
     await keep(client, namespace, "cacerts", ca_cert_pem=certificate, ca_key_pem=key, root_cert_pem=certificate)
-    assert (await SecretStore(client, namespace, "cluster.local").load(lambda: NOW)).root_pem.encode() == certificate
+    assert (
+        await SecretStore(client, namespace, "cluster.local").load(lambda: NOW)
+    ).authority.root_pem.encode() == certificate
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,7 @@ async def test_an_authority_of_ones_own_comes_first(client: AsyncClient, namespa
     [
         ("cacerts", {"ca_cert_pem": b"x"}, r"cacerts, ca-key\.pem: is missing, while ca-cert\.pem is there"),
         ("cacerts", {"tls_crt": b"x"}, r"cacerts, ca-cert\.pem: is missing"),
-        ("pymesh-ca", {"ca_cert_pem": b"x", "ca_key_pem": b"y"}, "pymesh-ca: holds no private key"),
+        ("pymesh-ca", {"ca_cert_pem": b"x", "ca_key_pem": b"y"}, r"pymesh-ca, ca-key\.pem: holds no private key"),
         ("pymesh-ca", {"ca_cert_pem": b"x"}, r"pymesh-ca, ca-key\.pem: is missing: restore"),
     ],
 )
@@ -85,25 +87,31 @@ async def test_a_damaged_one_is_refused_and_stays_as_it_is(
     assert api.objects("", "secrets", namespace) == before
 
 
-async def test_a_change_is_told_and_counted_once(
-    client: AsyncClient, namespace: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    metrics, store = Metrics(), SecretStore(client, namespace, "cluster.local")
-    await store.load(lambda: NOW)
-    await store.look(metrics)
-    assert metrics.counted("citadel_server_ca_changes") == 0
-    root = Root("new")
-    await keep(client, namespace, "cacerts", root_cert_pem=root.root)
-    await store.look(metrics)
-    await store.look(metrics)
-    assert metrics.counted("citadel_server_ca_changes") == 1
-    assert f"now it is in Secret {namespace}/cacerts. This process goes on with what it read from Secret" in caplog.text
-    await client.delete(Secret, "cacerts", namespace=namespace)
-    await store.look(metrics)
-    await client.delete(Secret, "pymesh-ca", namespace=namespace)
-    await store.look(metrics)
-    assert metrics.counted("citadel_server_ca_changes") == 2
-    assert "now it is in no Secret" in caplog.text
+async def test_steps_of_a_rotation_are_kept_and_read_by_others(client: AsyncClient, namespace: str) -> None:
+    """Each replica reads what one has written; whoever has looked before somebody else wrote, writes nothing."""
+    mine, other = (SecretStore(client, namespace, "cluster.local") for _ in range(2))
+    first = await mine.read(now=NOW)
+    assert first.kept is not None
+    new = pem.new_pair("cluster.local", now=NOW)
+    await mine.write(taken(first.kept, Step.DISTRIBUTE, NOW, new), first)
+    second = await other.read(now=NOW)
+    assert [fingerprint(root) for root in second.authority.roots] == [
+        fingerprint(first.authority.certificate),
+        fingerprint(new.certificate),
+    ]
+    with pytest.raises(RotationError, match="has changed meanwhile"):
+        await other.write(taken(first.kept, Step.DISTRIBUTE, NOW, new), first)
+    assert second.kept is not None
+    await other.write(taken(second.kept, Step.SIGN, NOW), second)
+    third = await mine.read(now=NOW)
+    assert third.authority.certificate == new.certificate
+    assert third.kept is not None
+    assert third.kept.since == NOW
+    await mine.write(taken(third.kept, Step.RETIRE, NOW), third)
+    last = await other.read(now=NOW)
+    assert last.authority.roots == (new.certificate,)
+    secret = await client.get(Secret, "pymesh-ca", namespace=namespace)
+    assert set(secret.data or {}) == {"ca-cert.pem", "ca-key.pem"}, "nothing of the old root is left"
 
 
 async def test_an_api_server_that_is_away_is_waited_for(
@@ -115,11 +123,11 @@ async def test_an_api_server_that_is_away_is_waited_for(
     assert store.waiting == "waiting for the CA to be read"
     api.stop()
     with pytest.raises(KubernetesError):
-        await store.load_or_create(now=NOW)
+        await store.read(now=NOW)
     loading = asyncio.get_running_loop().create_task(store.load(lambda: NOW))
     while "cannot be asked" not in store.waiting:
         await asyncio.sleep(0.01)
     assert f"Secret {namespace}/cacerts or pymesh-ca" in store.waiting
     api.start()
-    assert (await loading).trust_domain == "cluster.local"
+    assert (await loading).authority.trust_domain == "cluster.local"
     assert store.waiting == ""

@@ -22,6 +22,7 @@ from pymesh.identity import Identity
 from pymesh.policy_api import Demand, LeaseRequest, LeaseResponse
 from pymesh_controlplane.citadel.authority import self_signed
 from pymesh_controlplane.citadel.client import Certificate, of_authority
+from pymesh_controlplane.citadel.trust import Trust
 from pymesh_controlplane.mesh_port import MeshPort
 from pymesh_controlplane.metrics import Metrics
 from pymesh_controlplane.pilot.model import World
@@ -166,7 +167,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def server_certificate() -> Any:
     """As of citadel, but under a name that grpcio can check."""
-    credentials = await of_authority(AUTHORITY, POLICY, lambda: datetime.now(UTC))()
+    credentials = await of_authority(Trust(AUTHORITY), POLICY, lambda: datetime.now(UTC))()
     issued, key = AUTHORITY.issue_server(("policy",), now=datetime.now(UTC))
     return type(credentials)("".join(issued.chain[:-1]), key, AUTHORITY.root_pem, issued.expires)
 

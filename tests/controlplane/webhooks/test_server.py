@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from pymesh.resources.parse import parse
 from pymesh_controlplane.citadel import serving
 from pymesh_controlplane.citadel.authority import Authority, self_signed
+from pymesh_controlplane.citadel.trust import Trust
 from pymesh_controlplane.galley import webhook as galley
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.pilot import world
@@ -100,7 +100,7 @@ async def running(clock: Clock | None = None) -> AsyncIterator[Running]:
     clock = clock or Clock()
     authority, worlds = self_signed("cluster.local", now=clock.now), Worlds()
     listener = listen("127.0.0.1", 0, "--webhook-port")
-    webhooks = Webhooks(listener, authority, injection=InjectionConfig, source=worlds, clock=clock)
+    webhooks = Webhooks(listener, Trust(authority), injection=InjectionConfig, source=worlds, clock=clock)
     port = port_of(listener)
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(webhooks.run())
@@ -164,11 +164,11 @@ async def test_old_tls_is_not_spoken(mesh: Running) -> None:
 async def test_a_new_certificate_leaves_the_connections_there_are_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     due = asyncio.Event()
 
-    async def wait_until_due(_: float) -> None:
+    async def wait_until_due(_: asyncio.Event, __: float) -> None:
         await due.wait()
         due.clear()
 
-    monkeypatch.setattr(serving, "asyncio", SimpleNamespace(sleep=wait_until_due))
+    monkeypatch.setattr(serving, "wait", wait_until_due)
     clock = Clock(datetime.now(UTC) - timedelta(hours=12))
     async with running(clock) as mesh:
         before = await mesh.caller()

@@ -19,6 +19,7 @@ from pymesh_proxy.config.model import PeerValidation, SdsName, TlsServer
 from pymesh_proxy.control.certificates import RENEW_AT, RENEW_SPREAD, CertificateClient, renewal_delay
 from pymesh_proxy.control.channel import Channel, Target
 from pymesh_proxy.control.node import Node
+from pymesh_proxy.control.roots import TrustedRoots
 from pymesh_proxy.control.secrets import Certificate, Roots, SecretStore
 from pymesh_proxy.transport.tls import TlsContexts
 from tests.support.certificates import Authority
@@ -82,7 +83,7 @@ class Bench:
         self.roots.write_bytes(self.authority.root)
         self.channel = Channel(Target(unix_path=str(folder / "citadel")))
         self.client = CertificateClient(
-            self.channel, NODE, self.store, roots_file=self.roots, rng=_rng(1), clock=self.clock
+            self.channel, NODE, self.store, roots=TrustedRoots(self.store, self.roots), rng=_rng(1), clock=self.clock
         )
 
     @asynccontextmanager

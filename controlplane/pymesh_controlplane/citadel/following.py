@@ -1,0 +1,116 @@
+"""The mesh's roots as a component in a pod of its own has them: from a file at first, then as citadel pushes them.
+
+What it says back is what its certificate says that is in use: the roots that came with that, and the one it leads to.
+See `bundles`.
+"""
+
+import asyncio
+import logging
+import random
+from pathlib import Path
+
+import grpc
+import grpc.aio
+from cryptography import x509
+from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
+from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
+from google.protobuf.message import DecodeError
+
+from pymesh import names
+from pymesh.xds.types import SECRET
+from pymesh_controlplane.citadel import client
+from pymesh_controlplane.citadel.client import Certificate, CertificateError, Credentials
+from pymesh_controlplane.citadel.rotation import fingerprint, version_of
+from pymesh_controlplane.tasks import until_first_ends
+
+log = logging.getLogger("pymesh.citadel.client")
+
+
+class Roots:
+    """What the mesh trusts: the file `file`, and from the first push on what the citadel at `target` says."""
+
+    def __init__(self, target: str, token: Path, file: Path, rng: random.Random | None = None) -> None:
+        self._target = target
+        self._token = token
+        self._file = file
+        self._pushed = ""
+        self._rng = rng or random.Random()  # noqa: S311  spreads retries, guards nothing
+
+    def current(self) -> str:
+        """PEM. Raises CertificateError where there is nothing yet."""
+        return self._pushed or client.read(self._file, client.MAX_ROOT_BYTES)
+
+    async def follow(self, certificate: Certificate) -> None:
+        """Follow citadel until cancelled, and have `certificate` renewed with what changes."""
+        pause = client.FIRST_PAUSE
+        while True:
+            try:
+                if await self._stream(certificate):
+                    pause = client.FIRST_PAUSE
+                problem = "citadel has ended the stream"
+            except CertificateError as error:
+                problem = str(error)
+            except grpc.aio.AioRpcError as error:
+                problem = error.details() or error.code().name
+            log.warning("the mesh's roots are not followed: %s", problem)
+            await asyncio.sleep(pause * (0.5 + self._rng.random() / 2))
+            pause = min(pause * 2, client.LONGEST_PAUSE)
+
+    async def _stream(self, certificate: Certificate) -> bool:
+        """One stream, to its end; whether anything came."""
+        # The file as well: whoever was away for a whole rotation knows citadel by that.
+        known = self._pushed + "\n" + client.read(self._file, client.MAX_ROOT_BYTES)
+        credentials = grpc.ssl_channel_credentials(known.encode())
+        news, heard = asyncio.Event(), asyncio.Event()
+        news.set()
+        unsubscribe = certificate.subscribe(news.set)
+        try:
+            await self._converse(certificate, credentials, news, heard)
+        finally:
+            unsubscribe()
+        return heard.is_set()
+
+    async def _converse(
+        self, certificate: Certificate, credentials: grpc.ChannelCredentials, news: asyncio.Event, heard: asyncio.Event
+    ) -> None:
+        async with grpc.aio.secure_channel(self._target, credentials) as channel:
+            method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
+                f"/{names.SDS_SERVICE}/{names.SDS_STREAM}"
+            )
+            call = method(metadata=client.bearer(self._token))
+
+            async def say() -> None:
+                while True:
+                    await news.wait()
+                    news.clear()
+                    await call.write(_said(certificate.current))
+
+            async def hear() -> None:
+                async for data in call:
+                    heard.set()
+                    self._take(data, certificate)
+
+            await until_first_ends(say(), hear())
+
+    def _take(self, data: bytes, certificate: Certificate) -> None:
+        try:
+            message = DiscoveryResponse.FromString(data)
+            secrets = [Secret.FromString(item.value) for item in message.resources]
+            pushed = next(item for item in secrets if item.name == names.SDS_ROOT)
+            roots = pushed.validation_context.trusted_ca.inline_bytes.decode()
+            x509.load_pem_x509_certificates(roots.encode())
+        except (DecodeError, StopIteration, ValueError) as error:
+            log.error("what citadel pushed is no set of roots, and is not taken: %r", error)
+            return
+        if roots != self._pushed:
+            self._pushed = roots
+            certificate.renew()
+
+
+def _said(used: Credentials | None) -> bytes:
+    message = DiscoveryRequest(type_url=SECRET, resource_names=[names.SDS_ROOT])
+    if used is not None:
+        message.version_info = version_of(used.roots)
+        leaf = fingerprint(x509.load_pem_x509_certificate(used.root.encode()))
+        message.node.metadata.update({names.METADATA_CERTIFICATE_ROOT: leaf})
+    return message.SerializeToString()
