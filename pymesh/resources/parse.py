@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from pymesh.errors import ConfigError
-from pymesh.resources import authorization, check, istio, kubernetes, policy, sizes
+from pymesh.resources import authorization, check, istio, kubernetes, policy, request_authentication, sizes
 from pymesh.resources.documents import MAX_DEPTH, Document, describe, documents
 from pymesh.resources.nesting import is_deeper
 from pymesh.resources.resource import Key, Positions, Resource, child_path
@@ -45,6 +45,9 @@ _KINDS: Final[Mapping[tuple[str, str], _Kind]] = {
     ),
     ("security.istio.io", "AuthorizationPolicy"): _Kind(
         "security.istio.io", ("v1", "v1beta1"), authorization.AuthorizationPolicy
+    ),
+    ("security.istio.io", "RequestAuthentication"): _Kind(
+        "security.istio.io", ("v1", "v1beta1"), request_authentication.RequestAuthentication
     ),
     (policy.GROUP, "RateLimit"): _Kind(policy.GROUP, ("v1alpha1",), policy.RateLimit),
     (policy.GROUP, "ConcurrencyLimit"): _Kind(policy.GROUP, ("v1alpha1",), policy.ConcurrencyLimit),

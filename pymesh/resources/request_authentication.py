@@ -74,6 +74,12 @@ class JWTRule(Block, frozen=True):
     space_delimited_claims: Names = []
 
     @property
+    def token_headers(self) -> list[str]:
+        """The headers in which its tokens stand, in small letters."""
+        elsewhere = self.from_params or self.from_cookies
+        return [item.name.lower() for item in self.from_headers] or ([] if elsewhere else ["authorization"])
+
+    @property
     def source(self) -> KeySource | None:
         """Where the keys are to be fetched from; None if they are here."""
         return None if self.jwks else KeySource(self.issuer, self.jwks_uri or "")

@@ -395,6 +395,7 @@ ISTIO = {
     "gateways": ("Gateway", "gw", ["Age"]),
     "serviceentries": ("ServiceEntry", "se", ["Hosts", "Location", "Resolution", "Age"]),
     "authorizationpolicies": ("AuthorizationPolicy", "ap", ["Action", "Age"]),
+    "requestauthentications": ("RequestAuthentication", "ra", ["Age"]),
     "peerauthentications": ("PeerAuthentication", "pa", ["Mode", "Age"]),
 }
 
@@ -405,7 +406,7 @@ def test_istios_crds_are_as_istio_has_them() -> None:
     for plural, crd in found.items():
         kind, short, columns = ISTIO[plural]
         spec = crd["spec"]
-        security = kind in {"AuthorizationPolicy", "PeerAuthentication"}
+        security = kind in {"AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"}
         group = "security.istio.io" if security else "networking.istio.io"
         versions = ["v1", "v1beta1"] if security else ["v1", "v1beta1", "v1alpha3"]
         assert crd["metadata"]["name"] == f"{plural}.{group}"

@@ -119,6 +119,11 @@ def _subsets(item: Object) -> str:
     return ",".join(str(subset.get("name")) for subset in (item.get("spec") or {}).get("subsets") or [])
 
 
+def _issuers(item: Object) -> str:
+    rules = (item.get("spec") or {}).get("jwtRules") or []
+    return ",".join(str(rule.get("issuer", "")) for rule in rules)
+
+
 def _limit(item: Object) -> str:
     spec = item.get("spec") or {}
     if item["kind"] == "ConcurrencyLimit":
@@ -148,6 +153,7 @@ _COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
     "Gateway": (("SELECTOR", _at("spec", "selector")), ("HOSTS", _servers), ("ADDRESSES", _addresses)),
     "PeerAuthentication": (("MODE", _at("spec", "mtls", "mode")),),
     "AuthorizationPolicy": (("ACTION", lambda item: str((item.get("spec") or {}).get("action") or "ALLOW")),),
+    "RequestAuthentication": (("ISSUERS", _issuers),),
     "RateLimit": (("LIMIT", _limit),),
     "ConcurrencyLimit": (("LIMIT", _limit),),
 }

@@ -20,6 +20,7 @@ _SHORT: Final = {
     "Gateway": ("gw",),
     "PeerAuthentication": ("pa",),
     "AuthorizationPolicy": ("ap",),
+    "RequestAuthentication": ("ra",),
     "RateLimit": (),
     "ConcurrencyLimit": (),
 }

@@ -12,6 +12,7 @@ from pymesh.resources.istio import DestinationRule, Gateway, PeerAuthentication,
 from pymesh.resources.kubernetes import ConfigMap, EndpointSlice, Pod, Secret
 from pymesh.resources.kubernetes import Service as KubernetesService
 from pymesh.resources.policy import ConcurrencyLimit, RateLimit
+from pymesh.resources.request_authentication import RequestAuthentication
 from pymesh.resources.resource import Key, Resource, holds
 from pymesh.xds.check import check as check_supported
 from pymesh_controlplane.galley import (
@@ -20,6 +21,7 @@ from pymesh_controlplane.galley import (
     gateways,
     limits,
     mesh_configs,
+    request_authentication,
     secrets,
     services,
     taken_hosts,
@@ -82,6 +84,8 @@ def _check(
         return memory.call(services.check_pod, resource.key, resource)
     if holds(resource, PeerAuthentication):
         return _check_authentication(resource, world)
+    if holds(resource, RequestAuthentication):
+        return request_authentication.check(resource, world)
     if holds(resource, AuthorizationPolicy):
         return authorization.check(resource, world)
     if holds(resource, RateLimit) or holds(resource, ConcurrencyLimit):
@@ -130,6 +134,9 @@ def _check_translation(
         targets = routes.targets(resource, world)
         for path, reason in memory.call(_unsupported_routes, resource.key, resource, targets):
             findings.error(path, reason)
+    if holds(resource, RequestAuthentication):
+        for reason in memory.call(request_authentication.unsupported, resource.key, resource):
+            findings.error("spec", reason)
     if holds(resource, AuthorizationPolicy):
         settings = guards.settings(world, ours=True)
         for reason in memory.call(authorization.unsupported, resource.key, resource, settings):

@@ -1,6 +1,6 @@
 """RequestAuthentication: keys that can be believed, addresses that can be asked, headers that a token may write."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
@@ -25,12 +25,14 @@ def check(resource: Resource[RequestAuthentication], world: World) -> list[Probl
     findings = Findings(resource)
     _check_scope(findings, resource, world)
     first: dict[str, int] = {}
+    places = {name for rule in resource.value.spec.jwt_rules for name in rule.token_headers}
     for index, rule in enumerate(resource.value.spec.jwt_rules):
         path = f"spec.jwtRules[{index}]"
         if first.setdefault(rule.issuer, index) != index:
             sentence = f"{rule.issuer} is named in jwtRules[{first[rule.issuer]}], too: what either takes is taken"
             findings.warning(f"{path}.issuer", sentence)
         _check_rule(findings, path, rule)
+        _check_outputs(findings, path, rule, places)
     return findings.problems
 
 
@@ -84,7 +86,6 @@ def _check_rule(findings: Findings, path: str, rule: JWTRule) -> None:
         _check_address(findings, f"{path}.issuer", rule.issuer, discovered=True)
     if not 0 < seconds(rule.timeout) <= MAX_TIMEOUT:
         findings.error(f"{path}.timeout", f"more than 0s, and at most {MAX_TIMEOUT:.0f}s")
-    _check_outputs(findings, path, rule)
 
 
 def _check_keys(findings: Findings, path: str, text: str) -> None:
@@ -138,8 +139,8 @@ def _is_pilots_own(host: str) -> bool:
     return address.is_loopback or address.is_link_local or address.is_unspecified
 
 
-def _check_outputs(findings: Findings, path: str, rule: JWTRule) -> None:
-    """Headers that are written: no reserved one, and none twice."""
+def _check_outputs(findings: Findings, path: str, rule: JWTRule, places: Container[str]) -> None:
+    """Headers that are written: no reserved one, none twice, and none of the `places` where tokens stand."""
     written: dict[str, str] = {}
     outputs = [(f"{path}.outputPayloadToHeader", rule.output_payload_to_header or "")]
     outputs += [
@@ -152,5 +153,5 @@ def _check_outputs(findings: Findings, path: str, rule: JWTRule) -> None:
             findings.error(here, f"{header} is the proxy's own, or others are believed by it: choose another name")
         elif name and written.setdefault(name, here) != here:
             findings.error(here, f"{header} is written by {written[name]}, too: choose another name")
-        elif name == "authorization" and rule.forward_original_token:
-            findings.warning(here, "the token that is to be forwarded stands there: it is replaced")
+        elif name in places:
+            findings.error(here, f"tokens stand in {header}, and what comes there is taken off first: choose another")

@@ -31,6 +31,7 @@ KINDS: Final = {
     "Gateway": Kind("networking.istio.io", _ISTIO_VERSIONS, "gateways"),
     "PeerAuthentication": Kind("security.istio.io", ("v1", "v1beta1"), "peerauthentications"),
     "AuthorizationPolicy": Kind("security.istio.io", ("v1", "v1beta1"), "authorizationpolicies"),
+    "RequestAuthentication": Kind("security.istio.io", ("v1", "v1beta1"), "requestauthentications"),
     "RateLimit": Kind("policy.pymesh.io", ("v1alpha1",), "ratelimits"),
     "ConcurrencyLimit": Kind("policy.pymesh.io", ("v1alpha1",), "concurrencylimits"),
     "CustomResourceDefinition": Kind("apiextensions.k8s.io", ("v1",), "customresourcedefinitions", namespaced=False),
@@ -57,6 +58,7 @@ MESH_KINDS: Final = frozenset(
         "Gateway",
         "PeerAuthentication",
         "AuthorizationPolicy",
+        "RequestAuthentication",
         "RateLimit",
         "ConcurrencyLimit",
     }

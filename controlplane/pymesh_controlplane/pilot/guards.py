@@ -1,32 +1,37 @@
-"""World + node → what everything that comes in passes first: who may call. Pure.
+"""World + node → what everything that comes in passes first: who calls, and whether that one may. Pure.
 
 It stands in front of every port of a sidecar, declared or not, and of every listener of a gateway.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pymesh.names import USER_AGENT
 from pymesh.resources.authorization import AuthorizationPolicy
 from pymesh.resources.resource import Key, Resource
-from pymesh_controlplane.pilot import authorization
+from pymesh_controlplane.pilot import authorization, request_authentication
 from pymesh_controlplane.pilot.authorization import Settings
 from pymesh_controlplane.pilot.authorizers import authorizers
 from pymesh_controlplane.pilot.filters import Before
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.node import Node
+from pymesh_controlplane.pilot.request_authentication import Believed
+
+T = TypeVar("T")
 
 
 class Guards(NamedTuple):
     """What holds for a workload: the same for workloads that are alike in it."""
 
+    believed: Believed
     policies: tuple[Resource[AuthorizationPolicy], ...]
     settings: Settings
 
     @property
-    def name(self) -> tuple[bool, tuple[Key, ...]]:
+    def name(self) -> tuple[bool, tuple[Key, ...], tuple[Key, ...]]:
         """By which it is told apart from what holds for others in the same world."""
-        return self.settings.asks_about_connections, tuple(policy.key for policy in self.policies)
+        policies = tuple(policy.key for policy in self.policies)
+        return self.settings.asks_about_connections, self.believed.names, policies
 
 
 class Judge:
@@ -34,15 +39,17 @@ class Judge:
 
     def __init__(self, world: World) -> None:
         self._root = world.root_namespace
-        self._policies: Mapping[str, Sequence[Resource[AuthorizationPolicy]]] = _by_namespace(
-            world.authorization_policies
-        )
+        self._key_sets = world.key_sets
+        self._authentications = _by_namespace(world.request_authentications)
+        self._policies = _by_namespace(world.authorization_policies)
         self._settings = {ours: settings(world, ours=ours) for ours in (True, False)}
 
     def guards(self, node: Node) -> Guards:
         """What holds for the workload beside which `node` stands, or which it is."""
+        authentications = authorization.holding(node.namespace, node.labels, self._authentications, self._root)
         policies = authorization.holding(node.namespace, node.labels, self._policies, self._root)
-        return Guards(policies, self._settings[node.user_agent == USER_AGENT])
+        believed = request_authentication.believed(authentications, self._key_sets)
+        return Guards(believed, policies, self._settings[node.user_agent == USER_AGENT])
 
 
 def settings(world: World, *, ours: bool) -> Settings:
@@ -52,14 +59,13 @@ def settings(world: World, *, ours: bool) -> Settings:
 
 
 def before(guards: Guards) -> Before:
-    """The filters, in the order in which they are met."""
-    return authorization.filters(guards.policies, guards.settings)
+    """The filters, in the order in which they are met: who it is, then whether that one may."""
+    found = authorization.filters(guards.policies, guards.settings)
+    return found._replace(requests=(*request_authentication.filters(guards.believed), *found.requests))
 
 
-def _by_namespace(
-    policies: Sequence[Resource[AuthorizationPolicy]],
-) -> dict[str, list[Resource[AuthorizationPolicy]]]:
-    found: dict[str, list[Resource[AuthorizationPolicy]]] = {}
+def _by_namespace(policies: Sequence[Resource[T]]) -> Mapping[str, Sequence[Resource[T]]]:
+    found: dict[str, list[Resource[T]]] = {}
     for policy in policies:
         found.setdefault(policy.key.namespace, []).append(policy)
     return found

@@ -15,6 +15,7 @@ from pymesh.peer_metadata import ServiceFacts
 from pymesh.resources.authorization import AuthorizationPolicy
 from pymesh.resources.istio import DestinationRule, Gateway, PeerAuthentication, ServiceEntry, VirtualService
 from pymesh.resources.mesh_config import MeshConfig
+from pymesh.resources.request_authentication import KeySource, RequestAuthentication
 from pymesh.resources.resource import Key, Resource
 
 
@@ -229,12 +230,13 @@ class World:
         services: by host name, sorted.
         workloads: pods that have an address, by it.
         endpoints: ready endpoints by (host, service port), sorted by address.
-        virtual_services ... authorization_policies: in the order of their keys.
+        virtual_services ... request_authentications: in the order of their keys.
         rules: destination rules by namespace and resolved host; the first by name where there are several.
         routing: the virtual service for requests inside the mesh, by resolved host; of several as `precedence` says.
         cluster_ips: which service has which address from Kubernetes.
         aliases: services that are but other names of one in the mesh (ExternalName), by the host of that one.
         mesh: what holds for the whole mesh.
+        key_sets: the keys of issuers, as far as they could be fetched (see `pilot.jwks`).
         problems: what was refused or looks wrong, for `pymesh status` and `pymesh apply` to show.
     """
 
@@ -249,11 +251,13 @@ class World:
     gateways: tuple[Resource[Gateway], ...] = ()
     peer_authentications: tuple[Resource[PeerAuthentication], ...] = ()
     authorization_policies: tuple[Resource[AuthorizationPolicy], ...] = ()
+    request_authentications: tuple[Resource[RequestAuthentication], ...] = ()
     rules: Mapping[str, Mapping[str, Resource[DestinationRule]]] = field(default_factory=dict)
     routing: Mapping[str, Resource[VirtualService]] = field(default_factory=dict)
     cluster_ips: ClusterIPs = field(default_factory=lambda: ClusterIPs({}, {}))
     aliases: Mapping[str, tuple[Service, ...]] = field(default_factory=dict)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    key_sets: Mapping[KeySource, str] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
     trust_domain: str = "cluster.local"
     root_namespace: str = "pymesh-system"

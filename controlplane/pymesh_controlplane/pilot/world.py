@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from pymesh import names
-from pymesh.resources import authorization, istio, kubernetes, mesh_config
+from pymesh.resources import authorization, istio, kubernetes, mesh_config, request_authentication
 from pymesh.resources.redaction import redacted
 from pymesh.resources.resource import Key, Resource, holds
 from pymesh_controlplane.pilot import cluster_ips, hosts, precedence
@@ -89,6 +89,7 @@ def build(
         gateways=_of(in_force, istio.Gateway),
         peer_authentications=authentications,
         authorization_policies=_of(in_force, authorization.AuthorizationPolicy),
+        request_authentications=_of(in_force, request_authentication.RequestAuthentication),
         rules=_rules(_of(in_force, istio.DestinationRule), services),
         routing=_routing(_of(in_force, istio.VirtualService), services, root_namespace),
         cluster_ips=given,

@@ -57,6 +57,7 @@ MESH: Final = (
     _of_mesh(NETWORKING, "Gateway", "gateways", _V1_AND_BEFORE),
     _of_mesh(SECURITY, "PeerAuthentication", "peerauthentications", ("v1", "v1beta1")),
     _of_mesh(SECURITY, "AuthorizationPolicy", "authorizationpolicies", ("v1", "v1beta1")),
+    _of_mesh(SECURITY, "RequestAuthentication", "requestauthentications", ("v1", "v1beta1")),
     _of_mesh(policy.GROUP, "RateLimit", "ratelimits", ("v1alpha1",)),
     _of_mesh(policy.GROUP, "ConcurrencyLimit", "concurrencylimits", ("v1alpha1",)),
 )
@@ -67,7 +68,6 @@ NOT_APPLIED: Final = (
     _of_mesh(NETWORKING, "WorkloadEntry", "workloadentries", _V1_AND_BEFORE, trim.named),
     _of_mesh(NETWORKING, "WorkloadGroup", "workloadgroups", _V1_AND_BEFORE, trim.named),
     _of_mesh(NETWORKING, "ProxyConfig", "proxyconfigs", ("v1beta1",), trim.named),
-    _of_mesh(SECURITY, "RequestAuthentication", "requestauthentications", ("v1", "v1beta1"), trim.named),
 )
 # Of these galley says whether they are accepted, in their status.
 JUDGED: Final = frozenset(api_info(kind.resources[0]).resource.kind for kind in MESH)

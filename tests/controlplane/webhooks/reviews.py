@@ -21,6 +21,7 @@ _RESOURCES = {
     "Gateway": ("networking.istio.io", "v1", "gateways"),
     "PeerAuthentication": ("security.istio.io", "v1", "peerauthentications"),
     "AuthorizationPolicy": ("security.istio.io", "v1", "authorizationpolicies"),
+    "RequestAuthentication": ("security.istio.io", "v1", "requestauthentications"),
     "Sidecar": ("networking.istio.io", "v1", "sidecars"),
     "RateLimit": ("policy.pymesh.io", "v1alpha1", "ratelimits"),
 }
