@@ -98,6 +98,8 @@ class Proxy:
 
 
 PYMESH: Final = "pymesh"
+# pymesh-proxy, too, without what a scenario is about: what that costs is told by the difference.
+BASELINE: Final = "pymesh-without"
 # What every other proxy is compared with.
 REFERENCE: Final = "envoy"
 # The one that is written in Python, too.
@@ -106,18 +108,26 @@ PYTHON: Final = "mitmproxy"
 WRK: Final = Program("wrk", "wrk", ("--version",), "apt-get install wrk")
 NGINX: Final = Program("nginx", "nginx", ("-v",), "apt-get install nginx-light")
 
+_OWN_VERSION: Final = ("-c", "from importlib.metadata import version; print(version('pymesh-proxy'))")
+# Envoy has no ports beside its listener either, since the bootstrap names none.
+_OWN_ARGUMENTS: Final = (
+    "-m", "pymesh_proxy", "--config", "${CONFIG}",
+    "--admin", "127.0.0.1:0", "--metrics-port", "0", "--readiness-port", "0",
+)  # fmt: skip
+
 PROXIES: Final = {
     proxy.name: proxy
     for proxy in (
         Proxy(
-            Program(
-                PYMESH, sys.executable,
-                ("-c", "from importlib.metadata import version; print(version('pymesh-proxy'))"), "make install",
-            ),
+            Program(PYMESH, sys.executable, _OWN_VERSION, "make install"),
             ("bootstrap.yaml",),
-            # Envoy has no ports beside its listener either, since the bootstrap names none.
-            ("-m", "pymesh_proxy", "--config", "${CONFIG}",
-             "--admin", "127.0.0.1:0", "--metrics-port", "0", "--readiness-port", "0"),
+            _OWN_ARGUMENTS,
+        ),
+        # The same without what a scenario is about, for those that have a file for it.
+        Proxy(
+            Program(BASELINE, sys.executable, _OWN_VERSION, "make install"),
+            ("without.yaml",),
+            _OWN_ARGUMENTS,
         ),
         Proxy(
             Program(REFERENCE, str(ROOT / ".venv-envoy/bin/envoy"), ("--version",), "make envoy"),

@@ -5,10 +5,10 @@ from typing import Final
 from benchmarks.load.target import Request
 from benchmarks.macro import push
 from benchmarks.macro.connections import MEMORY, churn, idle
-from benchmarks.macro.generated import last_of_many_routes
+from benchmarks.macro.generated import access_policies, last_of_many_routes
 from benchmarks.macro.instruments import at_rate, both
 from benchmarks.macro.mesh import PARTS, local_mesh
-from benchmarks.macro.proxies import PYTHON, REFERENCE
+from benchmarks.macro.proxies import BASELINE, PYTHON, REFERENCE
 from benchmarks.macro.sample import (
     BUSY,
     PERCENTILES,
@@ -184,6 +184,16 @@ _ALL: Final = (
         latency=PERCENTILES,
         goals=(_cheaper(Unit.REQUEST, 0.65, 0.50),),
         request=_GET,
+    ),
+    Scenario(
+        name="authz",
+        summary="as h1-plain, with 20 access rules as AuthorizationPolicies compile to, of which the last one matches",
+        unit=Unit.REQUEST,
+        instrument=saturate(connections=32),
+        figures=_PER_REQUEST,
+        goals=(_cheaper(Unit.REQUEST, 1.10, None, BASELINE),),
+        request=_GET,
+        setting=access_policies(20),
     ),
     Scenario(
         name="churn-plain",

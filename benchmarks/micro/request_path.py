@@ -1,12 +1,13 @@
 """What one proxied request costs in Python alone: real connection, exchange and pool, with transports that do nothing.
 
-    python -m benchmarks.micro.request_path [--features] [--report] [--trace PERCENT] [--profile]
+    python -m benchmarks.micro.request_path [--features] [--rules N] [--report] [--trace PERCENT] [--profile]
 
 With `--features` there is what the macro scenario of that name has: an access log in Istio's format, a retry policy and
 one RBAC rule with its permission for method and path and its principal; the request id and Istio's metrics always are.
-With `--report` every request is reported to an access log service (which is away: entries are made, and dropped), with
-`--trace` so many of a hundred get a span, likewise. Prints microseconds of CPU per request, the best of several rounds.
-System calls and the event loop come on top; see `benchmarks/macro` for the whole, next to other proxies.
+With `--rules` there are so many access rules, as in the macro scenario `authz`. With `--report` every request is
+reported to an access log service (which is away: entries are made, and dropped), with `--trace` so many of a hundred
+get a span, likewise. Prints microseconds of CPU per request, the best of several rounds. System calls and the event
+loop come on top; see `benchmarks/macro` for the whole, next to other proxies.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import uvloop
 from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC
 from google.protobuf.json_format import ParseDict
 
+from benchmarks.macro.generated import policies
 from pymesh.access_log_formats import ISTIO_TEXT_FORMAT
 from pymesh.peer_metadata import Peer, ServiceFacts
 from pymesh_proxy.config.model import (
@@ -131,6 +133,9 @@ async def main(options: argparse.Namespace) -> None:
     if options.features:
         logs.append(AccessLogFile("/dev/null", ISTIO_TEXT_FORMAT))
         filters = (rbac(ParseDict(READERS, RBAC()), "rbac"),)
+    if options.rules:
+        rules = {"rules": {"policies": policies(options.rules, callers="10.0.0.0")}}
+        filters += (rbac(ParseDict(rules, RBAC()), "rbac"),)
     downstream, upstream = await prepare(tuple(logs), tracing, filters, RETRIES if options.features else None)
 
     async def requests(count: int) -> None:
@@ -160,6 +165,7 @@ def arguments() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--features", action="store_true")
+    parser.add_argument("--rules", type=int, default=0)
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--trace", type=float)
     parser.add_argument("--profile", action="store_true")

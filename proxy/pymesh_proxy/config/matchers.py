@@ -95,8 +95,10 @@ def header(matcher: HeaderMatcher, path: str) -> HeadMatch:
     if (part := _PSEUDO.get(name)) is not None and name.startswith(":"):  # always there, and once
         return lambda head: accepts(part(head)) is not invert
 
+    field = name not in _PSEUDO
+
     def matches(head: Head) -> bool:
-        value = get(head)
+        value = head.get(encoded) if field else get(head)
         if value is None:
             if not missing_as_empty:
                 return False

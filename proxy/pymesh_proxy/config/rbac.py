@@ -277,7 +277,11 @@ def _header(message: HeaderMatcher, path: str) -> Rule:
     if message.name == ":method" and plain and not message.invert_match:
         method = message.string_match.exact.encode()
         return OfRequest(lambda context: context.request.method == method)
-    return OfRequest(lambda context: matches(context.request), _HEADER)
+    missing = message.treat_missing_header_as_empty or message.WhichOneof("header_match_specifier") == "present_match"
+    if missing or message.name.startswith(":") or message.name.lower() == "host":
+        return OfRequest(lambda context: matches(context.request), _HEADER)
+    name = message.name.lower().encode()  # most requests have none
+    return OfRequest(lambda context: context.request.has(name) and matches(context.request), _HEADER)
 
 
 def _url_path(message: StringMatcher, path: str) -> Rule:
@@ -289,10 +293,12 @@ def _url_path(message: StringMatcher, path: str) -> Rule:
     wanted: bytes = getattr(message, which).encode()
     if b"?" in wanted or b"#" in wanted:
         return False
+    only: Paths
     if which == "prefix":  # which it then has with its query, too
-        only: Paths = ((PathKind.PREFIX, wanted),)
-        return OfRequest(lambda context: context.request.path.startswith(wanted), paths=only)
-    return OfRequest(lambda context: without_query(context.request.path) == wanted, 2, ((PathKind.EXACT, wanted),))
+        only = ((PathKind.PREFIX, wanted),)
+        return OfRequest(lambda context: context.request.path.startswith(wanted), paths=only, of_path=True)
+    only = ((PathKind.EXACT, wanted),)
+    return OfRequest(lambda context: without_query(context.request.path) == wanted, 2, only, of_path=True)
 
 
 def _uri_template(message: TypedExtensionConfig, path: str) -> Rule:

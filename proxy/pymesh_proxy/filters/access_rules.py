@@ -58,11 +58,13 @@ class OfRequest:
     Attributes:
         cost: what it takes to answer, next to that of others.
         paths: it holds for no other paths than these; None if that cannot be said.
+        of_path: and for all of these.
     """
 
     holds: Holds
     cost: int = 1
     paths: Paths | None = None
+    of_path: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,6 +180,9 @@ def _all(holds: list[Holds]) -> Holds:
     if len(holds) == 2:
         one, other = holds
         return lambda context: one(context) and other(context)
+    if len(holds) == 3:  # method, path and something else: the usual policy
+        first, second, third = holds
+        return lambda context: first(context) and second(context) and third(context)
 
     def all_of_them(context: RequestContext) -> bool:
         for each in holds:  # noqa: SIM110 - `all` costs twice as much
@@ -249,9 +254,7 @@ class Rules:
     def lets_in(self, matching: str) -> bool:
         """Whether a request goes on for which `matching` was found."""
         action = self.action
-        if action is _LOG:
-            return True
-        return bool(matching) is (action is _ALLOW)
+        return bool(matching) is (action is _ALLOW) or action is _LOG
 
 
 class Undecided:
@@ -303,7 +306,7 @@ class _Index:
     __slots__ = ("_all", "_exact", "_others", "_otherwise", "_prefixes")
 
     def __init__(self, policies: list[tuple[str, Rule]], otherwise: str) -> None:
-        self._all = [(name, _compiled(rule)) for name, rule in policies]
+        self._all = [(name, _compiled(_without_path(rule))) for name, rule in policies]
         self._otherwise = otherwise
         self._others: list[int] = []
         self._exact: dict[bytes, list[int]] = {}
@@ -324,15 +327,27 @@ class _Index:
         candidates = self._others
         for length, by_prefix in self._prefixes:
             if (found := by_prefix.get(path[:length])) is not None:
-                candidates = candidates + found if candidates else found
+                candidates = sorted(candidates + found) if candidates else found
         if self._exact and (found := self._exact.get(without_query(path))) is not None:
-            candidates = candidates + found if candidates else found
+            candidates = sorted(candidates + found) if candidates else found
         policies = self._all
-        for position in sorted(candidates) if len(candidates) > 1 else candidates:
+        for position in candidates:
             name, holds = policies[position]
             if holds(context):
                 return name
         return self._otherwise
+
+
+def _without_path(rule: Rule) -> Rule:
+    """What is left to ask where the path is known to be one of `_paths`."""
+    if isinstance(rule, OfRequest) and rule.of_path:
+        return True
+    if not isinstance(rule, All):
+        return rule
+    found = _paths(rule)
+    known = [each for each in rule.rules if isinstance(each, OfRequest) and each.of_path and each.paths == found]
+    left = tuple([each for each in rule.rules if each not in known])
+    return All(left) if len(left) > 1 else left[0] if left else True
 
 
 def without_query(target: bytes) -> bytes:

@@ -88,10 +88,10 @@ def test_others_are_left_out_visibly(monkeypatch: pytest.MonkeyPatch) -> None:
         program = ABSENT if name == "haproxy" else Program(name, sys.executable, (), "")
         monkeypatch.setitem(PROXIES, name, Proxy(program, (), ()))
     chosen, skipped = proxies.choose([])
-    assert [proxy.name for proxy in chosen] == ["pymesh", "envoy", "nginx", "mitmproxy"]
+    assert [proxy.name for proxy in chosen] == ["pymesh", "pymesh-without", "envoy", "nginx", "mitmproxy"]
     assert skipped == ["haproxy is left out: it is not installed (apt-get install absent)"]
 
 
 def test_an_unknown_proxy_is_refused_with_those_there_are() -> None:
-    with pytest.raises(MeshError, match="unknown proxy traefik: choose from pymesh, envoy"):
+    with pytest.raises(MeshError, match="unknown proxy traefik: choose from pymesh, pymesh-without, envoy"):
         proxies.choose(["traefik"])

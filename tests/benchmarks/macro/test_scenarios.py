@@ -7,14 +7,21 @@ from string import Template
 
 import pytest
 import yaml
+from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC
+from google.protobuf.json_format import ParseDict
 
 from benchmarks.macro import scenarios
 from benchmarks.macro.__main__ import taking_part
-from benchmarks.macro.generated import virtual_hosts
+from benchmarks.macro.generated import policies, virtual_hosts
 from benchmarks.macro.proxies import NEEDED, PROXIES
 from benchmarks.macro.sample import RSS_IDLE, RSS_LOADED
 from benchmarks.macro.scenario import Scenario
 from benchmarks.macro.scenarios import SCENARIOS, choose
+from pymesh_proxy.codec.http1 import parse_request
+from pymesh_proxy.config.rbac import rbac
+from pymesh_proxy.telemetry.record import RequestRecord
+from pymesh_proxy.transport.facts import Facts
+from tests.proxy.filters.context import Context
 from tests.support.repository import ROOT
 
 STARTED = [scenario for scenario in SCENARIOS.values() if scenario.start is None]
@@ -77,6 +84,29 @@ def test_the_request_of_routes_is_for_the_very_last_one() -> None:
     assert hosts[-1]["domains"] == [dict(scenario.request.headers)["Host"]]
     prefixes = [json.loads(json.dumps(route))["match"]["prefix"] for route in hosts[-1]["routes"]]  # type: ignore[attr-defined]  # a JSON document
     assert [scenario.path.startswith(prefix) for prefix in prefixes] == [False] * 9 + [True]
+
+
+def test_all_but_the_last_access_rule_are_about_somebody_elses_requests() -> None:
+    scenario = SCENARIOS["authz"]
+    made = ParseDict({"rules": {"policies": policies(20)}}, RBAC())
+    parsed = parse_request(scenario.request.encode(scenario.target(80)))
+    assert parsed is not None
+    for name in sorted(made.rules.policies):
+        alone = RBAC()
+        alone.rules.policies[name].CopyFrom(made.rules.policies[name])
+        hook = rbac(alone, "f").on_request
+        assert hook is not None
+        let_in = (
+            hook(Context(parsed[0], RequestRecord(Facts("inbound", "127.0.0.1:1", "127.0.0.1:2"), 0.0, 0.0))) is None
+        )
+        assert let_in is (name == max(made.rules.policies))
+
+
+def test_what_is_measured_without_rules_is_the_same_otherwise() -> None:
+    folder = Path(scenarios.__file__).parent / "configs" / "authz"
+    ruled = _less(_loaded(folder / "bootstrap.yaml"), {"http_filters"})
+    assert ruled == _less(_loaded(folder / "without.yaml"), {"http_filters"})
+    assert "rbac" not in (folder / "without.yaml").read_text()
 
 
 def test_the_page_tells_of_every_scenario() -> None:

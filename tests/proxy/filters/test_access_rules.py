@@ -31,9 +31,14 @@ CONNECTIONS = tuple(Facts("inbound", f"10.0.0.{number}:1", "10.1.0.1:80") for nu
 def of_path(kind: PathKind, path: bytes) -> OfRequest:
     if kind is PathKind.EXACT:
         return OfRequest(
-            lambda context: access_rules.without_query(context.request.path) == path, 2, ((PathKind.EXACT, path),)
+            lambda context: access_rules.without_query(context.request.path) == path,
+            2,
+            ((PathKind.EXACT, path),),
+            of_path=True,
         )
-    return OfRequest(lambda context: context.request.path.startswith(path), paths=((PathKind.PREFIX, path),))
+    return OfRequest(
+        lambda context: context.request.path.startswith(path), paths=((PathKind.PREFIX, path),), of_path=True
+    )
 
 
 def from_network(last: int) -> OfConnection:
