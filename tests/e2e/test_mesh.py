@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mesh import Mesh
+from tests.support.mesh import PYMESH, Mesh
 from tests.support.waiting import eventually_sync
 
 pytestmark = [pytest.mark.e2e, pytest.mark.netns, pytest.mark.envoy, pytest.mark.mesh]
@@ -124,6 +124,37 @@ def test_between_sidecars_the_wire_shows_tls_and_nothing_else(
     wire = capture.read_bytes()
     assert (b"the-secret-path" in wire) is not encrypted
     assert (b"\x17\x03\x03" in wire) is encrypted
+
+
+def _ca(mesh: Mesh, command: str, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [PYMESH, "ca", command, "--mesh", mesh.name, *options], capture_output=True, text=True, timeout=60
+    )
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def test_the_root_is_replaced_under_traffic(mesh: Mesh) -> None:
+    """In the real mesh, with its own components and a real Envoy: nobody is cut off, and all have new certificates."""
+    ways = [("client", "echo"), ("client", "enveloped"), ("enveloped", "echo")]
+    before = json.loads(_ca(mesh, "status", "-o", "json").stdout)
+    assert _ca(mesh, "rotate").stdout.startswith("distribute: a new root is made")
+    early = _ca(mesh, "rotate", check=False)
+    assert (early.returncode, "sign would be too early" in early.stderr) == (1, True), early.stderr
+    with ThreadPoolExecutor() as pool:
+        rotating = pool.submit(_ca, mesh, "rotate", "--wait", "--timeout", "50")
+        answered = Counter[str]()
+        while not rotating.done():
+            for heard in pool.map(lambda way: load(mesh, way[0], way[1], "/", 20), ways):
+                answered += heard
+    assert rotating.result().stdout.splitlines()[-1] == "retire: only the new root is trusted; the rotation is complete"
+    assert {name[:4] for name in answered} == {"echo", "enve"}, answered
+    after = json.loads(_ca(mesh, "status", "-o", "json").stdout)
+    (root,) = after["roots"]
+    assert root not in before["roots"]
+    assert {item["certificateOf"] for item in after["workloads"]} == {root["fingerprint"]}
+    assert {item["pod"] for item in after["workloads"]} >= set(after["expected"]) != set()
+    assert all(caller(mesh, pod, f"http://{service}/") for pod, service in ways)
 
 
 def test_strict_refuses_who_has_no_certificate_and_nobody_else(mesh: Mesh) -> None:

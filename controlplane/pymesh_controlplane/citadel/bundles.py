@@ -21,7 +21,7 @@ from pymesh import names
 from pymesh.errors import printable
 from pymesh.xds.types import SECRET
 from pymesh_controlplane.citadel.attestation import AttestationUnavailableError, Caller, UnauthenticatedError
-from pymesh_controlplane.citadel.rotation import Holder, version_of
+from pymesh_controlplane.citadel.report import Holder, version_of
 from pymesh_controlplane.citadel.trust import Trust
 from pymesh_controlplane.metrics import Metrics
 from pymesh_controlplane.tasks import until_first_ends

@@ -15,7 +15,8 @@ from typing import Final
 from pymesh.errors import ConfigError
 from pymesh_controlplane.citadel import pem, rotation
 from pymesh_controlplane.citadel.authority import Authority
-from pymesh_controlplane.citadel.rotation import Holder, Report, RotationError, Step, fingerprint, version_of
+from pymesh_controlplane.citadel.report import NAMED, Holder, Report, RotationError, Step, hindrances, version_of
+from pymesh_controlplane.citadel.rotation import fingerprint
 from pymesh_controlplane.citadel.stored import Store, Stored
 from pymesh_controlplane.citadel.trust import Trust
 from pymesh_controlplane.kube.asking import KubernetesError
@@ -26,10 +27,10 @@ audit = logging.getLogger("pymesh.citadel.audit")
 
 # Seconds between two looks into the store; for that long replicas may be of two minds about a step.
 LOOK_EVERY: Final = 5.0
-# Seconds until a root has reached pods that are about to start. On one machine they read the file that citadel writes,
-# which the supervisor looks at every second; a kubelet may give an old ConfigMap to a pod for as long as it keeps one,
-# by default a minute, after the leader has written it.
-SETTLE_ON_ONE_MACHINE: Final = 5.0
+# Seconds until a root has reached pods that are about to start. On one machine the supervisor reads the file that
+# citadel writes when it starts a pod; a kubelet may give an old ConfigMap to a pod for as long as it keeps one, by
+# default a minute, after the leader has written it.
+SETTLE_ON_ONE_MACHINE: Final = 2.0
 SETTLE_IN_A_CLUSTER: Final = 120.0
 # How long before its end an authority is spoken of, and how often: to replace one takes people, and their calendars.
 SOON: Final = timedelta(days=30)
@@ -112,7 +113,7 @@ class Custodian:
                     "root beside the old one into root-cert.pem; then ca-cert.pem, ca-key.pem and cert-chain.pem of "
                     "the new one; then take the old root out. Each is taken up as soon as nobody is cut off by it"
                 )
-            if why := rotation.hindrances([self.report()], step, self._clock()):
+            if why := hindrances([self.report()], step, self._clock()):
                 raise RotationError("; ".join(why))
             now, trust_domain = self._clock(), self.trust.authority.trust_domain
             new = await asyncio.to_thread(pem.new_pair, trust_domain, now=now) if step is Step.DISTRIBUTE else None
@@ -194,12 +195,12 @@ def too_early(before: Authority, after: Authority, holders: Sequence[Holder], se
     if signs != fingerprint(before.roots[0]):
         version = version_of(before.root_pem)
         if behind := sorted(item.pod for item in holders if item.trusts != version):
-            return f"not trusted yet by {', '.join(behind[: rotation.NAMED])} ({len(behind)} in all)"
+            return f"not trusted yet by {', '.join(behind[:NAMED])} ({len(behind)} in all)"
         if not settled:
             return "the roots in force are so new that pods that start may not have them yet"
     gone = trusted - kept
     if behind := sorted(item.pod for item in holders if item.leaf in gone):
-        return f"a root is gone of which {', '.join(behind[: rotation.NAMED])} show certificates ({len(behind)} in all)"
+        return f"a root is gone of which {', '.join(behind[:NAMED])} show certificates ({len(behind)} in all)"
     return ""
 
 

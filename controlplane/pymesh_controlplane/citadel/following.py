@@ -20,7 +20,8 @@ from pymesh import names
 from pymesh.xds.types import SECRET
 from pymesh_controlplane.citadel import client
 from pymesh_controlplane.citadel.client import Certificate, CertificateError, Credentials
-from pymesh_controlplane.citadel.rotation import fingerprint, version_of
+from pymesh_controlplane.citadel.report import version_of
+from pymesh_controlplane.citadel.rotation import fingerprint
 from pymesh_controlplane.tasks import until_first_ends
 
 log = logging.getLogger("pymesh.citadel.client")

@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Route
 
 from pymesh.errors import MeshError
 from pymesh_controlplane.citadel.custodian import Custodian
-from pymesh_controlplane.citadel.rotation import Step
+from pymesh_controlplane.citadel.report import Step
 
 
 def routes(custodian: Custodian) -> Sequence[BaseRoute]:

@@ -21,7 +21,8 @@ from lightkube.resources.core_v1 import Secret
 
 from pymesh import names
 from pymesh_controlplane.citadel import pem
-from pymesh_controlplane.citadel.rotation import Kept, RotationError
+from pymesh_controlplane.citadel.report import RotationError
+from pymesh_controlplane.citadel.rotation import Kept
 from pymesh_controlplane.citadel.stored import Stored, digest_of
 from pymesh_controlplane.kube.asking import CONFLICT, NOT_FOUND, KubernetesError, ask, patiently
 

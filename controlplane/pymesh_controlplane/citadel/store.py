@@ -18,7 +18,8 @@ from typing import Final
 from pymesh_controlplane import files
 from pymesh_controlplane.citadel import pem
 from pymesh_controlplane.citadel.authority import Authority
-from pymesh_controlplane.citadel.rotation import Kept, RotationError
+from pymesh_controlplane.citadel.report import RotationError
+from pymesh_controlplane.citadel.rotation import Kept
 from pymesh_controlplane.citadel.stored import Stored, digest_of
 
 log = logging.getLogger("pymesh.citadel")

@@ -24,7 +24,7 @@ from pymesh_controlplane.injector.containers import PROXY
 from pymesh_controlplane.kube import trim
 from pymesh_controlplane.kube.api import Api, ApiError, Document
 from pymesh_controlplane.kube.paths import MESH_KINDS, Paths
-from pymesh_controlplane.kube.pods import MAX_REASON, PodHttp
+from pymesh_controlplane.kube.pods import MAX_REASON, PodHttp, opened
 from pymesh_controlplane.local.texts import Text
 
 TELEMETRY: Final = "telemetry"
@@ -201,6 +201,20 @@ class Cluster:
 
     def _pilot(self, pod: str) -> Pilot:
         return Pilot(pod, self._page(pod, "/debug/configz"), self._page(pod, "/debug/syncz"))
+
+    def authorities(self) -> list[Any]:
+        """Of every replica that is ready."""
+        return self._of_ready(names.CONTROL_PLANE, lambda pods: self._each(lambda pod: self._page(pod, "/ca"), pods))
+
+    def rotate(self, step: str) -> Any:
+        """By the newest replica; the others read what it writes."""
+        pods = self._look_for(names.CONTROL_PLANE)
+        with opened(self.api, names.SYSTEM_NAMESPACE, pods[0], names.PORT_PILOT_HTTP) as connection:
+            status, body = connection.post(f"/ca/{step}")
+        if status != 200:
+            said = printable(body[:MAX_REASON].decode(errors="replace").strip())
+            raise Refused(f"context {self.api.context}: {pods[0]} answers {status}: {said}")
+        return json.loads(body)
 
     def sidecars(self, path: str) -> Answers:
         """What every proxy answers: sidecars and gateways, in whatever namespace."""

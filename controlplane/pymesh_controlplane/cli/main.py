@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from pymesh.errors import MeshError
-from pymesh_controlplane.cli import columns, completion, kubectl, manifests, output, restart
+from pymesh_controlplane.cli import ca, columns, completion, kubectl, manifests, output, restart
 from pymesh_controlplane.cli import logs as log_files
 from pymesh_controlplane.cli.check import check
 from pymesh_controlplane.cli.demo.command import demo
@@ -336,6 +336,7 @@ for command in (validate, status, check, shift, graph, requests, journey, promet
     app.command()(command)
 app.command()(demo)
 app.add_typer(restart.app, name="rollout")
+app.add_typer(ca.app, name="ca")
 
 
 def main() -> None:

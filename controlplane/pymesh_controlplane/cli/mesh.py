@@ -266,6 +266,14 @@ class LocalMesh:
         """The one that there is."""
         return [Pilot("pilot", self.client.get("/configz"), self.client.get("/syncz"))]
 
+    def authorities(self) -> list[Any]:
+        """What the one citadel says."""
+        return [self.client.get("/ca")]
+
+    def rotate(self, step: str) -> Any:
+        """Have it take a step."""
+        return self.client.post(f"/ca/{step}", None)
+
     def sidecars(self, path: str) -> "Answers":
         """What every proxy's admin port answers; here all of them do."""
         from pymesh_controlplane.cli.target import Answers

@@ -63,6 +63,16 @@ class Mesh(Protocol):
     def pilots(self) -> Sequence[Pilot]:
         """What every replica of pilot says; a proxy is connected to one of them."""
 
+    def authorities(self) -> Sequence[Any]:
+        """What every replica of citadel says of the certificate authority (`citadel/rotation.py`, Report)."""
+
+    def rotate(self, step: str) -> Any:
+        """Have citadel take a step of a rotation; what it then says.
+
+        Raises:
+            MeshError: it refuses; the text says why.
+        """
+
     def sidecars(self, path: str) -> Answers:
         """What the admin port of every proxy answers to `path`."""
 

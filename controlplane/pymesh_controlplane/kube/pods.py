@@ -41,7 +41,7 @@ class PodHttp:
         # A connection that was kept may have been closed meanwhile: no fault, and a GET may be repeated.
         for again in (self._stream is not None, False):
             try:
-                return self._get(path)
+                return self._ask("GET", path)
             except BrokenError:
                 self.close()
                 if not again:
@@ -51,18 +51,31 @@ class PodHttp:
                 raise
         raise AssertionError("the last attempt returns or raises")
 
+    def post(self, path: str) -> tuple[int, bytes]:
+        """Status and body of POST `path`, without a body of its own; over a new connection, for it is not repeated.
+
+        Raises:
+            ApiError: as `get`; whether it was done is then not known.
+        """
+        self.close()
+        try:
+            return self._ask("POST", path)
+        except ApiError:
+            self.close()
+            raise
+
     def close(self) -> None:
         """Close the connection, if there is one."""
         self._stream = None
         self._opened.close()
         self._http = h11.Connection(h11.CLIENT)
 
-    def _get(self, path: str) -> tuple[int, bytes]:
+    def _ask(self, method: str, path: str) -> tuple[int, bytes]:
         if self._stream is None:
             self._stream = self._opened.enter_context(forward(self._api, self.namespace, self.pod, self.port))
         stream, http = self._stream, self._http
         fields = {"Host": f"127.0.0.1:{self.port}", "User-Agent": "pymesh", "Accept": "application/json"}
-        request = h11.Request(method="GET", target=path, headers=list(fields.items()))
+        request = h11.Request(method=method, target=path, headers=list(fields.items()))
         stream.send((http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b""))
         try:
             status, body = self._response(stream)

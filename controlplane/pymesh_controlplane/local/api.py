@@ -7,6 +7,7 @@ is not a success has `{"error": "…"}`, and `errors` where there are several.
     GET  /pods        {"items": [row of `pymesh ps`, …]}
     GET  /objects     {"items": [object, …]}
     GET  /syncz       what pilot says of its proxies
+    GET  /ca          what citadel says of the certificate authority; POST /ca/<step> rotates its root
     GET  /configz     what pilot has in force, and its problems: what was refused, what looks wrong
     GET  /telemetry/{requests,graph,stats}?…
                       what the collector says (`telemetry/pages.py`); 404 where the mesh runs without one
@@ -27,6 +28,7 @@ import json
 import socket
 from collections.abc import Iterator
 from typing import Any, Final
+from urllib.parse import quote
 
 import uvicorn
 from starlette.applications import Starlette
@@ -152,7 +154,19 @@ def _asked_of_others(supervisor: Supervisor) -> list[Route]:
             raise MeshError(f"{TELEMETRY} has no page {page}; there are {', '.join(TELEMETRY_PAGES)}")
         return Response(await supervisor.ask(TELEMETRY, f"/{page}?{request.url.query}"), media_type="application/json")
 
-    return [Route("/syncz", syncz), Route("/configz", configz), Route("/telemetry/{page}", telemetry)]
+    async def authority(request: Request) -> Response:
+        step = request.path_params.get("step", "")
+        path = f"/ca/{quote(step, safe='')}" if step else "/ca"
+        page = await supervisor.ask(names.CONTROL_PLANE, path, request.method)
+        return Response(page, media_type="application/json")
+
+    return [
+        Route("/syncz", syncz),
+        Route("/configz", configz),
+        Route("/ca", authority),
+        Route("/ca/{step}", authority, methods=["POST"]),
+        Route("/telemetry/{page}", telemetry),
+    ]
 
 
 async def _body(request: Request) -> Any:

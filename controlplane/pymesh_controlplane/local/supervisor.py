@@ -175,7 +175,7 @@ class Supervisor:
         running = self._pods.get((namespace, name))
         return running.runner if running else None
 
-    async def ask(self, pod: str, path: str) -> bytes:
+    async def ask(self, pod: str, path: str, method: str = "GET") -> bytes:
         """What one of the mesh's own pods (of `pymesh-system`) answers on its HTTP port.
 
         Raises:
@@ -188,16 +188,16 @@ class Supervisor:
         try:
             async with asyncio.timeout(ASK_TIMEOUT):
                 here = ("127.0.0.1", names.PORT_PILOT_HTTP)
-                status, body = await http.get(runner.connect(), here, path, limit=MAX_ANSWER)
+                answer = await http.fetch(runner.connect(), here, path, limit=MAX_ANSWER, method=method)
         except (OSError, TimeoutError) as error:
             why = str(error) or f"no answer within {ASK_TIMEOUT:g} s"
             raise MeshError(f"{pod} does not answer: {why}; pymesh logs {pod} may say why") from None
-        if status != 200:
-            text = body[:MAX_REASON].decode(errors="replace").strip()
-            raise MeshError(f"{pod} answers {status} to {path}: {text}")
-        if len(body) >= MAX_ANSWER:
+        if answer.status != 200:
+            text = answer.body[:MAX_REASON].decode(errors="replace").strip()
+            raise MeshError(f"{pod} answers {answer.status} to {path}: {text}")
+        if len(answer.body) >= MAX_ANSWER:
             raise MeshError(f"{pod} answers with more than {MAX_ANSWER // 2**20} MiB to {path}: ask for less")
-        return body
+        return answer.body
 
     # --- the loop ------------------------------------------------------------------------------------------------
 
@@ -360,6 +360,7 @@ class Supervisor:
     def config_map(self, namespace: str, name: str) -> Mapping[str, str] | None:
         """The data of a ConfigMap; the mesh's root certificate is in every namespace."""
         if name == names.ROOT_CONFIG_MAP:
+            self._publish_root()  # citadel writes it anew while a root is replaced; volumes are looked at now and then
             return {names.ROOT_FILE: self.root} if self.root else None
         return self.store.config_map(namespace, name)
 

@@ -12,19 +12,8 @@ from pymesh.errors import ConfigError
 from pymesh_controlplane.citadel import pem
 from pymesh_controlplane.citadel.authority import Authority
 from pymesh_controlplane.citadel.custodian import Custodian, too_early
-from pymesh_controlplane.citadel.rotation import (
-    Holder,
-    Kept,
-    Pair,
-    Report,
-    RotationError,
-    Step,
-    facts_of,
-    fingerprint,
-    hindrances,
-    taken,
-    version_of,
-)
+from pymesh_controlplane.citadel.report import Holder, Report, RotationError, Step, hindrances, version_of
+from pymesh_controlplane.citadel.rotation import Kept, Pair, facts_of, fingerprint, taken
 from pymesh_controlplane.citadel.store import ROTATION, SELF_SIGNED, FileStore
 from pymesh_controlplane.metrics import Metrics
 

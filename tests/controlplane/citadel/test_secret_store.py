@@ -13,7 +13,8 @@ from lightkube.resources.core_v1 import Namespace, Secret
 
 from pymesh.errors import ConfigError
 from pymesh_controlplane.citadel import pem
-from pymesh_controlplane.citadel.rotation import Kept, Pair, RotationError, Step, fingerprint, taken
+from pymesh_controlplane.citadel.report import RotationError, Step
+from pymesh_controlplane.citadel.rotation import Kept, Pair, fingerprint, taken
 from pymesh_controlplane.citadel.secret_store import SecretStore
 from pymesh_controlplane.kube import asking
 from pymesh_controlplane.kube.asking import KubernetesError
