@@ -35,6 +35,7 @@ _CLAIM_OF: Final[Mapping[str, str]] = {"request.auth.audiences": "aud", "request
 TEMPLATES: Final[Mapping[str, str]] = {"{**}": "**", "{*}": "*"}
 
 SPIFFE: Final = "spiffe://"
+_HTTP_FILTERS: Final = f"{FILTERS}envoy.filters.http."
 _ANYTHING: Final = ".+"
 # What means something in a pattern of RE2.
 _SPECIAL: Final = re.compile(r"[\\.+*?()|\[\]{}^$]")
@@ -78,7 +79,7 @@ def policy(rule: Rule, scope: Scope) -> rbac_pb2.Policy | None:
             return None
         what, who = ([[c for c in clauses if not of_requests(c.key)] for clauses in side] for side in (what, who))
     return rbac_pb2.Policy(
-        permissions=[_permission(clauses) for clauses in what],
+        permissions=[_permission(clauses, scope) for clauses in what],
         principals=[_principal(clauses, scope) for clauses in who],
     )
 
@@ -127,19 +128,21 @@ def _conditions(rule: Rule, keys: Sequence[str]) -> Iterator[Condition]:
 # --- Permissions ------------------------------------------------------------------------------------------------------
 
 
-def _permission(clauses: Iterable[Condition]) -> rbac_pb2.Permission:
+def _permission(clauses: Iterable[Condition], scope: Scope) -> rbac_pb2.Permission:
     rules: list[rbac_pb2.Permission] = []
     for clause in clauses:
         if clause.values:
-            rules.append(_done(clause.key, clause.values))
+            rules.append(_done(clause.key, clause.values, scope))
         if clause.not_values:
-            rules.append(_Permission(not_rule=_done(clause.key, clause.not_values)))
+            rules.append(_Permission(not_rule=_done(clause.key, clause.not_values, scope)))
     return _Permission(and_rules=_Permission.Set(rules=rules or [_Permission(any=True)]))
 
 
-def _done(key: str, values: Sequence[str]) -> rbac_pb2.Permission:
+def _done(key: str, values: Sequence[str], scope: Scope) -> rbac_pb2.Permission:
     """That the attribute has one of `values`."""
     if key.startswith(FILTERS):
+        if scope.opaque and key.startswith(_HTTP_FILTERS):
+            return _Permission(not_rule=_Permission(any=True))  # these look at requests: here they leave nothing
         name, _, field = key.removeprefix(FILTERS).removesuffix("]").partition("[")
         return _Permission(metadata=_metadata(name, [field], _one_of([_left_by_filter(value) for value in values])))
     of_value = _OPERATIONS[key]

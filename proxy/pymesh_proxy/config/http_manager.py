@@ -143,18 +143,15 @@ def http_manager(message: HttpConnectionManager, context: Context, path: str) ->
 
 
 def _filters(message: HttpConnectionManager, path: str) -> tuple[HttpFilter, ...]:
-    """The filters before the router, which has to be the last."""
+    """The filters before the router, which has to be the last. Several may have one name, as in Istio."""
     path = join(path, "http_filters")
-    names: set[str] = set()
     found: list[HttpFilter] = []
     last = len(message.http_filters) - 1
     if last < 0:
         raise ConfigError("the router, envoy.filters.http.router, is required as the last filter", path=path)
     for index, entry in enumerate(message.http_filters):
         here = f"{path}[{index}]"
-        if required(entry.name, join(here, "name")) in names:
-            raise ConfigError(f"the filter {entry.name!r} is given twice", path=join(here, "name"))
-        names.add(entry.name)
+        required(entry.name, join(here, "name"))
         is_router = entry.typed_config.type_url == types.HTTP_ROUTER
         if is_router is not (index == last):
             raise ConfigError("the router, envoy.filters.http.router, must be the last filter", path=here)

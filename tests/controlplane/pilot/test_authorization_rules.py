@@ -201,6 +201,16 @@ def test_what_is_of_requests_lets_no_connection_in_and_keeps_more_out(rule: str)
     assert wide.principals[0].and_ids.ids[0].any
 
 
+def test_filters_of_requests_leave_nothing_where_bytes_are_opaque() -> None:
+    key = "experimental.envoy.filters.http.ext_authz[a]"
+    found = compiled(condition_of(key, "b"), "DENY", opaque=True)
+    assert found is not None
+    assert found.permissions[0].and_rules.rules[0].not_rule.any
+    found = compiled(condition_of(key, "b", "notValues"), "DENY", opaque=True)
+    assert found is not None
+    assert found.permissions[0].and_rules.rules[0].not_rule.not_rule.any
+
+
 def test_what_is_of_connections_stays() -> None:
     rule = "{from: [{source: {namespaces: [a]}}], to: [{operation: {ports: ['1'], paths: [/a]}}]}"
     found = compiled(rule, "DENY", opaque=True)
