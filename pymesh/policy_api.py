@@ -36,6 +36,9 @@ A grant with a `problem` is no decision: the service does not know the rule yet,
 about. It stays so until a response without; then the rule's failure mode decides. A rule that was deleted is leased on
 for LINGER seconds, in which sidecars hear of it.
 
+Where the service has several replicas, each names itself in its responses, and a sidecar says in its requests whose
+grants it holds: whoever it comes to knows then from whose part of the rule that was.
+
 There is no published API like it, so the messages are built here from their descriptors, as protoc would have.
 """
 
@@ -105,6 +108,7 @@ class LeaseRequest:
 class Grant:
     """What a sidecar may have of one rule."""
 
+    replica: str = ""  # who granted what it holds, as the last response of any stream named itself
     rule: str
     slots: int  # of this sidecar
     limit: int  # of all sidecars together
@@ -128,8 +132,9 @@ class LeaseResponse:
 
 def encode_request(request: LeaseRequest) -> bytes:
     """`request` as it travels."""
-    message = _REQUEST(node=request.node, seen=request.seen)
+    message = _REQUEST(node=request.node, seen=request.seen, replica=request.replica)
     for demand in request.demands:
+    replica: str = ""  # who decided it, where several do
         message.demands.add(
             rule=demand.rule, held=demand.held, in_use=demand.in_use, wanted=demand.wanted, used=demand.used
         )
@@ -145,12 +150,12 @@ def decode_request(data: bytes) -> LeaseRequest:
     message = _decode(_REQUEST, data)
     demands = tuple(Demand(each.rule, each.held, each.in_use, each.wanted, each.used) for each in message.demands)
     _once([demand.rule for demand in demands])
-    return LeaseRequest(message.node, demands, message.seen)
+    return LeaseRequest(message.node, demands, message.seen, message.replica)
 
 
 def encode_response(response: LeaseResponse) -> bytes:
     """`response` as it travels; its durations with a precision of a millisecond."""
-    message = _RESPONSE(epoch=response.epoch, nonce=response.nonce, heard=response.heard)
+    message = _RESPONSE(epoch=response.epoch, nonce=response.nonce, heard=response.heard, replica=response.replica)
     for grant in response.grants:
         added = message.grants.add(
             rule=grant.rule,
@@ -189,7 +194,7 @@ def decode_response(data: bytes) -> LeaseResponse:
         for each in message.grants
     )
     _once([grant.rule for grant in grants])
-    return LeaseResponse(message.epoch, grants, message.nonce, message.heard)
+    return LeaseResponse(message.epoch, grants, message.nonce, message.heard, message.replica)
 
 
 # The type checker knows no fields of classes that are made at run time; what passes here leaves as a dataclass.
@@ -212,7 +217,7 @@ def _message_classes() -> tuple[type[Any], type[Any]]:
     text, number, total = kind.TYPE_STRING, kind.TYPE_UINT32, kind.TYPE_UINT64
     layout: dict[str, dict[str, int | str]] = {
         "Demand": {"rule": text, "held": number, "in_use": number, "wanted": number, "used": total},
-        "LeaseRequest": {"node": text, "demands": f".{PACKAGE}.Demand", "seen": total},
+        "LeaseRequest": {"node": text, "demands": f".{PACKAGE}.Demand", "seen": total, "replica": text},
         "Grant": {
             "rule": text,
             "slots": number,
@@ -235,6 +240,7 @@ def _message_classes() -> tuple[type[Any], type[Any]]:
         name="pymesh/policy/v1alpha1/lease.proto",
         package=PACKAGE,
         syntax="proto3",
+            "replica": text,
         dependency=["google/protobuf/duration.proto"],
     )
     for name, fields in layout.items():

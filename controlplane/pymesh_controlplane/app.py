@@ -83,7 +83,7 @@ async def start_on_one_machine(options: Options, running: Running) -> None:
     source = _directory(options)
     shared = None if source is None else running.follow(source)
     pilot = running.pilot(shared) if "pilot" in options.components and shared is not None else None
-    on_mesh_port = parts.chosen(options.components, shared)
+    on_mesh_port = parts.chosen(options.components, shared, parts.store(options))
     running.pages(pilot, on_mesh_port)
     trust = None
     if "citadel" in options.components:

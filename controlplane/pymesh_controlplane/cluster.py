@@ -52,7 +52,7 @@ async def start(options: Options, running: Running) -> None:
     cluster = _Cluster.of(options, running)
     world = cluster.world()
     pilot = running.pilot(world) if "pilot" in options.components and world is not None else None
-    on_mesh_port = parts.chosen(options.components, world)
+    on_mesh_port = parts.chosen(options.components, world, parts.store(options))
     running.pages(pilot, on_mesh_port)
     trust = None
     if "citadel" in options.components:

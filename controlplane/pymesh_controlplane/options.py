@@ -34,7 +34,7 @@ in a cluster (pymesh install runs it so; deploy/ has the manifests):
   in the Secret cacerts (your own: ca-cert.pem, ca-key.pem, root-cert.pem, cert-chain.pem) or pymesh-ca (made once).
   Run as many replicas as you like of the first: the one that holds the Lease pymesh-controlplane writes back the root
   of the mesh to every namespace, the webhooks' caBundle, missing CRDs of Istio, and what galley says of each resource.
-  The policy service is one replica: what was spent is in its memory.
+  The policy service is one replica, since what was spent is in its memory, unless --store names a Redis.
 
 ports:
   15010  xDS in plaintext (gRPC: ADS, state of the world and delta); in a cluster on 127.0.0.1 only
@@ -50,6 +50,7 @@ A port of 0 takes a free one; the line "serving" in the log says which. /ready s
 environment, in a cluster:
   POD_NAMESPACE, POD_NAME  of this pod: where Lease and CA are, and who holds the Lease
   PROXY_IMAGE              if --proxy-image is not given
+  POLICY_STORE             if --store is not given
 
 exit status:
   0  ended by SIGTERM or SIGINT
@@ -99,6 +100,9 @@ class Options:
     root_cert: Path
     account: str
     root_cert_out: Path | None
+    store: str
+    store_password_file: Path | None
+    store_ca: Path | None
     log_level: str
     log_format: str
 
@@ -174,6 +178,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     _add_files(parser.add_argument_group("files, on one machine"))
     _add_mesh(parser.add_argument_group("mesh"))
     _add_identity(parser.add_argument_group("identity of policy and telemetry"))
+    _add_store(parser.add_argument_group("store of policy"), environment)
     logs = parser.add_argument_group("logs")
     logs.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     logs.add_argument("--log-format", choices=("text", "json"), default="text")
@@ -258,6 +263,20 @@ def _add_identity(group: argparse._ArgumentGroup) -> None:
         type=_account,
         default=ACCOUNT,
         help="service account of this process, if citadel runs here (default: %(default)s)",
+    )
+
+
+def _add_store(group: argparse._ArgumentGroup, environment: Mapping[str, str]) -> None:
+    group.add_argument(
+        "--store",
+        metavar="URL",
+        default=environment.get("POLICY_STORE", ""),
+        help="Redis in which replicas of the policy service share counts: redis://HOST:PORT/DB, rediss:// over TLS "
+        "(default: POLICY_STORE of the environment; without one, counts are in memory and there is one replica)",
+    )
+    group.add_argument("--store-password-file", metavar="FILE", type=Path, help="holds the password, and nothing else")
+    group.add_argument(
+        "--store-ca", metavar="FILE", type=Path, help="roots of the store's certificate (default: the system's)"
     )
 
 

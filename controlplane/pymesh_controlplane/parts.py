@@ -8,8 +8,11 @@ import grpc
 from prometheus_client.registry import Collector as Metrics
 from starlette.routing import BaseRoute
 
+from pymesh.errors import ConfigError
+from pymesh_controlplane.options import Options
 from pymesh_controlplane.pilot.server import Authenticate
 from pymesh_controlplane.policy.service import PolicyService
+from pymesh_controlplane.policy.store import Store
 from pymesh_controlplane.sources.base import Source
 from pymesh_controlplane.telemetry import pages
 from pymesh_controlplane.telemetry.collector import Collector
@@ -36,19 +39,39 @@ class Part:
     texts: Sequence[Callable[[], str]] = ()
 
 
-def chosen(components: Collection[str], source: Source | None) -> list[Part]:
+def chosen(components: Collection[str], source: Source | None, store: Store | None = None) -> list[Part]:
     """The parts of `components`. policy follows `source`, and is left out where there is none."""
     found: list[Part] = []
     if "policy" in components and source is not None:
-        found.append(policy(source))
+        found.append(policy(source, store))
     if "telemetry" in components:
         found.append(telemetry())
     return found
 
 
-def policy(source: Source) -> Part:
+def store(options: Options) -> Store | None:
+    """What replicas of the policy service share, if there is to be something.
+
+    Raises:
+        ConfigError: the URL or the password's file is of no use, or redis is not installed.
+    """
+    if not options.store or "policy" not in options.components:
+        return None
+    try:
+        from pymesh_controlplane.policy.redis_store import RedisStore
+    except ImportError as error:
+        raise ConfigError("--store needs redis-py: install pymesh-proxy[redis]") from error
+    password, file = "", options.store_password_file
+    try:
+        password = file.read_text().strip() if file is not None else ""
+        return RedisStore(options.store, password=password, ca_file=options.store_ca)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--store: {error}") from error
+
+
+def policy(source: Source, store: Store | None = None) -> Part:
     """The policy service: answers checks and leases slots, by the rules of the worlds of `source`."""
-    service = PolicyService(source, time.monotonic)
+    service = PolicyService(source, time.monotonic, store)
     return Part(
         services=service.handlers,
         run=service.run,

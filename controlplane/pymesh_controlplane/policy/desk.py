@@ -7,7 +7,7 @@ Sidecars are known by their pod, `pod.namespace`: a pod has one, also after its 
 
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pymesh import policy_api
@@ -40,12 +40,23 @@ class Desk:
         sidecars: the connected ones.
         books: of the concurrency limits in force, and of those that were until a moment ago, by rule.
         rates: of the leased rates, likewise.
+        shared: this is one of several desks: what it may lease out is not the rule's, but its part of it (replica.py),
+            and the limits of its books are set from there.
+        problem: why nothing can be decided; empty when all is well.
+        hopes: of a shared one, what the other desks may give back, or the store has not been asked about yet, by rule.
+        moved: what sidecars brought along that had it from another replica: by rule and that one's name, how much in
+            all and how many they were.
     """
 
     rules: Rules = field(default_factory=Rules)
     sidecars: dict[str, Sidecar] = field(default_factory=dict)
     books: dict[str, Book] = field(default_factory=dict)
     rates: dict[str, RateBook] = field(default_factory=dict)
+    shared: bool = False
+    replica: str = ""
+    problem: str = ""
+    hopes: dict[str, int] = field(default_factory=dict)
+    moved: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
     _behind: dict[str, tuple[frozenset[str], frozenset[str]]] = field(default_factory=dict)  # by rule: accounts, pods
     _lingering: dict[str, float] = field(default_factory=dict)
     _changed: set[str] = field(default_factory=set)
@@ -58,13 +69,14 @@ class Desk:
             self._lingering.setdefault(name, now + policy_api.LINGER)
         for name, limit in leases.items():
             if isinstance(limit, Slots):
-                self.books.setdefault(name, Book(limit.max)).limit = limit.max
+                book = self.books.setdefault(name, Book(0))
+                book.limit = book.limit if self.shared else limit.max
             else:
                 at = _nanoseconds(now)
-                self.rates.setdefault(name, RateBook.of(limit, at)).change(limit, at)
+                self.rates.setdefault(name, RateBook.of(limit, at, shared=self.shared)).change(limit, at)
             self._behind[name] = rules.accounts[name], rules.pods.get(name, frozenset())
             self._lingering.pop(name, None)
-        if first:
+        if first and not self.shared:
             self._settle_anew(now)
         for name, sidecar in self.sidecars.items():
             self._take(name, sidecar, now)
@@ -83,6 +95,10 @@ class Desk:
         sidecar.heard += 1
         self._take(name, sidecar, now)
 
+        if self.shared:
+            self._ask_store(sidecar)
+            if sidecar.heard == 1:
+                self._came_over(sidecar)
     def gone(self, name: str, now: float, *, properly: bool) -> None:
         """A sidecar's stream has ended: its slots are free, or, if it broke, kept for its return."""
         if self.sidecars.pop(name, None) is not None:
@@ -92,8 +108,9 @@ class Desk:
 
     def stood_still(self, now: float) -> None:
         """The process was stopped for a while (SIGSTOP, a suspended machine): what is in the books may be long past."""
-        self._settle_anew(now)
-        for book in self._books.values():
+        if not self.shared:
+            self._settle_anew(now)
+        for book in self.all_books().values():
             for holder in book.holders.values():
                 if holder.until is not None:
                     holder.until = now + policy_api.RETURN_GRACE
@@ -111,7 +128,7 @@ class Desk:
         for name, rate in self.rates.items():
             if rate.expire(now, at) | (rate.due(at) and rate.look(at)):
                 self._changed.add(name)
-        for name, book in self._books.items():
+        for name, book in self.all_books().items():
             if book.settles_at and book.settled(now):
                 book.settles_at = 0.0
                 self._changed.add(name)
@@ -129,19 +146,24 @@ class Desk:
         sidecar = self.sidecars[name]
         sidecar.nonce += 1
         grants = tuple(self._grant(name, sidecar, demand.rule, now) for demand in sidecar.request.demands)
-        return LeaseResponse(self.rules.epoch, grants, sidecar.nonce, sidecar.heard)
+        return LeaseResponse(self.rules.epoch, grants, sidecar.nonce, sidecar.heard, self.replica)
 
     def _grant(self, name: str, sidecar: Sidecar, rule: str, now: float) -> Grant:
         if rule not in self._known:
             return Grant(rule, 0, 0, problem=f"the policy service knows of no {rule}")
         if rule not in sidecar.rules:
             problem = f"{name} ({sidecar.account}) is no pod behind the targets of {rule}"
-            return Grant(rule, 0, self._books[rule].limit, problem=problem)
+            return Grant(rule, 0, self.all_books()[rule].limit, problem=problem)
+        if self.problem:
+            return Grant(rule, 0, self.maximum(rule) if rule in self.books else 0, problem=self.problem)
         if rule in self.rates:
-            return self.rates[rule].grant(rule, name, sidecar.nonce, _nanoseconds(now))
+            found = self.rates[rule].grant(rule, name, sidecar.nonce, _nanoseconds(now))
+            return replace(found, coming=found.coming + self.hopes.get(rule, 0))
         book = self.books[rule]
         slots = book.sent(name, sidecar.nonce)
-        return Grant(rule, slots, book.limit, policy_api.RETURN_GRACE, coming=book.coming(name))
+        return Grant(
+            rule, slots, self.maximum(rule), policy_api.RETURN_GRACE, coming=book.coming(name) + self.hopes.get(rule, 0)
+        )
 
     def _take(self, name: str, sidecar: Sidecar, now: float) -> None:
         """Enter what a sidecar said last into the books that it may be in, and strike it from the others."""
@@ -169,8 +191,8 @@ class Desk:
 
     def _leave(self, name: str, rules: Iterable[str], until: float | None) -> None:
         for rule in rules:
-            if name in self._books[rule].holders:
-                self._books[rule].leave(name, until)
+            if name in self.all_books()[rule].holders:
+                self.all_books()[rule].leave(name, until)
                 self._changed.add(rule)
 
     @property
@@ -178,13 +200,44 @@ class Desk:
         """The rules that are leased."""
         return self.books.keys() | self.rates.keys()
 
-    @property
-    def _books(self) -> Mapping[str, Book]:
+    def _ask_store(self, sidecar: Sidecar) -> None:
+        """Whether there is more for it is not known before the store has been asked."""
+        books = self.all_books()
+        for demand in sidecar.request.demands:
+            if demand.rule in sidecar.rules and demand.wanted > max(demand.held, books[demand.rule].limit):
+                self.hopes[demand.rule] = max(1, self.hopes.get(demand.rule, 0))
+
+    def _came_over(self, sidecar: Sidecar) -> None:
+        """What it brings along is ours to account for: it had it from another replica, or from us before."""
+        books = self.all_books()
+        for demand in sidecar.request.demands:
+            if demand.rule not in sidecar.rules:
+                continue
+            book = books[demand.rule]
+            book.limit = max(book.limit, sum(holder.charge for holder in book.holders.values()))
+            if (origin := sidecar.request.replica) not in {"", self.replica}:
+                of = self.moved.setdefault(demand.rule, {})
+                slots, sidecars = of.get(origin, (0, 0))
+                of[origin] = slots + max(demand.held, demand.in_use), sidecars + 1
+
+    # --- For the replica that this is ---
+
+    def all_books(self) -> Mapping[str, Book]:
         """The books of slots and of stocks, by rule."""
         return self.books | {name: rate.book for name, rate in self.rates.items()}
 
     def _settle_anew(self, now: float) -> None:
-        for name, book in self._books.items():
+    def maximum(self, rule: str) -> int:
+        """Slots in all; as they were, of a rule that is not in force any more."""
+        found = self.rules.by_name.get(rule)
+        limit = found.limit if found is not None else None
+        return limit.max if isinstance(limit, Slots) else self.books[rule].limit
+
+    def news(self, rule: str) -> None:
+        """A book's limit was set anew."""
+        self._changed.add(rule)
+
+        for name, book in self.all_books().items():
             book.settle(now + SETTLE, self.rules.pods.get(name, frozenset()))
             self._changed.add(name)
 

@@ -74,25 +74,29 @@ class RateBook:
     Attributes:
         book: of what is in stock, its `limit` the level.
         shares: the part of the rate that each sidecar may go by while it hears nothing of us, in millionths.
+        shared: the level is kept in a store (store.py), and `book.limit` is our part of it.
+        spent: tokens in all.
     """
 
     tank: Tank
     book: Book
+    shared: bool = False
+    spent: int = 0
     shares: dict[str, int] = field(default_factory=dict)
     _used: dict[str, int] = field(default_factory=dict)
     _returned: set[str] = field(default_factory=set)  # whose next report is the first of a stream
     _looked: int = 0
 
     @classmethod
-    def of(cls, rate: Rate, now: int) -> "RateBook":
-        """A full one, from `now` (nanoseconds) on."""
-        return cls(Tank(rate), Book(rate.burst), _looked=now)
+    def of(cls, rate: Rate, now: int, *, shared: bool = False) -> "RateBook":
+        """A full one, from `now` (nanoseconds) on; of a shared one nothing is ours yet."""
+        return cls(Tank(rate), Book(0 if shared else rate.burst), shared, _looked=now)
 
     def change(self, rate: Rate, now: int) -> None:
         """Go by another rate from now on."""
         if rate != self.tank.rate:
             self.tank.change(rate, now)
-            self.book.limit = max(0, self.tank.level(now))
+            self.look(now)
 
     # --- What sidecars say ---
 
@@ -142,7 +146,8 @@ class RateBook:
     def look(self, now: int) -> bool:
         """Bring the level up to date; whether it has changed."""
         self._looked, before = now, self.book.limit
-        self.book.limit = max(0, self.tank.level(now))
+        if not self.shared:
+            self.book.limit = max(0, self.tank.level(now))
         return self.book.limit != before
 
     def allot(self, now: float) -> set[str]:
@@ -170,10 +175,13 @@ class RateBook:
         )
 
     def _spend(self, count: int, now: int) -> None:
-        if count:
-            self.tank.spend(count, now)
-            # Level and stocks fall alike: what is free is brought by time alone, now and then.
-            self.book.limit = max(0, min(self.book.limit - count, self.tank.level(now)))
+        if not count:
+            return
+        self.spent += count
+        self.tank.spend(count, now)
+        # Level and stocks fall alike: what is free is brought by time alone, now and then, or by the store.
+        left = self.book.limit - count
+        self.book.limit = max(0, left if self.shared else min(left, self.tank.level(now)))
 
 
 def _take_off(holder: Holder, spent: int) -> None:

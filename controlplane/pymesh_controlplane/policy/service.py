@@ -5,7 +5,9 @@ brings the grants up to date, for all that was heard meanwhile, and wakes the st
 """
 
 import asyncio
+import contextlib
 import logging
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -28,7 +30,9 @@ from pymesh_controlplane.policy import checks, pages
 from pymesh_controlplane.policy.checks import Limits
 from pymesh_controlplane.policy.desk import Desk
 from pymesh_controlplane.policy.metrics import Counts, PolicyMetrics
+from pymesh_controlplane.policy.replica import Replica
 from pymesh_controlplane.policy.rules import Rules, Slots, rules_of
+from pymesh_controlplane.policy.store import Store, StoreError
 from pymesh_controlplane.sources.base import Source
 from pymesh_controlplane.tasks import until_first_ends
 
@@ -41,6 +45,9 @@ REQUEST_BURST: Final = 2_000
 REQUEST_RATE: Final = 500
 # Seconds between two looks at the clock when nobody says anything.
 TICK: Final = 0.25
+# Seconds between two claims of our part of every rule, at most, and at least: when sidecars lack something.
+CLAIM: Final = 0.5
+CLAIM_SOON: Final = 0.03
 # Seconds by which such a look may be late; a process that was later has stood still.
 STANDSTILL: Final = 1.0
 
@@ -63,11 +70,15 @@ class PolicyService:
 
     Args:
         clock: seconds that never go back.
+        store: what this replica of the service shares with others; None if there are no others.
     """
 
-    def __init__(self, source: Source, clock: Callable[[], float]) -> None:
+    def __init__(self, source: Source, clock: Callable[[], float], store: Store | None = None) -> None:
         self.counts = Counts()
         self.desk = Desk()
+        self._store = store
+        self._replica = Replica(self.desk, uuid.uuid4().hex) if store is not None else None
+        self._claim = asyncio.Event()
         self.limits = Limits()
         self._source = source
         self._clock = clock
@@ -75,6 +86,7 @@ class PolicyService:
         self._streams: dict[str, Stream] = {}
         self._asked: set[str] = set()
         self._news = asyncio.Event()
+        self._store_problem = ""
 
     def waiting(self) -> str:
         """Why no question can be answered yet; "" when they can."""
@@ -82,9 +94,12 @@ class PolicyService:
 
     async def run(self) -> None:
         """Follow the source and keep the grants up to date, until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
+        async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow())
             tasks.create_task(self._decide())
+            if self._store is not None and self._replica is not None:
+                tasks.create_task(self._share(self._store, self._replica))
+                stack.push_async_callback(self._store.close)
 
     def handlers(self, authenticate: Authenticate) -> tuple[grpc.GenericRpcHandler, ...]:
         """The gRPC services, for callers whom `authenticate` tells. Messages stay bytes: garbage is ours to refuse."""
@@ -164,10 +179,43 @@ class PolicyService:
                 log.warning("stood still for %.1f s: asking sidecars anew what they hold", now - last)
                 self.desk.stood_still(now)
             last = now
+            self._check_lease(now)
             for name in self.desk.decide(now) | self._asked:
                 if (stream := self._streams.get(name)) is not None:
                     stream.wake.set()
             self._asked.clear()
+            if self._replica is not None and self._replica.restless:
+                self._claim.set()
+
+    async def _share(self, store: Store, replica: Replica) -> None:
+        """Claim our part of every rule, again and again; a store that is away is asked on."""
+        while True:
+            self._claim.clear()
+            started, away = self._clock(), self.desk.problem
+            claims = replica.claims()
+            try:
+                shares = await store.exchange(replica.name, claims)
+            except StoreError as error:
+                self.counts.store_failures += 1
+                if not self._store_problem:
+                    log.warning("the store is away: %s", error)
+                self._store_problem = str(error)
+            else:
+                if self._store_problem:
+                    log.info("the store is back")
+                self._store_problem = ""
+                self._asked |= replica.take(claims, shares, started) | (self._streams.keys() if away else set())
+                self._news.set()
+            await asyncio.sleep(CLAIM_SOON)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLAIM - CLAIM_SOON):
+                    await self._claim.wait()
+
+    def _check_lease(self, now: float) -> None:
+        """What the store gave us has lapsed, and may be others' by now: nothing is decided until it is back."""
+        if self._replica is not None and self._replica.lapse(self._store_problem or "no answer in time", now):
+            log.warning("%s: every rule's failure mode decides", self.desk.problem)
+            self._asked |= self._streams.keys()
 
     # --- Checks ----------------------------------------------------------------------------------------------------
 

@@ -34,8 +34,9 @@ WHILE_AWAY: Final = 0.25
 # Seconds without an answer to a heartbeat after which the service counts as away, though nobody waits: a busy machine
 # may be late, and whoever waits notices earlier.
 SLOW: Final = 1.0
-# Seconds without an answer after which the stream is made anew, maybe to another endpoint.
-GIVE_UP: Final = 5.0
+# Seconds without an answer after which the stream is made anew, maybe to another endpoint: to be there with what we
+# hold before the share of a replica that stopped is given to others (the service's policy/store.py).
+GIVE_UP: Final = 2.5
 # Seconds: the longest pause between two attempts to reach the service.
 LONGEST_PAUSE: Final = 1.0
 # Seconds for the service to end a stream that we have ended.
@@ -62,10 +63,14 @@ class Leases:
     Attributes:
         timeout: seconds for an answer to count; the longest of those that filters in force give it.
         rules: those in force, by name.
+        keep: whether there is to be a stream without any, to hear of other rules.
+        on_epoch: called with what each response says of that.
     """
 
     def __init__(self, home: Home, channel: ClusterChannel, metrics: PolicyMetrics, node: Callable[[], str]) -> None:
         self.timeout = 0.0
+        self.keep = False
+        self.on_epoch: Callable[[str], object] = lambda _: None
         self._home = home
         self._channel = channel
         self._metrics = metrics
@@ -83,6 +88,7 @@ class Leases:
         self._heard_at = float("-inf")
         self._seen = 0
         self._ended = ""
+        self._replica = ""  # of the service, whose grants we hold
 
     # --- Rules ---
 
@@ -90,6 +96,7 @@ class Leases:
         """A configuration comes into force: `add` names its rules, then `settle`."""
         self.rules = {}
         self.timeout = 0.0
+        self.keep = False
 
     def add(self, settings: SlotSettings | RateSettings) -> LeasedRule:
         """The rule, as it is to be from now on; what it has in use or in stock stays."""
@@ -114,7 +121,7 @@ class Leases:
         for name, rule in tuple(self._known.items()):
             if name not in self.rules:
                 rule.retire()
-        if self.rules and self._task is None and not self._leaving:
+        if self._wanted and self._task is None:
             self._task = self._home.spawn(self._run())
         self._news = True
         self._wake.set()  # the service may have moved, or is no longer asked
@@ -173,7 +180,7 @@ class Leases:
     @property
     def _wanted(self) -> bool:
         """Whether there is to be a stream."""
-        return bool(self.rules) and not self._leaving
+        return (bool(self.rules) or self.keep) and not self._leaving
 
     async def _pause(self, seconds: float) -> None:
         """Wait before the next attempt; a configuration that comes into force ends the wait."""
@@ -221,7 +228,7 @@ class Leases:
         self._last_sent = self._sent_at = now
         self._reports += 1
         self._due = now + (WHILE_AWAY if self._away else HEARTBEAT)
-        await stream.send(encode_request(LeaseRequest(self._node(), demands, self._seen)))
+        await stream.send(encode_request(LeaseRequest(self._node(), demands, self._seen, self._replica)))
 
     def _check_silence(self, now: float) -> float:
         """When to look again. Raises RpcError when it is time to give the stream up."""
@@ -256,7 +263,8 @@ class Leases:
         self._heard_at = now
         if whole:
             self._sent_at = None
-        self._seen = response.nonce
+        self._seen, self._replica = response.nonce, response.replica
+        self.on_epoch(response.epoch)
         if in_time and self._away:
             log.info("policy service %s: back", self._channel.cluster_name)
             self._away = ""

@@ -1,0 +1,302 @@
+"""Several replicas of the policy service: together they lease out a rule once, whatever is lost, late or killed."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from pymesh.policy_api import Demand, LeaseRequest
+from pymesh_controlplane.policy.desk import Desk
+from pymesh_controlplane.policy.replica import Replica, fair_part
+from pymesh_controlplane.policy.rules import Rate, Rule, Rules, Slots
+from pymesh_controlplane.policy.store import LEASE, MARGIN, SETTLE, Ledger, Peer
+
+WEB = "spiffe://cluster.local/ns/default/sa/web"
+LIMIT = "ConcurrencyLimit default/web"
+RATE = "RateLimit default/web"
+NAMES = [f"{letter}.default" for letter in "abcde"]
+# Seconds after which a sidecar that hears nothing goes to another replica: a heartbeat, and its patience.
+PATIENCE = 3.5
+
+
+def rules(most: int = 12) -> Rules:
+    slots = Rule(LIMIT, ("web.default.svc.cluster.local",), Slots(most), "LastDecision", "Closed")
+    rate = Rule(RATE, slots.hosts, Rate(100, 1, 100), "LastDecision", "Closed")
+    both = (LIMIT, RATE)
+    return Rules(
+        "one", {LIMIT: slots, RATE: rate}, dict.fromkeys(both, frozenset({WEB})), dict.fromkeys(both, frozenset(NAMES))
+    )
+
+
+def test_everyone_has_a_fair_part() -> None:
+    """What is needed, in fair shares; the rest by how many sidecars one has; nothing moves while nobody lacks any."""
+    assert fair_part(12, Peer(0, 0, 1), [Peer(0, 0, 1), Peer(0, 0, 2)]) == 3
+    assert fair_part(12, Peer(12, 0, 1), [Peer(0, 0, 1)]) == 12, "nobody lacks anything"
+    assert fair_part(12, Peer(12, 2, 1), [Peer(0, 4, 1)]) == 2 + 3
+    assert fair_part(12, Peer(12, 20, 1), [Peer(0, 20, 1), Peer(0, 1, 1)]) in {5, 6}
+    assert fair_part(10, Peer(0, 99, 1), [Peer(0, 99, 4)]) == 2, "each sidecar has the same"
+    assert fair_part(0, Peer(3, 3, 1), []) == 0
+    assert fair_part(-2, Peer(3, 3, 0), []) == 0
+
+
+@dataclass
+class Sidecar:
+    """A sidecar as the protocol wants it, of one rule; `may` is what it was granted."""
+
+    name: str
+    may: int = 0
+    in_use: int = 0
+    wanted: int = 0
+    seen: int = 0
+    of: str = ""
+    at: "Site | None" = None
+    heard: float = 0.0
+    responses: deque[tuple[int, int, str]] = field(default_factory=deque)
+
+    @property
+    def held(self) -> int:
+        return max(self.may, self.in_use)
+
+    def request(self) -> LeaseRequest:
+        demand = Demand(LIMIT, self.held, self.in_use, self.wanted)
+        return LeaseRequest("node", (demand,), self.seen, self.of)
+
+
+@dataclass
+class Site:
+    """A replica's process."""
+
+    replica: Replica
+    stopped: bool = False
+
+    @classmethod
+    def new(cls, name: str, now: float) -> "Site":
+        made = cls(Replica(Desk(), name))
+        made.replica.desk.put(rules(), now, first=True)
+        return made
+
+    @property
+    def desk(self) -> Desk:
+        return self.replica.desk
+
+
+class Mesh:
+    """Three replicas, a store, and sidecars; what a step does is done at once, unless a test keeps it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.made = 0
+        self.ledger = Ledger(born=-SETTLE)
+        self.sites = [self.start() for _ in range(3)]
+        self.sidecars = {name: Sidecar(name) for name in NAMES}
+
+    def start(self) -> Site:
+        self.made += 1
+        return Site.new(f"r{self.made}", self.now)
+
+    def decide(self, site: Site, *also: str) -> None:
+        site.replica.lapse("late", self.now)
+        for name in sorted({*site.desk.decide(self.now), *also}):
+            if name in site.desk.sidecars and self.sidecars[name].at is site:
+                response = site.desk.respond(name, self.now)
+                [grant] = response.grants
+                if not grant.problem:
+                    self.sidecars[name].responses.append((response.nonce, grant.slots, response.replica))
+
+    def tell(self, sidecar: Sidecar, *, new: bool = False) -> None:
+        if sidecar.at is not None and not sidecar.at.stopped:
+            sidecar.heard = self.now
+            sidecar.at.desk.hear(sidecar.name, WEB, sidecar.request(), self.now, new=new)
+            self.decide(sidecar.at, sidecar.name)
+
+    def connect(self, sidecar: Sidecar, site: Site) -> None:
+        sidecar.at, sidecar.seen = site, 0
+        sidecar.responses.clear()
+        self.tell(sidecar, new=True)
+
+    def claim(self, site: Site, *, lost: bool = False) -> None:
+        claims = site.replica.claims()
+        shares = self.ledger.exchange(site.replica.name, claims, self.now)
+        if not lost:
+            waiting = site.replica.take(claims, shares, self.now)
+            self.decide(site, *waiting)
+
+    def apply(self, sidecar: Sidecar) -> None:
+        if sidecar.responses:
+            sidecar.seen, sidecar.may, sidecar.of = sidecar.responses.popleft()
+
+    def settle(self, rounds: int = 12) -> None:
+        for _ in range(rounds):
+            self.now += 0.1
+            for site in self.sites:
+                self.claim(site)
+            for sidecar in self.sidecars.values():
+                while sidecar.responses:
+                    self.apply(sidecar)
+                self.tell(sidecar)
+
+
+def test_what_one_lacks_comes_from_the_other_replica() -> None:
+    """All of the limit ends up where it is wanted."""
+    mesh = Mesh()
+    for index, sidecar in enumerate(mesh.sidecars.values()):
+        mesh.connect(sidecar, mesh.sites[index % 3])
+    mesh.settle()
+    assert sum(sidecar.may for sidecar in mesh.sidecars.values()) >= 10
+    hot = mesh.sidecars["a.default"]
+    hot.wanted = 12
+    mesh.tell(hot)
+    mesh.settle()
+    assert hot.may == 12
+    for sidecar in mesh.sidecars.values():
+        sidecar.wanted = 12
+        mesh.tell(sidecar)
+    mesh.settle()
+    shares = sorted(sidecar.may for sidecar in mesh.sidecars.values())
+    assert sum(shares) == 12
+    assert shares[-1] - shares[0] <= 2, "fair but for what does not divide, here and among replicas"
+
+
+def test_a_killed_replica_costs_nothing() -> None:
+    """Its sidecars keep what they have at another one, at once, and its part is not missing meanwhile."""
+    mesh = Mesh()
+    for index, sidecar in enumerate(mesh.sidecars.values()):
+        sidecar.wanted = 12
+        mesh.connect(sidecar, mesh.sites[index % 3])
+    mesh.settle()
+    before = {name: sidecar.may for name, sidecar in mesh.sidecars.items()}
+    assert sum(before.values()) == 12
+    dead = mesh.sites.pop()
+    for sidecar in mesh.sidecars.values():
+        if sidecar.at is dead:
+            mesh.connect(sidecar, mesh.sites[0])
+            while sidecar.responses:
+                mesh.apply(sidecar)
+            assert sidecar.may == before[sidecar.name]
+    mesh.settle()
+    assert sum(sidecar.may for sidecar in mesh.sidecars.values()) == 12
+
+
+def test_a_lapsed_lease_is_no_decision_until_the_store_is_back() -> None:
+    """Before that, the allotment goes on."""
+    mesh = Mesh()
+    [sidecar, *_] = mesh.sidecars.values()
+    mesh.connect(sidecar, mesh.sites[0])
+    mesh.settle()
+    [site, *_] = mesh.sites
+    held = sidecar.may
+    assert not site.replica.lapse("refused", mesh.now + LEASE - MARGIN - 0.001)
+    mesh.now += LEASE - MARGIN
+    assert site.replica.lapse("refused", mesh.now)
+    assert "refused" in site.desk.respond(sidecar.name, mesh.now).grants[0].problem
+    mesh.claim(site)
+    assert site.desk.respond(sidecar.name, mesh.now).grants[0].problem == ""
+    mesh.settle()
+    assert sidecar.may >= held
+
+
+# --- Any order of anything ------------------------------------------------------------------------------------------
+
+_NAME = st.sampled_from(NAMES)
+_SITE = st.integers(0, 2)
+
+
+class Replicas(RuleBasedStateMachine):
+    """Replicas that are killed, stopped, cut off from the store; sidecars that move; messages that wait.
+
+    The store is reachable and time passes in small steps. Sidecars go on with what they have (LastDecision), and are
+    with another replica within their patience.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mesh = Mesh()
+
+    @rule(name=_NAME, wanted=st.integers(0, 15))
+    def want(self, name: str, wanted: int) -> None:
+        self.mesh.sidecars[name].wanted = wanted
+        self.mesh.tell(self.mesh.sidecars[name])
+
+    @rule(name=_NAME, more=st.integers(1, 12))
+    def requests_arrive(self, name: str, more: int) -> None:
+        sidecar = self.mesh.sidecars[name]
+        sidecar.in_use = max(sidecar.in_use, min(sidecar.may, sidecar.in_use + more))
+
+    @rule(name=_NAME, fewer=st.integers(1, 12))
+    def requests_end(self, name: str, fewer: int) -> None:
+        sidecar = self.mesh.sidecars[name]
+        sidecar.in_use = max(0, sidecar.in_use - fewer)
+        self.mesh.tell(sidecar)
+
+    @rule(name=_NAME)
+    def response_is_applied(self, name: str) -> None:
+        self.mesh.apply(self.mesh.sidecars[name])
+        self.mesh.tell(self.mesh.sidecars[name])
+
+    @rule(name=_NAME, site=_SITE)
+    def moves(self, name: str, site: int) -> None:
+        """To another replica, or the same once more."""
+        sidecar, to = self.mesh.sidecars[name], self.mesh.sites[site]
+        if to.stopped:
+            return
+        before = sidecar.at
+        if before is not None and not before.stopped and before is not to:
+            before.desk.gone(name, self.mesh.now, properly=False)
+        self.mesh.connect(sidecar, to)
+
+    @rule(site=_SITE, lost=st.booleans())
+    def claim(self, site: int, lost: bool) -> None:
+        """Maybe the answer is lost."""
+        if not self.mesh.sites[site].stopped:
+            self.mesh.claim(self.mesh.sites[site], lost=lost)
+
+    @rule(site=_SITE)
+    def killed(self, site: int) -> None:
+        """And another one takes its place; its sidecars know at once, and find someone later."""
+        dead, self.mesh.sites[site] = self.mesh.sites[site], self.mesh.start()
+        for sidecar in self.mesh.sidecars.values():
+            if sidecar.at is dead:
+                sidecar.at = None
+                sidecar.responses.clear()
+
+    @rule(site=_SITE)
+    def stops(self, site: int) -> None:
+        self.mesh.sites[site].stopped = True
+
+    @rule(site=_SITE)
+    def goes_on(self, site: int) -> None:
+        """After any time; it finds that sidecars have left."""
+        found = self.mesh.sites[site]
+        if found.stopped:
+            found.stopped = False
+            found.desk.stood_still(self.mesh.now)
+            for name in [name for name in found.desk.sidecars if self.mesh.sidecars[name].at is not found]:
+                found.desk.gone(name, self.mesh.now, properly=False)
+            self.mesh.decide(found)
+
+    @rule(steps=st.integers(1, 12))
+    def time_passes(self, steps: int) -> None:
+        for _ in range(steps):
+            self.mesh.now += 0.4
+            for sidecar in self.mesh.sidecars.values():
+                alive = [site for site in self.mesh.sites if not site.stopped]
+                cut_off = sidecar.at is None or sidecar.at.stopped
+                if cut_off and alive and self.mesh.now - sidecar.heard >= PATIENCE - 0.4:
+                    self.mesh.connect(sidecar, alive[0])
+                elif cut_off and not alive:
+                    sidecar.may = sidecar.in_use = 0  # nobody to go to: that is the failure mode's business
+                else:
+                    self.mesh.tell(sidecar)
+            for site in self.mesh.sites:
+                if not site.stopped:
+                    self.mesh.claim(site)
+
+    @invariant()
+    def never_more_than_the_limit(self) -> None:
+        assert sum(sidecar.held for sidecar in self.mesh.sidecars.values()) <= 12
+
+
+Replicas.TestCase.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
+TestReplicas = Replicas.TestCase
