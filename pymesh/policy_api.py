@@ -59,7 +59,13 @@ CHECK_PATH: Final = f"/{CHECK_SERVICE}/{CHECK_METHOD}"
 # Key of `context_extensions` in a Check: the names of the rules that are asked about, separated by commas. A check
 # without rules is allowed: so a sidecar asks whether the service is back.
 RULES_EXTENSION: Final = "pymesh.rules"
-# Key of `dynamic_metadata` in the answer: a Struct with rule, epoch, valid_for, valid_uses and attributes.
+# Key of `context_extensions` in a Check: set to "tell" by a sidecar that does itself what a rule's failure mode says where
+# a check in Python has failed; then such rules are listed as undecided. Anybody else is answered by that mode.
+UNDECIDED_EXTENSION: Final = "pymesh.undecided"
+TELL: Final = "tell"
+# Key of `dynamic_metadata` in the answer: a Struct with rule, epoch, valid_for, valid_uses and attributes;
+# `rules` has the last three for each rule whose answer may be used again, `would_refuse` those on a dry run, and
+# `undecided` those that have failed, with the reason.
 ANSWER_METADATA: Final = "pymesh.policy"
 
 # The HTTP filter of pymesh-proxy (a TypedStruct), and the type that it says it is.
@@ -102,13 +108,13 @@ class LeaseRequest:
     node: str
     demands: tuple[Demand, ...] = ()
     seen: int = 0  # nonce of the last response that it applied, 0 before the first
+    replica: str = ""  # who granted what it holds, as the last response of any stream named itself
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
     """What a sidecar may have of one rule."""
 
-    replica: str = ""  # who granted what it holds, as the last response of any stream named itself
     rule: str
     slots: int  # of this sidecar
     limit: int  # of all sidecars together
@@ -128,13 +134,13 @@ class LeaseResponse:
     grants: tuple[Grant, ...] = ()
     nonce: int = 0  # grows by one with every response of a stream, from 1
     heard: int = 0  # how many requests of the stream had been heard when this was decided
+    replica: str = ""  # who decided it, where several do
 
 
 def encode_request(request: LeaseRequest) -> bytes:
     """`request` as it travels."""
     message = _REQUEST(node=request.node, seen=request.seen, replica=request.replica)
     for demand in request.demands:
-    replica: str = ""  # who decided it, where several do
         message.demands.add(
             rule=demand.rule, held=demand.held, in_use=demand.in_use, wanted=demand.wanted, used=demand.used
         )
@@ -234,13 +240,13 @@ def _message_classes() -> tuple[type[Any], type[Any]]:
             "grants": f".{PACKAGE}.Grant",
             "nonce": total,
             "heard": total,
+            "replica": text,
         },
     }
     file = descriptor_pb2.FileDescriptorProto(
         name="pymesh/policy/v1alpha1/lease.proto",
         package=PACKAGE,
         syntax="proto3",
-            "replica": text,
         dependency=["google/protobuf/duration.proto"],
     )
     for name, fields in layout.items():

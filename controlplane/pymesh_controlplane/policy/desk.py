@@ -94,11 +94,11 @@ class Desk:
         sidecar.account, sidecar.request = account, request
         sidecar.heard += 1
         self._take(name, sidecar, now)
-
         if self.shared:
             self._ask_store(sidecar)
             if sidecar.heard == 1:
                 self._came_over(sidecar)
+
     def gone(self, name: str, now: float, *, properly: bool) -> None:
         """A sidecar's stream has ended: its slots are free, or, if it broke, kept for its return."""
         if self.sidecars.pop(name, None) is not None:
@@ -226,7 +226,6 @@ class Desk:
         """The books of slots and of stocks, by rule."""
         return self.books | {name: rate.book for name, rate in self.rates.items()}
 
-    def _settle_anew(self, now: float) -> None:
     def maximum(self, rule: str) -> int:
         """Slots in all; as they were, of a rule that is not in force any more."""
         found = self.rules.by_name.get(rule)
@@ -237,6 +236,7 @@ class Desk:
         """A book's limit was set anew."""
         self._changed.add(rule)
 
+    def _settle_anew(self, now: float) -> None:
         for name, book in self.all_books().items():
             book.settle(now + SETTLE, self.rules.pods.get(name, frozenset()))
             self._changed.add(name)

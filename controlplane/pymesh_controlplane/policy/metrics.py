@@ -19,14 +19,14 @@ class Counts:
         checks: by rule and result (`allowed`, `denied`; `would_deny` on a dry run).
         refused: checks and streams without an answer, by reason.
         unknown_rules: questions about rules that there are not.
-    """
         store_failures: claims that the store of several replicas did not answer.
+    """
 
     checks: Counter[tuple[str, str]] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     unknown_rules: int = 0
-
     store_failures: int = 0
+
 
 class PolicyMetrics(Collector):
     """`pymesh_policy_*`, for prometheus_client."""
@@ -51,9 +51,9 @@ class PolicyMetrics(Collector):
         yield CounterMetricFamily(
             "pymesh_policy_unknown_rules", "Questions about rules that there are not.", value=self._counts.unknown_rules
         )
-        yield GaugeMetricFamily("pymesh_policy_streams", "Sidecars that hold leases.", value=len(self._desk.sidecars))
         failures = self._counts.store_failures
         yield CounterMetricFamily("pymesh_policy_store_failures", "Claims that the store did not answer.", failures)
+        yield GaugeMetricFamily("pymesh_policy_streams", "Sidecars that hold leases.", value=len(self._desk.sidecars))
         yield from self._slots()
         yield from self._rates()
 
