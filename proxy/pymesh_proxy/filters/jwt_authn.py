@@ -139,11 +139,11 @@ def _is_preflight(head: Head) -> bool:
 
 def places(verifiers: Sequence[Verifier]) -> tuple[Place, ...]:
     """Where tokens of these providers stand, each place once, in their order."""
-    found: dict[object, list[Verifier]] = {}
+    found: dict[Location, list[Verifier]] = {}
     for verifier in verifiers:
         for location in verifier.provider.locations:
             found.setdefault(location, []).append(verifier)
-    return tuple(Place(location, tuple(them)) for location, them in found.items())  # type: ignore[arg-type]  # its keys
+    return tuple(Place(location, tuple(them)) for location, them in found.items())
 
 
 def provided(verifier: Verifier, audiences: frozenset[str] | None = None) -> Requirement:

@@ -7,6 +7,7 @@ Source: envoy.extensions.filters.http.jwt_authn.v3.JwtProvider; RFC 6750 section
 """
 
 import re
+from dataclasses import dataclass
 from typing import Final, Protocol
 from urllib.parse import unquote_to_bytes
 
@@ -26,12 +27,12 @@ class Location(Protocol):
         """Take away what stands there."""
 
 
+@dataclass(frozen=True, slots=True)
 class HeaderLocation:
     """A header (its name in lower case), and what stands before the token, as in `Bearer `; perhaps nothing."""
 
-    def __init__(self, name: bytes, prefix: bytes) -> None:
-        self.name = name
-        self.prefix = prefix
+    name: bytes
+    prefix: bytes
 
     def tokens(self, head: Head) -> list[bytes]:
         """See Location."""
@@ -51,11 +52,11 @@ class HeaderLocation:
         head.remove(self.name)
 
 
+@dataclass(frozen=True, slots=True)
 class ParamLocation:
     """A parameter of the query."""
 
-    def __init__(self, name: bytes) -> None:
-        self.name = name
+    name: bytes
 
     def tokens(self, head: Head) -> list[bytes]:
         """See Location."""
@@ -72,11 +73,11 @@ class ParamLocation:
         head.path = path + b"?" + b"&".join(kept) if kept else path
 
 
+@dataclass(frozen=True, slots=True)
 class CookieLocation:
     """A cookie."""
 
-    def __init__(self, name: bytes) -> None:
-        self.name = name
+    name: bytes
 
     def tokens(self, head: Head) -> list[bytes]:
         """See Location."""
