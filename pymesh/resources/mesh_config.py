@@ -21,6 +21,8 @@ from pymesh.resources.resource import Resource, child_path
 
 CONFIG_MAP: Final = "pymesh"
 KEY: Final = "mesh"
+# Of the keys of the same ConfigMap that hold checks in Python (pymesh.checks).
+CHECKS_ENDING: Final = ".py"
 PATH: Final = f"data.{KEY}"
 # As SPIFFE ID, section 2.1, has it.
 TrustDomain = Annotated[str, Meta(pattern=r"^[a-z0-9._-]{1,255}\Z", description="a trust domain, as in td.example.com")]
@@ -168,7 +170,7 @@ def read(resource: Resource[ConfigMap]) -> MeshConfig | list[ConfigError]:
     if not isinstance(data, Mapping):
         return MeshConfig() if data is None else [resource.error("data is a group of names with texts", "data")]
     for name in data:
-        if name != KEY:
+        if name != KEY and not str(name).endswith(CHECKS_ENDING):
             hint = check.near(str(name), [KEY])
             return [resource.error(f"only the key '{KEY}' is read{hint}: remove this one", child_path("data", name))]
     text = data.get(KEY)

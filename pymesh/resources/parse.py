@@ -51,6 +51,7 @@ _KINDS: Final[Mapping[tuple[str, str], _Kind]] = {
     ),
     (policy.GROUP, "RateLimit"): _Kind(policy.GROUP, ("v1alpha1",), policy.RateLimit),
     (policy.GROUP, "ConcurrencyLimit"): _Kind(policy.GROUP, ("v1alpha1",), policy.ConcurrencyLimit),
+    (policy.GROUP, "Check"): _Kind(policy.GROUP, ("v1alpha1",), policy.Check),
 }
 
 # Mesh kinds of others that pymesh does not read yet. They are refused: to accept a policy and not to apply it is worse.

@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from pymesh import policy_attributes
-from pymesh.resources.fields import Block, Name, ObjectMeta
+from pymesh.resources.fields import Block, Duration, Name, ObjectMeta
 
 GROUP: Final = "policy.pymesh.io"
 
@@ -96,4 +96,49 @@ class ConcurrencyLimit(Block, frozen=True):
     api_version: str
     kind: str
     spec: ConcurrencyLimitSpec
+    status: object | None = None
+
+
+class Remember(Block, frozen=True, rename={"valid_for": "for"}):
+    """How sidecars may use an answer again.
+
+    Attributes:
+        valid_for: for how long, `for` in the manifest.
+        uses: for how many requests in all; any number of them if it is not said.
+        by: what answers are told apart by; one that names nothing is the same for everybody.
+    """
+
+    valid_for: Duration
+    by: Attributes
+    uses: Amount | None = None
+
+
+class CheckSpec(Block, frozen=True):
+    """A function in Python that is asked about each request of the targets; the modes are those of RateLimitSpec.
+
+    Attributes:
+        function: the name of a function with `@check` (pymesh.checks) in a key NAME.py of the mesh's ConfigMap.
+        timeout: how long it may take.
+        failure_mode: also what is done where the function fails.
+        remember: how its answers may be used again, where they do not say so themselves.
+    """
+
+    target_refs: Targets
+    function: Annotated[
+        str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,127}\Z", description="the name of a function with @check")
+    ]
+    timeout: Duration = "50ms"
+    failure_mode: FailureMode = "Closed"
+    otherwise: Otherwise = "Closed"
+    dry_run: bool = False
+    remember: Remember | None = None
+
+
+class Check(Block, frozen=True):
+    """Who comes in, as a function of ours says."""
+
+    metadata: ObjectMeta
+    api_version: str
+    kind: str
+    spec: CheckSpec
     status: object | None = None

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from pymesh import names
-from pymesh.resources.policy import ConcurrencyLimitSpec, RateLimitSpec
+from pymesh.resources.policy import CheckSpec, ConcurrencyLimitSpec, RateLimitSpec
 from pymesh_controlplane.cli import bundle
 from pymesh_controlplane.injector import scraping
 from pymesh_controlplane.injector.containers import InjectionConfig, gateway_pod
@@ -440,7 +440,8 @@ def test_every_kind_of_the_mesh_has_a_crd_and_ours_name_every_field(everything: 
     crds = {(crd["spec"]["group"], crd["spec"]["names"]["plural"]) for crd in (*bundle.crds(), *ours.values())}
     mesh = {(kind.resources[0]._api_info.resource.group, kind.resources[0]._api_info.plural) for kind in kinds.MESH}
     assert crds == mesh
-    for plural, spec in (("ratelimits", RateLimitSpec), ("concurrencylimits", ConcurrencyLimitSpec)):
+    specs = (("ratelimits", RateLimitSpec), ("concurrencylimits", ConcurrencyLimitSpec), ("checks", CheckSpec))
+    for plural, spec in specs:
         [version] = ours[f"{plural}.policy.pymesh.io"]["spec"]["versions"]
         described = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
         assert set(described) == set(spec.__struct_encode_fields__)

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.e2e
 KUBECTL = str(Path(sys.executable).with_name("kubectl"))
 BASE = ROOT / "deploy" / "kubernetes" / "base"
 # Everything of it but the Deployment: that is what runs here.
-MANIFESTS = ("namespace", "accounts", "concurrencylimits", "ratelimits", "services", "webhooks")
+MANIFESTS = ("namespace", "accounts", "checks", "concurrencylimits", "ratelimits", "services", "webhooks")
 ACCOUNT = ("pymesh-system", "pymesh-controlplane")
 
 NAMESPACE = "{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}}}}}\n"

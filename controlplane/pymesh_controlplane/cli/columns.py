@@ -156,4 +156,5 @@ _COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
     "RequestAuthentication": (("ISSUERS", _issuers),),
     "RateLimit": (("LIMIT", _limit),),
     "ConcurrencyLimit": (("LIMIT", _limit),),
+    "Check": (("FUNCTION", _at("spec", "function")),),
 }

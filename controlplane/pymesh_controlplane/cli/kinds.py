@@ -23,6 +23,7 @@ _SHORT: Final = {
     "RequestAuthentication": ("ra",),
     "RateLimit": (),
     "ConcurrencyLimit": (),
+    "Check": (),
 }
 
 

@@ -26,7 +26,7 @@ WEBHOOKS: Final = {
     "injector": ("MutatingWebhookConfiguration", "pymesh-injector"),
     "galley": ("ValidatingWebhookConfiguration", "pymesh-galley"),
 }
-LIMITS: Final = ("RateLimit", "ConcurrencyLimit")
+LIMITS: Final = ("RateLimit", "ConcurrencyLimit", "Check")
 # What it looks like from here when a connection ends before the other side has shown who it is.
 _BROKEN_OFF: Final = (ApiError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _SEE_LOG: Final = f"see the log of deployment/{names.CONTROL_PLANE}"

@@ -11,7 +11,7 @@ from pymesh.resources.authorization import AuthorizationPolicy
 from pymesh.resources.istio import DestinationRule, Gateway, PeerAuthentication, ServiceEntry, VirtualService
 from pymesh.resources.kubernetes import ConfigMap, EndpointSlice, Pod, Secret
 from pymesh.resources.kubernetes import Service as KubernetesService
-from pymesh.resources.policy import ConcurrencyLimit, RateLimit
+from pymesh.resources.policy import Check, ConcurrencyLimit, RateLimit
 from pymesh.resources.request_authentication import RequestAuthentication
 from pymesh.resources.resource import Key, Resource, holds
 from pymesh.xds.check import check as check_supported
@@ -88,7 +88,7 @@ def _check(
         return request_authentication.check(resource, world)
     if holds(resource, AuthorizationPolicy):
         return authorization.check(resource, world)
-    if holds(resource, RateLimit) or holds(resource, ConcurrencyLimit):
+    if holds(resource, RateLimit) or holds(resource, ConcurrencyLimit) or holds(resource, Check):
         return limits.check(resource, world)
     if holds(resource, ConfigMap):
         return mesh_configs.check(resource, world)

@@ -1,20 +1,26 @@
-"""RateLimit and ConcurrencyLimit: targets that exist and speak HTTP, settings that mean something."""
+"""RateLimit, ConcurrencyLimit and Check: targets that exist and speak HTTP, settings that mean something."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
 from pymesh import names, policy_attributes
+from pymesh.checks import LONGEST
 from pymesh.resources.kubernetes import Pod
-from pymesh.resources.policy import ConcurrencyLimit, RateLimit
+from pymesh.resources.fields import seconds
+from pymesh.resources.policy import Check, ConcurrencyLimit, RateLimit
+from pymesh.resources.mesh_config import CONFIG_MAP
 from pymesh.resources.resource import Key, Resource, holds
 from pymesh_controlplane.galley.findings import Findings, listed, near
 from pymesh_controlplane.injector.settings import ANNOTATION_PROXY
 from pymesh_controlplane.pilot.model import Problem, Service, Workload, World
+from pymesh_controlplane.policy import sources
 from pymesh_controlplane.policy.rules import PERIODS, is_behind
 
 # Requests per second that one policy service can be asked about with room to spare; every one is a question to it.
 MAX_RATE: Final = 1_000_000
-AnyLimit: TypeAlias = Resource[RateLimit] | Resource[ConcurrencyLimit]
+# Seconds that a function may take: sidecars wait for 0.2 s in all, and there may be others before it in the row.
+MAX_CHECK_TIME: Final = 0.1
+AnyLimit: TypeAlias = Resource[RateLimit] | Resource[ConcurrencyLimit] | Resource[Check]
 
 POLICY_SERVICE: Final = names.service_host("policy", names.SYSTEM_NAMESPACE)
 
@@ -33,6 +39,8 @@ def check(resource: AnyLimit, world: World) -> list[Problem]:
         findings.warning("spec", "no policy service runs in this mesh: sidecars do what failureMode says")
     if isinstance(resource.value, RateLimit):
         _check_rate(findings, resource.value)
+    elif isinstance(resource.value, Check):
+        _check_function(findings, resource.value, world)
     else:
         _check_proxies(findings, resource.value, resource.key.namespace, world)
     return findings.problems
@@ -96,6 +104,27 @@ def _check_rate(findings: Findings, limit: RateLimit) -> None:
     check_attributes(findings, "spec.by", spec.by)
     if spec.quota == "Leased" and spec.by:
         findings.error("spec.quota", "what is counted apart cannot be leased: leave it out, or say Asked")
+
+
+def _check_function(findings: Findings, check: Check, world: World) -> None:
+    spec, known = check.spec, sources.functions_of(sources.sources_of(world))
+    if spec.function not in known:
+        findings.warning(
+            "spec.function",
+            f"no key NAME.py of ConfigMap {world.root_namespace}/{CONFIG_MAP} has a function {spec.function} with "
+            f"@check{near(spec.function, known)}: it is answered as failureMode says",
+        )
+    if not 0 < seconds(spec.timeout) <= MAX_CHECK_TIME:
+        findings.error("spec.timeout", f"a function may take up to {MAX_CHECK_TIME * 1000:g}ms, not {spec.timeout}")
+    if spec.remember is None:
+        if spec.failure_mode == "LastDecision":
+            findings.error(
+                "spec.failureMode", "LastDecision needs spec.remember.by: what last answers are told apart by"
+            )
+        return
+    if seconds(spec.remember.valid_for) > LONGEST:
+        findings.error("spec.remember.for", f"nothing is remembered for more than 24h: {spec.remember.valid_for}")
+    check_attributes(findings, "spec.remember.by", spec.remember.by)
 
 
 def check_attributes(findings: Findings, path: str, names_of: Sequence[str]) -> None:

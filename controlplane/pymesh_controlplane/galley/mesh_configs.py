@@ -1,4 +1,4 @@
-"""The mesh's ConfigMap: a MeshConfig that can be read, whose providers are services that there are."""
+"""The mesh's ConfigMap: a MeshConfig that can be read, whose providers are services that there are; checks in Python."""
 
 from pymesh.resources import mesh_config
 from pymesh.resources.extension_providers import EnvoyExtAuthz, OpenTelemetryProvider
@@ -7,6 +7,7 @@ from pymesh.resources.resource import Key, Resource
 from pymesh_controlplane.galley.findings import Findings, listed, near
 from pymesh_controlplane.pilot import hosts
 from pymesh_controlplane.pilot.model import Problem, World
+from pymesh_controlplane.policy import sources
 
 
 def check(resource: Resource[ConfigMap], world: World) -> list[Problem]:
@@ -17,6 +18,9 @@ def check(resource: Resource[ConfigMap], world: World) -> list[Problem]:
     if isinstance(config, list):
         return [Problem.of(error) for error in config]
     findings = Findings(resource)
+    for key, text in sources.sources_of(world).items():
+        if problem := sources.problem_of(key, text):
+            findings.error(f"data.{key}", problem)
     for index, provider in enumerate(config.extension_providers):
         path = f"{mesh_config.PATH}.extensionProviders[{index}]"
         for name, to in (

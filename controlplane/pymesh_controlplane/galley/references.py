@@ -7,7 +7,7 @@ other checks tell. Here is what they only warn of, since it may come later: a ce
 from collections.abc import Collection, Iterable, Iterator
 
 from pymesh.resources.istio import Gateway
-from pymesh.resources.policy import ConcurrencyLimit, RateLimit
+from pymesh.resources.policy import Check, ConcurrencyLimit, RateLimit
 from pymesh.resources.resource import Key, Resource, holds
 from pymesh_controlplane.galley.findings import Findings
 from pymesh_controlplane.pilot.credentials import CA_SUFFIX
@@ -33,7 +33,7 @@ def _named(resource: Resource[object], keys: Collection[Key]) -> Iterator[tuple[
                 # Of which namespace it is depends on where the gateway's pods are; any that has the name may be it.
                 if key.kind == "Secret" and credential and key.name in {credential, f"{credential}{CA_SUFFIX}"}:
                     yield f"spec.servers[{index}].tls.credentialName", key
-    elif holds(resource, RateLimit) or holds(resource, ConcurrencyLimit):
+    elif holds(resource, RateLimit) or holds(resource, ConcurrencyLimit) or holds(resource, Check):
         for index, target in enumerate(resource.value.spec.target_refs):
             key = Key("Service", resource.key.namespace, target.name)
             if key in keys:

@@ -34,6 +34,7 @@ KINDS: Final = {
     "RequestAuthentication": Kind("security.istio.io", ("v1", "v1beta1"), "requestauthentications"),
     "RateLimit": Kind("policy.pymesh.io", ("v1alpha1",), "ratelimits"),
     "ConcurrencyLimit": Kind("policy.pymesh.io", ("v1alpha1",), "concurrencylimits"),
+    "Check": Kind("policy.pymesh.io", ("v1alpha1",), "checks"),
     "CustomResourceDefinition": Kind("apiextensions.k8s.io", ("v1",), "customresourcedefinitions", namespaced=False),
     "ServiceAccount": Kind("", ("v1",), "serviceaccounts"),
     "Role": Kind("rbac.authorization.k8s.io", ("v1",), "roles"),
@@ -61,6 +62,7 @@ MESH_KINDS: Final = frozenset(
         "RequestAuthentication",
         "RateLimit",
         "ConcurrencyLimit",
+        "Check",
     }
 )
 

@@ -22,7 +22,7 @@ from pymesh import names, policy_api, policy_attributes
 from pymesh_controlplane.pilot.messages import duration, packed
 from pymesh_controlplane.pilot.model import Service, ServicePort
 from pymesh_controlplane.policy.quota import leased
-from pymesh_controlplane.policy.rules import FailureMode, Otherwise, Rule, Slots
+from pymesh_controlplane.policy.rules import Code, FailureMode, Otherwise, Rule, Slots
 
 POLICY_CLUSTER: Final = names.outbound_cluster(
     names.PORT_MESH_GRPC, names.service_host("policy", names.SYSTEM_NAMESPACE)
@@ -98,6 +98,9 @@ def _described(rule: Rule) -> Struct:
         about.update({"dry_run": True})
     if isinstance(rule.limit, Slots):
         about.update({"kind": "slots", "max": rule.limit.max})
+    elif isinstance(rule.limit, Code):
+        memory = rule.limit.memory
+        about.update({"kind": "check", "by": list(memory.by if memory is not None else ()), "remembered": True})
     elif leased(rule.limit):
         rate = rule.limit
         about.update({"kind": "rate", "requests": rate.requests, "period": f"{rate.period}s", "burst": rate.burst})

@@ -16,11 +16,15 @@ from google.protobuf.json_format import MessageToDict
 from google.rpc.status_pb2 import Status
 
 from pymesh import policy_answers, policy_api, policy_attributes
+from pymesh.checks import Request, Verdict
 from pymesh_controlplane.policy.buckets import NANOSECONDS, Buckets
-from pymesh_controlplane.policy.rules import Rate, Rules
+from pymesh_controlplane.policy.rules import Code, Memory, Rate, Rules
 
 # google.rpc.Code; Envoy takes any but OK for a refusal, and tells it to callers that speak gRPC.
-_RESOURCE_EXHAUSTED: Final = 8
+_PERMISSION_DENIED, _RESOURCE_EXHAUSTED, _UNAVAILABLE, _UNAUTHENTICATED = 7, 8, 14, 16
+_CODES: Final = {401: _UNAUTHENTICATED, 429: _RESOURCE_EXHAUSTED, 503: _UNAVAILABLE}
+# Seconds that a refusal by a rate is remembered at most.
+REFUSED_FOR: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +36,18 @@ class Decision:
         refused_by: the one that refuses it, with the longest wait; "" if none does.
         wait: seconds until the same request would be let in.
         would_refuse: those that would have refused it if they were not on a dry run.
+        verdict: what a check in Python says to whom it refuses.
+        undecided: checks in Python that have failed, and how, where that is told and not decided here.
+        memories: how answers may be used again, by rule.
     """
 
     rules: tuple[str, ...]
     refused_by: str = ""
     wait: float = 0.0
     would_refuse: tuple[str, ...] = ()
+    verdict: Verdict | None = None
+    undecided: Mapping[str, str] = field(default_factory=dict)
+    memories: Mapping[str, Memory] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -56,19 +66,98 @@ class Limits:
             if bucket.rate != rates[name]:
                 bucket.change(rates[name], now)
 
-    def decide(self, asked: Sequence[str], attributes: AttributeContext, now: int) -> Decision:
-        """Spend one request of all rules that are `asked` about, or, if one of them refuses, of none."""
+    def decide(self, asked: Sequence[str], attributes: AttributeContext, now: int, *, spend: bool = True) -> Decision:
+        """Spend one request of all rates that are `asked` about, or, if one of them refuses, of none.
+
+        Without `spend` it is only told what would be.
+        """
         found = ((name, key_of(self.buckets[name].rate.by, attributes)) for name in asked if name in self.buckets)
         keys = {name: key for name, key in found if key is not None}
         waits = {name: wait for name, key in keys.items() if (wait := self.buckets[name].wait(key, now))}
         would = tuple(name for name in waits if self.rules.by_name[name].dry_run)
         longest = max((name for name in waits if name not in would), key=waits.__getitem__, default="")
         if longest:
-            return Decision(tuple(keys), longest, waits[longest] / NANOSECONDS, would)
-        for name, key in keys.items():
+            seconds = waits[longest] / NANOSECONDS
+            rate = self.buckets[longest].rate
+            # Nothing changes for this key until then; but others must not be told for long by rules that have changed.
+            memory = Memory(min(seconds, REFUSED_FOR), None, rate.by)
+            return Decision(tuple(keys), longest, seconds, would, memories={longest: memory})
+        for name, key in keys.items() if spend else ():
             if name not in waits:
                 self.buckets[name].take(key, now)
         return Decision(tuple(keys), would_refuse=would)
+
+
+def request_of(attributes: AttributeContext) -> Request:
+    """The request as a check in Python sees it."""
+    http = attributes.request.http
+    path, _, query = http.path.partition("?")
+    return Request(
+        principal=attributes.source.principal,
+        address=attributes.source.address.socket_address.address,
+        method=http.method,
+        host=http.host.lower(),
+        path=path,
+        query=query,
+        headers={name: value for name, value in http.headers.items() if not name.startswith(":")},
+        claims=claims_of(attributes),
+        id=http.id,
+    )
+
+
+def of_python(said: Mapping[str, Verdict | str], rules: Rules, *, tell: bool) -> Decision:
+    """What checks in Python have `said` of a request, by rule; a text is why there is no verdict.
+
+    Those that have failed are listed, if the caller wants to be told (`tell`); otherwise the failure mode decides, and
+    `otherwise` for LastDecision, since nothing is remembered here.
+    """
+    would: list[str] = []
+    undecided: dict[str, str] = {}
+    memories: dict[str, Memory] = {}
+    for name, answered in said.items():
+        rule, verdict = rules.by_name[name], answered
+        if isinstance(verdict, str):
+            undecided[name] = verdict
+            mode = rule.otherwise if rule.failure_mode == "LastDecision" else rule.failure_mode
+            if tell or mode == "Open":
+                continue
+            verdict = Verdict(False, 503, "it could not decide")
+        elif (memory := _memory(verdict, rule.limit)) is not None:
+            memories[name] = memory
+        if verdict.allowed:
+            continue
+        if not rule.dry_run:
+            kept = {name: memories[name]} if name in memories else {}
+            return Decision(tuple(said), name, 0.0, tuple(would), verdict, undecided, kept)
+        would.append(name)
+    return Decision(tuple(said), "", 0.0, tuple(would), None, undecided, memories)
+
+
+def both(python: Decision, rates: Decision) -> Decision:
+    """One decision of two; no check in Python has refused."""
+    return Decision(
+        (*rates.rules, *python.rules),
+        rates.refused_by,
+        rates.wait,
+        (*rates.would_refuse, *python.would_refuse),
+        None,
+        python.undecided,
+        rates.memories if rates.refused_by else {**python.memories, **rates.memories},
+    )
+
+
+def _memory(verdict: Verdict, limit: object) -> Memory | None:
+    """How the answer of a check may be used again: as it says itself, else as its rule says."""
+    assert isinstance(limit, Code)
+    rule = limit.memory or Memory(0.0, None, ())
+    if verdict.by is None and limit.memory is None:
+        return None  # nobody has said what answers are told apart by
+    found = Memory(
+        rule.seconds if verdict.seconds is None else verdict.seconds,
+        rule.uses if verdict.uses is None else verdict.uses,
+        rule.by if verdict.by is None else verdict.by,
+    )
+    return found if found.seconds else None
 
 
 def asked_rules(attributes: AttributeContext) -> tuple[str, ...]:
@@ -137,33 +226,49 @@ def _reader(name: str) -> Reader:
 
 def answer(decision: Decision, rules: Rules) -> CheckResponse:
     """The decision in the words of the API, with what a sidecar needs to remember it."""
-    named = (decision.refused_by,) if decision.refused_by else decision.rules
-    limits = [rules.by_name[name].limit for name in named]
-    by = dict.fromkeys(attribute for limit in limits if isinstance(limit, Rate) for attribute in limit.by)
+    refused_by = decision.refused_by
+    named = (refused_by,) if refused_by else decision.rules
     response = CheckResponse()
-    response.dynamic_metadata.get_or_create_struct(policy_api.ANSWER_METADATA).update(
-        {
-            "rule": ",".join(named),
-            "epoch": rules.epoch,
-            # An answer holds for the request that was asked about, and for no other: nothing is to be reused yet.
-            "valid_for": "0s",
-            "valid_uses": 0,
-            "attributes": list(by),
-            "would_refuse": list(decision.would_refuse),
-        }
-    )
-    if not decision.refused_by:
+    about = response.dynamic_metadata.get_or_create_struct(policy_api.ANSWER_METADATA)
+    about.update({"rule": ",".join(named), "epoch": rules.epoch, **_of_all(named, decision.memories)})
+    about.update({"would_refuse": list(decision.would_refuse)})
+    if decision.memories:
+        about.update({"rules": {name: _described(memory) for name, memory in decision.memories.items()}})
+    if decision.undecided:
+        about.update({"undecided": dict(decision.undecided)})
+    if not refused_by:
         response.ok_response.CopyFrom(OkHttpResponse())
         return response
-    limit, rule = limits[0], decision.refused_by
-    assert isinstance(limit, Rate)
+    if decision.verdict is not None:
+        status = decision.verdict.status
+        sentence = f"{refused_by}: {decision.verdict.reason or 'denied'}"
+        return _refusal(response, status, _CODES.get(status, _PERMISSION_DENIED), rule=refused_by, sentence=sentence)
+    rate = rules.by_name[refused_by].limit
+    assert isinstance(rate, Rate)
     sentence = policy_answers.rate_sentence(
-        rule, limit.requests, limit.period, burst=limit.burst, by=limit.by, wait=decision.wait
+        refused_by, rate.requests, rate.period, burst=rate.burst, by=rate.by, wait=decision.wait
     )
-    fields = policy_answers.rate_fields(rule, limit.requests, limit.period, decision.wait)
+    fields = policy_answers.rate_fields(refused_by, rate.requests, rate.period, decision.wait)
     return _refusal(
-        response, StatusCode.TooManyRequests, _RESOURCE_EXHAUSTED, rule=rule, sentence=sentence, fields=fields
+        response, StatusCode.TooManyRequests, _RESOURCE_EXHAUSTED, rule=refused_by, sentence=sentence, fields=fields
     )
+
+
+# What a Struct takes, as far as it is used here.
+_Value: TypeAlias = str | float | list[str]
+
+
+def _of_all(names: Sequence[str], memories: Mapping[str, Memory]) -> dict[str, _Value]:
+    """How the answer as a whole may be used again: as far as that of each rule."""
+    found = [memories.get(name, Memory(0.0, 0, ())) for name in names] or [Memory(0.0, 0, ())]
+    uses = [memory.uses for memory in found if memory.uses is not None]
+    by = dict.fromkeys(name for memory in found for name in memory.by)
+    return _described(Memory(min(memory.seconds for memory in found), min(uses, default=None), tuple(by)))
+
+
+def _described(memory: Memory) -> dict[str, _Value]:
+    uses: dict[str, _Value] = {} if memory.uses is None else {"valid_uses": memory.uses}
+    return {"valid_for": f"{memory.seconds:.9g}s", "attributes": list(memory.by), **uses}
 
 
 def _refusal(
@@ -173,7 +278,7 @@ def _refusal(
     *,
     rule: str,
     sentence: str,
-    fields: policy_answers.Fields,
+    fields: policy_answers.Fields = (),
 ) -> CheckResponse:
     """`response` as the refusal by `rule`: `status` for callers of HTTP, `code` (google.rpc.Code) for those of gRPC."""
     response.status.CopyFrom(Status(code=code, message=sentence))

@@ -13,7 +13,7 @@ from typing import Final
 from pymesh import policy_api
 from pymesh.policy_api import Demand, Grant, LeaseRequest, LeaseResponse
 from pymesh_controlplane.policy.quota import NANOSECONDS, RateBook, leased
-from pymesh_controlplane.policy.rules import Rules, Slots
+from pymesh_controlplane.policy.rules import Code, Rules, Slots
 from pymesh_controlplane.policy.slots import Book
 
 # Seconds after a start (or a standstill) of the service in which nobody is granted more than it comes with, unless all
@@ -64,7 +64,8 @@ class Desk:
     def put(self, rules: Rules, now: float, *, first: bool = False) -> None:
         """Go by other rules; books of rules that stay are kept. With the `first` ones others may hold slots."""
         self.rules = rules
-        leases = {name: rule.limit for name, rule in rules.by_name.items() if leased(rule.limit)}
+        limits = {name: rule.limit for name, rule in rules.by_name.items()}
+        leases = {name: limit for name, limit in limits.items() if not isinstance(limit, Code) and leased(limit)}
         for name in (self.books.keys() | self.rates.keys()) - leases.keys():
             self._lingering.setdefault(name, now + policy_api.LINGER)
         for name, limit in leases.items():

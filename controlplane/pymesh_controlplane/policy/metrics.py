@@ -16,7 +16,8 @@ class Counts:
     """Plain integers; names of rules come from the rules in force only, so that there are never many.
 
     Attributes:
-        checks: by rule and result (`allowed`, `denied`; `would_deny` on a dry run).
+        checks: by rule and result (`allowed`, `denied`; `would_deny` on a dry run;
+            `undecided` where a check in Python has failed).
         refused: checks and streams without an answer, by reason.
         unknown_rules: questions about rules that there are not.
         store_failures: claims that the store of several replicas did not answer.

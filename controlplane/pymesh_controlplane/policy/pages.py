@@ -4,7 +4,7 @@ from pymesh_controlplane.pilot.status import Json
 from pymesh_controlplane.policy.checks import Limits
 from pymesh_controlplane.policy.desk import Desk, totals
 from pymesh_controlplane.policy.metrics import Counts
-from pymesh_controlplane.policy.rules import Rate, Rule, Rules
+from pymesh_controlplane.policy.rules import Code, Rate, Rule, Rules
 
 
 def status(rules: Rules, desk: Desk, limits: Limits, counts: Counts) -> Json:
@@ -25,13 +25,17 @@ def _rule(rule: Rule, desk: Desk, limits: Limits, counts: Counts) -> Json:
         "otherwise": rule.otherwise,
         "dryRun": rule.dry_run,
     }
+    counted: dict[str, Json] = {
+        word: counts.checks[rule.name, result]
+        for word, result in (("allowed", "allowed"), ("denied", "denied"), ("wouldDeny", "would_deny"))
+    }
+    if isinstance(rule.limit, Code):
+        about |= {"function": rule.limit.function, "timeout": rule.limit.timeout, **counted}
+        return about | {"undecided": counts.checks[rule.name, "undecided"]}
     if isinstance(rule.limit, Rate):
         about |= {"requests": rule.limit.requests, "seconds": rule.limit.period, "burst": rule.limit.burst}
         about |= {"by": list(rule.limit.by), "keys": len(limits.buckets[rule.name])}
-        return about | {
-            word: counts.checks[rule.name, result]
-            for word, result in (("allowed", "allowed"), ("denied", "denied"), ("wouldDeny", "would_deny"))
-        }
+        return about | counted
     book = desk.books[rule.name]
     sidecars: dict[str, Json] = {
         name: {

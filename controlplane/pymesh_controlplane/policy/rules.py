@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from pymesh import names
-from pymesh.resources.policy import ConcurrencyLimit, RateLimit, TargetRef
+from pymesh.resources.fields import seconds
+from pymesh.resources.policy import Check, ConcurrencyLimit, RateLimit, TargetRef
 from pymesh.resources.resource import Resource, holds
 from pymesh_controlplane.pilot.model import Service, Workload, World
 
@@ -44,6 +45,24 @@ class Slots:
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """How an answer may be used again: for so many seconds, for `uses` requests in all (any number if it is None)."""
+
+    seconds: float
+    uses: int | None
+    by: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A function in Python, which may take `timeout` seconds; `memory` of its answers, where they do not say theirs."""
+
+    function: str
+    timeout: float
+    memory: Memory | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """A limit in force.
 
@@ -54,7 +73,7 @@ class Rule:
 
     name: str
     hosts: tuple[str, ...]
-    limit: Rate | Slots
+    limit: Rate | Slots | Code
     failure_mode: FailureMode
     otherwise: Otherwise
     dry_run: bool = False
@@ -131,6 +150,13 @@ def _rules(resources: Iterable[Resource[object]]) -> Iterator[Rule]:
             slots = resource.value.spec
             hosts = _hosts(slots.target_refs, resource)
             yield Rule(str(resource.key), hosts, Slots(slots.max), slots.failure_mode, slots.otherwise, slots.dry_run)
+        elif holds(resource, Check):
+            check = resource.value.spec
+            kept = check.remember
+            memory = None if kept is None else Memory(seconds(kept.valid_for), kept.uses, tuple(kept.by))
+            code = Code(check.function, seconds(check.timeout), memory)
+            hosts = _hosts(check.target_refs, resource)
+            yield Rule(str(resource.key), hosts, code, check.failure_mode, check.otherwise, check.dry_run)
 
 
 def _hosts(targets: Iterable[TargetRef], resource: Resource[object]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import grpc
@@ -27,11 +27,12 @@ from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.server import Authenticate, Origin, RequestBudget, ServerContext, StreamError
 from pymesh_controlplane.pilot.status import Json
 from pymesh_controlplane.policy import checks, pages
-from pymesh_controlplane.policy.checks import Limits
 from pymesh_controlplane.policy.desk import Desk
 from pymesh_controlplane.policy.metrics import Counts, PolicyMetrics
+from pymesh_controlplane.policy.questions import Questions
 from pymesh_controlplane.policy.replica import Replica
 from pymesh_controlplane.policy.rules import Rules, Slots, rules_of
+from pymesh_controlplane.policy.sources import sources_of
 from pymesh_controlplane.policy.store import Store, StoreError
 from pymesh_controlplane.sources.base import Source
 from pymesh_controlplane.tasks import until_first_ends
@@ -79,10 +80,12 @@ class PolicyService:
         self._store = store
         self._replica = Replica(self.desk, uuid.uuid4().hex) if store is not None else None
         self._claim = asyncio.Event()
-        self.limits = Limits()
+        self.questions = Questions(self.counts, clock)
+        self.questions.python.loaded = self._renew
         self._source = source
         self._clock = clock
         self._rules: Rules | None = None
+        self._configured: Rules | None = None
         self._streams: dict[str, Stream] = {}
         self._asked: set[str] = set()
         self._news = asyncio.Event()
@@ -97,6 +100,7 @@ class PolicyService:
         async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow())
             tasks.create_task(self._decide())
+            tasks.create_task(self.questions.python.run())
             if self._store is not None and self._replica is not None:
                 tasks.create_task(self._share(self._store, self._replica))
                 stack.push_async_callback(self._store.close)
@@ -108,7 +112,7 @@ class PolicyService:
             origin = Origin(context.peer())
             try:
                 origin = await authenticate(context)
-                return self._check(data, _identity(origin))
+                return await self._check(data, _identity(origin))
             except StreamError as error:
                 self._refuse(error, origin)
                 await context.abort(error.code, str(error))
@@ -133,7 +137,7 @@ class PolicyService:
 
     def collector(self) -> PolicyMetrics:
         """What is shown at /metrics."""
-        return PolicyMetrics(self.counts, self.desk, self.limits)
+        return PolicyMetrics(self.counts, self.desk, self.questions.limits)
 
     def routes(self) -> list[Route]:
         """The page /policy."""
@@ -145,7 +149,7 @@ class PolicyService:
 
     def status(self) -> Json:
         """Rules in force, and what is granted, held and refused by them."""
-        return pages.status(self._rules or Rules(), self.desk, self.limits, self.counts)
+        return pages.status(self._rules or Rules(), self.desk, self.questions.limits, self.counts)
 
     # --- Rules -----------------------------------------------------------------------------------------------------
 
@@ -154,14 +158,22 @@ class PolicyService:
             self._put(world)
 
     def _put(self, world: World) -> None:
-        rules, before = rules_of(world), self._rules
-        if rules == before:
+        self.questions.python.offer(sources_of(world))
+        if (rules := rules_of(world)) != self._configured:
+            self._configured = rules
+            self._renew()
+
+    def _renew(self) -> None:
+        """Other rules, or other checks in Python, are to be in force: both together are what an epoch names."""
+        if (configured := self._configured) is None:
             return
-        now = self._clock()
+        digest, before, now = self.questions.python.digest, self._rules, self._clock()
+        rules = replace(configured, epoch="-".join(part for part in (configured.epoch, digest) if part))
         self.desk.put(rules, now, first=before is None)
-        self.limits.put(rules, _nanoseconds(now))
+        self.questions.limits.put(rules, _nanoseconds(now))
         if before is None or rules.epoch != before.epoch:
             log.info("rules in force: %s (epoch %s)", ", ".join(rules.by_name) or "none", rules.epoch or "none")
+            self._asked |= self._streams.keys()  # sidecars forget at once what was said by others
         self._rules = rules
         self._news.set()
 
@@ -219,7 +231,7 @@ class PolicyService:
 
     # --- Checks ----------------------------------------------------------------------------------------------------
 
-    def _check(self, data: bytes, identity: Identity) -> bytes:
+    async def _check(self, data: bytes, identity: Identity) -> bytes:
         rules = self._in_force()
         try:
             attributes = CheckRequest.FromString(data).attributes
@@ -236,14 +248,7 @@ class PolicyService:
             elif str(identity) not in rules.accounts[name]:
                 sentence = f"{identity} runs no workload behind the targets of {name}"
                 raise StreamError(grpc.StatusCode.PERMISSION_DENIED, sentence, "identity")
-        decision = self.limits.decide(asked, attributes, _nanoseconds(self._clock()))
-        self.counts.checks.update((name, "would_deny") for name in decision.would_refuse)
-        if decision.refused_by:
-            self.counts.checks[decision.refused_by, "denied"] += 1
-        else:
-            others = (name for name in decision.rules if name not in decision.would_refuse)
-            self.counts.checks.update((name, "allowed") for name in others)
-        return checks.answer(decision, rules).SerializeToString()
+        return checks.answer(await self.questions.decide(asked, attributes, rules), rules).SerializeToString()
 
     # --- Leases ----------------------------------------------------------------------------------------------------
 

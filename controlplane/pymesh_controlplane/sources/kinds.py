@@ -60,6 +60,7 @@ MESH: Final = (
     _of_mesh(SECURITY, "RequestAuthentication", "requestauthentications", ("v1", "v1beta1")),
     _of_mesh(policy.GROUP, "RateLimit", "ratelimits", ("v1alpha1",)),
     _of_mesh(policy.GROUP, "ConcurrencyLimit", "concurrencylimits", ("v1alpha1",)),
+    _of_mesh(policy.GROUP, "Check", "checks", ("v1alpha1",)),
 )
 # Kinds of those groups that the mesh does not apply. They are looked at so that it says so: somebody may rely on them.
 NOT_APPLIED: Final = (

@@ -14,6 +14,7 @@
         failure_mode: LAST_DECISION                 # OPEN, CLOSED
         otherwise: CLOSED                           # OPEN; for LAST_DECISION without one
         by: [source.principal]                      # with check only: what last answers are kept by
+        remembered: true                            # with check only: answers may be good for others for long
         dry_run: true                               # count whom it would refuse, and let him in
 
 Unknown keys are refused, like unknown fields of a message.
@@ -85,7 +86,7 @@ def _rule(value: Value, path: str) -> SlotSettings | RateSettings | CheckSetting
         if "by" in fields and any(typed_struct.items(fields["by"], join(path, "by"))):
             raise ConfigError("goes with kind `check` only", path=join(path, "by"))
     else:
-        fields = typed_struct.fields(value.struct_value, path, required, {"by", "dry_run"})
+        fields = typed_struct.fields(value.struct_value, path, required, {"by", "dry_run", "remembered"})
     name = typed_struct.text(fields["name"], join(path, "name"))
     if "," in name:  # rule names travel in a list separated by commas
         raise ConfigError("must not hold a comma", path=join(path, "name"))
@@ -107,7 +108,8 @@ def _rule(value: Value, path: str) -> SlotSettings | RateSettings | CheckSetting
             by_of(tuple(by))
         except ValueError as error:
             raise ConfigError(str(error), path=here) from error
-    return CheckSettings(name, mode, otherwise, by_of(tuple(by)), dry_run)
+    remembered = _flag(fields.get("remembered"), join(path, "remembered"))
+    return CheckSettings(name, mode, otherwise, by_of(tuple(by)), dry_run, remembered)
 
 
 def _flag(value: Value | None, path: str) -> bool:

@@ -40,6 +40,7 @@ class PolicyClient:
         self.away = ""
         self.channel = ClusterChannel(home, cluster)
         self.leases = Leases(home, self.channel, metrics, node)
+        self.leases.on_epoch = self.remembered.heard
         self._home = home
         self._metrics = metrics
         self._probe: asyncio.Task[None] | None = None
@@ -68,6 +69,10 @@ class PolicyClient:
         except RpcError as error:
             self.lost(error.status.message or str(error))
             raise
+
+    def hear_of_changes(self) -> None:
+        """See filters.services.PolicyService."""
+        self.leases.keep = True
 
     def lost(self, why: str) -> None:
         """See filters.services.PolicyService."""

@@ -66,6 +66,7 @@ class Answer:
         would_refuse: rules of ours that would have refused the request, but are on a dry run.
         epoch: the set of rules that it was given by.
         memories: how it may be remembered, by rule.
+        undecided: rules that it says nothing about, and why.
     """
 
     allowed: bool
@@ -82,6 +83,7 @@ class Answer:
     would_refuse: tuple[str, ...] = ()
     epoch: str = ""
     memories: Mapping[str, Memory] = field(default_factory=dict)
+    undecided: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def changes_headers(self) -> bool:
@@ -146,6 +148,7 @@ def read_answer(data: bytes) -> Answer:
             would_refuse=ours.would_refuse,
             epoch=ours.epoch,
             memories=ours.memories,
+            undecided=ours.undecided,
         )
     okay = message.ok_response
     if okay.query_parameters_to_set or okay.query_parameters_to_remove:
@@ -165,6 +168,7 @@ def read_answer(data: bytes) -> Answer:
         would_refuse=ours.would_refuse,
         epoch=ours.epoch,
         memories=ours.memories,
+        undecided=ours.undecided,
     )
 
 
@@ -175,6 +179,7 @@ class _Ours(NamedTuple):
     would_refuse: tuple[str, ...] = ()
     epoch: str = ""
     memories: Mapping[str, Memory] = MappingProxyType({})
+    undecided: Mapping[str, str] = MappingProxyType({})
 
 
 def _of_ours(message: CheckResponse) -> _Ours:
@@ -189,7 +194,8 @@ def _of_ours(message: CheckResponse) -> _Ours:
             uses = int(about["valid_uses"].number_value) if "valid_uses" in about else sys.maxsize
             memories[name] = Memory(_seconds(about["valid_for"].string_value), uses, attributes)
     would_refuse = tuple(each.string_value for each in said["would_refuse"].list_value.values)
-    return _Ours(said["rule"].string_value, would_refuse, said["epoch"].string_value, memories)
+    undecided = {name: value.string_value for name, value in said["undecided"].struct_value.fields.items()}
+    return _Ours(said["rule"].string_value, would_refuse, said["epoch"].string_value, memories, undecided)
 
 
 @lru_cache(maxsize=256)

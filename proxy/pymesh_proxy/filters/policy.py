@@ -1,10 +1,11 @@
 """The policy question of the inbound sidecar: may this request go on to the app?
 
 Rules of kind `slots` are answered from slots that this sidecar holds (slots.py): a set operation, no waiting; those of
-kind `rate` from tokens that it has in stock (rates.py). A request that finds none waits for the policy service to grant more, or is refused where it has said that there are none. Rules
-of kind `check` are answered from what the service said before, for as long and as often as it said that it may be
-(remembered.py); what is left is asked about, all in one question. While the service is away, each rule's failure mode
-decides. A rule on a dry run never keeps a request out: it is counted, and noted in the request's record, that it would.
+kind `rate` from tokens that it has in stock (rates.py). A request that finds none waits for the policy service to grant
+more, or is refused where it has said that there are none. Rules of kind `check` are answered from what the service said
+before, for as long and as often as it said that it may be (remembered.py); what is left is asked about, all in one
+question. While the service is away, each rule's failure mode decides. A rule on a dry run never keeps a request out: it
+is counted, and noted in the request's record, that it would.
 """
 
 from collections.abc import Awaitable, Iterable, Sequence
@@ -13,7 +14,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from pymesh.grpc.status import Code, RpcError
-from pymesh.policy_api import RULES_EXTENSION
+from pymesh.policy_api import RULES_EXTENSION, TELL, UNDECIDED_EXTENSION
 from pymesh.policy_attributes import JWT_METADATA
 from pymesh_proxy.errors import Flag
 from pymesh_proxy.filters.authz import Answer, AnswerError, question, read_answer
@@ -35,13 +36,18 @@ _UNAVAILABLE: Final = 503
 
 @dataclass(frozen=True, slots=True)
 class CheckSettings:
-    """A rule of kind `check`: each request is asked about. `by`: what last answers are kept by."""
+    """A rule of kind `check`: each request is asked about.
+
+    `by`: what last answers are kept by; `remembered`: answers may be good for others for long, so that it matters to
+    hear at once when the rules change.
+    """
 
     name: str
     mode: Mode
     otherwise: Mode
     by: By = NOTHING
     dry_run: bool = False
+    remembered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,8 @@ class PolicyFilter:
         leased = [rule for rule in self.settings.rules if not isinstance(rule, CheckSettings)]
         self._slots = tuple(service.leased(rule) for rule in leased)
         self._check_stats = tuple(service.stats(rule.name) for rule in self._checks)
+        if any(rule.remembered for rule in self._checks):
+            service.hear_of_changes()
 
     def on_request(self, context: RequestContext) -> Verdict | Awaitable[Verdict]:
         """See filters.base. The common path is a slot that is held: no task, nothing awaited."""
@@ -145,7 +153,7 @@ class PolicyFilter:
         left = self.settings.timeout if until is None else until - begun
         if service.away or left < LEAST_TIME:
             return self._without(context, about, service.away or "the wait for a slot has taken all the time")
-        asked = {RULES_EXTENSION: ",".join(each.rule.name for each in about)}
+        asked = {RULES_EXTENSION: ",".join(each.rule.name for each in about), UNDECIDED_EXTENSION: TELL}
         epoch = service.remembered.epoch
         try:
             answer = read_answer(await service.check(question(context, asked, namespaces=(JWT_METADATA,)), left))
@@ -199,6 +207,8 @@ class PolicyFilter:
         assert self._service is not None
         remembered, now = self._service.remembered, self._service.clock()
         for rule, key, stats in about:
+            if rule.name in answer.undecided:
+                continue
             if rule.name in answer.would_refuse:
                 _would(context.record, rule.name, stats, "refused")
             elif answer.allowed:
@@ -209,12 +219,23 @@ class PolicyFilter:
                 continue  # another rule denied it: nothing was said of this one
             if keep:
                 remembered.put(rule.name, rule.by, key, answer, context=context, now=now)
-        names = ", ".join(each.rule.name for each in about) if answer.allowed else _denier(answer, about)
-        _note(context.record, f"{names}: {'allowed' if answer.allowed else 'denied'}, {how}")
-        return None if answer.allowed else _denied(_denier(answer, about), answer)
+        decided = [each for each in about if each.rule.name not in answer.undecided]
+        names = ", ".join(each.rule.name for each in decided) if answer.allowed else _denier(answer, about)
+        if names:
+            _note(context.record, f"{names}: {'allowed' if answer.allowed else 'denied'}, {how}")
+        if not answer.allowed:
+            return _denied(_denier(answer, about), answer)
+        for each in about:
+            if (why := answer.undecided.get(each.rule.name)) is not None:
+                reply = self._without(context, [each], why, "the check has failed")
+                if reply is not None:
+                    return reply
+        return None
 
-    def _without(self, context: RequestContext, about: Sequence[Open], why: str) -> Verdict:
-        """The service is away: each rule does what its failure mode says; the first that keeps the request out wins."""
+    def _without(
+        self, context: RequestContext, about: Sequence[Open], why: str, what: str = "the policy service is away"
+    ) -> Verdict:
+        """Nobody decides: each rule does what its failure mode says; the first that keeps the request out wins."""
         assert self._service is not None
         remembered = self._service.remembered
         for rule, key, stats in about:
@@ -226,16 +247,16 @@ class PolicyFilter:
             stats.without(mode.value.lower())
             if last is not None:
                 said = "allowed" if last.allowed else "denied"
-                _note(context.record, f"{rule.name}: {said}, as last time, since the policy service is away ({why})")
+                _note(context.record, f"{rule.name}: {said}, as last time, since {what} ({why})")
                 reply = None if last.allowed else _denied(rule.name, last)
             elif mode is Mode.OPEN:
-                _note(context.record, f"{rule.name}: let in, since the policy service is away ({why})")
+                _note(context.record, f"{rule.name}: let in, since {what} ({why})")
                 reply = None
             elif rule.dry_run:
-                _would(context.record, rule.name, stats, f"kept out, since the policy service is away ({why})")
+                _would(context.record, rule.name, stats, f"kept out, since {what} ({why})")
                 reply = None
             else:
-                reply = _unavailable(rule.name, why, context.record)
+                reply = _unavailable(rule.name, why, context.record, what)
             if reply is not None:
                 return reply
         return None
@@ -277,10 +298,10 @@ def _denied(rule: str, answer: Answer) -> LocalReply:
     return LocalReply(status, flag, f"policy_denied{{{rule}}}", body, answer.headers, answer.grpc_status)
 
 
-def _unavailable(rule: str, why: str, record: RequestRecord) -> LocalReply:
-    _note(record, f"{rule}: kept out, since the policy service is away ({why})")
-    details = f"policy_unavailable{{{rule}}}: the policy service is away: {why}"
-    body = f"{rule}: the policy service is away\n".encode()
+def _unavailable(rule: str, why: str, record: RequestRecord, what: str = "the policy service is away") -> LocalReply:
+    _note(record, f"{rule}: kept out, since {what} ({why})")
+    details = f"policy_unavailable{{{rule}}}: {what}: {why}"
+    body = f"{rule}: {what}\n".encode()
     return LocalReply(_UNAVAILABLE, Flag.UNAUTHORIZED_EXTERNAL_SERVICE, details, body)
 
 

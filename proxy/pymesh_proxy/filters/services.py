@@ -40,6 +40,9 @@ class PolicyService(Protocol):
     def check(self, request: bytes, within: float) -> Coroutine[Any, Any, bytes]:
         """The CheckResponse to a CheckRequest. Raises RpcError, and then is `away` until a probe finds it again."""
 
+    def hear_of_changes(self) -> None:
+        """Hear at once when the rules change: `remembered` forgets what was said by others then."""
+
     def lost(self, why: str) -> None:
         """What it answered is of no use: it is `away`."""
 

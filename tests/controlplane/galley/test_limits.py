@@ -147,3 +147,74 @@ def test_what_cannot_be_meant_is_told(manifest: str, expected: str) -> None:
 def test_without_a_policy_service_the_failure_modes_hold() -> None:
     (found,) = findings(slots("max: 5"), base=BOOKINFO)
     assert found == "warning spec: no policy service runs in this mesh: sidecars do what failureMode says"
+
+
+NO_FUNCTION = "a function opening_hour with @check; did you mean opening_hours?: it is answered as failureMode says"
+CODE = """
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: pymesh, namespace: pymesh-system}
+data:
+  hours.py: |
+    from pymesh.checks import allow, check
+    @check
+    def opening_hours(request):
+        return allow()
+    @check("by-name")
+    def other(request):
+        return allow()
+    @property
+    def no_check(request):
+        return allow()
+  broken.py: "def:"
+"""
+
+
+def asked(spec: str) -> str:
+    return rate(spec).replace("RateLimit", "Check")
+
+
+@pytest.mark.parametrize("function", ["opening_hours", "by-name"])
+def test_right_checks(function: str) -> None:
+    remember = "remember: {for: 30s, uses: 100, by: [source.principal]}"
+    right = asked(f"function: {function}, timeout: 100ms, failureMode: LastDecision, {remember}")
+    assert findings(right, CODE.replace('"def:"', '""')) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (
+            "function: opening_hour",
+            f"warning spec.function: no key NAME.py of ConfigMap pymesh-system/pymesh has {NO_FUNCTION}",
+        ),
+        (
+            "function: by-name, timeout: 1s",
+            "error spec.timeout: a function may take up to 100ms, not 1s",
+        ),
+        (
+            "function: by-name, failureMode: LastDecision",
+            "error spec.failureMode: LastDecision needs spec.remember.by: what last answers are told apart by",
+        ),
+        (
+            "function: by-name, remember: {for: 25h, by: []}",
+            "error spec.remember.for: nothing is remembered for more than 24h: 25h",
+        ),
+        (
+            "function: by-name, remember: {for: 1s, by: [request.path, request.path]}",
+            "error spec.remember.by[1]: request.path is named above already",
+        ),
+    ],
+)
+def test_checks_that_cannot_be_meant_are_told(spec: str, expected: str) -> None:
+    broken = "error data.broken.py: this is no Python: line 1: invalid syntax"
+    assert sorted(findings(asked(spec), CODE)) == sorted([expected, broken])
+
+
+def test_a_check_that_names_nothing_is_refused() -> None:
+    assert refused(asked("function: a b")) == [
+        "spec.function: the text 'a b' is not the name of a function with @check"
+    ]
+    (missing,) = refused(asked("function: a, remember: {for: 1s}"))
+    assert missing.startswith("spec.remember.by: 'by' is missing")

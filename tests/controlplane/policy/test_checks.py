@@ -6,9 +6,19 @@ import pytest
 from envoy.service.auth.v3.attribute_context_pb2 import AttributeContext
 from google.protobuf.json_format import MessageToDict
 
+from pymesh.checks import Verdict
 from pymesh_controlplane.policy.buckets import NANOSECONDS
-from pymesh_controlplane.policy.checks import Decision, Limits, answer, asked_rules, key_of
-from pymesh_controlplane.policy.rules import Rate, Rule, Rules
+from pymesh_controlplane.policy.checks import (
+    Decision,
+    Limits,
+    answer,
+    asked_rules,
+    both,
+    key_of,
+    of_python,
+    request_of,
+)
+from pymesh_controlplane.policy.rules import Code, Memory, Rate, Rule, Rules
 
 A, B = "RateLimit default/a", "RateLimit default/b"
 
@@ -76,7 +86,8 @@ def test_all_rules_have_to_agree_and_a_refusal_costs_nothing() -> None:
     limits = Limits()
     limits.put(rules(a=Rate(10, 1, 2), b=Rate(10, 1, 1)), 0)
     assert limits.decide([A, B], request(), 0) == Decision((A, B))
-    assert limits.decide([A, B], request(), 0) == Decision((A, B), B, 0.1)
+    memories = {B: Memory(0.1, None, ())}
+    assert limits.decide([A, B], request(), 0) == Decision((A, B), B, 0.1, memories=memories)
     assert limits.decide([A], request(), 0) == Decision((A,))
     assert limits.decide([A], request(), 0).refused_by == A
 
@@ -119,7 +130,7 @@ def test_a_check_about_everything_is_refused() -> None:
 
 
 def test_yes_has_what_a_sidecar_needs_to_remember_it() -> None:
-    """Nothing is to be reused yet, and the keys for it are there."""
+    """A rate's yes is for one request."""
     given = MessageToDict(answer(Decision((A, B)), rules(a=Rate(1, 1, 1, ("source.principal",)), b=Rate(1, 1, 1))))
     assert given == {
         "okResponse": {},
@@ -129,7 +140,7 @@ def test_yes_has_what_a_sidecar_needs_to_remember_it() -> None:
                 "epoch": "epoch",
                 "valid_for": "0s",
                 "valid_uses": 0.0,
-                "attributes": ["source.principal"],
+                "attributes": [],
                 "would_refuse": [],
             }
         },
@@ -151,3 +162,98 @@ def test_no_says_by_what_and_when_to_come_back() -> None:
     }
     assert denied.body == f"{A}: 5 a minute, 2 at once for each request.path; try again in 3 s\n"
     assert MessageToDict(given.dynamic_metadata)["pymesh.policy"]["rule"] == A
+
+
+# --- Checks in Python ---
+
+C, D = "Check default/c", "Check default/d"
+KEPT = Memory(30.0, 100, ("source.principal",))
+
+
+def code(memory: Memory | None = KEPT, **more: object) -> Rules:
+    modes = {"failure_mode": "Closed", "otherwise": "Closed", **more}
+    limit = Code("f", 0.05, memory)
+    return Rules("epoch", {name: Rule(name, (), limit, **modes) for name in (C, D)})  # type: ignore[arg-type]  # modes
+
+
+def said(decision: Decision, found: Rules) -> dict[str, object]:
+    about: dict[str, object] = MessageToDict(answer(decision, found).dynamic_metadata)["pymesh.policy"]
+    return about
+
+
+def test_a_check_sees_the_request_as_the_sidecar_has_it() -> None:
+    about = request("spiffe://t/ns/a/sa/b", "/p?q=1", **{":path": "/p?q=1", "x-tenant": "t"})
+    about.metadata_context.filter_metadata["envoy.filters.http.jwt_authn"].update({"payload": {"sub": "u"}})
+    seen = request_of(about)
+    assert (seen.principal, seen.address, seen.method, seen.host) == (
+        "spiffe://t/ns/a/sa/b",
+        "10.0.0.9",
+        "GET",
+        "reviews",
+    )
+    assert (seen.path, seen.query, seen.headers, seen.claims) == ("/p", "q=1", {"x-tenant": "t"}, {"sub": "u"})
+
+
+def test_an_answer_is_remembered_as_its_rule_says_or_as_it_says_itself() -> None:
+    found = of_python({C: Verdict(True), D: Verdict(True, seconds=5, by=("request.path",))}, code(), tell=True)
+    assert found.memories == {C: KEPT, D: Memory(5, 100, ("request.path",))}
+    about = said(found, code())
+    assert about["rules"] == {
+        C: {"valid_for": "30s", "valid_uses": 100.0, "attributes": ["source.principal"]},
+        D: {"valid_for": "5s", "valid_uses": 100.0, "attributes": ["request.path"]},
+    }
+    assert about["valid_for"] == "5s"
+    assert about["attributes"] == ["source.principal", "request.path"]
+
+
+def test_what_nobody_says_how_to_tell_apart_is_not_remembered() -> None:
+    found = of_python({C: Verdict(True, seconds=5), D: Verdict(True, by=())}, code(None), tell=True)
+    assert found.memories == {}
+    assert of_python({C: Verdict(True, seconds=0)}, code(), tell=True).memories == {}
+
+
+def test_the_first_refusal_wins_and_is_told_with_its_reason() -> None:
+    found = of_python({C: Verdict(True), D: Verdict(False, 401, "who are you")}, code(), tell=True)
+    assert (found.refused_by, found.memories) == (D, {D: KEPT})
+    response = answer(found, code())
+    assert response.status.code == 16
+    assert response.denied_response.status.code == 401
+    assert response.denied_response.body == f"{D}: who are you\n"
+
+
+@pytest.mark.parametrize(
+    ("modes", "refused"),
+    [
+        ({}, True),
+        ({"failure_mode": "Open"}, False),
+        ({"failure_mode": "LastDecision"}, True),
+        ({"failure_mode": "LastDecision", "otherwise": "Open"}, False),
+        ({"dry_run": True}, False),
+    ],
+)
+def test_where_a_check_fails_its_mode_decides_unless_the_sidecar_does_that_itself(
+    modes: dict[str, object], refused: bool
+) -> None:
+    rules = code(**modes)
+    told = of_python({C: "f: late", D: Verdict(True)}, rules, tell=True)
+    assert (told.refused_by, told.undecided, told.would_refuse) == ("", {C: "f: late"}, ())
+    assert said(told, rules)["undecided"] == {C: "f: late"}
+    decided = of_python({C: "f: late", D: Verdict(True)}, rules, tell=False)
+    assert decided.refused_by == (C if refused else "")
+    assert decided.would_refuse == ((C,) if "dry_run" in modes else ())
+    if refused:
+        response = answer(decided, rules)
+        assert (response.status.code, response.denied_response.status.code) == (14, 503)
+        assert response.denied_response.body == f"{C}: it could not decide\n"
+
+
+def test_a_check_on_a_dry_run_refuses_nobody() -> None:
+    found = of_python({C: Verdict(False, 403)}, code(dry_run=True), tell=True)
+    assert (found.refused_by, found.would_refuse) == ("", (C,))
+
+
+def test_rates_and_checks_make_one_answer() -> None:
+    found = both(of_python({C: Verdict(True)}, code(), tell=True), Decision((A,)))
+    assert (found.rules, found.memories) == ((A, C), {C: KEPT})
+    refused = both(found, Decision((A,), A, 1.5, memories={A: Memory(1.0, None, ())}))
+    assert (refused.refused_by, refused.memories) == (A, {A: Memory(1.0, None, ())})

@@ -240,6 +240,81 @@ async def test_before_the_rules_are_read_nothing_is_decided() -> None:
         assert (await ask(channel, RATE)).HasField("ok_response")
 
 
+# --- Checks in Python ---
+
+CHECK = "Check default/reviews"
+PYTHON = """
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: pymesh, namespace: pymesh-system}
+data:
+  a.py: |
+    from pymesh.checks import allow, check, deny
+    @check
+    def tenants(request):
+        if request.claims["tenant"] == "a":
+            return allow()
+        return deny(403, "for tenant a")
+---
+apiVersion: policy.pymesh.io/v1alpha1
+kind: Check
+metadata: {name: reviews, namespace: default}
+spec:
+  targetRefs: [{name: reviews}]
+  function: tenants
+  timeout: 100ms
+  remember: {for: 30s, by: ["request.auth.claims[tenant]"]}
+"""
+
+
+def of_tenant(name: str, tell: str = "") -> bytes:
+    request = CheckRequest()
+    request.attributes.context_extensions.update({"pymesh.rules": f"{CHECK},{RATE}", "pymesh.undecided": tell})
+    if name:
+        request.attributes.metadata_context.filter_metadata["envoy.filters.http.jwt_authn"].update(
+            {"payload": {"tenant": name}}
+        )
+    return request.SerializeToString()
+
+
+async def test_a_check_in_python_is_asked_and_a_rate_is_spent_only_where_it_lets_the_request_in() -> None:
+    async with serving(BOOKINFO + LIMITS + PYTHON) as running, running.channel() as channel:
+        await eventually(lambda: running.service.questions.python.names)
+
+        async def about(tenant: str, tell: str = "") -> CheckResponse:
+            return await ask(channel, "", data=of_tenant(tenant, tell))
+
+        allowed = await about("a")
+        assert allowed.HasField("ok_response")
+        denied = [await about("b") for _ in range(3)]
+        assert [one.denied_response.body for one in denied] == [f"{CHECK}: for tenant a\n"] * 3
+        failed = await about("")
+        assert failed.denied_response.status.code == 503
+        assert failed.denied_response.body == f"{CHECK}: it could not decide\n"
+        told = await about("", "tell")
+        assert told.HasField("ok_response")
+        undecided = told.dynamic_metadata.fields["pymesh.policy"].struct_value.fields["undecided"].struct_value
+        assert undecided.fields[CHECK].string_value == "tenants: KeyError: 'tenant' (line 4 of a.py)"
+        assert (await about("a")).denied_response.status.code == 429  # two an hour: told, and asked first
+        counted = running.service.counts.checks
+        assert (counted[CHECK, "allowed"], counted[CHECK, "denied"], counted[CHECK, "undecided"]) == (1, 4, 2)
+
+
+async def test_other_code_is_another_epoch_of_which_sidecars_hear_at_once() -> None:
+    """A stream may hold nothing, and be there for this alone."""
+    async with serving(BOOKINFO + PYTHON) as running, running.channel() as channel:
+        await eventually(lambda: running.service.questions.python.names)
+        lease = Lease(channel)
+        await lease.call.write(policy_api.encode_request(LeaseRequest(NODE)))
+        async with asyncio.timeout(5):
+            first = policy_api.decode_response(await lease.call.read()).epoch
+            running.worlds.put(BOOKINFO + PYTHON.replace("403", "401"))
+            while (later := policy_api.decode_response(await lease.call.read()).epoch) == first:
+                pass
+        assert later.partition("-")[0] == first.partition("-")[0], "the rules are the same"
+
+
 # --- Leases ---
 
 

@@ -33,6 +33,7 @@ CRDS = (
     *sorted((ROOT / "controlplane" / "pymesh_controlplane" / "crds").glob("*.yaml")),
     LIMITS / "ratelimits.yaml",
     LIMITS / "concurrencylimits.yaml",
+    LIMITS / "checks.yaml",
 )
 SLICE = """
 apiVersion: discovery.k8s.io/v1

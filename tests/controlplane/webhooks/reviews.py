@@ -23,6 +23,7 @@ _RESOURCES = {
     "AuthorizationPolicy": ("security.istio.io", "v1", "authorizationpolicies"),
     "RequestAuthentication": ("security.istio.io", "v1", "requestauthentications"),
     "Sidecar": ("networking.istio.io", "v1", "sidecars"),
+    "Check": ("policy.pymesh.io", "v1alpha1", "checks"),
     "RateLimit": ("policy.pymesh.io", "v1alpha1", "ratelimits"),
 }
 

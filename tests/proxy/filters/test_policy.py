@@ -25,6 +25,7 @@ class Service:
         self.now = 100.0
         self.answer = CheckResponse()
         self.within: list[float] = []
+        self.hears = False
         self._delay = delay
 
     def policy(self, cluster: str, timeout: float) -> "Service":
@@ -56,6 +57,9 @@ class Service:
 
     def lost(self, why: str) -> None:
         self.away = why
+
+    def hear_of_changes(self) -> None:
+        self.hears = True
 
 
 def new(service: Service) -> PolicyFilter:
@@ -213,3 +217,30 @@ async def test_a_limit_that_is_reached_says_so_in_the_fields_of_the_draft() -> N
         b"ratelimit-policy": b'"a";q=0;qu="concurrent-requests"',
         b"ratelimit": b'"a";r=0',
     }
+
+
+@pytest.mark.parametrize(
+    ("mode", "otherwise", "status"),
+    [(Mode.CLOSED, Mode.CLOSED, 503), (Mode.OPEN, Mode.CLOSED, 0), (Mode.LAST_DECISION, Mode.CLOSED, 503)],
+)
+async def test_where_a_check_fails_the_failure_mode_decides_here(mode: Mode, otherwise: Mode, status: int) -> None:
+    service = Service()
+    found = checking(service, CheckSettings("c", mode, otherwise, remembered=True))
+    assert service.hears
+    says(service, {"rule": "c", "epoch": "1", "undecided": {"c": "f: it took longer than 50 ms"}})
+    asked = context()
+    said = await verdict(found, asked)
+    assert (said.status if isinstance(said, LocalReply) else 0) == status
+    assert "since the check has failed (f: it took longer than 50 ms)" in asked.record.notes[NOTE]
+    assert not service.away
+
+
+async def test_where_a_check_fails_the_last_word_may_go_on_counting() -> None:
+    service = Service()
+    found = checking(service, CheckSettings("c", Mode.LAST_DECISION, Mode.CLOSED))
+    says(service, {"rule": "c", "epoch": "1", "rules": {"c": {**MEMORY, "valid_for": "0s"}}})
+    assert await verdict(found, context()) is None
+    says(service, {"rule": "c", "epoch": "1", "undecided": {"c": "f: late"}})
+    asked = context()
+    assert await verdict(found, asked) is None
+    assert asked.record.notes[NOTE] == "c: allowed, as last time, since the check has failed (f: late)"
