@@ -36,17 +36,18 @@ class Mesh:
             "validation_context": {"trusted_ca": {"inline_string": authority.root.decode()}},
             "alpn_protocols": MESH,
         }
+        self.authority = authority
         self.root = authority.root.decode()
         self.file = folder / "caller.pem"
         self.file.write_bytes(caller.chain + b"\n" + caller.key)
 
     @asynccontextmanager
-    async def client(self, proxy: Running, alpn: str = "istio") -> AsyncIterator[Peer]:
-        """A workload of the mesh that says by ALPN what it likes."""
+    async def client(self, proxy: Running, alpn: str = "istio", file: Path | None = None) -> AsyncIterator[Peer]:
+        """A workload of the mesh that says by ALPN what it likes; `file` has another's certificate and key."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.load_verify_locations(cadata=self.root)
-        context.load_cert_chain(self.file)
+        context.load_cert_chain(file or self.file)
         context.set_alpn_protocols([alpn])
         peer = Peer(*await asyncio.open_connection(*proxy.address, ssl=context))
         try:
@@ -155,3 +156,35 @@ async def test_an_app_that_is_not_there_is_told(mesh: Mesh) -> None:
         async with running(unnamed(mesh, app)) as proxy, mesh.client(proxy) as peer:
             assert await peer.ended()
             assert (await proxy.record()).flag is Flag.UPSTREAM_CONNECTION_FAILURE
+
+
+@pytest.mark.parametrize(
+    ("uri", "taken"),
+    [
+        (CALLER, True),
+        ("spiffe://old.example/ns/default/sa/caller", True),
+        ("spiffe://cluster.local.attacker.example/ns/default/sa/caller", False),
+        ("spiffe://other.example/ns/default/sa/caller", False),
+    ],
+)
+async def test_a_caller_is_of_the_meshs_trust_domain_or_of_one_that_stands_for_it(
+    tmp_path: Path, uri: str, taken: bool
+) -> None:
+    """As pilot sends it: the root may stand above other meshes, whose certificates lead to it as well."""
+    mesh = Mesh(tmp_path)
+    other, file = mesh.authority.issue(uri=uri), tmp_path / "other.pem"
+    file.write_bytes(other.chain + b"\n" + other.key)
+    mesh.common["validation_context"]["match_typed_subject_alt_names"] = [  # type: ignore[index]  # as written above
+        {"san_type": "URI", "matcher": {"prefix": f"spiffe://{domain}/"}} for domain in ("cluster.local", "old.example")
+    ]
+    async with RawUpstream() as app, running(unnamed(mesh, app)) as proxy:
+        async with mesh.client(proxy, MESH[0], file) as peer:
+            peer.send(FORGED)
+            if taken:
+                served = await app.accept()
+                assert f"URI={uri}".encode() in await served.reader.readuntil(b"\r\n\r\n")
+                served.send(OK)
+                assert (await peer.message())[1] == b"ok"
+            else:
+                assert await peer.rest() == b""
+        assert taken or not app.waiting

@@ -30,10 +30,14 @@ _Chain = listener_components_pb2.FilterChain
 
 
 class Served(NamedTuple):
-    """One server, and, where connections are routed, the ways that they take: by server name, the narrower first."""
+    """One server, and, where connections are routed, the ways that they take: by server name, the narrower first.
+
+    Of `trust_domains` the mesh's own clients may be.
+    """
 
     offer: Offer
     ways: tuple[Way, ...] = ()
+    trust_domains: tuple[str, ...] = ()
 
 
 def route_name(offer: Offer) -> str:
@@ -58,7 +62,7 @@ def served(
                 taken.update(names)
                 if names:
                     ways.append(way._replace(server_names=names))
-        found.append(Served(offer, tuple(ways)))
+        found.append(Served(offer, tuple(ways), world.trust_domains))
     return tuple(found)
 
 
@@ -97,18 +101,19 @@ def listener(port: int, servers: Sequence[Served], before: Before = NOTHING_BEFO
     message.listener_filters_timeout.CopyFrom(duration(HELLO_TIMEOUT))
     for server in servers:
         opaque = server.offer.opaque
-        chains = _opaque_chains(server, before) if opaque else [_https_chain(server.offer, before)]
+        chains = _opaque_chains(server, before) if opaque else [_https_chain(server, before)]
         message.filter_chains.extend(chains)
     return message if message.filter_chains else None
 
 
-def _https_chain(offer: Offer, before: Before) -> _Chain:
+def _https_chain(server: Served, before: Before) -> _Chain:
     """Requests once TLS has ended."""
+    offer = server.offer
     name = route_name(offer)
     of_the_mesh = offer.mode == "ISTIO_MUTUAL"
     handler = gateway_http(offer.port, name, before.requests, mutual=offer.mode != "SIMPLE", of_the_mesh=of_the_mesh)
     chain = _Chain(name=name, filter_chain_match=_match(offer.names), filters=[handler])
-    chain.transport_socket.CopyFrom(_socket(offer))
+    chain.transport_socket.CopyFrom(_socket(server))
     return chain
 
 
@@ -120,13 +125,14 @@ def _opaque_chains(server: Served, before: Before) -> Iterator[_Chain]:
         filters = [*before.connections, tcp_to(way.to, name)]
         chain = _Chain(name=name, filter_chain_match=_match(way.server_names), filters=filters)
         if offer.mode != "PASSTHROUGH":
-            chain.transport_socket.CopyFrom(_socket(offer))
+            chain.transport_socket.CopyFrom(_socket(server))
         yield chain
 
 
-def _socket(offer: Offer) -> base_pb2.TransportSocket:
+def _socket(server: Served) -> base_pb2.TransportSocket:
+    offer = server.offer
     if offer.mode == "ISTIO_MUTUAL":
-        return tls.mesh_server(MESH)
+        return tls.mesh_server(MESH, server.trust_domains)
     settings = offer.server.tls
     assert settings is not None
     return tls.gateway_server(settings, [item.name for item in credentials.wanted(offer)])

@@ -7,8 +7,8 @@ one that asks for neither is never reached. What finds no chain on its way goes 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple, TypeAlias
 
 from envoy.config.core.v3 import address_pb2, base_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
@@ -146,7 +146,8 @@ def _container_ports(node: Node, world: World) -> Mapping[str, int]:
 
 def inbound_modes(node: Node, world: World) -> PeerModes:
     """Whether the pod asks for mutual TLS."""
-    return peer_modes(node.namespace, node.labels, world.peer_authentications, world.root_namespace)
+    modes = peer_modes(node.namespace, node.labels, world.peer_authentications, world.root_namespace)
+    return replace(modes, trust_domains=world.trust_domains)
 
 
 def virtual_inbound(
@@ -163,47 +164,64 @@ def virtual_inbound(
         listener.filter_chains.append(_chain(f"{number}_reserved", _match(number), black_hole))
     for port in ports:
         where = Where(port.number, names.inbound_cluster(port.number))
-        mode = modes.at(port.number)
-        listener.filter_chains.extend(_inbound_chains(where, port.protocol, mode, before, held.get(port.number)))
+        trusted = Trusted(modes.at(port.number), modes.trust_domains)
+        listener.filter_chains.extend(_inbound_chains(where, port.protocol, trusted, before, held.get(port.number)))
     # A port that nobody declared is treated as one of which nobody said what is spoken there. Its last chain takes all
     # that is left, so it is the default; under STRICT that one demands mutual TLS too.
     where = Where(None, names.INBOUND_PASSTHROUGH_CLUSTER)
-    *special, default = _inbound_chains(where, Protocol.AUTO, modes.default, before)
+    trusted = Trusted(modes.default, modes.trust_domains)
+    *special, default = _inbound_chains(where, Protocol.AUTO, trusted, before)
     listener.filter_chains.extend(special)
     default.ClearField("filter_chain_match")
     listener.default_filter_chain.CopyFrom(default)
     return listener
 
 
+class Trusted(NamedTuple):
+    """Whether mutual TLS is asked for on a port, and of which trust domains callers may be."""
+
+    mode: Mtls
+    domains: tuple[str, ...]
+
+    def mutual(
+        self, name: str, match: _Match, filters: Sequence[listener_components_pb2.Filter], alpn: Sequence[str]
+    ) -> _Chain:
+        """A chain with mutual TLS."""
+        chain = _chain(name, match, *filters)
+        chain.transport_socket.CopyFrom(tls.mesh_server(alpn, self.domains))
+        return chain
+
+
 def _inbound_chains(
-    where: Where, protocol: Protocol, mode: Mtls, before: Before, held: PortLimits | None = None
+    where: Where, protocol: Protocol, trusted: Trusted, before: Before, held: PortLimits | None = None
 ) -> list[_Chain]:
     """A chain for everything that may come to a port; the last one is also right for whatever was not thought of."""
+    mode, mutual = trusted.mode, trusted.mutual
     http = [inbound_http(where, held, before.requests)]
     opaque = [*before.connections, tcp(where.cluster, where.cluster)]
     if protocol is not Protocol.AUTO:
         whole = http if protocol is Protocol.HTTP else opaque
         if mode is Mtls.STRICT:
-            return [_mutual(f"{where.name}_mtls", _match(where.port), whole, MESH)]
-        chains = [_mutual(f"{where.name}_mtls", _match(where.port, TLS, MESH), whole, MESH)]
+            return [mutual(f"{where.name}_mtls", _match(where.port), whole, MESH)]
+        chains = [mutual(f"{where.name}_mtls", _match(where.port, TLS, MESH), whole, MESH)]
         plain = [
             _chain(f"{where.name}_tls", _match(where.port, TLS), *opaque),  # the application's own
             _chain(where.name, _match(where.port, RAW), *whole),
         ]
         return plain if mode is Mtls.DISABLE else chains + plain
-    mutual_http = _mutual(f"{where.name}_mtls_http", _match(where.port, TLS, MESH_HTTP), http, MESH_HTTP)
+    mutual_http = mutual(f"{where.name}_mtls_http", _match(where.port, TLS, MESH_HTTP), http, MESH_HTTP)
     if mode is Mtls.STRICT:
         return [
             mutual_http,
-            _mutual(f"{where.name}_mtls", _match(where.port, TLS), opaque, MESH),
-            _mutual(f"{where.name}_refused", _match(where.port, RAW), opaque, MESH),  # no TLS: the handshake fails
+            mutual(f"{where.name}_mtls", _match(where.port, TLS), opaque, MESH),
+            mutual(f"{where.name}_refused", _match(where.port, RAW), opaque, MESH),  # no TLS: the handshake fails
         ]
     plain = [
         _chain(f"{where.name}_tls", _match(where.port, TLS), *opaque),
         _chain(f"{where.name}_http", _match(where.port, RAW, HTTP1), *http),
         _chain(where.name, _match(where.port, RAW), *opaque),
     ]
-    mutual_tcp = _mutual(f"{where.name}_mtls", _match(where.port, TLS, names.ALPN_MESH_TCP), opaque, MESH)
+    mutual_tcp = mutual(f"{where.name}_mtls", _match(where.port, TLS, names.ALPN_MESH_TCP), opaque, MESH)
     return plain if mode is Mtls.DISABLE else [mutual_http, mutual_tcp, *plain]
 
 
@@ -243,9 +261,3 @@ def _match(
 
 def _chain(name: str, match: _Match | None, *filters: listener_components_pb2.Filter) -> _Chain:
     return _Chain(name=name, filter_chain_match=match, filters=filters)
-
-
-def _mutual(name: str, match: _Match, filters: Sequence[listener_components_pb2.Filter], alpn: Sequence[str]) -> _Chain:
-    chain = _chain(name, match, *filters)
-    chain.transport_socket.CopyFrom(tls.mesh_server(alpn))
-    return chain

@@ -261,3 +261,8 @@ class World:
     problems: tuple[Problem, ...] = ()
     trust_domain: str = "cluster.local"
     root_namespace: str = "pymesh-system"
+
+    @property
+    def trust_domains(self) -> tuple[str, ...]:
+        """The mesh's own, and those that stand for it: of these a peer may be."""
+        return tuple(dict.fromkeys((self.trust_domain, *self.mesh.trust_domain_aliases)))

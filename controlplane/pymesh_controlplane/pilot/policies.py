@@ -114,10 +114,15 @@ class Mtls(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class PeerModes:
-    """What a workload accepts, and on which of its own ports something else."""
+    """What a workload accepts, and on which of its own ports something else.
+
+    Attributes:
+        trust_domains: those that a caller's certificate may be of; empty: any that leads to the mesh's roots.
+    """
 
     default: Mtls
     by_port: Mapping[int, Mtls]
+    trust_domains: tuple[str, ...] = ()
 
     def at(self, port: int) -> Mtls:
         """The mode of `port`."""

@@ -35,14 +35,19 @@ def raw() -> base_pb2.TransportSocket:
 
 def mesh_client(sni: str, accounts: Sequence[str], alpn: Sequence[str]) -> base_pb2.TransportSocket:
     """Mutual TLS to a sidecar that must prove to be one of `accounts` (SPIFFE URIs)."""
-    context = tls_pb2.UpstreamTlsContext(sni=sni, common_tls_context=_mesh(accounts, alpn))
+    context = tls_pb2.UpstreamTlsContext(
+        sni=sni, common_tls_context=_mesh([_subject(account) for account in accounts], alpn)
+    )
     return base_pb2.TransportSocket(name=TRANSPORT_TLS, typed_config=packed(context))
 
 
-def mesh_server(alpn: Sequence[str]) -> base_pb2.TransportSocket:
-    """Mutual TLS from any workload of the mesh: its certificate is required and must lead to the mesh's root."""
+def mesh_server(alpn: Sequence[str], trust_domains: Sequence[str]) -> base_pb2.TransportSocket:
+    """Mutual TLS from any workload of the mesh: its certificate is required, must lead to the mesh's roots and be of one
+    of `trust_domains`. A root that was brought along may stand above other meshes, too.
+    """
     context = tls_pb2.DownstreamTlsContext(
-        common_tls_context=_mesh((), alpn), require_client_certificate=BoolValue(value=True)
+        common_tls_context=_mesh([_within(domain) for domain in trust_domains], alpn),
+        require_client_certificate=BoolValue(value=True),
     )
     return base_pb2.TransportSocket(name=TRANSPORT_TLS, typed_config=packed(context))
 
@@ -90,14 +95,12 @@ def client(settings: ClientTLSSettings, host: str) -> base_pb2.TransportSocket:
     )
 
 
-def _mesh(accounts: Sequence[str], alpn: Sequence[str]) -> tls_pb2.CommonTlsContext:
+def _mesh(peers: Sequence[common_pb2.SubjectAltNameMatcher], alpn: Sequence[str]) -> tls_pb2.CommonTlsContext:
     return tls_pb2.CommonTlsContext(
         tls_params=common_pb2.TlsParameters(tls_minimum_protocol_version=common_pb2.TlsParameters.TLSv1_2),
         tls_certificate_sds_secret_configs=[_sds(names.SDS_WORKLOAD)],
         combined_validation_context=tls_pb2.CommonTlsContext.CombinedCertificateValidationContext(
-            default_validation_context=common_pb2.CertificateValidationContext(
-                match_typed_subject_alt_names=[_subject(account) for account in accounts]
-            ),
+            default_validation_context=common_pb2.CertificateValidationContext(match_typed_subject_alt_names=peers),
             validation_context_sds_secret_config=_sds(names.SDS_ROOT),
         ),
         alpn_protocols=alpn,
@@ -119,6 +122,11 @@ def _sds(name: str) -> secret_pb2.SdsSecretConfig:
             api_config_source=source, resource_api_version=config_source_pb2.ApiVersion.V3
         ),
     )
+
+
+def _within(trust_domain: str) -> common_pb2.SubjectAltNameMatcher:
+    matcher = string_pb2.StringMatcher(prefix=f"spiffe://{trust_domain}/")
+    return common_pb2.SubjectAltNameMatcher(san_type=common_pb2.SubjectAltNameMatcher.URI, matcher=matcher)
 
 
 def _subject(name: str) -> common_pb2.SubjectAltNameMatcher:

@@ -1,13 +1,14 @@
 """Resources in force → the world. Pure."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
 
 import msgspec
 
 from pymesh import names
+from pymesh.identity import Identity
 from pymesh.resources import authorization, istio, kubernetes, mesh_config, request_authentication
 from pymesh.resources.redaction import redacted
 from pymesh.resources.resource import Key, Resource, holds
@@ -57,20 +58,22 @@ def build(
 ) -> World:
     """The world that `resources` describe, one resource per key. Their order does not matter."""
     in_force = {resource.key: resource for resource in sorted(resources, key=lambda resource: resource.key)}
+    mesh = _mesh(in_force, root_namespace)
+    domains = (trust_domain, *mesh.trust_domain_aliases)
     authentications = _of(in_force, istio.PeerAuthentication)
     pods = pods_of(_of(in_force, kubernetes.Pod), _of(in_force, kubernetes.Node), authentications, root_namespace)
     slices = _slices(_of(in_force, kubernetes.EndpointSlice))
     services: dict[str, Service] = {}
     endpoints: dict[tuple[str, int], tuple[Endpoint, ...]] = {}
     for resource in _of(in_force, kubernetes.Service):
-        service = _service(resource, pods, slices, trust_domain)
+        service = _service(resource, pods, slices, domains)
         services[service.host] = service
         endpoints.update(_ready_endpoints(service, resource.value.spec, slices, pods))
     aliases = _aliases(services)
     entries = [
         (precedence.rank(entry, precedence.owner_by_name(service.host), root_namespace), service, entry.value.spec)
         for entry in _of(in_force, istio.ServiceEntry)
-        for service in _entry_services(entry, pods.by_address, trust_domain)
+        for service in _entry_services(entry, pods.by_address, domains)
     ]
     for _, service, spec in sorted(entries, key=lambda found: found[0]):
         if services.setdefault(service.host, service) is service:
@@ -94,7 +97,7 @@ def build(
         routing=_routing(_of(in_force, istio.VirtualService), services, root_namespace),
         cluster_ips=given,
         aliases=aliases,
-        mesh=_mesh(in_force, root_namespace),
+        mesh=mesh,
         problems=tuple(problems),
         trust_domain=trust_domain,
         root_namespace=root_namespace,
@@ -163,7 +166,7 @@ def _service(
     resource: Resource[kubernetes.Service],
     pods: Pods,
     slices: Mapping[tuple[str, str], list[kubernetes.EndpointSlice]],
-    trust_domain: str,
+    domains: Sequence[str],
 ) -> Service:
     spec, key = resource.value.spec, resource.key
     external = spec.type == "ExternalName"
@@ -187,7 +190,7 @@ def _service(
         ),
         resolution=_service_resolution(spec),
         selector=selector,
-        accounts=_accounts(behind, key.namespace, trust_domain),
+        accounts=_accounts(behind, key.namespace, domains),
         external=external,
         resource=resource,
     )
@@ -231,13 +234,16 @@ def _service_protocol(port: kubernetes.ServicePort) -> Protocol:
     return protocol_of(port.name, port.app_protocol, port.port)
 
 
-def _accounts(workloads: Iterable[Workload], namespace: str, trust_domain: str) -> tuple[str, ...]:
-    """Who may answer for a service. A service without pods has the account that its first pod would get unasked.
+def _accounts(workloads: Iterable[Workload], namespace: str, domains: Sequence[str]) -> tuple[str, ...]:
+    """Who may answer for a service, in the mesh's trust domain or one that stands for it.
 
-    Never empty: to a TLS client an empty list of names would mean that anyone will do.
+    A service without pods has the account that its first pod would get unasked. Never empty: to a TLS client an empty
+    list of names would mean that anyone will do.
     """
-    found = sorted({str(workload.identity(trust_domain)) for workload in workloads})
-    return tuple(found) or (f"spiffe://{trust_domain}/ns/{namespace}/sa/default",)
+    accounts = sorted({(workload.namespace, workload.service_account) for workload in workloads})
+    return tuple(
+        str(Identity(domain, *account)) for domain in domains for account in accounts or [(namespace, "default")]
+    )
 
 
 def _slices(
@@ -316,7 +322,7 @@ _RESOLUTIONS: Final[Mapping[str, Resolution]] = {
 
 
 def _entry_services(
-    resource: Resource[istio.ServiceEntry], workloads: Mapping[str, Workload], trust_domain: str
+    resource: Resource[istio.ServiceEntry], workloads: Mapping[str, Workload], domains: Sequence[str]
 ) -> Iterator[Service]:
     spec, key = resource.value.spec, resource.key
     behind = [workloads[item.address] for item in spec.endpoints if item.address and item.address in workloads]
@@ -340,7 +346,7 @@ def _entry_services(
             ports=ports,
             resolution=_RESOLUTIONS.get(spec.resolution, Resolution.ORIGINAL),
             selector={},
-            accounts=_accounts(behind, key.namespace, trust_domain),
+            accounts=_accounts(behind, key.namespace, domains),
             external=spec.location == "MESH_EXTERNAL",
             resource=resource,
         )

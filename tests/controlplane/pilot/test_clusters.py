@@ -73,6 +73,24 @@ def test_endpoints_with_a_sidecar_get_mutual_tls_and_the_others_plaintext() -> N
     assert "envoy.transport_socket_match" not in place.lb_endpoints[0].metadata.filter_metadata
 
 
+def test_who_answers_may_be_of_a_trust_domain_that_stands_for_the_meshs() -> None:
+    """While a mesh moves to another trust domain, certificates of both are in use."""
+    aliases = """
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: pymesh, namespace: pymesh-system}
+data: {mesh: 'trustDomainAliases: [old.example]'}
+"""
+    found = cluster(f"outbound|9080||{REVIEWS}", BOOKINFO + aliases)
+    socket = found.transport_socket_matches[0].transport_socket
+    context = UpstreamTlsContext.FromString(socket.typed_config.value).common_tls_context
+    accepted = context.combined_validation_context.default_validation_context.match_typed_subject_alt_names
+    assert [item.matcher.exact for item in accepted] == [
+        f"spiffe://{domain}/ns/default/sa/reviews" for domain in ("cluster.local", "old.example")
+    ]
+
+
 def test_opaque_connections_say_so_by_alpn() -> None:
     def alpn(name: str) -> list[str]:
         socket = cluster(name).transport_socket_matches[0].transport_socket
@@ -148,6 +166,13 @@ def test_disable_and_istio_mutual_hold_for_all_endpoints() -> None:
     assert not on.transport_socket_matches
     names = tls_of(on).common_tls_context.combined_validation_context.default_validation_context
     assert names.match_typed_subject_alt_names[0].matcher.exact == "spiffe://cluster.local/ns/default/sa/ratings"
+    given = cluster(
+        f"outbound|9080||{RATINGS}",
+        rule("{tls: {mode: ISTIO_MUTUAL, sni: x, subjectAltNames: ['spiffe://a/ns/b/sa/c']}}"),
+    )
+    names = tls_of(given).common_tls_context.combined_validation_context.default_validation_context
+    assert [item.matcher.exact for item in names.match_typed_subject_alt_names] == ["spiffe://a/ns/b/sa/c"]
+    assert tls_of(given).sni == "x"
 
 
 # --- Limits and balancing ---

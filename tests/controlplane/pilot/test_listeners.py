@@ -2,6 +2,7 @@
 
 import pytest
 from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.extensions.transport_sockets.tls.v3.common_pb2 import SubjectAltNameMatcher
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext
 
 from pymesh.xds import types
@@ -189,6 +190,28 @@ def test_every_mesh_chain_requires_a_certificate_that_leads_to_the_root() -> Non
         common = context.common_tls_context
         assert [secret.name for secret in common.tls_certificate_sds_secret_configs] == ["default"]
         assert common.combined_validation_context.validation_context_sds_secret_config.name == "ROOTCA"
+
+
+ALIASES = """
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: pymesh, namespace: pymesh-system}
+data:
+  mesh: |
+    trustDomainAliases: [old.example]
+"""
+
+
+@pytest.mark.parametrize(("more", "domains"), [("", ["cluster.local"]), (ALIASES, ["cluster.local", "old.example"])])
+def test_callers_are_of_the_meshs_trust_domain_or_of_one_that_stands_for_it(more: str, domains: list[str]) -> None:
+    found = listener("virtualInbound", EVERYTHING + more, "10.244.0.11", "reviews-v1")
+    for chain in filter(secured, [*found.filter_chains, found.default_filter_chain]):
+        context = DownstreamTlsContext.FromString(chain.transport_socket.typed_config.value).common_tls_context
+        accepted = context.combined_validation_context.default_validation_context.match_typed_subject_alt_names
+        assert [(item.san_type, item.matcher.prefix) for item in accepted] == [
+            (SubjectAltNameMatcher.URI, f"spiffe://{domain}/") for domain in domains
+        ]
 
 
 def test_both_listeners_recover_the_original_destination_first() -> None:

@@ -86,3 +86,25 @@ def test_the_closest_peer_authentication_holds(policies: list[tuple[str, ...]], 
     world = world_of("".join(peer(*item) for item in policies))
     modes = peer_modes("default", {"app": "a"}, world.peer_authentications, world.root_namespace)
     assert modes.default is Mtls(expected)
+
+
+PORTS = """
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {{name: {name}, namespace: default}}
+spec: {{{more}mtls: {{mode: {mode}}}, portLevelMtls: {{8080: {{mode: DISABLE}}, 9090: {{mode: UNSET}}}}}}
+"""
+
+
+def test_a_port_has_its_own_mode_and_else_that_of_its_workload() -> None:
+    """Ports are those of workloads: a policy without a selector has none, as in Istio."""
+    strict = peer("mesh", "pymesh-system", "STRICT")
+    own = PORTS.format(name="own", more="selector: {matchLabels: {app: a}}, ", mode="PERMISSIVE")
+    for labels, modes in (
+        ({"app": "a"}, {8080: "DISABLE", 9090: "PERMISSIVE", 1: "PERMISSIVE"}),
+        ({"app": "b"}, {8080: "STRICT", 9090: "STRICT", 1: "STRICT"}),
+    ):
+        world = world_of(strict + own)
+        found = peer_modes("default", labels, world.peer_authentications, world.root_namespace)
+        assert {port: found.at(port) for port in modes} == {port: Mtls(mode) for port, mode in modes.items()}
