@@ -18,6 +18,7 @@ from pymesh_proxy.transport.accept import PeerName, attach
 from pymesh_proxy.transport.direction import Refused, classify
 from pymesh_proxy.transport.facts import Facts
 from pymesh_proxy.transport.first_bytes import FirstBytes
+from pymesh_proxy.transport.half import Half
 from pymesh_proxy.transport.original_dst import original_destination
 from pymesh_proxy.transport.peek import look, peek, readable
 from pymesh_proxy.transport.peer_certificate import PeerCertificate, peer_certificate
@@ -247,7 +248,7 @@ class ListenerServer:
 
     def _protocol(
         self, handler: HttpManager | TcpProxy, facts: Facts, identify: Identify, relay: Relay | None = None
-    ) -> asyncio.Protocol:
+    ) -> DownstreamConnection | Half:
         if isinstance(handler, HttpManager):
             return DownstreamConnection(self._runtime, handler, identify)
         return (relay or Relay(self._runtime, handler, facts)).on_accept(identify)

@@ -64,7 +64,7 @@ class Relay:
         self._endpoint: Endpoint | None = None
         self._done = False
 
-    def on_accept(self, identify: Callable[[asyncio.BaseTransport], Facts | None]) -> asyncio.Protocol:
+    def on_accept(self, identify: Callable[[asyncio.BaseTransport], Facts | None]) -> Half:
         """The downstream protocol; `identify` tells the facts once a TLS handshake is through."""
         self._identify = identify
         return self.downstream.owned(self)

@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import hashlib
+import socket
 from random import Random
 
 import pytest
 
 from pymesh_proxy.errors import Flag
+from pymesh_proxy.transport.half import READ_SIZE
 from pymesh_proxy.upstream.hashing import xxh64
 from pymesh_proxy.upstream.pool import WRITE_HIGH_WATER
 from tests.support.inprocess import Running, bootstrap, cluster, limits, running, tcp_listener
@@ -80,14 +82,14 @@ async def test_a_reset_does_not_overtake_what_was_sent_before_it() -> None:
 
 async def test_a_reader_that_stops_stops_the_writer_and_gets_every_byte_in_the_end() -> None:
     size = 50 << 20
-    block = hashlib.sha256(b"seed").digest() * (1 << 11)
     async with (
         RawUpstream(receive_buffer=8192) as upstream,
         running(passing(upstream)) as proxy,
         client(proxy.address) as peer,
     ):
         sent = hashlib.sha256()
-        for _ in range(size // len(block)):
+        for number in range(size >> 16):
+            block = hashlib.sha256(b"%d" % number).digest() * (1 << 11)  # no two alike: buffers are used again
             peer.send(block)
             sent.update(block)
         served = await upstream.accept()
@@ -109,6 +111,29 @@ async def test_a_reader_that_stops_stops_the_writer_and_gets_every_byte_in_the_e
         served.end()
         assert await served.rest() == b""
         assert (await proxy.record()).bytes_received == size
+
+
+async def test_a_client_is_not_read_while_nobody_is_there_to_take_what_it_says() -> None:
+    with contextlib.ExitStack() as sockets:
+        silent = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):  # the kernel takes one or two; the SYN of who comes then is not answered
+            filler = sockets.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(silent.getsockname())
+        config = bootstrap([tcp_listener()], [cluster("service", silent.getsockname())])
+        async with running(config) as proxy, client(proxy.address) as peer:
+            for _ in range(64):
+                peer.send(bytes(1 << 20))
+            relay = await eventually(lambda: relay_of(proxy))
+            await eventually(
+                lambda: relay.downstream.bytes and not relay.downstream.transport.is_reading(), what="nobody reads it"
+            )
+            assert relay.upstream.transport is None
+            assert relay.downstream.bytes <= READ_SIZE
+            silent.close()  # now a SYN is answered, by a reset
+            with pytest.raises(ConnectionResetError):
+                await peer.rest()
+            assert (await proxy.record()).flag is Flag.UPSTREAM_CONNECTION_FAILURE
 
 
 async def test_what_an_upstream_says_first_arrives_however_early() -> None:

@@ -51,7 +51,7 @@ def listen(host: str, port: int, *, transparent: bool = False) -> socket.socket:
     return sock
 
 
-def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, factory: Callable[[], asyncio.Protocol]) -> None:
+def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, factory: Callable[[], asyncio.BaseProtocol]) -> None:
     """Give the accepted `sock` a transport and `factory`'s protocol, which is told in the loop's next turn.
 
     The loop's coroutine for it only waits for that turn: it is worth a callback, but no task.

@@ -4,6 +4,7 @@ import asyncio
 from typing import cast
 
 from pymesh_proxy.codec.detect import MAX_PEEK
+from pymesh_proxy.transport.half import Half
 
 
 class FirstBytes(asyncio.Protocol):
@@ -47,7 +48,7 @@ class FirstBytes(asyncio.Protocol):
         """Nobody is going to serve it."""
         self._transport.abort()
 
-    def hand_over(self, protocol: asyncio.Protocol) -> None:
+    def hand_over(self, protocol: "asyncio.Protocol | Half") -> None:
         """From now on the connection is `protocol`'s, which is told of it from the beginning."""
         transport = self._transport
         transport.set_protocol(protocol)

@@ -1,7 +1,7 @@
 """One side of an opaque connection: what it says goes to the other, and when it ends its half, so does the other's."""
 
 import asyncio
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 
 class Owner(Protocol):
@@ -17,7 +17,17 @@ class Owner(Protocol):
         """A side said something, or ended, before it was joined to the other."""
 
 
-class Half(asyncio.Protocol):
+# Bytes read from a socket at a time.
+READ_SIZE: Final = 256 * 1024
+# A transport that does not write all of a read at once keeps the buffer. Smaller reads are copied instead, so that one
+# that waits holds no more than four times what is in it.
+SMALL_READ: Final = 64 * 1024
+
+# What all halves read into. What is in it is written before anybody reads again, or the buffer is given away.
+_spare = memoryview(bytearray(READ_SIZE))
+
+
+class Half(asyncio.BufferedProtocol):
     """See the module. `peer` is the other side, once they are joined; `bytes` is how many this one has sent.
 
     It knows its owner and its peer, who know it, from when it is connected until it is lost: what is over is no cycle.
@@ -39,8 +49,24 @@ class Half(asyncio.Protocol):
         assert self._owner is not None
         self._owner.half_open(self)
 
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """See asyncio.BufferedProtocol."""
+        return _spare
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """See asyncio.BufferedProtocol."""
+        global _spare  # noqa: PLW0603 - one for all: what a core's cache holds is written for half of what memory costs
+        peer = self.peer
+        if nbytes <= SMALL_READ or peer is None or peer.transport is None:
+            self.data_received(bytes(_spare[:nbytes]))
+            return
+        self.bytes += nbytes
+        peer.transport.write(_spare[:nbytes])
+        if peer.transport.get_write_buffer_size():
+            _spare = memoryview(bytearray(READ_SIZE))
+
     def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol."""
+        """Take what a transport has read by itself, as that of a TLS connection does."""
         self.bytes += len(data)
         peer = self.peer
         if peer is None or peer.transport is None:
@@ -117,8 +143,12 @@ class Half(asyncio.Protocol):
             transport.write_eof()
 
     def pause(self) -> None:
-        """Read no more from this side for now."""
-        if self.transport is not None and not self._paused and not self.transport.is_closing():
+        """Read no more from this side for now.
+
+        It is told again if bytes come nevertheless: uvloop's transports begin to read after `connection_made`, and
+        forget that they were paused in it.
+        """
+        if self.transport is not None and not self.transport.is_closing():
             self._paused = True
             self.transport.pause_reading()
 

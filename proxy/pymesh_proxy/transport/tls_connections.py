@@ -11,7 +11,7 @@ async def accept_tls(
     loop: asyncio.AbstractEventLoop,
     sock: socket.socket,
     context: Context,
-    factory: Callable[[], asyncio.Protocol],
+    factory: Callable[[], asyncio.BaseProtocol],
     timeout: float,  # noqa: ASYNC109 - seconds of the handshake alone, which only we see the beginning of
 ) -> None:
     """Serve an accepted socket with `factory`'s protocol once the handshake is through.
@@ -27,7 +27,7 @@ async def accept_tls(
 async def connect_tls(
     loop: asyncio.AbstractEventLoop,
     context: Context,
-    factory: Callable[[], asyncio.Protocol],
+    factory: Callable[[], asyncio.BaseProtocol],
     address: tuple[str, int],
     local_address: tuple[str, int] | None = None,
 ) -> TlsStream:

@@ -62,6 +62,8 @@ class Context(Protocol):
 class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
     """One TLS connection. `factory` makes the protocol above when the handshake is through: await `handshake`.
 
+    Data is handed on by `data_received`, which that protocol must have.
+
     Extra information is that of the transport below, and `ssl_object`.
     """
 
@@ -75,14 +77,14 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         self,
         loop: asyncio.AbstractEventLoop,
         context: Context,
-        factory: Callable[[], asyncio.Protocol],
+        factory: Callable[[], asyncio.BaseProtocol],
         *,
         server: bool,
     ) -> None:
         super().__init__()
         self._handshaken: asyncio.Future[None] | None = loop.create_future()
         self._loop = loop
-        self._factory: Callable[[], asyncio.Protocol] | None = factory
+        self._factory: Callable[[], asyncio.BaseProtocol] | None = factory
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side=server)
@@ -199,7 +201,7 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
             self._flush()
         assert self._factory is not None
         app, self._factory = self._factory(), None
-        self._app, self._take = app, app.data_received
+        self.set_protocol(app)
         app.connection_made(self)
         if self._handshaken is not None and not self._handshaken.done():
             self._handshaken.set_result(None)
@@ -438,8 +440,8 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """See asyncio.BaseTransport."""
-        assert isinstance(protocol, asyncio.Protocol)
-        self._app, self._take = protocol, protocol.data_received
+        app = cast("asyncio.Protocol", protocol)  # or what has its methods, as `half.Half`
+        self._app, self._take = app, app.data_received
 
 
 def _drop(data: bytes) -> None:

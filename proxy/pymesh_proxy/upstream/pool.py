@@ -279,7 +279,7 @@ class Upstreams:
         self,
         cluster: Cluster,
         endpoint: Endpoint,
-        factory: Callable[[], asyncio.Protocol],
+        factory: Callable[[], asyncio.BaseProtocol],
         alpn: tuple[str, ...] | None = None,
     ) -> str:
         """Connect `factory`'s protocol to `endpoint` in a reserved place; the peer's identity, empty on plaintext.
@@ -329,7 +329,7 @@ class Upstreams:
         cluster: Cluster,
         endpoint: Endpoint,
         tls: TlsClient | None,
-        factory: Callable[[], asyncio.Protocol],
+        factory: Callable[[], asyncio.BaseProtocol],
         port: int,
     ) -> asyncio.Transport:
         address, source = (endpoint.host, port), _source(cluster, endpoint)
@@ -339,7 +339,7 @@ class Upstreams:
         return transport
 
     async def _dial(
-        self, cluster: Cluster, endpoint: Endpoint, factory: Callable[[], asyncio.Protocol], port: int
+        self, cluster: Cluster, endpoint: Endpoint, factory: Callable[[], asyncio.BaseProtocol], port: int
     ) -> asyncio.Transport:
         """See checker.Dial: a connection that counts towards no limit."""
         tls = transport_of(cluster, endpoint)
