@@ -1,13 +1,15 @@
 """What one proxied request costs in Python alone: real connection, exchange and pool, with transports that do nothing.
 
-    python -m benchmarks.micro.request_path [--features] [--rules N] [--report] [--trace PERCENT] [--profile]
+    python -m benchmarks.micro.request_path [--varied] [--post] [--features] [--rules N] [--report] [--trace PERCENT]
+                                            [--profile]
 
-With `--features` there is what the macro scenario of that name has: an access log in Istio's format, a retry policy and
-one RBAC rule with its permission for method and path and its principal; the request id and Istio's metrics always are.
-With `--rules` there are so many access rules, as in the macro scenario `authz`. With `--report` every request is
-reported to an access log service (which is away: entries are made, and dropped), with `--trace` so many of a hundred
-get a span, likewise. Prints microseconds of CPU per request, the best of several rounds. System calls and the event
-loop come on top; see `benchmarks/macro` for the whole, next to other proxies.
+Every request and every answer is the same, as with wrk; with `--varied` each has a line that the one before had not (an
+id, a date), and with `--post` 4 KiB come along. With `--features` there is what the macro scenario of that name has: an
+access log in Istio's format, a retry policy and one RBAC rule with a permission for method and path and a principal;
+the request id and Istio's metrics always are. With `--rules` there are so many access rules, as in the macro scenario
+`authz`. With `--report` every request is reported to an access log service (which is away: entries are made, and
+dropped), with `--trace` so many of a hundred get a span, likewise. Prints microseconds of CPU per request, the best of
+several rounds. System calls and the event loop come on top; see `benchmarks/macro` for the whole, next to other proxies.
 """
 
 import argparse
@@ -57,6 +59,21 @@ RESPONSE = (
     b"HTTP/1.1 200 OK\r\nServer: nginx\r\nDate: Sun, 22 Nov 2026 20:00:00 GMT\r\nContent-Type: text/plain\r\n"
     b"Content-Length: 1024\r\nConnection: keep-alive\r\n\r\n" + b"x" * 1024
 )
+BODY = b"y" * 4096
+
+
+def messages(count: int, *, post: bool, varied: bool) -> list[tuple[bytes, bytes]]:
+    """Requests and their answers."""
+    request, response = REQUEST, RESPONSE
+    if post:
+        end = b"\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+        request = REQUEST.replace(b"GET", b"POST").replace(b"\r\n\r\n", end) + BODY
+    if not varied:
+        return [(request, response)] * count
+    return [
+        (request.replace(b"some value", b"value %04d" % number), response.replace(b"20:00:00", b"%08d" % number))
+        for number in range(count)
+    ]
 
 
 class NullTransport(asyncio.Transport):
@@ -138,11 +155,13 @@ async def main(options: argparse.Namespace) -> None:
         filters += (rbac(ParseDict(rules, RBAC()), "rbac"),)
     downstream, upstream = await prepare(tuple(logs), tracing, filters, RETRIES if options.features else None)
 
+    exchanged = messages(SLICE, post=options.post, varied=options.varied)
+
     async def requests(count: int) -> None:
         for _ in range(count // SLICE):
-            for _ in range(SLICE):
-                downstream.data_received(REQUEST)
-                upstream.data_received(RESPONSE)
+            for request, response in exchanged:
+                downstream.data_received(request)
+                upstream.data_received(response)
             await asyncio.sleep(0)  # what is put off until after the requests costs, too
 
     await requests(2_000)
@@ -164,6 +183,8 @@ async def main(options: argparse.Namespace) -> None:
 def arguments() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--varied", action="store_true")
+    parser.add_argument("--post", action="store_true")
     parser.add_argument("--features", action="store_true")
     parser.add_argument("--rules", type=int, default=0)
     parser.add_argument("--report", action="store_true")

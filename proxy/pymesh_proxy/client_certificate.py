@@ -11,20 +11,25 @@ from pymesh_proxy.config.model import ForwardClientCert, HttpManager
 from pymesh_proxy.transport.facts import Facts
 
 XFCC: Final = b"x-forwarded-client-cert"
+# An attribute of an enumeration costs 40 ns.
+_ALWAYS: Final = ForwardClientCert.ALWAYS_FORWARD_ONLY
+_FORWARD: Final = ForwardClientCert.FORWARD_ONLY
+_APPEND: Final = ForwardClientCert.APPEND_FORWARD
+_SET: Final = ForwardClientCert.SANITIZE_SET
 
 
 def tell(request: Head, manager: HttpManager, facts: Facts) -> None:
     """Take away, keep or add to what `request` says of its caller, as `manager` has it."""
     mode = manager.forward_client_cert
-    if mode is ForwardClientCert.ALWAYS_FORWARD_ONLY or (mode is ForwardClientCert.FORWARD_ONLY and facts.peer):
+    if mode is _ALWAYS or (mode is _FORWARD and facts.peer):
         return
-    if mode is ForwardClientCert.APPEND_FORWARD and facts.peer:
+    if mode is _APPEND and facts.peer:
         before = request.get(XFCC)
         own = element(facts, manager.client_cert_details)
         request.set(XFCC, own if before is None else b"%b,%b" % (before, own))
         return
     request.remove(XFCC)
-    if mode is ForwardClientCert.SANITIZE_SET and facts.peer:
+    if mode is _SET and facts.peer:
         request.set(XFCC, element(facts, manager.client_cert_details))
 
 

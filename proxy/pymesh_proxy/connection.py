@@ -222,9 +222,12 @@ class DownstreamConnection(asyncio.Protocol):
         if begun:
             self._head_begun = 0.0
         self.requests += 1
-        has_body = request_has_body(head)
+        has_body = head.shape.framing and request_has_body(head)
         exchange = self._exchange = Exchange(self, head, has_body, begun)
         if has_body:
+            if head.content_length == len(data) - end <= MAX_REPLAY_BYTES:  # all of it, and nothing else
+                exchange.start(data[end:], ended=True)
+                return b""
             body = self._body = reader_for(-1 if head.chunked else head.content_length, bad_request)
             if end < len(data) <= end + MAX_REPLAY_BYTES:
                 return self._start_with(exchange, body, data[end:])

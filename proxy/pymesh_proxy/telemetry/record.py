@@ -129,9 +129,9 @@ class RequestRecord:
     def flags(self) -> str:
         """The response flags as in an access log, in the order in which they came: `URX,UF`; `-` without one."""
         flag, gave_up = self.flag, self.gave_up
-        if gave_up is Flag.NONE or gave_up is flag:
+        if gave_up is _NO_FLAG or gave_up is flag:
             return flag.value
-        return gave_up.value if flag is Flag.NONE else f"{gave_up.value},{flag.value}"
+        return gave_up.value if flag is _NO_FLAG else f"{gave_up.value},{flag.value}"
 
     @property
     def security(self) -> str:
