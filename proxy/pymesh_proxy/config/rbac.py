@@ -53,8 +53,9 @@ _MAX_PORT: Final = 65_535
 
 _ACTIONS: Final = {rbac_pb2.RBAC.ALLOW: Action.ALLOW, rbac_pb2.RBAC.DENY: Action.DENY, rbac_pb2.RBAC.LOG: Action.LOG}
 
-# What questions cost, next to a method or a prefix.
-_HEADER: Final = 3
+# What questions cost. The cheapest is for a header that most requests do not have: then there is no more to ask.
+_HEADER: Final = 1
+_START_LINE: Final = 2
 _PATTERN: Final = 6
 _VALUE: Final = 8
 
@@ -276,10 +277,10 @@ def _header(message: HeaderMatcher, path: str) -> Rule:
     plain = message.string_match.WhichOneof("match_pattern") == "exact" and not message.string_match.ignore_case
     if message.name == ":method" and plain and not message.invert_match:
         method = message.string_match.exact.encode()
-        return OfRequest(lambda context: context.request.method == method)
+        return OfRequest(lambda context: context.request.method == method, _START_LINE)
     missing = message.treat_missing_header_as_empty or message.WhichOneof("header_match_specifier") == "present_match"
     if missing or message.name.startswith(":") or message.name.lower() == "host":
-        return OfRequest(lambda context: matches(context.request), _HEADER)
+        return OfRequest(lambda context: matches(context.request), _PATTERN)
     name = message.name.lower().encode()  # most requests have none
     return OfRequest(lambda context: context.request.has(name) and matches(context.request), _HEADER)
 
@@ -296,9 +297,9 @@ def _url_path(message: StringMatcher, path: str) -> Rule:
     only: Paths
     if which == "prefix":  # which it then has with its query, too
         only = ((PathKind.PREFIX, wanted),)
-        return OfRequest(lambda context: context.request.path.startswith(wanted), paths=only, of_path=True)
+        return OfRequest(lambda context: context.request.path.startswith(wanted), _START_LINE, only, of_path=True)
     only = ((PathKind.EXACT, wanted),)
-    return OfRequest(lambda context: without_query(context.request.path) == wanted, 2, only, of_path=True)
+    return OfRequest(lambda context: without_query(context.request.path) == wanted, _START_LINE, only, of_path=True)
 
 
 def _uri_template(message: TypedExtensionConfig, path: str) -> Rule:
