@@ -8,16 +8,20 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from pymesh.errors import ConfigError, MeshError, Position
+from pymesh.resources.kubernetes import Pod
+from pymesh.resources.resource import Key, holds
 from pymesh_controlplane import files, parts
-from pymesh_controlplane.citadel.attestation import TokenVerifier
+from pymesh_controlplane.citadel.attestation import AttestationUnavailableError, TokenVerifier
 from pymesh_controlplane.citadel.custodian import SETTLE_ON_ONE_MACHINE, Custodian
 from pymesh_controlplane.citadel.store import FileStore
 from pymesh_controlplane.citadel.trust import Trust
 from pymesh_controlplane.options import Options
+from pymesh_controlplane.pilot.server import DiscoveryServer
 from pymesh_controlplane.ports import Ports
 from pymesh_controlplane.running import Running, time_of_day
 from pymesh_controlplane.sources.base import Source
@@ -87,7 +91,7 @@ async def start_on_one_machine(options: Options, running: Running) -> None:
     running.pages(pilot, on_mesh_port)
     trust = None
     if "citadel" in options.components:
-        custodian, tokens = await _citadel(options, running)
+        custodian, tokens = await _citadel(options, running, pilot)
         trust = custodian.trust
         await running.tls_port(custodian, tokens, pilot)
     if pilot is not None:
@@ -119,7 +123,9 @@ def _check_readable(folder: Path) -> None:
         raise ConfigError(f"cannot be read: {error.strerror}", position=Position(str(folder))) from error
 
 
-async def _citadel(options: Options, running: Running) -> tuple[Custodian, TokenVerifier]:
+async def _citadel(
+    options: Options, running: Running, pilot: DiscoveryServer | None
+) -> tuple[Custodian, TokenVerifier]:
     """The authority, read or made, and who can tell about tokens; the roots are published, also when they change.
 
     Raises:
@@ -130,11 +136,20 @@ async def _citadel(options: Options, running: Running) -> tuple[Custodian, Token
     store = FileStore(options.ca_dir, options.trust_domain)
     stored = await store.read(now=time_of_day())
     custodian = Custodian(store, stored, running.metrics, time_of_day, settle=SETTLE_ON_ONE_MACHINE)
-    tokens = TokenVerifier(options.jwks, options.trust_domain, running.metrics)
+    is_pod = partial(_is_pod, pilot) if options.known_pods_only and pilot is not None else None
+    tokens = TokenVerifier(options.jwks, options.trust_domain, running.metrics, is_pod=is_pod)
     if (path := options.root_cert_out) is not None:
         files.publish(path, custodian.trust.authority.root_pem.encode(), 0o644)
         custodian.trust.subscribe(lambda: _publish(path, custodian.trust))
     return custodian, tokens
+
+
+def _is_pod(pilot: DiscoveryServer, namespace: str, name: str, uid: str) -> bool:
+    """Whether this pod is among those that pilot knows. See `attestation.IsPod`."""
+    if pilot.world is None:
+        raise AttestationUnavailableError("the configuration, and the pods in it, are not read yet: come again")
+    found = pilot.world.resources.get(Key("Pod", namespace, name))
+    return found is not None and holds(found, Pod) and found.value.metadata.uid == uid
 
 
 def _publish(path: Path, trust: Trust) -> None:

@@ -65,6 +65,7 @@ _ONE_MACHINE_ONLY: Final = {
     "--ca-dir": "the CA is in the Secret cacerts or pymesh-ca",
     "--jwks": "the Kubernetes API checks tokens",
     "--root-cert-out": "the root is written to a ConfigMap in every namespace",
+    "--known-pods-only": "the Kubernetes API knows its pods",
 }
 
 
@@ -100,6 +101,7 @@ class Options:
     root_cert: Path
     account: str
     root_cert_out: Path | None
+    known_pods_only: bool | None
     store: str
     store_password_file: Path | None
     store_ca: Path | None
@@ -151,6 +153,8 @@ def _on_one_machine(given: argparse.Namespace) -> str:
                 return f"{component} needs {flag}, or --kubernetes; see --help"
     if given.root_cert_out is not None and "citadel" not in given.components:
         return "--root-cert-out is citadel's to write, and --components leaves citadel out"
+    if given.known_pods_only and not {"citadel", "pilot"} <= given.components:
+        return "--known-pods-only is for citadel, and pilot knows the pods: --components leaves out one of them"
     return ""
 
 
@@ -222,6 +226,13 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--jwks", metavar="FILE", type=Path, help="public keys that sign the workloads' tokens (JWKS)")
     group.add_argument(
         "--root-cert-out", metavar="FILE", type=Path, help="write the mesh's root certificate here, for pods to mount"
+    )
+    group.add_argument(
+        "--known-pods-only",
+        action="store_true",
+        default=None,
+        help="refuse tokens of pods that are not, or not any more, among the Pods in --config-dir; by default a token "
+        "holds until it expires",
     )
 
 

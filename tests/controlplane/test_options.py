@@ -53,6 +53,8 @@ def test_one_component_needs_only_its_own_options() -> None:
         (["--components", "pilot", "--config-dir", "c", "--root-cert-out", "r"], "--components leaves citadel out"),
         (["--components", "galley", *BOTH], "galley is a webhook of a Kubernetes API server: it needs --kubernetes"),
         ([*BOTH, "--kubeconfig", "k"], "--kubeconfig says how to reach a cluster: it needs --kubernetes"),
+        ([*BOTH, "--known-pods-only", "--components", "citadel"], "pilot knows the pods: --components leaves out one"),
+        ([*CLUSTER, "--known-pods-only"], "--known-pods-only and --kubernetes exclude each other"),
         ([*CLUSTER, "--config-dir", "c"], "--config-dir and --kubernetes exclude each other: the Kubernetes API is"),
         ([*CLUSTER, "--state-dir", "s"], "--state-dir and --kubernetes exclude each other"),
         ([*CLUSTER, "--ca-dir", "c"], "the CA is in the Secret cacerts or pymesh-ca"),

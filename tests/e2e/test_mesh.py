@@ -145,7 +145,7 @@ def test_the_root_is_replaced_under_traffic(mesh: Mesh) -> None:
         rotating = pool.submit(_ca, mesh, "rotate", "--wait", "--timeout", "50")
         answered = Counter[str]()
         while not rotating.done():
-            for heard in pool.map(lambda way: load(mesh, way[0], way[1], "/", 20), ways):
+            for heard in pool.map(lambda way: load(mesh, way[0], way[1], "/", 5), ways):
                 answered += heard
     assert rotating.result().stdout.splitlines()[-1] == "retire: only the new root is trusted; the rotation is complete"
     assert {name[:4] for name in answered} == {"echo", "enve"}, answered

@@ -9,7 +9,8 @@ handshake before they are read here.
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
@@ -33,6 +34,8 @@ MAX_JWKS_BYTES: Final = 256 * 1024
 MAX_KEYS: Final = 64
 # Seconds by which the clock of the token's issuer may differ from ours.
 TOKEN_LEEWAY: Final = 10
+# Seconds after a token was made in which its pod may not be known here yet: a pod is started first and then told of.
+NEW_POD: Final = 15
 
 # RFC 1123 labels, as Kubernetes names namespaces; a service account may also hold dots (RFC 1123 subdomain).
 NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
@@ -78,6 +81,10 @@ class Attested(NamedTuple):
     pod: str = ""
 
 
+# Whether there is a pod: its namespace, name and uid. Raises AttestationUnavailableError as long as nobody can tell.
+IsPod: TypeAlias = Callable[[str, str, str], bool]
+
+
 class Tokens(Protocol):
     """Who can tell about tokens."""
 
@@ -102,9 +109,21 @@ class Caller:
 
 
 class TokenVerifier:
-    """Checks tokens against the keys of a JWKS file, which is read again whenever it changes."""
+    """Checks tokens against the keys of a JWKS file, which is read again whenever it changes.
 
-    def __init__(self, jwks: Path, trust_domain: str, metrics: Metrics, *, issuer: str = ISSUER) -> None:
+    With `is_pod` a token holds only as long as the pod that it is bound to is there.
+    """
+
+    def __init__(
+        self,
+        jwks: Path,
+        trust_domain: str,
+        metrics: Metrics,
+        *,
+        issuer: str = ISSUER,
+        is_pod: IsPod | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         """Read the keys.
 
         Raises:
@@ -114,6 +133,8 @@ class TokenVerifier:
         self._trust_domain = trust_domain
         self._metrics = metrics
         self._issuer = issuer
+        self._is_pod = is_pod
+        self._clock = clock
         self._seen: FileState | None = _state(jwks)
         self._keys = _load(jwks)
 
@@ -135,7 +156,21 @@ class TokenVerifier:
             )
         except jwt.PyJWTError as error:
             raise UnauthenticatedError(f"the token is refused: {error}") from error
-        return Attested(self._identity(claims), _pod(claims))
+        identity = self._identity(claims)
+        if self._is_pod is not None:
+            self._check_pod(identity.namespace, claims, self._is_pod)
+        return Attested(identity, _pod(claims))
+
+    def _check_pod(self, namespace: str, claims: Mapping[str, object], is_pod: IsPod) -> None:
+        name = _pod(claims)
+        if not name:
+            raise UnauthenticatedError("the token is refused: it is bound to no pod")
+        if is_pod(namespace, name, _pod_uid(claims)):
+            return
+        made = claims.get("iat")
+        if isinstance(made, int | float) and self._clock() - made < NEW_POD:
+            raise AttestationUnavailableError(f"pod {namespace}/{name} is not known yet: come again")
+        raise UnauthenticatedError(f"the token is refused: pod {namespace}/{name}, to which it is bound, is gone")
 
     def _key(self, kid: object) -> jwt.PyJWK:
         if kid is None and len(self._keys) == 1:
@@ -232,6 +267,12 @@ def _pod(claims: Mapping[str, object]) -> str:
     pod = kubernetes.get("pod") if isinstance(kubernetes, dict) else None
     name = pod.get("name") if isinstance(pod, dict) else None
     return name if isinstance(name, str) and ACCOUNT.fullmatch(name) else ""
+
+
+def _pod_uid(claims: Mapping[str, object]) -> str:
+    kubernetes = claims["kubernetes.io"]
+    pod = kubernetes.get("pod") if isinstance(kubernetes, dict) else None
+    return str(pod.get("uid") or "") if isinstance(pod, dict) else ""
 
 
 def _state(path: Path) -> FileState:

@@ -10,8 +10,8 @@ from pymesh_controlplane.local.status import PodStatus
 Object = dict[str, Any]
 
 
-def pod_object(manifest: Mapping[str, Any], status: PodStatus, ip: str, created: float) -> Object:
-    """The Pod `manifest` with its status."""
+def pod_object(manifest: Mapping[str, Any], status: PodStatus, ip: str, created: float, uid: str) -> Object:
+    """The Pod `manifest` with its status, and the uid that its tokens are bound to."""
     conditions = {
         "PodScheduled": True,
         "Initialized": status.initialised,
@@ -21,6 +21,7 @@ def pod_object(manifest: Mapping[str, Any], status: PodStatus, ip: str, created:
     ready: Object = {"reason": status.reason, "message": status.message} if status.message else {}
     return {
         **manifest,
+        "metadata": {**manifest["metadata"], "uid": uid},
         "status": {
             "phase": status.phase,
             "podIP": ip,

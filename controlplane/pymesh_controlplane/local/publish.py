@@ -73,7 +73,7 @@ class Publisher:
                     facts.namespace, facts.name, facts.ip, facts.labels, status.serving, status.terminating, runner.spec
                 )
             )
-            documents.append(observe.pod_object(manifest, status, facts.ip, runner.created))
+            documents.append(observe.pod_object(manifest, status, facts.ip, runner.created, facts.uid))
         applied = self._store.of_kind("Service")
         self._cluster_ips.keep_only((item.resource.key.namespace, item.resource.key.name) for item in applied)
         own_slices = [

@@ -67,6 +67,7 @@ def _control_plane(state: State, running: list[str]) -> list[Document]:
     if "citadel" in running:
         command += ["--ca-dir", f"{_HOME}/citadel", "--jwks", f"{_HOME}/tokens/jwks.json"]
         command += ["--root-cert-out", f"{_HOME}/shared/{names.ROOT_FILE}"]
+        command += ["--known-pods-only"] if "pilot" in running else []
     # The token key lies beside its public half, and is nothing to the control plane.
     jwks = {"name": "jwks", "mountPath": f"{_HOME}/tokens/jwks.json", "readOnly": True}
     mounts = [{"name": name, "mountPath": f"{_HOME}/{name}", "readOnly": name == "config"} for name in directories]

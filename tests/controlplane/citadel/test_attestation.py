@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import time
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from pymesh.errors import ConfigError
 from pymesh.identity import Identity
 from pymesh_controlplane.citadel.attestation import (
     MAX_TOKEN_LENGTH,
+    NEW_POD,
     TOKEN_LEEWAY,
+    AttestationUnavailableError,
     Attested,
     Authenticator,
     TlsPeer,
@@ -59,6 +62,27 @@ async def refusal(verifier: TokenVerifier, token: str) -> str:
 async def test_a_good_token_proves_its_service_account(verifier: TokenVerifier, tokens: Tokens) -> None:
     """And the trust domain is the mesh's."""
     assert await verifier.verify(tokens.token()) == PROVED
+
+
+async def test_a_token_ends_with_the_pod_that_it_is_bound_to(tokens: Tokens, metrics: Metrics) -> None:
+    """As a Kubernetes API server has it: also where another pod has the name by now."""
+    pods, now = {("default", "reviews-v1-0", "5d04")}, time.time()
+    clock = [now]
+    verifier = TokenVerifier(
+        tokens.jwks, "cluster.local", metrics, is_pod=lambda *pod: pod in pods, clock=lambda: clock[0]
+    )
+    token = tokens.token()
+    assert await verifier.verify(token) == PROVED
+    pods.clear()
+    with pytest.raises(AttestationUnavailableError, match=r"default/reviews-v1-0 is not known yet: come again"):
+        await verifier.verify(token)  # it may have been started just now
+    clock[0] = now + NEW_POD + 1
+    gone = r"pod default/reviews-v1-0, to which it is bound, is gone"
+    assert re.search(gone, await refusal(verifier, token))
+    pods.add(("default", "reviews-v1-0", "another uid"))
+    assert re.search(gone, await refusal(verifier, token))
+    unbound = {"namespace": "default", "serviceaccount": {"name": "reviews"}}
+    assert "bound to no pod" in await refusal(verifier, tokens.token(**{"kubernetes.io": unbound}))
 
 
 async def test_an_audience_may_stand_alone_or_among_others(verifier: TokenVerifier, tokens: Tokens) -> None:

@@ -30,7 +30,7 @@ def test_pilot_reads_what_is_observed_of_a_pod() -> None:
         "metadata": {"name": "web-1"},
         "spec": {"containers": [{"name": "app"}]},
     }
-    document = observe.pod_object(manifest, STATUS, "10.244.0.2", 0.0)
+    document = observe.pod_object(manifest, STATUS, "10.244.0.2", 0.0, "5d04")
     parsed = parse(str(document).replace("True", "true").replace("False", "false").replace("None", "null"), "pod.yaml")
     assert not parsed.errors
     value = parsed.resources[0].value
