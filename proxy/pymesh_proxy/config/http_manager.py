@@ -20,7 +20,6 @@ from pymesh.xds.check import join, unpack
 from pymesh_proxy.config.access_logs import access_logs
 from pymesh_proxy.config.ext_authz import ext_authz
 from pymesh_proxy.config.fields import flag, header_value, network, number, one_of, required, timeout
-from pymesh_proxy.config.jwt_authn import jwt_authn
 from pymesh_proxy.config.model import EscapedSlashes, ForwardClientCert, HttpManager, ServerHeader
 from pymesh_proxy.config.policy_filter import policy_filter
 from pymesh_proxy.config.python_filter import PYTHON_TYPE, python_filter
@@ -45,11 +44,18 @@ def _typed_struct(message: Message, path: str) -> HttpFilter:
     return compile_filter(message, path)
 
 
+def _jwt_authn(message: Message, path: str) -> HttpFilter:
+    """Loaded with the first such filter: most proxies see no tokens."""
+    from pymesh_proxy.config.jwt_authn import jwt_authn
+
+    return jwt_authn(message, path)
+
+
 # Type of a filter's configuration -> what compiles it, given the message and its path. A new filter is a line here, one
 # in pymesh/xds/support.py and one in pymesh/xds/check.py. The router is the end of every chain and not a hook.
 HTTP_FILTERS: Final[Mapping[str, Callable[[Message, str], HttpFilter]]] = {
     types.EXT_AUTHZ: ext_authz,
-    types.JWT_AUTHN: jwt_authn,
+    types.JWT_AUTHN: _jwt_authn,
     types.RBAC: rbac,
     types.TYPED_STRUCT: _typed_struct,
 }
