@@ -87,7 +87,7 @@ SUPPORTED: Final[Mapping[str, Support]] = {
         only={"api_type": ("GRPC", "DELTA_GRPC"), "transport_api_version": ("V3",)},
     ),
     f"{_CORE}GrpcService": Support("envoy_grpc timeout", {"timeout": "of `ext_authz` only"}),
-    f"{_CORE}GrpcService.EnvoyGrpc": Support("cluster_name"),
+    f"{_CORE}GrpcService.EnvoyGrpc": Support("cluster_name authority", {"authority": "of `ext_authz` only"}),
     # --- addresses, data ---
     f"{_CORE}Address": Support("socket_address"),
     f"{_CORE}SocketAddress": Support("protocol address port_value", only={"protocol": ("TCP",)}),
@@ -174,7 +174,8 @@ SUPPORTED: Final[Mapping[str, Support]] = {
     "envoy.extensions.filters.http.router.v3.Router": Support(),
     _EXT_AUTHZ: Support(
         "grpc_service transport_api_version failure_mode_allow failure_mode_allow_header_add status_on_error "
-        "allowed_headers disallowed_headers stat_prefix validate_mutations",
+        "allowed_headers disallowed_headers stat_prefix validate_mutations filter_enabled_metadata "
+        "metadata_context_namespaces",
         {
             "grpc_service": "`envoy_grpc` and `timeout` (0.2 s by default)",
             "stat_prefix": "no effect: metrics carry the cluster's name",

@@ -248,7 +248,8 @@ class PolicyService:
             elif str(identity) not in rules.accounts[name]:
                 sentence = f"{identity} runs no workload behind the targets of {name}"
                 raise StreamError(grpc.StatusCode.PERMISSION_DENIED, sentence, "identity")
-        return checks.answer(await self.questions.decide(asked, attributes, rules), rules).SerializeToString()
+        decision = await self.questions.decide(asked, attributes, rules)
+        return checks.answer(decision, rules, grpc=checks.speaks_grpc(attributes)).SerializeToString()
 
     # --- Leases ----------------------------------------------------------------------------------------------------
 

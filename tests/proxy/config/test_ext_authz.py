@@ -25,16 +25,22 @@ def test_defaults_are_envoys() -> None:
 
 def test_all_of_it() -> None:
     found = settings("""
-        grpc_service: {envoy_grpc: {cluster_name: a}, timeout: 1.5s}
+        grpc_service: {envoy_grpc: {cluster_name: a, authority: b}, timeout: 1.5s}
         transport_api_version: V3
         failure_mode_allow: true
         failure_mode_allow_header_add: true
         status_on_error: {code: ServiceUnavailable}
         allowed_headers: {patterns: [{prefix: x-}, {exact: cookie}]}
         disallowed_headers: {patterns: [{exact: x-secret}]}
+        metadata_context_namespaces: [jwt]
+        filter_enabled_metadata: {filter: rbac, path: [{key: found}], value: {string_match: {prefix: yes-}}}
     """)
+    assert found.namespaces == ("jwt",)
+    assert found.enabled is not None
+    assert found.enabled({"rbac": {"found": "yes-1"}})
+    assert not found.enabled({"rbac": {"found": "no"}})
     assert (found.timeout, found.failure_mode_allow, found.failure_mode_allow_header_add) == (1.5, True, True)
-    assert found.status_on_error == 503
+    assert (found.status_on_error, found.authority) == (503, "b")
     assert found.shown is not None
     shown = {
         name for name in (b"x-a", b"x-secret", b"cookie", b"accept", b":path", b"authorization") if found.shown(name)
