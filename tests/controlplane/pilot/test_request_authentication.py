@@ -31,6 +31,12 @@ INLINE = f"{{issuer: 'https://c.test', jwks: '{KEYS}'}}"
 FETCHED = "{issuer: 'https://b.test', jwksUri: 'https://b.test/keys'}"
 
 
+FULL = f"""{{issuer: us, audiences: [a, b], jwks: '{KEYS}',
+  fromHeaders: [{{name: x-jwt, prefix: "JWT "}}, {{name: y}}],
+  fromParams: [t], fromCookies: [c], outputPayloadToHeader: x-payload, forwardOriginalToken: true, timeout: 3s,
+  outputClaimToHeaders: [{{header: x-sub, claim: sub}}], spaceDelimitedClaims: [roles, scope]}}"""
+
+
 def authentication(name: str, spec: str, namespace: str = "default") -> str:
     return f"""
 ---
@@ -64,11 +70,7 @@ def config_of(world: World, **node: object) -> JwtAuthentication:
 
 
 def test_a_rule_becomes_a_provider_as_in_istio() -> None:
-    rule = f"""{{issuer: us, audiences: [a, b], jwks: '{KEYS}',
-      fromHeaders: [{{name: x-jwt, prefix: "JWT "}}, {{name: y}}],
-      fromParams: [t], fromCookies: [c], outputPayloadToHeader: x-payload, forwardOriginalToken: true, timeout: 3s,
-      outputClaimToHeaders: [{{header: x-sub, claim: sub}}], spaceDelimitedClaims: [roles, scope]}}"""
-    found = config_of(believing(authentication("one", f"{{jwtRules: [{rule}]}}")))
+    found = config_of(believing(authentication("one", f"{{jwtRules: [{FULL}]}}")))
     expected = JwtProvider(
         issuer="us", audiences=["a", "b"], forward=True, from_params=["t"], from_cookies=["c"],
         forward_payload_header="x-payload", payload_in_metadata="payload",

@@ -19,6 +19,7 @@ from tests.controlplane.galley.certificates import AUTHORITY, WEB, tls_secret
 from tests.controlplane.pilot.gateway_worlds import EVERY_SERVER, router
 from tests.controlplane.pilot.test_cluster_services import CLUSTER
 from tests.controlplane.pilot.test_reporting import REPORTED
+from tests.controlplane.pilot.test_request_authentication import FETCHED, FULL, authentication
 from tests.controlplane.pilot.worlds import (
     BOOKINFO,
     EGRESS,
@@ -31,6 +32,8 @@ from tests.controlplane.pilot.worlds import (
 )
 
 pytestmark = pytest.mark.envoy
+
+TOKENS = authentication("tokens", f"{{jwtRules: [{FULL}, {FETCHED}]}}")
 
 ENVOY = Path(os.environ.get("ENVOY", Path(__file__).parents[3] / ".venv-envoy/bin/envoy"))
 
@@ -96,11 +99,11 @@ def bootstrap(resources: Messages) -> dict[str, object]:
         (EVERYTHING, "10.244.0.10", "productpage-1"),
         (EVERYTHING, "10.244.0.11", "reviews-v1"),
         (EGRESS + REGISTRY_ONLY, "10.244.0.11", "reviews-v1"),
-        (BOOKINFO + REPORTED, "10.244.0.10", "productpage-1"),
+        (BOOKINFO + REPORTED + TOKENS, "10.244.0.10", "productpage-1"),
         (CLUSTER, "10.244.0.10", "productpage-1"),
         ("", "10.244.0.99", "stranger"),
     ],
-    ids=["bookinfo", "everything", "strict", "egress", "reported", "cluster", "empty-world"],
+    ids=["bookinfo", "everything", "strict", "egress", "reported, tokens", "cluster", "empty-world"],
 )
 def test_envoy_accepts_everything_that_a_sidecar_is_sent(tmp_path: Path, text: str, ip: str, pod: str) -> None:
     resources = resources_for(sidecar(ip, pod), world_of(text))
