@@ -358,7 +358,7 @@ class PythonFilter:
         if self._containment is None:
             raise RuntimeError("a filter was asked before it was in force")
         self._stats.calls += 1
-        messages = (request, *more)
+        messages: tuple[Request | Response, ...] = (request, *more)
         try:
             said = self._containment.call(self.settings.timeout, hook, *messages)
             if said is not None and where != "on_request":
