@@ -277,7 +277,9 @@ def test_nobody_may_do_just_anything(everything: list[Document]) -> None:
 
 
 def test_the_control_plane_may_change_what_it_changes_and_in_the_way_it_does(everything: list[Document]) -> None:
-    """As `kube/leader.py` and `written_back/` say: a patch reads nothing, and only the Lease is replaced."""
+    """As `kube/leader.py`, `written_back/` and `citadel/secret_store.py` say: a patch reads nothing, and only the Lease
+    and citadel's own CA are replaced.
+    """
     writes = {
         (plural, only): sorted(rule["verbs"])
         for _, rule in rules(everything, "pymesh-controlplane")
@@ -292,6 +294,7 @@ def test_the_control_plane_may_change_what_it_changes_and_in_the_way_it_does(eve
         ("mutatingwebhookconfigurations", "pymesh-injector"): ["list", "patch", "watch"],
         ("validatingwebhookconfigurations", "pymesh-galley"): ["list", "patch", "watch"],
         ("leases", names.CONTROL_PLANE): ["get", "update"],
+        ("secrets", names.CA_SECRET_OWN): ["update"],
     }
     assert statuses
 
