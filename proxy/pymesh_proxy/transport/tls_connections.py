@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 
+from pymesh_proxy.transport.accept import attach
 from pymesh_proxy.transport.tls_stream import Context, TlsStream
 
 
@@ -20,8 +21,12 @@ async def accept_tls(
         OSError: the handshake failed (ssl.SSLError), took too long, or the connection broke. The socket is closed.
     """
     stream = TlsStream(loop, context, factory, server=True)
-    await loop.connect_accepted_socket(lambda: stream, sock)
-    await _handshake(stream, timeout)
+    attach(loop, sock, lambda: stream)
+    late = loop.call_later(timeout, stream.give_up)  # (asyncio.timeout costs a connection five times as much)
+    try:
+        await _handshake(stream)
+    finally:
+        late.cancel()
 
 
 async def connect_tls(
@@ -38,14 +43,13 @@ async def connect_tls(
     """
     stream = TlsStream(loop, context, factory, server=False)
     await loop.create_connection(lambda: stream, *address, local_addr=local_address)
-    await _handshake(stream, None)
+    await _handshake(stream)
     return stream
 
 
-async def _handshake(stream: TlsStream, seconds: float | None) -> None:
+async def _handshake(stream: TlsStream) -> None:
     try:
-        async with asyncio.timeout(seconds):
-            await stream.handshake()
+        await stream.handshake()
     except BaseException:
         stream.abort()
         raise

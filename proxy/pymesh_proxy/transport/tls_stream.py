@@ -52,6 +52,16 @@ class Truncated(ConnectionResetError):  # noqa: N818 - says what happened to the
         super().__init__("the connection ended without TLS's close_notify")
 
 
+class _Unconnected(asyncio.Transport):
+    """Stands for the transport below until there is one."""
+
+    def abort(self) -> None:
+        """See asyncio.WriteTransport."""
+
+
+_UNCONNECTED: Final = _Unconnected()
+
+
 class Context(Protocol):
     """What makes the TLS machine of a connection: an ssl.SSLContext, or what stands for one."""
 
@@ -84,6 +94,7 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         super().__init__()
         self._handshaken: asyncio.Future[None] | None = loop.create_future()
         self._loop = loop
+        self._transport: asyncio.Transport = _UNCONNECTED
         self._factory: Callable[[], asyncio.BaseProtocol] | None = factory
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
@@ -109,8 +120,10 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.BaseProtocol."""
-        self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # a stream's is one that reads and writes
-        if not self._ssl.server_side:  # the client begins
+        self._transport = cast("asyncio.Transport", transport)
+        if self._closing:  # whoever accepted it has given up meanwhile
+            self._transport.abort()
+        elif not self._ssl.server_side:  # the client begins
             self._shake_hands()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -125,7 +138,7 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
             return
         self._incoming.write(_ciphertext[:nbytes])
         try:
-            data = self._read(RECORD)
+            data = self._read(RECORD if self._torn else nbytes)  # room for 16 KiB costs more than it takes to look
         except ssl.SSLWantReadError:
             self._look(nbytes, data=False)
             self._deliver(0)
@@ -185,6 +198,12 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
             await self._handshaken
         finally:
             self._handshaken = None  # an error has its frames, and those have us
+
+    def give_up(self) -> None:
+        """End the connection if its handshake is not through yet: it takes too long."""
+        if self._app is None:
+            self._error = self._error or TimeoutError("the TLS handshake took too long")
+            self.abort()
 
     def _shake_hands(self) -> None:
         try:

@@ -447,6 +447,20 @@ async def test_a_client_that_never_shakes_hands_is_let_go(contexts: Contexts) ->
     assert app.events == []
 
 
+async def test_who_gives_up_before_the_socket_is_served_leaves_nothing(contexts: Contexts) -> None:
+    app, loop = App(), asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with theirs:
+        accepting = accept_tls(loop, ours, contexts[0], lambda: app, 10.0)
+        accepting.send(None)
+        with pytest.raises(asyncio.CancelledError):
+            accepting.throw(asyncio.CancelledError())
+        theirs.settimeout(10)
+        assert await loop.run_in_executor(None, theirs.recv, 1) == b""
+    assert app.events == []
+
+
 @pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\n\r\n"], ids=["nothing", "no TLS"])
 async def test_a_client_that_speaks_no_tls_fails(contexts: Contexts, said: bytes) -> None:
     app = App()
