@@ -396,6 +396,12 @@ WHERE = [
         (("authorization", f"Bearer {GOOD}"), ("x-sub", "root"), ("x-payload", "e30"), ("x-nested", "evil")),
     ),
     Asked("own headers without a token", "/optional", (("x-sub", "root"), ("X-Payload", "e30"), ("x-value", "1"))),
+    Asked(
+        "own headers with an underscore",
+        "/main",
+        (("authorization", f"Bearer {GOOD}"), ("x_sub", "root")),
+        "to many apps x_sub and x-sub are one",
+    ),
     Asked("own headers, no rule", "/nowhere", (("x-sub", "root"),)),
     Asked(
         "own headers of the other provider", "/istio", (("authorization", f"Bearer {GOOD}"), ("x-second-sub", "root"))

@@ -84,6 +84,8 @@ class JwtFilter:
     def __init__(self, settings: JwtSettings) -> None:
         self.settings = settings
         self._stats = JwtStats()
+        self._alike = frozenset(name.replace(b"_", b"-") for name in settings.headers)
+        self._underscored = self._alike != settings.headers
 
     def connect(self, services: Services) -> None:
         """See filters.base: the filter is in force."""
@@ -92,8 +94,8 @@ class JwtFilter:
     def on_request(self, context: RequestContext) -> Verdict:
         """See filters.base."""
         settings, stats, head = self.settings, self._stats, context.request
-        if settings.headers and head.has_any(settings.headers):
-            head.remove_all(settings.headers)
+        if settings.headers:
+            self._take_off(head)
         if settings.bypass_cors_preflight and head.method == b"OPTIONS" and _is_preflight(head):
             stats.cors_preflight_bypassed += 1
             return None
@@ -111,6 +113,15 @@ class JwtFilter:
             return None
         stats.denied += 1
         return self._refusal(status, head, path)
+
+    def _take_off(self, head: Head) -> None:
+        """Nobody but a token speaks in its headers, nor in those that many apps (CGI, WSGI) take for them: `x_user`."""
+        if head.has_any(self.settings.headers):
+            head.remove_all(self.settings.headers)
+        if head.shape.underscored or self._underscored:
+            alike = frozenset(name for name in head.shape.names if name.replace(b"_", b"-") in self._alike)
+            if alike:
+                head.remove_all(alike)
 
     def _requirement(self, head: Head) -> Requirement | None:
         for rule in self.settings.rules:

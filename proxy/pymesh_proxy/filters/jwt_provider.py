@@ -229,7 +229,9 @@ def _metadata(jwt: Jwt, provider: Provider) -> Metadata:
         found[provider.header_key] = jwt.header
     if provider.payload_key:
         found[provider.payload_key] = {
-            name: value.split() if name in provider.space_delimited and isinstance(value, str) else value
+            name: [word for word in value.split(" ") if word]
+            if name in provider.space_delimited and isinstance(value, str)
+            else value
             for name, value in jwt.claims.items()
         }
     return found

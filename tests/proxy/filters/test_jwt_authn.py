@@ -140,6 +140,13 @@ def test_nobody_else_speaks_in_the_headers_of_tokens_wherever_he_asks(rules: tup
     assert asked.record.metadata == {}
 
 
+@pytest.mark.parametrize(("configured", "sent"), [("x-sub", "x_sub"), ("x_sub", "x-sub"), ("x-a-b", "X_A-b")])
+def test_an_underscore_is_no_way_around_that(configured: str, sent: str) -> None:
+    asked = context((sent, "root"), ("x_other", "1"))
+    assert JwtFilter(JwtSettings((), frozenset({configured.encode()}))).on_request(asked) is None
+    assert asked.request.names() == [b"host", b"x_other"]
+
+
 def test_of_failed_tokens_nothing_is_told() -> None:
     asked = context(OLD, OF_C)
     assert made(allow_missing_or_failed([A, C])).on_request(asked) is None
