@@ -228,10 +228,10 @@ def _metadata(jwt: Jwt, provider: Provider) -> Metadata:
     if provider.header_key:
         found[provider.header_key] = jwt.header
     if provider.payload_key:
-        found[provider.payload_key] = {
+        lists = {
             name: [word for word in value.split(" ") if word]
-            if name in provider.space_delimited and isinstance(value, str)
-            else value
-            for name, value in jwt.claims.items()
+            for name in provider.space_delimited
+            if isinstance(value := jwt.claims.get(name), str)
         }
+        found[provider.payload_key] = {**jwt.claims, **lists}
     return found
