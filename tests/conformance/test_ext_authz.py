@@ -224,6 +224,17 @@ def test_both_do_the_same_with_an_answer(asked: Situation, sides: Sides, server:
     assert (f"pymesh {asked.name}" in server.heard) == (f"envoy {asked.name}" in server.heard)
 
 
+@pytest.mark.parametrize("path", ["/b/denied", "/b/denied-bare", "/b/denied-text", "/b/error"])
+def test_both_tell_a_caller_that_speaks_grpc_in_its_words(path: str, sides: Sides) -> None:
+    """200 and grpc-status, whatever the status would be for others."""
+    asked = situation(path, 200)
+    asked = replace(asked, name=f"grpc {path}", headers=(*HEADERS, ("content-type", "application/grpc")))
+    envoy, pymesh = (side.ask(asked) for side in sides)
+    assert (envoy.status, pymesh.status) == (200, 200)
+    assert dict(pymesh.headers)["grpc-status"]
+    same(envoy, pymesh)
+
+
 @pytest.mark.parametrize(
     ("more", "status"),
     [

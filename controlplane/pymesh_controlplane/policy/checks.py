@@ -224,8 +224,12 @@ def _reader(name: str) -> Reader:
     return _READERS[named.kind]
 
 
-def answer(decision: Decision, rules: Rules) -> CheckResponse:
-    """The decision in the words of the API, with what a sidecar needs to remember it."""
+def answer(decision: Decision, rules: Rules, *, grpc: bool = False) -> CheckResponse:
+    """The decision in the words of the API, with what a sidecar needs to remember it.
+
+    Envoy tells callers that speak gRPC what it makes of the HTTP status, and of 429 that is UNAVAILABLE. `grpc`: it is
+    one of those, and the right status is given to it as a header field.
+    """
     refused_by = decision.refused_by
     named = (refused_by,) if refused_by else decision.rules
     response = CheckResponse()
@@ -242,16 +246,27 @@ def answer(decision: Decision, rules: Rules) -> CheckResponse:
     if decision.verdict is not None:
         status = decision.verdict.status
         sentence = f"{refused_by}: {decision.verdict.reason or 'denied'}"
-        return _refusal(response, status, _CODES.get(status, _PERMISSION_DENIED), rule=refused_by, sentence=sentence)
+        code = _CODES.get(status, _PERMISSION_DENIED)
+        return _refusal(response, status, code, rule=refused_by, sentence=sentence, fields=_of_grpc(code, grpc=grpc))
     rate = rules.by_name[refused_by].limit
     assert isinstance(rate, Rate)
     sentence = policy_answers.rate_sentence(
         refused_by, rate.requests, rate.period, burst=rate.burst, by=rate.by, wait=decision.wait
     )
     fields = policy_answers.rate_fields(refused_by, rate.requests, rate.period, decision.wait)
+    fields += _of_grpc(_RESOURCE_EXHAUSTED, grpc=grpc)
     return _refusal(
         response, StatusCode.TooManyRequests, _RESOURCE_EXHAUSTED, rule=refused_by, sentence=sentence, fields=fields
     )
+
+
+def _of_grpc(code: int, *, grpc: bool) -> policy_answers.Fields:
+    return (("grpc-status", str(code)),) if grpc else ()
+
+
+def speaks_grpc(attributes: AttributeContext) -> bool:
+    """Whether the request is gRPC's."""
+    return attributes.request.http.headers.get("content-type", "").partition("+")[0] == "application/grpc"
 
 
 # What a Struct takes, as far as it is used here.

@@ -8,8 +8,9 @@ from google.protobuf.message import Message
 
 from pymesh.errors import ConfigError
 from pymesh.xds.check import join
-from pymesh_proxy.config import matchers
+from pymesh_proxy.config import matchers, value_matchers
 from pymesh_proxy.config.fields import grpc_cluster, one_of, positive
+from pymesh_proxy.config.value_matchers import MetadataMatch
 from pymesh_proxy.filters.authz import HeaderFilter
 from pymesh_proxy.filters.base import HttpFilter
 from pymesh_proxy.filters.ext_authz import ExtAuthzFilter, ExtAuthzSettings
@@ -42,9 +43,18 @@ def ext_authz(message: Message, path: str) -> HttpFilter:
             failure_mode_allow_header_add=message.failure_mode_allow_header_add,
             status_on_error=code,
             shown=_shown(message, path),
+            authority=message.grpc_service.envoy_grpc.authority,
+            enabled=_enabled(message, path),
+            namespaces=tuple(message.metadata_context_namespaces),
         )
     )
     return HttpFilter(NAME, found.on_request, found.on_response, found.on_complete, found.connect)
+
+
+def _enabled(message: ExtAuthz, path: str) -> MetadataMatch | None:
+    if not message.HasField("filter_enabled_metadata"):
+        return None
+    return value_matchers.metadata(message.filter_enabled_metadata, join(path, "filter_enabled_metadata"))
 
 
 def _shown(message: ExtAuthz, path: str) -> HeaderFilter | None:

@@ -148,8 +148,10 @@ def scalars(struct: Struct) -> dict[str, str]:
 
 
 def grpc_cluster(service: GrpcService, path: str, *, timed: bool = False) -> str:
-    """The cluster of a gRPC service; a `timeout` is refused unless the calls are `timed`."""
+    """The cluster of a gRPC service; `timeout` and `authority` are refused unless the calls are `timed`."""
     which = one_of(service, "target_specifier", path)
     if service.HasField("timeout") and not timed:
         raise ConfigError("is supported for ext_authz only", path=join(path, "timeout"))
+    if service.envoy_grpc.authority and not timed:
+        raise ConfigError("is supported for ext_authz only", path=join(path, f"{which}.authority"))
     return required(service.envoy_grpc.cluster_name, join(path, f"{which}.cluster_name"))

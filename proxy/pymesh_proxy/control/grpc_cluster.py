@@ -71,8 +71,10 @@ class ClusterChannel:
     lasts asks `moved` now and then, and begins again.
     """
 
-    def __init__(self, mesh: Mesh, cluster_name: str) -> None:
+    def __init__(self, mesh: Mesh, cluster_name: str, authority: str = "") -> None:
+        """`authority`: whom it calls; what the endpoint is called if that is empty."""
         self.cluster_name = cluster_name
+        self._authority = authority
         self._mesh = mesh
         self._channel = Channel(Target(cluster_name), dial=self._dial)
         self._where: tuple[Endpoint, TlsClient | None] | None = None
@@ -135,7 +137,7 @@ class ClusterChannel:
         label = f"{self.cluster_name} at {endpoint.address}"
         link = ClientLink(
             label,
-            tls.sni if tls is not None and tls.sni else endpoint.hostname or endpoint.address,
+            self._authority or (tls.sni if tls is not None and tls.sni else endpoint.hostname or endpoint.address),
             secure=tls is not None,
             lost=lambda: upstreams.release_place(cluster),
         )

@@ -119,8 +119,8 @@ class PolicyClient:
 class AuthorizationClient:
     """An external authorization service: see filters.services.Authorization."""
 
-    def __init__(self, home: Home, cluster: str, metrics: PolicyMetrics) -> None:
-        self.channel = ClusterChannel(home, cluster)
+    def __init__(self, home: Home, cluster: str, authority: str, metrics: PolicyMetrics) -> None:
+        self.channel = ClusterChannel(home, cluster, authority)
         self._home = home
         self._stats = metrics.of(cluster)
 
@@ -162,7 +162,7 @@ class FilterServices:
         self._stats = stats
         self._containment: AlarmContainment | None = None
         self.policies: dict[str, PolicyClient] = {}
-        self._authorizations: dict[str, AuthorizationClient] = {}
+        self._authorizations: dict[tuple[str, str], AuthorizationClient] = {}
         self._asked: set[PolicyClient | AuthorizationClient] = set()
 
     def follow(self, snapshot: Snapshot) -> None:
@@ -180,8 +180,8 @@ class FilterServices:
             client.leases.settle()
         for cluster in [cluster for cluster, client in self.policies.items() if client not in self._asked]:
             self._home.spawn(self.policies.pop(cluster).leave())
-        for cluster in [cluster for cluster, client in self._authorizations.items() if client not in self._asked]:
-            self._authorizations.pop(cluster).channel.renew()
+        for key in [key for key, client in self._authorizations.items() if client not in self._asked]:
+            self._authorizations.pop(key).channel.renew()
 
     def policy(self, cluster: str, timeout: float) -> PolicyClient:
         """See filters.services.Services."""
@@ -193,11 +193,12 @@ class FilterServices:
         client.leases.timeout = max(client.leases.timeout, timeout)
         return client
 
-    def authorization(self, cluster: str) -> AuthorizationClient:
+    def authorization(self, cluster: str, authority: str = "") -> AuthorizationClient:
         """See filters.services.Services."""
-        client = self._authorizations.get(cluster)
+        key = cluster, authority
+        client = self._authorizations.get(key)
         if client is None:
-            client = self._authorizations[cluster] = AuthorizationClient(self._home, cluster, self._stats.policy)
+            client = self._authorizations[key] = AuthorizationClient(self._home, *key, self._stats.policy)
         self._asked.add(client)
         return client
 

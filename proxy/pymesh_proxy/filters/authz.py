@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from envoy.config.core.v3.address_pb2 import Address
 from envoy.config.core.v3.base_pb2 import HeaderValueOption
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
-from google.protobuf.json_format import ParseDict
+from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import DecodeError
 
 from pymesh import policy_attributes
@@ -67,6 +67,7 @@ class Answer:
         epoch: the set of rules that it was given by.
         memories: how it may be remembered, by rule.
         undecided: rules that it says nothing about, and why.
+        metadata: all that it says to other filters.
     """
 
     allowed: bool
@@ -84,6 +85,7 @@ class Answer:
     epoch: str = ""
     memories: Mapping[str, Memory] = field(default_factory=dict)
     undecided: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def changes_headers(self) -> bool:
@@ -112,8 +114,8 @@ class Answer:
                 response.set(name, value)
 
 
-def read_answer(data: bytes) -> Answer:
-    """The answer in a CheckResponse.
+def read_answer(data: bytes, *, metadata: bool = False) -> Answer:
+    """The answer in a CheckResponse, with its `metadata` if that is wanted.
 
     Raises:
         AnswerError: it is none, or asks for what must not be done.
@@ -155,6 +157,7 @@ def read_answer(data: bytes) -> Answer:
         raise AnswerError("changes to query parameters are not supported")
     return Answer(
         True,
+        metadata=MessageToDict(message.dynamic_metadata) if metadata else {},
         set=_pairs(option for option in okay.headers if not option.append.value),
         append=_pairs(option for option in okay.headers if option.append.value),
         remove=tuple(_name(name) for name in okay.headers_to_remove),

@@ -3,7 +3,7 @@
 Source: https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/ext_authz_filter
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -18,6 +18,8 @@ from pymesh_proxy.telemetry.record import RequestRecord
 
 # Key of RequestRecord.notes.
 NOTE: Final = "ext_authz"
+# Key of RequestRecord.metadata: what the service wants the filters behind this one to know.
+NAME: Final = "envoy.filters.http.ext_authz"
 _FAILURE_ALLOWED: Final = b"x-envoy-auth-failure-mode-allowed"
 
 
@@ -28,6 +30,9 @@ class ExtAuthzSettings:
     Attributes:
         timeout: seconds for an answer.
         shown: which request headers the service sees; None for all.
+        authority: whom it is asked as; the cluster if that is empty.
+        enabled: of which requests it is asked, by the dynamic metadata of filters before this one; None for all.
+        namespaces: of which filters it sees the dynamic metadata.
     """
 
     cluster: str
@@ -36,6 +41,9 @@ class ExtAuthzSettings:
     failure_mode_allow_header_add: bool
     status_on_error: int
     shown: HeaderFilter | None
+    authority: str = ""
+    enabled: Callable[[Mapping[str, Mapping[str, object]]], bool] | None = None
+    namespaces: tuple[str, ...] = ()
 
 
 class ExtAuthzFilter:
@@ -49,13 +57,16 @@ class ExtAuthzFilter:
 
     def connect(self, services: Services) -> None:
         """See filters.base: the filter is in force."""
-        self._service = services.authorization(self.settings.cluster)
+        self._service = services.authorization(self.settings.cluster, self.settings.authority)
 
     def on_request(self, context: RequestContext) -> Verdict | Awaitable[Verdict]:
         """See filters.base. A request without a route is not asked about, as in Envoy."""
         if self._service is None:
             raise RuntimeError("an ext_authz filter was asked before it was in force")
         if context.route is None:  # this pins the route, too, which header changes must not choose
+            return None
+        enabled = self.settings.enabled
+        if enabled is not None and not enabled(context.record.metadata):
             return None
         return Later(partial(self._ask, context, self._service))
 
@@ -70,11 +81,13 @@ class ExtAuthzFilter:
             self._for_response.pop(record, None)
 
     async def _ask(self, context: RequestContext, service: Authorization) -> Verdict:
-        stats, begun = service.stats(), service.clock()
+        settings, stats, begun = self.settings, service.stats(), service.clock()
         answer, problem = None, ""
         try:
-            data = await service.check(question(context, {}, self.settings.shown), self.settings.timeout)
-            answer = read_answer(data)
+            data = await service.check(
+                question(context, {}, settings.shown, settings.namespaces), self.settings.timeout
+            )
+            answer = read_answer(data, metadata=True)
         except RpcError as error:
             problem = error.status.message or str(error)
         except AnswerError as error:
@@ -92,6 +105,8 @@ class ExtAuthzFilter:
             return LocalReply(answer.status, flag, "ext_authz_denied", answer.body, answer.headers)
         stats.allowed += 1
         context.record.notes[NOTE] = "allowed"
+        if answer.metadata:
+            context.record.metadata[NAME] = answer.metadata
         answer.change(context.request)
         if answer.for_response:
             self._for_response[context.record] = answer

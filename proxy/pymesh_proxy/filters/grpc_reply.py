@@ -18,9 +18,11 @@ def for_caller(reply: LocalReply, request: Head) -> LocalReply:
     kind = request.get(b"content-type")
     if kind is None or not (kind == _GRPC or kind.startswith(_GRPC + b"+")):
         return reply
-    code = status_of_http(reply.status).code if reply.grpc_status is None else reply.grpc_status
     headers = [(name, value) for name, value in reply.headers if name.lower() != b"content-type"]
-    headers += [(b"content-type", _GRPC), (b"grpc-status", b"%d" % code)]
+    headers.append((b"content-type", _GRPC))
+    if not any(name.lower() == b"grpc-status" for name, _ in headers):  # an authorization service may have said it
+        code = status_of_http(reply.status).code if reply.grpc_status is None else reply.grpc_status
+        headers.append((b"grpc-status", b"%d" % code))
     if reply.body:
         headers.append((b"grpc-message", encode_message(reply.body.decode("utf-8", "replace").rstrip("\n"))))
     return replace(reply, status=200, body=b"", headers=tuple(headers))

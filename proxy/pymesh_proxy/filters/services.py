@@ -66,8 +66,8 @@ class Services(Protocol):
     def policy(self, cluster: str, timeout: float) -> PolicyService:
         """The policy service behind `cluster`; an answer that takes longer than `timeout` seconds is none."""
 
-    def authorization(self, cluster: str) -> Authorization:
-        """The external authorization service behind `cluster`."""
+    def authorization(self, cluster: str, authority: str = "") -> Authorization:
+        """The external authorization service behind `cluster`, asked by the name `authority`."""
 
     def jwt_stats(self, prefix: str) -> JwtStats:
         """The counters of tokens under `prefix`."""

@@ -17,6 +17,7 @@ from pymesh_controlplane.policy.checks import (
     key_of,
     of_python,
     request_of,
+    speaks_grpc,
 )
 from pymesh_controlplane.policy.rules import Code, Memory, Rate, Rule, Rules
 
@@ -257,3 +258,11 @@ def test_rates_and_checks_make_one_answer() -> None:
     assert (found.rules, found.memories) == ((A, C), {C: KEPT})
     refused = both(found, Decision((A,), A, 1.5, memories={A: Memory(1.0, None, ())}))
     assert (refused.refused_by, refused.memories) == (A, {A: Memory(1.0, None, ())})
+
+
+def test_a_caller_that_speaks_grpc_is_told_its_status_by_any_proxy() -> None:
+    about = request(**{"content-type": "application/grpc+proto"})
+    found = rules(a=Rate(5, 60, 2))
+    denied = answer(Decision((A,), A, 2.1), found, grpc=speaks_grpc(about)).denied_response
+    assert ("grpc-status", "8") in [(option.header.key, option.header.value) for option in denied.headers]
+    assert not speaks_grpc(request(**{"content-type": "application/grpc-web"}))

@@ -4,7 +4,8 @@ The rest is compared with Envoy, in tests/conformance/test_ext_authz.py.
 """
 
 import pytest
-from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
+from google.protobuf.json_format import MessageToDict
 
 from pymesh.grpc.status import Code, RpcError, Status
 from pymesh_proxy.codec.http1 import parse_response
@@ -26,8 +27,11 @@ class Service:
         self.error: RpcError | None = None
         self.counters = PolicyStats()
         self.asked = 0
+        self.authority = ""
+        self.request = b""
 
-    def authorization(self, cluster: str) -> "Service":
+    def authorization(self, cluster: str, authority: str = "") -> "Service":
+        self.authority = authority
         return self
 
     def policy(self, cluster: str, timeout: float) -> None:
@@ -41,6 +45,7 @@ class Service:
 
     async def check(self, request: bytes, within: float) -> bytes:
         self.asked += 1
+        self.request = request
         if self.error is not None:
             raise self.error
         return self.answer.SerializeToString()
@@ -70,6 +75,30 @@ async def test_an_answer_that_cannot_be_carried_out_is_500_and_says_why(service:
     assert (said.status, said.flag.value) == (500, "UAEX")
     assert said.details == "ext_authz_invalid: the header 'Content-Length' must not be changed"
     assert asked.record.notes[NOTE] == "refused: the header 'Content-Length' must not be changed"
+
+
+async def test_only_requests_are_asked_about_of_which_a_filter_before_has_noted_so(service: Service) -> None:
+    """As RBAC does for CUSTOM: `filter_enabled_metadata`. The service sees what it is to see of that."""
+    every = {"failure_mode_allow": False, "failure_mode_allow_header_add": False, "status_on_error": 403, "shown": None}
+    settings = ExtAuthzSettings("a", 0.2, **every, enabled=lambda told: "rbac" in told, authority="b")  # type: ignore[arg-type]  # as named
+    found = ExtAuthzFilter(settings)
+    found.connect(service)  # type: ignore[arg-type]  # no policy service
+    asked = context()
+    asked.route = ROUTE
+    assert found.on_request(asked) is None
+    asked.record.metadata["rbac"] = {"policy": "x"}
+    assert found.on_request(asked) is not None
+    assert service.authority == "b"
+
+
+async def test_what_the_service_tells_other_filters_and_is_told_by_them(service: Service) -> None:
+    asked = context()
+    asked.record.metadata["jwt"] = {"payload": {"sub": "u"}}
+    service.answer.dynamic_metadata.update({"tenant": "t"})
+    await verdict(service, asked, namespaces=("jwt", "none"))
+    told = CheckRequest.FromString(service.request).attributes.metadata_context.filter_metadata
+    assert {name: MessageToDict(value) for name, value in told.items()} == {"jwt": {"payload": {"sub": "u"}}}
+    assert asked.record.metadata["envoy.filters.http.ext_authz"] == {"tenant": "t"}
 
 
 async def test_what_is_counted(service: Service) -> None:

@@ -40,6 +40,12 @@ def test_the_status_is_grpcs(reply: LocalReply, status: bytes, kind: bytes) -> N
     assert found.headers == ((b"content-type", b"application/grpc"), (b"grpc-status", status))
 
 
+def test_a_status_that_somebody_else_has_said_stays() -> None:
+    reply = LocalReply(429, Flag.RATE_LIMITED, "x", headers=((b"grpc-status", b"8"),))
+    found = for_caller(reply, head(b"application/grpc")).headers
+    assert [value for name, value in found if name == b"grpc-status"] == [b"8"]
+
+
 def test_what_a_person_would_read_is_the_message_and_other_fields_stay() -> None:
     reply = LocalReply(429, Flag.RATE_LIMITED, "x", "100 % é\n".encode(), (RETRY, (b"Content-Type", b"text/plain")), 8)
     assert for_caller(reply, head(b"application/grpc")).headers == (
