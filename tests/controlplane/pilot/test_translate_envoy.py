@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from pymesh.xds import types
 from tests.controlplane.galley.certificates import AUTHORITY, WEB, tls_secret
 from tests.controlplane.pilot.gateway_worlds import EVERY_SERVER, router
+from tests.controlplane.pilot.test_authorization import ASKED, OPA, policy
 from tests.controlplane.pilot.test_cluster_services import CLUSTER
 from tests.controlplane.pilot.test_reporting import REPORTED
 from tests.controlplane.pilot.test_request_authentication import FETCHED, FULL, authentication
@@ -107,6 +108,23 @@ def bootstrap(resources: Messages) -> dict[str, object]:
 )
 def test_envoy_accepts_everything_that_a_sidecar_is_sent(tmp_path: Path, text: str, ip: str, pod: str) -> None:
     resources = resources_for(sidecar(ip, pod), world_of(text))
+    assert validated(resources, tmp_path) == ""
+
+
+def test_envoy_accepts_what_policies_become(tmp_path: Path) -> None:
+    """Somebody is asked by gRPC, about requests and connections, or by HTTP; others are noted, denied, allowed, tried."""
+    text = BOOKINFO + "---" + OPA + ASKED
+    for name, spec in (
+        ("grpc", "{action: CUSTOM, provider: {name: opa}, rules: [{}]}"),
+        ("web", "{action: CUSTOM, provider: {name: web}, rules: [{}]}"),
+        ("gone", "{action: CUSTOM, provider: {name: gone}, rules: [{}]}"),
+        ("noted", "{action: AUDIT, rules: [{}]}"),
+        ("denied", "{action: DENY, rules: [{from: [{source: {notNamespaces: [default]}}]}]}"),
+        ("nothing", "{}"),
+    ):
+        text += policy(name, spec)
+    text += policy("tried", "{}", dry="true") + policy("denied-dry", "{action: DENY, rules: [{}]}", dry="true")
+    resources = resources_for(sidecar("10.244.0.11", "reviews-v1", user_agent="envoy"), world_of(text))
     assert validated(resources, tmp_path) == ""
 
 

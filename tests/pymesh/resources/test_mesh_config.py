@@ -2,8 +2,9 @@
 
 import pytest
 
+from pymesh.resources.extension_providers import OpenTelemetryProvider
 from pymesh.resources.kubernetes import ConfigMap
-from pymesh.resources.mesh_config import MeshConfig, OpenTelemetryProvider, read
+from pymesh.resources.mesh_config import MeshConfig, read
 from pymesh.resources.parse import parse
 from pymesh.resources.resource import holds
 
@@ -14,6 +15,8 @@ kind: ConfigMap
 metadata: {name: pymesh, namespace: pymesh-system}
 data:
 """
+ASKED = "{service: opa, port: 9191}"
+MORE = "{service: opa, port: 9191,"
 
 
 def config(text: str) -> MeshConfig:
@@ -121,6 +124,21 @@ def test_in_a_quoted_text_a_mistake_is_where_the_text_is() -> None:
         ("defaultProviders: {tracing: [x]}", "there is no provider 'x' in extensionProviders"),
         ("extensionProviders: [{name: x}]", "say what it is, by one of opentelemetry, envoyExtAuthzGrpc"),
         ("extensionProviders: [{name: x, zipkin: {}}]", "'zipkin' is not supported yet"),
+        (f"extensionProviders: [{{name: X, envoyExtAuthzGrpc: {ASKED}}}]", "small letters, digits and '-'"),
+        (f"extensionProviders: [{{name: x, envoyExtAuthzGrpc: {ASKED}, opentelemetry: {ASKED}}}]", "by one of"),
+        ("extensionProviders: [{name: x, envoyExtAuthzGrpc: {service: '', port: 1}}]", "is not the host of a service"),
+        (f"extensionProviders: [{{name: x, envoyExtAuthzHttp: {MORE} pathPrefix: a}}}}]", "a path begins with '/'"),
+        (f"extensionProviders: [{{name: x, envoyExtAuthzHttp: {MORE} statusOnError: '299'}}}}]", "is not a status"),
+        (
+            f"extensionProviders: [{{name: x, envoyExtAuthzHttp: {MORE} headersToUpstreamOnAllow: ['*']}}}}]",
+            "name a hea",
+        ),
+        (
+            f"extensionProviders: [{{name: x, envoyExtAuthzGrpc: {ASKED}}}]\n    defaultProviders: {{tracing: [x]}}",
+            "'x' takes no spans",
+        ),
+        ("pathNormalization: {normalization: SOME}", "is not one of BASE, DECODE_AND_MERGE_SLASHES, DEFAULT"),
+        ("trustDomainAliases: ['a/b']", "is not a trust domain"),
         ("accessLogEncoding: JSON\n    accessLogFormat: '%PROTOCOL%'", "it is not JSON"),
         ("accessLogEncoding: JSON\n    accessLogFormat: '[]'", "write a JSON object of texts"),
         ("accessLogFormat: 'a %FOO%'", "accessLogFormat: access log format, character 3: unknown operator %FOO%"),

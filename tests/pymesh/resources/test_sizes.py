@@ -17,7 +17,8 @@ TLS = {"match": [{"sniHosts": ["reviews"]}], "route": [TO]}
 
 
 def resource(kind: str, spec: object) -> dict[str, Any]:
-    return {"apiVersion": "networking.istio.io/v1", "kind": kind, "metadata": {"name": "x"}, "spec": spec}
+    group = "security" if kind == "AuthorizationPolicy" else "networking"
+    return {"apiVersion": f"{group}.istio.io/v1", "kind": kind, "metadata": {"name": "x"}, "spec": spec}
 
 
 def refused(kind: str, spec: object) -> list[str]:
@@ -39,6 +40,16 @@ def entry(**spec: object) -> dict[str, object]:
 
 def server(count: int) -> dict[str, object]:
     return {"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": hosts(count)}
+
+
+def calls(operations: int, paths: int) -> dict[str, object]:
+    return {"rules": [{"to": [{"operation": {"notPaths": ["/a"] * paths}}] * operations}]}
+
+
+def asks(sources: int, values: int) -> dict[str, object]:
+    """A condition counts for each source."""
+    rule = {"from": [{"source": {}}] * sources, "when": [{"key": "source.ip", "notValues": ["10.0.0.1"] * values}]}
+    return {"rules": [rule]}
 
 
 def matches(count: int) -> dict[str, object]:
@@ -88,6 +99,16 @@ def matches(count: int) -> dict[str, object]:
         ),
         ("Gateway", {"servers": [server(1)] * 100}, {"servers": [server(1)] * 101}, "spec.servers: 101 servers"),
         ("Gateway", {"servers": [server(100)]}, {"servers": [server(101)]}, "spec.servers[0].hosts: 101 hosts"),
+        ("AuthorizationPolicy", {"rules": [{}] * 200}, {"rules": [{}] * 201}, "spec.rules: 201 rules"),
+        ("AuthorizationPolicy", calls(100, 1), calls(101, 1), "spec.rules[0].to: 101 operations"),
+        (
+            "AuthorizationPolicy",
+            calls(1, 200),
+            calls(1, 201),
+            "spec.rules[0].to[0].operation.notPaths: 201 values",
+        ),
+        ("AuthorizationPolicy", calls(25, 200), calls(26, 200), "spec: 5200 values in all, and 5000"),
+        ("AuthorizationPolicy", asks(25, 200), asks(26, 200), "spec: 5200 values in all, and 5000"),
     ],
 )
 def test_the_most_is_read_and_one_more_is_refused(kind: str, most: object, beyond: object, expected: str) -> None:
@@ -117,11 +138,13 @@ def test_a_name_of_a_connection_counts_as_an_entry() -> None:
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["http", "match", "route", "hosts", "x"]), inner),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.sampled_from(["http", "match", "route", "hosts", "rules", "to"]), inner)
+    ),
 )
 
 
 @given(PLAIN)
 def test_whatever_it_is_counting_does_not_fail(spec: object) -> None:
-    for kind in ("VirtualService", "ServiceEntry", "DestinationRule", "Gateway", "Pod"):
+    for kind in ("VirtualService", "ServiceEntry", "DestinationRule", "Gateway", "AuthorizationPolicy", "Pod"):
         assert sizes.excesses(kind, {"spec": spec}) == []
