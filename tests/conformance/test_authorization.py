@@ -24,6 +24,7 @@ from envoy.config.listener.v3.listener_components_pb2 import FilterChain, Filter
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from google.protobuf import json_format
 
 from pymesh_controlplane.pilot import common, guards
@@ -32,9 +33,11 @@ from pymesh_controlplane.pilot.filters import Before, Where, inbound_http, tcp
 from pymesh_controlplane.pilot.messages import packed, socket_address
 from pymesh_controlplane.pilot.reporting import Reporting
 from tests.conformance.sides import CLIENT_TIMEOUT, Side, both_proxies
+from tests.controlplane.pilot.test_authorization import OPA
 from tests.controlplane.pilot.worlds import mesh_config, sidecar, world_of
 from tests.support.certificates import Authority
 from tests.support.echo import EchoServer
+from tests.support.policy_peer import PolicyPeer, policy_peer
 from tests.support.waiting import eventually_sync
 
 pytestmark = pytest.mark.envoy
@@ -101,6 +104,8 @@ class Told(NamedTuple):
 def expected(ask: Ask) -> Told:
     if ask.lets is True:
         return Told(True, "via_upstream")
+    if isinstance(ask.lets, str) and ask.lets != "none":
+        return Told(False, ask.lets)
     rule = "none" if isinstance(ask.lets, str | bool) else "ns[foo]-policy[p{}]-rule[{}]".format(*ask.lets)
     return Told(False, f"rbac_access_denied_matched_policy[{rule}]")
 
@@ -130,7 +135,7 @@ def manifests(case: Case) -> str:
         metadata = {"name": "tokens", "namespace": "foo"}
         documents.append({"kind": "RequestAuthentication", "metadata": metadata, "spec": {"jwtRules": rules}})
     text = [json.dumps({"apiVersion": "security.istio.io/v1", **document}) for document in documents]
-    return "\n---\n".join(text) + (mesh_config(case.mesh) if case.mesh else "")
+    return "\n---\n".join([*text, OPA]) + (mesh_config(case.mesh) if case.mesh else "")
 
 
 def chains(number: int, case: Case, folder: Path) -> Iterator[FilterChain]:
@@ -169,7 +174,7 @@ def mutual(folder: Path) -> base_pb2.TransportSocket:
     return base_pb2.TransportSocket(name="tls", typed_config=packed(context))
 
 
-def bootstrap(folder: Path) -> str:
+def bootstrap(folder: Path, authorizer: int) -> str:
     listener = Listener(name="all", address=socket_address("0.0.0.0", 0))
     listener.listener_filters.add(name="tls", typed_config=packed(TlsInspector()))
     listener.filter_chains.extend(chain.from_iterable(chains(n, case, folder) for n, case in enumerate(CASES)))
@@ -177,9 +182,15 @@ def bootstrap(folder: Path) -> str:
     found["address"]["socketAddress"]["portValue"] = 0
     text = json.dumps(found).replace('"portValue": 0', '"portValue": ${LISTEN}')
     text = text.replace("LISTEN.log", "${LISTEN}.log").replace("65535", "${LISTEN}")
-    cluster = """{"name": "a", "loadAssignment": {"clusterName": "a", "endpoints": [{"lbEndpoints": [{"endpoint":
-        {"address": {"socketAddress": {"address": "127.0.0.1", "portValue": ${A}}}}}]}]}}"""
-    return f'{{"static_resources": {{"listeners": [{text}], "clusters": [{cluster}]}}}}'
+    clusters = """{"name": "a", "loadAssignment": {"clusterName": "a", "endpoints": [{"lbEndpoints": [{"endpoint":
+        {"address": {"socketAddress": {"address": "127.0.0.1", "portValue": ${A}}}}}]}]}},
+        {"name": "outbound|9191||opa.default.svc.cluster.local", "typedExtensionProtocolOptions": {
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {"explicitHttpConfig": {"http2ProtocolOptions": {}},
+        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"}},
+        "loadAssignment": {"clusterName": "opa", "endpoints": [{"lbEndpoints": [{"endpoint":
+        {"address": {"socketAddress": {"address": "127.0.0.1", "portValue": AUTHORIZER}}}}]}]}}"""
+    clusters = clusters.replace("AUTHORIZER", str(authorizer))
+    return f'{{"static_resources": {{"listeners": [{text}], "clusters": [{clusters}]}}}}'
 
 
 # --- Asking -----------------------------------------------------------------------------------------------------------
@@ -199,8 +210,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sides(folder: Path) -> Iterator[tuple[Side, Side]]:
-    with EchoServer("a") as a, both_proxies(folder, a, a, bootstrap(folder)) as both:
+    with (
+        EchoServer("a") as a,
+        policy_peer(peer=PolicyPeer({}, decide=decide)) as peer,
+        both_proxies(folder, a, a, bootstrap(folder, peer.port)) as both,
+    ):
         yield both
+
+
+def decide(request: CheckRequest) -> CheckResponse:
+    """Who is asked refuses what says so itself."""
+    answer = CheckResponse()
+    if "x-refuse" in request.attributes.request.http.headers:
+        answer.status.code = 7
+        answer.denied_response.status.code = 403  # type: ignore[assignment]  # an open enum
+    return answer
 
 
 def connect(side: Side, number: int, ask: Ask, folder: Path) -> socket.socket:

@@ -112,7 +112,7 @@ def test_envoy_accepts_everything_that_a_sidecar_is_sent(tmp_path: Path, text: s
 
 
 def test_envoy_accepts_what_policies_become(tmp_path: Path) -> None:
-    """Somebody is asked by gRPC, about requests and connections, or by HTTP; others are noted, denied, allowed, tried."""
+    """Who is asked by gRPC, about requests and connections, or by HTTP; and what is noted, denied, allowed, tried."""
     text = BOOKINFO + "---" + OPA + ASKED
     for name, spec in (
         ("grpc", "{action: CUSTOM, provider: {name: opa}, rules: [{}]}"),
