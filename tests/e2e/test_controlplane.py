@@ -74,14 +74,14 @@ def test_a_csr_becomes_a_certificate_that_openssl_verifies(plane: Running, tmp_p
 
 
 def test_a_certificate_is_renewed_with_a_token_and_never_by_itself(plane: Running) -> None:
-    """It would live for ever, also after its account is gone. A shorter life is granted, a longer one is not."""
+    """It would live for ever, also after its account is gone. A shorter life is granted, a longer one up to 90 days."""
     key, token = new_key(), plane.place.tokens.token()
     first = plane.sign(token, csr=csr_for(key))
     code, details = refused(plane, None, channel=plane.channel(key, first))
     assert code == grpc.StatusCode.UNAUTHENTICATED
     assert details.startswith(f"the certificate of {REVIEWS} does not renew itself: send a token")
     assert f"{details}\n" in plane.log.read_text()
-    for asked, granted in ((600, 600), (2**40, 86400)):
+    for asked, granted in ((600, 600), (0, 86400), (2**40, 90 * 86400)):
         second = plane.sign(token, channel=plane.channel(key, first), lifetime=asked)
         leaf = x509.load_pem_x509_certificate(second[0].encode())
         assert (leaf.not_valid_after_utc - leaf.not_valid_before_utc).total_seconds() == granted + 120
