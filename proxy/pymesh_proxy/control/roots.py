@@ -69,7 +69,7 @@ class TrustedRoots:
         """
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem.decode("ascii"))
-        except ssl.SSLError as error:
+        except (ssl.SSLError, ValueError) as error:
             raise ValueError(f"these are no certificates: {error}") from error
         self._pushed, self.version = pem, version
         if self._store.put(SDS_ROOT, Roots(pem)) and self._store.generation(SDS_ROOT) > 1:
@@ -199,5 +199,6 @@ def fingerprints(pem: bytes) -> list[str]:
             der = ssl.PEM_cert_to_DER_cert(_BEGIN + part.partition(_END)[0] + _END)
         except ValueError:
             continue
-        found.append(hashlib.sha256(der).hexdigest())
+        if der:
+            found.append(hashlib.sha256(der).hexdigest())
     return found

@@ -251,6 +251,10 @@ async def test_a_root_is_replaced_under_traffic_without_one_failed_handshake(tmp
             await there.step(step)
             counted.append(made)
         await eventually(lambda: made > counted[-1] + 20, what="traffic after the last step")
+        late = Sidecar(there, "late")
+        parts.append(group.create_task(late.run()))
+        await eventually(lambda: late.certificates.ready, what="a pod that starts with the new root alone", timeout=30)
+        await Connection().open(late.calls, reviews.serves, rng)
         for task in (*callers, *parts):
             task.cancel()
     assert counted[0] < counted[1] < counted[2], "there was traffic at each step"
