@@ -58,6 +58,15 @@ def test_who_is_asked_has_to_be_known_to_the_mesh() -> None:
     assert findings(custom("gone")) == [f"warning spec.provider.name: {sentence}"]
 
 
+def test_who_is_asked_has_to_be_one_whom_the_proxy_can_ask() -> None:
+    (sentence,) = findings(custom("web"))
+    assert sentence.startswith("error spec.provider.name: 'web' is asked by HTTP, which pymesh-proxy does not do")
+    curious = ASKED.replace("failOpen: true", "includeRequestBodyInCheck: {maxRequestBytes: 9}")
+    (sentence,) = findings(custom("opa").replace(ASKED, curious))
+    assert sentence.startswith("error spec.provider.name: 'opa' wants to see bodies")
+    assert findings(custom("opa")) == []
+
+
 def test_the_mesh_is_told_of_providers_that_are_not_there() -> None:
     world = world_of(BOOKINFO + ASKED)
     found = [(item.path, item.sentence) for item in check(world.resources.values(), world)]
