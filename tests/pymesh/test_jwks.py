@@ -103,6 +103,26 @@ def test_what_is_no_key_set_says_why(text: str) -> None:
     assert len(refused.value.problem) > 10
 
 
+MEMBERS = st.fixed_dictionaries(
+    {"kty": st.sampled_from(["RSA", "EC", "OKP", "oct", "x"])},
+    optional={
+        **{name: st.binary(max_size=70).map(b64) | st.text(max_size=3) for name in ("n", "e", "x", "y")},
+        **{name: st.sampled_from([*jwks.ALGORITHMS, "HS256", 1]) for name in ("alg", "kid")},
+        "crv": st.sampled_from(["P-256", "P-384", "P-521", "Ed25519", "Ed448", 1]),
+        "use": st.sampled_from(["sig", "enc", 1]),
+        "key_ops": st.lists(st.sampled_from(["verify", "sign"])) | st.none(),
+    },
+)
+
+
+@given(st.lists(MEMBERS | st.none() | st.text(), max_size=3))
+def test_whatever_stands_in_a_set_is_of_use_or_told_of(members: list[object]) -> None:
+    found = key_set(json.dumps({"keys": members}))
+    assert len(found.keys) + len(found.ignored) + len(found.refused) == len(members)
+    for key in found.keys:
+        assert not any(key.verify(algorithm, b"x" * 64, b"text") for algorithm in key.algorithms)
+
+
 def test_a_set_is_written_again_with_its_public_members_and_nothing_else() -> None:
     members = [RSA.public(kid="a", alg="RS256", use="sig", x5c=["AA"]), P256.public(), {"kty": "oct", "k": "c2Vj"}]
     text = key_set(written(*members)).encoded()

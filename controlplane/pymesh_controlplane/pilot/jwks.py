@@ -161,16 +161,21 @@ class KeyedSource:
             if not found.keys:
                 reasons = [str(error) for error in (*found.refused, *found.ignored)]
                 raise FetchError("; ".join(["there is no key of use in the answer", *reasons[:3]]))
-        except (FetchError, ConfigError) as error:
-            self._metrics.count("pilot_jwks_resolver_network_fetch_fail_total")
-            if kept.wrong != str(error):
-                log.warning("keys of %s: %s", source.issuer, error)
-            kept.wrong = str(error)
+        except Exception as error:  # noqa: BLE001 - whatever somebody's server brings about, pilot goes on
+            self._failed(source, kept, error)
             return
         self._metrics.count("pilot_jwks_resolver_network_fetch_success_total")
         for refused in found.refused:
             log.warning("keys of %s: %s: this one is not used", source.issuer, refused)
         kept.keys, kept.wrong = found.encoded(), ""
+
+    def _failed(self, source: KeySource, kept: _Kept, error: Exception) -> None:
+        expected = isinstance(error, FetchError | ConfigError)
+        reason = str(error) if expected else f"pymesh cannot cope with the answer: {type(error).__name__}"
+        self._metrics.count("pilot_jwks_resolver_network_fetch_fail_total")
+        if kept.wrong != reason:
+            log.warning("keys of %s: %s", source.issuer, reason, exc_info=None if expected else error)
+        kept.wrong = reason
 
     async def _tell(self) -> None:
         async with self._changed:

@@ -139,6 +139,7 @@ async def test_the_last_good_keys_stay_whatever_comes_after_them() -> None:
             ('{"keys":[]}', "there is no key of use in the answer"),
             (written({"kty": "oct", "k": "AQ"}), "there is no key of use in the answer; keys[0]: a symmetric key"),
             (" " * (MAX_BYTES + 1), "at most"),
+            (ZeroDivisionError("nobody thought of that"), "pymesh cannot cope with the answer: ZeroDivisionError"),
         ):
             found.answers[A] = answer
             await found.wake()
