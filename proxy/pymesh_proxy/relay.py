@@ -90,6 +90,7 @@ class Relay:
                 half.transport.abort()
                 if self.upstream.transport is not None:  # asked already, since the client was silent
                     self.upstream.transport.abort()
+                    self.upstream.bytes = 0  # what it has said goes nowhere
             else:
                 self._runtime.spawn(self._join())
 

@@ -1,6 +1,7 @@
 """What a listener makes of a connection by its first bytes, and of a client that says nothing."""
 
 import asyncio
+import json
 import ssl
 
 import pytest
@@ -107,6 +108,23 @@ async def test_a_server_that_speaks_first_is_heard() -> None:
         peer.close()
         record = await proxy.record()
         assert (record.protocol, record.bytes_received, record.bytes_sent) == ("TCP", 6, 33)
+
+
+async def test_a_server_that_speaks_first_is_not_heard_by_who_is_kept_out() -> None:
+    """The server is asked while the client is silent, and before anybody is let in; the client hears nothing of it."""
+    rules = {"@type": "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC", "stat_prefix": "tcp"}
+    keeping_out = {"name": "rbac", "typed_config": {**rules, "rules": {"action": "ALLOW"}}}
+    async with RawUpstream() as web, RawUpstream() as other:
+        config = json.loads(detecting(web, other))
+        filters = config["static_resources"]["listeners"][0]["default_filter_chain"]["filters"]
+        filters.insert(0, keeping_out)
+        async with running(json.dumps(config)) as proxy, client(proxy.address) as peer:
+            served = await other.accept()
+            served.send(b"220 mail.example ESMTP\r\n")
+            assert await peer.ended()
+            assert await served.ended()
+            record = await proxy.record()
+            assert (record.details, record.bytes_sent) == ("rbac_access_denied_matched_policy[none]", 0)
 
 
 async def test_a_client_that_speaks_http_late_is_served_as_such() -> None:
