@@ -111,11 +111,11 @@ def _check_action(findings: Findings, resource: Resource[AuthorizationPolicy], w
         findings.dangling("spec.provider.name", f"'{spec.provider.name}' is nobody to ask about requests")
     elif found.envoy_ext_authz_http is not None:
         sentence = f"'{spec.provider.name}' is asked by HTTP, which pymesh-proxy does not do: give it envoyExtAuthzGrpc"
-        findings.error("spec.provider.name", sentence)
+        findings.dangling("spec.provider.name", sentence)
     elif found.authorizer.include_request_body_in_check is not None:
         sentence = f"'{spec.provider.name}' wants to see bodies, which pymesh-proxy does not show: remove that there"
-        findings.error("spec.provider.name", sentence)
-    elif spec.provider.name not in authorizers(world):
+        findings.dangling("spec.provider.name", sentence)
+    elif spec.provider.name not in authorizers(world, ours=True):
         host = f"{found.authorizer.service}:{found.authorizer.port}"
         findings.warning("spec.provider.name", f"there is no service {host} yet: until then nothing is let in")
 

@@ -52,9 +52,14 @@ class Authorizer(NamedTuple):
         """Whether it is asked by gRPC, and so about connections, too."""
         return isinstance(self.settings, EnvoyExtAuthzGrpc)
 
+    @property
+    def by_envoy_only(self) -> bool:
+        """Whether it wants what pymesh-proxy does not do: questions by HTTP, or bodies of requests."""
+        return not self.grpc or self.settings.include_request_body_in_check is not None
 
-def authorizers(world: World) -> dict[str, Authorizer]:
-    """Who can be asked, by name: providers whose service is there."""
+
+def authorizers(world: World, *, ours: bool) -> dict[str, Authorizer]:
+    """Who can be asked by a pymesh-proxy (`ours`) or an Envoy, by name: providers whose service is there."""
     found: dict[str, Authorizer] = {}
     for provider in world.mesh.extension_providers:
         settings = provider.authorizer
@@ -64,7 +69,7 @@ def authorizers(world: World) -> dict[str, Authorizer]:
         service = world.services.get(host)
         if service is not None and service.port(settings.port) is not None:
             found[provider.name] = Authorizer(settings, host, names.outbound_cluster(settings.port, host))
-    return found
+    return {name: one for name, one in found.items() if not (ours and one.by_envoy_only)}
 
 
 def ask_about_requests(

@@ -55,7 +55,7 @@ class Judge:
 def settings(world: World, *, ours: bool) -> Settings:
     """What policies mean to a pymesh-proxy (`ours`), or to an Envoy."""
     domains = tuple(dict.fromkeys((world.trust_domain, *world.mesh.trust_domain_aliases)))
-    return Settings(domains, authorizers(world), asks_about_connections=not ours)
+    return Settings(domains, authorizers(world, ours=ours), asks_about_connections=not ours)
 
 
 def before(guards: Guards) -> Before:

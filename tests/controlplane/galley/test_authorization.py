@@ -3,6 +3,7 @@
 import pytest
 
 from pymesh_controlplane.galley.check import check
+from pymesh_controlplane.pilot.model import Severity
 from tests.controlplane.pilot.test_authorization import ASKED, OPA, policy
 from tests.controlplane.pilot.worlds import BOOKINFO, world_of
 
@@ -65,6 +66,9 @@ def test_who_is_asked_has_to_be_one_whom_the_proxy_can_ask() -> None:
     (sentence,) = findings(custom("opa").replace(ASKED, curious))
     assert sentence.startswith("error spec.provider.name: 'opa' wants to see bodies")
     assert findings(custom("opa")) == []
+    world = world_of(BOOKINFO + custom("web"))
+    (problem,) = [item for item in check(world.resources.values(), world) if item.severity is Severity.ERROR]
+    assert problem.dangling, "the provider may be made another one; until then nobody is let in unasked"
 
 
 def test_the_mesh_is_told_of_providers_that_are_not_there() -> None:

@@ -223,7 +223,7 @@ def test_somebody_is_asked_by_http() -> None:
     assert connections(custom("web"), user_agent="envoy") == [], "it can be asked about requests only"
 
 
-@pytest.mark.parametrize("provider", ["gone", "unknown"])
+@pytest.mark.parametrize("provider", ["gone", "unknown", "web"])
 def test_where_nobody_can_be_asked_nothing_is_let_in_that_they_should_be_asked_about(provider: str) -> None:
     (refused,) = rules(requests(custom(provider)))
     assert refused.rules.action == rbac_pb2.RBAC.DENY
