@@ -4,15 +4,16 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from envoy.service.auth.v3.attribute_context_pb2 import AttributeContext
+from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
 
 from pymesh import policy_api
 from pymesh.checks import Request, Verdict
-from pymesh_controlplane.policy import checks
+from pymesh_controlplane.policy import checks, ratelimit
 from pymesh_controlplane.policy.buckets import NANOSECONDS
 from pymesh_controlplane.policy.checks import Decision, Limits
 from pymesh_controlplane.policy.metrics import Counts
 from pymesh_controlplane.policy.python_checks import CheckFailedError, PythonChecks
-from pymesh_controlplane.policy.rules import Code, Rules
+from pymesh_controlplane.policy.rules import Code, Rule, Rules
 
 
 class Questions:
@@ -65,6 +66,24 @@ class Questions:
             return await self.python.ask(limit.function, request, limit.timeout)
         except CheckFailedError as error:
             return f"{limit.function}: {error}"
+
+    def rate_limit(self, request: RateLimitRequest, rules: Rules, may_ask: Callable[[Rule], None]) -> RateLimitResponse:
+        """What RateLimits say, counted. `may_ask` raises what it likes where the caller may not ask about a rule.
+
+        Raises:
+            ValueError: the request makes no sense.
+        """
+        asked = ratelimit.asked_by(request, rules)
+        for one in asked:
+            may_ask(one.rule)
+        told = ratelimit.decide(asked, self.limits, self._now())
+        counted = self._counts.checks
+        counted.update((name, "would_deny") for name in told.would_refuse)
+        if told.waits:
+            counted.update({(asked[place].rule.name, "denied") for place in told.waits})
+        else:
+            counted.update({(one.rule.name, "allowed") for one in asked if one.rule.name not in told.would_refuse})
+        return ratelimit.answer(told, len(request.descriptors))
 
     def _now(self) -> int:
         return int(self._clock() * NANOSECONDS)

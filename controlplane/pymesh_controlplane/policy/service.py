@@ -8,13 +8,14 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 import grpc
 import grpc.aio
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
+from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 from google.protobuf.message import DecodeError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -26,7 +27,7 @@ from pymesh.policy_api import LeaseRequest
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.server import Authenticate, Origin, RequestBudget, ServerContext, StreamError
 from pymesh_controlplane.pilot.status import Json
-from pymesh_controlplane.policy import checks, pages
+from pymesh_controlplane.policy import checks, pages, ratelimit
 from pymesh_controlplane.policy.desk import Desk
 from pymesh_controlplane.policy.metrics import Counts, PolicyMetrics
 from pymesh_controlplane.policy.questions import Questions
@@ -108,14 +109,17 @@ class PolicyService:
     def handlers(self, authenticate: Authenticate) -> tuple[grpc.GenericRpcHandler, ...]:
         """The gRPC services, for callers whom `authenticate` tells. Messages stay bytes: garbage is ours to refuse."""
 
-        async def check(data: bytes, context: ServerContext) -> bytes:
-            origin = Origin(context.peer())
-            try:
-                origin = await authenticate(context)
-                return await self._check(data, _identity(origin))
-            except StreamError as error:
-                self._refuse(error, origin)
-                await context.abort(error.code, str(error))
+        def unary(answer: Callable[[bytes, Identity], Awaitable[bytes]]) -> "grpc.RpcMethodHandler[bytes, bytes]":
+            async def call(data: bytes, context: ServerContext) -> bytes:
+                origin = Origin(context.peer())
+                try:
+                    origin = await authenticate(context)
+                    return await answer(data, _identity(origin))
+                except StreamError as error:
+                    self._refuse(error, origin)
+                    await context.abort(error.code, str(error))
+
+            return grpc.unary_unary_rpc_method_handler(call)
 
         async def hold(_: object, context: ServerContext) -> None:
             origin = Origin(context.peer())
@@ -128,8 +132,9 @@ class PolicyService:
 
         return (
             grpc.method_handlers_generic_handler(
-                policy_api.CHECK_SERVICE, {policy_api.CHECK_METHOD: grpc.unary_unary_rpc_method_handler(check)}
+                policy_api.CHECK_SERVICE, {policy_api.CHECK_METHOD: unary(self._check)}
             ),
+            grpc.method_handlers_generic_handler(ratelimit.SERVICE, {ratelimit.METHOD: unary(self._rate_limit)}),
             grpc.method_handlers_generic_handler(
                 policy_api.SERVICE, {policy_api.METHOD: grpc.stream_stream_rpc_method_handler(hold)}
             ),
@@ -245,11 +250,19 @@ class PolicyService:
             elif isinstance(rule.limit, Slots):
                 sentence = f"{name} counts requests at once: hold slots of it with {policy_api.PATH}"
                 raise StreamError(grpc.StatusCode.INVALID_ARGUMENT, sentence, "slots")
-            elif str(identity) not in rules.accounts[name]:
-                sentence = f"{identity} runs no workload behind the targets of {name}"
-                raise StreamError(grpc.StatusCode.PERMISSION_DENIED, sentence, "identity")
+            else:
+                _may_ask(name, identity, rules)
         decision = await self.questions.decide(asked, attributes, rules)
         return checks.answer(decision, rules, grpc=checks.speaks_grpc(attributes)).SerializeToString()
+
+    async def _rate_limit(self, data: bytes, identity: Identity) -> bytes:
+        rules = self._in_force()
+        try:
+            request = RateLimitRequest.FromString(data)
+            response = self.questions.rate_limit(request, rules, lambda rule: _may_ask(rule.name, identity, rules))
+        except (DecodeError, ValueError) as error:
+            raise StreamError(grpc.StatusCode.INVALID_ARGUMENT, str(error), "garbage") from error
+        return response.SerializeToString()
 
     # --- Leases ----------------------------------------------------------------------------------------------------
 
@@ -331,6 +344,13 @@ class PolicyService:
     def _refuse(self, error: StreamError, origin: Origin) -> None:
         self.counts.refused[error.reason] += 1
         log.warning("%s (%s) was refused: %s", origin.address, origin.identity or "not known", error)
+
+
+def _may_ask(name: str, identity: Identity, rules: Rules) -> None:
+    """Refuse whoever could only spend what is others'."""
+    if str(identity) not in rules.accounts[name]:
+        sentence = f"{identity} runs no workload behind the targets of {name}"
+        raise StreamError(grpc.StatusCode.PERMISSION_DENIED, sentence, "identity")
 
 
 def _identity(origin: Origin) -> Identity:

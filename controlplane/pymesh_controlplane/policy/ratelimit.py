@@ -1,0 +1,155 @@
+"""Envoy's global rate limits (envoy.service.ratelimit.v3): which RateLimits a question is about, and the answer. Pure.
+
+The domain is the full name of a Service, and its RateLimits are asked. Each descriptor goes to those whose `by` names
+exactly the keys of its entries, and its values are what is counted apart:
+
+    domain: reviews.default.svc.cluster.local
+    rate_limits: [{actions: [{request_headers: {header_name: x-user, descriptor_key: "request.headers[x-user]"}}]}]
+
+`remote_address`, which Envoy's action of that name writes, is source.address; a path is sent as it is (`:path`), and a
+path template in `by` is matched against it. An entry `generic_key` names one RateLimit, and alone is for one without
+`by`. A descriptor that goes to none is let in, as by the reference implementation (github.com/envoyproxy/ratelimit).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from envoy.config.core.v3.base_pb2 import HeaderValue
+from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
+
+from pymesh import policy_answers, policy_attributes
+from pymesh_controlplane.policy.buckets import NANOSECONDS
+from pymesh_controlplane.policy.checks import Limits
+from pymesh_controlplane.policy.rules import Rate, Rule, Rules
+
+SERVICE: Final = "envoy.service.ratelimit.v3.RateLimitService"
+METHOD: Final = "ShouldRateLimit"
+
+# Descriptors of one request, and entries of one descriptor: Envoy's routes have a few.
+MAX_DESCRIPTORS: Final = 64
+MAX_ENTRIES: Final = 16
+
+_RULE: Final = "generic_key"
+_ALIASES: Final = {"remote_address": "source.address"}
+_UNITS: Final = {
+    1: RateLimitResponse.RateLimit.SECOND,
+    60: RateLimitResponse.RateLimit.MINUTE,
+    3600: RateLimitResponse.RateLimit.HOUR,
+    86_400: RateLimitResponse.RateLimit.DAY,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one descriptor asks: so many `hits` of a rule, counted by `key`."""
+
+    descriptor: int
+    rule: Rule
+    rate: Rate
+    key: tuple[str, ...]
+    hits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is decided: by rule that refuses, the seconds until it would not; and those on a dry run that would."""
+
+    asked: tuple[Asked, ...]
+    waits: Mapping[int, float] = field(default_factory=dict)  # by place in `asked`
+    would_refuse: frozenset[str] = frozenset()
+    left: tuple[int, ...] = ()  # of each in `asked`, afterwards
+
+
+def asked_by(request: RateLimitRequest, rules: Rules) -> tuple[Asked, ...]:
+    """What a request asks.
+
+    Raises:
+        ValueError: it has too many descriptors or entries, or none.
+    """
+    if not 0 < len(request.descriptors) <= MAX_DESCRIPTORS:
+        raise ValueError(f"there are {len(request.descriptors)} descriptors; there must be 1 to {MAX_DESCRIPTORS}")
+    here = [rule for rule in rules.by_name.values() if request.domain in rule.hosts and isinstance(rule.limit, Rate)]
+    found: list[Asked] = []
+    for index, descriptor in enumerate(request.descriptors):
+        if len(descriptor.entries) > MAX_ENTRIES:
+            raise ValueError(f"descriptors[{index}] has {len(descriptor.entries)} entries; {MAX_ENTRIES} are allowed")
+        hits = descriptor.hits_addend.value if descriptor.HasField("hits_addend") else request.hits_addend or 1
+        entries = {_named(entry.key): entry.value for entry in descriptor.entries}
+        found += [Asked(index, rule, rate, key, hits) for rule, rate, key in _for(entries, here)]
+    return tuple(found)
+
+
+def decide(asked: tuple[Asked, ...], limits: Limits, now: int) -> Told:
+    """Spend what is asked, or nothing of it if one rule refuses. `now` in nanoseconds."""
+    waits: dict[int, float] = {}
+    would: set[str] = set()
+    spent: list[Asked] = []
+    for place, one in enumerate(asked):
+        wait = limits.buckets[one.rule.name].wait(one.key, now, one.hits) if one.hits else 0
+        if not wait:
+            spent.append(one)
+        elif one.rule.dry_run:
+            would.add(one.rule.name)
+        else:
+            waits[place] = wait / NANOSECONDS
+    for one in spent if not waits else ():
+        limits.buckets[one.rule.name].take(one.key, now, one.hits)
+    left = tuple(max(0, limits.buckets[one.rule.name].left(one.key, now)) for one in asked)
+    return Told(asked, waits, frozenset(would), left)
+
+
+def answer(told: Told, descriptors: int) -> RateLimitResponse:
+    """The decision in the words of the API: a status for each descriptor, that of the rule with the longest wait."""
+    response = RateLimitResponse(overall_code=RateLimitResponse.OK)
+    for _ in range(descriptors):
+        response.statuses.add(code=RateLimitResponse.OK)
+    for place, one in enumerate(told.asked):
+        status, wait = response.statuses[one.descriptor], told.waits.get(place, 0.0)
+        if status.HasField("current_limit") and wait <= status.duration_until_reset.ToMilliseconds() / 1000:
+            continue
+        status.code = RateLimitResponse.OVER_LIMIT if wait else RateLimitResponse.OK
+        limit = status.current_limit
+        limit.name, limit.requests_per_unit, limit.unit = one.rule.name, one.rate.requests, _UNITS[one.rate.period]
+        status.limit_remaining = min(told.left[place], 2**32 - 1)
+        status.duration_until_reset.FromMilliseconds(round(wait * 1000))
+    if told.waits:
+        place = max(told.waits, key=told.waits.__getitem__)
+        one, wait = told.asked[place], told.waits[place]
+        response.overall_code = RateLimitResponse.OVER_LIMIT
+        fields = policy_answers.rate_fields(one.rule.name, one.rate.requests, one.rate.period, wait)
+        response.response_headers_to_add.extend(HeaderValue(key=key, value=value) for key, value in fields)
+        sentence = policy_answers.rate_sentence(
+            one.rule.name, one.rate.requests, one.rate.period, burst=one.rate.burst, by=one.rate.by, wait=wait
+        )
+        response.raw_body = f"{sentence}\n".encode()
+    return response
+
+
+def _named(key: str) -> str:
+    """The attribute that the key of an entry names, header names in small letters; other keys as they are."""
+    key = _ALIASES.get(key, key)
+    return key.lower() if key.startswith("request.headers[") else key
+
+
+def _for(entries: Mapping[str, str], rules: list[Rule]) -> Iterator[tuple[Rule, Rate, tuple[str, ...]]]:
+    """The rules that a descriptor with these entries is for, and what they count it by."""
+    only = entries.get(_RULE)
+    names = entries.keys() - {_RULE}
+    for rule in rules:
+        rate = rule.limit
+        assert isinstance(rate, Rate)
+        if only is not None and rule.name.rpartition("/")[2] != only:
+            continue
+        if names != {_named(name) for name in rate.by} or not entries:
+            continue
+        key = tuple(_value(name, entries[_named(name)]) for name in rate.by)
+        if None not in key:
+            yield rule, rate, key  # type: ignore[misc]  # there is no None
+
+
+def _value(attribute: str, sent: str) -> str | None:
+    named = policy_attributes.parse(attribute)
+    if named.template is not None:
+        return named.template.of(sent.partition("?")[0])
+    return sent.partition("?")[0] if named.kind == "request.path" else sent
