@@ -278,10 +278,15 @@ def _header(message: HeaderMatcher, path: str) -> Rule:
     if message.name == ":method" and plain and not message.invert_match:
         method = message.string_match.exact.encode()
         return OfRequest(lambda context: context.request.method == method, _START_LINE)
-    missing = message.treat_missing_header_as_empty or message.WhichOneof("header_match_specifier") == "present_match"
-    if missing or message.name.startswith(":") or message.name.lower() == "host":
+    of_presence = message.WhichOneof("header_match_specifier") in {None, "present_match"}
+    if (
+        of_presence
+        or message.treat_missing_header_as_empty
+        or message.name.startswith(":")
+        or message.name.lower() == "host"
+    ):
         return OfRequest(lambda context: matches(context.request), _PATTERN)
-    name = message.name.lower().encode()  # most requests have none
+    name = message.name.lower().encode()  # without it, it cannot match
     return OfRequest(lambda context: context.request.has(name) and matches(context.request), _HEADER)
 
 
