@@ -44,8 +44,7 @@ def context() -> Context:
     parsed = parse_request(b"GET /a?b=c HTTP/1.1\r\nHost: shop.test\r\nX-One: 1\r\nx-one: 2\r\nX-Gone: g\r\n\r\n")
     assert parsed is not None
     facts = Facts("inbound", "10.0.0.1:1", "10.0.0.2:2", peer="spiffe://cluster.local/ns/a/sa/b")
-    record = RequestRecord(facts, 0.0, 0.0)
-    record.read(parsed[0])
+    record = RequestRecord(facts, 0.0, 0.0, parsed[0])
     record.request_id = "id-1"
     return Context(parsed[0], record)
 
