@@ -313,3 +313,29 @@ def test_who_may_not_is_told_what_is_missing(cluster: Cluster) -> None:
     check = nobody.pymesh("check", "--pre", check=False)
     assert check.returncode == 1
     assert "error: permissions: you may not " in check.stdout
+
+
+def test_a_new_root_reaches_the_other_replica_the_bundles_and_no_signature_too_early(cluster: Cluster) -> None:
+    """By the rights of the control plane's own account. What is left of the rotation is as on one machine."""
+
+    def roots(replica: str) -> list[str]:
+        return [root["fingerprint"] for root in json.loads(cluster.replicas[replica].get("/ca"))["roots"]]
+
+    before = json.loads(cluster.pymesh("ca", "status", "-o", "json").stdout)
+    assert (before["replicas"], before["place"], len(before["roots"])) == (2, f"Secret {SYSTEM}/pymesh-ca", 1)
+    assert cluster.pymesh("ca", "rotate").stdout.startswith("distribute: a new root is made")
+    eventually_sync(
+        lambda: len(roots(REPLICAS[0])) == 2 and roots(REPLICAS[0]) == roots(REPLICAS[1]),
+        what="both replicas to trust both roots", timeout=20,
+    )  # fmt: skip
+    assert roots(REPLICAS[0])[0] == before["roots"][0]["fingerprint"], "the old one signs on"
+
+    def bundle() -> str:
+        names = ("get", "configmap", "pymesh-ca-root-cert", "-n", "default", "-o", "json")
+        return str(json.loads(cluster.kubectl(*names))["data"]["root-cert.pem"])
+
+    eventually_sync(lambda: bundle().count("BEGIN CERTIFICATE") == 2, what="the ConfigMap with both", timeout=20)
+    early = cluster.pymesh("ca", "rotate", check=False)
+    assert (early.returncode, early.stdout) == (1, "")
+    assert "sign would be too early: " in early.stderr
+    assert "pods that start get the roots as a file, which takes until" in early.stderr
