@@ -9,7 +9,7 @@ access log in Istio's format, a retry policy and one RBAC rule with a permission
 the request id and Istio's metrics always are. With `--rules` there are so many access rules, as in the macro scenario
 `authz`. With `--report` every request is reported to an access log service (which is away: entries are made, and
 dropped), with `--trace` so many of a hundred get a span, likewise. Prints microseconds of CPU per request, the best of
-several rounds. System calls and the event loop come on top; see `benchmarks/macro` for the whole, next to other proxies.
+several rounds. System calls and the event loop come on top; `benchmarks/macro` has the whole, next to other proxies.
 """
 
 import argparse
