@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import Final
 
 from pymesh.errors import ConfigError
@@ -51,6 +51,7 @@ def check(resource: Resource[AuthorizationPolicy], world: World) -> list[Problem
     _check_action(findings, resource, world)
     for index, rule in enumerate(resource.value.spec.rules):
         _check_rule(findings, f"spec.rules[{index}]", rule, resource)
+    _check_tokens(findings, resource, world)
     return findings.problems
 
 
@@ -149,6 +150,22 @@ def _check_rule(findings: Findings, path: str, rule: Rule, resource: Resource[Au
         findings.warning(path, f"{sentence}: name the ports that it is about, in to.operation.ports")
 
 
+def _check_tokens(findings: Findings, resource: Resource[AuthorizationPolicy], world: World) -> None:
+    """Warn of rules about tokens where nobody's are believed."""
+    namespace, root = resource.key.namespace, world.root_namespace
+    places = {item.key.namespace for item in world.request_authentications}
+    if places & {namespace, root} or (places and namespace == root):
+        return
+    for index, rule in enumerate(resource.value.spec.rules):
+        path = f"spec.rules[{index}]"
+        asked = [here for here, field, _ in rule.lists(path) if field.lower().endswith("requestprincipals")]
+        asked += [here for here, condition in rule.conditions(path) if condition.key.startswith("request.auth.")]
+        if asked:
+            sentence = "no RequestAuthentication says whose tokens are believed here: no request has what this is about"
+            findings.warning(asked[0], sentence)
+            return
+
+
 def _check_accounts(findings: Findings, path: str, rule: Rule) -> None:
     for index, item in enumerate(rule.from_ or ()):
         source = item.source
@@ -210,14 +227,20 @@ def _check_value(findings: Findings, path: str, what: str, value: str) -> None:
     elif what in {"namespaces", "source.namespace"}:
         return  # here a wildcard may stand anywhere
     elif "*" in value[1:-1] or (len(value) > 1 and value.startswith("*") and value.endswith("*")):
-        findings.error(path, f"'{value}': '*' stands at the beginning, at the end, or alone")
+        if what.startswith("request."):  # what a client sends may well have stars
+            findings.warning(path, f"'{value}': '*' is any text at the beginning or at the end, and itself elsewhere")
+        else:
+            findings.error(path, f"'{value}': '*' stands at the beginning, at the end, or alone")
     elif what in {"principals", "source.principal"} and value.startswith("spiffe:"):
         findings.error(path, "a principal is written without 'spiffe://'")
 
 
 def _check_address(findings: Findings, path: str, value: str) -> None:
+    if "%" in value:
+        findings.error(path, f"'{value}' has a zone, which means something on one machine only: write it without")
+        return
     try:
-        ip_network(value, strict=False) if "/" in value else ip_address(value)
+        ip_network(value, strict=False)
     except ValueError as error:
         findings.error(path, f"'{value}' is neither an address nor a network: {error}")
 

@@ -39,8 +39,6 @@ _HTTP_FILTERS: Final = f"{FILTERS}envoy.filters.http."
 _ANYTHING: Final = ".+"
 # What means something in a pattern of RE2.
 _SPECIAL: Final = re.compile(r"[\\.+*?()|\[\]{}^$]")
-_ANY_OPERATION: Final = Operation()
-_ANY_SOURCE: Final = Source()
 
 _Permission = rbac_pb2.Permission
 _Principal = rbac_pb2.Principal
@@ -72,8 +70,8 @@ def policy(rule: Rule, scope: Scope) -> rbac_pb2.Policy | None:
     """
     operations = [[*_of_operation(to.operation), *_conditions(rule, _WHAT)] for to in rule.to or ()]
     sources = [[*_of_source(item.source), *_conditions(rule, _WHO)] for item in rule.from_ or ()]
-    what = operations or [[*_of_operation(_ANY_OPERATION), *_conditions(rule, _WHAT)]]
-    who = sources or [[*_of_source(_ANY_SOURCE), *_conditions(rule, _WHO)]]
+    what = operations or [[*_conditions(rule, _WHAT)]]
+    who = sources or [[*_conditions(rule, _WHO)]]
     if scope.opaque:
         if scope.action == "ALLOW" and any(of_requests(clause.key) for clauses in (*what, *who) for clause in clauses):
             return None

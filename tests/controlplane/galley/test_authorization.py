@@ -15,6 +15,13 @@ def findings(text: str) -> list[str]:
     return [f"{p.severity.value} {p.path}: {p.sentence}" for p in problems if "AuthorizationPolicy" in p.resource]
 
 
+BELIEVED = """
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: a, namespace: default}
+spec: {jwtRules: [{issuer: a, jwksUri: 'https://a/keys'}]}
+"""
 RIGHT = (
     "{}",
     "{rules: [{}]}",
@@ -31,7 +38,14 @@ RIGHT = (
 @pytest.mark.parametrize("spec", RIGHT)
 def test_of_what_is_right_nothing_is_said(spec: str) -> None:
     """And what pilot makes of it, the proxy supports: that is judged here, too."""
-    assert findings(policy("a", spec)) == []
+    assert findings(policy("a", spec) + BELIEVED) == []
+
+
+def test_rules_about_tokens_that_nobody_believes_are_told() -> None:
+    text = policy("a", "{rules: [{}, {when: [{key: 'request.auth.claims[a]', values: [b]}]}]}")
+    (sentence,) = findings(text)
+    assert sentence.startswith("warning spec.rules[1].when[0]: no RequestAuthentication says whose tokens are believed")
+    assert findings(text + BELIEVED) == []
 
 
 def test_who_selects_nobody_is_told() -> None:
