@@ -62,7 +62,6 @@ _NOT_YET: Final = frozenset(
         ("networking.istio.io", "WorkloadEntry"),
         ("networking.istio.io", "WorkloadGroup"),
         ("networking.istio.io", "ProxyConfig"),
-        ("security.istio.io", "RequestAuthentication"),
         ("telemetry.istio.io", "Telemetry"),
         ("extensions.istio.io", "WasmPlugin"),
         ("extensions.istio.io", "TrafficExtension"),
