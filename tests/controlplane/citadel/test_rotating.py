@@ -76,6 +76,15 @@ class Mesh:
         answer = await fetch(sock, address, path, limit=1024 * 1024, method=method)
         return answer.status, json.loads(answer.body)
 
+    async def followed(self, by: int) -> None:
+        """Wait until so many pods have said what they trust."""
+
+        async def known() -> bool:
+            _, said = await self.ask("GET", "/ca")
+            return sum(item["trusts"] == said["version"] for item in said["workloads"]) == by
+
+        await eventually(known, what=f"{by} followers", timeout=30)
+
     async def step(self, name: str) -> None:
         """Take a step as soon as that may be."""
 
@@ -232,6 +241,7 @@ async def test_a_root_is_replaced_under_traffic_without_one_failed_handshake(tmp
             (ratings.calls, reviews.serves, "reviews"),
             (reviews.calls, policy.serves, "policy"),
         ]
+        await there.followed(by=3)
         old = Connection()
         await old.open(reviews.calls, ratings.serves, rng)
         before = (there.folder / "root-cert.pem").read_bytes()
@@ -270,6 +280,7 @@ async def test_a_step_waits_for_who_has_not_taken_the_one_before(tmp_path: Path)
         renewing = group.create_task(sidecar.certificates.run())
         following = group.create_task(sidecar.roots.run())
         await eventually(lambda: sidecar.certificates.ready, timeout=30)
+        await there.followed(by=1)
         await there.step("distribute")
         assert (await there.ask("POST", "/ca/distribute"))[0] == 409
         renewing.cancel()
@@ -293,6 +304,7 @@ async def test_who_comes_back_after_a_restart_of_citadel_says_what_it_has(tmp_pa
             sidecar = Sidecar(there, "reviews")
             running = group.create_task(sidecar.run())
             await eventually(lambda: sidecar.certificates.ready, timeout=30)
+            await there.followed(by=1)
             await there.step("distribute")
             await there.step("sign")
             running.cancel()
