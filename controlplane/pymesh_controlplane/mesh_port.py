@@ -5,19 +5,22 @@ It opens when there is a certificate to show, and stays open with the last one w
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, TypeAlias
 
 import grpc
 import grpc.aio
+from starlette.applications import Starlette
 
+from pymesh.identity import Identity
 from pymesh_controlplane.callers import proved
-from pymesh_controlplane.citadel.attestation import Authenticator
+from pymesh_controlplane.citadel.attestation import Authenticator, UnauthenticatedError
 from pymesh_controlplane.citadel.client import Certificate, Credentials
 from pymesh_controlplane.citadel.frontend import TlsFrontend, load_certificate, server_context
 from pymesh_controlplane.citadel.gate import Gate
+from pymesh_controlplane.debug import HttpServer
 from pymesh_controlplane.metrics import Metrics
-from pymesh_controlplane.pilot.server import Authenticate
+from pymesh_controlplane.pilot.server import Authenticate, StreamError
 from pymesh_controlplane.tasks import until_first_ends
 
 # Of the listening socket; all sidecars come at once when a mesh starts or this service does.
@@ -42,6 +45,8 @@ GRPC_OPTIONS: Final = (
 
 # The services of a component, for the callers that it is given a way to tell.
 Handlers: TypeAlias = Callable[[Authenticate], Iterable[grpc.GenericRpcHandler]]
+# What is served over HTTP/1.1, given what tells who is at the other end of a connection.
+Http: TypeAlias = Callable[[Callable[[str], Awaitable[Identity]]], Starlette]
 
 
 class MeshPort:
@@ -54,19 +59,26 @@ class MeshPort:
         self._metrics = metrics
         self._frontend: TlsFrontend | None = None
         self._open = asyncio.Event()
-        self._backend_port = 0
+        self._backend_port = self._http_port = 0
 
     def waiting(self) -> str:
         """Why it is not open, or should not be trusted to stay so; "" if all is well."""
         return self.certificate.waiting
 
-    async def run(self, services: Iterable[Handlers]) -> None:
-        """Serve `services` until cancelled."""
+    async def run(self, services: Iterable[Handlers], http: Http | None = None) -> None:
+        """Serve `services`, and over HTTP/1.1 what `http` makes, until cancelled."""
         inner = grpc.aio.server(options=GRPC_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
         self._backend_port = inner.add_insecure_port("127.0.0.1:0")
+        pages = socket.create_server(("127.0.0.1", 0)) if http is not None else None
         try:
-            await until_first_ends(self.certificate.run(self._use), self._serve(inner, services))
+            parts = [self.certificate.run(self._use), self._serve(inner, services)]
+            if http is not None and pages is not None:
+                self._http_port = pages.getsockname()[1]
+                parts.append(HttpServer(http(self._who), pages).run_until_cancelled())
+            await until_first_ends(*parts)
         finally:
+            if pages is not None:
+                pages.close()
             await inner.stop(GRACE)
 
     async def _serve(self, inner: grpc.aio.Server, services: Iterable[Handlers]) -> None:
@@ -80,11 +92,25 @@ class MeshPort:
         self._listener.listen(BACKLOG)
         await self._frontend.serve()
 
+    async def _who(self, inner: str) -> Identity:
+        """Who is at the other end of the connection with this inner address."""
+        peer = self._frontend.peer_of(inner) if self._frontend is not None else None
+        try:
+            if peer is None:
+                raise UnauthenticatedError("this port takes calls from the TLS port only")
+            caller = await Authenticator(None, self._trust_domain).authenticate([], peer)
+        except UnauthenticatedError as error:
+            self._metrics.count("controlplane_tls_refused", "identity")
+            raise StreamError(grpc.StatusCode.UNAUTHENTICATED, str(error), "unauthenticated") from error
+        return caller.identity
+
     def _use(self, credentials: Credentials) -> None:
-        context = server_context(credentials.roots, demand=True)
+        context = server_context(credentials.roots, demand=True, http=bool(self._http_port))
         load_certificate(context, credentials.chain, credentials.key)
         if self._frontend is None:
-            self._frontend = TlsFrontend(self._listener, context, self._backend_port, self._metrics)
+            self._frontend = TlsFrontend(
+                self._listener, context, self._backend_port, self._metrics, http_port=self._http_port
+            )
             self._open.set()
         self._frontend.use(context)
         self._metrics.set("controlplane_certificate_expiry_timestamp", credentials.expires.timestamp())

@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector as Metrics
 from starlette.routing import BaseRoute
 
 from pymesh.errors import ConfigError
+from pymesh_controlplane.mesh_port import Http
 from pymesh_controlplane.options import Options
 from pymesh_controlplane.pilot.server import Authenticate
 from pymesh_controlplane.policy.service import PolicyService
@@ -28,6 +29,7 @@ class Part:
         run: its work beside the calls, until cancelled; None if it has none.
         waiting: why it is not ready, "" if it is.
         routes: its pages on port 15014.
+        http: what it serves over HTTP/1.1 on port 9091; of one component at most.
         collectors, texts: what it shows at /metrics there; the latter is in Prometheus' text format already.
     """
 
@@ -35,6 +37,7 @@ class Part:
     run: Callable[[], Coroutine[None, None, None]] | None = None
     waiting: Callable[[], str] = str
     routes: Sequence[BaseRoute] = ()
+    http: Http | None = None
     collectors: Sequence[Metrics] = ()
     texts: Sequence[Callable[[], str]] = ()
 
@@ -74,6 +77,7 @@ def policy(source: Source, store: Store | None = None) -> Part:
     service = PolicyService(source, time.monotonic, store)
     return Part(
         services=service.handlers,
+        http=service.http,
         run=service.run,
         waiting=service.waiting,
         routes=service.routes(),

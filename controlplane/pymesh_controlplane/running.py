@@ -205,7 +205,8 @@ class Running:
         listener = self.resources.enter_context(bind(options.listen, options.mesh_port, "--mesh-port"))
         mesh = MeshPort(listener, certificate, options.trust_domain, self.metrics)
         self.waiting.append(mesh.waiting)
-        self.start(mesh.run([part.services for part in parts]), *(part.run() for part in parts if part.run is not None))
+        http = next((part.http for part in parts if part.http is not None), None)
+        self.start(mesh.run([part.services for part in parts], http), *(part.run() for part in parts if part.run is not None))
         self.ports = replace(self.ports, mesh=port_of(listener))
 
 

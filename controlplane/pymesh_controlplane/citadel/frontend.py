@@ -44,8 +44,10 @@ ACCEPT_PAUSE: Final = 0.5
 _EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-def server_context(root_pem: str, *, demand: bool = False) -> ssl.SSLContext:
+def server_context(root_pem: str, *, demand: bool = False, http: bool = False) -> ssl.SSLContext:
     """A context that asks for a client certificate and verifies it; one that is not sent is forgiven unless `demand`.
+
+    `http`: HTTP/1.1 is spoken behind it, too.
 
     Raises:
         ssl.SSLError: `root_pem` holds no certificate.
@@ -54,7 +56,7 @@ def server_context(root_pem: str, *, demand: bool = False) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED if demand else ssl.CERT_OPTIONAL
     context.load_verify_locations(cadata=root_pem)
-    context.set_alpn_protocols(["h2"])
+    context.set_alpn_protocols(["h2", "http/1.1"] if http else ["h2"])
     return context
 
 
@@ -68,7 +70,10 @@ def load_certificate(context: ssl.SSLContext, chain_pem: str, key_pem: str) -> N
 
 
 class TlsFrontend:
-    """Accepts TLS connections on `listener` and relays them to the gRPC server on a loopback port."""
+    """Accepts TLS connections on `listener` and relays them to the gRPC server on a loopback port.
+
+    Those that did not agree on `h2` go to `http_port` instead, if there is one.
+    """
 
     def __init__(
         self,
@@ -77,6 +82,7 @@ class TlsFrontend:
         backend_port: int,
         metrics: Metrics,
         *,
+        http_port: int = 0,
         handshake_timeout: float = HANDSHAKE_TIMEOUT,
         max_connections: int = MAX_CONNECTIONS,
         max_per_address: int = MAX_CONNECTIONS_PER_ADDRESS,
@@ -84,6 +90,7 @@ class TlsFrontend:
         self._listener = listener
         self._context = context
         self._backend = ("127.0.0.1", backend_port)
+        self._http = ("127.0.0.1", http_port) if http_port else self._backend
         self._metrics = metrics
         self._handshake_timeout = handshake_timeout
         self._max_connections = max_connections
@@ -180,7 +187,9 @@ class TlsFrontend:
                 source.bind(("127.0.0.1", 0))
                 inner = f"ipv4:127.0.0.1:{source.getsockname()[1]}"
                 self._peers[inner] = peer
-                await asyncio.get_running_loop().sock_connect(source, self._backend)
+                await asyncio.get_running_loop().sock_connect(
+                    source, self._backend if _speaks_http2(writer) else self._http
+                )
                 backend_reader, backend_writer = await asyncio.open_connection(sock=source, limit=CHUNK)
             except BaseException:
                 source.close()
@@ -219,6 +228,11 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         while data := await reader.read(CHUNK):
             writer.write(data)
             await writer.drain()
+
+
+def _speaks_http2(writer: asyncio.StreamWriter) -> bool:
+    tls = writer.get_extra_info("ssl_object")
+    return isinstance(tls, ssl.SSLObject) and tls.selected_alpn_protocol() == "h2"
 
 
 def _uris(writer: asyncio.StreamWriter) -> tuple[str, ...] | None:

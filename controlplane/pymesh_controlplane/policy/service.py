@@ -17,6 +17,7 @@ import grpc.aio
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 from google.protobuf.message import DecodeError
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -27,7 +28,7 @@ from pymesh.policy_api import LeaseRequest
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.server import Authenticate, Origin, RequestBudget, ServerContext, StreamError
 from pymesh_controlplane.pilot.status import Json
-from pymesh_controlplane.policy import checks, pages, ratelimit
+from pymesh_controlplane.policy import checks, http_check, pages, ratelimit
 from pymesh_controlplane.policy.desk import Desk
 from pymesh_controlplane.policy.metrics import Counts, PolicyMetrics
 from pymesh_controlplane.policy.questions import Questions
@@ -139,6 +140,10 @@ class PolicyService:
                 policy_api.SERVICE, {policy_api.METHOD: grpc.stream_stream_rpc_method_handler(hold)}
             ),
         )
+
+    def http(self, identify: http_check.Identify) -> Starlette:
+        """Checks in the form of HTTP."""
+        return http_check.application(identify, self._check, lambda error: self._refuse(error, Origin("HTTP")))
 
     def collector(self) -> PolicyMetrics:
         """What is shown at /metrics."""

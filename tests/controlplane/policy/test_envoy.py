@@ -15,6 +15,7 @@ from tests.controlplane.pilot.worlds import BOOKINFO
 from tests.controlplane.policy import test_service
 from tests.controlplane.policy.test_service import AUTHORITY, PYTHON, REVIEWS, Serving, serving
 from tests.support.echo import EchoServer
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.envoy
 
@@ -158,6 +159,44 @@ async def asks(envoy: Side, running: Serving) -> None:
     counted = running.service.counts.checks
     assert counted["RateLimit default/limited", "allowed"] == 3
     assert counted["RateLimit default/limited", "denied"] == 1
+
+
+BY_HTTP = """http_service:
+                server_uri: {uri: "http://policy", cluster: policy, timeout: 5s}
+                path_prefix: /check
+                authorization_request:
+                  headers_to_add: [{key: x-pymesh-rules, value: "RateLimit default/checked,Check default/reviews"}]
+              allowed_headers: {patterns: [{exact: x-forwarded-for}]}"""
+
+
+async def test_envoy_asks_by_http_too(upstream: EchoServer, tmp_path: Path) -> None:
+    """The same decisions, for callers who show the same certificate; failure_mode and status_on_error as ever."""
+    python = PYTHON.replace('request.claims["tenant"] == "a"', 'request.path.startswith("/checked")')
+    async with serving(BOOKINFO + LIMITS + python) as running:
+        await eventually(lambda: running.service.questions.python.names)
+        text = bootstrap(running, tmp_path)
+        text = text.replace("grpc_service: {envoy_grpc: {cluster_name: policy}, timeout: 5s}", BY_HTTP)
+        text = text.replace("alpn_protocols: [h2]", "alpn_protocols: [http/1.1]")
+        text = text.replace("http2_protocol_options", "http_protocol_options")
+        envoy = await asyncio.to_thread((proxy := _proxy("envoy", text, tmp_path, upstream, upstream)).__enter__)
+        try:
+            answers = [
+                await asyncio.to_thread(envoy.ask, Situation(path, 200, path, "GET", "reviews"))
+                for path in ("/checked/a?x=%2F", "/checked/b", "/checked/a", "/checked/a", "/python%2e")
+            ]
+            assert [one.status for one in answers] == [200, 200, 200, 429, 403]
+            assert dict(answers[3].headers)["ratelimit-policy"] == '"default/checked";q=2;w=3600'
+            assert answers[3].body.startswith(b"RateLimit default/checked: 2 an hour")
+            assert answers[4].body == b"Check default/reviews: for tenant a\n"
+            before = running.service.counts.refused["identity"]
+            running.worlds.put(BOOKINFO + LIMITS.replace("name: reviews", "name: ratings"))
+            epoch = running.service.status()["epoch"]
+            await eventually(lambda: running.service.status()["epoch"] != epoch)
+            away = await asyncio.to_thread(envoy.ask, Situation("/checked/a", 503, "/checked/a", "GET", "reviews"))
+            assert away.status == 503, "others' rules are not ours to spend"
+            assert running.service.counts.refused["identity"] == before + 1
+        finally:
+            await asyncio.to_thread(proxy.__exit__, None, None, None)
 
 
 async def test_whose_workload_is_not_behind_the_target_may_not_spend_its_rates() -> None:

@@ -143,7 +143,7 @@ async def serving(text: str | None = BOOKINFO + LIMITS) -> AsyncIterator[Serving
     if text is not None:
         worlds.put(text)
     async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(service.run()), tasks.create_task(mesh.run([service.handlers]))]
+        running = [tasks.create_task(service.run()), tasks.create_task(mesh.run([service.handlers], service.http))]
         try:
             await eventually(lambda: not mesh.waiting() and (text is None or not service.waiting()))
             yield Serving(service, mesh, worlds, listener.getsockname()[1])
