@@ -90,12 +90,13 @@ class Custodian:
             if stored.digest == self._stored.digest:
                 self._trouble("")
                 return
-            # A step of citadel's own has been judged by whoever took it, perhaps another replica.
-            if stored.kept is None or self._stored.kept is None:
-                early = too_early(self.trust.authority, stored.authority, self.holders(), self._settled())
-                if early:
-                    self._trouble(f"{stored.place} has changed, and is not taken yet: {early}")
-                    return
+            # A step of citadel's own has been judged by whoever took it, perhaps another replica; a root that came from
+            # elsewhere, as out of a backup, has not.
+            own = stored.kept is not None and self._stored.kept is not None
+            holders, settled = ((), True) if own else (self.holders(), self._settled())
+            if early := too_early(self.trust.authority, stored.authority, holders, settled):
+                self._trouble(f"{stored.place} has changed, and is not taken yet: {early}")
+                return
             self._take(stored)
 
     async def rotate(self, step: Step) -> Report:
@@ -190,7 +191,8 @@ def too_early(before: Authority, after: Authority, holders: Sequence[Holder], se
     if signs not in trusted:
         return (
             "its root is one that nobody trusts yet. Put it beside the old one into root-cert.pem, and leave the old "
-            "ca-cert.pem and ca-key.pem as long as that is told"
+            "ca-cert.pem and ca-key.pem as long as that is told. (A control plane that is restarted takes it, and cuts "
+            "everybody off)"
         )
     if signs != fingerprint(before.roots[0]):
         version = version_of(before.root_pem)

@@ -202,6 +202,11 @@ async def test_what_becomes_unreadable_is_told_and_what_was_read_stays_in_force(
     assert caplog.text.count("the one read before stays in force") == 1
     assert "cannot be read" in custodian.report().problem
     assert hindrances([custodian.report()], Step.DISTRIBUTE, NOW)
+    other = pem.documents_of(STEADY)
+    (folder / SELF_SIGNED).write_bytes(other[pem.KEY] + other[pem.CERTIFICATE])
+    await custodian.look()
+    assert custodian.trust.authority == before
+    assert "is not taken yet: its root is one that nobody trusts yet" in custodian.report().problem
     (folder / SELF_SIGNED).write_bytes(good)
     await custodian.look()
     assert custodian.report().problem == ""
