@@ -206,7 +206,8 @@ class Running:
         mesh = MeshPort(listener, certificate, options.trust_domain, self.metrics)
         self.waiting.append(mesh.waiting)
         http = next((part.http for part in parts if part.http is not None), None)
-        self.start(mesh.run([part.services for part in parts], http), *(part.run() for part in parts if part.run is not None))
+        self.start(mesh.run([part.services for part in parts], http))
+        self.start(*(part.run() for part in parts if part.run is not None))
         self.ports = replace(self.ports, mesh=port_of(listener))
 
 

@@ -20,10 +20,13 @@ QUANTUM: Final = 100_000_000
 def leased(limit: Rate | Slots) -> bool:
     """Whether sidecars hold leases of it, rather than ask about each request.
 
-    One count for all requests can be leased, if its burst lasts for as long as a stock is meant to.
+    A rule may say so itself. Otherwise one count for all requests is leased, if its burst lasts for as long as a stock
+    is meant to. What is counted apart never is.
     """
     if isinstance(limit, Slots):
         return True
+    if limit.quota is not None:
+        return limit.quota == "Leased" and not limit.by
     return not limit.by and limit.burst * limit.period >= limit.requests * RATE_LEASE / 2
 
 

@@ -23,6 +23,8 @@ def test_what_is_leased() -> None:
     assert leased(Rate(100, 1, 25))
     assert not leased(Rate(100, 1, 24))
     assert not leased(Rate(100, 1, 100, ("source.principal",)))
+    assert leased(Rate(100, 1, 1, quota="Leased"))
+    assert not leased(Rate(3, 60, 3, quota="Asked"))
 
 
 def test_a_tank_fills_evenly_up_to_its_burst() -> None:
