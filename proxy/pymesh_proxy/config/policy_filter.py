@@ -92,12 +92,12 @@ def _rule(value: Value, path: str) -> SlotSettings | RateSettings | CheckSetting
         raise ConfigError("must not hold a comma", path=join(path, "name"))
     mode = Mode(typed_struct.word(fields["failure_mode"], [mode.value for mode in Mode], join(path, "failure_mode")))
     otherwise = Mode(typed_struct.word(fields["otherwise"], ("OPEN", "CLOSED"), join(path, "otherwise")))
-    dry_run = _flag(fields.get("dry_run"), join(path, "dry_run"))
+    dry_run = typed_struct.flag(fields.get("dry_run"), join(path, "dry_run"))
     if kind == "slots":
         return SlotSettings(name, _count(fields["max"], join(path, "max")), mode, otherwise, dry_run)
     if kind == "rate":
         requests, burst = (_count(fields[key], join(path, key)) for key in ("requests", "burst"))
-        seconds = typed_struct.duration(fields["period"], join(path, "period"), 0)
+        seconds = typed_struct.duration(fields["period"], join(path, "period"), 0, longest=max(PERIODS))
         if not requests or not burst or seconds not in PERIODS:
             raise ConfigError("must allow one request at least, in 1, 60, 3600 or 86400 s", path=path)
         return RateSettings(name, requests, int(seconds), burst, mode, otherwise, dry_run)
@@ -108,16 +108,8 @@ def _rule(value: Value, path: str) -> SlotSettings | RateSettings | CheckSetting
             by_of(tuple(by))
         except ValueError as error:
             raise ConfigError(str(error), path=here) from error
-    remembered = _flag(fields.get("remembered"), join(path, "remembered"))
+    remembered = typed_struct.flag(fields.get("remembered"), join(path, "remembered"))
     return CheckSettings(name, mode, otherwise, by_of(tuple(by)), dry_run, remembered)
-
-
-def _flag(value: Value | None, path: str) -> bool:
-    if value is None:
-        return False
-    if value.WhichOneof("kind") != "bool_value":
-        raise ConfigError("must be true or false", path=path)
-    return value.bool_value
 
 
 def _count(value: Value, path: str) -> int:

@@ -59,11 +59,11 @@ def flag(value: Value | None, path: str) -> bool:
     return value.bool_value
 
 
-def duration(value: Value | None, path: str, default: float) -> float:
-    """Seconds, above 0."""
+def duration(value: Value | None, path: str, default: float, longest: float = MAX_DURATION) -> float:
+    """Seconds, above 0, at most `longest`."""
     if value is None:
         return default
     said = value.string_value
-    if not _DURATION.fullmatch(said) or not 0 < float(said[:-1]) <= MAX_DURATION:
-        raise ConfigError(f"must be a duration above 0, at most {MAX_DURATION:g} s, as in 0.2s", path=path)
+    if not _DURATION.fullmatch(said) or not 0 < float(said[:-1]) <= longest:
+        raise ConfigError(f"must be a duration above 0, at most {longest:g} s, as in 0.2s", path=path)
     return float(said[:-1])

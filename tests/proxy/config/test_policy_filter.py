@@ -121,3 +121,11 @@ def test_a_filter_that_is_not_in_force_lets_nothing_pass() -> None:
     found = compiled(with_rules(SLOTS))
     with pytest.raises(RuntimeError, match="before it was in force"):
         found.on_request(context())
+
+
+@pytest.mark.parametrize("period", [1, 60, 3600, 86_400])
+def test_every_period_that_a_rate_may_have_is_taken(period: int) -> None:
+    """An hour is longer than any duration elsewhere in this filter."""
+    (found,) = compiled(with_rules({**RATE, "period": f"{period}s"})).settings.rules
+    assert isinstance(found, RateSettings)
+    assert found.period == period
