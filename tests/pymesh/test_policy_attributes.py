@@ -49,7 +49,7 @@ def test_what_is_no_attribute(name: str) -> None:
         ("/users/{*}/orders", "/users/7/8/orders", None),
         ("/users/{*}/orders", "/users//orders", None),
         ("/users/{*}/orders", "/users/7/orders/", None),
-        ("/users/{*}/orders", "/Users/7/orders", None),
+        ("/users/{*}/orders", "/USERS/7/orders", None),
         ("/users/{user}/orders/{**}", "/users/7/orders/a/b", "/users/7/orders/{**}"),
         ("/users/{user}/orders/{**}", "/users/7/orders/", "/users/7/orders/{**}"),
         ("/users/{user}/orders/{**}", "/users/7/orders", None),

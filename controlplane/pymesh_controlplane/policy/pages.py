@@ -4,10 +4,11 @@ from pymesh_controlplane.pilot.status import Json
 from pymesh_controlplane.policy.checks import Limits
 from pymesh_controlplane.policy.desk import Desk, totals
 from pymesh_controlplane.policy.metrics import Counts
+from pymesh_controlplane.policy.python_checks import PythonChecks
 from pymesh_controlplane.policy.rules import Code, Rate, Rule, Rules
 
 
-def status(rules: Rules, desk: Desk, limits: Limits, counts: Counts) -> Json:
+def status(rules: Rules, desk: Desk, limits: Limits, counts: Counts) -> dict[str, Json]:
     """`{"epoch", "rules": [...], "sidecars": n, "refused": {reason: n}}`; of each rule what its kind has."""
     return {
         "epoch": rules.epoch,
@@ -15,6 +16,15 @@ def status(rules: Rules, desk: Desk, limits: Limits, counts: Counts) -> Json:
         "sidecars": len(desk.sidecars),
         "refused": dict(sorted(counts.refused.items())),
     }
+
+
+def python(checks: PythonChecks) -> Json:
+    """The checks in Python: `{"functions", "problem", "failures": {function: {kind: n}}}`."""
+    failures: dict[str, Json] = {}
+    for name in sorted({name for name, _ in checks.failures}):
+        failures[name] = {kind: count for (of, kind), count in sorted(checks.failures.items()) if of == name}
+    functions: list[Json] = [*sorted(checks.names)]
+    return {"functions": functions, "problem": checks.problem, "failures": failures}
 
 
 def _rule(rule: Rule, desk: Desk, limits: Limits, counts: Counts) -> Json:

@@ -159,7 +159,8 @@ class PolicyService:
 
     def status(self) -> Json:
         """Rules in force, and what is granted, held and refused by them."""
-        return pages.status(self._rules or Rules(), self.desk, self.questions.limits, self.counts)
+        rules = pages.status(self._rules or Rules(), self.desk, self.questions.limits, self.counts)
+        return {**rules, "python": pages.python(self.questions.python)}
 
     # --- Rules -----------------------------------------------------------------------------------------------------
 

@@ -299,6 +299,11 @@ async def test_a_check_in_python_is_asked_and_a_rate_is_spent_only_where_it_lets
         assert (await about("a")).denied_response.status.code == 429  # two an hour: told, and asked first
         counted = running.service.counts.checks
         assert (counted[CHECK, "allowed"], counted[CHECK, "denied"], counted[CHECK, "undecided"]) == (1, 4, 2)
+        assert running.service.status()["python"] == {
+            "functions": ["tenants"],
+            "problem": "",
+            "failures": {"tenants": {"raised": 2}},
+        }
 
 
 async def test_other_code_is_another_epoch_of_which_sidecars_hear_at_once() -> None:
