@@ -44,6 +44,7 @@ class Desk:
             and the limits of its books are set from there.
         problem: why nothing can be decided; empty when all is well.
         hopes: of a shared one, what the other desks may give back, or the store has not been asked about yet, by rule.
+        barren: rules of which sidecars lack something, and the store had nothing when it was asked last.
         moved: what sidecars brought along that had it from another replica: by rule and that one's name, how much in
             all and how many they were.
     """
@@ -56,6 +57,7 @@ class Desk:
     replica: str = ""
     problem: str = ""
     hopes: dict[str, int] = field(default_factory=dict)
+    barren: set[str] = field(default_factory=set)
     moved: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
     _behind: dict[str, tuple[frozenset[str], frozenset[str]]] = field(default_factory=dict)  # by rule: accounts, pods
     _lingering: dict[str, float] = field(default_factory=dict)
@@ -205,7 +207,9 @@ class Desk:
         """Whether there is more for it is not known before the store has been asked."""
         books = self.all_books()
         for demand in sidecar.request.demands:
-            if demand.rule in sidecar.rules and demand.wanted > max(demand.held, books[demand.rule].limit):
+            if demand.rule not in sidecar.rules or demand.rule in self.barren:
+                continue
+            if demand.wanted > max(demand.held, books[demand.rule].limit):
                 self.hopes[demand.rule] = max(1, self.hopes.get(demand.rule, 0))
 
     def _came_over(self, sidecar: Sidecar) -> None:

@@ -62,12 +62,18 @@ class Replica:
             book.limit = max(0, min(share.allotted, goal) - spent)
             if claim.rule in self.desk.moved:  # more has come since, and is ours whether it fits or not
                 book.limit = max(book.limit, _out(book)[0])
-            self.desk.hopes[claim.rule] = _hope(goal, share)
+            lacking = {name for name, holder in book.holders.items() if _lacks(holder)}
+            hoped, self.desk.hopes[claim.rule] = self.desk.hopes.get(claim.rule, 0), _hope(goal, share)
+            if hoped and not self.desk.hopes[claim.rule]:
+                waiting |= lacking
+            (self.desk.barren.add if lacking and not self.desk.hopes[claim.rule] else self.desk.barren.discard)(
+                claim.rule
+            )
             self.desk.news(claim.rule)
-            waiting |= {name for name, holder in book.holders.items() if _lacks(holder)}
         for rule in self._goals.keys() - books.keys():
             del self._goals[rule]
             self.desk.hopes.pop(rule, None)
+            self.desk.barren.discard(rule)
         self.desk.problem = ""
         return waiting
 
@@ -82,8 +88,13 @@ class Replica:
 
     @property
     def restless(self) -> bool:
-        """Whether sidecars lack what the store may give."""
-        return any(_lacks(holder) for book in self.desk.all_books().values() for holder in book.holders.values())
+        """Whether sidecars lack what the store may give, and has not said just now that it cannot."""
+        return any(
+            _lacks(holder)
+            for rule, book in self.desk.all_books().items()
+            if rule not in self.desk.barren
+            for holder in book.holders.values()
+        )
 
 
 def _out(book: Book) -> tuple[int, int, int]:

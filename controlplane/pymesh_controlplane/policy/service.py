@@ -51,6 +51,8 @@ TICK: Final = 0.25
 # Seconds between two claims of our part of every rule, at most, and at least: when sidecars lack something.
 CLAIM: Final = 0.5
 CLAIM_SOON: Final = 0.03
+# Seconds between two while there was nothing for them.
+CLAIM_BARREN: Final = 0.1
 # Seconds by which such a look may be late; a process that was later has stood still.
 STANDSTILL: Final = 1.0
 
@@ -231,7 +233,7 @@ class PolicyService:
                 self._news.set()
             await asyncio.sleep(CLAIM_SOON)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CLAIM - CLAIM_SOON):
+                async with asyncio.timeout((CLAIM_BARREN if self.desk.barren else CLAIM) - CLAIM_SOON):
                     await self._claim.wait()
 
     def _check_lease(self, now: float) -> None:

@@ -1,11 +1,7 @@
 """What replicas share: the exchange as plain Python, and the script in a real Redis held against it."""
 
 import asyncio
-import shutil
-import socket
-import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
@@ -15,7 +11,7 @@ import redis
 from pymesh_controlplane.policy import redis_store
 from pymesh_controlplane.policy.redis_store import RedisStore
 from pymesh_controlplane.policy.store import LEASE, SETTLE, Claim, Ledger, Peer, StoreError
-from tests.support.waiting import eventually_sync
+from tests.support.redis_server import redis_server
 
 RULE = "ConcurrencyLimit default/web"
 RATE = "RateLimit default/web"
@@ -89,32 +85,6 @@ def test_of_a_rate_the_level_is_shared() -> None:
 
 
 # --- Redis ----------------------------------------------------------------------------------------------------------
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def redis_server(directory: Path, *options: str, port: int = 0) -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
-    """A real Redis without persistence; its port and process."""
-    program = shutil.which("redis-server")
-    assert program, "deploy/debian/install-packages installs redis-server"
-    port = port or _free_port()
-    command = [program, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", *options]
-    with subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL) as process:
-        try:
-            eventually_sync(lambda: _listens(port) or _listens(port + 1), what="redis-server listens")
-            yield port, process
-        finally:
-            process.kill()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return port < 65536 and probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="module")

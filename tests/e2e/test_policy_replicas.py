@@ -1,0 +1,259 @@
+"""Twenty sidecars, three replicas of the policy service, one Redis: real processes, and the proxies' own client code.
+
+The sidecars are whole proxies in the test's process, each with an identity and streams of its own; their filters' rules
+are asked as the filter asks them, by requests without a network below, so that it is the counting that is tested.
+"""
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+import grpc.aio
+import pytest
+
+from pymesh import policy_api
+from pymesh.policy_api import Demand, LeaseRequest
+from pymesh_controlplane.policy.store import LEASE
+from pymesh_proxy.filters.rates import RateRule
+from pymesh_proxy.filters.slots import Refusal, SlotRule
+from tests.controlplane.pilot.worlds import pod, service
+from tests.proxy.control.test_leases import ROUTER, policy, slots
+from tests.proxy.filters.test_slots import request
+from tests.support.inprocess import Running, bootstrap, cluster, http_listener, route, running
+from tests.support.proxy_process import free_port
+from tests.support.redis_server import listens, redis_server
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.e2e
+
+SLOTS, RATE = "ConcurrencyLimit default/web", "RateLimit default/web"
+MOST, PER_SECOND = 30, 300
+SIDECARS = 20
+# Seconds, for answers of the service: this is about counts, and the machine of the test may be busy.
+WAIT = 2.0
+LIMITS = f"""
+---
+apiVersion: policy.pymesh.io/v1alpha1
+kind: ConcurrencyLimit
+metadata: {{name: web, namespace: default}}
+spec: {{targetRefs: [{{name: web}}], max: {MOST}}}
+---
+apiVersion: policy.pymesh.io/v1alpha1
+kind: RateLimit
+metadata: {{name: web, namespace: default}}
+spec: {{targetRefs: [{{name: web}}], requests: {PER_SECOND}, per: Second}}
+"""
+RATE_RULE = {
+    "name": RATE, "kind": "rate", "requests": PER_SECOND, "period": "1s", "burst": PER_SECOND,
+    "failure_mode": "LAST_DECISION", "otherwise": "CLOSED",
+}  # fmt: skip
+
+
+def world() -> str:
+    pods = [pod(f"web-{number}", f"10.244.1.{number}", "web") for number in range(SIDECARS + 1)]
+    return "---\n".join([service("web"), *pods]) + LIMITS
+
+
+def node(number: int) -> str:
+    return f"sidecar~10.244.1.{number}~web-{number}.default~default.svc.cluster.local"
+
+
+@dataclass
+class Replica:
+    """A process of the policy service."""
+
+    port: int
+    process: "subprocess.Popen[bytes]"
+
+
+@dataclass
+class Crowd:
+    """What the sidecars together let in.
+
+    Attributes:
+        inside: requests in the apps; `most` at once, ever.
+        let_in, refused: how many, by sidecar.
+        odd: anything else that became of one.
+    """
+
+    inside: int = 0
+    most: int = 0
+    let_in: list[int] = field(default_factory=lambda: [0] * SIDECARS)
+    refused: list[int] = field(default_factory=lambda: [0] * SIDECARS)
+    odd: list[object] = field(default_factory=list)
+
+
+@dataclass
+class Site:
+    replicas: list[Replica]
+    sidecars: list[Running]
+    redis: "subprocess.Popen[bytes]"
+
+    def slot(self, number: int) -> SlotRule:
+        found = self._rule(number, SLOTS)
+        assert isinstance(found, SlotRule)
+        return found
+
+    def rate(self, number: int) -> RateRule:
+        found = self._rule(number, RATE)
+        assert isinstance(found, RateRule)
+        return found
+
+    def _rule(self, number: int, name: str) -> SlotRule | RateRule:
+        [client] = self.sidecars[number].proxy.services.policies.values()
+        return client.leases.rules[name]
+
+    async def admit(self, number: int, rule: SlotRule | RateRule) -> Callable[[], None] | Refusal:
+        """What the filter does: what ends the request, or why it is refused."""
+        [client] = self.sidecars[number].proxy.services.policies.values()
+        record = request()
+        record.t_start = client.clock()
+        if rule.take(record):
+            return lambda: rule.release(record)
+        refusal = rule.refusal() or await client.wait(rule, record, WAIT)
+        return refusal or (lambda: rule.release(record))
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("replicas")
+    (made / "world.yaml").write_text(world())
+    return made
+
+
+@asynccontextmanager
+async def site(directory: Path) -> AsyncIterator[Site]:
+    async with AsyncExitStack() as stack:
+        redis_port, redis = stack.enter_context(redis_server(directory))
+        replicas = []
+        for _ in range(3):
+            port = free_port()
+            command = [sys.executable, "-m", "tests.support.policy_replica", str(directory / "world.yaml")]
+            process = stack.enter_context(subprocess.Popen([*command, str(port), f"redis://127.0.0.1:{redis_port}"]))
+            stack.callback(process.kill)
+            replicas.append(Replica(port, process))
+        for replica in replicas:
+            await eventually(lambda port=replica.port: listens(port), what="a replica listens", timeout=30)
+        sidecars = []
+        for number in range(SIDECARS):
+            endpoints = [("127.0.0.1", replicas[(number + turn) % 3].port) for turn in range(3)]
+            filters = [policy(slots(SLOTS, most=MOST), RATE_RULE, timeout=f"{WAIT:g}s")]
+            text = bootstrap(
+                [http_listener([route("policy")], http_filters=[*filters, ROUTER])], [cluster("policy", *endpoints)]
+            )
+            sidecar = await stack.enter_async_context(running(text, settle=False))
+            sidecar.proxy.services.node = node(number)
+            sidecars.append(sidecar)
+        found = Site(replicas, sidecars, redis)
+        await eventually(lambda: all(known(found, number) for number in range(SIDECARS)), what="grants", timeout=20)
+        yield found
+
+
+def known(at: Site, number: int) -> bool:
+    return not at.slot(number).down and at.slot(number)._grant is not None and at.rate(number)._known
+
+
+async def busy(at: Site, crowd: Crowd, over: asyncio.Event, number: int) -> None:
+    """A client that asks again and again; the first sidecars have the most of them."""
+    while not over.is_set():
+        outcome = await at.admit(number, at.slot(number))
+        if isinstance(outcome, Refusal):
+            crowd.refused[number] += 1
+            if outcome is not Refusal.LIMIT:
+                crowd.odd.append(outcome)
+            await asyncio.sleep(0.02)
+            continue
+        crowd.let_in[number] += 1
+        crowd.inside += 1
+        crowd.most = max(crowd.most, crowd.inside)
+        await asyncio.sleep(0.03)
+        crowd.inside -= 1
+        outcome()
+
+
+async def test_twenty_sidecars_and_three_replicas_keep_the_limits_whatever_dies(directory: Path) -> None:
+    """In one go, since what takes time is to start."""
+    async with site(directory) as at:
+        await an_uneven_load_gets_all_of_a_rate_while_a_sidecar_vanishes(at)
+        await never_more_at_once_than_the_limit_and_all_of_it(at)
+
+
+async def an_uneven_load_gets_all_of_a_rate_while_a_sidecar_vanishes(at: Site) -> None:
+    """Twice the rate is offered, half of it at one sidecar; another one has vanished with half of the slots."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{at.replicas[0].port}") as channel:
+        await greedy(channel)
+    vanished, over, let_in = monotonic(), asyncio.Event(), [0]
+
+    async def ask(number: int) -> None:
+        outcome = await at.admit(number, at.rate(number))
+        let_in[0] += not isinstance(outcome, Refusal)
+
+    async def offer(clients: asyncio.TaskGroup, number: int, per_second: float) -> None:
+        due = monotonic()
+        while not over.is_set():
+            due += 1 / per_second
+            await asyncio.sleep(max(0.0, due - monotonic()))
+            clients.create_task(ask(number))
+
+    async with asyncio.TaskGroup() as clients:
+        try:
+            for number in range(SIDECARS):
+                clients.create_task(offer(clients, number, PER_SECOND if number == 0 else PER_SECOND / (SIDECARS - 1)))
+            await asyncio.sleep(max(0.0, vanished + policy_api.RETURN_GRACE + 1 - monotonic()))  # the burst is spent
+            back = "the slots of the one that vanished are back: there is one for each"
+            await eventually(lambda: granted(at) >= SIDECARS, what=back, timeout=3)
+            begun, before = monotonic(), let_in[0]
+            await asyncio.sleep(LEASE)
+            allowed, fair = let_in[0] - before, PER_SECOND * (monotonic() - begun)
+            assert 0.95 * fair <= allowed <= 1.02 * fair
+        finally:
+            over.set()
+
+
+def granted(at: Site) -> int:
+    return sum(at.slot(number).usable for number in range(SIDECARS))
+
+
+async def never_more_at_once_than_the_limit_and_all_of_it(at: Site) -> None:
+    """60 clients want in; a replica is killed, and another stopped for longer than a lease."""
+    crowd, over = Crowd(), asyncio.Event()
+    async with asyncio.TaskGroup() as clients:
+        try:
+            for client in range(60):
+                clients.create_task(busy(at, crowd, over, client % SIDECARS))
+            await eventually(lambda: crowd.inside == MOST, what="all of the limit is used")
+            at.replicas[0].process.kill()
+            for _ in range(10):
+                before = sum(crowd.let_in)
+                await asyncio.sleep(0.1)
+                assert sum(crowd.let_in) > before, "a killed replica holds nobody up"
+            await eventually(lambda: crowd.inside == MOST, what="all of the limit is used by two replicas")
+            at.replicas[1].process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(LEASE + 0.5)
+            await eventually(lambda: crowd.inside == MOST, what="all of the limit is used by the one that is left")
+            at.replicas[1].process.send_signal(signal.SIGCONT)
+            await asyncio.sleep(0.5)
+        finally:
+            over.set()
+    assert crowd.most == MOST, "nobody was ever let in beyond the limit"
+    assert not crowd.odd, "and nobody was told that nobody counts"
+    assert all(crowd.let_in), "everyone had a turn"
+
+
+async def greedy(channel: grpc.aio.Channel) -> None:
+    """A sidecar that takes half of the slots and vanishes."""
+    call = channel.stream_stream(policy_api.PATH)()
+    held = seen = 0
+    async with asyncio.timeout(10):
+        while held < MOST // 2:
+            demand = Demand(SLOTS, held, 0, MOST // 2)
+            await call.write(policy_api.encode_request(LeaseRequest(node(SIDECARS), (demand,), seen)))
+            response = policy_api.decode_response(await call.read())
+            held, seen = response.grants[0].slots, response.nonce
+    call.cancel()
