@@ -59,8 +59,8 @@ CHECK_PATH: Final = f"/{CHECK_SERVICE}/{CHECK_METHOD}"
 # Key of `context_extensions` in a Check: the names of the rules that are asked about, separated by commas. A check
 # without rules is allowed: so a sidecar asks whether the service is back.
 RULES_EXTENSION: Final = "pymesh.rules"
-# Key of `context_extensions` in a Check: set to "tell" by a sidecar that does itself what a rule's failure mode says where
-# a check in Python has failed; then such rules are listed as undecided. Anybody else is answered by that mode.
+# Key of `context_extensions` in a Check: set to "tell" by a sidecar that does itself what a rule's failure mode says
+# where a check in Python has failed; then such rules are listed as undecided. Anybody else is answered by that mode.
 UNDECIDED_EXTENSION: Final = "pymesh.undecided"
 TELL: Final = "tell"
 # Key of `dynamic_metadata` in the answer: a Struct with rule, epoch, valid_for, valid_uses and attributes;

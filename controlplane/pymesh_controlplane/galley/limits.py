@@ -5,10 +5,10 @@ from typing import Final, TypeAlias
 
 from pymesh import names, policy_attributes
 from pymesh.checks import LONGEST
-from pymesh.resources.kubernetes import Pod
 from pymesh.resources.fields import seconds
-from pymesh.resources.policy import Check, ConcurrencyLimit, RateLimit
+from pymesh.resources.kubernetes import Pod
 from pymesh.resources.mesh_config import CONFIG_MAP
+from pymesh.resources.policy import Check, ConcurrencyLimit, RateLimit
 from pymesh.resources.resource import Key, Resource, holds
 from pymesh_controlplane.galley.findings import Findings, listed, near
 from pymesh_controlplane.injector.settings import ANNOTATION_PROXY

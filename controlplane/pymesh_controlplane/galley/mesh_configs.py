@@ -1,4 +1,4 @@
-"""The mesh's ConfigMap: a MeshConfig that can be read, whose providers are services that there are; checks in Python."""
+"""The mesh's ConfigMap: a MeshConfig that can be read, whose providers are services that exist; checks in Python."""
 
 from pymesh.resources import mesh_config
 from pymesh.resources.extension_providers import EnvoyExtAuthz, OpenTelemetryProvider

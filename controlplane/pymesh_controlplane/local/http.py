@@ -53,7 +53,9 @@ async def fetch(
     secure: bool = False,
     method: str = "GET",
 ) -> Answer:
-    """The answer to `method` `path`, without a body; `secure` over TLS, whatever the certificate. The socket is closed in any case.
+    """The answer to `method` `path`, without a body; `secure` over TLS, whatever the certificate.
+
+    The socket is closed in any case.
 
     Raises:
         OSError: no connection, or it broke; HttpError if the answer is not HTTP.

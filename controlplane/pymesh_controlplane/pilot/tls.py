@@ -42,8 +42,8 @@ def mesh_client(sni: str, accounts: Sequence[str], alpn: Sequence[str]) -> base_
 
 
 def mesh_server(alpn: Sequence[str], trust_domains: Sequence[str]) -> base_pb2.TransportSocket:
-    """Mutual TLS from any workload of the mesh: its certificate is required, must lead to the mesh's roots and be of one
-    of `trust_domains`. A root that was brought along may stand above other meshes, too.
+    """Mutual TLS from any workload of the mesh: its certificate is required, must lead to the mesh's roots and be of
+    one of `trust_domains`. A root that was brought along may stand above other meshes, too.
     """
     context = tls_pb2.DownstreamTlsContext(
         common_tls_context=_mesh([_within(domain) for domain in trust_domains], alpn),

@@ -121,9 +121,7 @@ class Webhooks:
             async with asyncio.TaskGroup() as tasks:
                 if self._galley is not None:
                     tasks.create_task(self._galley.follow())
-                tasks.create_task(
-                    serving.keep_fresh(self._trust, context, due, clock=self._clock, dns_names=DNS_NAMES)
-                )
+                tasks.create_task(serving.keep_fresh(self._trust, context, due, clock=self._clock, dns_names=DNS_NAMES))
                 tasks.create_task(_Server(app, self._listener, context).run_until_cancelled())
         finally:
             for webhook in self._webhooks.values():

@@ -75,7 +75,7 @@ class RequestRecord:
         bytes_received, bytes_sent: of bodies, framing included.
         span: where it stands in its trace; None where requests are not traced.
         notes: what filters want to say, as in {"policy": "allowed by …"}; empty for most requests.
-        metadata: what filters tell those behind them, by the filter's name, as objects of JSON; Envoy's dynamic metadata.
+        metadata: what filters tell those behind them: objects of JSON by the filter's name; Envoy's dynamic metadata.
     """
 
     request_id = cluster = upstream_local = upstream_peer = details = ""

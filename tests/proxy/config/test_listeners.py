@@ -199,7 +199,7 @@ ORIGINAL_DST = f"{{name: o, typed_config: {{'@type': {LISTENER_FILTERS}.original
         (listener(f"listener_filters: [{ORIGINAL_DST}, {ORIGINAL_DST}]"), "l.listener_filters[1]", "given twice"),
         (listener("listener_filters: [{name: nothing}]"), "l.listener_filters[0]", "'nothing' is not supported"),
         (listener("filter_chains: [{}]"), f"{CHAIN}.filters", "supported are an http_connection"),
-        (listener(f"filter_chains: [{{filters: [{TO_A}, {TO_A}]}}]"), f"{CHAIN}.filters", "supported are an http_connection"),
+        (listener(f"filter_chains: [{{filters: [{TO_A}, {TO_A}]}}]"), f"{CHAIN}.filters", "supported are an http_conn"),
         (listener(f"filter_chains: [{{filters: [{TO_A}]}}, {{filters: [{TO_A}]}}]"),
          "l.filter_chains[1].filter_chain_match", "another chain has the same match"),
         (listener(f"filter_chains: [{{name: n, filters: [{TO_A}]}}, {{name: n, filter_chain_match: {{destination_port:"
@@ -219,7 +219,7 @@ ORIGINAL_DST = f"{{name: o, typed_config: {{'@type': {LISTENER_FILTERS}.original
          f"{FILTER}.weighted_clusters.clusters[0].weight", "at least 1"),
         (with_filter(f"{{'@type': {TCP}, stat_prefix: s, cluster: a, max_connect_attempts: 0}}"),
          f"{FILTER}.max_connect_attempts", "at least 1"),
-        (with_filter(f"{{'@type': {LISTENER_FILTERS}.original_dst.v3.OriginalDst}}"), f"{CHAIN}.filters", "supported are"),
+        (with_filter(f"{{'@type': {LISTENER_FILTERS}.original_dst.v3.OriginalDst}}"), f"{CHAIN}.filters", "supported"),
         (manager(filters=""), f"{FILTER}.http_filters", "the router"),
         (manager(filters=f"{ROUTER}, {ROUTER}"), f"{FILTER}.http_filters[0]", "must be the last"),
         (manager(filters=ROUTER.replace("router,", "'',")), f"{FILTER}.http_filters[0].name", "is required"),
