@@ -147,7 +147,7 @@ async def _citadel(
 def _is_pod(pilot: DiscoveryServer, namespace: str, name: str, uid: str) -> bool:
     """Whether this pod is among those that pilot knows. See `attestation.IsPod`."""
     if pilot.world is None:
-        raise AttestationUnavailableError("the configuration, and the pods in it, are not read yet: come again")
+        raise AttestationUnavailableError("the configuration, and the pods in it, are not read yet: try again")
     found = pilot.world.resources.get(Key("Pod", namespace, name))
     return found is not None and holds(found, Pod) and found.value.metadata.uid == uid
 

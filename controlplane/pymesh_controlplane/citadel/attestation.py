@@ -169,7 +169,7 @@ class TokenVerifier:
             return
         made = claims.get("iat")
         if isinstance(made, int | float) and self._clock() - made < NEW_POD:
-            raise AttestationUnavailableError(f"pod {namespace}/{name} is not known yet: come again")
+            raise AttestationUnavailableError(f"pod {namespace}/{name} is not known yet: try again")
         raise UnauthenticatedError(f"the token is refused: pod {namespace}/{name}, to which it is bound, is gone")
 
     def _key(self, kid: object) -> jwt.PyJWK:

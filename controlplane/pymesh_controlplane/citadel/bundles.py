@@ -1,8 +1,9 @@
-"""The mesh's roots, pushed to whoever follows them; and what each follower says it trusts, and shows.
+"""The mesh's roots, pushed to whoever follows them; and what each follower reports that it trusts and shows.
 
-It is Envoy's SDS (`SecretDiscoveryService/StreamSecrets`) for the one secret `ROOTCA`. An answer that has taken a
-version says so by it, over a restart of either side, too; and in the node's metadata `CERTIFICATE_ROOT` it says which
-root its own certificate leads to, again whenever that changes. A rotation rests on both (`rotation`).
+It is Envoy's SDS (`SecretDiscoveryService/StreamSecrets`) for the one secret `ROOTCA`. A follower names the version
+that it has in force (`version_info`), also in its first request after a restart of either side; and in the node's
+metadata `CERTIFICATE_ROOT` the root that its own certificate leads to, again whenever that changes. A rotation rests on
+both (`rotation`).
 """
 
 import asyncio
@@ -41,7 +42,8 @@ class _Follower:
     """One stream.
 
     Attributes:
-        sent: the version that was sent last; asked: whether anything was asked for yet.
+        pod, trusts, leaf, problem: see Holder.
+        sent: the version that was sent last; asked: whether it has asked for the roots yet.
     """
 
     pod: str
@@ -62,7 +64,7 @@ class Bundles:
         self._followers: dict[_Follower, None] = {}
 
     def holders(self) -> list[Holder]:
-        """Who follows, and what they have said; of two streams of a pod the later one counts."""
+        """The workloads that follow; of two streams of a pod the later one counts."""
         latest = {item.pod: item for item in self._followers if item.asked}
         return [Holder(item.pod, item.trusts, item.leaf, item.problem) for item in latest.values()]
 

@@ -1,9 +1,9 @@
-"""Keeps the authority in force as it is kept in its store, and takes the steps of a rotation.
+"""Keeps the authority in force in step with its store, and takes the steps of a rotation.
 
-What somebody changes in the store is taken up without a restart, as far as nobody is cut off by it: a new root signs
-once everybody trusts it, and an old one is dropped once nobody shows a certificate of it. What would be too early
-waits, and that is said and counted. So an authority that is brought along is rotated in the same three steps, by three
-changes of its documents.
+A change of the store is taken up without a restart as soon as it cuts nobody off: a new root signs once everybody
+trusts it, and an old one is dropped once nobody shows a certificate of it. A change that comes too early waits, which
+is logged and counted. So an authority that was brought along is rotated in the same three steps, by three changes of
+its documents.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Final
 from pymesh.errors import ConfigError
 from pymesh_controlplane.citadel import pem, rotation
 from pymesh_controlplane.citadel.authority import Authority
-from pymesh_controlplane.citadel.report import NAMED, Holder, Report, RotationError, Step, hindrances, version_of
+from pymesh_controlplane.citadel.report import Holder, Report, RotationError, Step, hindrances, version_of
 from pymesh_controlplane.citadel.rotation import fingerprint
 from pymesh_controlplane.citadel.stored import Store, Stored
 from pymesh_controlplane.citadel.trust import Trust
@@ -25,28 +25,28 @@ from pymesh_controlplane.metrics import Metrics
 log = logging.getLogger("pymesh.citadel")
 audit = logging.getLogger("pymesh.citadel.audit")
 
-# Seconds between two looks into the store; for that long replicas may be of two minds about a step.
+# Seconds between two looks into the store; for that long replicas may disagree about a step.
 LOOK_EVERY: Final = 5.0
 # Seconds until a root has reached pods that are about to start. On one machine the supervisor reads the file that
 # citadel writes when it starts a pod; a kubelet may give an old ConfigMap to a pod for as long as it keeps one, by
 # default a minute, after the leader has written it.
 SETTLE_ON_ONE_MACHINE: Final = 2.0
 SETTLE_IN_A_CLUSTER: Final = 120.0
-# How long before its end an authority is spoken of, and how often: to replace one takes people, and their calendars.
+# How long before its end an authority is warned of, and how often: replacing one takes people, and their calendars.
 SOON: Final = timedelta(days=30)
 REMIND_EVERY: Final = timedelta(days=1)
 
 
 class Custodian:
-    """Looks after the authority in a store of which `stored` was read.
+    """Looks after the authority in `store`, of which `stored` was read.
 
     Attributes:
         trust: the authority in force.
-        holders: who follows this replica, and what they have said last.
-        expected: the pods that have a certificate of the mesh.
+        holders: the workloads that follow this replica, and what each said last; set by whoever serves them.
+        expected: the pods that have a certificate of the mesh, as `Holder.pod`; set likewise.
 
     Args:
-        settle: see Report.
+        settle: seconds, see Report.
     """
 
     def __init__(
@@ -73,13 +73,13 @@ class Custodian:
         self._dates()
 
     async def run(self) -> None:
-        """Look, again and again, until cancelled."""
+        """Look every LOOK_EVERY seconds, until cancelled."""
         while True:
             await asyncio.sleep(LOOK_EVERY)
             await self.look()
 
     async def look(self) -> None:
-        """Take up what is in the store, if it is something else and may be."""
+        """Put what is in the store in force, if it has changed and nobody is cut off by it."""
         self._dates()
         async with self._turn:
             try:
@@ -92,23 +92,23 @@ class Custodian:
                 return
             # A step of citadel's own has been judged by whoever took it, perhaps another replica; a root that came from
             # elsewhere, as out of a backup, has not.
-            own = stored.kept is not None and self._stored.kept is not None
-            holders, settled = ((), True) if own else (self.holders(), self._settled())
-            if early := too_early(self.trust.authority, stored.authority, holders, settled):
+            citadels = stored.own is not None and self._stored.own is not None
+            holders, settled = ((), True) if citadels else (self.holders(), self._settled())
+            if early := rotation.too_early(self.trust.authority, stored.authority, holders, settled):
                 self._trouble(f"{stored.place} has changed, and is not taken yet: {early}")
                 return
             self._take(stored)
 
     async def rotate(self, step: Step) -> Report:
-        """Take `step`; what is so now.
+        """Take `step`; what is reported afterwards.
 
         Raises:
-            RotationError: it is too early, not its turn, or not citadel's to take.
+            RotationError: it is too early or out of turn, or the root is not citadel's to replace.
             ConfigError, KubernetesError: it cannot be kept; nothing has changed.
         """
         async with self._turn:
-            kept = self._stored.kept
-            if kept is None:
+            own = self._stored.own
+            if own is None:
                 raise RotationError(
                     f"the CA was brought along ({self._stored.place}), and its root is yours to replace: put the new "
                     "root beside the old one into root-cert.pem; then ca-cert.pem, ca-key.pem and cert-chain.pem of "
@@ -118,20 +118,20 @@ class Custodian:
                 raise RotationError("; ".join(why))
             now, trust_domain = self._clock(), self.trust.authority.trust_domain
             new = await asyncio.to_thread(pem.new_pair, trust_domain, now=now) if step is Step.DISTRIBUTE else None
-            after = rotation.taken(kept, step, now, new)
+            after = rotation.advance(own, step, now, new)
             await self._store.write(after, self._stored)
             audit.info("rotation: step=%s roots=%s", step, _told(after.authority(trust_domain)))
             self._take(await self._store.read(now=now))
             return self.report()
 
     def report(self) -> Report:
-        """What is so now."""
-        authority, kept = self.trust.authority, self._stored.kept
+        """What this replica knows now."""
+        authority, own = self.trust.authority, self._stored.own
         return Report(
-            kind="self-signed" if kept else "plugged",
+            kind="self-signed" if own else "plugged",
             place=self._stored.place,
-            done=kept.done if kept else None,
-            since=kept.since if kept else None,
+            last_step=own.last_step if own else None,
+            since=own.since if own else None,
             version=version_of(authority.root_pem),
             roots=tuple(map(rotation.facts_of, authority.roots)),
             signer_ends=_signer_ends(authority),
@@ -178,32 +178,6 @@ class Custodian:
                 self._stored.place,
                 signer_ends.isoformat(timespec="seconds"),
             )
-
-
-def too_early(before: Authority, after: Authority, holders: Sequence[Holder], settled: bool) -> str:
-    """Why `after` cannot take the place of `before` yet without a failed handshake; empty if it can.
-
-    `settled` says whether the roots of `before` have had the time to reach everybody.
-    """
-    trusted = {fingerprint(root) for root in before.roots}
-    kept = {fingerprint(root) for root in after.roots}
-    signs = fingerprint(after.roots[0])
-    if signs not in trusted:
-        return (
-            "its root is one that nobody trusts yet. Put it beside the old one into root-cert.pem, and leave the old "
-            "ca-cert.pem and ca-key.pem as long as that is told. (A control plane that is restarted takes it, and cuts "
-            "everybody off)"
-        )
-    if signs != fingerprint(before.roots[0]):
-        version = version_of(before.root_pem)
-        if behind := sorted(item.pod for item in holders if item.trusts != version):
-            return f"not trusted yet by {', '.join(behind[:NAMED])} ({len(behind)} in all)"
-        if not settled:
-            return "the roots in force are so new that pods that start may not have them yet"
-    gone = trusted - kept
-    if behind := sorted(item.pod for item in holders if item.leaf in gone):
-        return f"a root is gone of which {', '.join(behind[:NAMED])} show certificates ({len(behind)} in all)"
-    return ""
 
 
 def _signer_ends(authority: Authority) -> datetime:

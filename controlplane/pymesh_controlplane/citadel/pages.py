@@ -1,7 +1,7 @@
 """The CA's pages on port 15014, for callers in the pod: what is in force, and the steps of a rotation.
 
-GET  /ca            see `rotation.Report`
-POST /ca/<step>     take it; 409 and why, where that is too early
+GET  /ca            what is in force: `report.Report` as JSON
+POST /ca/<step>     take this step of a rotation; 409 and the reason if it cannot be taken now, 404 for no such step
 """
 
 from collections.abc import Sequence

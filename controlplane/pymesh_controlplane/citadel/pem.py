@@ -15,13 +15,13 @@ from cryptography.hazmat.primitives import serialization
 
 from pymesh.errors import ConfigError, Position
 from pymesh_controlplane.citadel.authority import Authority, CaKey, private_pem, self_signed, weakness
-from pymesh_controlplane.citadel.rotation import Kept, Pair
+from pymesh_controlplane.citadel.rotation import OwnRoots, Pair
 
 CERTIFICATE: Final = "ca-cert.pem"
 KEY: Final = "ca-key.pem"
 ROOT: Final = "root-cert.pem"
 CHAIN: Final = "cert-chain.pem"
-# Of an authority that citadel made, while its root is replaced (`rotation.Kept`).
+# Of an authority that citadel made, while its root is replaced (`rotation.OwnRoots`).
 NEXT_CERTIFICATE: Final = "next-cert.pem"
 NEXT_KEY: Final = "next-key.pem"
 OLD_CERTIFICATE: Final = "old-cert.pem"
@@ -37,7 +37,7 @@ def new_pair(trust_domain: str, *, now: datetime) -> Pair:
     return Pair(new.certificate, new.key)
 
 
-def own_roots(found: Mapping[str, bytes], where: Callable[[str], str], *, now: datetime) -> Kept:
+def own_roots(found: Mapping[str, bytes], where: Callable[[str], str], *, now: datetime) -> OwnRoots:
     """The roots that citadel made: CERTIFICATE and KEY, and what there is of a rotation.
 
     Args:
@@ -49,26 +49,26 @@ def own_roots(found: Mapping[str, bytes], where: Callable[[str], str], *, now: d
     """
     signer = _own_pair(found, where, CERTIFICATE, KEY, now)
     if not found.keys() & {NEXT_CERTIFICATE, OLD_CERTIFICATE}:
-        return Kept(signer)
+        return OwnRoots(signer)
     try:
         since = datetime.fromisoformat(found.get(SINCE, b"").decode())
     except ValueError as error:
         raise refuse(where(SINCE), "is no time: restore it from a backup") from error
     if NEXT_CERTIFICATE in found:
-        return Kept(signer, next=_own_pair(found, where, NEXT_CERTIFICATE, NEXT_KEY, now), since=since)
+        return OwnRoots(signer, next=_own_pair(found, where, NEXT_CERTIFICATE, NEXT_KEY, now), since=since)
     # Whether it has expired is nothing to us: nobody is signed for by it any more.
-    return Kept(signer, old=_one(where(OLD_CERTIFICATE), found[OLD_CERTIFICATE]), since=since)
+    return OwnRoots(signer, old=_one(where(OLD_CERTIFICATE), found[OLD_CERTIFICATE]), since=since)
 
 
-def documents_of(kept: Kept) -> dict[str, bytes]:
+def documents_of(own: OwnRoots) -> dict[str, bytes]:
     """What `own_roots` reads."""
-    found = {CERTIFICATE: _text(kept.signer.certificate), KEY: private_pem(kept.signer.key)}
-    if kept.next is not None:
-        found |= {NEXT_CERTIFICATE: _text(kept.next.certificate), NEXT_KEY: private_pem(kept.next.key)}
-    if kept.old is not None:
-        found[OLD_CERTIFICATE] = _text(kept.old)
-    if kept.since is not None:
-        found[SINCE] = kept.since.isoformat().encode()
+    found = {CERTIFICATE: _text(own.signer.certificate), KEY: private_pem(own.signer.key)}
+    if own.next is not None:
+        found |= {NEXT_CERTIFICATE: _text(own.next.certificate), NEXT_KEY: private_pem(own.next.key)}
+    if own.old is not None:
+        found[OLD_CERTIFICATE] = _text(own.old)
+    if own.since is not None:
+        found[SINCE] = own.since.isoformat().encode()
     return found
 
 

@@ -1,6 +1,6 @@
-"""What citadel knows of who trusts what, and whether a step of a rotation would be too early. Pure.
+"""What citadel knows of which workload trusts what, and whether a step of a rotation would be too early. Pure.
 
-Commands read this, too: nothing here needs `cryptography`, which takes a tenth of a second to load.
+The command line reads this, too: nothing here needs `cryptography`, which takes a tenth of a second to load.
 """
 
 import enum
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pymesh.errors import MeshError
 
-# Of many workloads that hold a step up, how many are named.
+# How many workloads are named of those that hold a step up.
 NAMED: Final = 5
 
 
@@ -25,22 +25,22 @@ class Step(enum.StrEnum):
 
 
 class RotationError(MeshError):
-    """A step that is not taken; the text says why, and what to wait for."""
+    """A step was not taken; the text says why, and what to wait for."""
 
 
-def following(done: Step | None) -> Step:
-    """The step after `done`; after none, and after the last, the first."""
-    return {Step.DISTRIBUTE: Step.SIGN, Step.SIGN: Step.RETIRE}.get(done or Step.RETIRE, Step.DISTRIBUTE)
+def next_step(last_step: Step | None) -> Step:
+    """The step after `last_step`; the first one after `retire`, and where no rotation is under way (None)."""
+    return {Step.DISTRIBUTE: Step.SIGN, Step.SIGN: Step.RETIRE}.get(last_step or Step.RETIRE, Step.DISTRIBUTE)
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """What a workload has said last.
+    """A workload that holds the mesh's roots, and what it said last.
 
     Attributes:
         pod: `reviews-v1-0.bookinfo`.
-        trusts: the version of the roots that it has in force; "" if it has taken none.
-        leaf: fingerprint of the root that its own certificate leads to; "" if it has none.
+        trusts: the version of the roots that it has in force (see `version_of`); "" if it has none.
+        leaf: fingerprint of the root that its own certificate leads to; "" if it has no certificate.
         problem: why it has refused the newest roots; "" if it has not.
     """
 
@@ -55,19 +55,20 @@ class Report:
     """What one replica of citadel knows.
 
     Attributes:
-        kind: `self-signed`, or `plugged` where somebody brought it; `place`: where it is kept.
-        version: of the roots, as holders say it.
-        roots: fingerprint, subject and end of each; the first is the one that signs.
-        signer_ends: when what signs leaves ends: an intermediate, or the first root itself.
-        settle: seconds until the roots have reached pods that start: they get them as a file.
-        holders: who follows this replica.
+        kind: `self-signed`, or `plugged` for an authority that was brought along; `place`: where it is stored.
+        last_step: the last step of the rotation that is under way, taken at `since`; None if there is none.
+        version: of the roots, as `Holder.trusts` has it.
+        roots: the first is the one that signs, or above what signs.
+        signer_ends: when the signing certificate ends, an intermediate or the first root itself.
+        settle: seconds until new roots have reached pods that start, which get them as a file.
+        holders: the workloads that follow this replica.
         expected: the pods that have a certificate of the mesh, as `Holder.pod`.
-        problem: why what is kept is not in force; "" if it is.
+        problem: why what is stored is not in force; "" if it is.
     """
 
     kind: str
     place: str
-    done: Step | None
+    last_step: Step | None
     since: datetime | None
     version: str
     roots: tuple["RootFacts", ...]
@@ -80,14 +81,14 @@ class Report:
     @property
     def next(self) -> Step:
         """The step that is next."""
-        return following(self.done)
+        return next_step(self.last_step)
 
     def as_json(self) -> dict[str, Any]:
-        """For programs, and for `from_json`."""
+        """The report as JSON, for programs and `from_json`."""
         return {
             "kind": self.kind,
             "place": self.place,
-            "step": str(self.done) if self.done else None,
+            "step": str(self.last_step) if self.last_step else None,
             "since": self.since.isoformat() if self.since else None,
             "version": self.version,
             "roots": [
@@ -109,13 +110,13 @@ class Report:
         """The report in `document`.
 
         Raises:
-            RotationError: that is none.
+            RotationError: it is no report that this version can read.
         """
         try:
             return cls(
                 kind=str(document["kind"]),
                 place=str(document["place"]),
-                done=Step(document["step"]) if document["step"] else None,
+                last_step=Step(document["step"]) if document["step"] else None,
                 since=datetime.fromisoformat(document["since"]) if document["since"] else None,
                 version=str(document["version"]),
                 roots=tuple(
@@ -132,12 +133,14 @@ class Report:
                 problem=str(document["problem"]),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise RotationError(f"citadel answers what this version of pymesh cannot read: {error!r}") from None
+            raise RotationError(
+                f"citadel's report cannot be read: {error!r}; are this command and the control plane of one version?"
+            ) from None
 
 
 @dataclass(frozen=True, slots=True)
 class RootFacts:
-    """A root as people are told of it."""
+    """What people are told of a root: SHA-256 in hex, subject, and when it ends."""
 
     fingerprint: str
     subject: str
@@ -154,7 +157,7 @@ def hindrances(reports: Sequence[Report], step: Step, now: datetime, *, expected
 
     Args:
         reports: of every replica, or of the one that asks itself.
-        expected: pods that must have said what they trust.
+        expected: pods that must have reported what they trust.
     """
     found = list(_apart(reports, step))
     if step is Step.DISTRIBUTE or found:
@@ -180,9 +183,9 @@ def hindrances(reports: Sequence[Report], step: Step, now: datetime, *, expected
 
 
 def _apart(reports: Iterable[Report], step: Step) -> Iterator[str]:
-    """Replicas that are not of one mind."""
+    """Why the replicas cannot take `step` together: they disagree, one has a problem, or it is not its turn."""
     reports = list(reports)
-    if len({(report.done, report.version) for report in reports}) > 1:
+    if len({(report.last_step, report.version) for report in reports}) > 1:
         yield "the replicas of the control plane have not all read the last step yet: wait some seconds"
     for report in reports:
         if report.problem:

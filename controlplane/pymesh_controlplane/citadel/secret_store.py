@@ -1,8 +1,8 @@
 """The authority in a Secret of the cluster: brought along in `cacerts`, or made, once, in `pymesh-ca`.
 
-`cacerts` has the documents that `pem` tells of, under Istio's names. Where nobody made it before citadel came, citadel
-makes its own authority and keeps it in `pymesh-ca`: whichever replica comes first creates the Secret, and the others
-take what is in it. What is there is never overwritten but by a step of a rotation, also not where it is damaged.
+`cacerts` has the documents that `pem` lists, under Istio's names. Without it citadel makes its own authority and keeps
+it in `pymesh-ca`: the first replica creates the Secret, and the others take what is in it. Only a step of a rotation
+overwrites what is there; damaged data never is.
 
 RBAC, in the namespace of the control plane: secrets get, create; and update of `pymesh-ca`.
 """
@@ -22,7 +22,7 @@ from lightkube.resources.core_v1 import Secret
 from pymesh import names
 from pymesh_controlplane.citadel import pem
 from pymesh_controlplane.citadel.report import RotationError
-from pymesh_controlplane.citadel.rotation import Kept
+from pymesh_controlplane.citadel.rotation import OwnRoots
 from pymesh_controlplane.citadel.stored import Stored, digest_of
 from pymesh_controlplane.kube.asking import CONFLICT, NOT_FOUND, KubernetesError, ask, patiently
 
@@ -65,12 +65,12 @@ class SecretStore:
             place = self._where(PLUGGED)
             authority = pem.plugged(brought, f"{place}, ", self._trust_domain, now=now)
             return Stored(authority, None, place, digest_of(brought))
-        own = await self._read(OWN) or await self._create(now)
+        documents = await self._read(OWN) or await self._create(now)
         place = self._where(OWN)
-        kept = pem.own_roots(own, lambda name: f"{place}, {name}", now=now)
-        return Stored(kept.authority(self._trust_domain), kept, place, digest_of(own))
+        own = pem.own_roots(documents, lambda name: f"{place}, {name}", now=now)
+        return Stored(own.authority(self._trust_domain), own, place, digest_of(documents))
 
-    async def write(self, kept: Kept, before: Stored) -> None:
+    async def write(self, own: OwnRoots, before: Stored) -> None:
         """See `stored.Store`. The version of the Secret that was looked at is the precondition."""
         changed = RotationError(f"{before.place} has changed meanwhile: look at pymesh ca status")
         if await self._read(PLUGGED) is not None:
@@ -79,7 +79,7 @@ class SecretStore:
             secret = await ask(self._client.get(Secret, OWN, namespace=self._namespace))
             if digest_of(self._documents(OWN, secret)) != before.digest:
                 raise changed
-            secret.data = _encoded(pem.documents_of(kept))
+            secret.data = _encoded(pem.documents_of(own))
             await ask(self._client.replace(secret))
         except KubernetesError as error:
             if error.code in {CONFLICT, NOT_FOUND}:
@@ -87,7 +87,7 @@ class SecretStore:
             raise
 
     async def _create(self, now: datetime) -> dict[str, bytes]:
-        new = Kept(await asyncio.to_thread(pem.new_pair, self._trust_domain, now=now))
+        new = OwnRoots(await asyncio.to_thread(pem.new_pair, self._trust_domain, now=now))
         metadata = ObjectMeta(name=OWN, namespace=self._namespace, labels={"app.kubernetes.io/part-of": "pymesh"})
         data = _encoded(pem.documents_of(new))
         try:

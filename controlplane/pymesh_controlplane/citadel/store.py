@@ -1,6 +1,6 @@
 """The authority on disk: read if it is there, made if nothing is, and refused, untouched, if it is damaged.
 
-An authority of your own is the files that `pem` tells of. Without them citadel makes its own and keeps key and
+An authority that was brought along is the files that `pem` lists. Without them citadel makes its own and keeps key and
 certificate together in `self-signed-ca.pem`: one file, so that there is no moment at which one is written and the other
 is not. While its root is replaced, `rotation.json` is what counts, one file again.
 """
@@ -19,7 +19,7 @@ from pymesh_controlplane import files
 from pymesh_controlplane.citadel import pem
 from pymesh_controlplane.citadel.authority import Authority
 from pymesh_controlplane.citadel.report import RotationError
-from pymesh_controlplane.citadel.rotation import Kept
+from pymesh_controlplane.citadel.rotation import OwnRoots
 from pymesh_controlplane.citadel.stored import Stored, digest_of
 
 log = logging.getLogger("pymesh.citadel")
@@ -34,15 +34,15 @@ class FileStore:
     def __init__(self, directory: Path, trust_domain: str) -> None:
         self._directory = directory
         self._trust_domain = trust_domain
-        self._told = False  # of one's own authority, that it is not used
+        self._warned = False  # that an authority of citadel's own is there and not used
 
     async def read(self, *, now: datetime) -> Stored:
         """See `stored.Store`."""
         return await asyncio.to_thread(self.read_now, now=now)
 
-    async def write(self, kept: Kept, before: Stored) -> None:
+    async def write(self, own: OwnRoots, before: Stored) -> None:
         """See `stored.Store`."""
-        await asyncio.to_thread(self._write, kept, before)
+        await asyncio.to_thread(self._write, own, before)
 
     def read_now(self, *, now: datetime) -> Stored:
         """What `read` answers.
@@ -53,15 +53,15 @@ class FileStore:
         """
         brought = self._brought()
         if brought:
-            if (unused := self._directory / SELF_SIGNED).exists() and not self._told:
-                self._told = True
+            if (unused := self._directory / SELF_SIGNED).exists() and not self._warned:
+                self._warned = True
                 log.warning("%s is not used: %s is there, and it comes first", unused, min(brought))
             authority = pem.plugged(brought, f"{self._directory}/", self._trust_domain, now=now)
             return Stored(authority, None, str(self._directory), digest_of(brought))
         self._make(now)
         documents, file = self._own()
-        kept = pem.own_roots(documents, lambda name: f"{file}, {name}" if file.name == ROTATION else str(file), now=now)
-        return Stored(kept.authority(self._trust_domain), kept, str(self._directory), digest_of(documents))
+        own = pem.own_roots(documents, lambda name: f"{file}, {name}" if file.name == ROTATION else str(file), now=now)
+        return Stored(own.authority(self._trust_domain), own, str(self._directory), digest_of(documents))
 
     def _brought(self) -> dict[str, bytes]:
         """The files of an authority that somebody brought; empty if there is none."""
@@ -81,7 +81,7 @@ class FileStore:
         path = self._directory / SELF_SIGNED
         if path.exists() or (self._directory / ROTATION).exists():
             return
-        new = pem.documents_of(Kept(pem.new_pair(self._trust_domain, now=now)))
+        new = pem.documents_of(OwnRoots(pem.new_pair(self._trust_domain, now=now)))
         if files.create(path, new[pem.KEY] + new[pem.CERTIFICATE], 0o600):
             log.info("made a new root: %s", path)
 
@@ -98,12 +98,12 @@ class FileStore:
         content = _read(path, secret=True)
         return {pem.CERTIFICATE: content, pem.KEY: content}, path
 
-    def _write(self, kept: Kept, before: Stored) -> None:
+    def _write(self, own: OwnRoots, before: Stored) -> None:
         if self._brought() or digest_of(self._own()[0]) != before.digest:
             raise RotationError(f"{self._directory} has changed meanwhile: look at pymesh ca status")
-        documents = pem.documents_of(kept)
+        documents = pem.documents_of(own)
         rotating = self._directory / ROTATION
-        if kept.done is not None:
+        if own.last_step is not None:
             text = json.dumps({name: content.decode() for name, content in documents.items()}, indent=1)
             files.replace(rotating, text.encode(), 0o600)
             return

@@ -1,4 +1,4 @@
-"""What citadel's stores have in common: what was read of one, and how a step of a rotation is kept in it."""
+"""What citadel's stores have in common: what is read from one, and how a step of a rotation is written to it."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,30 +7,30 @@ from datetime import datetime
 from typing import Protocol
 
 from pymesh_controlplane.citadel.authority import Authority
-from pymesh_controlplane.citadel.rotation import Kept
+from pymesh_controlplane.citadel.rotation import OwnRoots
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An authority as it is kept.
+    """An authority as it was read from its store.
 
     Attributes:
-        kept: the roots that citadel made; None where somebody brought the authority.
-        place: where it is, as sentences call it.
-        digest: of the documents that it was read from.
+        own: the roots that citadel made; None for an authority that was brought along.
+        place: where it is, for error messages.
+        digest: of the documents that it was read from: it tells whether they have changed.
     """
 
     authority: Authority
-    kept: Kept | None
+    own: OwnRoots | None
     place: str
     digest: str
 
 
 class Store(Protocol):
-    """A place where the authority is kept."""
+    """A place that keeps the authority over restarts."""
 
     async def read(self, *, now: datetime) -> Stored:
-        """What is there; it is made where nothing is.
+        """What is stored; a new authority is made and stored where there is none.
 
         Raises:
             ConfigError: what is there is damaged, expired or incomplete.
@@ -38,11 +38,11 @@ class Store(Protocol):
         """
         ...
 
-    async def write(self, kept: Kept, before: Stored) -> None:
-        """Keep `kept` in place of `before`.
+    async def write(self, own: OwnRoots, before: Stored) -> None:
+        """Store `own` in place of `before`.
 
         Raises:
-            RotationError: it is not `before` any more that is there; nothing was written.
+            RotationError: what is stored is not `before` any more; nothing was written.
             ConfigError: it cannot be written.
             KubernetesError: likewise.
         """

@@ -33,7 +33,7 @@ from pymesh_controlplane.metrics import Metrics
 
 log = logging.getLogger("pymesh.citadel")
 
-# Questions at once, and callers that wait for their turn; beyond them a caller is told to come again. When a mesh
+# Questions at once, and callers that wait for their turn; beyond them a caller is told to try again. When a mesh
 # starts, all sidecars come at once, and the API server has others to serve.
 MAX_QUESTIONS: Final = 16
 MAX_WAITING: Final = 4096
@@ -79,13 +79,13 @@ class TokenReviewer:
     async def _review(self, token: str) -> Mapping[str, Any]:
         """The status of the TokenReview of `token`."""
         if self._waiting >= MAX_WAITING:
-            raise AttestationUnavailableError("too many callers wait for their tokens to be reviewed: come again")
+            raise AttestationUnavailableError("too many callers wait for their tokens to be reviewed: try again")
         self._waiting += 1
         try:
             async with asyncio.timeout(PATIENCE), self._turn:
                 return await self._answer(token)
         except TimeoutError:
-            raise AttestationUnavailableError("the Kubernetes API is slow to review tokens: come again") from None
+            raise AttestationUnavailableError("the Kubernetes API is slow to review tokens: try again") from None
         finally:
             self._waiting -= 1
 

@@ -1,4 +1,4 @@
-"""The authority in force, and who wants to hear of another: certificates and roots change while everything runs."""
+"""The authority in force, and who is told when it is replaced: certificates and roots change while everything runs."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ from pymesh_controlplane.citadel.authority import Authority
 
 
 class Trust:
-    """The authority of the moment; used from one event loop only.
+    """The authority in force; for one event loop only.
 
     Attributes:
         authority: what signs, and what is trusted.
@@ -17,7 +17,7 @@ class Trust:
         self._subscribers: list[Callable[[], None]] = []
 
     def use(self, authority: Authority) -> None:
-        """Put `authority` in force, and tell the subscribers if it is another one."""
+        """Put `authority` in force, and tell the subscribers if it has changed."""
         if authority == self.authority:
             return
         self.authority = authority

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from pymesh.errors import MeshError
-from pymesh_controlplane.citadel.report import Holder, Report, Step, following, hindrances
+from pymesh_controlplane.citadel.report import Holder, Report, Step, next_step, hindrances
 from pymesh_controlplane.cli import output, target
 from pymesh_controlplane.cli.output import Format
 from pymesh_controlplane.cli.progress import step as progress
@@ -85,8 +85,8 @@ def rotate(  # noqa: PLR0917  a command has as many options as it has
                 break
     if output_format is not Format.table:
         output.show(out, output_format, after.as_json(), (), ())
-    elif after.done is not None:
-        out.print(f"next: pymesh ca rotate ({following(after.done)}); pymesh ca status says what it waits for")
+    elif after.last_step is not None:
+        out.print(f"next: pymesh ca rotate ({next_step(after.last_step)}); pymesh ca status says what it waits for")
 
 
 def as_json(reports: Sequence[Report], now: datetime) -> dict[str, Any]:

@@ -74,7 +74,7 @@ async def test_a_token_ends_with_the_pod_that_it_is_bound_to(tokens: Tokens, met
     token = tokens.token()
     assert await verifier.verify(token) == PROVED
     pods.clear()
-    with pytest.raises(AttestationUnavailableError, match=r"default/reviews-v1-0 is not known yet: come again"):
+    with pytest.raises(AttestationUnavailableError, match=r"default/reviews-v1-0 is not known yet: try again"):
         await verifier.verify(token)  # it may have been started just now
     clock[0] = now + NEW_POD + 1
     gone = r"pod default/reviews-v1-0, to which it is bound, is gone"

@@ -11,27 +11,27 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pymesh.errors import ConfigError
 from pymesh_controlplane.citadel import pem
 from pymesh_controlplane.citadel.authority import Authority
-from pymesh_controlplane.citadel.custodian import Custodian, too_early
+from pymesh_controlplane.citadel.custodian import Custodian
 from pymesh_controlplane.citadel.report import Holder, Report, RotationError, Step, hindrances, version_of
-from pymesh_controlplane.citadel.rotation import Kept, Pair, facts_of, fingerprint, taken
+from pymesh_controlplane.citadel.rotation import OwnRoots, Pair, advance, facts_of, fingerprint, too_early
 from pymesh_controlplane.citadel.store import ROTATION, SELF_SIGNED, FileStore
 from pymesh_controlplane.metrics import Metrics
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 OLD, NEW = (pem.new_pair("cluster.local", now=NOW) for _ in range(2))
-STEADY = Kept(OLD)
-DISTRIBUTED = taken(STEADY, Step.DISTRIBUTE, NOW, NEW)
-SIGNING = taken(DISTRIBUTED, Step.SIGN, NOW)
+STEADY = OwnRoots(OLD)
+DISTRIBUTED = advance(STEADY, Step.DISTRIBUTE, NOW, NEW)
+SIGNING = advance(DISTRIBUTED, Step.SIGN, NOW)
 
 
-def report(kept: Kept, *holders: Holder, settle: float = 0.0) -> Report:
-    """What a replica says that keeps `kept`."""
-    authority = kept.authority("cluster.local")
+def report(own: OwnRoots, *holders: Holder, settle: float = 0.0) -> Report:
+    """What a replica reports that keeps `own`."""
+    authority = own.authority("cluster.local")
     return Report(
         kind="self-signed",
         place="here",
-        done=kept.done,
-        since=kept.since,
+        last_step=own.last_step,
+        since=own.since,
         version=version_of(authority.root_pem),
         roots=tuple(map(facts_of, authority.roots)),
         signer_ends=authority.certificate.not_valid_after_utc,
@@ -40,17 +40,17 @@ def report(kept: Kept, *holders: Holder, settle: float = 0.0) -> Report:
     )
 
 
-def holder(pod: str, kept: Kept, leaf: Pair, problem: str = "") -> Holder:
-    """A workload that trusts what `kept` says, and shows a certificate of `leaf`."""
-    version = version_of(kept.authority("cluster.local").root_pem)
+def holder(pod: str, own: OwnRoots, leaf: Pair, problem: str = "") -> Holder:
+    """A workload that trusts what `own` says, and shows a certificate of `leaf`."""
+    version = version_of(own.authority("cluster.local").root_pem)
     return Holder(pod, version, fingerprint(leaf.certificate), problem)
 
 
 def test_what_signs_and_what_is_trusted_after_each_step() -> None:
     """The first of the roots is the one that signs: that is how workloads know."""
-    steps = [STEADY, DISTRIBUTED, SIGNING, taken(SIGNING, Step.RETIRE, NOW)]
+    steps = [STEADY, DISTRIBUTED, SIGNING, advance(SIGNING, Step.RETIRE, NOW)]
     names = {OLD.certificate: "old", NEW.certificate: "new"}
-    authorities = [kept.authority("cluster.local") for kept in steps]
+    authorities = [own.authority("cluster.local") for own in steps]
     assert [[names[root] for root in authority.roots] for authority in authorities] == [
         ["old"],
         ["old", "new"],
@@ -62,7 +62,7 @@ def test_what_signs_and_what_is_trusted_after_each_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kept", "step", "sentence"),
+    ("own", "step", "sentence"),
     [
         (STEADY, Step.SIGN, "no rotation is under way: the next one is distribute, not sign"),
         (STEADY, Step.RETIRE, "the next one is distribute, not retire"),
@@ -70,9 +70,9 @@ def test_what_signs_and_what_is_trusted_after_each_step() -> None:
         (SIGNING, Step.SIGN, "the last step was sign: the next one is retire, not sign"),
     ],
 )
-def test_no_step_comes_out_of_turn(kept: Kept, step: Step, sentence: str) -> None:
+def test_no_step_comes_out_of_turn(own: OwnRoots, step: Step, sentence: str) -> None:
     with pytest.raises(RotationError, match=sentence):
-        taken(kept, step, NOW, NEW)
+        advance(own, step, NOW, NEW)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_who_says_nothing_holds_a_step_up_and_replicas_are_asked_together() -> N
 def test_a_report_travels_as_json() -> None:
     told = report(SIGNING, holder("a.b", SIGNING, NEW), settle=3.0)
     assert Report.from_json(told.as_json()) == told
-    with pytest.raises(RotationError, match="cannot read"):
+    with pytest.raises(RotationError, match="cannot be read"):
         Report.from_json({"kind": "self-signed"})
 
 
@@ -143,7 +143,7 @@ async def test_a_rotation_goes_on_after_a_restart(tmp_path: Path) -> None:
         after = await custodian.rotate(step)
         again = await started(folder)
         assert again.trust.authority == custodian.trust.authority
-        assert (again.report().done, again.report().since) == (after.done, after.since)
+        assert (again.report().last_step, again.report().since) == (after.last_step, after.since)
         assert all(path.stat().st_mode & 0o777 == 0o600 for path in folder.iterdir())
     assert again.trust.authority.certificate != first.certificate
     assert [path.name for path in folder.iterdir()] == [SELF_SIGNED]
@@ -218,7 +218,7 @@ async def test_what_becomes_unreadable_is_told_and_what_was_read_stays_in_force(
 def bring(folder: Path, signs: Pair, *roots: Pair) -> None:
     """An operator's files."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    documents = pem.documents_of(Kept(signs))
+    documents = pem.documents_of(OwnRoots(signs))
     (folder / pem.CERTIFICATE).write_bytes(documents[pem.CERTIFICATE])
     (folder / pem.ROOT).write_bytes(b"".join(root.certificate.public_bytes(Encoding.PEM) for root in roots))
     (folder / pem.KEY).touch(0o600)
@@ -256,7 +256,7 @@ async def test_an_authority_of_ones_own_is_rotated_by_three_changes(tmp_path: Pa
 
 
 def test_a_root_that_is_trusted_only_now_waits_for_pods_that_start() -> None:
-    before, after = (kept.authority("cluster.local") for kept in (DISTRIBUTED, SIGNING))
+    before, after = (own.authority("cluster.local") for own in (DISTRIBUTED, SIGNING))
     assert too_early(before, after, [], settled=False).startswith("the roots in force are so new")
     assert too_early(before, after, [], settled=True) == ""
 

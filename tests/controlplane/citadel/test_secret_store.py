@@ -14,7 +14,7 @@ from lightkube.resources.core_v1 import Namespace, Secret
 from pymesh.errors import ConfigError
 from pymesh_controlplane.citadel import pem
 from pymesh_controlplane.citadel.report import RotationError, Step
-from pymesh_controlplane.citadel.rotation import Kept, Pair, fingerprint, taken
+from pymesh_controlplane.citadel.rotation import OwnRoots, Pair, advance, fingerprint
 from pymesh_controlplane.citadel.secret_store import SecretStore
 from pymesh_controlplane.kube import asking
 from pymesh_controlplane.kube.asking import KubernetesError
@@ -59,7 +59,7 @@ async def test_replicas_that_start_at_once_agree_on_one_root(
 
 async def test_an_authority_of_ones_own_comes_first(client: AsyncClient, namespace: str) -> None:
     await SecretStore(client, namespace, "cluster.local").load(lambda: NOW)
-    documents = pem.documents_of(Kept(pem.new_pair("cluster.local", now=NOW)))
+    documents = pem.documents_of(OwnRoots(pem.new_pair("cluster.local", now=NOW)))
     certificate, key = documents[pem.CERTIFICATE], documents[pem.KEY]
     await keep(client, namespace, "cacerts", ca_cert_pem=certificate, ca_key_pem=key, root_cert_pem=certificate)
     assert (
@@ -92,23 +92,23 @@ async def test_steps_of_a_rotation_are_kept_and_read_by_others(client: AsyncClie
     """Each replica reads what one has written; whoever has looked before somebody else wrote, writes nothing."""
     mine, other = (SecretStore(client, namespace, "cluster.local") for _ in range(2))
     first = await mine.read(now=NOW)
-    assert first.kept is not None
+    assert first.own is not None
     new = pem.new_pair("cluster.local", now=NOW)
-    await mine.write(taken(first.kept, Step.DISTRIBUTE, NOW, new), first)
+    await mine.write(advance(first.own, Step.DISTRIBUTE, NOW, new), first)
     second = await other.read(now=NOW)
     assert [fingerprint(root) for root in second.authority.roots] == [
         fingerprint(first.authority.certificate),
         fingerprint(new.certificate),
     ]
     with pytest.raises(RotationError, match="has changed meanwhile"):
-        await other.write(taken(first.kept, Step.DISTRIBUTE, NOW, new), first)
-    assert second.kept is not None
-    await other.write(taken(second.kept, Step.SIGN, NOW), second)
+        await other.write(advance(first.own, Step.DISTRIBUTE, NOW, new), first)
+    assert second.own is not None
+    await other.write(advance(second.own, Step.SIGN, NOW), second)
     third = await mine.read(now=NOW)
     assert third.authority.certificate == new.certificate
-    assert third.kept is not None
-    assert third.kept.since == NOW
-    await mine.write(taken(third.kept, Step.RETIRE, NOW), third)
+    assert third.own is not None
+    assert third.own.since == NOW
+    await mine.write(advance(third.own, Step.RETIRE, NOW), third)
     last = await other.read(now=NOW)
     assert last.authority.roots == (new.certificate,)
     secret = await client.get(Secret, "pymesh-ca", namespace=namespace)

@@ -91,7 +91,7 @@ async def test_the_token_of_a_pod_that_is_gone_proves_nothing_more(
 
 
 async def test_without_an_api_server_nobody_can_tell(api: ApiServer, metrics: Metrics, pod: str) -> None:
-    """That is no verdict on the token: the caller is to come again."""
+    """That is no verdict on the token: the caller is to try again."""
     token = api.account_token("default", "reviews", audiences=["istio-ca"], pod=pod)
     client = connect(api.kubeconfig())
     reviewer = TokenReviewer(client, "cluster.local", metrics)

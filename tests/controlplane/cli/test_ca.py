@@ -38,12 +38,12 @@ class Replicas:
 
     def rotate(self, step: str) -> Any:
         self.taken.append(step)
-        done = None if step == "retire" else Step(step)
+        last_step = None if step == "retire" else Step(step)
         roots = {"distribute": (OLD, NEW), "sign": (NEW, OLD), "retire": (NEW,)}[step]
         leaf = OLD if step == "distribute" else NEW
         self.reports = [
             holding(
-                replace(report, done=done, since=NOW if done else None, roots=roots, version=step),
+                replace(report, last_step=last_step, since=NOW if last_step else None, roots=roots, version=step),
                 *(holder.pod for holder in report.holders),
                 leaf=leaf,
             )
@@ -61,8 +61,8 @@ def run(monkeypatch: pytest.MonkeyPatch, replicas: Replicas, *arguments: str) ->
 
     monkeypatch.setattr(target, "opened", opened)
     monkeypatch.setattr(ca, "POLL", 0.0)
-    done = CliRunner().invoke(app, ["ca", *arguments])
-    return done.exit_code, done.output, done.exception
+    last_step = CliRunner().invoke(app, ["ca", *arguments])
+    return last_step.exit_code, last_step.output, last_step.exception
 
 
 def test_status_puts_replicas_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,10 +88,10 @@ def test_status_puts_replicas_together(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("reports", "sentence"),
     [
-        ([holding(replace(BEFORE, done=Step.DISTRIBUTE), "a.b", trusts="v0")], "sign would be too early: 1 of 1"),
-        ([replace(BEFORE, done=Step.DISTRIBUTE, expected=("c.d",))], "no word from c.d"),
-        ([replace(BEFORE, done=Step.DISTRIBUTE), BEFORE], "have not all read the last step"),
-        ([holding(replace(BEFORE, done=Step.SIGN, roots=(NEW, OLD)), "a.b")], "retire would be too early: 1 of 1"),
+        ([holding(replace(BEFORE, last_step=Step.DISTRIBUTE), "a.b", trusts="v0")], "sign would be too early: 1 of 1"),
+        ([replace(BEFORE, last_step=Step.DISTRIBUTE, expected=("c.d",))], "no word from c.d"),
+        ([replace(BEFORE, last_step=Step.DISTRIBUTE), BEFORE], "have not all read the last step"),
+        ([holding(replace(BEFORE, last_step=Step.SIGN, roots=(NEW, OLD)), "a.b")], "retire would be too early: 1 of 1"),
         ([replace(BEFORE, problem="the CA cannot be read")], "distribute would be too early: the CA cannot be read"),
     ],
 )
@@ -126,4 +126,4 @@ def test_what_cannot_be_read_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(error) == "no control plane answers"
     replicas.authorities = lambda: [{"kind": "another"}]  # type: ignore[method-assign]  # a citadel of another version
     _, _, error = run(monkeypatch, replicas, "status")
-    assert "what this version of pymesh cannot read" in str(error)
+    assert "citadel's report cannot be read" in str(error)
