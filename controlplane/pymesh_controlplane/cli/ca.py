@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from pymesh.errors import MeshError
-from pymesh_controlplane.citadel.report import Holder, Report, Step, next_step, hindrances
+from pymesh_controlplane.citadel.report import Holder, Report, Step, hindrances, next_step
 from pymesh_controlplane.cli import output, target
 from pymesh_controlplane.cli.output import Format
 from pymesh_controlplane.cli.progress import step as progress
