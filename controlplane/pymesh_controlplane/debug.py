@@ -185,6 +185,7 @@ class HttpServer(uvicorn.Server):
                 access_log=False,
                 log_config=None,
                 server_header=False,
+                proxy_headers=False,  # x-forwarded-for does not say who is at the other end; uvicorn would take it
                 timeout_keep_alive=keep_alive,
                 timeout_graceful_shutdown=GRACE,
                 h11_max_incomplete_event_size=MAX_HEAD,
