@@ -1,15 +1,14 @@
 """AuthorizationPolicy: values that mean something, attributes that there are, somebody to ask, a proxy that can."""
 
 import re
-from collections.abc import Iterator
 from ipaddress import ip_network
 from typing import Final
 
-from pymesh.errors import ConfigError
 from pymesh.resources.authorization import DRY_RUN, FALSE, TRUE, AuthorizationPolicy, Rule
 from pymesh.resources.resource import Resource
-from pymesh.xds.check import check as check_supported
 from pymesh_controlplane.galley.findings import Findings, listed, near
+from pymesh_controlplane.galley.selection import check_selection
+from pymesh_controlplane.galley.supported import unsupported
 from pymesh_controlplane.pilot import authorization
 from pymesh_controlplane.pilot.authorization import Settings
 from pymesh_controlplane.pilot.authorization_rules import CLAIMS, FILTERS, HEADERS, nested, of_requests
@@ -47,7 +46,7 @@ _TEMPLATE_SEGMENTS: Final = ("{*}", "{**}")
 def check(resource: Resource[AuthorizationPolicy], world: World) -> list[Problem]:
     """What is wrong with an AuthorizationPolicy."""
     findings = Findings(resource)
-    _check_scope(findings, resource, world)
+    check_selection(findings, resource, world)
     _check_action(findings, resource, world)
     for index, rule in enumerate(resource.value.spec.rules):
         _check_rule(findings, f"spec.rules[{index}]", rule, resource)
@@ -55,35 +54,10 @@ def check(resource: Resource[AuthorizationPolicy], world: World) -> list[Problem
     return findings.problems
 
 
-def _check_scope(findings: Findings, resource: Resource[AuthorizationPolicy], world: World) -> None:
-    spec, namespace = resource.value.spec, resource.key.namespace
-    if spec.target_ref is not None and spec.target_refs:
-        findings.error("spec.targetRef", "there is targetRefs, too: write one of them")
-    if spec.selector is not None and spec.targets:
-        findings.error("spec.selector", "there is a target, too: write one of them")
-    field = "targetRefs[{}]" if spec.target_refs else "targetRef"
-    for index, target in enumerate(spec.targets):
-        path = f"spec.{field.format(index)}"
-        if (target.group, target.kind) == authorization.GATEWAY:
-            continue
-        if target.kind in {"Service", "ServiceEntry", "GatewayClass"}:
-            sentence = f"a {target.kind} is a target for waypoints, and sidecars are none: select pods by spec.selector"
-        else:
-            sentence = "only kind: Gateway, group: gateway.networking.k8s.io is a target; select pods by spec.selector"
-        findings.error(f"{path}.kind", sentence)
-    if not any(_concerned(resource, world)) and world.workloads:
-        there = "any namespace" if namespace == world.root_namespace else f"namespace {namespace}"
-        selected = spec.targets or (spec.selector is not None and spec.selector.match_labels)
-        what = "spec.targetRefs" if spec.targets else "spec.selector.matchLabels"
-        if selected:
-            findings.warning(what, f"no pod of {there} is meant by it: it has no effect")
-
-
-def _concerned(resource: Resource[AuthorizationPolicy], world: World) -> Iterator[bool]:
-    everywhere = resource.key.namespace == world.root_namespace
-    for workload in world.workloads.values():
-        if everywhere or workload.namespace == resource.key.namespace:
-            yield authorization.selects(resource, workload.namespace, workload.labels)
+def refused(resource: Resource[AuthorizationPolicy], settings: Settings) -> list[str]:
+    """What a proxy would refuse of what pilot makes of the resource."""
+    made = authorization.filters([resource], settings)
+    return unsupported((*made.requests, *made.connections))
 
 
 def _check_action(findings: Findings, resource: Resource[AuthorizationPolicy], world: World) -> None:
@@ -258,18 +232,3 @@ def _check_template(findings: Findings, path: str, value: str) -> None:
             return
     if not value.startswith("/"):
         findings.error(path, "a path begins with '/'")
-
-
-# --- What the proxy would say -----------------------------------------------------------------------------------------
-
-
-def unsupported(resource: Resource[AuthorizationPolicy], settings: Settings) -> list[str]:
-    """What the proxy would refuse of what pilot makes of it."""
-    made = authorization.filters([resource], settings)
-    found = []
-    for message in (*made.requests, *made.connections):
-        try:
-            check_supported(message)
-        except ConfigError as error:
-            found.append(f"the proxy does not support what this becomes: {error}")
-    return found

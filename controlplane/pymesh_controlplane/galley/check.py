@@ -1,12 +1,10 @@
 """Everything that is wrong with resources in the world that they make."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from envoy.config.route.v3 import route_components_pb2, route_pb2
-from google.protobuf.message import Message
 
-from pymesh.errors import ConfigError
 from pymesh.resources.authorization import AuthorizationPolicy
 from pymesh.resources.istio import DestinationRule, Gateway, PeerAuthentication, ServiceEntry, VirtualService
 from pymesh.resources.kubernetes import ConfigMap, EndpointSlice, Pod, Secret
@@ -14,7 +12,6 @@ from pymesh.resources.kubernetes import Service as KubernetesService
 from pymesh.resources.policy import Check, ConcurrencyLimit, RateLimit
 from pymesh.resources.request_authentication import RequestAuthentication
 from pymesh.resources.resource import Key, Resource, holds
-from pymesh.xds.check import check as check_supported
 from pymesh_controlplane.galley import (
     authorization,
     destination_rules,
@@ -28,6 +25,7 @@ from pymesh_controlplane.galley import (
     virtual_services,
 )
 from pymesh_controlplane.galley.findings import Findings
+from pymesh_controlplane.galley.supported import unsupported
 from pymesh_controlplane.pilot import clusters, endpoints, guards, routes
 from pymesh_controlplane.pilot.matching import ANYTHING
 from pymesh_controlplane.pilot.memory import Memory
@@ -135,11 +133,11 @@ def _check_translation(
         for path, reason in memory.call(_unsupported_routes, resource.key, resource, targets):
             findings.error(path, reason)
     if holds(resource, RequestAuthentication):
-        for reason in memory.call(request_authentication.unsupported, resource.key, resource):
+        for reason in memory.call(request_authentication.refused, resource.key, resource):
             findings.error("spec", reason)
     if holds(resource, AuthorizationPolicy):
         settings = guards.settings(world, ours=True)
-        for reason in memory.call(authorization.unsupported, resource.key, resource, settings):
+        for reason in memory.call(authorization.refused, resource.key, resource, settings):
             findings.error("spec", reason)
     for service in concerned:
         rule = rule_for(service, resource.key.namespace, world)
@@ -157,7 +155,7 @@ def _unsupported_routes(resource: Resource[VirtualService], targets: routes.Targ
             route = routes.route_for(resource, index, match, match.port or _SOME_PORT, targets)
             host = route_components_pb2.VirtualHost(name="check", domains=["*"], routes=[route])
             message = route_pb2.RouteConfiguration(name="check", virtual_hosts=[host])
-            found += [(f"spec.http[{index}]", reason) for reason in _unsupported(message)]
+            found += [(f"spec.http[{index}]", reason) for reason in unsupported([message])]
     return found
 
 
@@ -165,11 +163,4 @@ def _unsupported_clusters(
     service: Service, rule: Resource[DestinationRule] | None, behind: endpoints.Behind
 ) -> list[str]:
     """What the proxy would refuse of the clusters of a service."""
-    return [reason for cluster in clusters.outbound(service, rule, behind) for reason in _unsupported(cluster)]
-
-
-def _unsupported(message: Message) -> Iterator[str]:
-    try:
-        check_supported(message)
-    except ConfigError as error:
-        yield f"the proxy does not support what this becomes: {error}"
+    return unsupported(clusters.outbound(service, rule, behind))

@@ -1,6 +1,6 @@
 """RequestAuthentication: keys that can be believed, addresses that can be asked, headers that a token may write."""
 
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
@@ -11,9 +11,10 @@ from pymesh.jwks import key_set
 from pymesh.resources.fields import seconds
 from pymesh.resources.request_authentication import JWTRule, RequestAuthentication
 from pymesh.resources.resource import Resource
-from pymesh.xds.check import check as check_supported
 from pymesh_controlplane.galley.findings import Findings
-from pymesh_controlplane.pilot import authorization, request_authentication
+from pymesh_controlplane.galley.selection import check_selection
+from pymesh_controlplane.galley.supported import unsupported
+from pymesh_controlplane.pilot import request_authentication
 from pymesh_controlplane.pilot.model import Problem, World
 
 # Seconds that pilot may wait for keys: it asks anew anyway, and a handful of issuers that never answer keep up others.
@@ -23,7 +24,9 @@ MAX_TIMEOUT: Final = 60.0
 def check(resource: Resource[RequestAuthentication], world: World) -> list[Problem]:
     """What is wrong with a RequestAuthentication."""
     findings = Findings(resource)
-    _check_scope(findings, resource, world)
+    check_selection(findings, resource, world)
+    if not resource.value.spec.jwt_rules:
+        findings.warning("spec.jwtRules", "there are none: nobody's tokens are looked at because of it")
     first: dict[str, int] = {}
     places = {name for rule in resource.value.spec.jwt_rules for name in rule.token_headers}
     for index, rule in enumerate(resource.value.spec.jwt_rules):
@@ -36,43 +39,9 @@ def check(resource: Resource[RequestAuthentication], world: World) -> list[Probl
     return findings.problems
 
 
-def unsupported(resource: Resource[RequestAuthentication]) -> list[str]:
-    """What a proxy would refuse of what the resource becomes."""
-    found = request_authentication.believed((resource,), {})
-    reasons = []
-    for item in request_authentication.filters(found):
-        try:
-            check_supported(item)
-        except ConfigError as error:
-            reasons.append(f"the proxy does not support what this becomes: {error}")
-    return reasons
-
-
-def _check_scope(findings: Findings, resource: Resource[RequestAuthentication], world: World) -> None:
-    spec, namespace = resource.value.spec, resource.key.namespace
-    if spec.target_ref is not None and spec.target_refs:
-        findings.error("spec.targetRef", "there is targetRefs, too: write one of them")
-    if spec.selector is not None and spec.targets:
-        findings.error("spec.selector", "there is a target, too: write one of them")
-    for index, target in enumerate(spec.targets):
-        if (target.group, target.kind) != authorization.GATEWAY:
-            path = f"spec.targetRefs[{index}].kind" if spec.target_refs else "spec.targetRef.kind"
-            sentence = "only kind: Gateway, group: gateway.networking.k8s.io is a target; select pods by spec.selector"
-            findings.error(path, sentence)
-    selected = spec.targets or (spec.selector is not None and spec.selector.match_labels)
-    if selected and world.workloads and not any(_concerned(resource, world)):
-        there = "any namespace" if namespace == world.root_namespace else f"namespace {namespace}"
-        what = "spec.targetRefs" if spec.targets else "spec.selector.matchLabels"
-        findings.warning(what, f"no pod of {there} is meant by it: it has no effect")
-    if not spec.jwt_rules:
-        findings.warning("spec.jwtRules", "there are none: nobody's tokens are looked at because of it")
-
-
-def _concerned(resource: Resource[RequestAuthentication], world: World) -> Iterator[bool]:
-    everywhere = resource.key.namespace == world.root_namespace
-    for workload in world.workloads.values():
-        if everywhere or workload.namespace == resource.key.namespace:
-            yield authorization.selects(resource, workload.namespace, workload.labels)
+def refused(resource: Resource[RequestAuthentication]) -> list[str]:
+    """What a proxy would refuse of what pilot makes of the resource."""
+    return unsupported(request_authentication.filters(request_authentication.believed((resource,), {})))
 
 
 def _check_rule(findings: Findings, path: str, rule: JWTRule) -> None:
@@ -124,7 +93,7 @@ def _check_address(findings: Findings, path: str, text: str, *, discovered: bool
     if parts.scheme == "http":
         findings.warning(
             path,
-            "http: whoever is between pilot and the issuer can put in keys of his own, and be anybody: write https, "
+            "http: whoever is between pilot and the issuer can put in other keys, and pass for anybody: write https, "
             "or the keys themselves under jwks",
         )
 

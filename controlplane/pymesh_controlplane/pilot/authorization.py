@@ -1,15 +1,15 @@
-"""AuthorizationPolicies → the filters that let in, and keep out. Pure.
+"""AuthorizationPolicies → the filters that enforce them. Pure.
 
-A workload has the policies of the root namespace and of its own that select it. Requests meet them as in Istio: first
-somebody else is asked (CUSTOM), then it is noted (AUDIT) who comes, then who is denied is kept out (DENY), then who is
-allowed is let in (ALLOW): once there is an ALLOW policy, nobody else is. Connections of opaque bytes meet the same, as
-far as it is about connections.
+A request meets the policies that select its workload (selection.py) in Istio's order: an external authorizer is asked
+(CUSTOM), the request is marked for the log (AUDIT), it is denied (DENY), or allowed (ALLOW); as soon as there is one
+ALLOW policy, what none of them allows is denied. Opaque connections meet the same policies, as far as these are about
+connections.
 
 Source: istio.io/docs/concepts/security (authorization), istio.io/docs/reference/config/security/authorization-policy
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from envoy.config.listener.v3 import listener_components_pb2
 from envoy.config.rbac.v3 import rbac_pb2
@@ -18,7 +18,6 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
 
 from pymesh.resources.authorization import Action, AuthorizationPolicy, is_dry
-from pymesh.resources.request_authentication import RequestAuthentication
 from pymesh.resources.resource import Resource
 from pymesh_controlplane.pilot import authorization_rules
 from pymesh_controlplane.pilot.authorization_rules import Scope
@@ -29,22 +28,17 @@ from pymesh_controlplane.pilot.messages import packed
 HTTP_RBAC: Final = "envoy.filters.http.rbac"
 NETWORK_RBAC: Final = "envoy.filters.network.rbac"
 STAT_PREFIX: Final = "tcp."
-# Before the counters of what is only tried out, and before what a CUSTOM policy has found, as Istio calls them.
+# Prefixes of counters and metadata, Istio's: of dry runs, and of what the rules of a CUSTOM policy have matched.
 DRY_RUN_PREFIX: Final[Mapping[Action, str]] = {"ALLOW": "istio_dry_run_allow_", "DENY": "istio_dry_run_deny_"}
 ASKED_PREFIX: Final = "istio_ext_authz_"
-# After the names of rules about which nobody can be asked.
+# Suffix of the names of CUSTOM rules whose provider cannot be asked: what they match is denied, as in Istio.
 UNASKABLE: Final = "-deny-due-to-bad-CUSTOM-action"
 
-# Label by which a pod says of which Gateway (gateway.networking.k8s.io) it is.
-GATEWAY_NAME: Final = "gateway.networking.k8s.io/gateway-name"
-GATEWAY: Final = ("gateway.networking.k8s.io", "Gateway")
-
 _ACTIONS: Final = {"ALLOW": rbac_pb2.RBAC.ALLOW, "DENY": rbac_pb2.RBAC.DENY, "AUDIT": rbac_pb2.RBAC.LOG}
-# In the order in which they are met.
+# The actions that the proxy decides itself, in the order in which a request meets them.
 _DECIDED_HERE: Final[Sequence[Action]] = ("AUDIT", "DENY", "ALLOW")
 
 Policy = Resource[AuthorizationPolicy]
-T = TypeVar("T", AuthorizationPolicy, RequestAuthentication)
 _HttpFilter = http_connection_manager_pb2.HttpFilter
 _Filter = listener_components_pb2.Filter
 
@@ -55,7 +49,8 @@ class Settings(NamedTuple):
     Attributes:
         trust_domains: the mesh's own, then those that stand for it.
         authorizers: who can be asked, by name.
-        asks_about_connections: whether the proxy asks about opaque bytes, too. Where it does not, they are kept out.
+        asks_about_connections: whether the proxy can ask authorizers about opaque connections, too. Where it cannot, it
+            denies what the rules of a CUSTOM policy match.
     """
 
     trust_domains: tuple[str, ...]
@@ -63,26 +58,8 @@ class Settings(NamedTuple):
     asks_about_connections: bool
 
 
-def holding(
-    namespace: str, labels: Mapping[str, str], policies: Mapping[str, Sequence[Resource[T]]], root_namespace: str
-) -> tuple[Resource[T], ...]:
-    """Which of `policies` (by namespace) hold for a workload."""
-    places = dict.fromkeys((root_namespace, namespace))
-    return tuple(p for place in places for p in policies.get(place, ()) if selects(p, namespace, labels))
-
-
-def selects(policy: Resource[T], namespace: str, labels: Mapping[str, str]) -> bool:
-    """Whether the policy, of the same namespace or of the root's, is for a workload with these labels."""
-    spec = policy.value.spec
-    if spec.targets:
-        here = policy.key.namespace == namespace
-        names = {target.name for target in spec.targets if (target.group, target.kind) == GATEWAY}
-        return here and labels.get(GATEWAY_NAME) in names
-    return spec.selector is None or spec.selector.match_labels.items() <= labels.items()
-
-
 def filters(policies: Sequence[Policy], settings: Settings) -> Before:
-    """What stands before the requests and connections of a workload for which `policies` hold."""
+    """The filters in front of a workload for which `policies` hold: of its requests, and of its opaque connections."""
     return Before(
         (*_asked_about_requests(policies, settings), *_decided_about_requests(policies, settings)),
         (*_asked_about_connections(policies, settings), *_decided_about_connections(policies, settings)),
@@ -90,7 +67,7 @@ def filters(policies: Sequence[Policy], settings: Settings) -> Before:
 
 
 def rule_name(policy: Policy, index: int) -> str:
-    """What the log says of who was kept out: `ns[default]-policy[reviews]-rule[0]`."""
+    """How a denial names a rule, as in Istio: `ns[default]-policy[reviews]-rule[0]`."""
     return f"ns[{policy.key.namespace}]-policy[{policy.key.name}]-rule[{index}]"
 
 
@@ -123,7 +100,7 @@ def _put_rules(
     *,
     opaque: bool,
 ) -> None:
-    """What is in force, and what is only tried out."""
+    """Fill the rules that are enforced, and the shadow rules: those of policies on a dry run."""
     in_force = [policy for policy in policies if not is_dry(policy)]
     tried = [policy for policy in policies if is_dry(policy)]
     if in_force:
@@ -149,13 +126,13 @@ def _rules(
 
 
 def _never() -> rbac_pb2.Policy:
-    """A policy that says nothing matches nothing: so one of ALLOW without rules lets nobody in."""
+    """What a policy without rules becomes: it matches nothing, so an ALLOW policy like that denies everything."""
     nothing = rbac_pb2.Permission(not_rule=rbac_pb2.Permission(any=True))
     nobody = rbac_pb2.Principal(not_id=rbac_pb2.Principal(any=True))
     return rbac_pb2.Policy(permissions=[nothing], principals=[nobody])
 
 
-# --- CUSTOM: somebody else is asked about what the rules match --------------------------------------------------------
+# --- CUSTOM: an external authorizer is asked about what the rules match -----------------------------------------------
 
 
 def _asked_about_requests(policies: Sequence[Policy], settings: Settings) -> Iterator[_HttpFilter]:
@@ -189,7 +166,7 @@ def _asked_about_connections(policies: Sequence[Policy], settings: Settings) -> 
 
 
 def _by_provider(policies: Iterable[Policy]) -> Iterator[tuple[str, list[Policy]]]:
-    """The policies of CUSTOM by the name of who is asked, in the order of these."""
+    """The CUSTOM policies in force by the name of their provider, sorted."""
     found: dict[str, list[Policy]] = {}
     for policy in policies:
         spec = policy.value.spec
@@ -199,5 +176,5 @@ def _by_provider(policies: Iterable[Policy]) -> Iterator[tuple[str, list[Policy]
 
 
 def _prefix(provider: str) -> str:
-    """Before the names of the rules about which `provider` is asked. With `ns[` it is no other provider's, too."""
+    """The prefix of the rules about which `provider` is asked. Followed by `ns[`, it is no other provider's as well."""
     return f"istio-ext-authz-{provider}-"

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 from pymesh.names import USER_AGENT
 from pymesh.resources.authorization import AuthorizationPolicy
 from pymesh.resources.resource import Key, Resource
-from pymesh_controlplane.pilot import authorization, request_authentication
+from pymesh_controlplane.pilot import authorization, request_authentication, selection
 from pymesh_controlplane.pilot.authorization import Settings
 from pymesh_controlplane.pilot.authorizers import authorizers
 from pymesh_controlplane.pilot.filters import Before
@@ -46,8 +46,8 @@ class Judge:
 
     def guards(self, node: Node) -> Guards:
         """What holds for the workload beside which `node` stands, or which it is."""
-        authentications = authorization.holding(node.namespace, node.labels, self._authentications, self._root)
-        policies = authorization.holding(node.namespace, node.labels, self._policies, self._root)
+        authentications = selection.holding(node.namespace, node.labels, self._authentications, self._root)
+        policies = selection.holding(node.namespace, node.labels, self._policies, self._root)
         believed = request_authentication.believed(authentications, self._key_sets)
         return Guards(believed, policies, self._settings[node.user_agent == USER_AGENT])
 

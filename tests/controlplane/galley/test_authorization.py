@@ -50,11 +50,11 @@ def test_rules_about_tokens_that_nobody_believes_are_told() -> None:
 
 def test_who_selects_nobody_is_told() -> None:
     assert findings(policy("a", "{selector: {matchLabels: {app: reviewz}}}")) == [
-        "warning spec.selector.matchLabels: no pod of namespace default is meant by it: it has no effect"
+        "warning spec.selector.matchLabels: it selects no pod of namespace default, and has no effect"
     ]
     assert findings(policy("a", "{selector: {matchLabels: {app: reviews}}}", "pymesh-system")) == []
     assert findings(policy("a", "{selector: {matchLabels: {app: x}}}", "pymesh-system")) == [
-        "warning spec.selector.matchLabels: no pod of any namespace is meant by it: it has no effect"
+        "warning spec.selector.matchLabels: it selects no pod of any namespace, and has no effect"
     ]
 
 
