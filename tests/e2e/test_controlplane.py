@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -265,11 +266,24 @@ def test_the_plain_port_serves_configuration_and_no_certificates(plane: Running)
 def test_the_inner_port_is_not_a_way_around_tls(plane: Running) -> None:
     """Whoever finds the loopback ports behind the TLS ports is refused, with whatever token."""
     inner = listening_ports(plane.process.pid) - set(plane.ports.values())
-    assert len(inner) == 2, "behind 15012, and behind 9091, where nobody signs anything"
+    assert len(inner) == 3, "behind 15012; and behind 9091, where nobody signs anything: gRPC and HTTP"
+    pages = {port for port in inner if answers_http(port)}
+    assert len(pages) == 1
     token = plane.place.tokens.token()
-    answers = {refused(plane, token, channel=grpc.insecure_channel(f"127.0.0.1:{port}")) for port in inner}
+    answers = {refused(plane, token, channel=grpc.insecure_channel(f"127.0.0.1:{port}")) for port in inner - pages}
     assert {code for code, _ in answers} == {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNIMPLEMENTED}
     assert any("from the TLS port only" in details for _, details in answers)
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(f"http://127.0.0.1:{pages.pop()}/check/", timeout=5)
+    assert caught.value.code == 503
+    assert "from the TLS port only" in caught.value.read().decode()
+
+
+def answers_http(port: int) -> bool:
+    """Whether HTTP/1.1 is spoken there."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nhost: inner\r\n\r\n")
+        return connection.recv(5) == b"HTTP/"
 
 
 def test_the_mesh_port_shows_who_the_process_is_and_takes_only_workloads(plane: Running, tmp_path: Path) -> None:
