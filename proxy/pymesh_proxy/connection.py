@@ -12,7 +12,7 @@ from typing import Final, cast
 
 from pymesh_proxy.codec.body import BodyReader, reader_for
 from pymesh_proxy.codec.http1 import MessageError, bad_request, parse_request, request_has_body
-from pymesh_proxy.codec.shape import LastHead
+from pymesh_proxy.codec.shape import NO_FIELDS
 from pymesh_proxy.config.model import HttpManager
 from pymesh_proxy.errors import Flag
 from pymesh_proxy.exchange import Exchange
@@ -47,8 +47,8 @@ class DownstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_blocked", "_body", "_born", "_buffer", "_exchange", "_going_on", "_head_begun", "_identify", "_idle_since",
-        "_last_head", "_linger_left", "_over_at", "_paused", "_reading", "_unsent", "_worn", "deadline", "facts",
-        "manager", "patience", "requests", "runtime", "serving", "stats", "timer_slot", "transport",
+        "_linger_left", "_over_at", "_paused", "_reading", "_shape", "_unsent", "_worn", "deadline", "facts", "manager",
+        "patience", "requests", "runtime", "serving", "stats", "timer_slot", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -69,7 +69,7 @@ class DownstreamConnection(asyncio.Protocol):
         self.timer_slot = 0
         self._exchange: Exchange | None = None
         self._body: BodyReader | None = None
-        self._last_head = LastHead()
+        self._shape = NO_FIELDS  # of the last request: the next one probably has it, too
         self._buffer = b""
         self._reading = False
         self._going_on = False  # with what is buffered, in the loop's next turn
@@ -210,7 +210,7 @@ class DownstreamConnection(asyncio.Protocol):
     def _read_head(self, data: bytes) -> bytes:
         """Start an exchange from the head at the start of `data`; what follows it."""
         manager = self.manager
-        parsed = parse_request(data, manager.max_request_headers_bytes, manager.max_headers_count, self._last_head)
+        parsed = parse_request(data, manager.max_request_headers_bytes, manager.max_headers_count, self._shape)
         if parsed is None:
             if not self._head_begun and data not in _NO_REQUEST:
                 self._head_begun = monotonic()
@@ -218,6 +218,8 @@ class DownstreamConnection(asyncio.Protocol):
             self._buffer = data
             return b""
         head, end = parsed
+        if head.shape is not self._shape:
+            self._shape = head.shape if head.shape.small else NO_FIELDS
         begun = self._head_begun
         if begun:
             self._head_begun = 0.0

@@ -25,7 +25,7 @@ from pymesh_proxy.codec.http1 import (
     request_has_body,
     response_framing,
 )
-from pymesh_proxy.codec.shape import LastHead
+from pymesh_proxy.codec.shape import NO_FIELDS, Shape
 from tests.property.test_http1_codec import CHUNKS, GOOD_CHUNKS, REQUESTS, RESPONSES, mutated
 
 HELLO = b"5\r\nhello\r\n0\r\n\r\n"
@@ -98,10 +98,10 @@ class Message:
 class Ours:
     """Reads a stream in portions as the connections do: one buffer, a head, its body, the next head."""
 
-    def __init__(self, method: bytes | None = None, last: LastHead | None = None) -> None:
-        """`method` of the requests that were answered; None reads requests. `last`: see `parse_request`."""
+    def __init__(self, method: bytes | None = None, like: Shape = NO_FIELDS) -> None:
+        """`method` of the requests that were answered; None reads requests. `like`: see `parse_request`."""
         self._method = method
-        self._last = last or LastHead()
+        self._like = like
         self._data = b""
         self._head: Head | None = None
         self._reader: BodyReader | None = None
@@ -136,7 +136,7 @@ class Ours:
         """Read a head, or some of a body; whether there may be more in what is there."""
         if self._reader is None:
             parse = parse_request if self._method is None else parse_response
-            parsed = parse(self._data, last=self._last)
+            parsed = parse(self._data, like=self._like)
             if parsed is None:
                 return False
             self._head, end = parsed
@@ -243,9 +243,9 @@ def assert_same(ours: Message, judge: Message) -> None:
     assert ours == judge
 
 
-def in_portions(data: bytes, places: Iterator[int], method: bytes | None, last: LastHead | None = None) -> Ours:
+def in_portions(data: bytes, places: Iterator[int], method: bytes | None, like: Shape = NO_FIELDS) -> Ours:
     """What is read of `data`, cut at these places."""
-    reader, start = Ours(method, last), 0
+    reader, start = Ours(method, like), 0
     for place in places:
         reader.feed(data[start:place])
         start = place
@@ -253,15 +253,13 @@ def in_portions(data: bytes, places: Iterator[int], method: bytes | None, last: 
     return reader
 
 
-def after(data: bytes, method: bytes | None) -> LastHead:
-    """What a connection knows after the first head in `data`."""
-    last = LastHead()
+def shape_in(data: bytes, method: bytes | None) -> Shape:
+    """The shape of the first head in `data`, or none."""
     with contextlib.suppress(MessageError):
-        if method is None:
-            parse_request(data, last=last)
-        else:
-            parse_response(data, last=last)
-    return last
+        parsed = parse_request(data) if method is None else parse_response(data)
+        if parsed is not None:
+            return parsed[0].shape
+    return NO_FIELDS
 
 
 def whole(data: bytes, method: bytes | None, before: bytes) -> Ours:
@@ -270,8 +268,8 @@ def whole(data: bytes, method: bytes | None, before: bytes) -> Ours:
     What is refused may be refused earlier where it came in parts; what is accepted of it before is the same.
     """
     seen = in_portions(data, iter(()), method)
-    for last in (after(before, method), after(data, method)):
-        assert vars_of(in_portions(data, iter(()), method, last)) == vars_of(seen)
+    for like in (shape_in(before, method), shape_in(data, method)):
+        assert vars_of(in_portions(data, iter(()), method, like)) == vars_of(seen)
     cuts = [iter((place,)) for place in range(1, len(data))]
     for cut in [*cuts, iter(range(1, len(data)))]:
         parts = in_portions(data, cut, method)

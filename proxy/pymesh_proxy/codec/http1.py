@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Final, TypeAlias
 
 from pymesh_proxy.codec.headers import Head
-from pymesh_proxy.codec.shape import HOP_BY_HOP, LastHead, Shape, shape_of
+from pymesh_proxy.codec.shape import HOP_BY_HOP, NO_FIELDS, Shape, shape_of
 from pymesh_proxy.errors import Flag, ProxyError
 
 # Envoy's defaults: 60 KiB of head, 100 fields (HttpProtocolOptions.max_headers_count).
@@ -72,11 +72,11 @@ def bad_response(details: str) -> MessageError:
 
 
 def parse_request(
-    data: bytes, max_bytes: int = MAX_HEAD_BYTES, max_fields: int = MAX_FIELDS, last: LastHead | None = None
+    data: bytes, max_bytes: int = MAX_HEAD_BYTES, max_fields: int = MAX_FIELDS, like: Shape = NO_FIELDS
 ) -> tuple[Head, int] | None:
     """The request head at the start of `data` and where its body starts; None if more bytes are needed.
 
-    `last`: the head before it on the connection; afterwards this one.
+    `like`: the shape that it probably has, of the head before it on the connection.
 
     Raises:
         MessageError: the bytes cannot become an acceptable request: 400, 431 (too large) or 501 (transfer coding).
@@ -86,21 +86,16 @@ def parse_request(
     if match is None and data.startswith(b"\r\n"):
         start = 2
         match = _REQUEST_LINE.match(data, start)
-    first = 0 if match is None else match.end()
-    if last is None:
-        last = LastHead()
-    if match is not None and last.block and data.startswith(last.block, first):
-        lines, shape, end = last.again(), last.shape, first + len(last.block) - 4
-    else:
-        end = data.find(b"\r\n\r\n", start)
-        lines = data[first:end].split(b"\r\n") if first < end else []
-        found = None if end < 0 or match is None else shape_of(lines, last.shape)
-        if match is None or found is None:
-            _refuse_or_wait(data[start:], _REQUEST_LINE, max_bytes, max_fields, bad_request)
-            return None
-        shape = found
-        if last.tries or last.shape is not shape:
-            last.is_now(data[first : end + 4], lines, shape)
+    end = data.find(b"\r\n\r\n", start)
+    if end < 0 or match is None:
+        _refuse_or_wait(data[start:], _REQUEST_LINE, max_bytes, max_fields, bad_request)
+        return None
+    first = match.end()
+    lines = data[first:end].split(b"\r\n") if first < end else []
+    shape = shape_of(lines, like)
+    if shape is None:
+        _refuse_or_wait(data[start:], _REQUEST_LINE, max_bytes, max_fields, bad_request)
+        return None
     if end + 4 - start > max_bytes or len(lines) > max_fields:
         raise bad_request("headers_too_large")
     head = Head(lines, shape)
@@ -118,32 +113,26 @@ def parse_request(
 
 
 def parse_response(
-    data: bytes, max_bytes: int = MAX_HEAD_BYTES, max_fields: int = MAX_FIELDS, last: LastHead | None = None
+    data: bytes, max_bytes: int = MAX_HEAD_BYTES, max_fields: int = MAX_FIELDS, like: Shape = NO_FIELDS
 ) -> tuple[Head, int] | None:
     """The response head at the start of `data` and where its body starts; None if more bytes are needed.
 
-    `last`: the head before it on the connection; afterwards this one.
+    `like`: the shape that it probably has, of the head before it on the connection.
 
     Raises:
         MessageError: the bytes cannot become an acceptable response (502, flag UPE).
     """
-    if last is None:
-        last = LastHead()
-    if last.block and data.startswith(last.block):
-        lines, shape, start, end = last.again(), last.shape, last.start, len(last.block) - 4
-    else:
-        end = data.find(b"\r\n\r\n")
-        lines = data[: max(0, end)].split(b"\r\n")
-        first = lines.pop(0)
-        said = _known_status_line(first) if len(first) <= _MAX_REMEMBERED_BYTES else _status_line(first)
-        found = None if end < 0 or said is None else shape_of(lines, last.shape)
-        if said is None or found is None:
-            _refuse_or_wait(data, _STATUS_LINE, max_bytes, max_fields, bad_response)
-            return None
-        start, shape = said, found
-        if last.tries or last.shape is not shape:
-            last.is_now(data[: end + 4], lines, shape)
-            last.start = start
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        _refuse_or_wait(data, _STATUS_LINE, max_bytes, max_fields, bad_response)
+        return None
+    lines = data[:end].split(b"\r\n")
+    first = lines.pop(0)
+    start = _known_status_line(first) if len(first) <= _MAX_REMEMBERED_BYTES else _status_line(first)
+    shape = shape_of(lines, like)
+    if start is None or shape is None:
+        _refuse_or_wait(data, _STATUS_LINE, max_bytes, max_fields, bad_response)
+        return None
     if end + 4 > max_bytes or len(lines) > max_fields:
         raise bad_response("headers_too_large")
     head = Head(lines, shape)

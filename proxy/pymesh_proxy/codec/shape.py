@@ -4,9 +4,8 @@ Messages on a connection differ in their paths, ids, cookies and lengths, but on
 same order nearly every time, and so does a server. What the names alone decide is therefore found out once for a shape
 and not for every head: where each field is, whether the names are well-formed, whether a proxy has anything to do.
 
-A reader of heads keeps the last one (`LastHead`). If the next has the very same field lines, they are known already. If
-not, it is asked whether it has the same shape: whether its lines begin as they should. That costs a quarter of taking
-them apart (see `shape_of`). A head of another shape costs both.
+A reader of heads keeps the shape of the last one and asks first whether the next has it, too: whether its lines begin
+as they should. That costs a quarter of taking them apart (see `shape_of`). A head of another shape costs both.
 
 A shape holds names and no values; those that are kept are few and small (`_KEPT`), so memory is bounded whatever comes.
 """
@@ -29,10 +28,6 @@ _CLEAN: Final = bytes(byte if byte == 9 or (byte >= 32 and byte != 127) else byt
 _KEPT: Final = 128
 _MAX_KEPT_NAMES: Final = 40
 _MAX_KEPT_BYTES: Final = 1024
-# Bytes of field lines that a connection keeps (twice, as their lines, too), and heads in a row that may differ from the
-# one before until no more are kept.
-_MAX_KEPT_BLOCK: Final = 2048
-_TRIES: Final = 16
 
 
 class Shape:
@@ -82,49 +77,6 @@ class Shape:
 
 
 NO_FIELDS: Final = Shape(())
-
-
-class LastHead:
-    """What the reader of a connection keeps of the last head there, since the next one may be like it.
-
-    Many clients say the same whatever they ask for: only their request line differs. Then the field lines are known to
-    be well-formed, and need not be found again: 1.0 us less for ten of them. To keep a head costs 0.15 us, so where a
-    line always differs (an id, a trace) it is not done for long. What the lines say is read in every head anew.
-
-    Attributes:
-        block: its field lines, and the empty line behind them; empty where none is to be compared with it.
-        start: of a response, what its status line says; that line is then in `block`, too.
-        lines: those of `block`.
-        shape: of the lines; NO_FIELDS where none is to be compared with it.
-        tries: how many more heads may differ from the one before; then no other is kept, until one is like the last.
-    """
-
-    __slots__ = ("block", "lines", "shape", "start", "tries")
-
-    def __init__(self) -> None:
-        self.block = b""
-        self.start = (0, 0, b"")
-        self.lines: list[bytes] = []
-        self.shape = NO_FIELDS
-        self.tries = _TRIES
-
-    def again(self) -> list[bytes]:
-        """The lines, for another head that has them."""
-        self.tries = _TRIES
-        return self.lines.copy()
-
-    def is_now(self, block: bytes, lines: list[bytes], shape: Shape) -> None:
-        """Another one has come, and it differs."""
-        self.shape = shape if shape.small else NO_FIELDS
-        if self.tries and shape.small and len(block) <= _MAX_KEPT_BLOCK:
-            self.tries -= 1
-            self.block = block
-            self.lines = lines.copy()
-        elif self.block:
-            self.block = b""
-            self.lines = []
-
-
 _kept: dict[tuple[bytes, ...], Shape] = {}
 
 

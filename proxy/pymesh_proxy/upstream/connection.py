@@ -14,7 +14,7 @@ from pymesh_proxy.codec.http1 import (
     parse_response,
     response_framing,
 )
-from pymesh_proxy.codec.shape import LastHead
+from pymesh_proxy.codec.shape import NO_FIELDS
 from pymesh_proxy.config.model import Cluster, TlsClient
 from pymesh_proxy.timers import NEVER
 from pymesh_proxy.upstream.endpoint import Endpoint
@@ -66,7 +66,7 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_buffer", "_informational", "_last_head", "_method", "_on_lost", "_reader", "_sink", "_upgraded", "blocked",
+        "_buffer", "_informational", "_method", "_on_lost", "_reader", "_shape", "_sink", "_upgraded", "blocked",
         "deadline", "endpoint", "fits", "local", "peer", "persistent", "requests", "timer_slot", "tls", "to_mesh",
         "transport",
     )  # fmt: skip
@@ -89,7 +89,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._buffer = b""
         self._reader: BodyReader | None = None
         self._method = b""
-        self._last_head = LastHead()
+        self._shape = NO_FIELDS  # of the last response: the next one probably has it, too
         self._upgraded = False
         self._informational = 0  # interim responses to this request so far
 
@@ -192,8 +192,10 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _read_first(self, sink: ResponseSink, data: bytes) -> None:
         """The first bytes of a response: nearly always its head and all of its body, at once."""
-        while (parsed := parse_response(data, MAX_HEAD_BYTES, MAX_FIELDS, self._last_head)) is not None:
+        while (parsed := parse_response(data, MAX_HEAD_BYTES, MAX_FIELDS, self._shape)) is not None:
             head, end = parsed
+            if head.shape is not self._shape:
+                self._shape = head.shape if head.shape.small else NO_FIELDS
             if head.status >= 200 or head.status == 101:
                 break
             self._informational += 1
