@@ -56,7 +56,8 @@ async def test_continue_and_early_hints_reach_the_client() -> None:
         assert await peer.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
         peer.send(b"body")
         assert await served.exactly(4) == b"body"
-        served.send(b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n" + OK)
+        hop = b"connection: x-hop\r\nx-hop: 1\r\n"
+        served.send(b"HTTP/1.1 103 Early Hints\r\n" + hop + b"link: </a.css>\r\n\r\n" + OK)
         assert await peer.head() == b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n"
         assert (await peer.message())[1] == b"ok"
         assert (await proxy.record()).status == 200

@@ -220,6 +220,21 @@ def test_escaped_slashes(rule: EscapedSlashes, fields: tuple[bytes, ...], status
         assert reply.headers == ((b"location", b"/b?c=%2f"),)
 
 
+@pytest.mark.parametrize(
+    ("normalize", "merge", "path"),
+    [
+        (False, False, b"/a//./b/../c"),
+        (True, False, b"/a//c"),
+        (False, True, b"/a/./b/../c"),
+        (True, True, b"/a/c"),
+    ],
+)
+def test_a_path_gets_the_form_that_is_configured(normalize: bool, merge: bool, path: bytes) -> None:
+    head = request(start=b"GET /a//./b/../c HTTP/1.1")
+    assert forwarding.canonicalize(head, replace(MANAGER, normalize_path=normalize, merge_slashes=merge), PLAIN) is None
+    assert head.path == path
+
+
 def test_what_is_no_path_is_left_alone() -> None:
     manager = replace(
         MANAGER, normalize_path=True, merge_slashes=True, strip_matching_host_port=True,
@@ -375,6 +390,8 @@ def test_via_tells_both_sides_the_way_in_the_words_of_the_bootstrap() -> None:
     assert passed_on(response(b"Via: 1.1 c"), signing).get(b"via") == b"1.1 c, 1.1 me"
     assert prepared(b"Via: 1.0 a").get(b"via") == b"1.0 a"
     assert passed_on(response()).get(b"via") is None
+    ours, _ = reply_to(LocalReply(404, Flag.NO_ROUTE, "route_not_found"), manager=signing)
+    assert ours.get(b"via") == b"1.1 me"
 
 
 # --- Answers of our own -----------------------------------------------------------------------------------------------

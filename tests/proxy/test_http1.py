@@ -154,10 +154,17 @@ async def test_answers_without_a_body_end_with_their_head_and_the_connections_go
 
 @pytest.mark.parametrize(
     ("fields", "host", "connection"),
-    [(b"", b"home", b"close"), (b"host: a\r\nconnection: keep-alive\r\n", b"a", b"keep-alive")],
+    [
+        (b"", b"home", b"close"),
+        (b"host: a\r\nconnection: x\r\n", b"a", b"close"),
+        (b"host: a\r\nconnection: keep-alive\r\n", b"a", b"keep-alive"),
+    ],
 )
 async def test_an_http_1_0_client_is_served_where_it_is_accepted(fields: bytes, host: bytes, connection: bytes) -> None:
-    """With the host of the bootstrap where it names none, as HTTP/1.1 upstream, and kept alive only where it asks."""
+    """With the host of the bootstrap where it names none, as HTTP/1.1 upstream, and kept alive only where it asks.
+
+    It knows no interim responses (RFC 9110 15.2).
+    """
     options = {"accept_http_10": True, "default_host_for_http_10": "home"}
     async with RawUpstream() as upstream:
         listener = http_listener([route()], http_protocol_options=options)
@@ -168,7 +175,7 @@ async def test_an_http_1_0_client_is_served_where_it_is_accepted(fields: bytes, 
             got = await served.head()
             assert got.startswith(b"GET / HTTP/1.1\r\n")
             assert b"\r\nhost: " + host + b"\r\n" in got
-            served.send(OK)
+            served.send(b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK)
             answer = (await peer.message())[0]
             assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
             assert b"connection: " + connection + b"\r\n" in answer
