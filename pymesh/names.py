@@ -126,6 +126,15 @@ def service_host(name: str, namespace: str) -> str:
 FRAMING_HEADERS: Final = frozenset(
     {"connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
 )
+# Header fields that no claim of a token may be written to: those of the message and its connection, and those by which
+# others are believed.
+RESERVED_HEADERS: Final = FRAMING_HEADERS | {
+    "host",
+    "x-forwarded-client-cert",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-request-id",
+}
 # Characters of a node id: a pod's name has up to 253 and stands in it once, its namespace (63) twice.
 MAX_NODE_ID: Final = 512
 _NODE_KIND: Final = re.compile(r"[a-z]{1,32}")

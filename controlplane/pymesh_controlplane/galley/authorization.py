@@ -6,6 +6,7 @@ from typing import Final
 
 from pymesh.resources.authorization import DRY_RUN, FALSE, TRUE, AuthorizationPolicy, Rule
 from pymesh.resources.resource import Resource
+from pymesh.xds import filter_names
 from pymesh_controlplane.galley.findings import Findings, listed, near
 from pymesh_controlplane.galley.selection import check_selection
 from pymesh_controlplane.galley.supported import unsupported
@@ -30,9 +31,9 @@ ATTRIBUTES: Final = (
     "connection.sni",
 )
 _BRACKETS: Final = (HEADERS, CLAIMS, "experimental.envoy.filters.")
-# Who leaves something in a request's metadata, with pymesh-proxy: of other filters nothing would ever be found.
-_LEAVE_METADATA: Final = ("envoy.filters.http.ext_authz", "envoy.filters.http.jwt_authn", "envoy.filters.http.rbac")
-# What CUSTOM rules cannot say, as in Istio: who calls is known to who decides, and it may not be known yet here.
+# The filters that leave metadata with pymesh-proxy: a condition on any other would never hold.
+_LEAVE_METADATA: Final = (filter_names.HTTP_EXT_AUTHZ, filter_names.HTTP_JWT_AUTHN, filter_names.HTTP_RBAC)
+# What CUSTOM rules cannot say, as in Istio: the authorizer is told who calls, and here it may not be known yet.
 _NOT_IN_CUSTOM: Final = ("principals", "requestPrincipals", "namespaces", "serviceAccounts")
 _NOT_IN_CUSTOM_KEYS: Final = ("source.namespace", "source.principal", "source.serviceAccount", "request.auth.")
 

@@ -5,9 +5,9 @@ from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
-from pymesh.claim_headers import RESERVED
 from pymesh.errors import ConfigError
 from pymesh.jwks import key_set
+from pymesh.names import RESERVED_HEADERS
 from pymesh.resources.fields import seconds
 from pymesh.resources.request_authentication import JWTRule, RequestAuthentication
 from pymesh.resources.resource import Resource
@@ -118,7 +118,7 @@ def _check_outputs(findings: Findings, path: str, rule: JWTRule, places: Contain
     ]
     for here, header in outputs:
         name = header.lower()
-        if name in RESERVED:
+        if name in RESERVED_HEADERS:
             findings.error(here, f"{header} is the proxy's own, or others are believed by it: choose another name")
         elif name and written.setdefault(name, here) != here:
             findings.error(here, f"{header} is written by {written[name]}, too: choose another name")

@@ -19,14 +19,13 @@ from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb
 
 from pymesh.resources.authorization import Action, AuthorizationPolicy, is_dry
 from pymesh.resources.resource import Resource
+from pymesh.xds.filter_names import HTTP_RBAC, NETWORK_RBAC
 from pymesh_controlplane.pilot import authorization_rules
 from pymesh_controlplane.pilot.authorization_rules import Scope
 from pymesh_controlplane.pilot.authorizers import Authorizer, ask_about_connections, ask_about_requests
 from pymesh_controlplane.pilot.filters import Before
 from pymesh_controlplane.pilot.messages import packed
 
-HTTP_RBAC: Final = "envoy.filters.http.rbac"
-NETWORK_RBAC: Final = "envoy.filters.network.rbac"
 STAT_PREFIX: Final = "tcp."
 # Prefixes of counters and metadata, Istio's: of dry runs, and of what the rules of a CUSTOM policy have matched.
 DRY_RUN_PREFIX: Final[Mapping[Action, str]] = {"ALLOW": "istio_dry_run_allow_", "DENY": "istio_dry_run_deny_"}

@@ -1,7 +1,7 @@
 """One rule of an AuthorizationPolicy → one policy of Envoy's RBAC: what may be done (permissions), and by whom
 (principals). Pure.
 
-It becomes what Istio makes of it, message for message, so that whoever knows Istio's knows ours.
+The result is Istio's, message for message, so that whoever knows Istio's configuration knows ours.
 
 Source: istio.io/docs/reference/config/security/authorization-policy and .../conditions; Istio's own translation.
 """
@@ -19,11 +19,8 @@ from envoy.type.matcher.v3 import metadata_pb2, path_pb2, regex_pb2, string_pb2,
 
 from pymesh import names
 from pymesh.resources.authorization import Action, Condition, Operation, Rule, Source
+from pymesh.xds.filter_names import HTTP_JWT_AUTHN, JWT_PAYLOAD
 from pymesh_controlplane.pilot.messages import packed
-
-# Where the claims of a token are that was verified.
-TOKENS: Final = "envoy.filters.http.jwt_authn"
-PAYLOAD: Final = "payload"
 
 # What a condition may be about (istio.io/docs/reference/config/security/conditions).
 HEADERS: Final = "request.headers"
@@ -37,7 +34,7 @@ TEMPLATES: Final[Mapping[str, str]] = {"{**}": "**", "{*}": "*"}
 SPIFFE: Final = "spiffe://"
 _HTTP_FILTERS: Final = f"{FILTERS}envoy.filters.http."
 _ANYTHING: Final = ".+"
-# What means something in a pattern of RE2.
+# The metacharacters of RE2.
 _SPECIAL: Final = re.compile(r"[\\.+*?()|\[\]{}^$]")
 
 _Permission = rbac_pb2.Permission
@@ -47,13 +44,13 @@ _Value = value_pb2.ValueMatcher
 
 
 class Scope(NamedTuple):
-    """For what a rule is translated.
+    """What the translation of a rule depends on besides the rule.
 
     Attributes:
-        namespace: of its policy: there are the service accounts that are named without one.
-        action: what it means that the rule matches.
-        trust_domains: the mesh's own, then those that stand for it.
-        opaque: for connections of which nothing is known but their ends, not for requests.
+        namespace: of the policy; service accounts without a namespace are of this one.
+        action: what follows if the rule matches.
+        trust_domains: the mesh's own, then its aliases.
+        opaque: for opaque connections, not for requests: nothing is known but the two ends.
     """
 
     namespace: str
@@ -63,10 +60,10 @@ class Scope(NamedTuple):
 
 
 def policy(rule: Rule, scope: Scope) -> rbac_pb2.Policy | None:
-    """The policy; None if it says nothing that holds for opaque connections.
+    """The policy; None if the rule cannot be used for opaque connections.
 
-    Of a request's attributes nothing is known there. A rule that lets in is left out for them, as a whole; of any
-    other, only what it says of requests is: rather keep out too much.
+    These have no attributes of requests. An ALLOW rule that needs one is left out as a whole; any other rule loses just
+    these conditions, and so denies too much rather than too little.
     """
     operations = [[*_of_operation(to.operation), *_conditions(rule, _WHAT)] for to in rule.to or ()]
     sources = [[*_of_source(item.source), *_conditions(rule, _WHO)] for item in rule.from_ or ()]
@@ -130,17 +127,17 @@ def _permission(clauses: Iterable[Condition], scope: Scope) -> rbac_pb2.Permissi
     rules: list[rbac_pb2.Permission] = []
     for clause in clauses:
         if clause.values:
-            rules.append(_done(clause.key, clause.values, scope))
+            rules.append(_permission_for(clause.key, clause.values, scope))
         if clause.not_values:
-            rules.append(_Permission(not_rule=_done(clause.key, clause.not_values, scope)))
+            rules.append(_Permission(not_rule=_permission_for(clause.key, clause.not_values, scope)))
     return _Permission(and_rules=_Permission.Set(rules=rules or [_Permission(any=True)]))
 
 
-def _done(key: str, values: Sequence[str], scope: Scope) -> rbac_pb2.Permission:
-    """That the attribute has one of `values`."""
+def _permission_for(key: str, values: Sequence[str], scope: Scope) -> rbac_pb2.Permission:
+    """The permission that the attribute `key` has one of `values`."""
     if key.startswith(FILTERS):
         if scope.opaque and key.startswith(_HTTP_FILTERS):
-            return _Permission(not_rule=_Permission(any=True))  # these look at requests: here they leave nothing
+            return _Permission(not_rule=_Permission(any=True))  # HTTP filters leave no metadata of connections
         name, _, field = key.removeprefix(FILTERS).removesuffix("]").partition("[")
         return _Permission(metadata=_metadata(name, [field], _one_of([_left_by_filter(value) for value in values])))
     of_value = _OPERATIONS[key]
@@ -180,14 +177,14 @@ def _principal(clauses: Iterable[Condition], scope: Scope) -> rbac_pb2.Principal
     ids: list[rbac_pb2.Principal] = []
     for clause in clauses:
         if clause.values:
-            ids.append(_done_by(clause.key, clause.values, scope))
+            ids.append(_principal_with(clause.key, clause.values, scope))
         if clause.not_values:
-            ids.append(_Principal(not_id=_done_by(clause.key, clause.not_values, scope)))
+            ids.append(_Principal(not_id=_principal_with(clause.key, clause.not_values, scope)))
     return _Principal(and_ids=_Principal.Set(ids=ids or [_Principal(any=True)]))
 
 
-def _done_by(key: str, values: Sequence[str], scope: Scope) -> rbac_pb2.Principal:
-    """That whoever asks has one of `values`."""
+def _principal_with(key: str, values: Sequence[str], scope: Scope) -> rbac_pb2.Principal:
+    """The principal that has one of `values` as the attribute `key`."""
     if key in _CLAIM_OF or key.startswith(CLAIMS):
         claim = [_CLAIM_OF[key]] if key in _CLAIM_OF else nested(key)
         return _Principal(metadata=_claim(claim, _or_in_a_list(_one_of([_text(value) for value in values]))))
@@ -239,14 +236,14 @@ _NAMES: Final[Mapping[str, Callable[[str, Scope], string_pb2.StringMatcher]]] = 
 
 
 def in_trust_domains(principal: str, domains: Sequence[str]) -> list[str]:
-    """`principal` in each of the trust domains that stand for the one it names.
+    """`principal` in each of the mesh's trust `domains`, if it names one of them; as Istio's aliases work.
 
-    `cluster.local` is whatever the mesh's own is called. A principal of a foreign one, or of none, stays as it is.
+    `cluster.local` stands for the mesh's own, whatever that is. A principal of a foreign domain, or of none, stays.
     """
     domain, slash, rest = principal.partition("/")
     if not slash or rest.count("/") != 3 or domain == "*":
         return [principal]
-    # "*-td" stands for every domain that ends so; "td*" is not a thing that Istio knows here.
+    # "*-td" is every domain with this end; a wildcard at the end of a domain Istio does not know here.
     if domain != names.TRUST_DOMAIN and not any(_covers(domain, known) for known in domains):
         return [principal]
     return list(dict.fromkeys(principal if _covers(domain, known) else f"{known}/{rest}" for known in domains))
@@ -267,7 +264,7 @@ def _issuer_and_subject(value: str) -> tuple[value_pb2.ValueMatcher, value_pb2.V
     issuer, slash, subject = value.rpartition("/")
     if not slash:
         issuer, subject = ("*", value) if value.startswith("*") else (value, "*" if value.endswith("*") else "")
-    # The one wildcard stands for the beginning of the issuer, or for the end of the subject.
+    # The one wildcard is the beginning of the issuer, or the end of the subject.
     open_begin, open_end = value.startswith("*"), value.endswith("*") and not value.startswith("*")
     return (
         _text(issuer) if open_begin or not slash else _exactly(issuer),
@@ -279,7 +276,7 @@ def _issuer_and_subject(value: str) -> tuple[value_pb2.ValueMatcher, value_pb2.V
 
 
 def _string(value: str, *, ignore_case: bool = False) -> string_pb2.StringMatcher:
-    """`*` is anything but nothing, `*a` what ends in a, `a*` what begins with it."""
+    """`*` matches anything but the empty string, `*a` what ends in a, `a*` what begins with it."""
     if value == "*":
         return _regex(_ANYTHING)
     if value.startswith("*"):
@@ -316,7 +313,7 @@ def _metadata(name: str, path: Iterable[str], value: value_pb2.ValueMatcher) -> 
 
 
 def _claim(path: Iterable[str], value: value_pb2.ValueMatcher) -> metadata_pb2.MetadataMatcher:
-    return _metadata(TOKENS, [PAYLOAD, *path], value)
+    return _metadata(HTTP_JWT_AUTHN, [JWT_PAYLOAD, *path], value)
 
 
 def _text(value: str) -> value_pb2.ValueMatcher:
@@ -343,5 +340,5 @@ def _in_a_list(value: value_pb2.ValueMatcher) -> value_pb2.ValueMatcher:
 
 
 def _or_in_a_list(value: value_pb2.ValueMatcher) -> value_pb2.ValueMatcher:
-    """Claims that may be one text or several (RFC 7519, section 4.1.3)."""
+    """A claim that may be one string or a list of them (RFC 7519, section 4.1.3)."""
     return _Value(or_match=value_pb2.OrMatcher(value_matchers=[_in_a_list(value), value]))

@@ -1,7 +1,7 @@
-"""Who decides about requests elsewhere: `extensionProviders` of the MeshConfig → Envoy's ext_authz filters. Pure.
+"""External authorizers: `extensionProviders` of the MeshConfig → Envoy's ext_authz filters. Pure.
 
-The filter asks only about what a policy's rules have matched: those are the shadow rules of an RBAC filter before it,
-which leaves the name of the rule in the request's metadata.
+The filter asks only about what the rules of a CUSTOM policy have matched. They are the shadow rules of an RBAC filter
+in front of it, which leaves the name of the matching rule in the dynamic metadata.
 
 Source: istio.io/docs/reference/config/istio.mesh.v1alpha1 (EnvoyExternalAuthorization...Provider); Istio's translation.
 """
@@ -25,23 +25,20 @@ from pymesh.resources.extension_providers import (
     RequestBodyInCheck,
 )
 from pymesh.resources.fields import seconds
+from pymesh.xds.filter_names import HTTP_EXT_AUTHZ, NETWORK_EXT_AUTHZ, RBAC_SHADOW_POLICY
 from pymesh_controlplane.pilot import hosts
 from pymesh_controlplane.pilot.messages import duration, packed
 from pymesh_controlplane.pilot.model import World
 
-HTTP_EXT_AUTHZ: Final = "envoy.filters.http.ext_authz"
-NETWORK_EXT_AUTHZ: Final = "envoy.filters.network.ext_authz"
 # Seconds for an answer, where the provider does not say; Istio's.
 TIMEOUT: Final = 600.0
 STAT_PREFIX: Final = "tcp."
-# What an RBAC filter calls the rule that its shadow rules have found.
-_FOUND: Final = "shadow_effective_policy_id"
 
 _Http = ext_authz_pb2.ExtAuthz
 
 
 class Authorizer(NamedTuple):
-    """Somebody who can be asked: how, the service's host, and the cluster that leads there."""
+    """An authorizer that can be asked: its settings, the service's host, and the cluster that leads there."""
 
     settings: EnvoyExtAuthz
     host: str
@@ -54,12 +51,12 @@ class Authorizer(NamedTuple):
 
     @property
     def by_envoy_only(self) -> bool:
-        """Whether it wants what pymesh-proxy does not do: questions by HTTP, or bodies of requests."""
+        """Whether it needs what pymesh-proxy does not do: to be asked by HTTP, or to see request bodies."""
         return not self.grpc or self.settings.include_request_body_in_check is not None
 
 
 def authorizers(world: World, *, ours: bool) -> dict[str, Authorizer]:
-    """Who can be asked by a pymesh-proxy (`ours`) or an Envoy, by name: providers whose service is there."""
+    """The providers that a pymesh-proxy (`ours`) or an Envoy can ask, by name: those whose service exists."""
     found: dict[str, Authorizer] = {}
     for provider in world.mesh.extension_providers:
         settings = provider.authorizer
@@ -110,7 +107,7 @@ def ask_about_connections(authorizer: Authorizer, rbac: str, prefix: str, rules:
 def _noted(rbac: str, prefix: str, rules: str) -> metadata_pb2.MetadataMatcher:
     return metadata_pb2.MetadataMatcher(
         filter=rbac,
-        path=[metadata_pb2.MetadataMatcher.PathSegment(key=prefix + _FOUND)],
+        path=[metadata_pb2.MetadataMatcher.PathSegment(key=prefix + RBAC_SHADOW_POLICY)],
         value=value_pb2.ValueMatcher(string_match=string_pb2.StringMatcher(prefix=rules)),
     )
 

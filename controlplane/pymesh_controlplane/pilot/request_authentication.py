@@ -1,7 +1,7 @@
-"""RequestAuthentications → the filter that looks at tokens. Pure.
+"""RequestAuthentications → the filter that verifies tokens. Pure.
 
-A workload believes every issuer that some resource of the root namespace or its own names for it. A request may come
-without a token; one that it shows has to be good. What it says is left for access rules in the metadata of the request.
+A workload believes every issuer that a resource of the root namespace or its own names for it. A request may come
+without a token, but not with a bad one. The claims are left for access rules in the dynamic metadata.
 
 Source: istio.io/docs/concepts/security (request authentication); as Istio 1.27 translates it
 """
@@ -17,11 +17,9 @@ from pymesh.errors import ConfigError
 from pymesh.jwks import NOBODYS_KEYS, key_set
 from pymesh.resources.request_authentication import JWTRule, KeySource, RequestAuthentication
 from pymesh.resources.resource import Key, Resource
+from pymesh.xds.filter_names import HTTP_JWT_AUTHN, JWT_PAYLOAD
 from pymesh_controlplane.pilot.messages import packed
 
-JWT_AUTHN: Final = "envoy.filters.http.jwt_authn"
-# Key of the claims in the filter's metadata, where access rules look for them.
-PAYLOAD: Final = "payload"
 # Claims whose words are a list (RFC 8693 4.2), whether a rule says so or not.
 SPACE_DELIMITED: Final = ("scope", "permission")
 
@@ -31,10 +29,10 @@ KeySets = Mapping[KeySource, str]
 
 
 class Believed(NamedTuple):
-    """Whom a workload believes.
+    """The issuers that a workload believes.
 
     Attributes:
-        names: of the resources that say so.
+        names: of the resources that name them.
         rules: theirs, in the order of their issuers.
         keys: for each rule, its key set.
     """
@@ -48,7 +46,7 @@ NOBODY: Final = Believed()
 
 
 def believed(resources: Sequence[Resource[RequestAuthentication]], key_sets: KeySets) -> Believed:
-    """Whom the workload believes for which `resources` hold, with those key sets that could be fetched."""
+    """The issuers that a workload believes for which `resources` hold; `key_sets` are those that could be fetched."""
     if not resources:
         return NOBODY
     rules = sorted((rule for item in resources for rule in item.value.spec.jwt_rules), key=lambda rule: rule.issuer)
@@ -56,7 +54,7 @@ def believed(resources: Sequence[Resource[RequestAuthentication]], key_sets: Key
 
 
 def filters(found: Believed) -> tuple[_HttpFilter, ...]:
-    """The filter, if anybody is believed."""
+    """The filter; none where nobody is believed."""
     if not found.rules:
         return ()
     config = config_pb2.JwtAuthentication(bypass_cors_preflight=True)
@@ -64,7 +62,7 @@ def filters(found: Believed) -> tuple[_HttpFilter, ...]:
         config.providers[_name(index)].CopyFrom(_provider(rule, keys))
     everything = route_components_pb2.RouteMatch(prefix="/")
     config.rules.add(match=everything, requires=_requirement([_name(index) for index in range(len(found.rules))]))
-    return (_HttpFilter(name=JWT_AUTHN, typed_config=packed(config)),)
+    return (_HttpFilter(name=HTTP_JWT_AUTHN, typed_config=packed(config)),)
 
 
 def _name(index: int) -> str:
@@ -72,7 +70,7 @@ def _name(index: int) -> str:
 
 
 def _requirement(providers: Sequence[str]) -> _Requirement:
-    """No token, or a good one. Of several issuers each may be the one whose token stands in a place of all of them."""
+    """No token, or a good one, of any of the issuers: several may share a place where tokens stand."""
     single = [_any_of([_Requirement(provider_name=name), _missing()]) for name in providers]
     if len(single) == 1:
         return single[0]
@@ -99,7 +97,7 @@ def _provider(rule: JWTRule, keys: str) -> config_pb2.JwtProvider:
         audiences=rule.audiences,
         forward=rule.forward_original_token,
         forward_payload_header=rule.output_payload_to_header or "",
-        payload_in_metadata=PAYLOAD,
+        payload_in_metadata=JWT_PAYLOAD,
         from_params=rule.from_params,
         from_cookies=rule.from_cookies,
     )
@@ -115,7 +113,7 @@ def _provider(rule: JWTRule, keys: str) -> config_pb2.JwtProvider:
 
 
 def _keys(rule: JWTRule, key_sets: KeySets) -> str:
-    """The keys of use: a proxy that is an Envoy refuses a set with one in it that it does not know."""
+    """The usable keys of an issuer: an Envoy refuses a whole set for one key that it does not know."""
     if rule.source is not None:
         return key_sets.get(rule.source, NOBODYS_KEYS)
     try:

@@ -8,9 +8,9 @@ from envoy.extensions.filters.http.jwt_authn.v3 import config_pb2
 from envoy.extensions.filters.http.jwt_authn.v3.config_pb2 import JwtAuthentication, JwtRequirement
 from google.protobuf.message import Message
 
-from pymesh.claim_headers import RESERVED
 from pymesh.errors import ConfigError
 from pymesh.jwks import KeySet, key_set
+from pymesh.names import RESERVED_HEADERS
 from pymesh.xds.check import join
 from pymesh_proxy.config import matchers
 from pymesh_proxy.config.fields import data, duration, required
@@ -242,7 +242,7 @@ def _name(name: str, path: str) -> bytes:
 
 def _output(name: str, path: str) -> bytes:
     found = _name(name, path)
-    if name.lower() in RESERVED:
+    if name.lower() in RESERVED_HEADERS:
         raise ConfigError(f"{name} is not for a token to write", path=path)
     return found
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from pymesh.xds.filter_names import HTTP_JWT_AUTHN
 from pymesh_proxy.codec.headers import Head, quotable
 from pymesh_proxy.errors import Flag
 from pymesh_proxy.filters.base import LocalReply, RequestContext, Verdict
@@ -22,8 +23,7 @@ from pymesh_proxy.filters.jwt_token import JwtError, Status, parse
 from pymesh_proxy.filters.services import Services
 from pymesh_proxy.telemetry.jwt_metrics import JwtStats
 
-# Key of RequestRecord.metadata, the name under which Envoy has it as well.
-NAME: Final = "envoy.filters.http.jwt_authn"
+NAME: Final = HTTP_JWT_AUTHN
 _UNAUTHORIZED: Final = 401
 _FORBIDDEN: Final = 403
 # Bytes of the path that the challenge repeats, as in Envoy.

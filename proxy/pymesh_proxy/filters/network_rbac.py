@@ -8,13 +8,14 @@ Source: envoy.extensions.filters.network.rbac.v3.RBAC
 
 from typing import Final
 
+from pymesh.xds.filter_names import NETWORK_RBAC
 from pymesh_proxy.filters.access_rules import Rules
 from pymesh_proxy.filters.rbac import RbacSettings, denied_by, tell_shadow
 from pymesh_proxy.filters.services import Services
 from pymesh_proxy.telemetry.rbac_metrics import RbacStats
 from pymesh_proxy.telemetry.record import RequestRecord
 
-NAME: Final = "envoy.filters.network.rbac"
+NAME: Final = NETWORK_RBAC
 
 
 class NetworkRbac:

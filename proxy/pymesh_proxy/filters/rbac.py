@@ -10,6 +10,7 @@ Source: envoy.extensions.filters.http.rbac.v3.RBAC; RFC 9209 2.3.25 (http_reques
 from dataclasses import dataclass
 from typing import Final
 
+from pymesh.xds.filter_names import HTTP_RBAC, RBAC_SHADOW_POLICY, RBAC_SHADOW_RESULT
 from pymesh_proxy.codec.headers import quotable
 from pymesh_proxy.errors import Flag
 from pymesh_proxy.filters.access_rules import Action, Rules
@@ -18,7 +19,7 @@ from pymesh_proxy.filters.services import Services
 from pymesh_proxy.telemetry.rbac_metrics import RbacStats
 from pymesh_proxy.telemetry.record import RequestRecord
 
-NAME: Final = "envoy.filters.http.rbac"
+NAME: Final = HTTP_RBAC
 # Key of RequestRecord.notes.
 NOTE: Final = "rbac"
 # Of an Envoy's dynamic metadata: whether the policies of a LOG action ask for the request to be logged.
@@ -90,9 +91,9 @@ def tell_shadow(record: RequestRecord, name: str, prefix: str, matching: str, *,
     """Note what shadow rules would have decided, in the words of Envoy's filter `name`."""
     if not let_in:
         _note(record, f"would have been denied, matched policy {matching or _NONE}")
-    found = {f"{prefix}shadow_engine_result": "allowed" if let_in else "denied"}
+    found = {f"{prefix}{RBAC_SHADOW_RESULT}": "allowed" if let_in else "denied"}
     if matching:
-        found[f"{prefix}shadow_effective_policy_id"] = matching
+        found[f"{prefix}{RBAC_SHADOW_POLICY}"] = matching
     record.metadata[name] = {**record.metadata.get(name, {}), **found}
 
 

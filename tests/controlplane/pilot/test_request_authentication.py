@@ -11,11 +11,11 @@ from google.protobuf.json_format import MessageToDict
 from pymesh.jwks import NOBODYS_KEYS
 from pymesh.names import USER_AGENT
 from pymesh.resources.request_authentication import KeySource
+from pymesh.xds.filter_names import HTTP_JWT_AUTHN
 from pymesh_controlplane.galley.check import check
 from pymesh_controlplane.pilot import guards
 from pymesh_controlplane.pilot.guards import Judge
 from pymesh_controlplane.pilot.model import Severity, World
-from pymesh_controlplane.pilot.request_authentication import JWT_AUTHN
 from pymesh_proxy.config.jwt_authn import jwt_authn
 from tests.controlplane.pilot.test_authorization import before_router, inbound, policy
 from tests.controlplane.pilot.worlds import BOOKINFO, sidecar, world_of
@@ -62,7 +62,7 @@ def filters(world: World, **node: object) -> tuple[HttpFilter, ...]:
 
 def config_of(world: World, **node: object) -> JwtAuthentication:
     [item] = filters(world, **node)
-    assert item.name == JWT_AUTHN
+    assert item.name == HTTP_JWT_AUTHN
     found = JwtAuthentication()
     assert item.typed_config.Unpack(found)
     jwt_authn(found, "")  # pymesh-proxy takes it
@@ -129,7 +129,7 @@ def test_a_workload_believes_whom_its_namespace_and_the_root_name(text: str, iss
 def test_it_is_asked_first_who_calls_then_whether_that_one_may() -> None:
     text = authentication("one", f"{{jwtRules: [{INLINE}]}}") + policy("two", "{rules: [{}]}")
     names = [item.name for item in before_router(inbound(text))]
-    assert names == [JWT_AUTHN, "envoy.filters.http.rbac"]
+    assert names == [HTTP_JWT_AUTHN, "envoy.filters.http.rbac"]
 
 
 def test_new_keys_make_new_filters() -> None:
