@@ -182,10 +182,13 @@ def ask(function: Function, request: Request) -> Verdict:
     """What the check says about a request, held to what a check may say. For tests, and what runs checks in force.
 
     Raises:
-        CheckError: it does not say allow() or deny().
+        CheckError: it does not say allow() or deny(), or what they would not say.
         Exception: whatever it raises.
     """
     said: object = function(request)
     if not isinstance(said, Verdict):
         raise CheckError(f"it returned {type(said).__name__}, neither allow() nor deny()")
-    return said
+    # One that was put together by hand is held to the same: a sidecar that cannot read an answer takes us for away.
+    if said.allowed:
+        return allow(seconds=said.seconds, uses=said.uses, by=said.by)
+    return deny(said.status, said.reason, seconds=said.seconds, uses=said.uses, by=said.by)

@@ -58,6 +58,9 @@ def test_what_cannot_be_a_check() -> None:
         (lambda: allow(uses=0), "used 0 times"),
         (lambda: deny(by=["source.ip"]), "is no attribute"),
         (lambda: deny(by="source.principal"), "list of attributes"),
+        (lambda: ask(lambda _: Verdict(False, 2**40), Request()), "not the status of a refusal"),
+        (lambda: ask(lambda _: Verdict(True, seconds=float("inf")), Request()), "for inf seconds"),
+        (lambda: ask(lambda _: Verdict(True, by=("source.ip",)), Request()), "is no attribute"),
         (lambda: ask(lambda _: True, Request()), "returned bool"),  # type: ignore[arg-type,return-value]  # so it is
     ],
 )
