@@ -29,12 +29,16 @@ _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _REQUEST_LINE: Final = re.compile(rb"(" + _TOKEN + rb"++) ([!\"$-~]++) HTTP/1\.([01])(?:\r\n|\Z)")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?")
 
+# RFC 3986 3.2.2 and 3.2.3: a percent sign stands before two hexadecimal digits, and a port that is no port is refused:
+# what one takes for a name and another for something else leads to two places.
+_PORT: Final = rb"[0-5]?[0-9]{1,4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
 _HOST: Final = re.compile(
-    rb"(?:\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]{0,5})?"
+    rb"(?:\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]++|%[0-9A-Fa-f]{2})*)"
+    rb"(?::(?:" + _PORT + rb")?)?"
 )
 _ABSOLUTE: Final = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?@]*)(/[^?]*)?(\?.*)?")
-# CONNECT names a host and a port, both of them (RFC 9110 9.3.6).
-_AUTHORITY_FORM: Final = re.compile(rb"[^:].*:[0-9]{1,5}")
+# CONNECT names a host and a port, both of them (RFC 9110 9.3.6). What they may be is for `_HOST` to say.
+_AUTHORITY_FORM: Final = re.compile(rb"[^:].*:[0-9]+")
 # So that no peer's 64 bit integer can overflow.
 _MAX_LENGTH_DIGITS: Final = 18
 

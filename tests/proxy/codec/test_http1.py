@@ -112,6 +112,22 @@ def test_the_four_forms_of_a_target(start: bytes, host: bytes, path: bytes, auth
 
 
 @pytest.mark.parametrize(
+    "host", [b"a:", b"a:0", b"a:00080", b"a:65535", b"%C3%a4.a%20:1", b"[fe80::1%25eth0]:1", b":1"]
+)
+def test_what_a_host_may_be(host: bytes) -> None:
+    assert request(get(b"Host: " + host)).authority == host
+
+
+def test_a_port_is_a_number_of_sixteen_bits() -> None:
+    for port in (*range(0, 60_000, 97), *range(59_990, 66_000), *range(66_000, 100_000, 97)):
+        data = b"CONNECT a:%d HTTP/1.1\r\nHost: a\r\n\r\n" % port
+        if port > 65_535:
+            assert refusal(data).details == "http1.invalid_connect_target"
+        else:
+            assert request(data).authority == b"a:%d" % port
+
+
+@pytest.mark.parametrize(
     ("version", "lines", "persistent"),
     [
         (b"1.1", [], True),
@@ -272,6 +288,13 @@ REFUSED = {
     "Host with a long port": (get(b"Host: a:000080"), 400, "invalid_host_header"),
     "Host with half an IPv6 address": (get(b"Host: [::1"), 400, "invalid_host_header"),
     "Host with something behind an IPv6 address": (get(b"Host: [::1]a"), 400, "invalid_host_header"),
+    "Host with a port that is too high": (get(b"Host: a:65536"), 400, "invalid_host_header"),
+    "Host with a port that is far too high": (get(b"Host: a:99999"), 400, "invalid_host_header"),
+    "Host with a percent sign": (get(b"Host: 100%"), 400, "invalid_host_header"),
+    "Host with half of an encoded byte": (get(b"Host: a%2"), 400, "invalid_host_header"),
+    "Host with half of an encoded byte and a port": (get(b"Host: a%2:80"), 400, "invalid_host_header"),
+    "Host with an encoded byte that is none": (get(b"Host: a%zzb"), 400, "invalid_host_header"),
+    "Host with an IPv6 zone that is none": (get(b"Host: [fe80::1%eth0]"), 400, "invalid_host_header"),
     "Host not in ASCII": (get(b"Host: \xc3\xa4"), 400, "invalid_host_header"),
     "Host with a tab": (get(b"Host: a\tb"), 400, "invalid_host_header"),
     # target
@@ -287,6 +310,13 @@ REFUSED = {
     "absolute form, only a port": (get(HOST, start=b"GET http://:80/ HTTP/1.1"), 400, "invalid_request_target"),
     "absolute form, userinfo": (get(HOST, start=b"GET http://u@a/ HTTP/1.1"), 400, "invalid_request_target"),
     "absolute form, backslash": (get(HOST, start=rb"GET http://a\@b/ HTTP/1.1"), 400, "invalid_request_target"),
+    "absolute form, port too high": (get(HOST, start=b"GET http://a:65536/ HTTP/1.1"), 400, "invalid_request_target"),
+    "absolute form, percent sign": (get(HOST, start=b"GET http://a%/ HTTP/1.1"), 400, "invalid_request_target"),
+    "absolute form, half of an encoded byte": (
+        get(HOST, start=b"GET http://a%f/?b HTTP/1.1"), 400, "invalid_request_target"
+    ),
+    "CONNECT to a port too high": (get(HOST, start=b"CONNECT a:65536 HTTP/1.1"), 400, "invalid_connect_target"),
+    "CONNECT to a percent sign": (get(HOST, start=b"CONNECT a%g0:80 HTTP/1.1"), 400, "invalid_connect_target"),
     "CONNECT to a path": (get(HOST, start=b"CONNECT / HTTP/1.1"), 400, "invalid_connect_target"),
     "CONNECT without a port": (get(HOST, start=b"CONNECT a HTTP/1.1"), 400, "invalid_connect_target"),
     "CONNECT with an empty port": (get(HOST, start=b"CONNECT a: HTTP/1.1"), 400, "invalid_connect_target"),
