@@ -44,6 +44,7 @@ FRAMED = st.one_of(
         (b"Transfer-Encoding : chunked\r\n", HELLO),
         (b"Transfer-Encoding: chunked\r\n", b"5 ;a\r\nhello\r\n0\r\n\r\n"),
         (b"Transfer-Encoding: chunked\r\n", b"05h" + HELLO),
+        (b"Transfer-Encoding: chunked\r\n", b"5\r\nhello!!0\r\n\r\n"),
         (b"Transfer-Encoding: chunked\r\n", b"5\nhello\n0\n\n"),
     ]),
     GOOD_CHUNKS.map(lambda chunks: (b"transfer-Encoding:  Chunked\r\n", chunks)),

@@ -349,6 +349,7 @@ def test_the_responses_we_accept_h11_frames_in_the_same_way(data: bytes, method:
 
 @settings(max_examples=300, deadline=None)
 @given(CHUNKS)
+@example(b"5\r\nhello!!0\r\n\r\n")  # longer than it says
 def test_the_chunks_we_accept_are_the_chunks_of_h11(data: bytes) -> None:
     reader = Chunked(bad_request)
     outcome, body = feed(reader, [data])
