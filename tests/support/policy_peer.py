@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from time import monotonic, sleep
 from typing import Final
 
 import grpc
@@ -18,6 +19,7 @@ from pymesh.policy_api import (
     ANSWER_METADATA,
     CHECK_PATH,
     PATH,
+    WHOLE_SHARE,
     Demand,
     Grant,
     LeaseRequest,
@@ -60,6 +62,8 @@ class PolicyPeer:
         slots: what is granted of each rule; `limit` is what it says of all sidecars together.
         problems: rules for which nothing is granted, and why.
         answering: whether anything is answered; while not, requests are read and wait.
+        delay: seconds that each answer takes.
+        rubbish: answers are bytes that are no message.
         heard: every LeaseRequest, in order.
         streams: how many were begun; `left` how many of them the sidecar half-closed.
         checks: every CheckRequest, in order.
@@ -75,6 +79,7 @@ class PolicyPeer:
     left: int = 0
     checks: list[CheckRequest] = field(default_factory=list)
     port: int = 0
+    delay: float = 0.0
     rubbish: bool = False
     _answering: threading.Event = field(default_factory=threading.Event)
 
@@ -115,9 +120,13 @@ class PolicyPeer:
 
     def _grant(self, demand: Demand) -> Grant:
         problem = self.problems.get(demand.rule, "")
-        return Grant(demand.rule, 0 if problem else self.slots.get(demand.rule, 0), self.limit, 2.0, problem)
+        slots = 0 if problem else self.slots.get(demand.rule, 0)
+        return Grant(demand.rule, slots, self.limit, 2.0, problem, used=demand.used, share=WHOLE_SHARE)
 
     def _wait(self, context: grpc.ServicerContext) -> None:
+        until = monotonic() + self.delay
+        while monotonic() < until and context.is_active():
+            sleep(0.02)
         while not self._answering.wait(0.02) and context.is_active():
             pass
 

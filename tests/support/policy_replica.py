@@ -1,6 +1,6 @@
 """A replica of the policy service as a process of its own, in plaintext: every caller is taken for one account.
 
-python -m tests.support.policy_replica WORLD PORT STORE
+python -m tests.support.policy_replica WORLD PORT [STORE]
 """
 
 import asyncio
@@ -38,9 +38,9 @@ async def _known(context: ServerContext) -> Origin:
     return Origin(context.peer(), ACCOUNT)
 
 
-async def serve(text: str, port: int, store: str) -> None:
+async def serve(text: str, port: int, store: str = "") -> None:
     """Until killed."""
-    service = PolicyService(_Still(text), monotonic, RedisStore(store))
+    service = PolicyService(_Still(text), monotonic, RedisStore(store) if store else None)
     server = grpc.aio.server(options=GRPC_OPTIONS)
     server.add_generic_rpc_handlers(service.handlers(_known))
     server.add_insecure_port(f"127.0.0.1:{port}")
@@ -49,4 +49,4 @@ async def serve(text: str, port: int, store: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1]).read_text(), int(sys.argv[2]), sys.argv[3]))
+    asyncio.run(serve(Path(sys.argv[1]).read_text(), int(sys.argv[2]), *sys.argv[3:]))

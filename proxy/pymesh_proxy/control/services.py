@@ -93,7 +93,8 @@ class PolicyClient:
             begun = self.clock()
             try:
                 read_answer(await self.channel.unary(CHECK_PATH, probe, within=PROBE_TIMEOUT))
-            except (RpcError, AnswerError):
+            except (RpcError, AnswerError) as error:
+                self.away = (error.status.message if isinstance(error, RpcError) else "") or str(error)
                 if self.clock() - begun >= PROBE_TIMEOUT:
                     self.channel.renew()
                 continue

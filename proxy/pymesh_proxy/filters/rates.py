@@ -191,8 +191,8 @@ class RateRule:
             self.urgent(True)
 
     def lose(self, why: str) -> None:
-        """The service is away."""
-        if not self.away:
+        """The service is away; `why` may be another reason than before."""
+        if why != self.away:
             self.away = why
             self._settle_all()
 

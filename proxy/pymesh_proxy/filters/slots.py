@@ -219,8 +219,8 @@ class SlotRule:
             self.urgent(True)
 
     def lose(self, why: str) -> None:
-        """The service is away."""
-        if not self.away:
+        """The service is away; `why` may be another reason than before."""
+        if why != self.away:
             self.away = why
             self._settle_all()
 

@@ -1,0 +1,429 @@
+"""While the policy service is killed, stopped, slow, refuses or talks rubbish: 500 requests a second, counted.
+
+One proxy process answers for three ports, whose rules have the three failure modes: each has slots and tokens that it
+holds (leased), and questions that it asks. What is asserted are counts: who was let in, who was held up, who asked.
+"""
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import h2.config
+import h2.connection
+import h2.events
+import pytest
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks.load.open_loop import measure
+from benchmarks.load.plans import Requests
+from benchmarks.load.results import Latencies
+from benchmarks.load.target import parse_target
+from pymesh.policy_api import ANSWER_METADATA, RULES_EXTENSION
+from tests.controlplane.pilot.worlds import pod, service
+from tests.proxy.control.test_leases import ROUTER, policy, slots
+from tests.support.inprocess import Json, bootstrap, cluster, http_listener, route, write_bootstrap
+from tests.support.policy_peer import PolicyPeer, allow, deny, policy_peer
+from tests.support.proxy_process import ProxyProcess, free_port
+from tests.support.redis_server import listens
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.e2e
+
+# Seconds that a question may take; requests a second of all three ports together, and for how long.
+BUDGET, RATE, SECONDS = 0.2, 500, 0.9
+# Attempts to find the service in one outage, of some seconds: the pause between them grows to a second.
+MOST_PROBES = 15
+# Connections to each port: so many requests are under way at most when the service falls silent.
+CONNECTIONS = 10
+SENT = round(RATE / 3 * SECONDS)
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+NODE = "sidecar~10.244.1.0~web-0.default~default.svc.cluster.local"
+
+# By port: the name of its rules, and their failure mode in the filter and in manifests.
+MODES = {"open": ("OPEN", "Open"), "last": ("LAST_DECISION", "LastDecision"), "closed": ("CLOSED", "Closed")}
+# Of each port, so that neither slots nor tokens are ever short.
+PLENTY = 5000
+BY_PATH = "request.path[/once/{who}]"
+
+
+def held(port: str) -> str:
+    return f"ConcurrencyLimit default/{port}"
+
+
+def rate(port: str, what: str) -> str:
+    return f"RateLimit default/{port}-{what}"
+
+
+def world() -> str:
+    """One an hour for each path below /once; of everything else plenty."""
+    limits = [
+        f"""
+apiVersion: policy.pymesh.io/v1alpha1
+kind: {kind}
+metadata: {{name: {name}, namespace: default}}
+spec: {{targetRefs: [{{name: web}}], failureMode: {mode}, {spec}}}
+"""
+        for port, (_, mode) in MODES.items()
+        for kind, name, spec in (
+            ("ConcurrencyLimit", port, "max: 100"),
+            ("RateLimit", f"{port}-leased", f"requests: {PLENTY}, per: Second"),
+            ("RateLimit", f"{port}-asked", "requests: 1000000, per: Hour, by: [source.address]"),
+            ("RateLimit", f"{port}-once", f"requests: 1, burst: 1, per: Hour, by: ['{BY_PATH}']"),
+        )
+    ]
+    return "---\n".join([service("web"), pod("web-0", "10.244.1.0", "web"), *limits])
+
+
+def listener(port: str) -> Json:
+    mode, _ = MODES[port]
+    same = {"failure_mode": mode, "otherwise": "CLOSED"}
+    rules: list[Json] = [
+        slots(held(port), mode),
+        {"name": rate(port, "leased"), "kind": "rate", "requests": PLENTY, "period": "1s", "burst": PLENTY, **same},
+        {"name": rate(port, "asked"), "kind": "check", "by": ["source.address"], **same},
+        {"name": rate(port, "once"), "kind": "check", "by": [BY_PATH], **same},
+    ]
+    made = http_listener([route("app")], http_filters=[policy(*rules, timeout=f"{BUDGET}s"), ROUTER])
+    made["name"] = port
+    return made
+
+
+@dataclass
+class App:
+    """It says ok to everything."""
+
+    served: int = 0
+    open: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection."""
+        self.open.add(writer)
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                self.served += 1
+                writer.write(OK)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+            self.open.remove(writer)
+
+
+@dataclass
+class Site:
+    """A proxy, the app behind it and where it looks for its policy service."""
+
+    proxy: ProxyProcess
+    app: App
+    ports: dict[str, int]
+    policy_port: int
+
+    async def get(self, port: str, path: str = "/") -> tuple[int, str, str]:
+        """Status, head and body."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.ports[port])
+        writer.write(f"GET {path} HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n".encode())
+        head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
+        writer.close()
+        return int(head.split(" ", 2)[1]), head, body
+
+    async def load(self, port: str) -> Latencies:
+        target = parse_target(f"http://127.0.0.1:{self.ports[port]}/")
+        return await measure(Requests(target, RATE / 3, CONNECTIONS, SECONDS, warm_up=0.0))
+
+    async def counters(self) -> dict[tuple[str, str], float]:
+        """What was counted of each rule, by the counter's name without its ends."""
+        page = await asyncio.to_thread(self.proxy.get, "/stats/prometheus")
+        return {
+            (sample.name.removeprefix("pymesh_policy_").removesuffix("_total"), sample.labels["rule"]): sample.value
+            for family in text_string_to_metric_families(page.text)
+            for sample in family.samples
+            if sample.name.startswith("pymesh_policy_")
+        }
+
+    async def refuses(self, port: str, path: str) -> bool:
+        """Whether a limit is reached."""
+        return (await self.get(port, path))[0] == 429
+
+    async def back(self) -> bool:
+        """Whether every rule is decided by the service."""
+        return [(await self.get(port))[0] for port in MODES] == [200, 200, 200]
+
+
+@asynccontextmanager
+async def site(directory: Path) -> AsyncIterator[Site]:
+    async with AsyncExitStack() as stack:
+        app = App()
+        server = await stack.enter_async_context(await asyncio.start_server(app.serve, "127.0.0.1", 0))
+        where = free_port()
+        clusters = [cluster("app", server.sockets[0].getsockname()), cluster("policy", ("127.0.0.1", where))]
+        text = json.loads(bootstrap([listener(port) for port in MODES], clusters))
+        text["node"] = {"id": NODE, "cluster": "web.default"}
+        proxy = ProxyProcess("--config", str(write_bootstrap(directory, json.dumps(text))))
+        await asyncio.to_thread(proxy.__enter__)
+        try:
+            rows = (await asyncio.to_thread(proxy.get, "/listeners?format=json")).json
+            ports = {row["name"]: int(row["address"].rpartition(":")[2]) for row in rows}
+            yield Site(proxy, app, ports, where)
+            assert not proxy.logged("Traceback")
+        finally:
+            proxy.__exit__(None, None, None)
+            await eventually(lambda: not app.open, what="the end of the app's connections")
+
+
+Act = Callable[[], Awaitable[object]]
+
+
+async def lives_through(at: Site, outage: str, begin: Act, end: Act, why: tuple[str, ...]) -> None:
+    """The load runs, `begin` takes the service away, `end` gives it back. `why`: words, one of which records say."""
+    await eventually(at.back, what=f"the service before {outage}", timeout=20)
+    spent = f"/once/{outage.replace(' ', '-').replace('/', '')}"
+    for port in ("open", "last"):
+        await eventually(partial(at.refuses, port, spent), what="one an hour")
+
+    loads = [asyncio.ensure_future(at.load(port)) for port in MODES]  # noqa: TID251  gathered below
+    served = at.app.served
+    await eventually(lambda: at.app.served > served + 60, what="requests under way")
+    await begin()
+    before = await at.counters()
+    found = dict(zip(MODES, await asyncio.gather(*loads), strict=True))
+
+    for port in ("open", "last"):
+        assert (found[port].statuses, found[port].errors) == ({"200": SENT}, {}), (outage, port, found[port].examples)
+    assert found["closed"].statuses.keys() == {"200", "503"}, (outage, found["closed"].examples)
+    assert found["closed"].errors.keys() == {"status 503"}
+    after = await at.counters()
+    for key in [key for key in after if key[0] == "asked"]:
+        # Those under way when the service fell silent, on each connection one; and one more where its last answers
+        # were on their way still.
+        assert after[key] - before.get(key, 0) <= 2 * CONNECTIONS, (outage, key)
+
+    await decides_by_its_modes(at, spent, why)
+    assert {key: at_last for key, at_last in (await at.counters()).items() if key[0] == "asked"} == {
+        key: value for key, value in after.items() if key[0] == "asked"
+    }, f"{outage}: nobody waits while it lasts"
+    await end()
+    await eventually(at.back, what=f"recovery from {outage}", timeout=20)
+
+
+async def decides_by_its_modes(at: Site, spent: str, why: tuple[str, ...]) -> None:
+    """While it lasts: the last answers count, and who is kept out is told by which rule, and why."""
+    assert (await at.get("open", spent))[0] == 200
+    status, head, body = await at.get("last", spent)
+    assert (status, rate("last", "once") in head) == (429, True)
+    assert (await at.get("last", "/once/unheard-of"))[0] == 503
+
+    status, head, body = await at.get("closed")
+    assert status == 503
+    rules = [held("closed"), rate("closed", "leased"), rate("closed", "asked")]
+    assert body in [f"{rule}: the policy service is away\n" for rule in rules]
+    rule = body.partition(":")[0]
+    assert f"UAEX policy_unavailable{{{rule}}}" in head
+    record = (await asyncio.to_thread(at.proxy.requests))[-1]
+    assert record["details"].startswith(f"policy_unavailable{{{rule}}}: the policy service is away: ")
+    assert any(words in record["details"] for words in why), record["details"]
+    assert f"{rule}: kept out, since the policy service is away (" in record["notes"]["policy"]
+    assert at.proxy.logged("policy service policy is away: ")
+
+
+# --- A real service -----------------------------------------------------------------------------------------------
+
+
+async def test_nothing_is_lost_when_the_policy_service_is_killed_or_stopped(tmp_path: Path) -> None:
+    manifest = tmp_path / "world.yaml"
+    manifest.write_text(world())
+    running: list[subprocess.Popen[bytes]] = []
+
+    async def start() -> None:
+        command = [sys.executable, "-m", "tests.support.policy_replica", str(manifest), str(at.policy_port)]
+        running.append(subprocess.Popen(command))
+
+    async def kill() -> None:
+        running[-1].kill()
+        running[-1].wait()
+
+    async def send(what: signal.Signals) -> None:
+        running[-1].send_signal(what)
+
+    async with site(tmp_path) as at:
+        try:
+            await start()
+            await eventually(lambda: listens(at.policy_port), what="the service", timeout=30)
+            stop, go = partial(send, signal.SIGSTOP), partial(send, signal.SIGCONT)
+            await lives_through(at, "standstill", stop, go, ("no answer", "did not answer within"))
+            await lives_through(at, "death", kill, start, ("Connection refused",))
+        finally:
+            for process in running:
+                process.kill()
+                process.wait()
+
+
+# --- Scripted ones ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Once:
+    """Decides as a service with these rules would."""
+
+    seen: set[tuple[str, str]] = field(default_factory=set)
+
+    def __call__(self, request: CheckRequest) -> CheckResponse:
+        answer = self._decide(request, request.attributes.context_extensions[RULES_EXTENSION].split(","))
+        answer.dynamic_metadata.get_or_create_struct(ANSWER_METADATA)["epoch"] = "1"  # as the peer's leases say
+        return answer
+
+    def _decide(self, request: CheckRequest, rules: list[str]) -> CheckResponse:
+        for rule in [rule for rule in rules if rule.endswith("-once")]:
+            case = rule, request.attributes.request.http.path
+            if case in self.seen:
+                return deny(rule)(request)
+            self.seen.add(case)
+        return allow(request)
+
+
+@dataclass
+class Service:
+    """The policy service of a test, now sane, now not, always at the same port."""
+
+    peer: PolicyPeer
+    connects: int = 0
+    _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def sane(self) -> None:
+        """A real gRPC server."""
+        await self.gone()
+        self.peer.delay, self.peer.rubbish = 0.0, False
+        server = policy_peer(port=self.peer.port, peer=self.peer)
+        server.__enter__()
+        self._stack.push_async_callback(asyncio.to_thread, server.__exit__, None, None, None)
+
+    async def sane_again(self) -> None:
+        """After an outage, in which those have asked who were under way, and a probe; a probe alone has connected."""
+        asked = [check.attributes.context_extensions[RULES_EXTENSION] for check in self.peer.checks]
+        assert len([rules for rules in asked if rules]) <= 2 * CONNECTIONS * len(MODES)
+        assert asked.count("") <= MOST_PROBES
+        assert self.connects <= 2 * MOST_PROBES, "one for questions, one for leases"
+        await self.sane()
+
+    async def gone(self) -> None:
+        """Connections are refused."""
+        await self._stack.aclose()
+        self.peer.checks.clear()
+        self.connects = 0
+
+    async def slow(self) -> None:
+        """Every answer comes, late."""
+        self.peer.checks.clear()
+        self.peer.delay = 2.0  # seconds
+
+    async def garbage(self) -> None:
+        """Every answer is a gRPC message of bytes that are none of its kind."""
+        self.peer.checks.clear()
+        self.peer.rubbish = True
+
+    async def speaking(self, talk: Callable[[bytes, "Talk"], bytes]) -> None:
+        """Connections are taken, and answered with what `talk` makes of what comes."""
+        await self.gone()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.connects += 1
+            talking.add(writer)
+            state = Talk()
+            try:
+                while data := await reader.read(65536):
+                    writer.write(talk(data, state))
+            except ConnectionError:
+                pass
+            finally:
+                writer.close()
+                talking.remove(writer)
+
+        async def hang_up() -> None:
+            server.close()
+            for writer in talking:
+                writer.close()
+            await eventually(lambda: not talking, what="the end of the connections")
+
+        talking: set[asyncio.StreamWriter] = set()
+        server = await asyncio.start_server(serve, "127.0.0.1", self.peer.port)
+        self._stack.push_async_callback(hang_up)
+
+    async def unreachable(self) -> None:
+        """Nobody answers to the attempt to connect: the queue of the listening socket is full."""
+        await self.gone()
+        self._stack.enter_context(full_queue(self.peer.port))
+
+
+@dataclass
+class Talk:
+    """One connection of a scripted peer."""
+
+    http2: h2.connection.H2Connection = field(
+        default_factory=lambda: h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+    )
+    begun: bool = False
+
+
+def no_http2(_: bytes, __: Talk) -> bytes:
+    return b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n"
+
+
+def bad_frames(_: bytes, talk: Talk) -> bytes:
+    """SETTINGS as it should be, then DATA of no stream."""
+    begun, talk.begun = talk.begun, True
+    return b"" if begun else b"\0\0\0\x04\0\0\0\0\0" + b"\0\0\x04\0\0\0\0\0\0" + b"data"
+
+
+def odd_status(data: bytes, talk: Talk) -> bytes:
+    """grpc-status 99 to every call."""
+    if not talk.begun:
+        talk.begun = True
+        talk.http2.initiate_connection()
+    for event in talk.http2.receive_data(data):
+        if isinstance(event, h2.events.RequestReceived):
+            said = [(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", "99")]
+            talk.http2.send_headers(event.stream_id, said, end_stream=True)
+    return talk.http2.data_to_send()
+
+
+@contextmanager
+def full_queue(port: int) -> Iterator[None]:
+    """A listening socket whose queue is full: the kernel drops every further SYN (listen(2), backlog)."""
+    with socket.socket() as listening, socket.socket() as first, socket.socket() as second:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", port))
+        listening.listen(0)
+        for filler in (first, second):
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", port))
+        yield
+
+
+async def test_nothing_is_lost_while_the_policy_service_is_slow_or_refuses_or_talks_rubbish(tmp_path: Path) -> None:
+    async with site(tmp_path) as at:
+        granted = dict.fromkeys([held(port) for port in MODES], 100)
+        granted |= dict.fromkeys([rate(port, "leased") for port in MODES], PLENTY)
+        service = Service(PolicyPeer(granted, port=at.policy_port, decide=Once()))
+        outages: list[tuple[str, Act, tuple[str, ...]]] = [
+            ("slowness", service.slow, ("no answer", "did not answer within")),
+            ("refusal", service.gone, ("Connection refused",)),
+            ("a full queue", service.unreachable, ("no answer", "connection lost", "Cancelling all calls")),
+            ("no messages", service.garbage, ("not a CheckResponse", "not a message of")),
+            ("no HTTP/2", partial(service.speaking, no_http2), ("breaks HTTP/2",)),
+            ("bad frames", partial(service.speaking, bad_frames), ("breaks HTTP/2",)),
+            ("an odd status", partial(service.speaking, odd_status), ("UNKNOWN",)),
+        ]
+        try:
+            await service.sane()
+            for outage, begin, why in outages:
+                await lives_through(at, outage, begin, service.sane_again, why)
+        finally:
+            await service.gone()
