@@ -440,6 +440,7 @@ async def test_a_client_that_never_shakes_hands_is_let_go(contexts: Contexts) ->
     app = App()
     accepted, address = await serving(contexts, app, timeout=0.05)
     reader, writer = await asyncio.open_connection(*address)
+    await eventually(accepted.done)
     with pytest.raises(TimeoutError):
         await accepted
     assert await reader.read() == b""
