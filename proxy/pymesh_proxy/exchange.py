@@ -432,6 +432,8 @@ class Exchange:
             self._reply(answer, error.reason)
             return
         self.record.flag, self.record.details = error.flag, error.details
+        if error.reason:
+            self.record.notes["reason"] = error.reason
         # Closing is how the client learns that the message is incomplete; where closing would mean complete, reset.
         if self._reframing is not None and self._reframing.until_close:
             reset(self._downstream.transport)

@@ -91,6 +91,11 @@ class Peer:
         """Say no more (FIN), and go on reading."""
         self.writer.write_eof()
 
+    def cut(self) -> None:
+        """End TCP (FIN) and not TLS: what has been sent arrives, but no close_notify."""
+        with socket.fromfd(self.writer.get_extra_info("socket").fileno(), socket.AF_INET, socket.SOCK_STREAM) as sock:
+            sock.shutdown(socket.SHUT_WR)
+
     def close(self) -> None:
         """Close in order: FIN once everything is sent."""
         self.writer.close()
