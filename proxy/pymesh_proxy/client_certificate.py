@@ -3,6 +3,7 @@
 Source: Envoy, HTTP header manipulation, x-forwarded-client-cert.
 """
 
+import re
 from functools import lru_cache
 from typing import Final
 
@@ -11,6 +12,9 @@ from pymesh_proxy.config.model import ForwardClientCert, HttpManager
 from pymesh_proxy.transport.facts import Facts
 
 XFCC: Final = b"x-forwarded-client-cert"
+# What needs no quotes: printable, and none of what separates values and elements. A certificate's names may hold
+# anything that an authority has signed, line breaks included.
+_PLAIN: Final = re.compile(r'[^\x00-\x20",;=\\\x7f-\U0010ffff]*')
 # An attribute of an enumeration costs 40 ns.
 _ALWAYS: Final = ForwardClientCert.ALWAYS_FORWARD_ONLY
 _FORWARD: Final = ForwardClientCert.FORWARD_ONLY
@@ -43,12 +47,17 @@ def element(facts: Facts, details: frozenset[str]) -> bytes:
 def _element(  # noqa: PLR0917 - keywords would make its cache slower
     own: str, digest: str, subject: str, peer: str, dns: tuple[str, ...], details: frozenset[str]
 ) -> bytes:
-    parts = [f"By={own}"] if own else []
+    parts = [f"By={_value(own)}"] if own else []
     parts.append(f"Hash={digest}")
     if "subject" in details:
         parts.append(f'Subject="{quotable(subject)}"')
     if "uri" in details:
-        parts.append(f"URI={peer}")
+        parts.append(f"URI={_value(peer)}")
     if "dns" in details:
-        parts += [f"DNS={name}" for name in dns]
-    return ";".join(parts).encode("ascii", "replace")
+        parts += [f"DNS={_value(name)}" for name in dns]
+    return ";".join(parts).encode()
+
+
+def _value(text: str) -> str:
+    """`text` as a value of an element, in quotes where it would be read as more than one."""
+    return text if _PLAIN.fullmatch(text) else f'"{quotable(text)}"'

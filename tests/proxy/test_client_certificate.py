@@ -69,3 +69,20 @@ def test_an_element_says_what_it_is_asked_to_and_breaks_no_line() -> None:
     assert element == OURS + b";DNS=a.example;DNS=b.example"
     nameless = replace(MUTUAL, own="")
     assert client_certificate.element(nameless, frozenset()) == b"Hash=ab12"
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        (CALLER, CALLER),
+        ("https://a/b?c=d", '"https://a/b?c=d"'),
+        (f"spiffe://a;URI={CALLER}", f'"spiffe://a;URI={CALLER}"'),
+        (f'spiffe://a",By=b;URI={CALLER}', rf'"spiffe://a\",By=b;URI={CALLER}"'),
+        ("spiffe://a\r\nx-user: admin", '"spiffe://a??x-user: admin"'),
+        ("spiffe://\xe4", '"spiffe://?"'),
+        ("", ""),
+    ],
+)
+def test_no_name_of_a_certificate_is_read_as_more_than_that(name: str, written: str) -> None:
+    element = client_certificate.element(replace(MUTUAL, peer=name, peer_dns=(name,)), frozenset({"uri", "dns"}))
+    assert element == OURS + f";URI={written};DNS={written}".encode()
