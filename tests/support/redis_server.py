@@ -15,11 +15,12 @@ from tests.support.waiting import eventually_sync
 def redis_server(
     directory: Path, *options: str, port: int | None = None
 ) -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
-    """Its port and its process, which is killed at the end."""
+    """Its port and its process, which is killed at the end. With a certificate among `options` it speaks TLS alone."""
     program = shutil.which("redis-server")
     assert program, "deploy/debian/install-packages installs redis-server"
     port = port or free_port()
-    command = [program, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", *options]
+    ports = ["--port", "0", "--tls-port", str(port)] if "--tls-cert-file" in options else ["--port", str(port)]
+    command = [program, "--bind", "127.0.0.1", *ports, "--save", "", "--appendonly", "no", *options]
     with subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL) as process:
         try:
             eventually_sync(lambda: listens(port), what="redis-server listens")

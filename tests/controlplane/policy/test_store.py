@@ -11,6 +11,7 @@ import redis
 from pymesh_controlplane.policy import redis_store
 from pymesh_controlplane.policy.redis_store import RedisStore
 from pymesh_controlplane.policy.store import LEASE, SETTLE, Claim, Ledger, Peer, StoreError
+from tests.support.certificates import Authority, Issued
 from tests.support.redis_server import redis_server
 
 RULE = "ConcurrencyLimit default/web"
@@ -184,6 +185,48 @@ async def test_a_password_is_used_and_never_told(tmp_path: Path) -> None:
         assert "guess" not in str(told.value) + wrong.where + repr(wrong)
         await right.close()
         await wrong.close()
+
+
+async def test_over_tls_the_server_must_be_whom_the_roots_know_by_the_name_that_was_called(tmp_path: Path) -> None:
+    """And a password never goes out before that is known."""
+    authority, ours, foreign = Authority(), tmp_path / "roots.pem", tmp_path / "foreign.pem"
+    ours.write_bytes(authority.root)
+    foreign.write_bytes(Authority("somebody else").root)
+    with redis_server(tmp_path, *tls(tmp_path, authority.issue(ips=("127.0.0.1",))), "--requirepass", "sesame") as (
+        port,
+        _,
+    ):
+        where = f"127.0.0.1:{port}"
+        right = RedisStore(f"rediss://{where}", password="sesame", ca_file=ours)
+        assert [share.allotted for share in await right.exchange("a", [claim(3, 3)])] == [3]
+        await right.close()
+        for url, roots, why in (
+            (f"rediss://{where}", foreign, "certificate verify failed"),
+            (f"rediss://{where}", None, "certificate verify failed"),
+            (f"redis://{where}", None, "closed|reset"),
+        ):
+            wrong = RedisStore(url, password="sesame", ca_file=roots)
+            with pytest.raises(StoreError, match=why) as told:
+                await wrong.exchange("a", [claim(0, 1)])
+            assert "sesame" not in str(told.value)
+            await wrong.close()
+
+
+async def test_over_tls_a_server_of_another_name_is_refused(tmp_path: Path) -> None:
+    authority, roots = Authority(), tmp_path / "roots.pem"
+    roots.write_bytes(authority.root)
+    with redis_server(tmp_path, *tls(tmp_path, authority.issue(dns=("redis.elsewhere",)))) as (port, _):
+        wrong = RedisStore(f"rediss://127.0.0.1:{port}", ca_file=roots)
+        with pytest.raises(StoreError, match=r"certificate is not valid for '127\.0\.0\.1'"):
+            await wrong.exchange("a", [claim(0, 1)])
+        await wrong.close()
+
+
+def tls(directory: Path, issued: Issued) -> list[str]:
+    """Options of a server that speaks nothing but TLS at its port."""
+    (directory / "redis.pem").write_bytes(issued.chain)
+    (directory / "redis.key").write_bytes(issued.key)
+    return ["--tls-cert-file", "redis.pem", "--tls-key-file", "redis.key", "--tls-auth-clients", "no"]
 
 
 @pytest.mark.parametrize("url", ["http://x", "localhost:6379", ""])
