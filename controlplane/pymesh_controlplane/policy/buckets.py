@@ -21,6 +21,37 @@ NANOSECONDS: Final = 1_000_000_000
 _OVERFLOW: Final = b""
 
 
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """What a request asks of one rate: `count` requests with this key. One on a `dry_run` refuses nobody."""
+
+    rule: str
+    rate: Rate
+    key: tuple[str, ...]
+    count: int = 1
+    dry_run: bool = False
+
+    @property
+    def place(self) -> str:
+        """Names the bucket among those of the rule, in 32 characters; counted by something else it is another."""
+        return _digest((*self.rate.by, *self.key)).hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What came of it.
+
+    Attributes:
+        wait: nanoseconds until it would be let in; 0 if it is now.
+        left: requests that would be let in after it.
+        overflow: the bucket is the one that keys share which are too many.
+    """
+
+    wait: int
+    left: int
+    overflow: bool = False
+
+
 @dataclass(slots=True)
 class Buckets:
     """The buckets of one rule. All times are nanoseconds of one clock that never goes back.

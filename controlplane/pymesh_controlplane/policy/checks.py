@@ -6,6 +6,7 @@ Source: envoy.service.auth.v3 (external_auth.proto, attribute_context.proto).
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import itemgetter
 from typing import Final, TypeAlias
 
 from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption
@@ -17,7 +18,7 @@ from google.rpc.status_pb2 import Status
 
 from pymesh import policy_answers, policy_api, policy_attributes
 from pymesh.checks import Request, Verdict
-from pymesh_controlplane.policy.buckets import NANOSECONDS, Buckets
+from pymesh_controlplane.policy.buckets import NANOSECONDS, Buckets, Spend
 from pymesh_controlplane.policy.rules import Code, Memory, Rate, Rules
 
 # google.rpc.Code; Envoy takes any but OK for a refusal, and tells it to callers that speak gRPC.
@@ -37,7 +38,8 @@ class Decision:
         wait: seconds until the same request would be let in.
         would_refuse: those that would have refused it if they were not on a dry run.
         verdict: what a check in Python says to whom it refuses.
-        undecided: checks in Python that have failed, and how, where that is told and not decided here.
+        undecided: checks in Python that have failed, and rates whose store is away, and how, where that is told and not
+            decided here.
         memories: how answers may be used again, by rule.
     """
 
@@ -71,21 +73,39 @@ class Limits:
 
         Without `spend` it is only told what would be.
         """
-        found = ((name, key_of(self.buckets[name].rate.by, attributes)) for name in asked if name in self.buckets)
-        keys = {name: key for name, key in found if key is not None}
-        waits = {name: wait for name, key in keys.items() if (wait := self.buckets[name].wait(key, now))}
-        would = tuple(name for name in waits if self.rules.by_name[name].dry_run)
-        longest = max((name for name in waits if name not in would), key=waits.__getitem__, default="")
-        if longest:
-            seconds = waits[longest] / NANOSECONDS
-            rate = self.buckets[longest].rate
-            # Nothing changes for this key until then; but others must not be told for long by rules that have changed.
-            memory = Memory(min(seconds, REFUSED_FOR), None, rate.by)
-            return Decision(tuple(keys), longest, seconds, would, memories={longest: memory})
-        for name, key in keys.items() if spend else ():
-            if name not in waits:
-                self.buckets[name].take(key, now)
-        return Decision(tuple(keys), would_refuse=would)
+        wanted = self.wanted(asked, attributes)
+        waits = [self.buckets[one.rule].wait(one.key, now) for one in wanted]
+        decision = of_rates(wanted, waits)
+        if spend and not decision.refused_by:
+            for one, wait in zip(wanted, waits, strict=True):
+                if not wait:
+                    self.buckets[one.rule].take(one.key, now)
+        return decision
+
+    def wanted(self, asked: Sequence[str], attributes: AttributeContext) -> list[Spend]:
+        """What is to be spent, of those rates that are `asked` about, are in force and are about such a request."""
+        found: list[Spend] = []
+        for name in asked:
+            if (bucket := self.buckets.get(name)) is None:
+                continue
+            if (key := key_of(bucket.rate.by, attributes)) is not None:
+                found.append(Spend(name, bucket.rate, key, dry_run=self.rules.by_name[name].dry_run))
+        return found
+
+
+def of_rates(wanted: Sequence[Spend], waits: Sequence[int]) -> Decision:
+    """What comes of the nanoseconds that each has to wait for what it wants."""
+    names = tuple(one.rule for one in wanted)
+    waiting = [(wait, one) for wait, one in zip(waits, wanted, strict=True) if wait]
+    would = tuple(one.rule for _, one in waiting if one.dry_run)
+    refusing = [(wait, one) for wait, one in waiting if not one.dry_run]
+    if not refusing:
+        return Decision(names, would_refuse=would)
+    wait, longest = max(refusing, key=itemgetter(0))
+    seconds = wait / NANOSECONDS
+    # Nothing changes for this key until then; but others must not be told for long by rules that have changed.
+    memory = Memory(min(seconds, REFUSED_FOR), None, longest.rate.by)
+    return Decision(names, longest.rule, seconds, would, memories={longest.rule: memory})
 
 
 def request_of(attributes: AttributeContext) -> Request:
@@ -106,7 +126,7 @@ def request_of(attributes: AttributeContext) -> Request:
 
 
 def of_python(said: Mapping[str, Verdict | str], rules: Rules, *, tell: bool) -> Decision:
-    """What checks in Python have `said` of a request, by rule; a text is why there is no verdict.
+    """What checks in Python have `said` of a request, by rule; a text is why there is no verdict, as of any rule.
 
     Those that have failed are listed, if the caller wants to be told (`tell`); otherwise the failure mode decides, and
     `otherwise` for LastDecision, since nothing is remembered here.
@@ -140,8 +160,8 @@ def both(python: Decision, rates: Decision) -> Decision:
         rates.refused_by,
         rates.wait,
         (*rates.would_refuse, *python.would_refuse),
-        None,
-        python.undecided,
+        rates.verdict,
+        {**python.undecided, **rates.undecided},
         rates.memories if rates.refused_by else {**python.memories, **rates.memories},
     )
 

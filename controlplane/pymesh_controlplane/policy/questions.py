@@ -9,11 +9,13 @@ from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitRespon
 from pymesh import policy_api
 from pymesh.checks import Request, Verdict
 from pymesh_controlplane.policy import checks, ratelimit
-from pymesh_controlplane.policy.buckets import NANOSECONDS
+from pymesh_controlplane.policy.buckets import NANOSECONDS, Spend, Spent
 from pymesh_controlplane.policy.checks import Decision, Limits
 from pymesh_controlplane.policy.metrics import Counts
 from pymesh_controlplane.policy.python_checks import CheckFailedError, PythonChecks
 from pymesh_controlplane.policy.rules import Code, Rule, Rules
+from pymesh_controlplane.policy.store import Question, StoreError
+from pymesh_controlplane.policy.till import Till
 
 
 class Questions:
@@ -21,13 +23,15 @@ class Questions:
 
     Args:
         clock: seconds that never go back.
+        till: where rates are spent together with other replicas; None if there are no others.
     """
 
-    def __init__(self, counts: Counts, clock: Callable[[], float]) -> None:
+    def __init__(self, counts: Counts, clock: Callable[[], float], till: Till | None = None) -> None:
         self.limits = Limits()
         self.python = PythonChecks(clock)
         self._counts = counts
         self._clock = clock
+        self._till = till
 
     async def decide(self, asked: Sequence[str], attributes: AttributeContext, rules: Rules) -> Decision:
         """The decision of the rules that are `asked` about, counted."""
@@ -49,16 +53,37 @@ class Questions:
             rule = rules.by_name.get(name)
             if rule is not None and isinstance(rule.limit, Code):
                 code[name] = rule.limit
-        decision = self.limits.decide(asked, attributes, self._now(), spend=not code)
+        tell = attributes.context_extensions.get(policy_api.UNDECIDED_EXTENSION) == policy_api.TELL
+        decision = await self._rates(asked, attributes, rules, tell=tell, look=bool(code))
         if decision.refused_by or not code:
             return decision
         request = checks.request_of(attributes)
         said = await asyncio.gather(*(self._ask(limit, request) for limit in code.values()))
-        tell = attributes.context_extensions.get(policy_api.UNDECIDED_EXTENSION) == policy_api.TELL
         python = checks.of_python(dict(zip(code, said, strict=True)), rules, tell=tell)
         if python.refused_by:
             return python
-        return checks.both(python, self.limits.decide(asked, attributes, self._now()))
+        return checks.both(python, await self._rates(asked, attributes, rules, tell=tell))
+
+    async def _rates(
+        self, asked: Sequence[str], attributes: AttributeContext, rules: Rules, *, tell: bool, look: bool = False
+    ) -> Decision:
+        """What the rates say, which are spent unless this is only to `look`."""
+        if self._till is None:
+            return self.limits.decide(asked, attributes, self._now(), spend=not look)
+        wanted = self.limits.wanted(asked, attributes)
+        if not wanted:
+            return Decision(())
+        try:
+            spent = await self._till.ask(Question(wanted, look))
+        except StoreError as error:
+            return checks.of_python({one.rule: str(error) for one in wanted}, rules, tell=tell)
+        self._note(wanted, spent)
+        return checks.of_rates(wanted, [each.wait for each in spent])
+
+    def _note(self, wanted: Sequence[Spend], spent: Sequence[Spent]) -> None:
+        for one, each in zip(wanted, spent, strict=True):
+            if each.overflow and (bucket := self.limits.buckets.get(one.rule)) is not None:
+                bucket.overflows += 1
 
     async def _ask(self, limit: Code, request: Request) -> Verdict | str:
         """What a check in Python says, or why it says nothing."""
@@ -67,7 +92,9 @@ class Questions:
         except CheckFailedError as error:
             return f"{limit.function}: {error}"
 
-    def rate_limit(self, request: RateLimitRequest, rules: Rules, may_ask: Callable[[Rule], None]) -> RateLimitResponse:
+    async def rate_limit(
+        self, request: RateLimitRequest, rules: Rules, may_ask: Callable[[Rule], None]
+    ) -> RateLimitResponse:
         """What RateLimits say, counted. `may_ask` raises what it likes where the caller may not ask about a rule.
 
         Raises:
@@ -76,14 +103,26 @@ class Questions:
         asked = ratelimit.asked_by(request, rules)
         for one in asked:
             may_ask(one.rule)
-        told = ratelimit.decide(asked, self.limits, self._now())
+        told = await self._told(asked)
         counted = self._counts.checks
         counted.update((name, "would_deny") for name in told.would_refuse)
+        counted.update({(asked[place].rule.name, "undecided") for place in told.undecided})
         if told.waits:
-            counted.update({(asked[place].rule.name, "denied") for place in told.waits})
-        else:
+            counted.update({(asked[place].rule.name, "denied") for place in told.waits.keys() - told.undecided})
+        elif not told.undecided:
             counted.update({(one.rule.name, "allowed") for one in asked if one.rule.name not in told.would_refuse})
         return ratelimit.answer(told, len(request.descriptors))
+
+    async def _told(self, asked: tuple[ratelimit.Asked, ...]) -> ratelimit.Told:
+        if self._till is None or not asked:
+            return ratelimit.decide(asked, self.limits, self._now())
+        wanted = ratelimit.wanted(asked)
+        try:
+            spent = await self._till.ask(Question(wanted))
+        except StoreError as error:
+            return ratelimit.undecided(asked, str(error))
+        self._note(wanted, spent)
+        return ratelimit.told_of(asked, [each.wait for each in spent], tuple(each.left for each in spent))
 
     def _now(self) -> int:
         return int(self._clock() * NANOSECONDS)

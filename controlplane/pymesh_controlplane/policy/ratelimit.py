@@ -11,15 +11,15 @@ path template in `by` is matched against it. An entry `generic_key` names one Ra
 `by`. A descriptor that goes to none is let in, as by the reference implementation (github.com/envoyproxy/ratelimit).
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from envoy.config.core.v3.base_pb2 import HeaderValue
 from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitResponse
 
 from pymesh import policy_answers, policy_attributes
-from pymesh_controlplane.policy.buckets import NANOSECONDS
+from pymesh_controlplane.policy.buckets import NANOSECONDS, Spend
 from pymesh_controlplane.policy.checks import Limits
 from pymesh_controlplane.policy.rules import Rate, Rule, Rules
 
@@ -29,6 +29,8 @@ METHOD: Final = "ShouldRateLimit"
 # Descriptors of one request, and entries of one descriptor: Envoy's routes have a few.
 MAX_DESCRIPTORS: Final = 64
 MAX_ENTRIES: Final = 16
+# Seconds that callers are told to wait while nobody can count.
+AWAY: Final = 1.0
 
 _RULE: Final = "generic_key"
 _ALIASES: Final = {"remote_address": "source.address"}
@@ -59,6 +61,8 @@ class Told:
     waits: Mapping[int, float] = field(default_factory=dict)  # by place in `asked`
     would_refuse: frozenset[str] = frozenset()
     left: tuple[int, ...] = ()  # of each in `asked`, afterwards
+    undecided: frozenset[int] = frozenset()  # places in `asked` whose rule could not be asked, for `why`
+    why: str = ""
 
 
 def asked_by(request: RateLimitRequest, rules: Rules) -> tuple[Asked, ...]:
@@ -82,21 +86,35 @@ def asked_by(request: RateLimitRequest, rules: Rules) -> tuple[Asked, ...]:
 
 def decide(asked: tuple[Asked, ...], limits: Limits, now: int) -> Told:
     """Spend what is asked, or nothing of it if one rule refuses. `now` in nanoseconds."""
-    waits: dict[int, float] = {}
-    would: set[str] = set()
-    spent: list[Asked] = []
-    for place, one in enumerate(asked):
-        wait = limits.buckets[one.rule.name].wait(one.key, now, one.hits) if one.hits else 0
-        if not wait:
-            spent.append(one)
-        elif one.rule.dry_run:
-            would.add(one.rule.name)
-        else:
-            waits[place] = wait / NANOSECONDS
-    for one in spent if not waits else ():
-        limits.buckets[one.rule.name].take(one.key, now, one.hits)
-    left = tuple(max(0, limits.buckets[one.rule.name].left(one.key, now)) for one in asked)
-    return Told(asked, waits, frozenset(would), left)
+    buckets = [limits.buckets[one.rule.name] for one in asked]
+    waits = [bucket.wait(one.key, now, one.hits) if one.hits else 0 for bucket, one in zip(buckets, asked, strict=True)]
+    told = told_of(asked, waits)
+    for one, bucket, wait in zip(asked, buckets, waits, strict=True):
+        if not wait and not told.waits:
+            bucket.take(one.key, now, one.hits)
+    left = tuple(max(0, bucket.left(one.key, now)) for bucket, one in zip(buckets, asked, strict=True))
+    return replace(told, left=left)
+
+
+def wanted(asked: tuple[Asked, ...]) -> list[Spend]:
+    """What is to be spent, in the same order."""
+    return [Spend(one.rule.name, one.rate, one.key, one.hits, one.rule.dry_run) for one in asked]
+
+
+def told_of(asked: tuple[Asked, ...], waits: Sequence[int], left: tuple[int, ...] = ()) -> Told:
+    """What comes of the nanoseconds that each has to wait for what it wants."""
+    waiting = [(place, one.rule, wait) for place, (one, wait) in enumerate(zip(asked, waits, strict=True)) if wait]
+    would = frozenset(rule.name for _, rule, _ in waiting if rule.dry_run)
+    return Told(asked, {place: wait / NANOSECONDS for place, rule, wait in waiting if not rule.dry_run}, would, left)
+
+
+def undecided(asked: tuple[Asked, ...], why: str) -> Told:
+    """Nobody could count: what each rule's failure mode says. There are no last decisions here, so `otherwise` does."""
+    modes = [one.rule.otherwise if one.rule.failure_mode == "LastDecision" else one.rule.failure_mode for one in asked]
+    closed = [place for place, (one, mode) in enumerate(zip(asked, modes, strict=True)) if mode == "Closed"]
+    would = frozenset(asked[place].rule.name for place in closed if asked[place].rule.dry_run)
+    waits = {place: AWAY for place in closed if not asked[place].rule.dry_run}
+    return Told(asked, waits, would, (0,) * len(asked), frozenset(range(len(asked))), why)
 
 
 def answer(told: Told, descriptors: int) -> RateLimitResponse:
@@ -119,8 +137,12 @@ def answer(told: Told, descriptors: int) -> RateLimitResponse:
         response.overall_code = RateLimitResponse.OVER_LIMIT
         fields = policy_answers.rate_fields(one.rule.name, one.rate.requests, one.rate.period, wait)
         response.response_headers_to_add.extend(HeaderValue(key=key, value=value) for key, value in fields)
-        sentence = policy_answers.rate_sentence(
-            one.rule.name, one.rate.requests, one.rate.period, burst=one.rate.burst, by=one.rate.by, wait=wait
+        sentence = (
+            f"{one.rule.name}: {told.why}"
+            if told.why
+            else policy_answers.rate_sentence(
+                one.rule.name, one.rate.requests, one.rate.period, burst=one.rate.burst, by=one.rate.by, wait=wait
+            )
         )
         response.raw_body = f"{sentence}\n".encode()
     return response

@@ -1,7 +1,8 @@
 """The store of several replicas in Redis: one script, which is atomic, and one round trip for all rules.
 
 A rule is a hash `<prefix><rule>`: `missing` and `at` of a rate (tokens, seconds), and for every replica `r:<name>` its
-entry, `allotted need sidecars spent until`. Rules that nobody claims any more expire. The rules of the exchange are
+entry, `allotted need sidecars spent until`. Rules that nobody claims any more expire. A second script, likewise one for
+all that is asked, spends the rates that are not leased; its rules are buckets.Buckets'. The rules of the exchange are
 store.Ledger's; time is Redis' own, so that the clocks of the replicas do not matter.
 """
 
@@ -16,7 +17,8 @@ from urllib.parse import urlsplit
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from pymesh_controlplane.policy.store import LEASE, SETTLE, Claim, Peer, Share, StoreError
+from pymesh_controlplane.policy.buckets import MAX_KEYS, Spent
+from pymesh_controlplane.policy.store import LEASE, PATIENCE, SETTLE, Claim, Peer, Question, Share, StoreError
 
 PREFIX: Final = "pymesh:policy:"
 # Seconds for an exchange, connecting included: some of them fit into a lease.
@@ -89,6 +91,72 @@ end
 return cjson.encode(answers)
 """
 
+# A bucket of a rate that is not leased is a string, `debt at period`: what is missing of it, in tokens divided by the
+# microseconds of the period, so that all of it is whole numbers; when that was so; the period. It expires when it is
+# full. The sorted set beside them has the buckets of a rule by that time, so that there are never too many.
+SPEND: Final = """
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1e6 + tonumber(time[2])
+local prefix, most = ARGV[1], tonumber(ARGV[2])
+
+local function find(want)
+  local base, index = prefix .. 'bucket:' .. want.rule .. ':', prefix .. 'buckets:' .. want.rule
+  local place, stored = want.place, redis.call('GET', base .. want.place)
+  if not stored and redis.call('ZCARD', index) >= most then
+    redis.call('ZREMRANGEBYSCORE', index, '-inf', now)
+    if redis.call('ZCARD', index) >= most then
+      place = 'overflow'
+      stored = redis.call('GET', base .. place)
+    end
+  end
+  local cost, debt = want.period * 1e6, 0
+  if stored then
+    local before, at, period = string.match(stored, '^(%S+) (%S+) (%S+)$')
+    debt = tonumber(before)
+    if tonumber(period) ~= want.period then debt = math.ceil(debt / tonumber(period) * want.period) end
+    debt = math.max(0, debt - math.max(0, now - tonumber(at)) * want.requests)
+    debt = math.min(debt, want.burst * cost)
+  end
+  return {key = base .. place, index = index, place = place, cost = cost, debt = debt}
+end
+
+local function wait(bucket, want)
+  if want.count == 0 then return 0 end
+  if want.count > want.burst then return math.max(1e6, math.ceil(bucket.debt / want.requests)) end
+  return math.max(0, math.ceil((bucket.debt - (want.burst - want.count) * bucket.cost) / want.requests))
+end
+
+local function take(bucket, want)
+  bucket.debt = bucket.debt + want.count * bucket.cost
+  local full = math.ceil(bucket.debt / want.requests / 1e3)
+  local value = string.format('%.0f %.0f %d', bucket.debt, now, want.period)
+  redis.call('SET', bucket.key, value, 'PX', string.format('%.0f', full + 1000))
+  if bucket.place ~= 'overflow' then
+    redis.call('ZADD', bucket.index, now + full * 1e3, bucket.place)
+    local all = math.ceil(want.burst * bucket.cost / want.requests / 1e3)
+    redis.call('PEXPIRE', bucket.index, string.format('%.0f', all + 60000))
+  end
+end
+
+local answers = {}
+for number, question in ipairs(cjson.decode(ARGV[3])) do
+  local buckets, waits, told, refused = {}, {}, {}, question.look
+  for place, want in ipairs(question.wanted) do
+    buckets[place] = find(want)
+    waits[place] = wait(buckets[place], want)
+    if waits[place] > 0 and not want.dry then refused = true end
+  end
+  for place, want in ipairs(question.wanted) do
+    local bucket = buckets[place]
+    if not refused and waits[place] == 0 and want.count > 0 then take(bucket, want) end
+    local left = math.max(0, want.burst - math.ceil(bucket.debt / bucket.cost))
+    told[place] = {waits[place], left, bucket.place == 'overflow' and 1 or 0}
+  end
+  answers[number] = told
+end
+return answers
+"""
+
 # What redis-py says of what it does is of no use at the level of a policy service.
 logging.getLogger("redis").setLevel(logging.WARNING)
 
@@ -119,6 +187,7 @@ class RedisStore:
             pool.connection_kwargs.update(ssl_cert_reqs="required", ssl_ca_certs=ca_file and str(ca_file))
         self._redis = redis.asyncio.Redis.from_pool(pool)
         self._script = self._redis.register_script(_SCRIPT)
+        self._spend = self._redis.register_script(SPEND)
 
     async def exchange(self, replica: str, claims: Sequence[Claim]) -> list[Share]:
         """See store.Store."""
@@ -140,6 +209,14 @@ class RedisStore:
             raise StoreError(f"{self.where}: {len(shares)} answers to {len(claims)} claims")
         return shares
 
+    async def spend(self, questions: Sequence[Question]) -> list[list[Spent]]:
+        """See store.Store."""
+        answers: object = await self._bounded(self._spend(args=spend_arguments(questions)), PATIENCE)
+        try:
+            return spent(questions, answers)
+        except (ValueError, TypeError) as error:
+            raise StoreError(f"{self.where}: not an answer to what was asked: {error}") from error
+
     async def close(self) -> None:
         """See store.Store."""
         try:
@@ -148,12 +225,12 @@ class RedisStore:
         except (RedisError, OSError, TimeoutError):
             pass  # it is gone already
 
-    async def _bounded(self, call: object) -> str | bytes:
+    async def _bounded(self, call: object, seconds: float = TIMEOUT) -> str | bytes:
         try:
-            async with asyncio.timeout(TIMEOUT):
+            async with asyncio.timeout(seconds):
                 answer: str | bytes = await call  # type: ignore[misc]  # redis-py's own types say "or not awaitable"
         except TimeoutError as error:
-            raise StoreError(f"{self.where}: no answer within {TIMEOUT:g} s") from error
+            raise StoreError(f"{self.where}: no answer within {seconds:g} s") from error
         except (RedisError, OSError) as error:
             raise StoreError(f"{self.where}: {error}") from error
         return answer
@@ -168,6 +245,46 @@ def _share(answer: Sequence[object]) -> Share:
     allotted, level, others = answer
     peers = others if isinstance(others, list) else []  # an empty table of Lua is an empty object
     return Share(_number(allotted), _number(level), tuple(Peer(*map(_number, peer)) for peer in peers))
+
+
+def spend_arguments(questions: Sequence[Question]) -> list[str | int]:
+    """What the script SPEND is given."""
+    return [PREFIX, MAX_KEYS, json.dumps([_asked(question) for question in questions])]
+
+
+def spent(questions: Sequence[Question], answers: object) -> list[list[Spent]]:
+    """What it answers. Raises TypeError or ValueError: it is no answer to that."""
+    return [_spent(question, told) for question, told in zip(questions, _listed(answers), strict=True)]
+
+
+def _asked(question: Question) -> dict[str, object]:
+    wanted = [
+        {
+            "rule": one.rule,
+            "place": one.place,
+            "requests": one.rate.requests,
+            "period": one.rate.period,
+            "burst": one.rate.burst,
+            "count": one.count,
+            "dry": one.dry_run,
+        }
+        for one in question.wanted
+    ]
+    return {"look": question.look, "wanted": wanted}
+
+
+def _spent(question: Question, told: object) -> list[Spent]:
+    found = []
+    for _, answer in zip(question.wanted, _listed(told), strict=True):
+        wait, left, overflow = _listed(answer)
+        found.append(Spent(_number(wait) * 1000, _number(left), bool(overflow)))
+    return found
+
+
+def _listed(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list")
+    return value
 
 
 def _number(value: object) -> int:

@@ -36,6 +36,7 @@ from pymesh_controlplane.policy.replica import Replica
 from pymesh_controlplane.policy.rules import Rules, Slots, rules_of
 from pymesh_controlplane.policy.sources import sources_of
 from pymesh_controlplane.policy.store import Store, StoreError
+from pymesh_controlplane.policy.till import Till
 from pymesh_controlplane.sources.base import Source
 from pymesh_controlplane.tasks import until_first_ends
 
@@ -84,7 +85,8 @@ class PolicyService:
         self._store = store
         self._replica = Replica(self.desk, uuid.uuid4().hex) if store is not None else None
         self._claim = asyncio.Event()
-        self.questions = Questions(self.counts, clock)
+        self._till = Till(store, self._claim.set) if store is not None else None
+        self.questions = Questions(self.counts, clock, self._till)
         self.questions.python.loaded = self._renew
         self._source = source
         self._clock = clock
@@ -105,8 +107,9 @@ class PolicyService:
             tasks.create_task(self._follow())
             tasks.create_task(self._decide())
             tasks.create_task(self.questions.python.run())
-            if self._store is not None and self._replica is not None:
-                tasks.create_task(self._share(self._store, self._replica))
+            if self._store is not None and self._replica is not None and self._till is not None:
+                tasks.create_task(self._share(self._store, self._replica, self._till))
+                tasks.create_task(self._till.run())
                 stack.push_async_callback(self._store.close)
 
     def handlers(self, authenticate: Authenticate) -> tuple[grpc.GenericRpcHandler, ...]:
@@ -212,7 +215,7 @@ class PolicyService:
             if self._replica is not None and self._replica.restless:
                 self._claim.set()
 
-    async def _share(self, store: Store, replica: Replica) -> None:
+    async def _share(self, store: Store, replica: Replica, till: Till) -> None:
         """Claim our part of every rule, again and again; a store that is away is asked on."""
         while True:
             self._claim.clear()
@@ -225,10 +228,11 @@ class PolicyService:
                 if not self._store_problem:
                     log.warning("the store is away: %s", error)
                 self._store_problem = str(error)
+                till.lost(str(error))
             else:
                 if self._store_problem:
                     log.info("the store is back")
-                self._store_problem = ""
+                self._store_problem = till.problem = ""
                 self._asked |= replica.take(claims, shares, started) | (self._streams.keys() if away else set())
                 self._news.set()
             await asyncio.sleep(CLAIM_SOON)
@@ -267,7 +271,9 @@ class PolicyService:
         rules = self._in_force()
         try:
             request = RateLimitRequest.FromString(data)
-            response = self.questions.rate_limit(request, rules, lambda rule: _may_ask(rule.name, identity, rules))
+            response = await self.questions.rate_limit(
+                request, rules, lambda rule: _may_ask(rule.name, identity, rules)
+            )
         except (DecodeError, ValueError) as error:
             raise StreamError(grpc.StatusCode.INVALID_ARGUMENT, str(error), "garbage") from error
         return response.SerializeToString()

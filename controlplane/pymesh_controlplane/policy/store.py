@@ -19,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from pymesh_controlplane.policy.buckets import Spend, Spent
+
 # Seconds that a claim holds. A sidecar whose replica has stopped looks for another after 3.5 s (a heartbeat, and the
 # patience of the proxy's control/leases.py), and is to be there by then.
 LEASE: Final = 5.0
@@ -26,6 +28,9 @@ LEASE: Final = 5.0
 MARGIN: Final = 0.5
 # Seconds; replicas claim at least twice in it.
 SETTLE: Final = 1.0
+# Seconds that a question waits for the store. The sidecar that asks it has a little more patience with us
+# (pilot/policy_filters.py), and there are others before it in the row.
+PATIENCE: Final = 0.04
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,17 @@ class Share:
     others: tuple[Peer, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What one request asks of rates that are not leased: all of it is spent, or nothing if one refuses.
+
+    With `look` nothing is spent, and it is only told what would be.
+    """
+
+    wanted: Sequence[Spend]
+    look: bool = False
+
+
 class StoreError(Exception):
     """The store did not answer, or not in time, or not with sense; the text says why, and holds no secret."""
 
@@ -81,6 +97,12 @@ class Store(Protocol):
 
     async def exchange(self, replica: str, claims: Sequence[Claim]) -> list[Share]:
         """Claim all rules at once, in bounded time. Raises StoreError: the claims may have been heard all the same."""
+
+    async def spend(self, questions: Sequence[Question]) -> list[list[Spent]]:
+        """Answer each question, for what it wants in that order, in bounded time; the rules are those of buckets.py.
+
+        Raises StoreError: it may have been spent all the same.
+        """
 
     async def close(self) -> None:
         """Let go of what is open; bounded."""
