@@ -26,7 +26,7 @@ from pymesh_proxy.filters.jwt_authn import (
     allow_missing,
     allow_missing_or_failed,
     any_of,
-    provided,
+    from_provider,
 )
 from pymesh_proxy.filters.jwt_locations import CookieLocation, HeaderLocation, Location, ParamLocation
 from pymesh_proxy.filters.jwt_provider import CACHE_SIZE, CLOCK_SKEW, Provider, Verifier, audience
@@ -98,12 +98,12 @@ class _Tree:
             raise ConfigError(f"requirements within requirements, more than {MAX_DEPTH} deep", path=path)
         match message.WhichOneof("requires_type"):
             case "provider_name":
-                return provided(self._verifier(message.provider_name, join(path, "provider_name")))
+                return from_provider(self._verifier(message.provider_name, join(path, "provider_name")))
             case "provider_and_audiences":
                 here = join(path, "provider_and_audiences")
                 verifier = self._verifier(message.provider_and_audiences.provider_name, join(here, "provider_name"))
                 named = frozenset(map(audience, message.provider_and_audiences.audiences))
-                return provided(verifier, named or None)
+                return from_provider(verifier, named or None)
             case "requires_any":
                 return self._any(message.requires_any.requirements, join(path, "requires_any"), depth)
             case "requires_all":
@@ -116,7 +116,7 @@ class _Tree:
         return None
 
     def _any(self, messages: Sequence[JwtRequirement], path: str, depth: int) -> Requirement:
-        """As in Envoy, that a token may be missing says of the others of the list what they need not be."""
+        """As in Envoy, `allow_missing` in the list relaxes its other requirements, and is none beside them."""
         kinds = {message.WhichOneof("requires_type") for message in messages}
         missing, failed = "allow_missing" in kinds, "allow_missing_or_failed" in kinds
         if kinds <= {"allow_missing", "allow_missing_or_failed"}:
@@ -128,7 +128,7 @@ class _Tree:
     def _several(
         self, messages: Sequence[JwtRequirement], path: str, depth: int, *, passing: bool = False
     ) -> list[Requirement]:
-        """Each of `messages`; without those that let pass who has no token, if they are `passing`."""
+        """Each of `messages`; if `passing`, without those of kind `allow_missing`, with or without `_or_failed`."""
         if len(messages) < 2:
             raise ConfigError("at least two are required", path=join(path, "requirements"))
         found: list[Requirement] = []

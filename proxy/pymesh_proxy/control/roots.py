@@ -1,10 +1,10 @@
-"""What the mesh trusts, as a workload has it: a file at first, and from then on what citadel pushes.
+"""The mesh's roots as a workload has them: from a file at first, and from then on as citadel pushes them.
 
-The file is what the pod was started with; the platform renews it some time. What citadel pushes comes at once, and
-citadel hears that it is in force. While a root is replaced, it must know that of everybody, and also who still shows a
-certificate of the old one: so that is said, too, whenever it changes (`citadel/bundles.py`).
+The pod starts with the file, which the platform renews sooner or later. What citadel pushes comes at once and is
+acknowledged. While a root is replaced, citadel has to know of every workload which roots it trusts and which root its
+own certificate leads to, so each stream tells both whenever they change (`citadel/bundles.py`).
 
-An authority that pushes nothing (Istio's) is no reason to stop: then the file is all there is.
+Where the authority pushes nothing, as Istio's, the file is all there is.
 """
 
 import asyncio
@@ -34,7 +34,11 @@ _END: Final = "-----END CERTIFICATE-----"
 
 
 class TrustedRoots:
-    """SDS_ROOT of `store`: what `file` holds, until citadel has pushed something else."""
+    """SDS_ROOT of `store`: what `file` holds, until citadel has pushed something else.
+
+    Attributes:
+        version: of the roots that were pushed, as citadel names it; empty until some were.
+    """
 
     def __init__(self, store: SecretStore, file: Path) -> None:
         self._store = store
@@ -43,7 +47,7 @@ class TrustedRoots:
         self.version = ""
 
     def in_force(self) -> bytes:
-        """What the store has from here on, PEM: the file is read anew unless something was pushed.
+        """The roots in force, PEM; unless some were pushed, the file is read anew and put into the store.
 
         Raises:
             OSError: the file cannot be read, or holds no certificate.
@@ -62,15 +66,15 @@ class TrustedRoots:
         return self._pushed
 
     def push(self, pem: bytes, version: str) -> None:
-        """Put what citadel has pushed in force.
+        """Put the roots in force that citadel has pushed.
 
         Raises:
-            ValueError: these are no certificates; nothing has changed.
+            ValueError: `pem` is no list of certificates; nothing has changed.
         """
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem.decode("ascii"))
         except (ssl.SSLError, ValueError) as error:
-            raise ValueError(f"these are no certificates: {error}") from error
+            raise ValueError(f"what was pushed is no list of certificates: {error}") from error
         self._pushed, self.version = pem, version
         if self._store.put(SDS_ROOT, Roots(pem)) and self._store.generation(SDS_ROOT) > 1:
             log.info("citadel has pushed other roots: %s", ", ".join(item[:16] for item in fingerprints(pem)))
@@ -112,7 +116,7 @@ class RootsClient:
             await asyncio.sleep(delay)
 
     async def _certified(self) -> None:
-        """Wait for a certificate: without one there is nobody to be trusted by, and citadel has enough to do."""
+        """Wait for our first certificate: until then the roots in the file do, and citadel is busy signing."""
         changed = asyncio.Event()
         unsubscribe = self._store.subscribe(lambda _: changed.set())
         try:
@@ -142,17 +146,17 @@ class RootsClient:
             unsubscribe()
 
     async def _say(self, stream: Stream, renewed: asyncio.Event) -> None:
-        """What is in force, at first and whenever there is another certificate."""
+        """Tell citadel what is in force, at first and whenever our certificate is renewed."""
         while True:
             await renewed.wait()
             renewed.clear()
             try:
                 await stream.send(self._request())
             except RpcError:
-                return  # whoever receives hears of it, too
+                return  # `_follow`, which receives, gets the same error
 
     def _take(self, data: bytes) -> tuple[str, str]:
-        """Put what has come in force: its nonce, and why it is refused, "" if it is not."""
+        """Put a response in force; its nonce, and why it is refused, "" if it is not."""
         try:
             message = DiscoveryResponse.FromString(data)
         except DecodeError as error:
@@ -192,7 +196,7 @@ def root_of(store: SecretStore) -> str:
 
 
 def fingerprints(pem: bytes) -> list[str]:
-    """The SHA-256 of each certificate in `pem`, hex; of what is none, nothing."""
+    """The SHA-256 of each certificate in `pem`, hex; what cannot be read is left out."""
     found = []
     for part in pem.decode("ascii", "ignore").split(_BEGIN)[1:]:
         try:

@@ -1,10 +1,10 @@
 """Access rules: who may do what, in policies of Envoy's form, decided as early as they can be. Pure.
 
-A policy matches if its rule does, which is put together of two kinds of questions. What a connection is asked (who
-calls by certificate, from where, to which port) has one answer for all of its requests: it is asked once, and what is
-then left of the policies is kept. Connections that give the same answers share it. Of each request only that is asked
-which depends on it (path, method, headers, claims), the cheapest first; and where many policies are left, only those
-whose path can be the request's.
+A policy matches if its rule does, and a rule is built of two kinds of questions. Those to the connection (who calls by
+certificate, from where, to which port) have one answer for all of its requests: they are asked once, the rules are
+evaluated as far as the answers go, and the residual is kept; connections with the same answers share it. Only the
+questions to the request (path, method, headers, claims) are asked each time, the cheapest first; and where many
+policies are left, only those whose path can be the request's.
 
 Source: envoy.config.rbac.v3.RBAC
 """
@@ -19,17 +19,17 @@ from pymesh_proxy.routing import PathKind
 from pymesh_proxy.transport.facts import Facts
 
 Holds: TypeAlias = Callable[[RequestContext], bool]
-# What a path must be, or begin with: any of these.
+# Paths, and beginnings of paths.
 Paths: TypeAlias = tuple[tuple[PathKind, bytes], ...]
 
-# What several connections have in common, kept per set of rules; a mesh's workloads differ in fewer ways.
+# Residuals that are kept of one set of rules: as many as there are ways in which callers differ. A mesh has fewer.
 MAX_KINDS_OF_CONNECTIONS: Final = 256
-# Fewer policies are asked in turn: that is as quick.
+# Fewer policies than this are tried in turn: that is as quick as an index.
 _WORTH_AN_INDEX: Final = 4
 
 
 class Action(Enum):
-    """What it means that a policy matches: ALLOW lets in what some policy matches, DENY keeps it out, LOG neither."""
+    """What follows if a policy matches: ALLOW lets in only what one of them matches, DENY denies it, LOG neither."""
 
     ALLOW = "ALLOW"
     DENY = "DENY"
@@ -56,9 +56,9 @@ class OfRequest:
     """A question to the request.
 
     Attributes:
-        cost: what it takes to answer, next to that of others.
-        paths: it holds for no other paths than these; None if that cannot be said.
-        of_path: and for all of these.
+        cost: of the answer, relative to other questions.
+        paths: it can hold for these paths only; None if that is not known.
+        of_path: it holds for all of `paths`, whatever else the request is.
     """
 
     holds: Holds
@@ -92,7 +92,7 @@ Rule: TypeAlias = bool | OfConnection | OfRequest | All | Some | Not
 
 
 def questions(rule: Rule) -> Iterable[OfConnection]:
-    """What `rule` asks a connection."""
+    """The questions to the connection in `rule`."""
     match rule:
         case OfConnection():
             yield rule
@@ -103,19 +103,19 @@ def questions(rule: Rule) -> Iterable[OfConnection]:
                 yield from questions(each)
 
 
-def given(rule: Rule, answers: Mapping[tuple[str, bytes], bool]) -> Rule:
-    """What is left of `rule` once a connection has answered: the same decisions, with nothing left to ask it."""
+def residual(rule: Rule, answers: Mapping[tuple[str, bytes], bool]) -> Rule:
+    """`rule` evaluated as far as the connection's `answers` go: it decides the same, and asks the request only."""
     match rule:
         case OfConnection():
             return answers[rule.key]
         case Not():
-            left = given(rule.rule, answers)
+            left = residual(rule.rule, answers)
             return not left if isinstance(left, bool) else Not(left)
         case All() | Some():
             decides = isinstance(rule, Some)  # one True is enough for these, one False for the others
             open_: list[Rule] = []
             for each in rule.rules:
-                left = given(each, answers)
+                left = residual(each, answers)
                 if left is decides:
                     return decides
                 if not isinstance(left, bool):
@@ -140,7 +140,7 @@ def _cost(rule: Rule) -> int:
 
 
 def _paths(rule: Rule) -> Paths | None:
-    """The only paths for which `rule` can hold; None if that cannot be said."""
+    """The only paths for which `rule` can hold; None if that is not known."""
     match rule:
         case OfRequest():
             return rule.paths
@@ -160,7 +160,7 @@ def _paths(rule: Rule) -> Paths | None:
 
 
 def _compiled(rule: Rule) -> Holds:
-    """One function for a rule with nothing left to ask the connection."""
+    """A residual rule as one function."""
     match rule:
         case OfRequest():
             return rule.holds
@@ -212,14 +212,14 @@ def _some(holds: list[Holds]) -> Holds:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One policy: its name, and when it matches."""
+    """A policy: its name, and the rule by which it matches."""
 
     name: str
     rule: Rule
 
 
 class Rules:
-    """Policies, in the order in which they are tried, and what follows where one of them matches."""
+    """Policies in the order in which they are tried, and the action of the first that matches."""
 
     __slots__ = ("_kinds", "_questions", "action", "policies")
 
@@ -228,41 +228,41 @@ class Rules:
         self.policies = tuple(policies)
         asked = {each.key: each.holds for policy in self.policies for each in questions(policy.rule)}
         self._questions = tuple(asked.items())
-        self._kinds: dict[tuple[bool, ...], Undecided] = {}
+        self._kinds: dict[tuple[bool, ...], Residual] = {}
 
     def matching(self, context: RequestContext) -> str:
         """The name of the first policy that matches; empty if none does."""
         facts = context.record.facts
         left = facts.decided.get(self)
-        if not isinstance(left, Undecided):
-            left = self.given(facts)
+        if not isinstance(left, Residual):
+            left = self.residual(facts)
         return left.matching(context)
 
-    def given(self, facts: Facts) -> "Undecided":
-        """What is left of the policies for the requests of a connection; it is kept with the connection."""
+    def residual(self, facts: Facts) -> "Residual":
+        """What is left of the policies for the requests of a connection; it is kept with the connection's facts."""
         answers = tuple([holds(facts) for _, holds in self._questions])
         left = self._kinds.get(answers)
         if left is None:
             if len(self._kinds) >= MAX_KINDS_OF_CONNECTIONS:
                 self._kinds.clear()
             known = {key: answer for (key, _), answer in zip(self._questions, answers, strict=True)}
-            left = Undecided([(policy.name, given(policy.rule, known)) for policy in self.policies])
+            left = Residual([(policy.name, residual(policy.rule, known)) for policy in self.policies])
             self._kinds[answers] = left
         facts.decided[self] = left
         return left
 
     def lets_in(self, matching: str) -> bool:
-        """Whether a request goes on for which `matching` was found."""
+        """Whether the action lets a request in; `matching` is the policy that matched, empty if none did."""
         action = self.action
         return bool(matching) is (action is _ALLOW) or action is _LOG
 
 
-class Undecided:
-    """Policies that know all about the connection.
+class Residual:
+    """What is left of policies once their questions to a connection are answered.
 
     Attributes:
-        matching: the name of the first policy that matches a request; empty if none does.
-        settled: the same for every request, where nothing depends on them; None where something does.
+        matching: request → the name of the first policy that matches; empty if none does.
+        settled: that name, where it is the same for every request; None where it depends on them.
     """
 
     __slots__ = ("matching", "settled")
@@ -301,7 +301,7 @@ def _first(policies: list[tuple[str, Rule]], otherwise: str) -> Callable[[Reques
 
 
 class _Index:
-    """Many policies, of which only those are asked that can match a request's path; as `routing.Routes` has it."""
+    """Many policies, of which only those are tried that can match a request's path; as in `routing.Routes`."""
 
     __slots__ = ("_all", "_exact", "_others", "_otherwise", "_prefixes")
 
@@ -322,7 +322,7 @@ class _Index:
         self._prefixes = list(prefixes.items())
 
     def first(self, context: RequestContext) -> str:
-        """The first that matches, as asking all of them in turn would find it."""
+        """The name of the first that matches: the same that trying all of them in turn would find."""
         path = context.request.path
         candidates = self._others
         for length, by_prefix in self._prefixes:
@@ -339,7 +339,7 @@ class _Index:
 
 
 def _without_path(rule: Rule) -> Rule:
-    """What is left to ask where the path is known to be one of `_paths`."""
+    """`rule` without what is known once the path is one of `_paths(rule)`."""
     if isinstance(rule, OfRequest) and rule.of_path:
         return True
     if not isinstance(rule, All):

@@ -1,10 +1,10 @@
-"""Authentication of the end user by tokens: which requests need one, of whom, and what follows. Pure.
+"""Authentication of the end user by tokens (JWT): which requests need one, of which issuer, and what follows. Pure.
 
-A requirement is a function of a `Trial`, put together by `provided`, `any_of`, `all_of` and the like. What it finds out
-is a status; what it learns on the way goes into the request at once, as in Envoy: a token that must not go on is taken
-away, and the next requirement does not see it.
+A requirement is a function `Trial` → `Status`, composed by `from_provider`, `any_of`, `all_of` and the like. What it
+learns on the way changes the request at once, as in Envoy: claims are written to headers, and a token that must not be
+forwarded is removed, so that the next requirement does not see it.
 
-The headers in which claims are told are taken off every request first: only a token may fill them.
+The headers that claims are written to are removed from every request first: only a token may fill them.
 
 Source: envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication
 """
@@ -34,7 +34,12 @@ _MISSING: Final = Status.MISSING
 
 @dataclass(slots=True)
 class Trial:
-    """A request while its tokens are looked at; `now` is Unix time."""
+    """A request whose tokens are being verified.
+
+    Attributes:
+        now: Unix time, seconds.
+        learned: the filter's dynamic metadata so far.
+    """
 
     head: Head
     now: float
@@ -53,7 +58,7 @@ class Place(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """What requests that match need. Without a requirement, nothing."""
+    """What matching requests require; None: nothing."""
 
     matches: Callable[[Head], bool]
     requirement: Requirement | None
@@ -65,10 +70,10 @@ class JwtSettings:
 
     Attributes:
         rules: the first that matches holds.
-        headers: those that tokens speak in.
-        bypass_cors_preflight: requests before requests of browsers, which carry no token, pass.
-        strip_failure_response: who is refused is not told why.
-        stat_prefix: names the counters.
+        headers: the request headers that claims are written to, in lower case.
+        bypass_cors_preflight: whether CORS preflights pass, to which browsers add no token.
+        strip_failure_response: whether a refused caller is not told why.
+        stat_prefix: of the counters.
     """
 
     rules: tuple[Rule, ...]
@@ -95,7 +100,7 @@ class JwtFilter:
         """See filters.base."""
         settings, stats, head = self.settings, self._stats, context.request
         if settings.headers:
-            self._take_off(head)
+            self._strip(head)
         if settings.bypass_cors_preflight and head.method == b"OPTIONS" and _is_preflight(head):
             stats.cors_preflight_bypassed += 1
             return None
@@ -114,8 +119,8 @@ class JwtFilter:
         stats.denied += 1
         return self._refusal(status, head, path)
 
-    def _take_off(self, head: Head) -> None:
-        """Nobody but a token speaks in its headers, nor in those that many apps (CGI, WSGI) take for them: `x_user`."""
+    def _strip(self, head: Head) -> None:
+        """Remove the headers of claims, and those that apps (CGI, WSGI) mistake for them: `x_user` for `x-user`."""
         if head.has_any(self.settings.headers):
             head.remove_all(self.settings.headers)
         if head.shape.underscored or self._underscored:
@@ -149,7 +154,7 @@ def _is_preflight(head: Head) -> bool:
 
 
 def places(verifiers: Sequence[Verifier]) -> tuple[Place, ...]:
-    """Where tokens of these providers stand, each place once, in their order."""
+    """Where the tokens of these providers stand, each place once, in the order of the providers."""
     found: dict[Location, list[Verifier]] = {}
     for verifier in verifiers:
         for location in verifier.provider.locations:
@@ -157,41 +162,41 @@ def places(verifiers: Sequence[Verifier]) -> tuple[Place, ...]:
     return tuple(Place(location, tuple(them)) for location, them in found.items())
 
 
-def provided(verifier: Verifier, audiences: frozenset[str] | None = None) -> Requirement:
-    """Tokens of one provider, all of them good. `audiences` go before the provider's."""
-    looked_at = places((verifier,))
-    return lambda trial: _authenticate(trial, looked_at, audiences)
+def from_provider(verifier: Verifier, audiences: frozenset[str] | None = None) -> Requirement:
+    """At least one token of the provider, and no bad one. `audiences` replace the provider's own."""
+    at = places((verifier,))
+    return lambda trial: _authenticate(trial, at, audiences)
 
 
 def allow_missing(verifiers: Sequence[Verifier]) -> Requirement:
-    """No token, or only good ones of any of the providers."""
-    looked_at = places(verifiers)
+    """No token of these providers, or only good ones."""
+    at = places(verifiers)
 
     def requirement(trial: Trial) -> Status:
-        status = _authenticate(trial, looked_at, None)
+        status = _authenticate(trial, at, None)
         return _OK if status is _MISSING else status
 
     return requirement
 
 
 def allow_missing_or_failed(verifiers: Sequence[Verifier]) -> Requirement:
-    """Anything; what good tokens say is believed, and the others are for the app to look at."""
-    looked_at = places(verifiers)
+    """Anything: good tokens are believed, and bad ones are left to the app."""
+    at = places(verifiers)
 
     def requirement(trial: Trial) -> Status:
-        for location, among in reversed(looked_at):
+        for location, candidates in reversed(at):
             for token in reversed(location.tokens(trial.head)):
-                _one(trial, location, among, token, None)
+                _one(trial, location, candidates, token, None)
         return _OK
 
     return requirement
 
 
 def any_of(requirements: Sequence[Requirement], *, missing: bool = False, failed: bool = False) -> Requirement:
-    """One of `requirements`; with `missing` also no token at all, with `failed` also bad ones."""
+    """One of `requirements`; with `missing` also no token at all, with `failed` also bad tokens."""
 
     def requirement(trial: Trial) -> Status:
-        # The most telling reason: rather that a token is bad than that it is somebody else's than that there is none.
+        # The most telling reason: a bad token before one of an unknown issuer, and that before none.
         reason = _MISSING
         for one in requirements:
             status = one(trial)
@@ -217,23 +222,23 @@ def all_of(requirements: Sequence[Requirement]) -> Requirement:
     return requirement
 
 
-def _authenticate(trial: Trial, looked_at: Sequence[Place], audiences: frozenset[str] | None) -> Status:
-    """Whether all tokens there are good. One that is bad spoils it: the app might take just that one."""
-    found = [(location, among, token) for location, among in looked_at for token in location.tokens(trial.head)]
+def _authenticate(trial: Trial, at: Sequence[Place], audiences: frozenset[str] | None) -> Status:
+    """Whether there are tokens and all are good: of several, the app might use the very one that is bad."""
+    found = [(location, candidates, token) for location, candidates in at for token in location.tokens(trial.head)]
     if not found:
         return _MISSING
-    for location, among, token in reversed(found):  # which is told of, if several are bad: Envoy's order
-        status = _one(trial, location, among, token, audiences)
+    for location, candidates, token in reversed(found):  # if several are bad, Envoy reports the last
+        status = _one(trial, location, candidates, token, audiences)
         if status is not _OK:
             return status
     return _OK
 
 
 def _one(
-    trial: Trial, location: Location, among: Sequence[Verifier], token: bytes, audiences: frozenset[str] | None
+    trial: Trial, location: Location, candidates: Sequence[Verifier], token: bytes, audiences: frozenset[str] | None
 ) -> Status:
-    """One token, of one of the providers `among`; what is to be told of it is."""
-    verifier = among[0] if len(among) == 1 else _whose(among, token)
+    """Verify one token, of one of the providers `candidates`; a good one changes the request."""
+    verifier = candidates[0] if len(candidates) == 1 else _whose(candidates, token)
     if isinstance(verifier, Status):
         return verifier
     found = verifier.authenticate(token, trial.now, audiences, trial.stats)
@@ -247,13 +252,13 @@ def _one(
     return _OK
 
 
-def _whose(among: Sequence[Verifier], token: bytes) -> Verifier | Status:
-    """The provider with the token's issuer, else the first one that takes any."""
+def _whose(candidates: Sequence[Verifier], token: bytes) -> Verifier | Status:
+    """The provider that has the token's issuer, else the first that takes any issuer."""
     try:
         issuer = parse(token).issuer
     except JwtError as error:
         return error.status
-    taking = [verifier for verifier in among if verifier.provider.takes(issuer)]
+    taking = [verifier for verifier in candidates if verifier.provider.takes(issuer)]
     if not taking:
         return Status.UNKNOWN_ISSUER
     return next((verifier for verifier in taking if verifier.provider.issuer), taking[0])

@@ -1,7 +1,7 @@
-"""Where tokens stand in a request, and how they are taken away. Sans-IO.
+"""Where tokens stand in a request, and how they are removed from there. Sans-IO.
 
-Every value of a place is a token that has to be good, also where a name stands twice in a query or among cookies: the
-app behind us may read another one than we do.
+Every value of a location is a token that has to be good, also where a name occurs twice in a query or among cookies:
+the app may read another one of them than we do.
 
 Source: envoy.extensions.filters.http.jwt_authn.v3.JwtProvider; RFC 6750 section 2 (bearer tokens), RFC 6265 section 5.4
 """
@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 from pymesh_proxy.codec.headers import Head
 
-# The first character that can belong to a token; what stands before, behind a prefix, is passed over as in Envoy.
+# The first character that can belong to a token: what stands between it and the prefix is skipped, as in Envoy.
 _BEGIN: Final = re.compile(rb"[A-Za-z0-9_.-]")
 
 
@@ -24,7 +24,7 @@ class Location(Protocol):
         """What stands there, good or not."""
 
     def remove(self, head: Head) -> None:
-        """Take away what stands there."""
+        """Remove what stands there."""
 
 
 @dataclass(frozen=True, slots=True)

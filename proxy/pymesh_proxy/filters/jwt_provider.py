@@ -1,7 +1,7 @@
-"""Who makes tokens: whether one is of a provider and good at this moment, and what is told of it. Pure.
+"""A provider of tokens: whether a token is one of its own and valid now, and what apps and filters learn of it. Pure.
 
-A signature is looked at once for a token: what was verified is kept under the token's digest. Whether it is in time and
-for us is asked with every request.
+The signature of a token is verified once, and the token kept under its digest. Whether it is in time and for us is
+checked with every request.
 
 Source: envoy.extensions.filters.http.jwt_authn.v3.JwtProvider
 """
@@ -24,7 +24,7 @@ from pymesh_proxy.telemetry.jwt_metrics import JwtStats
 CLOCK_SKEW: Final = 60.0
 # Verified tokens that are kept of a provider where it does not say: 3 MB of tokens with 0.5 KiB each.
 CACHE_SIZE: Final = 500
-# What must not stand in a header's value (RFC 9110 5.5): a claim may be any text.
+# Bytes that no header value may have (RFC 9110 5.5); a claim may have any.
 _NO_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _MAX_UINT64: Final = 2**64
 _ED25519_SIGNATURE: Final = 64  # bytes; RFC 8032 5.1.6
@@ -39,17 +39,18 @@ class Provider:
 
     Attributes:
         issuer: the `iss` of its tokens; empty if it may be any, or none.
-        audiences: of which a token has to name one, in the form of `audience`; any will do if it is empty.
-        subject: whether a token's `sub` is one of the provider's.
-        require_expiration: whether a token has to end.
-        max_lifetime: seconds from now until a token may end at the latest; None without limit.
-        locations: where its tokens stand.
-        forward: whether the app gets the token, too.
-        payload_header: the claims as they stand in the token go there, base64url, `padded` or not; empty for nowhere.
-        claim_headers: headers (in lower case), and the path of the claim that each tells.
-        payload_key, header_key: of the dynamic metadata; empty for none.
-        space_delimited: claims whose words are told as a list.
-        cache_size, cache_max_token: verified tokens that are kept, and how long they may be, in bytes.
+        audiences: a token has to name one of them, in the form of `audience`; empty: any, or none.
+        subject: whether a token's `sub` is one of the provider's; None: any is.
+        require_expiration: whether a token needs an `exp`.
+        max_lifetime: seconds from now until `exp` at most; None without limit.
+        clock_skew: seconds by which clocks may differ.
+        locations: where its tokens stand in a request.
+        forward: whether the token is left in the request for the app.
+        payload_header: gets the claims as they stand in the token, base64url, `padded` or not; empty for none.
+        claim_headers: headers (in lower case), each with the path of the claim that is written to it.
+        payload_key, header_key: keys of the dynamic metadata for claims and JOSE header; empty for none.
+        space_delimited: claims that become a list of their words in the metadata.
+        cache_size, cache_max_token: how many verified tokens are kept, and bytes of the longest that is.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Provider:
 
     @property
     def headers(self) -> frozenset[bytes]:
-        """The request headers that this provider's tokens speak in: nobody else may."""
+        """The request headers that this provider's tokens are written to: nobody else may set them."""
         names = {name for name, _ in self.claim_headers}
         return frozenset(names | {self.payload_header} if self.payload_header else names)
 
@@ -87,8 +88,8 @@ class Verified:
     """A token whose signature is good.
 
     Attributes:
-        headers: what is told of it to the app.
-        metadata: what is told of it to the filters behind this one.
+        headers: added to the request, for the app.
+        metadata: for the filters behind this one.
     """
 
     jwt: Jwt
@@ -109,8 +110,8 @@ class Verifier:
         """The token, verified, or what is wrong with it.
 
         Args:
-            now: Unix time.
-            audiences: go before the provider's own; None for those.
+            now: Unix time, seconds.
+            audiences: replace the provider's own; None for those.
         """
         digest = hashlib.sha256(token).digest()
         found = self._known.get(digest)
@@ -118,7 +119,7 @@ class Verifier:
             jwt = parse(token) if found is None else found.jwt
         except JwtError as error:
             return error.status
-        status = self._judge(jwt, now, audiences)
+        status = self._check_claims(jwt, now, audiences)
         if status is not Status.OK:
             return status
         if found is not None:
@@ -129,8 +130,8 @@ class Verifier:
         status = self._verify(jwt)
         return self._keep(digest, len(token), jwt) if status is Status.OK else status
 
-    def _judge(self, jwt: Jwt, now: float, audiences: frozenset[str] | None) -> Status:
-        """Whether the token is of the provider, in time and for us, its signature aside."""
+    def _check_claims(self, jwt: Jwt, now: float, audiences: frozenset[str] | None) -> Status:
+        """Whether the claims are acceptable: issuer, times, subject and audience."""
         provider, skew = self.provider, self.provider.clock_skew
         if not provider.takes(jwt.issuer):
             return Status.UNKNOWN_ISSUER
@@ -140,14 +141,14 @@ class Verifier:
             return Status.EXPIRED
         if provider.subject is not None and not provider.subject(jwt.subject.encode()):
             return Status.FAILED
-        if not self._ends_as_demanded(jwt, now):
+        if not self._expiry_is_fine(jwt, now):
             return Status.FAILED
         wanted = provider.audiences if audiences is None else audiences
         if wanted and wanted.isdisjoint(map(audience, jwt.audiences)):
             return Status.AUDIENCE
         return Status.OK
 
-    def _ends_as_demanded(self, jwt: Jwt, now: float) -> bool:
+    def _expiry_is_fine(self, jwt: Jwt, now: float) -> bool:
         longest = self.provider.max_lifetime
         if jwt.expires is None:
             return not self.provider.require_expiration and longest is None
@@ -166,7 +167,7 @@ class Verifier:
         return Status.OK if good else Status.FAILED
 
     def _keep(self, digest: bytes, length: int, jwt: Jwt) -> Verified:
-        """Remember the token, instead of the one that was not seen for longest."""
+        """Keep the token, if there is no room instead of the one least recently seen."""
         provider = self.provider
         found = Verified(jwt, _headers(jwt, provider), _metadata(jwt, provider))
         if provider.cache_size and length <= provider.cache_max_token:
@@ -185,7 +186,7 @@ def audience(text: str) -> str:
     return text.removesuffix("/")
 
 
-# --- What is told of a token ---------------------------------------------------------------------------------------
+# --- What a token tells --------------------------------------------------------------------------------------------
 
 
 def _headers(jwt: Jwt, provider: Provider) -> tuple[tuple[bytes, bytes], ...]:

@@ -1,6 +1,6 @@
-"""Tokens: a JWS in compact form whose payload is claims, taken apart by one strict grammar. Sans-IO.
+"""Tokens (JWT): a JWS in compact form whose payload is claims, parsed by one strict grammar. Sans-IO.
 
-Nothing in here is verified yet. What a token says of keys (`jwk`, `jku`, `x5u`, `x5c`) is never looked at.
+Nothing is verified here. What a token itself says of keys (`jwk`, `jku`, `x5u`, `x5c`) is never used.
 
 Source: RFC 7515 (JWS), RFC 7519 (JWT), RFC 8725; words and order of the checks as in Envoy 1.40 (compared by
 tests/conformance/test_jwt.py, which lists where this is stricter)
@@ -21,7 +21,7 @@ _SYMMETRIC: Final = frozenset({"HS256", "HS384", "HS512"})
 
 
 class Status(Enum):
-    """What is found of a token, in Envoy's words where it has some."""
+    """The outcome of verifying a token, in Envoy's words where it has some."""
 
     OK = "OK"
     MISSING = "Jwt is missing"
@@ -56,7 +56,7 @@ class Status(Enum):
 
 
 class JwtError(Exception):
-    """A token that is none."""
+    """The token is malformed; `status` says how."""
 
     def __init__(self, status: Status) -> None:
         super().__init__(status.value)
@@ -65,16 +65,16 @@ class JwtError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Jwt:
-    """A token, taken apart.
+    """A token, parsed and not verified.
 
     Attributes:
         header, claims: objects of JSON.
-        kid: the name of its key; empty if it names none.
+        kid: the id of the key that signed it; empty if it names none.
         issuer, subject: of the claims; empty if it has none.
         audiences: `aud`, whether it is one or a list.
-        expires, not_before, issued: Unix time; None where it does not say.
+        expires, not_before, issued: Unix time, seconds; None where it does not say.
         payload: the claims as they are written in the token, base64url.
-        signed, signature: what was signed, and how.
+        signed, signature: the bytes that were signed, and their signature.
     """
 
     header: dict[str, object]
@@ -93,10 +93,10 @@ class Jwt:
 
 
 def parse(token: bytes) -> Jwt:
-    """The token.
+    """The parsed token.
 
     Raises:
-        JwtError: it is none.
+        JwtError: it is malformed, or longer than MAX_TOKEN.
     """
     if len(token) > MAX_TOKEN:
         raise JwtError(Status.TOO_LONG)
@@ -123,7 +123,7 @@ def parse(token: bytes) -> Jwt:
 
 
 def _key(header: dict[str, object]) -> tuple[str, str]:
-    """The algorithm, and the name of the key."""
+    """The algorithm and the id of the key."""
     algorithm, kid = header.get("alg"), header.get("kid", "")
     if not isinstance(algorithm, str):
         raise JwtError(Status.HEADER_ALG)

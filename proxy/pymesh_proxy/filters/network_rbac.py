@@ -1,7 +1,8 @@
 """Role-based access control for connections whose bytes are opaque. Pure.
 
-Decided once, as soon as it is known who connects and before a byte of it goes anywhere. (Envoy waits for the client's
-first byte, and passes a server's greeting on to whoever it would keep out.) Rules know no requests here.
+A connection is decided on once, as soon as it is known who connects and before any byte is passed on. (Envoy waits for
+the client's first byte, and by then has passed the server's greeting on to a client that it denies.) The rules ask
+nothing about requests.
 
 Source: envoy.extensions.filters.network.rbac.v3.RBAC
 """
@@ -10,7 +11,7 @@ from typing import Final
 
 from pymesh.xds.filter_names import NETWORK_RBAC
 from pymesh_proxy.filters.access_rules import Rules
-from pymesh_proxy.filters.rbac import RbacSettings, denied_by, tell_shadow
+from pymesh_proxy.filters.rbac import RbacSettings, denied_by, try_out
 from pymesh_proxy.filters.services import Services
 from pymesh_proxy.telemetry.rbac_metrics import RbacStats
 from pymesh_proxy.telemetry.record import RequestRecord
@@ -33,16 +34,11 @@ class NetworkRbac:
         self._shadow_stats = services.network_rbac_stats(self.settings.prefix + self.settings.shadow_prefix)
 
     def denies(self, record: RequestRecord) -> str:
-        """Why the connection of `record` is kept out, in Envoy's words; empty if it is not."""
+        """Why the connection of `record` is denied, as Envoy's response code details; empty if it is let in."""
         settings = self.settings
         if (shadow := settings.shadow_rules) is not None:
-            matching = _matching(shadow, record)
-            let_in = shadow.lets_in(matching)
-            tell_shadow(record, NAME, settings.shadow_prefix, matching, let_in=let_in)
-            if let_in:
-                self._shadow_stats.shadow_allowed += 1
-            else:
-                self._shadow_stats.shadow_denied += 1
+            matching, prefix = _matching(shadow, record), settings.shadow_prefix
+            try_out(shadow, matching, record, name=NAME, prefix=prefix, stats=self._shadow_stats)
         if (rules := settings.rules) is None:
             return ""
         matching = _matching(rules, record)
@@ -54,6 +50,6 @@ class NetworkRbac:
 
 
 def _matching(rules: Rules, record: RequestRecord) -> str:
-    settled = rules.given(record.facts).settled
+    settled = rules.residual(record.facts).settled
     assert settled is not None, "rules of a connection that depend on requests are refused"
     return settled

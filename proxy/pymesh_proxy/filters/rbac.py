@@ -1,8 +1,8 @@
 """Role-based access control for requests, decided in the proxy itself. Pure.
 
-What `rules` decide is done. Shadow rules decide nothing: what they would have decided is counted and noted, and told to
-the filters behind this one, as Envoy tells it. Who is kept out learns by which policy and rule if it is a workload of
-the mesh that has proved to be one; anybody else learns that it is, and our access log tells the rest.
+`rules` are enforced. Shadow rules are not: what they would have decided is counted, noted in the request's record, and
+left in the dynamic metadata for the filters behind this one, as in Envoy. A caller that has proved to be a workload of
+the mesh is told which policy and rule has denied its request; to anybody else only our access log tells.
 
 Source: envoy.extensions.filters.http.rbac.v3.RBAC; RFC 9209 2.3.25 (http_request_denied)
 """
@@ -22,7 +22,7 @@ from pymesh_proxy.telemetry.record import RequestRecord
 NAME: Final = HTTP_RBAC
 # Key of RequestRecord.notes.
 NOTE: Final = "rbac"
-# Of an Envoy's dynamic metadata: whether the policies of a LOG action ask for the request to be logged.
+# Envoy's key of the dynamic metadata by which rules of action LOG ask for the request to be logged.
 COMMON: Final = "envoy.common"
 LOG_HINT: Final = "access_log_hint"
 _FORBIDDEN: Final = 403
@@ -37,7 +37,12 @@ _LOG: Final = Action.LOG  # (an attribute of an enumeration costs 40 ns)
 
 @dataclass(frozen=True, slots=True)
 class RbacSettings:
-    """The filter's configuration. Without `rules`, nothing is kept out; `prefix`, `shadow_prefix` name the counters."""
+    """The filter's configuration.
+
+    Attributes:
+        rules: None denies nothing.
+        prefix, shadow_prefix: of the counters; the latter also of what shadow rules leave in the metadata.
+    """
 
     rules: Rules | None
     shadow_rules: Rules | None
@@ -63,7 +68,9 @@ class RbacFilter:
     def on_request(self, context: RequestContext) -> Verdict:
         """See filters.base. Shadow rules come first, as in Envoy."""
         if self._shadow_rules is not None:
-            self._shadow(self._shadow_rules, context)
+            matching = self._shadow_rules.matching(context)
+            prefix, stats = self.settings.shadow_prefix, self._shadow_stats
+            try_out(self._shadow_rules, matching, context.record, name=NAME, prefix=prefix, stats=stats)
         rules = self._rules
         if rules is None:
             return None
@@ -77,19 +84,14 @@ class RbacFilter:
         details = denied_by(matching)
         return LocalReply(_FORBIDDEN, Flag.NONE, details, _BODY, ((b"proxy-status", _told(details, context.record)),))
 
-    def _shadow(self, rules: Rules, context: RequestContext) -> None:
-        matching = rules.matching(context)
-        let_in = rules.lets_in(matching)
-        tell_shadow(context.record, NAME, self.settings.shadow_prefix, matching, let_in=let_in)
-        if let_in:
-            self._shadow_stats.shadow_allowed += 1
-        else:
-            self._shadow_stats.shadow_denied += 1
 
-
-def tell_shadow(record: RequestRecord, name: str, prefix: str, matching: str, *, let_in: bool) -> None:
-    """Note what shadow rules would have decided, in the words of Envoy's filter `name`."""
-    if not let_in:
+def try_out(rules: Rules, matching: str, record: RequestRecord, *, name: str, prefix: str, stats: RbacStats) -> None:
+    """Count, note and leave in the metadata of filter `name` what shadow rules would have decided, in Envoy's words."""
+    let_in = rules.lets_in(matching)
+    if let_in:
+        stats.shadow_allowed += 1
+    else:
+        stats.shadow_denied += 1
         _note(record, f"would have been denied, matched policy {matching or _NONE}")
     found = {f"{prefix}{RBAC_SHADOW_RESULT}": "allowed" if let_in else "denied"}
     if matching:
@@ -98,12 +100,12 @@ def tell_shadow(record: RequestRecord, name: str, prefix: str, matching: str, *,
 
 
 def denied_by(matching: str) -> str:
-    """Envoy's details of a denial by the policy `matching`, which is empty where none allowed it."""
+    """Envoy's response code details of a denial by the policy `matching`; empty: no policy has allowed it."""
     return f"rbac_access_denied_matched_policy[{'_'.join(matching.split()) or _NONE}]"
 
 
 def _told(details: str, record: RequestRecord) -> bytes:
-    """Proxy-Status for who is kept out: the policy is named to workloads of the mesh only."""
+    """Proxy-Status (RFC 9209) of a denial: only workloads of the mesh are told the policy."""
     facts = record.facts
     if facts.direction != "inbound" or not facts.peer:
         return _DENIED
@@ -111,13 +113,13 @@ def _told(details: str, record: RequestRecord) -> bytes:
 
 
 def _audit(matching: str, record: RequestRecord) -> None:
-    """Say whether the request is one to be logged, as Envoy does."""
+    """Leave in the metadata whether the request is one to be logged, as Envoy does."""
     record.metadata[COMMON] = {**record.metadata.get(COMMON, {}), LOG_HINT: bool(matching)}
     if matching:
         _note(record, f"audited, matched policy {matching}")
 
 
 def _note(record: RequestRecord, text: str) -> None:
-    """Several filters may have something to say."""
+    """Add `text` to the record: several filters may have something to say."""
     before = record.notes.get(NOTE)
     record.notes[NOTE] = text if before is None else f"{before}; {text}"

@@ -128,8 +128,8 @@ async def test_whose_certificate_is_shown_is_said_again_when_it_changes(bench: B
 @pytest.mark.parametrize(
     ("rubbish", "problem"),
     [
-        (pushed(b"", "2"), "these are no certificates"),
-        (pushed(b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n", "2"), "these are no certificates"),
+        (pushed(b"", "2"), "no list of certificates"),
+        (pushed(b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n", "2"), "no list of certificates"),
         (pushed(b"\xff", "2"), "can't decode"),
         (pushed(NEW.root, "2", name="another"), "there is no ROOTCA in it"),
         (b"\xff\xff", "not a discovery response"),

@@ -119,9 +119,9 @@ def test_a_connection_is_asked_once_and_each_question_once() -> None:
 def test_what_is_left_is_shared_by_connections_that_answer_alike() -> None:
     rules = Rules(Action.ALLOW, [Policy("a", All((from_network(1), by_method(b"GET"))))])
     one, other, caller = (Facts("inbound", f"10.0.0.{number}:1", "") for number in (2, 3, 1))
-    assert rules.given(one) is rules.given(other)
-    assert rules.given(one).settled == ""
-    assert rules.given(caller).settled is None
+    assert rules.residual(one) is rules.residual(other)
+    assert rules.residual(one).settled == ""
+    assert rules.residual(caller).settled is None
 
 
 def test_kinds_of_connections_are_bounded() -> None:
@@ -131,7 +131,7 @@ def test_kinds_of_connections_are_bounded() -> None:
     ]
     rules = Rules(Action.DENY, [Policy(f"{number}", bit) for number, bit in enumerate(bits)])
     for number in range(4 * MAX_KINDS_OF_CONNECTIONS):
-        rules.given(Facts("inbound", str(number), ""))
+        rules.residual(Facts("inbound", str(number), ""))
         assert len(rules._kinds) <= MAX_KINDS_OF_CONNECTIONS
 
 

@@ -19,7 +19,7 @@ from pymesh_proxy.filters.jwt_authn import (
     allow_missing,
     allow_missing_or_failed,
     any_of,
-    provided,
+    from_provider,
 )
 from pymesh_proxy.filters.jwt_locations import HeaderLocation
 from pymesh_proxy.filters.jwt_provider import Provider, Verifier
@@ -73,9 +73,9 @@ MISSING, UNKNOWN, EXPIRED, FORM = (
 )
 ISTIO = any_of(
     [
-        provided(A),
-        provided(B),
-        all_of([any_of([provided(A)], missing=True), any_of([provided(B)], missing=True)]),
+        from_provider(A),
+        from_provider(B),
+        all_of([any_of([from_provider(A)], missing=True), any_of([from_provider(B)], missing=True)]),
     ]
 )
 
@@ -83,21 +83,21 @@ ISTIO = any_of(
 @pytest.mark.parametrize(
     ("requirement", "fields", "expected"),
     [
-        (provided(A), NONE, MISSING),
-        (provided(A), [OF_A], "OK"),
-        (provided(A), [OF_B], UNKNOWN),
-        (provided(A), [OLD], EXPIRED),
-        (any_of([provided(A), provided(C)]), NONE, MISSING),
-        (any_of([provided(A), provided(C)]), [OF_C], "OK"),
-        (any_of([provided(A), provided(C)]), [BAD, OF_C], "OK"),
-        (any_of([provided(A), provided(C)]), [OLD], EXPIRED),
-        (any_of([provided(A), provided(B)]), [OLD], EXPIRED),
-        (any_of([provided(A)], missing=True), NONE, "OK"),
-        (any_of([provided(A)], missing=True), [BAD], FORM),
-        (any_of([provided(A)], missing=True), [OF_B], UNKNOWN),
-        (any_of([provided(A)], failed=True), [BAD], "OK"),
-        (all_of([provided(A), provided(C)]), [OF_A], MISSING),
-        (all_of([provided(A), provided(C)]), [OF_A, OF_C], "OK"),
+        (from_provider(A), NONE, MISSING),
+        (from_provider(A), [OF_A], "OK"),
+        (from_provider(A), [OF_B], UNKNOWN),
+        (from_provider(A), [OLD], EXPIRED),
+        (any_of([from_provider(A), from_provider(C)]), NONE, MISSING),
+        (any_of([from_provider(A), from_provider(C)]), [OF_C], "OK"),
+        (any_of([from_provider(A), from_provider(C)]), [BAD, OF_C], "OK"),
+        (any_of([from_provider(A), from_provider(C)]), [OLD], EXPIRED),
+        (any_of([from_provider(A), from_provider(B)]), [OLD], EXPIRED),
+        (any_of([from_provider(A)], missing=True), NONE, "OK"),
+        (any_of([from_provider(A)], missing=True), [BAD], FORM),
+        (any_of([from_provider(A)], missing=True), [OF_B], UNKNOWN),
+        (any_of([from_provider(A)], failed=True), [BAD], "OK"),
+        (all_of([from_provider(A), from_provider(C)]), [OF_A], MISSING),
+        (all_of([from_provider(A), from_provider(C)]), [OF_A, OF_C], "OK"),
         (all_of([]), NONE, "OK"),
         (ISTIO, NONE, "OK"),
         (ISTIO, [OF_A], "OK"),
@@ -118,7 +118,7 @@ def test_what_a_requirement_lets_in(requirement: Requirement, fields: Sequence[t
 
 def test_a_good_token_is_taken_away_and_told_of() -> None:
     asked = context(OF_A, ("x-sub", "root"), ("X-Payload", "e30"), ("x-other", "1"))
-    assert made(provided(TELLING), headers=TELLING.provider.headers).on_request(asked) is None
+    assert made(from_provider(TELLING), headers=TELLING.provider.headers).on_request(asked) is None
     payload = OF_A[1].split(".")[1].encode()
     assert asked.request.items() == [
         (b"host", b"a.test"), (b"x-other", b"1"), (b"x-payload", payload), (b"x-sub", b"ann"),
@@ -128,11 +128,11 @@ def test_a_good_token_is_taken_away_and_told_of() -> None:
 
 def test_a_token_goes_on_where_it_is_to() -> None:
     asked = context(OF_A)
-    assert made(provided(verifier("a", forward=True))).on_request(asked) is None
+    assert made(from_provider(verifier("a", forward=True))).on_request(asked) is None
     assert asked.request.get(b"authorization") == OF_A[1].encode()
 
 
-@pytest.mark.parametrize("rules", [(), (Rule(lambda _: False, provided(A)),), (Rule(lambda _: True, None),)])
+@pytest.mark.parametrize("rules", [(), (Rule(lambda _: False, from_provider(A)),), (Rule(lambda _: True, None),)])
 def test_nobody_else_speaks_in_the_headers_of_tokens_wherever_he_asks(rules: tuple[Rule, ...]) -> None:
     asked = context(("x-sub", "root"))
     assert JwtFilter(JwtSettings(rules, frozenset({b"x-sub"}))).on_request(asked) is None
@@ -157,7 +157,7 @@ def test_of_failed_tokens_nothing_is_told() -> None:
 def test_the_first_rule_that_matches_holds() -> None:
     rules = (
         Rule(lambda head: head.path.startswith(b"/open"), None),
-        Rule(lambda head: head.path.startswith(b"/"), provided(A)),
+        Rule(lambda head: head.path.startswith(b"/"), from_provider(A)),
     )
     found = JwtFilter(JwtSettings(rules))
     assert found.on_request(context(path="/open")) is None
@@ -178,7 +178,7 @@ def test_the_first_rule_that_matches_holds() -> None:
 def test_who_is_refused_is_told_why(
     fields: Sequence[tuple[str, str]], status: int, reason: str, challenge: str
 ) -> None:
-    needed = provided(A, frozenset({"special"}))
+    needed = from_provider(A, frozenset({"special"}))
     verdict = made(needed).on_request(context(*fields, path='/a?b="c'))
     details = f"jwt_authn_access_denied{{{reason.replace(' ', '_')}}}"
     headers = ((b"www-authenticate", challenge.encode()),)
@@ -191,7 +191,7 @@ def test_who_is_refused_is_told_why(
 def test_browsers_ask_first_without_a_token() -> None:
     preflight = ("origin", "http://a"), ("access-control-request-method", "GET")
     counters = Counters()
-    found = made(provided(A), bypass_cors_preflight=True, stat_prefix="mine")
+    found = made(from_provider(A), bypass_cors_preflight=True, stat_prefix="mine")
     found.connect(counters)  # type: ignore[arg-type]  # the rest of Services is not asked for
     assert found.on_request(context(*preflight, method="OPTIONS")) is None
     for fields, method in ((preflight, "GET"), (preflight[:1], "OPTIONS"), (preflight[1:], "OPTIONS")):
