@@ -29,11 +29,18 @@ class _Authority:
 def write(folder: Path) -> None:
     """Write a root and what it signed: `root.pem`, and of `edge`, `client`, `server` each NAME.pem and NAME.key.
 
-    `edge.both.pem` has certificate and key, which HAProxy wants in one file.
+    `edge.both.pem` has certificate and key, which HAProxy wants in one file. The folder `authority` is for a citadel
+    that is to be of the same root.
     """
     folder.mkdir(parents=True, exist_ok=True)
     authority = _root()
     (folder / "root.pem").write_bytes(_pem(authority.certificate))
+    of_citadel = folder / "authority"
+    of_citadel.mkdir(mode=0o700)
+    for name in ("ca-cert.pem", "root-cert.pem"):
+        (of_citadel / name).write_bytes(_pem(authority.certificate))
+    (of_citadel / "ca-key.pem").write_bytes(_private(authority.key))
+    (of_citadel / "ca-key.pem").chmod(0o600)
     names: dict[str, Sequence[x509.GeneralName]] = {"edge": _SERVER_NAMES}
     names |= {each: (x509.UniformResourceIdentifier(_IDENTITY.format(each)),) for each in _WORKLOADS}
     for name, subjects in names.items():
@@ -65,10 +72,7 @@ def _leaf(authority: _Authority, subjects: Sequence[x509.GeneralName]) -> tuple[
         .add_extension(x509.SubjectAlternativeName(subjects), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
     )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return _pem(builder.sign(authority.key, hashes.SHA256())), private
+    return _pem(builder.sign(authority.key, hashes.SHA256())), _private(key)
 
 
 def _builder(
@@ -99,6 +103,12 @@ def _key_usage(*, ca: bool) -> x509.KeyUsage:
         key_agreement=False,
         encipher_only=False,
         decipher_only=False,
+    )
+
+
+def _private(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 

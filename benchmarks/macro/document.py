@@ -81,6 +81,7 @@ def _goal(found: Finding) -> dict[str, object]:
     return {
         "figure": found.goal.figure,
         "against": found.goal.against,
+        "kind": found.goal.kind.value,
         **asdict(found.found),
         **wanted,
         "verdicts": {word: found.verdict(value) for word, value in wanted.items() if value is not None},

@@ -8,7 +8,7 @@ from benchmarks.macro.figures import Summary, summary
 from benchmarks.macro.measure import Result
 from benchmarks.macro.proxies import PYMESH
 from benchmarks.macro.sample import RSS_IDLE, RSS_LOADED
-from benchmarks.macro.scenario import Goal
+from benchmarks.macro.scenario import Goal, Kind
 
 MET: Final = "met"
 MISSED: Final = "missed"
@@ -33,7 +33,8 @@ class Finding:
     @property
     def subject(self) -> str:
         """`CPU µs/request, pymesh / envoy`."""
-        return f"{self.title}, {PYMESH}" + (f" / {self.goal.against}" if self.goal.against else "")
+        sign = "-" if self.goal.kind is Kind.ADDED else "/"
+        return f"{self.title}, {PYMESH}" + (f" {sign} {self.goal.against}" if self.goal.against else "")
 
     @property
     def found(self) -> Summary:
@@ -44,7 +45,8 @@ class Finding:
         """What the median says of a target."""
         if not self.judged:
             return NOT_JUDGED
-        return MET if self.found.median <= wanted else MISSED
+        found = self.found.median
+        return MET if (found >= wanted if self.goal.kind is Kind.AT_LEAST else found <= wanted) else MISSED
 
 
 def findings(result: Result) -> list[Finding]:
@@ -53,11 +55,18 @@ def findings(result: Result) -> list[Finding]:
         return []
     scenario = result.plan.scenario
     titles = {each.name: each.title for each in (*scenario.figures, *scenario.latency)} | _MEMORY_TITLES
-    found = []
-    for goal in scenario.goals:
-        values = (
-            result.ratios(PYMESH, goal.figure, goal.against) if goal.against else result.values(PYMESH, goal.figure)
-        )
-        if values:
-            found.append(Finding(goal, titles[goal.figure], values, result.count >= figures.FEWEST_ROUNDS))
-    return found
+    judged = result.count >= figures.FEWEST_ROUNDS
+    return [
+        Finding(goal, titles[goal.figure], values, judged)
+        for goal in scenario.goals
+        if (values := _values(result, goal))
+    ]
+
+
+def _values(result: Result, goal: Goal) -> list[float]:
+    """Round by round, what the goal is about; empty where it cannot be told."""
+    if not goal.against:
+        return result.values(PYMESH, goal.figure)
+    if goal.kind is Kind.ADDED:
+        return result.differences(PYMESH, goal.figure, goal.against)
+    return result.ratios(PYMESH, goal.figure, goal.against)

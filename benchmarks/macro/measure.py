@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.macro import figures, procfs, sites
 from benchmarks.macro.machine import Cores
-from benchmarks.macro.proxies import PYMESH, REFERENCE, Proxy
+from benchmarks.macro.proxies import BASELINE, PYMESH, REFERENCE, Proxy
 from benchmarks.macro.running import settled_memory
 from benchmarks.macro.sample import RSS_IDLE, RSS_LOADED, Sample
 from benchmarks.macro.scenario import Contender, Scenario, Site, Turn
@@ -75,9 +75,19 @@ class Result:
 
     def ratios(self, name: str, figure: str, against: str = REFERENCE) -> list[float]:
         """A figure next to another proxy's in the same round; empty where there were errors, or one is missing."""
-        if self.errors or name == against or not {name, against} <= self.proxies.keys():
+        if not self._comparable(name, against):
             return []
         return figures.ratios(self.values(name, figure), self.values(against, figure))
+
+    def differences(self, name: str, figure: str, against: str) -> list[float]:
+        """What a figure is more than another proxy's in the same round; empty where `ratios` are."""
+        if not self._comparable(name, against):
+            return []
+        pairs = zip(self.values(name, figure), self.values(against, figure), strict=True)
+        return [one - other for one, other in pairs]
+
+    def _comparable(self, name: str, against: str) -> bool:
+        return not self.errors and name != against and {name, against} <= self.proxies.keys()
 
 
 def measure(plan: Plan, proxies: Sequence[Proxy], say: Callable[[str], None]) -> Result:
@@ -134,8 +144,12 @@ def _turn(plan: Plan, site: Site, contender: Contender, folder: Path) -> Sample:
 
 
 def _done(result: Result) -> bool:
-    """Whether there are rounds enough; it is the comparison of pymesh with the reference that has to be steady."""
-    compared = result.ratios(PYMESH, result.plan.scenario.figures[0].name)
+    """Whether there are rounds enough; it is the comparison of pymesh with the reference that has to be steady.
+
+    Where there is no reference, it is that with pymesh without what the scenario is about.
+    """
+    first = result.plan.scenario.figures[0].name
+    compared = result.ratios(PYMESH, first) or result.ratios(PYMESH, first, BASELINE)
     return figures.enough(compared or [1.0] * result.count, result.plan.rounds)
 
 

@@ -161,12 +161,16 @@ def _comparison(result: Result) -> list[str]:
 def _finding(found: Finding) -> str:
     said = f"{found.subject}: {between(found.found, 2)}"
     named = (("target", found.goal.target), ("stretch", found.goal.stretch))
-    wanted = [f"{word} ≤ {value:.2f} {found.verdict(value)}" for word, value in named if value is not None]
+    wanted = [f"{word} {_limit(found, value)} {found.verdict(value)}" for word, value in named if value is not None]
     return "; ".join([said, *wanted])
 
 
 def _wanted(found: Finding, wanted: float | None) -> tuple[str, str]:
-    return ("", "") if wanted is None else (f"≤ {wanted:.2f}", found.verdict(wanted))
+    return ("", "") if wanted is None else (_limit(found, wanted), found.verdict(wanted))
+
+
+def _limit(found: Finding, wanted: float) -> str:
+    return f"{found.goal.kind.sign} {wanted:,.2f}"
 
 
 def _kind(figure: Figure) -> str:

@@ -22,6 +22,7 @@ class Unit(Enum):
 
     REQUEST = "request"
     CONNECTION = "connection"
+    CHECK = "check"
     GIGABYTE = "GB"
 
     @property

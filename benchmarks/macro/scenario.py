@@ -11,6 +11,7 @@ In the files `${LISTEN}` is the port to listen on, `${UPSTREAM}` the next one's,
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
@@ -86,20 +87,36 @@ def nothing_more(_folder: Path, _cores: Cores) -> Iterator[Mapping[str, object]]
     yield {}
 
 
+class Kind(Enum):
+    """What a goal says of a figure."""
+
+    AT_MOST = "at most"
+    # What it is more than the other's, instead of how many times that.
+    ADDED = "added"
+    AT_LEAST = "at least"
+
+    @property
+    def sign(self) -> str:
+        """Between the figure and what is wanted of it."""
+        return "≥" if self is Kind.AT_LEAST else "≤"
+
+
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a figure of pymesh should be at most.
+    """What a figure of pymesh should be: at most, if nothing else is said.
 
     Attributes:
         figure: its name; `rss_idle_bytes` and `rss_loaded_bytes` are every scenario's.
         target, stretch: the least that is wanted, and more than that; None where nothing is.
-        against: the proxy whose figure it is divided by, round by round; empty for the figure itself.
+        against: the proxy that it is compared with, round by round: divided by its figure, or what was ADDED to that;
+            empty for the figure itself.
     """
 
     figure: str
     target: float | None
     stretch: float | None = None
     against: str = REFERENCE
+    kind: Kind = Kind.AT_MOST
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from typing import Final
 
 from benchmarks.load.target import Request
-from benchmarks.macro import push
+from benchmarks.macro import policy, push
 from benchmarks.macro.connections import MEMORY, churn, idle
 from benchmarks.macro.generated import access_policies, last_of_many_routes
 from benchmarks.macro.instruments import at_rate, both
@@ -20,7 +20,7 @@ from benchmarks.macro.sample import (
     percentile,
     throughput,
 )
-from benchmarks.macro.scenario import SESSION, Goal, Scenario
+from benchmarks.macro.scenario import SESSION, Goal, Kind, Scenario
 from benchmarks.macro.streams import both_ways, echo
 from benchmarks.macro.wrk import saturate
 
@@ -194,6 +194,53 @@ _ALL: Final = (
         goals=(_cheaper(Unit.REQUEST, 1.10, None, BASELINE),),
         request=_GET,
         setting=access_policies(20),
+    ),
+    Scenario(
+        name="policy-remembered",
+        summary="as h1-plain, with a check in Python at the policy service, whose answer is remembered",
+        unit=Unit.REQUEST,
+        instrument=saturate(connections=32),
+        figures=_PER_REQUEST,
+        goals=(_cheaper(Unit.REQUEST, 1.15, None, BASELINE),),
+        request=_GET,
+        folder_name="policy",
+        setting=policy.asking("Check", "remembered"),
+        start=policy.with_and_without,
+    ),
+    Scenario(
+        name="policy-leased",
+        summary="as h1-plain, with a rate limit of which the sidecar holds a lease",
+        unit=Unit.REQUEST,
+        instrument=saturate(connections=32),
+        figures=_PER_REQUEST,
+        goals=(_cheaper(Unit.REQUEST, 1.15, None, BASELINE),),
+        request=_GET,
+        folder_name="policy",
+        setting=policy.asking("RateLimit", "leased"),
+        start=policy.with_and_without,
+    ),
+    Scenario(
+        name="policy-asked",
+        summary="as h1-plain, at 200 requests a second, with a rate limit that is asked about for each",
+        unit=Unit.REQUEST,
+        instrument=at_rate(200, connections=4),
+        figures=PERCENTILES,
+        goals=(Goal(percentile(50).name, 1.0, None, BASELINE, kind=Kind.ADDED),),
+        request=_GET,
+        folder_name="policy",
+        setting=policy.asking("RateLimit", "asked"),
+        start=policy.with_and_without,
+    ),
+    Scenario(
+        name="policy-asked-checks",
+        summary="as many questions as one policy service answers, from 4 connections; and its handler in plain grpcio",
+        unit=Unit.CHECK,
+        instrument=policy.saturated_with_checks(connections=4, streams=16),
+        figures=(throughput(Unit.CHECK), cost(Unit.CHECK), BUSY),
+        goals=(Goal(throughput(Unit.CHECK).name, 4000, None, "", kind=Kind.AT_LEAST),),
+        folder_name="policy",
+        asked=False,
+        start=policy.services,
     ),
     Scenario(
         name="churn-plain",

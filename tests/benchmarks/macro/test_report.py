@@ -54,6 +54,20 @@ def test_a_goal_stands_beside_what_was_found() -> None:
     assert goals[0]["verdicts"] == {"target": "met", "stretch": "missed"}
 
 
+def test_what_is_added_and_what_is_wanted_at_least() -> None:
+    slow = [replace(each, latencies=Histogram([3_000_000])) for each in measured(*[60] * 5).rounds]
+    asked = Result(replace(PLAN, scenario=SCENARIOS["policy-asked"]), {
+        "pymesh": Measured(slow), "pymesh-without": measured(*[60] * 5),
+    })  # fmt: skip
+    assert "p50 ms, pymesh - pymesh-without: 2.00; target ≤ 1.00 missed" in lines(asked)
+    checks = Result(replace(PLAN, scenario=SCENARIOS["policy-asked-checks"]), {"pymesh": measured(*[60] * 5)})
+    assert "checks/s, pymesh: 10,000.00; target ≥ 4,000.00 met" in lines(checks)
+    goals = document.document(MACHINE, {}, [asked])["scenarios"]["policy-asked"]["goals"]  # type: ignore[index]  # a JSON document
+    assert (goals[0]["kind"], goals[0]["against"], goals[0]["verdicts"]) == (
+        "added", "pymesh-without", {"target": "missed"},
+    )  # fmt: skip
+
+
 def test_with_an_error_there_is_no_comparison() -> None:
     broken = result(measured(30, 31), envoy=measured(60, 62, status=3, timeout=1))
     said = lines(broken)
