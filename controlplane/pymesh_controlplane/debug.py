@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -42,6 +43,7 @@ GRACE = 2
 # tell of single requests, configuration and proxies; whoever may enter this pod (`pymesh`, `kubectl port-forward`) may
 # read them.
 OPEN = frozenset({"/livez", "/metrics", "/ready"})
+_READS = frozenset({"GET", "HEAD"})
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 
@@ -96,7 +98,10 @@ def application(
 
 
 class FromHere:
-    """Refuses what is not OPEN to callers from outside the pod."""
+    """Refuses what is not OPEN to callers from outside the pod, and changes to a page that a browser here shows.
+
+    Browsers let any site send a POST to a port that somebody has forwarded to this one, and name the site with it.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -107,6 +112,9 @@ class FromHere:
         if scope["type"] == "http" and scope["path"] not in OPEN and not _is_loopback(host):
             sentence = f"{scope['path']} is shown to callers in this pod only, on 127.0.0.1\n"
             await PlainTextResponse(sentence, 403)(scope, receive, send)
+            return
+        if scope["type"] == "http" and scope["method"] not in _READS and "origin" in Headers(scope=scope):
+            await PlainTextResponse("nothing is changed here from a page in a browser\n", 403)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

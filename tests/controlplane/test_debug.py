@@ -30,10 +30,10 @@ async def pages(pilot: DiscoveryServer | None) -> AsyncIterator[int]:
             running.cancel()
 
 
-async def get(port: int, path: str) -> tuple[int, str]:
+async def get(port: int, path: str, *, method: str = "GET", more: str = "") -> tuple[int, str]:
     """Status and body."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+    writer.write(f"{method} {path} HTTP/1.1\r\nhost: x\r\n{more}connection: close\r\n\r\n".encode())
     head, _, body = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()
     await writer.wait_closed()
@@ -81,6 +81,15 @@ async def test_other_pods_may_probe_and_scrape_and_read_nothing_else(caller: str
         }
         await app(scope, receive, send)
     assert sent[0]["status"] == status
+
+
+async def test_no_page_of_a_browser_changes_anything() -> None:
+    """A site may make a browser send a POST to a forwarded port; with it goes the site's origin."""
+    async with pages(None) as port:
+        assert (await get(port, "/ready", method="POST"))[0] == 405
+        refused = await get(port, "/ready", method="POST", more="origin: http://elsewhere.test\r\n")
+        assert refused == (403, "nothing is changed here from a page in a browser\n")
+        assert (await get(port, "/ready", more="origin: http://elsewhere.test\r\n"))[0] == 200
 
 
 async def known(pilot: Pilot) -> None:
