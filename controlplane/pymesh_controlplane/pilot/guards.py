@@ -1,6 +1,6 @@
-"""World + node → what everything that comes in passes first: who calls, and whether that one may. Pure.
+"""World + node → the filters that everything inbound passes first: who calls, and whether that is allowed. Pure.
 
-It stands in front of every port of a sidecar, declared or not, and of every listener of a gateway.
+They stand in front of every port of a sidecar, declared or not, and of every listener of a gateway.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Guards(NamedTuple):
-    """What holds for a workload: the same for workloads that are alike in it."""
+    """The security policies that hold for a workload, and what they mean there."""
 
     believed: Believed
     policies: tuple[Resource[AuthorizationPolicy], ...]
@@ -29,13 +29,13 @@ class Guards(NamedTuple):
 
     @property
     def name(self) -> tuple[bool, tuple[Key, ...], tuple[Key, ...]]:
-        """By which it is told apart from what holds for others in the same world."""
+        """The same for all workloads of a world for which the same holds, so that they can share what is made of it."""
         policies = tuple(policy.key for policy in self.policies)
         return self.settings.asks_about_connections, self.believed.names, policies
 
 
-class Judge:
-    """All policies of a world, by namespace."""
+class SecurityPolicies:
+    """The RequestAuthentications and AuthorizationPolicies of a world, by namespace."""
 
     def __init__(self, world: World) -> None:
         self._root = world.root_namespace
@@ -45,7 +45,7 @@ class Judge:
         self._settings = {ours: settings(world, ours=ours) for ours in (True, False)}
 
     def guards(self, node: Node) -> Guards:
-        """What holds for the workload beside which `node` stands, or which it is."""
+        """What holds for the workload of `node`: the app beside a sidecar, or the gateway itself."""
         authentications = selection.holding(node.namespace, node.labels, self._authentications, self._root)
         policies = selection.holding(node.namespace, node.labels, self._policies, self._root)
         believed = request_authentication.believed(authentications, self._key_sets)
@@ -59,7 +59,7 @@ def settings(world: World, *, ours: bool) -> Settings:
 
 
 def before(guards: Guards) -> Before:
-    """The filters, in the order in which they are met: who it is, then whether that one may."""
+    """The filters in the order in which requests meet them: first authentication, then authorization."""
     found = authorization.filters(guards.policies, guards.settings)
     return found._replace(requests=(*request_authentication.filters(guards.believed), *found.requests))
 

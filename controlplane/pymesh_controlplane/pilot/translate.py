@@ -36,13 +36,13 @@ from pymesh_controlplane.pilot import (
     routes,
 )
 from pymesh_controlplane.pilot.clusters import Viewpoint
-from pymesh_controlplane.pilot.common import Common, common, put_into
 from pymesh_controlplane.pilot.credentials import secrets
 from pymesh_controlplane.pilot.endpoints import Behind
 from pymesh_controlplane.pilot.filters import Before
 from pymesh_controlplane.pilot.gateways import ROUTER, Offer
-from pymesh_controlplane.pilot.guards import Judge
+from pymesh_controlplane.pilot.guards import SecurityPolicies
 from pymesh_controlplane.pilot.hashing import Hashed
+from pymesh_controlplane.pilot.listener_settings import ListenerSettings, listener_settings, put_into
 from pymesh_controlplane.pilot.memory import Memory
 from pymesh_controlplane.pilot.model import NOWHERE, Locality, Service, ServicePort, World
 from pymesh_controlplane.pilot.node import Node
@@ -103,7 +103,7 @@ class Translation:
         self._outbound: dict[tuple[str, Viewpoint], _Outbound] = {}
         self._hashed: dict[str, Hashed] = {}
         self._routes: dict[routes.Caller, Resources] = {}
-        self._listeners: dict[tuple[routes.Caller, Common], Resource] = {}
+        self._listeners: dict[tuple[routes.Caller, ListenerSettings], Resource] = {}
 
     def snapshot(self, node: Node) -> Snapshot:
         """See `Translator.snapshot`."""
@@ -119,12 +119,12 @@ class Translation:
         own = [self._inbound_cluster(port.number, services.get(port.number, ())) for port in ports]
         everywhere = self._memory.call(_everywhere, None)
         caller = routes.caller_of(node, self._asked_labels)
-        shared = common(node, self.world)
+        settings = listener_settings(node, self.world)
         return {
             types.CLUSTER: _sorted([*outbound.clusters.values(), *everywhere, *own]),
             types.ENDPOINT: outbound.endpoints,
             types.LISTENER: _sorted(
-                [self._inbound_listener(node, ports, held, shared), self._outbound_listener_of(caller, shared)]
+                [self._inbound_listener(node, ports, held, settings), self._outbound_listener_of(caller, settings)]
             ),
             types.ROUTE: self._routes_of(caller),
         }
@@ -135,7 +135,7 @@ class Translation:
         outbound = self._outbound_of(node.namespace, Viewpoint(gateway=True, locality=self._locality_of(node)))
         everywhere = self._memory.call(_everywhere, None)
         caller = routes.caller_of(node, self._asked_labels)
-        shared = common(node, self.world)
+        settings = listener_settings(node, self.world)
         offered = [offer for some in offers.by_port.values() for offer in some]
         tables: dict[str, list[Offer]] = {}
         for offer in (offer for offer in offered if not offer.opaque):
@@ -146,14 +146,14 @@ class Translation:
             types.LISTENER: _sorted(
                 resource
                 for port, some in offers.by_port.items()
-                for resource in self._gateway_listener(node, port, some, caller, shared)
+                for resource in self._gateway_listener(node, port, some, caller, settings)
             ),
             types.ROUTE: _sorted(self._gateway_routes(name, some, caller) for name, some in tables.items()),
             types.SECRET: _sorted(encoded(item.name, item) for item in secrets(node, offered, self.world)),
         }
 
     def _gateway_listener(
-        self, node: Node, port: int, offers: tuple[Offer, ...], caller: routes.Caller, shared: Common
+        self, node: Node, port: int, offers: tuple[Offer, ...], caller: routes.Caller, settings: ListenerSettings
     ) -> tuple[Resource, ...]:
         servers = gateway_listeners.served(offers, self._bound, caller, self.world)
         who, before = self._before(node)
@@ -161,7 +161,7 @@ class Translation:
         if hashed:
             name = (servers, caller.namespace)
             hashed = hashing.named(hashed, self._memory.call(_named_by_gateway, name, port, servers))
-        return self._memory.call(_gateway_listener, (servers, shared, who), port, servers, shared, hashed, before)
+        return self._memory.call(_gateway_listener, (servers, settings, who), port, servers, settings, hashed, before)
 
     def _gateway_routes(self, name: str, offers: Iterable[Offer], caller: routes.Caller) -> Resource:
         plans = gateway_routes.plan(offers, self._bound, caller, self.world)
@@ -223,28 +223,28 @@ class Translation:
         node: Node,
         ports: tuple[listeners.InboundPort, ...],
         held: tuple[PortLimits, ...],
-        shared: Common,
+        settings: ListenerSettings,
     ) -> Resource:
         modes = listeners.inbound_modes(node, self.world)
         who, before = self._before(node)
-        name = (ports, held, shared, who, modes.default, *modes.by_port.items())  # many pods are alike in this
-        return self._memory.call(_inbound_listener, name, ports, modes, held, shared, before)
+        name = (ports, held, settings, who, modes.default, *modes.by_port.items())  # many pods are alike in this
+        return self._memory.call(_inbound_listener, name, ports, modes, held, settings, before)
 
     def _before(self, node: Node) -> tuple[Hashable, Before]:
         """What everything that comes in passes first, and a name for it."""
-        found = self._judge.guards(node)
+        found = self._security.guards(node)
         return found.name, self._memory.call(guards.before, found.name, found)
 
     @cached_property
-    def _judge(self) -> Judge:
-        return Judge(self.world)
+    def _security(self) -> SecurityPolicies:
+        return SecurityPolicies(self.world)
 
-    def _outbound_listener_of(self, caller: routes.Caller, shared: Common) -> Resource:
+    def _outbound_listener_of(self, caller: routes.Caller, settings: ListenerSettings) -> Resource:
         who = caller if self._connections_ask else routes.ANYBODY
         hashed = self._hashed_for(caller.namespace)
         if hashed:  # the rules that say so may be others in another namespace
             who = who._replace(namespace=caller.namespace)
-        name = (who, shared)
+        name = (who, settings)
         if name not in self._listeners:
             chains: list[FilterChain] = []
             for port, http, opaque in outbound_plan(who, self.world):
@@ -255,7 +255,7 @@ class Translation:
             only = self.world.mesh.registry_only
             if hashed:
                 hashed = hashing.named(hashed, self._memory.call(hashing.named_by_chains, name, tuple(chains)))
-            self._listeners[name] = self._memory.call(_outbound_listener, name, tuple(chains), only, shared, hashed)
+            self._listeners[name] = self._memory.call(_outbound_listener, name, tuple(chains), only, settings, hashed)
         return self._listeners[name]
 
     @cached_property
@@ -321,18 +321,18 @@ def _inbound_listener(
     ports: tuple[listeners.InboundPort, ...],
     modes: PeerModes,
     held: tuple[PortLimits, ...],
-    shared: Common,
+    settings: ListenerSettings,
     before: Before,
 ) -> Resource:
-    return _listener(listeners.virtual_inbound(ports, modes, held, before), shared)
+    return _listener(listeners.virtual_inbound(ports, modes, held, before), settings)
 
 
 def _outbound_listener(
-    chains: tuple[FilterChain, ...], registry_only: bool, shared: Common, hashed: Hashed
+    chains: tuple[FilterChain, ...], registry_only: bool, settings: ListenerSettings, hashed: Hashed
 ) -> Resource:
     message = listeners.virtual_outbound(chains, registry_only)
     hashing.put_into_connections(message, hashed)
-    return _listener(message, shared)
+    return _listener(message, settings)
 
 
 def _configuration(port: int, virtual_hosts: tuple[VirtualHost, ...], registry_only: bool, hashed: Hashed) -> Resource:
@@ -342,13 +342,13 @@ def _configuration(port: int, virtual_hosts: tuple[VirtualHost, ...], registry_o
 
 
 def _gateway_listener(
-    port: int, servers: tuple[gateway_listeners.Served, ...], shared: Common, hashed: Hashed, before: Before
+    port: int, servers: tuple[gateway_listeners.Served, ...], settings: ListenerSettings, hashed: Hashed, before: Before
 ) -> tuple[Resource, ...]:
     message = gateway_listeners.listener(port, servers, before)
     if message is None:
         return ()
     hashing.put_into_connections(message, hashed)
-    return (_listener(message, shared),)
+    return (_listener(message, settings),)
 
 
 def _named_by_gateway(port: int, servers: tuple[gateway_listeners.Served, ...]) -> tuple[str, ...]:
@@ -356,8 +356,8 @@ def _named_by_gateway(port: int, servers: tuple[gateway_listeners.Served, ...]) 
     return () if message is None else hashing.named_by_chains(message.filter_chains)
 
 
-def _listener(message: Listener, shared: Common) -> Resource:
-    put_into(message, shared)
+def _listener(message: Listener, settings: ListenerSettings) -> Resource:
+    put_into(message, settings)
     return encoded(message.name, message)
 
 

@@ -70,12 +70,7 @@ def build(
         services[service.host] = service
         endpoints.update(_ready_endpoints(service, resource.value.spec, slices, pods))
     aliases = _aliases(services)
-    entries = [
-        (precedence.rank(entry, precedence.owner_by_name(service.host), root_namespace), service, entry.value.spec)
-        for entry in _of(in_force, istio.ServiceEntry)
-        for service in _entry_services(entry, pods.by_address, domains)
-    ]
-    for _, service, spec in sorted(entries, key=lambda found: found[0]):
+    for service, spec in _by_rank(_of(in_force, istio.ServiceEntry), pods, domains, root_namespace):
         if services.setdefault(service.host, service) is service:
             endpoints.update(_entry_endpoints(service, spec, pods))
     given = cluster_ips.given(services.values(), root_namespace)
@@ -117,6 +112,18 @@ def protocol_of(name: str, app_protocol: str | None, port: int) -> Protocol:
 
 def _of(resources: Mapping[Key, Resource[object]], kind: type[T]) -> tuple[Resource[T], ...]:
     return tuple(resource for resource in resources.values() if holds(resource, kind))
+
+
+def _by_rank(
+    entries: Iterable[Resource[istio.ServiceEntry]], pods: Pods, domains: Sequence[str], root_namespace: str
+) -> list[tuple[Service, istio.ServiceEntrySpec]]:
+    """The services of ServiceEntries; of several for one host, the one that counts comes first."""
+    ranked = [
+        (precedence.rank(entry, precedence.owner_by_name(service.host), root_namespace), service, entry.value.spec)
+        for entry in entries
+        for service in _entry_services(entry, pods.by_address, domains)
+    ]
+    return [(service, spec) for _, service, spec in sorted(ranked, key=lambda found: found[0])]
 
 
 def _mesh(resources: Mapping[Key, Resource[object]], root_namespace: str) -> mesh_config.MeshConfig:

@@ -14,7 +14,7 @@ from pymesh.resources.request_authentication import KeySource
 from pymesh.xds.filter_names import HTTP_JWT_AUTHN
 from pymesh_controlplane.galley.check import check
 from pymesh_controlplane.pilot import guards
-from pymesh_controlplane.pilot.guards import Judge
+from pymesh_controlplane.pilot.guards import SecurityPolicies
 from pymesh_controlplane.pilot.model import Severity, World
 from pymesh_proxy.config.jwt_authn import jwt_authn
 from tests.controlplane.pilot.test_authorization import before_router, inbound, policy
@@ -56,7 +56,7 @@ def believing(text: str) -> World:
 
 
 def filters(world: World, **node: object) -> tuple[HttpFilter, ...]:
-    found = Judge(world).guards(replace(sidecar(pod="reviews-v1", ip="10.244.0.11"), **node))  # type: ignore[arg-type]
+    found = SecurityPolicies(world).guards(replace(sidecar(pod="reviews-v1", ip="10.244.0.11"), **node))  # type: ignore[arg-type]
     return guards.before(found).requests
 
 
@@ -135,7 +135,7 @@ def test_it_is_asked_first_who_calls_then_whether_that_one_may() -> None:
 def test_new_keys_make_new_filters() -> None:
     world = believing(authentication("one", f"{{jwtRules: [{FETCHED}]}}"))
     node = sidecar(pod="reviews-v1", ip="10.244.0.11")
-    before, after = (Judge(each).guards(node) for each in (world, replace(world, key_sets={SOURCE: OWN})))
+    before, after = (SecurityPolicies(each).guards(node) for each in (world, replace(world, key_sets={SOURCE: OWN})))
     assert before.name == after.name
     assert before != after
     assert node.user_agent == USER_AGENT

@@ -1,6 +1,6 @@
-"""World → what all listeners of a proxy have in common: what is reported, and what is made of paths. Pure.
+"""World → settings of all listeners of a proxy alike: what is reported, and how paths are normalized. Pure.
 
-Both are put into listeners that are otherwise complete, so that no filter chain is forgotten.
+They are put into listeners that are otherwise complete, so that no filter chain is forgotten.
 """
 
 from collections.abc import Iterator
@@ -19,20 +19,25 @@ from pymesh_controlplane.pilot.reporting import Reporting
 _Manager = http_connection_manager_pb2.HttpConnectionManager
 
 
-class Common(NamedTuple):
-    """What all listeners of a proxy have in common; `paths` is MeshConfig's `pathNormalization.normalization`."""
+class ListenerSettings(NamedTuple):
+    """The same for all listeners of a proxy.
+
+    Attributes:
+        reports: access logs and traces.
+        paths: MeshConfig's `pathNormalization.normalization`, with BASE for DEFAULT.
+    """
 
     reports: Reporting
     paths: str
 
 
-def common(node: Node, world: World) -> Common:
-    """What the listeners of `node` have in common."""
+def listener_settings(node: Node, world: World) -> ListenerSettings:
+    """The settings of the listeners of `node`."""
     written = world.mesh.path_normalization.normalization
-    return Common(reporting.reporting(node, world), "BASE" if written == "DEFAULT" else written)
+    return ListenerSettings(reporting.reporting(node, world), "BASE" if written == "DEFAULT" else written)
 
 
-def put_into(listener: listener_pb2.Listener, wanted: Common) -> None:
+def put_into(listener: listener_pb2.Listener, wanted: ListenerSettings) -> None:
     """Complete `listener`, whose connection managers are made for BASE."""
     if wanted.paths != "BASE":
         for item in _request_filters(listener):
@@ -50,7 +55,7 @@ def _request_filters(listener: listener_pb2.Listener) -> Iterator[listener_compo
 
 
 def _normalize(manager: _Manager, paths: str) -> None:
-    """As Istio: each of the three does what the one before it does, and more."""
+    """As in Istio, each of BASE, MERGE_SLASHES and DECODE_AND_MERGE_SLASHES does what the one before does, and more."""
     manager.normalize_path.value = paths != "NONE"
     manager.merge_slashes = paths in {"MERGE_SLASHES", "DECODE_AND_MERGE_SLASHES"}
     if paths == "DECODE_AND_MERGE_SLASHES":
