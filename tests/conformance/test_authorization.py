@@ -27,9 +27,9 @@ from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsConte
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from google.protobuf import json_format
 
-from pymesh_controlplane.pilot import common, guards
-from pymesh_controlplane.pilot.common import Common
+from pymesh_controlplane.pilot import guards, listener_settings
 from pymesh_controlplane.pilot.filters import Before, Where, inbound_http, tcp
+from pymesh_controlplane.pilot.listener_settings import ListenerSettings
 from pymesh_controlplane.pilot.messages import packed, socket_address
 from pymesh_controlplane.pilot.reporting import Reporting
 from tests.conformance.sides import CLIENT_TIMEOUT, Side, both_proxies
@@ -153,7 +153,8 @@ def chains(number: int, case: Case, folder: Path) -> Iterator[FilterChain]:
             if transport == "tls":
                 added.transport_socket.CopyFrom(mutual(folder))
     reports = Reporting(file=f"{folder}/LISTEN.log", format=LINE)
-    common.put_into(listener, Common(reports, common.common(node, world).paths))
+    paths = listener_settings.listener_settings(node, world).paths
+    listener_settings.put_into(listener, ListenerSettings(reports, paths))
     yield from listener.filter_chains
 
 
