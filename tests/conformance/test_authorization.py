@@ -142,7 +142,7 @@ def chains(number: int, case: Case, folder: Path) -> Iterator[FilterChain]:
     """A case's own filter chains: of requests and of opaque bytes, with mutual TLS and without."""
     world = world_of(manifests(case).replace("${LISTEN}", "65535"))
     node = sidecar(namespace="foo")
-    before = guards.before(guards.Judge(world).guards(node))
+    before = guards.before(guards.SecurityPolicies(world).guards(node))
     listener = Listener()
     for place, handlers in handled(before):
         for transport in ("tls", "raw_buffer"):
