@@ -45,6 +45,9 @@ class Desk:
         problem: why nothing can be decided; empty when all is well.
         hopes: of a shared one, what the other desks may give back, or the store has not been asked about yet, by rule.
         barren: rules of which sidecars lack something, and the store had nothing when it was asked last.
+        adrift: why the store has not been heard of for a while; empty while it answers. What it gave us is good for a
+            while yet, but tokens that are spent do not come back.
+        dry: the rates that have run out of tokens meanwhile: nobody can say whether there would be more.
         moved: what sidecars brought along that had it from another replica: by rule and that one's name, how much in
             all and how many they were.
     """
@@ -58,6 +61,8 @@ class Desk:
     problem: str = ""
     hopes: dict[str, int] = field(default_factory=dict)
     barren: set[str] = field(default_factory=set)
+    adrift: str = ""
+    dry: set[str] = field(default_factory=set)
     moved: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
     _behind: dict[str, tuple[frozenset[str], frozenset[str]]] = field(default_factory=dict)  # by rule: accounts, pods
     _lingering: dict[str, float] = field(default_factory=dict)
@@ -160,6 +165,9 @@ class Desk:
         if self.problem:
             return Grant(rule, 0, self.maximum(rule) if rule in self.books else 0, problem=self.problem)
         if rule in self.rates:
+            if self.adrift and (rule in self.dry or self.rates[rule].dry(name)):
+                self.dry.add(rule)
+                return Grant(rule, 0, 0, problem=self.adrift)
             found = self.rates[rule].grant(rule, name, sidecar.nonce, _nanoseconds(now))
             return replace(found, coming=found.coming + self.hopes.get(rule, 0))
         book = self.books[rule]

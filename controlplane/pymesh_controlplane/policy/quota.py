@@ -78,12 +78,14 @@ class RateBook:
         book: of what is in stock, its `limit` the level.
         shares: the part of the rate that each sidecar may go by while it hears nothing of us, in millionths.
         shared: the level is kept in a store (store.py), and `book.limit` is our part of it.
+        elsewhere: of a shared one, what sidecars at other replicas need, and how many they are.
         spent: tokens in all.
     """
 
     tank: Tank
     book: Book
     shared: bool = False
+    elsewhere: tuple[int, int] = (0, 0)
     spent: int = 0
     shares: dict[str, int] = field(default_factory=dict)
     _used: dict[str, int] = field(default_factory=dict)
@@ -159,9 +161,15 @@ class RateBook:
         granted = {name: holder.grant for name, holder in self.book.holders.items()}
         changed = self.book.allot(now)
         present = {name: holder for name, holder in self.book.holders.items() if holder.until is None}
-        self.shares = _shares(present)
+        self.shares = _shares(present, *self.elsewhere)
         holders = self.book.holders
         return {name for name in changed if holders[name].grant < granted[name] or had[name] < holders[name].need}
+
+    def dry(self, name: str) -> bool:
+        """Whether a sidecar lacks tokens, and there are none here that it could have."""
+        holder, book = self.book.holders[name], self.book
+        free = book.limit - sum(other.charge for other in book.holders.values())
+        return holder.charge < holder.need and free <= 0 and not book.coming(name)
 
     def grant(self, rule: str, name: str, nonce: int, now: int) -> Grant:
         """What the response `nonce`, which goes out now, says to the sidecar."""
@@ -193,10 +201,13 @@ def _take_off(holder: Holder, spent: int) -> None:
     holder.unseen = {nonce: max(0, slots - spent) for nonce, slots in holder.unseen.items()}
 
 
-def _shares(holders: dict[str, Holder]) -> dict[str, int]:
-    """The whole rate: one half by what sidecars want, so that whoever has traffic has most of it, one half evenly."""
+def _shares(holders: dict[str, Holder], need_elsewhere: int, sidecars_elsewhere: int) -> dict[str, int]:
+    """Parts of the rate, in all and with those that other replicas give, the whole of it.
+
+    One half by what sidecars want, so that whoever has traffic has most of it, one half evenly.
+    """
     needs = {name: holder.need for name, holder in holders.items()}
-    total = sum(needs.values())
+    total, sidecars = sum(needs.values()) + need_elsewhere, max(1, len(needs) + sidecars_elsewhere)
     if not total:
-        return dict.fromkeys(needs, WHOLE_SHARE // max(1, len(needs)))
-    return {name: (WHOLE_SHARE * need // total + WHOLE_SHARE // len(needs)) // 2 for name, need in needs.items()}
+        return dict.fromkeys(needs, WHOLE_SHARE // sidecars)
+    return {name: (WHOLE_SHARE * need // total + WHOLE_SHARE // sidecars) // 2 for name, need in needs.items()}

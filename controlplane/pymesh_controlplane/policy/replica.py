@@ -6,10 +6,15 @@ is not there for all, and of what nobody needs as much as it has sidecars.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from pymesh_controlplane.policy.desk import Desk
 from pymesh_controlplane.policy.slots import Book, Holder
 from pymesh_controlplane.policy.store import LEASE, MARGIN, Claim, Peer, Share
+
+# Seconds without an answer of the store after which rates that have run out of tokens are not decided here any more:
+# one claim at least, of two a second, has failed by then.
+ADRIFT: Final = 1.0
 
 
 @dataclass(slots=True)
@@ -60,6 +65,8 @@ class Replica:
             goal = fair_part(share.level, Peer(share.allotted, claim.need, claim.sidecars), share.others)
             self._goals[claim.rule] = goal
             book.limit = max(0, min(share.allotted, goal) - spent)
+            if rate is not None:
+                rate.elsewhere = sum(peer.need for peer in share.others), sum(peer.sidecars for peer in share.others)
             if claim.rule in self.desk.moved:  # more has come since, and is ours whether it fits or not
                 book.limit = max(book.limit, _out(book)[0])
             lacking = {name for name, holder in book.holders.items() if _lacks(holder)}
@@ -74,14 +81,20 @@ class Replica:
             del self._goals[rule]
             self.desk.hopes.pop(rule, None)
             self.desk.barren.discard(rule)
-        self.desk.problem = ""
+        if self.desk.dry:
+            waiting |= self.desk.sidecars.keys()
+            self.desk.dry.clear()
+        self.desk.problem = self.desk.adrift = ""
         return waiting
 
     def lapse(self, why: str, now: float) -> bool:
-        """The store cannot be asked: whether that has just cost us our allotments."""
-        if self.desk.problem or now < self.valid_until:
+        """Time goes by without an answer of the store, `why`: whether that has just cost us our allotments."""
+        if self.desk.problem or now < self.valid_until - (LEASE - MARGIN) + ADRIFT:
             return False
-        self.desk.problem = f"the store of counts is away: {why}"
+        self.desk.adrift = f"the store of counts is away: {why}"
+        if now < self.valid_until:
+            return False
+        self.desk.problem = self.desk.adrift
         for book in self.desk.all_books().values():
             book.limit = 0
         return True

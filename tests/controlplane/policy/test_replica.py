@@ -1,15 +1,16 @@
 """Several replicas of the policy service: together they lease out a rule once, whatever is lost, late or killed."""
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from pymesh.policy_api import Demand, LeaseRequest
+from pymesh.policy_api import WHOLE_SHARE, Demand, Grant, LeaseRequest
 from pymesh_controlplane.policy.desk import Desk
-from pymesh_controlplane.policy.replica import Replica, fair_part
+from pymesh_controlplane.policy.replica import ADRIFT, Replica, fair_part
 from pymesh_controlplane.policy.rules import Rate, Rule, Rules, Slots
 from pymesh_controlplane.policy.store import LEASE, MARGIN, SETTLE, Ledger, Peer
 
@@ -195,6 +196,89 @@ def test_a_lapsed_lease_is_no_decision_until_the_store_is_back() -> None:
     assert site.desk.respond(sidecar.name, mesh.now).grants[0].problem == ""
     mesh.settle()
     assert sidecar.may >= held
+
+
+class Rates:
+    """Replicas that lease out the rate, one sidecar each; time stands still unless a test moves it."""
+
+    def __init__(self, *wanted: int) -> None:
+        self.ledger = Ledger(born=-SETTLE)
+        self.sites = [Site.new(f"r{number}", 0.0) for number in range(len(wanted))]
+        self.said = {name: Demand(RATE, 0, 0, want) for name, want in zip(NAMES[: len(wanted)], wanted, strict=True)}
+        self.seen = dict.fromkeys(self.said, 0)
+        for name, site in zip(self.said, self.sites, strict=True):
+            self.tell(name, site, 0.0, new=True)
+        for _ in range(6):
+            self.claim(0.0)
+            for name, site in zip(self.said, self.sites, strict=True):
+                self.tell(name, site, 0.0)
+
+    def claim(self, now: float) -> set[str]:
+        told: set[str] = set()
+        for site in self.sites:
+            claims = site.replica.claims()
+            told |= site.replica.take(claims, self.ledger.exchange(site.replica.name, claims, now), now)
+            site.desk.decide(now)
+        return told
+
+    def tell(self, name: str, site: Site, now: float, *, new: bool = False) -> Grant:
+        """What it said last, once more; it takes what it is granted."""
+        said = self.said[name]
+        site.desk.hear(name, WEB, LeaseRequest("node", (said,), self.seen[name]), now, new=new)
+        site.desk.decide(now)
+        response = site.desk.respond(name, now)
+        [grant] = response.grants
+        self.seen[name] = response.nonce
+        if not grant.problem:
+            self.said[name] = replace(said, held=grant.slots)
+        return grant
+
+    def spend(self, name: str, count: int) -> None:
+        said = self.said[name]
+        self.said[name] = replace(said, held=said.held - count, used=said.used + count)
+
+
+def test_the_parts_of_a_rate_for_the_time_without_us_are_the_whole_over_all_replicas() -> None:
+    """By need and evenly, as if all were at one."""
+    mesh = Rates(60, 20, 0)
+    shares = [mesh.tell(name, site, 0.0).share for name, site in zip(mesh.said, mesh.sites, strict=True)]
+    third = WHOLE_SHARE / 3
+    for share, need in zip(shares, (60, 20, 0), strict=True):
+        assert share == pytest.approx((WHOLE_SHARE * need / 80 + third) / 2, abs=2)
+
+
+def test_a_rate_that_runs_dry_while_the_store_is_silent_is_no_decision() -> None:
+    """Tokens that are left are let out; those that are spent may be back by now, and nobody can say so."""
+    mesh = Rates(30, 30)
+    site, other = mesh.sites
+    for each in mesh.sites:
+        assert not each.replica.lapse("refused", ADRIFT)
+    mesh.spend("a.default", 5)
+    assert mesh.tell("a.default", site, ADRIFT).problem == ""
+    for _ in range(20):
+        if mesh.said["a.default"].held:
+            mesh.spend("a.default", mesh.said["a.default"].held)
+            mesh.tell("a.default", site, ADRIFT)
+    assert "refused" in mesh.tell("a.default", site, ADRIFT).problem
+    mesh.said["a.default"] = replace(mesh.said["a.default"], wanted=0)
+    assert "refused" in mesh.tell("a.default", site, ADRIFT).problem, "though it counts no more, and wants nothing"
+    assert mesh.tell("b.default", other, ADRIFT).problem == "", "it has tokens yet"
+
+    mesh.said["a.default"] = replace(mesh.said["a.default"], wanted=30)
+    assert "a.default" in mesh.claim(1.5), "it hears of it at once"
+    assert mesh.tell("a.default", site, 1.5).problem == ""
+
+
+def test_a_rate_that_is_dry_is_a_decision_while_the_store_answers() -> None:
+    """It is used up."""
+    mesh = Rates(30)
+    [site] = mesh.sites
+    for _ in range(20):
+        mesh.spend("a.default", mesh.said["a.default"].held)
+        mesh.tell("a.default", site, 0.1)
+        assert not site.replica.lapse("late", ADRIFT - 0.01)
+    grant = mesh.tell("a.default", site, 0.1)
+    assert (grant.slots, grant.problem) == (0, "")
 
 
 # --- Any order of anything ------------------------------------------------------------------------------------------
