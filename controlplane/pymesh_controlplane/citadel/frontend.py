@@ -6,17 +6,21 @@ library, and the bytes go on to a gRPC server that listens on loopback only. Eac
 source port of its own, under which the gRPC side looks up who is at the other end. A connection to the inner server
 that is not in that table did not come through here and is refused by whoever asks.
 
-Ending TLS here also bounds the handshake in time, and lets the server's certificate change between two of them.
+Ending TLS here also bounds the handshake in time, and lets the server's certificate change between two of them. What
+OpenSSL does not look at again where a session is resumed is looked at here: whether the client's certificate has ended.
 """
 
 import asyncio
 import contextlib
 import errno
 import logging
+import math
 import os
 import socket
 import ssl
+import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from pymesh_controlplane.citadel.attestation import TlsPeer
@@ -72,7 +76,7 @@ def load_certificate(context: ssl.SSLContext, chain_pem: str, key_pem: str) -> N
 class TlsFrontend:
     """Accepts TLS connections on `listener` and relays them to the gRPC server on a loopback port.
 
-    Those that did not agree on `h2` go to `http_port` instead, if there is one.
+    Those that did not agree on `h2` go to `http_port` instead, if there is one. `clock`: Unix time.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class TlsFrontend:
         handshake_timeout: float = HANDSHAKE_TIMEOUT,
         max_connections: int = MAX_CONNECTIONS,
         max_per_address: int = MAX_CONNECTIONS_PER_ADDRESS,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._listener = listener
         self._context = context
@@ -95,6 +100,7 @@ class TlsFrontend:
         self._handshake_timeout = handshake_timeout
         self._max_connections = max_connections
         self._max_per_address = max_per_address
+        self._clock = clock
         self._open: Counter[str] = Counter()  # connections, by address; none that has none
         self._quiet_until = 0.0
         self._peers: dict[str, TlsPeer] = {}
@@ -174,6 +180,11 @@ class TlsFrontend:
         except asyncio.CancelledError:
             accepted.close()  # nobody else would: there is no transport yet
             raise
+        if _ends(transport) < self._clock():
+            transport.abort()
+            self._metrics.count("controlplane_tls_refused", "handshake")
+            log.debug("TLS handshake failed: the session is resumed, and the client's certificate has expired")
+            return None
         return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str) -> None:
@@ -233,6 +244,12 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 def _speaks_http2(writer: asyncio.StreamWriter) -> bool:
     tls = writer.get_extra_info("ssl_object")
     return isinstance(tls, ssl.SSLObject) and tls.selected_alpn_protocol() == "h2"
+
+
+def _ends(transport: asyncio.Transport) -> float:
+    """When the client's certificate ends, in Unix time; never if it sent none."""
+    certificate = transport.get_extra_info("peercert")
+    return ssl.cert_time_to_seconds(certificate["notAfter"]) if certificate else math.inf
 
 
 def _uris(writer: asyncio.StreamWriter) -> tuple[str, ...] | None:

@@ -3,7 +3,8 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from pymesh_controlplane.citadel import serving
 from pymesh_controlplane.citadel.attestation import TlsPeer
-from pymesh_controlplane.citadel.authority import Authority, self_signed
+from pymesh_controlplane.citadel.authority import LEAF_LIFETIME, Authority, self_signed
 from pymesh_controlplane.citadel.frontend import TlsFrontend, server_context
 from pymesh_controlplane.citadel.trust import Trust
 from pymesh_controlplane.metrics import Metrics
@@ -37,7 +38,10 @@ class Door:
 
 @asynccontextmanager
 async def door(
-    handshake_timeout: float = 10.0, max_connections: int = 100, max_per_address: int = 100
+    handshake_timeout: float = 10.0,
+    max_connections: int = 100,
+    max_per_address: int = 100,
+    clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[Door]:
     """A running one."""
     seen: list[TlsPeer | None] = []
@@ -66,6 +70,7 @@ async def door(
         handshake_timeout=handshake_timeout,
         max_connections=max_connections,
         max_per_address=max_per_address,
+        clock=clock,
     )
     made = Door(frontend, context, metrics, listener.getsockname()[1], seen)
     async with asyncio.TaskGroup() as tasks:
@@ -249,3 +254,27 @@ def test_the_servers_names_are_those_that_sidecars_ask_for() -> None:
         "pilot",
     }
     assert AUTHORITY.certificate.public_bytes(Encoding.PEM)
+
+
+async def test_a_session_is_not_resumed_longer_than_the_certificate_lasts(tmp_path: Path) -> None:
+    """OpenSSL verifies a certificate when it is shown, and never again where that session goes on."""
+
+    def answered(session: ssl.SSLSession | None) -> tuple[bytes, bool, ssl.SSLSession | None]:
+        plain = socket.create_connection(("127.0.0.1", at_door.port))
+        with plain, context.wrap_socket(plain, server_hostname="pilot", session=session) as client:
+            client.sendall(b"x")
+            with suppress(ConnectionError):
+                return client.recv(1), bool(client.session_reused), client.session
+            return b"", bool(client.session_reused), None
+
+    now = [time.time()]
+    async with door(clock=lambda: now[0]) as at_door:
+        context = client_context(tmp_path, AUTHORITY)
+        data, _, session = await asyncio.to_thread(answered, None)
+        assert data == b"x"
+        data, reused, session = await asyncio.to_thread(answered, session)
+        assert (data, reused) == (b"x", True)
+        now[0] += LEAF_LIFETIME.total_seconds() + 1
+        data, reused, _ = await asyncio.to_thread(answered, session)
+        assert (data, reused) == (b"", True)
+        assert len(at_door.seen) == 2
