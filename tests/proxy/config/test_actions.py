@@ -56,6 +56,11 @@ def test_options_of_forwarding() -> None:
     assert found.retry == RetryPolicy(frozenset({"reset", "5xx"}), 3, 1.0, frozenset({418}), 0.1, 1.0)
 
 
+def test_defaults_of_retries() -> None:
+    found = forwarded("retry_policy: {retry_on: 5xx}").retry
+    assert found == RetryPolicy(frozenset({"5xx"}), 1, None, frozenset(), 0.025, 0.25)
+
+
 def test_a_try_that_may_take_as_long_as_the_whole_has_no_timeout_of_its_own() -> None:
     retry = forwarded("timeout: 1s, retry_policy: {retry_on: reset, per_try_timeout: 1s}").retry
     assert retry is not None

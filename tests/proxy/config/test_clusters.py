@@ -94,6 +94,17 @@ def test_options() -> None:
     assert found.service == ServiceFacts("a.b", "a", "b")
 
 
+@pytest.mark.parametrize(
+    ("said", "budget"),
+    [("", None), ("{}", None), ("{retry_budget: {}}", 0.2)],
+    ids=["nothing", "no threshold", "a budget"],
+)
+def test_limits_of_which_nothing_is_said_are_envoys(said: str, budget: float | None) -> None:
+    found = cluster(f"{{name: a, circuit_breakers: {{thresholds: [{said}]}}}}").limits
+    assert (found.max_connections, found.max_pending_requests, found.max_requests) == (1024, 1024, 1024)
+    assert (found.max_retries, found.retry_budget, found.min_retries) == (3, budget, 3)
+
+
 def test_how_traffic_is_spread() -> None:
     found = cluster("""
         name: a

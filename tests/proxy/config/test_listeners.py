@@ -112,6 +112,7 @@ def test_a_connection_manager_and_its_defaults() -> None:
     assert (found.rds, found.routes, found.filters) == ("9080", None, ())
     assert (found.server_name, found.server_header) == ("envoy", ServerHeader.OVERWRITE)
     assert (found.idle_timeout, found.stream_idle_timeout, found.request_timeout) == (3600.0, 300.0, None)
+    assert (found.max_connection_duration, found.drain_timeout) == (None, 5.0)
     assert found.generate_request_id
     assert found.max_request_headers_bytes == 60 * 1024
 
