@@ -1,7 +1,7 @@
 """The mesh's roots as a component in a pod of its own has them: from a file at first, then as citadel pushes them.
 
-What it says back is what its certificate says that is in use: the roots that came with that, and the one it leads to.
-See `bundles`.
+It reports what is in use: the roots that came with its certificate, the root that this leads to, and why it has refused
+what was pushed last. See `bundles`.
 """
 
 import asyncio
@@ -28,21 +28,27 @@ log = logging.getLogger("pymesh.citadel.client")
 
 
 class Roots:
-    """What the mesh trusts: the file `file`, and from the first push on what the citadel at `target` says."""
+    """What the mesh trusts: what `file` holds, and from the first push on what the citadel at `target` has pushed.
+
+    Args:
+        target: `host:port`.
+        token: file with the pod's token, read anew for each stream.
+    """
 
     def __init__(self, target: str, token: Path, file: Path, rng: random.Random | None = None) -> None:
         self._target = target
         self._token = token
         self._file = file
         self._pushed = ""
+        self._refused = ""  # why, of the roots pushed last
         self._rng = rng or random.Random()  # noqa: S311  spreads retries, guards nothing
 
     def current(self) -> str:
-        """PEM. Raises CertificateError where there is nothing yet."""
+        """The roots, PEM. Raises CertificateError where there are none yet."""
         return self._pushed or client.read(self._file, client.MAX_ROOT_BYTES)
 
     async def follow(self, certificate: Certificate) -> None:
-        """Follow citadel until cancelled, and have `certificate` renewed with what changes."""
+        """Follow citadel until cancelled, and have `certificate` renewed whenever the roots change."""
         pause = client.FIRST_PAUSE
         while True:
             try:
@@ -59,7 +65,7 @@ class Roots:
 
     async def _stream(self, certificate: Certificate) -> bool:
         """One stream, to its end; whether anything came."""
-        # The file as well: whoever was away for a whole rotation knows citadel by that.
+        # The file as well: whoever was away for a whole rotation verifies citadel by that.
         known = self._pushed + "\n" + client.read(self._file, client.MAX_ROOT_BYTES)
         credentials = grpc.ssl_channel_credentials(known.encode())
         news, heard = asyncio.Event(), asyncio.Event()
@@ -84,12 +90,14 @@ class Roots:
                 while True:
                     await news.wait()
                     news.clear()
-                    await call.write(_said(certificate.current))
+                    await call.write(_request(certificate.current, self._refused))
 
             async def hear() -> None:
                 async for data in call:
                     heard.set()
                     self._take(data, certificate)
+                    if self._refused:
+                        news.set()
 
             await until_first_ends(say(), hear())
 
@@ -101,17 +109,23 @@ class Roots:
             roots = pushed.validation_context.trusted_ca.inline_bytes.decode()
             x509.load_pem_x509_certificates(roots.encode())
         except (DecodeError, StopIteration, ValueError) as error:
-            log.error("what citadel pushed is no set of roots, and is not taken: %r", error)
+            self._refused = f"no set of roots: {error!r}"
+            log.error("what citadel has pushed is not taken: %s", self._refused)
             return
+        self._refused = ""
         if roots != self._pushed:
             self._pushed = roots
             certificate.renew()
 
 
-def _said(used: Credentials | None) -> bytes:
+def _request(used: Credentials | None, refused: str) -> bytes:
+    """What is in use, and why other roots were `refused`."""
     message = DiscoveryRequest(type_url=SECRET, resource_names=[names.SDS_ROOT])
     if used is not None:
         message.version_info = version_of(used.roots)
         leaf = fingerprint(x509.load_pem_x509_certificate(used.root.encode()))
         message.node.metadata.update({names.METADATA_CERTIFICATE_ROOT: leaf})
+    if refused:
+        message.error_detail.code = grpc.StatusCode.INVALID_ARGUMENT.value[0]
+        message.error_detail.message = refused
     return message.SerializeToString()
