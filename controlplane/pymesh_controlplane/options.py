@@ -34,7 +34,8 @@ in a cluster (pymesh install runs it so; deploy/ has the manifests):
   in the Secret cacerts (your own: ca-cert.pem, ca-key.pem, root-cert.pem, cert-chain.pem) or pymesh-ca (made once).
   Run as many replicas as you like of the first: the one that holds the Lease pymesh-controlplane writes back the root
   of the mesh to every namespace, the webhooks' caBundle, missing CRDs of Istio, and what galley says of each resource.
-  The policy service is one replica, since what was spent is in its memory, unless --store names a Redis.
+  The policy service is one replica, since what was spent is in its memory, unless --store (or --store-from) names a
+  Redis.
 
 ports:
   15010  xDS in plaintext (gRPC: ADS, state of the world and delta); in a cluster on 127.0.0.1 only
@@ -105,6 +106,7 @@ class Options:
     store: str
     store_password_file: Path | None
     store_ca: Path | None
+    store_from: Path | None
     log_level: str
     log_format: str
 
@@ -119,6 +121,8 @@ def parse(arguments: Sequence[str] | None = None, environment: Mapping[str, str]
     given = parser.parse_args(arguments)
     if given.components is None:
         given.components = frozenset(COMPONENTS if given.kubernetes else LOCAL_COMPONENTS)
+    if given.store_from is not None and (given.store or given.store_password_file or given.store_ca):
+        parser.error("--store-from and the other options of the store exclude each other: either says which it is")
     if problem := _in_cluster(given) if given.kubernetes else _on_one_machine(given):
         parser.error(problem)
     return Options(
@@ -288,6 +292,12 @@ def _add_store(group: argparse._ArgumentGroup, environment: Mapping[str, str]) -
     group.add_argument("--store-password-file", metavar="FILE", type=Path, help="holds the password, and nothing else")
     group.add_argument(
         "--store-ca", metavar="FILE", type=Path, help="roots of the store's certificate (default: the system's)"
+    )
+    group.add_argument(
+        "--store-from",
+        metavar="DIR",
+        type=Path,
+        help="a mounted Secret that says all of this: files url, password and ca.crt; no store if it is not there",
     )
 
 

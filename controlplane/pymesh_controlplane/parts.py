@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 import grpc
 from prometheus_client.registry import Collector as Metrics
@@ -18,6 +20,9 @@ from pymesh_controlplane.sources.base import Source
 from pymesh_controlplane.telemetry import pages
 from pymesh_controlplane.telemetry.collector import Collector
 from pymesh_controlplane.telemetry.service import AccessLogService
+
+# What a Secret that names the store has: where it is, its password, the roots of its certificate.
+STORE_FILES: Final = ("url", "password", "ca.crt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +63,32 @@ def store(options: Options) -> Store | None:
     Raises:
         ConfigError: the URL or the password's file is of no use, or redis is not installed.
     """
-    if not options.store or "policy" not in options.components:
+    if "policy" not in options.components:
+        return None
+    url, password, ca_file = options.store, options.store_password_file, options.store_ca
+    if options.store_from is not None:
+        url, password, ca_file = _from_secret(options.store_from)
+    if not url:
         return None
     try:
         from pymesh_controlplane.policy.redis_store import RedisStore
     except ImportError as error:
         raise ConfigError("--store needs redis-py: install pymesh-proxy[redis]") from error
-    password, file = "", options.store_password_file
     try:
-        password = file.read_text().strip() if file is not None else ""
-        return RedisStore(options.store, password=password, ca_file=options.store_ca)
+        return RedisStore(url, password=password.read_text().strip() if password else "", ca_file=ca_file)
     except (OSError, ValueError) as error:
         raise ConfigError(f"--store: {error}") from error
+
+
+def _from_secret(folder: Path) -> tuple[str, Path | None, Path | None]:
+    """URL, and the files of the password and the roots, of a mounted Secret; nothing if there is none."""
+    url, *files = (folder / name for name in STORE_FILES)
+    password, ca_file = (file if file.exists() else None for file in files)
+    if url.exists():
+        return url.read_text().strip(), password, ca_file
+    if password or ca_file:
+        raise ConfigError(f"--store-from {folder}: there is no file {url.name} beside the others")
+    return "", None, None
 
 
 def policy(source: Source, store: Store | None = None) -> Part:

@@ -14,12 +14,13 @@ import yaml
 
 from pymesh import names
 from pymesh.resources.policy import CheckSpec, ConcurrencyLimitSpec, RateLimitSpec
-from pymesh_controlplane.cli import bundle
+from pymesh_controlplane.cli import bundle, inspection
 from pymesh_controlplane.injector import scraping
 from pymesh_controlplane.injector.containers import InjectionConfig, gateway_pod
 from pymesh_controlplane.injector.inject import inject
 from pymesh_controlplane.injector.webhook import SYSTEM_NAMESPACES
 from pymesh_controlplane.local import gateways
+from pymesh_controlplane.options import parse
 from pymesh_controlplane.sources import kinds
 from pymesh_controlplane.webhooks import server
 from tests.deploy.restricted import violations
@@ -251,6 +252,7 @@ def without_defaults(value: Any) -> Any:
 def test_what_waits_for_the_mesh_gets_its_identity_as_any_workload(everything: list[Document]) -> None:
     for name in ("policy", "telemetry"):
         mounts = {mount["mountPath"] for mount in container_of(of_kind(everything, "Deployment")[name])["volumeMounts"]}
+        mounts.discard("/etc/pymesh/store")  # see below
         assert mounts == {str(Path(names.TOKEN_PATH).parent), str(Path(names.ROOT_CERT_PATH).parent)}
 
 
@@ -266,6 +268,19 @@ def rules(documents: list[Document], account: str) -> list[tuple[str, Document]]
                 role = of_kind(documents, binding["roleRef"]["kind"])[binding["roleRef"]["name"]]
                 found += [(binding["metadata"].get("namespace", ""), rule) for rule in role["rules"]]
     return found
+
+
+def test_replicas_of_policy_share_what_a_secret_names_by_files_and_stay_as_they_were_scaled(
+    everything: list[Document],
+) -> None:
+    """Nothing of it is in the environment or the command line, and without the Secret the pod runs alone."""
+    spec = of_kind(everything, "Deployment")["policy"]["spec"]
+    assert "replicas" not in spec
+    [command] = [container["command"] for container in spec["template"]["spec"]["containers"]]
+    [volume] = [volume for volume in spec["template"]["spec"]["volumes"] if "secret" in volume]
+    [mount] = [each for each in spec["template"]["spec"]["containers"][0]["volumeMounts"] if each["name"] == "store"]
+    assert volume == {"name": "store", "secret": {"secretName": inspection.STORE, "optional": True}}
+    assert parse(command[1:], {}).store_from == Path(mount["mountPath"])
 
 
 def test_nobody_may_do_just_anything(everything: list[Document]) -> None:

@@ -32,6 +32,7 @@ NAMED: Final = 5
 TOLD: Final = 20
 
 _POLICY: Final = "policy"
+STORE: Final = "policy-store"  # the Secret that names the store of several replicas of it
 _ENFORCE: Final = "pod-security.kubernetes.io/enforce"
 _REVISION: Final = "istio.io/rev"
 _LABEL_POD: Final = "sidecar.istio.io/inject"
@@ -107,6 +108,15 @@ def components(deployments: Sequence[Object], pods: Sequence[Object], limits: in
             remedy = f"kubectl -n {names.SYSTEM_NAMESPACE} logs deployment/{name}, and describe, say more"
             severity: Severity = "warning" if some else "error"
             yield Finding(severity, f"Deployment {name}", f"is not ready: {why.removeprefix(f'{name}: ')}", remedy)
+
+
+def without_store(deployments: Sequence[Object]) -> Iterator[Finding]:
+    """Whether several replicas of `policy` are wanted, of which no Secret names the store."""
+    for item in deployments:
+        if item["metadata"]["name"] == _POLICY and (number := item["spec"].get("replicas", 1)) > 1:
+            problem = f"has {number} replicas and no store: every limit holds for each of them alone"
+            remedy = f"name a Redis in Secret {names.SYSTEM_NAMESPACE}/{STORE}, or have one replica"
+            yield Finding("error", f"Deployment {_POLICY}", problem, remedy)
 
 
 def _unlimited(limits: int) -> str:

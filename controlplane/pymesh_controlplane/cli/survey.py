@@ -72,6 +72,9 @@ def installed(cluster: Cluster, now: datetime) -> Iterator[Finding]:
     if look.seen("Deployment", "Pod"):
         limits = sum(len(look.items(kind)) for kind in LIMITS if paths.version(kind))
         yield from inspection.components(deployments, own, limits)
+        for finding in inspection.without_store(deployments):
+            if look.find("Secret", names.SYSTEM_NAMESPACE, inspection.STORE) is None and look.seen("Secret"):
+                yield finding
         if not any(item["metadata"]["name"] == names.CONTROL_PLANE for item in deployments):
             return  # whatever else is missing follows from that
     yield from inspection.crds([kind for kind in MESH_KINDS if not paths.version(kind)])

@@ -14,15 +14,13 @@ from pymesh_controlplane.galley.findings import Findings, listed, near
 from pymesh_controlplane.injector.settings import ANNOTATION_PROXY
 from pymesh_controlplane.pilot.model import Problem, Service, Workload, World
 from pymesh_controlplane.policy import sources
-from pymesh_controlplane.policy.rules import PERIODS, is_behind
+from pymesh_controlplane.policy.rules import PERIODS, POLICY_SERVICE, is_behind
 
 # Requests per second that one policy service can be asked about with room to spare; every one is a question to it.
 MAX_RATE: Final = 1_000_000
 # Seconds that a function may take: sidecars wait for 0.2 s in all, and there may be others before it in the row.
 MAX_CHECK_TIME: Final = 0.1
 AnyLimit: TypeAlias = Resource[RateLimit] | Resource[ConcurrencyLimit] | Resource[Check]
-
-POLICY_SERVICE: Final = names.service_host("policy", names.SYSTEM_NAMESPACE)
 
 
 def check(resource: AnyLimit, world: World) -> list[Problem]:

@@ -21,12 +21,14 @@ class Counts:
         refused: checks and streams without an answer, by reason.
         unknown_rules: questions about rules that there are not.
         store_failures: claims that the store of several replicas did not answer.
+        replicas: how many replicas of the service there are, as far as the world tells.
     """
 
     checks: Counter[tuple[str, str]] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     unknown_rules: int = 0
     store_failures: int = 0
+    replicas: int = 0
 
 
 class PolicyMetrics(Collector):
@@ -54,9 +56,18 @@ class PolicyMetrics(Collector):
         )
         failures = self._counts.store_failures
         yield CounterMetricFamily("pymesh_policy_store_failures", "Claims that the store did not answer.", failures)
+        yield GaugeMetricFamily("pymesh_policy_replicas", "Replicas of the service.", value=self._counts.replicas)
+        yield from self._store()
         yield GaugeMetricFamily("pymesh_policy_streams", "Sidecars that hold leases.", value=len(self._desk.sidecars))
         yield from self._slots()
         yield from self._rates()
+
+    def _store(self) -> Iterator[Metric]:
+        """1 while the store answers and 0 while it does not; nothing where there is none."""
+        found = GaugeMetricFamily("pymesh_policy_store_up", "Whether the store of several replicas answers.")
+        if self._desk.shared:
+            found.add_metric((), float(not self._desk.problem))
+        yield found
 
     def _slots(self) -> Iterator[Metric]:
         limit = GaugeMetricFamily("pymesh_policy_slots_limit", "Requests allowed at once.", labels=("rule",))
@@ -81,7 +92,8 @@ class PolicyMetrics(Collector):
             "pymesh_policy_key_overflows", "Requests counted together, since there are too many keys.", labels=("rule",)
         )
         for name, bucket in self._limits.buckets.items():
-            keys.add_metric((name,), len(bucket))
+            if not self._desk.shared:  # otherwise they are in the store
+                keys.add_metric((name,), len(bucket))
             overflows.add_metric((name,), bucket.overflows)
         yield keys
         yield overflows

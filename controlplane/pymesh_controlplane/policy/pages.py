@@ -9,9 +9,14 @@ from pymesh_controlplane.policy.rules import Code, Rate, Rule, Rules
 
 
 def status(rules: Rules, desk: Desk, limits: Limits, counts: Counts) -> dict[str, Json]:
-    """`{"epoch", "rules": [...], "sidecars": n, "refused": {reason: n}}`; of each rule what its kind has."""
+    """`{"epoch", "replicas": n, "store", "rules": [...], "sidecars": n, "refused": {reason: n}}`.
+
+    Of each rule it has what its kind has; `store` says what is wrong with it, "" if nothing is, None if there is none.
+    """
     return {
         "epoch": rules.epoch,
+        "replicas": counts.replicas,
+        "store": desk.problem if desk.shared else None,
         "rules": [_rule(rule, desk, limits, counts) for rule in rules.by_name.values()],
         "sidecars": len(desk.sidecars),
         "refused": dict(sorted(counts.refused.items())),
@@ -44,7 +49,8 @@ def _rule(rule: Rule, desk: Desk, limits: Limits, counts: Counts) -> Json:
         return about | {"undecided": counts.checks[rule.name, "undecided"]}
     if isinstance(rule.limit, Rate):
         about |= {"requests": rule.limit.requests, "seconds": rule.limit.period, "burst": rule.limit.burst}
-        about |= {"by": list(rule.limit.by), "keys": len(limits.buckets[rule.name])}
+        about |= {"by": list(rule.limit.by)}
+        about |= {} if desk.shared else {"keys": len(limits.buckets[rule.name])}
         return about | counted
     book = desk.books[rule.name]
     sidecars: dict[str, Json] = {

@@ -18,6 +18,8 @@ from pymesh_controlplane.pilot.model import Service, Workload, World
 # Seconds of each `per`.
 PERIODS: Final = {"Second": 1, "Minute": 60, "Hour": 3600, "Day": 86_400}
 
+POLICY_SERVICE: Final = names.service_host("policy", names.SYSTEM_NAMESPACE)
+
 FailureMode = Literal["Open", "Closed", "LastDecision"]
 Otherwise = Literal["Open", "Closed"]
 Quota = Literal["Leased", "Asked"]
@@ -116,6 +118,11 @@ def rules_of(world: World) -> Rules:
         pods[name] = frozenset(behind)
         owners |= behind
     return Rules(digest if rules else "", rules, accounts, pods, owners)
+
+
+def replicas_of(world: World) -> int:
+    """How many replicas of the policy service there are, as far as the world tells."""
+    return len(world.endpoints.get((POLICY_SERVICE, names.PORT_MESH_GRPC), ()))
 
 
 def is_behind(workload: Workload, service: Service, world: World) -> bool:

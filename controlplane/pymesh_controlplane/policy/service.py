@@ -29,11 +29,12 @@ from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.server import Authenticate, Origin, RequestBudget, ServerContext, StreamError
 from pymesh_controlplane.pilot.status import Json
 from pymesh_controlplane.policy import checks, http_check, pages, ratelimit
+from pymesh_controlplane.policy.buckets import NANOSECONDS
 from pymesh_controlplane.policy.desk import Desk
 from pymesh_controlplane.policy.metrics import Counts, PolicyMetrics
 from pymesh_controlplane.policy.questions import Questions
 from pymesh_controlplane.policy.replica import Replica
-from pymesh_controlplane.policy.rules import Rules, Slots, rules_of
+from pymesh_controlplane.policy.rules import Rules, Slots, replicas_of, rules_of
 from pymesh_controlplane.policy.sources import sources_of
 from pymesh_controlplane.policy.store import Store, StoreError
 from pymesh_controlplane.policy.till import Till
@@ -174,6 +175,9 @@ class PolicyService:
             self._put(world)
 
     def _put(self, world: World) -> None:
+        replicas, self.counts.replicas = self.counts.replicas, replicas_of(world)
+        if self._store is None and self.counts.replicas > max(1, replicas):
+            log.warning("%d replicas without a store: every limit holds for each of them alone", self.counts.replicas)
         self.questions.python.offer(sources_of(world))
         if (rules := rules_of(world)) != self._configured:
             self._configured = rules
@@ -186,7 +190,7 @@ class PolicyService:
         digest, before, now = self.questions.python.digest, self._rules, self._clock()
         rules = replace(configured, epoch="-".join(part for part in (configured.epoch, digest) if part))
         self.desk.put(rules, now, first=before is None)
-        self.questions.limits.put(rules, _nanoseconds(now))
+        self.questions.limits.put(rules, int(now * NANOSECONDS))
         if before is None or rules.epoch != before.epoch:
             log.info("rules in force: %s (epoch %s)", ", ".join(rules.by_name) or "none", rules.epoch or "none")
             self._asked |= self._streams.keys()  # sidecars forget at once what was said by others
@@ -392,7 +396,3 @@ def _sidecar(request: LeaseRequest, identity: Identity, rules: Rules) -> str:
 async def _superseded(stream: Stream) -> None:
     await stream.ended.wait()
     raise StreamError(grpc.StatusCode.ABORTED, "the same sidecar has opened another stream", "superseded")
-
-
-def _nanoseconds(seconds: float) -> int:
-    return int(seconds * 1e9)

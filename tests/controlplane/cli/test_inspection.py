@@ -68,6 +68,13 @@ def test_limits_that_nobody_counts_for() -> None:
     assert found.problem.startswith("there is no Deployment policy, and nobody counts for the 1 limit that is in force")
 
 
+def test_replicas_that_share_nothing() -> None:
+    assert told(inspection.without_store([own("policy", 1), own("pymesh-controlplane", 2)])) == []
+    [found] = inspection.without_store([own("policy", 3), own("pymesh-controlplane", 2)])
+    assert found.severity == "error"
+    assert found.problem == "has 3 replicas and no store: every limit holds for each of them alone"
+
+
 @pytest.mark.parametrize(
     ("version", "fine"),
     [(("1", "29+"), False), (("1", "30"), True), (("2", "0"), True)],

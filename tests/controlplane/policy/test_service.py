@@ -30,7 +30,7 @@ from pymesh_controlplane.policy import desk
 from pymesh_controlplane.policy import service as module
 from pymesh_controlplane.policy.service import PolicyService
 from tests.controlplane.citadel.support import csr_for, key_pem, new_key
-from tests.controlplane.pilot.worlds import BOOKINFO, world_of
+from tests.controlplane.pilot.worlds import BOOKINFO, service, slice_of, world_of
 from tests.support.waiting import eventually
 
 AUTHORITY = self_signed("cluster.local", now=datetime.now(UTC))
@@ -496,3 +496,23 @@ async def test_the_page_and_the_metrics_tell_what_is_out() -> None:
         f'pymesh_policy_keys{{rule="{RATE}"}} 1.0',
     ):
         assert line in text.splitlines()
+
+
+ONE, TWO = ("10.244.9.1",), ("10.244.9.1", "10.244.9.2")
+
+
+def in_system(manifest: str) -> str:
+    return manifest.replace("namespace: default", "namespace: pymesh-system")
+
+
+async def test_replicas_that_share_nothing_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Each would let in what all of them may: whoever scales it up reads it in the log, and at /policy and /metrics."""
+    alone = BOOKINFO + LIMITS + "---" + in_system(service("policy", "[{name: grpc-policy, port: 9091}]"))
+    slices = [in_system(slice_of("policy", *addresses, port=9091, port_name="grpc-policy")) for addresses in (ONE, TWO)]
+    async with serving(f"{alone}---{slices[0]}") as running:
+        await eventually(lambda: running.service.status()["replicas"] == 1, what="one replica")
+        assert "without a store" not in caplog.text
+        running.worlds.put(f"{alone}---{slices[1]}")
+        await eventually(lambda: running.service.status()["replicas"] == 2, what="two replicas")
+        assert "2 replicas without a store: every limit holds for each of them alone" in caplog.text
+        assert running.service.status()["store"] is None
