@@ -4,21 +4,23 @@ Usage: `python -m tests.support.kinds_page > docs/kinds.md`
 """
 
 import inspect
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 from msgspec import inspect as types
 
 from pymesh.resources import parse
 from pymesh.resources.fields import UNSUPPORTED
+from pymesh.resources.mesh_config import MeshConfig
 
 HEAD = """\
 # The kinds that pymesh reads, field by field
 
 Istio's kinds as Istio documents them, Kubernetes' own, and limits of our own. **A field that is not here is refused,
-never ignored**, and so is one marked *refused*: a field of the kind that the mesh cannot honour yet. `pymesh validate`
-says what is wrong, where, and what to write; pilot goes on with the last good version.
+never ignored**, and so are those listed as *refused*: fields of the kind that the mesh cannot honour yet.
+`pymesh validate` says what is wrong, where, and what to write; pilot goes on with the last good version.
 
 This page is generated from the types that files are read with (`pymesh/resources/`). Do not edit it; run
 `python -m tests.support.kinds_page > docs/kinds.md`.
@@ -26,6 +28,8 @@ This page is generated from the types that files are read with (`pymesh/resource
 Of Kubernetes' kinds (Service, Pod, Deployment, ServiceAccount, Namespace, Node, EndpointSlice, ConfigMap, Secret)
 pymesh reads what concerns the mesh and lets the rest pass: the API server is their judge.
 """
+
+REFUSED = "*refused*"
 
 _SHOWN = ("istio.io", "pymesh.io")
 _OBJECT = frozenset({"metadata", "apiVersion", "kind", "status"})
@@ -42,28 +46,63 @@ _WORDS = {
 def render() -> str:
     """The whole page."""
     kinds = sorted((group, kind, struct) for group, kind, struct in parse.structs() if group.endswith(_SHOWN))
-    return HEAD + "".join(section for group, kind, struct in kinds for section in _kind(group, kind, struct))
+    sections = [(kind, f"{kind} ({group})", struct) for group, kind, struct in kinds]
+    sections.append(("MeshConfig", "MeshConfig (key `mesh` of ConfigMap `pymesh-system/pymesh`)", MeshConfig))
+    index = "".join(f"- [{kind}](#{_anchor(title)}): {_sentence(struct)}\n" for kind, title, struct in sections)
+    return f"{HEAD}\n{index}" + "".join(part for section in sections for part in _section(*section))
 
 
-def _kind(group: str, kind: str, struct: type[object]) -> Iterator[str]:
+def _section(kind: str, title: str, struct: type[object]) -> Iterator[str]:
     about = types.type_info(struct)
     assert isinstance(about, types.StructType)
-    yield f"\n## {kind} ({group})\n\n{_sentence(struct)}\n"
-    seen: dict[type[object], None] = {}
+    yield f"\n## {title}\n\n{_sentence(struct)}\n\n"
     parts = [field for field in about.fields if field.encode_name not in _OBJECT]
-    yield "\n" + "".join(_line(field) for field in parts)
+    seen: dict[type[object], None] = {}
     for field in parts:
         _collect(field.type, seen)
+    yield from _lines(kind, struct, parts)
     for part in seen:
         found = types.type_info(part)
         assert isinstance(found, types.StructType)
-        yield f"\n### {kind}: {part.__name__}\n\n{_sentence(part)}\n\n" + "".join(map(_line, found.fields))
+        yield f"\n### {kind}: {part.__name__}\n\n{_sentence(part)}\n\n"
+        yield from _lines(kind, part, found.fields)
 
 
-def _line(field: types.Field) -> str:
-    needed = ", needed" if field.required else ""
-    said = _describe(field.type)
-    return f"- `{field.encode_name}`: {said}{needed}{_default(field)}\n"
+def _lines(kind: str, struct: type[object], fields: Iterable[types.Field]) -> Iterator[str]:
+    """A line for each field, then what the docstring says about several at once, and what is refused."""
+    encoded = {field.name: field.encode_name for field in fields}
+    about = {tuple(names.split(", ")): _as_written(text, encoded) for names, text in _attributes(struct)}
+    refused = [field for field in fields if _describe(kind, field.type) == REFUSED]
+    for field in fields:
+        if field not in refused:
+            said = [_describe(kind, field.type), "needed" if field.required else "", _default(field)]
+            more = f". *{text}*" if (text := about.get((field.name,))) else ""
+            yield f"- `{field.encode_name}`: {', '.join(filter(None, said))}{more}\n"
+    for names, text in about.items():
+        written = [f"`{encoded[name]}`" for name in names]  # KeyError: the docstring speaks of what is not there
+        if len(names) > 1:
+            yield f"- {', '.join(written)}: *{text}*\n"
+    if refused:
+        yield f"- {REFUSED}: {', '.join(f'`{field.encode_name}`' for field in refused)}\n"
+
+
+def _as_written(text: str, encoded: Mapping[str, str]) -> str:
+    """With fields as they are called in manifests."""
+    return re.sub(r"`(\w+)`", lambda found: f"`{encoded.get(found[1], found[1])}`", text)
+
+
+def _attributes(struct: type[object]) -> Iterator[tuple[str, str]]:
+    """What the docstring says of fields: their names, as it has them, and the text."""
+    _, _, listed = (inspect.getdoc(struct) or "").partition("\n\nAttributes:\n")
+    for entry in re.split(r"\n(?=    \S)", listed.partition("\n\n")[0]):
+        names, _, text = entry.strip().partition(": ")
+        if names:
+            yield names, " ".join(text.split()).rstrip(".;")
+
+
+def _anchor(title: str) -> str:
+    """As GitHub makes it of a heading."""
+    return re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")
 
 
 def _default(field: types.Field) -> str:
@@ -76,25 +115,30 @@ def _default(field: types.Field) -> str:
         or isinstance(value, msgspec.Struct)
     ):
         return ""
-    return f"; `{str(value).lower() if isinstance(value, bool) else value}` if not given"
+    said = str(value).lower() if isinstance(value, bool) else value
+    return f"`{said}` if not given"
 
 
-def _describe(found: types.Type) -> str:
+def _describe(kind: str, found: types.Type) -> str:
     if isinstance(found, types.Metadata):
         if (found.extra or {}).get(UNSUPPORTED):
-            return "*refused*"
+            return REFUSED
         said = (found.extra_json_schema or {}).get("description")
-        return str(said) if said else _describe(found.type)
+        inner = _describe(kind, found.type)
+        if not said:
+            return inner
+        return f"{said} ({inner})" if "](#" in inner else str(said)
     if isinstance(found, types.UnionType):
-        return " or ".join(part for part in map(_describe, found.types) if part)
+        return " or ".join(part for part in (_describe(kind, each) for each in found.types) if part)
     if isinstance(found, types.LiteralType):
-        return " or ".join(f"`{value}`" for value in found.values)
+        return " or ".join(f"`{value}`" for value in found.values if value) or "empty"
     if isinstance(found, types.StructType):
-        return found.cls.__name__
+        name = found.cls.__name__
+        return f"[{name}](#{_anchor(f'{kind}: {name}')})"
     if isinstance(found, types.ListType):
-        return f"list of {_describe(found.item_type)}"
+        return f"list of {_describe(kind, found.item_type)}"
     if isinstance(found, types.DictType):
-        return f"{_describe(found.value_type)} by name"
+        return f"{_describe(kind, found.value_type)} by name"
     return _WORDS[type(found)]
 
 
