@@ -2,6 +2,7 @@
 
 begin                 endpoint, limits, connection: one of the pool's at once, or a call to `upstream_ready` later
   └ upstream_ready    send the head and what there is of the body; the response goes to the exchange
+answered              the exchange asks whether this is the answer, or calls for another attempt
 failed                another attempt if that can do no harm and the route allows it; else the request fails
 done, abandon         the attempt is over: the connection goes back to the pool, or is closed
 """
@@ -23,7 +24,15 @@ from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.upstream.cluster import ClusterState
 from pymesh_proxy.upstream.connection import ResponseSink, UpstreamConnection
 from pymesh_proxy.upstream.endpoint import Endpoint
-from pymesh_proxy.upstream.retry import IDEMPOTENT_METHODS, Decision, Failure, Outcome, backoff, decide
+from pymesh_proxy.upstream.retry import (
+    IDEMPOTENT_METHODS,
+    Decision,
+    Failure,
+    Outcome,
+    backoff,
+    decide,
+    outcome_of_response,
+)
 
 
 class Outgoing(ResponseSink, Protocol):
@@ -201,19 +210,22 @@ class Attempts:
         retry = self.action.retry
         return None if retry is None or self.upstream is None else retry.per_try_timeout
 
-    # --- What became of it, for outlier detection ---
+    # --- What became of it: the endpoint is judged by it, and there may be another attempt ---
 
-    def answered(self, status: int) -> None:
-        """The endpoint has answered."""
+    def answered(self, head: Head) -> bool:
+        """The endpoint has answered; True if another attempt is made instead, since this is no answer to pass on."""
         if self.state.outlier is not None and self._endpoint is not None:
-            self.state.outlier.answered(self._endpoint, status, monotonic())
+            self.state.outlier.answered(self._endpoint, head.status, monotonic())
+        policy = self.action.retry
+        if policy is None or head.status < policy.least_status:
+            return False
+        from_mesh = bool(self._exchange.record.upstream_peer)
+        return self.retry(outcome_of_response(head, policy, from_mesh=from_mesh))
 
     def fell_silent(self, *, timeout: bool = False) -> None:
         """The endpoint will not answer, or too late."""
         if self.state.outlier is not None and self._endpoint is not None and not self._exchange.response_started:
             self.state.outlier.failed(self._endpoint, monotonic(), timeout=timeout)
-
-    # --- Another one ---
 
     def too_late(self) -> None:
         """The time for the answer is over."""

@@ -30,13 +30,12 @@ from pymesh_proxy.filters.base import LocalReply, Verdict
 from pymesh_proxy.filters.grpc_reply import for_caller
 from pymesh_proxy.reframing import Reframing, reframing
 from pymesh_proxy.request_body import RequestBody
-from pymesh_proxy.routing import NO_CHANGES, DirectResponse, Forward, Redirect, Route
+from pymesh_proxy.routing import Forward, Route
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.timers import NEVER
 from pymesh_proxy.transport.reset import reset
 from pymesh_proxy.upstream.balancer import choose_weighted
 from pymesh_proxy.upstream.overrides import OVERRIDES, overridden
-from pymesh_proxy.upstream.retry import outcome_of_response
 
 
 class Exchange:
@@ -161,26 +160,19 @@ class Exchange:
 
     def _route(self, now: float) -> None:
         """What is to become of the request. It goes on to a cluster, or is answered from here."""
-        record = self.record
-        record.t_filtered = now
+        self.record.t_filtered = now
         route = self._route_found or self._find_route()
         if route is None:
             raise failure(Flag.NO_ROUTE, "route_not_found")
-        record.matched = route
+        self.record.matched = route
         action = route.action
         if isinstance(action, Forward):
             self._to_cluster(route, action)
-            return
-        forwarding.mutate(self.request, route.request_headers)
-        if isinstance(action, Redirect):
-            scheme = self.request.get(b"x-forwarded-proto") or b"http"
-            location = action.location(scheme, self.request.authority, self.request.path)
-            self._reply(LocalReply(action.status, Flag.NONE, "direct_response", headers=((b"location", location),)))
         else:
-            assert isinstance(action, DirectResponse)
-            self._reply(LocalReply(action.status, Flag.NONE, "direct_response", action.body))
+            self._reply(forwarding.direct_answer(self.request, route, action))
 
     def _to_cluster(self, route: Route, action: Forward) -> None:
+        """Draw the cluster, give the request what the route gives it, and begin the first attempt."""
         downstream, request = self._downstream, self.request
         runtime, clusters = downstream.runtime, action.clusters
         name = clusters[0][0] if len(clusters) == 1 else choose_weighted(clusters, runtime.random)
@@ -241,12 +233,14 @@ class Exchange:
         attempts, route = self._attempts, self._route_found
         assert attempts is not None
         assert route is not None
-        if not self._wanted(head, attempts):
+        if attempts.answered(head):
             return False
         request, status = self.request, head.status
+        if (downstream.serving.shown or status == 101) and not self._may_pass(head):
+            return False
         self.response_started = True
         if self.body is not None:
-            self.body.held = None
+            self.body.held = None  # there is no other attempt now
         record.t_first_byte = now = monotonic()
         record.status = status
         record.response_headers = head
@@ -254,12 +248,8 @@ class Exchange:
         form = None
         if framing is None or request.minor == 0:
             form = self._reframing = reframing(head, framing, request.minor)
-        if downstream.facts.direction == "inbound":
-            forwarding.disown(head)
-        elif downstream.manager.use_remote_address:
-            forwarding.discreet(head)
-        if route.response_headers is not NO_CHANGES:
-            forwarding.mutate(head, route.response_headers)
+        manager = downstream.manager
+        forwarding.prepare_response(head, route, manager, downstream.facts)
         if attempts.action.attempt_count_in_response:
             head.set(b"x-envoy-attempt-count", b"%d" % record.attempts)
         for cookie in attempts.cookies:
@@ -268,7 +258,7 @@ class Exchange:
         wraps, record.bytes_sent = False, len(body)
         if form is not None:
             wraps, (body, record.bytes_sent) = form.wraps, form.feed(body)
-        took, manager = now - record.t_connected, downstream.manager
+        took = now - record.t_connected
         data = forwarding.response_bytes(
             head, manager, record.request_id, took, request.minor, not self._keep, wraps, body
         )
@@ -277,20 +267,13 @@ class Exchange:
             downstream.switch_protocols()
         return True
 
-    def _wanted(self, head: Head, attempts: Attempts) -> bool:
-        """Whether this is the answer: not one that calls for another attempt, or that may not be passed on."""
-        if attempts.state.outlier is not None:
-            attempts.answered(head.status)
-        policy, filters = attempts.action.retry, self._downstream.serving.shown
-        if policy is not None and head.status >= policy.least_status:
-            outcome = outcome_of_response(head, policy, from_mesh=bool(self.record.upstream_peer))
-            if attempts.retry(outcome):
-                return False
+    def _may_pass(self, head: Head) -> bool:
+        """Whether the client may have this answer; otherwise it has had another one."""
+        downstream = self._downstream
         try:
             if head.status == 101 and not self.request.upgrade:
                 raise failure(Flag.UPSTREAM_PROTOCOL_ERROR, "http1.unexpected_101")
-            if filters:
-                loop.on_response(filters, self, head, self._downstream.stats)
+            loop.on_response(downstream.serving.shown, self, head, downstream.stats)
         except ProxyError as error:
             self.fail(error)
             return False

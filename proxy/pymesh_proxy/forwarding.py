@@ -20,7 +20,7 @@ from pymesh_proxy.codec.shape import HOP_BY_HOP
 from pymesh_proxy.config.model import EscapedSlashes, HttpManager, ServerHeader, Tracing
 from pymesh_proxy.errors import CAUSES, Flag, ProxyError, failure
 from pymesh_proxy.filters.base import LocalReply
-from pymesh_proxy.routing import NO_CHANGES, Forward, HeaderMutation, Route, without_port
+from pymesh_proxy.routing import NO_CHANGES, DirectResponse, Forward, HeaderMutation, Redirect, Route, without_port
 from pymesh_proxy.telemetry import tracing
 from pymesh_proxy.telemetry.peers import PEER_HEADERS
 from pymesh_proxy.telemetry.record import RequestRecord
@@ -222,6 +222,16 @@ def request_bytes(
 # --- Responses -----------------------------------------------------------------------------------------------------
 
 
+def prepare_response(head: Head, route: Route, manager: HttpManager, facts: Facts) -> None:
+    """Give a response that is passed on what it gets for its way, and for its route."""
+    if facts.direction == "inbound":
+        disown(head)
+    elif manager.use_remote_address:
+        discreet(head)
+    if route.response_headers is not NO_CHANGES:
+        mutate(head, route.response_headers)
+
+
 def disown(head: Head) -> None:
     """Take away an app's Proxy-Status that speaks in our name: retries believe what a sidecar says there."""
     if head.has(b"proxy-status") and b"pymesh" in (head.get(b"proxy-status") or b""):
@@ -283,6 +293,16 @@ def response_bytes(  # noqa: PLR0917 - keywords would cost every response
         head.set(b"x-request-id", request_id.encode("latin-1"))
     head.set_line(b"x-envoy-upstream-service-time", b"x-envoy-upstream-service-time: %d" % (service_time * 1000))
     return head.with_start(b"HTTP/1.1 %d %b" % (head.status, head.reason), b"", body)
+
+
+def direct_answer(request: Head, route: Route, action: Redirect | DirectResponse) -> LocalReply:
+    """The answer of a route that leads to no cluster."""
+    mutate(request, route.request_headers)
+    if isinstance(action, DirectResponse):
+        return LocalReply(action.status, Flag.NONE, "direct_response", action.body)
+    scheme = request.get(b"x-forwarded-proto") or b"http"
+    location = action.location(scheme, request.authority, request.path)
+    return LocalReply(action.status, Flag.NONE, "direct_response", headers=((b"location", location),))
 
 
 def answer_to(error: ProxyError, attempts: int = 0, *, retried: bool = False) -> LocalReply:
