@@ -45,8 +45,8 @@ class Desk:
         problem: why nothing can be decided; empty when all is well.
         hopes: of a shared one, what the other desks may give back, or the store has not been asked about yet, by rule.
         barren: rules of which sidecars lack something, and the store had nothing when it was asked last.
-        adrift: why the store has not been heard of for a while; empty while it answers. What it gave us is good for a
-            while yet, but tokens that are spent do not come back.
+        adrift: why the store gives nobody anything for now; empty while it does. What it gave us is good for a while
+            yet, but tokens that are spent do not come back.
         dry: the rates that have run out of tokens meanwhile: nobody can say whether there would be more.
         moved: what sidecars brought along that had it from another replica: by rule and that one's name, how much in
             all and how many they were.

@@ -81,10 +81,12 @@ class Replica:
             del self._goals[rule]
             self.desk.hopes.pop(rule, None)
             self.desk.barren.discard(rule)
-        if self.desk.dry:
+        self.desk.problem = self.desk.adrift = ""
+        if any(_withheld(claim, share) for claim, share in zip(claims, shares, strict=True)):
+            self.desk.adrift = "the store of counts is new, and finds out what is spent"
+        elif self.desk.dry:
             waiting |= self.desk.sidecars.keys()
             self.desk.dry.clear()
-        self.desk.problem = self.desk.adrift = ""
         return waiting
 
     def lapse(self, why: str, now: float) -> bool:
@@ -118,6 +120,11 @@ def _out(book: Book) -> tuple[int, int, int]:
 
 def _lacks(holder: Holder) -> bool:
     return holder.until is None and holder.charge < holder.need
+
+
+def _withheld(claim: Claim, share: Share) -> bool:
+    """Whether the store gives less than it has: only a new one does (SETTLE)."""
+    return share.allotted < claim.asked and share.allotted + sum(peer.allotted for peer in share.others) < share.level
 
 
 def _hope(goal: int, share: Share) -> int:

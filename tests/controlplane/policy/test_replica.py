@@ -269,6 +269,24 @@ def test_a_rate_that_runs_dry_while_the_store_is_silent_is_no_decision() -> None
     assert mesh.tell("a.default", site, 1.5).problem == ""
 
 
+def test_a_rate_that_runs_dry_while_a_new_store_settles_is_no_decision() -> None:
+    """It was lost, and hears first what is out."""
+    mesh = Rates(30, 30)
+    [site, _] = mesh.sites
+    mesh.ledger = Ledger(born=10.0)
+    mesh.claim(10.0)
+    assert mesh.tell("a.default", site, 10.0).problem == ""
+    while mesh.said["a.default"].held:
+        mesh.spend("a.default", mesh.said["a.default"].held)
+        mesh.tell("a.default", site, 10.0)
+    assert mesh.tell("a.default", site, 10.0).problem == "", "all of the burst is out or spent"
+    for now in (10.0, 10.5, 10.5):
+        mesh.claim(now)
+    assert "is new" in mesh.tell("a.default", site, 10.5).problem
+    assert "a.default" in mesh.claim(10.0 + SETTLE)
+    assert mesh.tell("a.default", site, 10.0 + SETTLE).problem == ""
+
+
 def test_a_rate_that_is_dry_is_a_decision_while_the_store_answers() -> None:
     """It is used up."""
     mesh = Rates(30)
