@@ -25,14 +25,14 @@ from pymesh.identity import Identity
 MAX_REASON: Final = 1024
 # Seconds that an answer may be remembered.
 LONGEST: Final = 86_400.0
-# What a refusal may be, but for redirections, which name no place.
+# Statuses of a refusal. No redirections: an answer has no Location.
 STATUSES: Final = range(400, 600)
 
 _MARK: Final = "__pymesh_check__"
 
 
 class CheckError(Exception):
-    """A check that cannot be one, or that did not answer as one."""
+    """A function that cannot be a check, or that did not answer like one; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,12 @@ class Request:
     """A request, as the sidecar in front of the app has it.
 
     Attributes:
-        principal: who calls, proved by his certificate; "" without mutual TLS.
-        address: where from; behind a gateway that is the gateway.
+        principal: the caller's SPIFFE identity, proved by its certificate; "" without mutual TLS.
+        address: the caller's IP address; behind a gateway, the gateway's.
         path: without the query.
-        headers: by their names in small letters; several of a name are one, joined by commas.
+        headers: by name in lower case; several fields of a name are joined by commas.
         claims: of the JWT that was verified; empty without one.
-        id: its x-request-id.
+        id: its x-request-id; "" without one.
     """
 
     principal: str = ""
@@ -60,7 +60,7 @@ class Request:
 
     @property
     def identity(self) -> Identity | None:
-        """Who calls, taken apart: trust domain, namespace, service account; None if nobody has proved it."""
+        """The principal, parsed: trust domain, namespace, service account; None if the caller has proved none."""
         try:
             return Identity.parse(self.principal)
         except ValueError:
@@ -72,7 +72,7 @@ class Verdict:
     """What a check says; made by `allow` and `deny`.
 
     Attributes:
-        status, reason: of a refusal: the HTTP status, and a sentence for who is refused.
+        status, reason: of a refusal: the HTTP status, and a sentence for the caller.
         seconds, uses, by: how long, and for how many requests in all, sidecars may answer so by themselves, told apart
             by these attributes; None where the Check in force says it.
     """
@@ -89,10 +89,10 @@ Function: TypeAlias = Callable[[Request], Verdict]
 
 
 def allow(*, seconds: float | None = None, uses: int | None = None, by: Sequence[str] | None = None) -> Verdict:
-    """Let the request in.
+    """Let the request in; `seconds`, `uses` and `by`: see Verdict.
 
     Raises:
-        CheckError: the answer cannot be remembered so.
+        CheckError: the answer cannot be remembered like that.
     """
     return Verdict(True, 200, "", *_memory(seconds, uses, by))
 
@@ -105,10 +105,10 @@ def deny(
     uses: int | None = None,
     by: Sequence[str] | None = None,
 ) -> Verdict:
-    """Refuse the request.
+    """Refuse the request; `seconds`, `uses` and `by`: see Verdict.
 
     Raises:
-        CheckError: it is no status of a refusal, or the answer cannot be remembered so.
+        CheckError: `status` is not one of STATUSES, or the answer cannot be remembered like that.
     """
     if status not in STATUSES:
         raise CheckError(f"{status} is not the status of a refusal: one from 400 to 599 is")
@@ -144,7 +144,7 @@ def check(function: Function | str) -> Function | Callable[[Function], Function]
     """Mark a function as a check, called as itself or, with `@check("name")`, otherwise.
 
     Raises:
-        CheckError: it is none: it takes one argument, and does not wait (`async`).
+        CheckError: it cannot be one: it has to take one argument, and must not be `async`.
     """
     if isinstance(function, str):
         return lambda given: _marked(given, function)

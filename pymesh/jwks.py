@@ -1,7 +1,7 @@
-"""Key sets that tokens are verified by: which keys in a JWKS may be used, for which algorithms, and the verifying.
+"""Key sets (JWKS): which keys may verify tokens, by which algorithms, and the verifying itself.
 
-The sidecar verifies with what it reads here, galley refuses what cannot be read, and pilot sends on only what can: one
-reader for all three. Only public keys for signatures: a set with a private or a symmetric key in it is a secret that
+One reader for three: the sidecar verifies with the keys, galley refuses sets that cannot be used, and pilot passes on
+only keys that can. Only public keys for signatures: a set with a private or a symmetric key in it is a secret that
 somebody has published. `cryptography` is loaded with the first key, so whoever has none does not carry it.
 
 Source: RFC 7517 (JWK), RFC 7518 (JWA), RFC 8037 (EdDSA), RFC 8725 (best current practices)
@@ -64,10 +64,10 @@ class Jwk(NamedTuple):
     """A public key.
 
     Attributes:
-        kid: its name; empty if it has none.
-        algorithms: those that it may be used with, one of them if it says so.
-        members: what it consists of, to be written into a set again.
-        verify: whether (algorithm, signature, signed bytes) fit together.
+        kid: its id; empty if it has none.
+        algorithms: those that it may be used with; just one if the key names it (`alg`).
+        members: its public members, for `KeySet.encoded`.
+        verify: (algorithm, signature, signed bytes) → whether the signature is good.
     """
 
     kid: str
@@ -78,7 +78,7 @@ class Jwk(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class KeySet:
-    """The keys of a set that are of use.
+    """The keys of a set that can be used, and why others cannot.
 
     Attributes:
         ignored: keys for other purposes or of kinds that are not known, which RFC 7517 section 5 has us pass over.
@@ -95,14 +95,14 @@ class KeySet:
 
 
 class _IgnoredError(ValueError):
-    """A key that is of no use here, and no harm."""
+    """A key that is of no use here, and does no harm."""
 
 
 def key_set(text: str | bytes) -> KeySet:
-    """What is in a JWKS.
+    """The keys of a JWKS.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: `text` is no JWKS, or larger than MAX_BYTES or MAX_KEYS.
     """
     data = text.encode() if isinstance(text, str) else text
     if len(data) > MAX_BYTES:
@@ -134,7 +134,7 @@ def strict_json(data: bytes) -> dict[str, object]:
     surrogate pair, no number beyond a double's, no more than MAX_DEPTH levels.
 
     Raises:
-        ValueError: it is none; with the reason.
+        ValueError: it is not that; with the reason.
     """
     try:
         value = json.loads(

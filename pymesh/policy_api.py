@@ -84,57 +84,87 @@ LINGER: Final = 5.0
 RATE_LEASE: Final = 0.5
 # The whole of a rate, where parts of it are told.
 WHOLE_SHARE: Final = 1_000_000
-# Rules in one message; a service with more has lost its way.
+# Rules in one message. A service has a handful; more are taken for a mistake.
 MAX_RULES: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a sidecar says about one rule (named as in its filter: `ConcurrencyLimit bookinfo/reviews`)."""
+    """What a sidecar says about one rule.
+
+    Attributes:
+        rule: named as in its filter, `ConcurrencyLimit bookinfo/reviews`.
+        held: slots that it may use now, and does not exceed; of a rate, tokens in stock.
+        in_use: its requests in the app; 0 for a rate.
+        wanted: slots that it would like to have: in use, and those that callers wait for or were lately refused for.
+        used: of a rate: tokens spent on this stream.
+    """
 
     rule: str
-    held: int  # slots that it may use now, and does not exceed
-    in_use: int  # its requests in the app
-    wanted: (
-        int  # slots that it would like to have: in use, and those that its callers wait for or were refused for lately
-    )
-    used: int = 0  # of a rate: tokens spent on this stream
+    held: int
+    in_use: int
+    wanted: int
+    used: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseRequest:
-    """A sidecar's report: all rules of its filter, each time. `node` is its xDS node id."""
+    """A sidecar's report, each time on all rules of its filter.
+
+    Attributes:
+        node: its xDS node id.
+        seen: nonce of the last response that it applied; 0 before the first.
+        replica: who granted what it holds: the `replica` of the last response, on whatever stream.
+    """
 
     node: str
     demands: tuple[Demand, ...] = ()
-    seen: int = 0  # nonce of the last response that it applied, 0 before the first
-    replica: str = ""  # who granted what it holds, as the last response of any stream named itself
+    seen: int = 0
+    replica: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a sidecar may have of one rule."""
+    """What a sidecar may have of one rule.
+
+    Attributes:
+        slots: slots, or tokens, of this sidecar.
+        limit: slots of all sidecars together; of a rate, requests in a period.
+        valid_for: seconds that the service keeps the slots for it after the stream broke.
+        problem: why this is no decision, for people; empty if it is one.
+        coming: idle slots that others have been asked for, and that may be granted next.
+        used: of a rate: the tokens that the sidecar had spent when this was decided.
+        share: of a rate: the sidecar's part of it, in millionths (WHOLE_SHARE).
+        retry_after: of a rate: seconds until there is a token again; 0 if there is one.
+    """
 
     rule: str
-    slots: int  # of this sidecar
-    limit: int  # of all sidecars together
-    valid_for: float = 0.0  # seconds that the service keeps the slots for it after the stream broke
-    problem: str = ""  # why this is no decision, for people
-    coming: int = 0  # idle slots that other sidecars have been asked for
-    used: int = 0  # of a rate: tokens that the sidecar had spent when this was decided
-    share: int = 0  # of a rate: the sidecar's part of it, in millionths
-    retry_after: float = 0.0  # of a rate: seconds until there is a token again, 0 if there is one
+    slots: int
+    limit: int
+    valid_for: float = 0.0
+    problem: str = ""
+    coming: int = 0
+    used: int = 0
+    share: int = 0
+    retry_after: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseResponse:
-    """The grants for the rules that the sidecar named. `epoch` names the set of rules they were decided by."""
+    """The grants for the rules that the sidecar named.
+
+    Attributes:
+        epoch: names the set of rules by which they were decided.
+        nonce: grows by one with every response of a stream, from 1.
+        heard: how many requests of the stream had been heard when they were decided.
+        replica: who has decided, where the service has several replicas.
+    """
 
     epoch: str
     grants: tuple[Grant, ...] = ()
-    nonce: int = 0  # grows by one with every response of a stream, from 1
-    heard: int = 0  # how many requests of the stream had been heard when this was decided
-    replica: str = ""  # who decided it, where several do
+    nonce: int = 0
+    heard: int = 0
+    replica: str = ""
 
 
 def encode_request(request: LeaseRequest) -> bytes:

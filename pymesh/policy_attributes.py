@@ -37,7 +37,7 @@ PLAIN: Final = (
     "request.auth.principal",
 )
 WITH_ARGUMENT: Final = ("request.headers[NAME]", "request.path[TEMPLATE]", "request.auth.claims[NAME]")
-# Of a list in a kind: whoever needs more counts by something else.
+# Attributes in one list: each multiplies what is counted apart.
 MAX_ATTRIBUTES: Final = 8
 MAX_NAME: Final = 256  # characters
 
@@ -59,7 +59,7 @@ class PathTemplate:
     """A template of paths, as in `/users/{user}/orders/{**}`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is no template; with the reason.
     """
 
     def __init__(self, text: str) -> None:
@@ -84,7 +84,7 @@ class PathTemplate:
         self._shown = [f"{{{part}}}" if part in kinds else part for part in apart]
 
     def of(self, path: str) -> str | None:
-        """The template with what `{NAME}` stands for in `path`, which has no query; None if it does not match."""
+        """The template with the segments of `path` (without query) for its `{NAME}`s; None if it does not match."""
         found = self._match(path)
         if found is None:
             return None
@@ -94,7 +94,12 @@ class PathTemplate:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """An attribute's name taken apart: what it is of, and which one: a header (small letters), a template, a claim."""
+    """The name of an attribute, parsed.
+
+    Attributes:
+        kind: the name up to its brackets, one of PLAIN or `request.headers`, `request.path[]`, `request.auth.claims`.
+        header: in lower case; template, claim (a path): the argument, according to `kind`.
+    """
 
     kind: str
     header: str = ""
@@ -106,7 +111,7 @@ def parse(name: str) -> Named:
     """The attribute called `name`.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no attribute of this name.
     """
     if len(name) > MAX_NAME or not _NAME.match(name):
         raise ValueError(f"{name!r} is no attribute: it is {DESCRIPTION}")
@@ -122,7 +127,7 @@ def parse(name: str) -> Named:
 
 
 def namespace_of(principal: str) -> str:
-    """The namespace of a SPIFFE identity; "" where it is none of a workload."""
+    """The namespace of a SPIFFE identity; "" if it is not a workload's."""
     try:
         return Identity.parse(principal).namespace
     except ValueError:
@@ -130,7 +135,7 @@ def namespace_of(principal: str) -> str:
 
 
 def account_of(principal: str) -> str:
-    """The service account of a SPIFFE identity, as `namespace/name`; "" where it is none of a workload."""
+    """The service account of a SPIFFE identity, as `namespace/name`; "" if it is not a workload's."""
     try:
         identity = Identity.parse(principal)
     except ValueError:
@@ -139,7 +144,7 @@ def account_of(principal: str) -> str:
 
 
 def claim_of(claims: Mapping[str, object], path: tuple[str, ...]) -> str:
-    """A claim as text: a text as it is, anything else as JSON; "" where there is none."""
+    """A claim as text: a string as it is, anything else as JSON; "" without the claim."""
     found: object = claims
     for key in path:
         if not isinstance(found, Mapping) or key not in found:
@@ -155,7 +160,7 @@ def auth_principal_of(claims: Mapping[str, object]) -> str:
 
 
 def _plain(value: object) -> object:
-    """JSON that says the same in the same words: protobuf's Struct has no whole numbers."""
+    """Equal JSON for equal claims, whoever parsed them: protobuf's Struct knows no whole numbers."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, Mapping):

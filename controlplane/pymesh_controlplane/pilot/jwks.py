@@ -1,11 +1,11 @@
-"""The keys of issuers: fetched from where RequestAuthentications say, kept, and put into pilot's worlds.
+"""The keys of issuers: fetched from where RequestAuthentications say, kept fresh, and put into pilot's worlds.
 
-Sidecars fetch nothing: their keys come with their configuration, so that they need no way out. As long as the keys of
-an issuer were never got, none of its tokens is good. Once they were, they stay until others are got, however long that
-takes, and a problem of the world says since when it does.
+Sidecars fetch nothing: their keys come with the configuration, so that they need no way out of the mesh. Until the keys
+of an issuer have been fetched once, none of its tokens is good. From then on the last good ones stay in force until
+others are fetched, however long that takes, and a problem of the world says that they could not be renewed.
 
-A world with an issuer that is new waits for its keys, a moment. Without that, a pilot that starts would take the keys
-that sidecars have away from them until it has got them itself.
+A world that names a new issuer waits for its keys, PATIENCE seconds at most. Otherwise a pilot that starts would take
+away the keys that sidecars have until it had fetched them itself.
 """
 
 import asyncio
@@ -24,26 +24,26 @@ from pymesh_controlplane.sources.base import Source
 
 log = logging.getLogger("pymesh.pilot.jwks")
 
-# Seconds after which keys are asked for again, as in Istio: issuers publish a key hours before they sign with it.
+# Seconds after which keys are fetched again, as in Istio: issuers publish a key hours before they sign with it.
 REFRESH: Final = 20 * 60.0
 # Seconds until the next attempt after one that failed; twice as many after each more, up to the longest.
 FIRST_PAUSE: Final = 2.0
 LONGEST_PAUSE: Final = 5 * 60.0
-# Share by which each pause is longer, by chance: many issuers behind one server are not asked in one moment.
+# Fraction by which chance lengthens each pause at most: issuers behind one server are not all asked at once.
 SPREAD: Final = 0.2
-# Seconds that a world waits for keys that nobody has asked for before.
+# Seconds that a world waits for keys that were never asked for before.
 PATIENCE: Final = 2.0
-# Addresses that are asked; a mesh has one or two. Of what is beyond that no token is good, and a problem says so.
+# Addresses that keys are fetched from; a mesh has one or two. Issuers beyond are not believed, and a problem says so.
 MAX_SOURCES: Final = 200
 # Addresses that are asked at once.
 MAX_AT_ONCE: Final = 8
 
-# The text of a key set. Raises FetchError. Given the seconds that it may take.
+# Fetches the text of a key set, within so many seconds. Raises FetchError.
 Fetch = Callable[[KeySource, float], Awaitable[bytes]]
 
 
 class FetchError(Exception):
-    """Keys that could not be got, with the reason."""
+    """Keys could not be fetched; the text says why."""
 
 
 @dataclass(slots=True)
@@ -52,9 +52,9 @@ class _Kept:
 
     Attributes:
         timeout: seconds that an answer may take.
-        keys: the last key set that was good; empty before the first.
+        keys: the last good key set (KeySet.encoded); empty before the first.
         wrong: why the last attempt has failed; empty if it has not.
-        asked: set once there was an attempt.
+        asked: set after the first attempt.
     """
 
     timeout: float
@@ -65,7 +65,11 @@ class _Kept:
 
 
 class KeyedSource:
-    """A source whose worlds have the keys of the issuers that they name."""
+    """A source whose worlds have the keys of the issuers that they name.
+
+    Args:
+        random: a number from 0 to 1, by chance; spreads the pauses.
+    """
 
     def __init__(
         self,
@@ -117,7 +121,10 @@ class KeyedSource:
     def _problem(self, source: KeySource) -> str:
         kept = self._kept.get(source)
         if kept is None:
-            return f"keys are asked for at {MAX_SOURCES} addresses already: no token of {source.issuer} is good"
+            return (
+                f"keys are fetched from {MAX_SOURCES} addresses already, and no token of {source.issuer} is good: "
+                "name fewer issuers, or write keys under jwks"
+            )
         if not kept.wrong:
             return ""
         if kept.keys:
@@ -127,7 +134,7 @@ class KeyedSource:
         )
 
     def _follow(self, wanted: Mapping[KeySource, float], group: asyncio.TaskGroup) -> list[_Kept]:
-        """Ask where it is wanted and nowhere else; those that nobody has asked for before."""
+        """Keep the keys of the sources that are `wanted`, and of no others; those that are new."""
         for source in self._kept.keys() - wanted.keys():
             task = self._kept.pop(source).task
             if task is not None:

@@ -1,6 +1,7 @@
 """How the keys of an issuer are fetched: one GET, or two where the issuer says itself where they are.
 
-What is answered is read up to a bound and shown to nobody. The library is the one that the Kubernetes client brings.
+Answers are read up to MAX_BYTES and never shown to anybody: they may be anything. The library comes with the client of
+the Kubernetes API.
 
 Source: OpenID Connect Discovery 1.0, section 4; RFC 8414 section 3
 """
@@ -19,7 +20,7 @@ if TYPE_CHECKING:  # it takes 7 MB and 0.2 s, and most meshes fetch no keys
 DISCOVERY: Final = "/.well-known/openid-configuration"
 # An address may have moved, and may have moved again.
 MAX_REDIRECTS: Final = 3
-# Bytes of an address.
+# Characters of an address.
 MAX_ADDRESS: Final = 2048
 
 
@@ -27,7 +28,7 @@ async def fetch(source: KeySource, within: float) -> bytes:
     """The text of the key set; two answers together take `within` seconds at most.
 
     Raises:
-        FetchError: it could not be got; with the reason.
+        FetchError: it could not be fetched; with the reason.
     """
     import httpx2
 
@@ -60,7 +61,7 @@ async def _get(client: "httpx2.AsyncClient", address: str) -> bytes:
 
     scheme = urlsplit(address).scheme
     if scheme not in {"http", "https"} or len(address) > MAX_ADDRESS:
-        raise FetchError("what is named for the keys is no address of http or https")
+        raise FetchError(f"the address of the keys is not http or https, or longer than {MAX_ADDRESS} characters")
     try:
         async with client.stream("GET", address, headers={"accept": "application/json"}) as answer:
             if scheme == "https" and answer.url.scheme != "https":

@@ -189,7 +189,7 @@ async def test_there_is_an_end_to_how_many_are_asked() -> None:
         found.worlds.put_nowait(world_of(BOOKINFO + text))
         world = await after()
         assert len({source for source, _ in found.asked}) == jwks.MAX_SOURCES
-        beyond = [problem for problem in problems(world) if "addresses already: no token of" in problem]
+        beyond = [problem for problem in problems(world) if "addresses already, and no token of" in problem]
         assert len(beyond) == 240 - jwks.MAX_SOURCES
 
 

@@ -91,7 +91,7 @@ async def test_keys_are_fetched_from_where_they_are(name: str, path: str, issuer
         ("/other", "", f"/other{DISCOVERY} speaks of another issuer"),
         ("/silent", "", f"/silent{DISCOVERY} does not say where the keys are (jwks_uri)"),
         ("/text", "", f"/text{DISCOVERY}: Expecting value"),
-        ("/file", "", "what is named for the keys is no address of http or https"),
+        ("/file", "", "the address of the keys is not http or https"),
     ],
 )
 async def test_what_cannot_be_fetched_says_why_and_nothing_of_the_answer(
