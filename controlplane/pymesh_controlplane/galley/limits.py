@@ -6,15 +6,13 @@ from typing import Final, TypeAlias
 from pymesh import names, policy_attributes
 from pymesh.checks import LONGEST
 from pymesh.resources.fields import seconds
-from pymesh.resources.kubernetes import Pod
 from pymesh.resources.mesh_config import CONFIG_MAP
 from pymesh.resources.policy import Check, ConcurrencyLimit, RateLimit
-from pymesh.resources.resource import Key, Resource, holds
+from pymesh.resources.resource import Resource
 from pymesh_controlplane.galley.findings import Findings, listed, near
-from pymesh_controlplane.injector.settings import ANNOTATION_PROXY
-from pymesh_controlplane.pilot.model import Problem, Service, Workload, World
+from pymesh_controlplane.pilot.model import Problem, Service, World
 from pymesh_controlplane.policy import sources
-from pymesh_controlplane.policy.rules import PERIODS, POLICY_SERVICE, is_behind
+from pymesh_controlplane.policy.rules import PERIODS, POLICY_SERVICE, with_other_proxies
 
 # Requests per second that one policy service can be asked about with room to spare; every one is a question to it.
 MAX_RATE: Final = 1_000_000
@@ -36,7 +34,7 @@ def check(resource: AnyLimit, world: World) -> list[Problem]:
     if POLICY_SERVICE not in world.services:
         findings.warning("spec", "no policy service runs in this mesh: sidecars do what failureMode says")
     if isinstance(resource.value, RateLimit):
-        _check_rate(findings, resource.value)
+        _check_rate(findings, resource.value, resource.key.namespace, world)
     elif isinstance(resource.value, Check):
         _check_function(findings, resource.value, world)
     else:
@@ -70,27 +68,17 @@ def _check_protocol(findings: Findings, path: str, service: Service) -> None:
 
 
 def _check_proxies(findings: Findings, limit: ConcurrencyLimit, namespace: str, world: World) -> None:
-    targets = [world.services.get(names.service_host(ref.name, namespace)) for ref in limit.spec.target_refs]
-    others = [
-        workload.name
-        for workload in world.workloads.values()
-        if _proxy_of(workload, world) not in {None, "pymesh"}
-        and any(service is not None and is_behind(workload, service, world) for service in targets)
-    ]
-    if others:
+    if others := with_other_proxies(_hosts(limit, namespace), world):
         findings.warning(
             "spec.targetRefs", f"only pymesh-proxy can hold slots: the sidecars of {listed(others)} let in what comes"
         )
 
 
-def _proxy_of(workload: Workload, world: World) -> str | None:
-    pod = world.resources.get(Key("Pod", workload.namespace, workload.name))
-    if pod is None or not holds(pod, Pod):
-        return None
-    return (pod.value.metadata.annotations or {}).get(ANNOTATION_PROXY)
+def _hosts(limit: ConcurrencyLimit | RateLimit, namespace: str) -> list[str]:
+    return [names.service_host(target.name, namespace) for target in limit.spec.target_refs]
 
 
-def _check_rate(findings: Findings, limit: RateLimit) -> None:
+def _check_rate(findings: Findings, limit: RateLimit, namespace: str, world: World) -> None:
     spec = limit.spec
     if spec.requests / PERIODS[spec.per] > MAX_RATE:
         findings.error("spec.requests", f"more than {MAX_RATE} per second: nothing could keep count of that")
@@ -102,6 +90,11 @@ def _check_rate(findings: Findings, limit: RateLimit) -> None:
     check_attributes(findings, "spec.by", spec.by)
     if spec.quota == "Leased" and spec.by:
         findings.error("spec.quota", "what is counted apart cannot be leased: leave it out, or say Asked")
+    elif spec.quota == "Leased" and (others := with_other_proxies(_hosts(limit, namespace), world)):
+        findings.warning(
+            "spec.quota",
+            f"only pymesh-proxy can hold leases: since {listed(others)} cannot, all ask about each request",
+        )
 
 
 def _check_function(findings: Findings, check: Check, world: World) -> None:

@@ -6,13 +6,15 @@ a refused caller reads.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from pymesh import names
 from pymesh.resources.fields import seconds
+from pymesh.resources.kubernetes import Pod
 from pymesh.resources.policy import Check, ConcurrencyLimit, RateLimit, TargetRef
-from pymesh.resources.resource import Resource, holds
+from pymesh.resources.resource import Key, Resource, holds
+from pymesh_controlplane.injector.settings import ANNOTATION_PROXY
 from pymesh_controlplane.pilot.model import Service, Workload, World
 
 # Seconds of each `per`.
@@ -102,7 +104,7 @@ class Rules:
 
 def rules_of(world: World) -> Rules:
     """The rules that are in force in `world`."""
-    rules = {rule.name: rule for rule in sorted(_rules(world.resources.values()), key=lambda rule: rule.name)}
+    rules = {rule.name: rule for rule in sorted(_rules(world), key=lambda rule: rule.name)}
     digest = hashlib.sha256(repr(list(rules.values())).encode()).hexdigest()[:16]
     accounts: dict[str, frozenset[str]] = {}
     pods: dict[str, frozenset[str]] = {}
@@ -139,19 +141,39 @@ def is_behind(workload: Workload, service: Service, world: World) -> bool:
 def rules_by_host(world: World) -> dict[str, tuple[Rule, ...]]:
     """The rules for each service that has some, by name."""
     found: dict[str, list[Rule]] = {}
-    for rule in sorted(_rules(world.resources.values()), key=lambda rule: rule.name):
+    for rule in sorted(_rules(world), key=lambda rule: rule.name):
         for host in rule.hosts:
             found.setdefault(host, []).append(rule)
     return {host: tuple(rules) for host, rules in found.items()}
 
 
-def _rules(resources: Iterable[Resource[object]]) -> Iterator[Rule]:
-    for resource in resources:
+def with_other_proxies(hosts: Iterable[str], world: World) -> list[str]:
+    """The pods behind the services `hosts` whose sidecars are not pymesh-proxy: those can hold no leases."""
+    services = [world.services[host] for host in hosts if host in world.services]
+    return [
+        workload.name
+        for workload in world.workloads.values()
+        if _proxy_of(workload, world) not in {None, "pymesh"}
+        and any(is_behind(workload, service, world) for service in services)
+    ]
+
+
+def _proxy_of(workload: Workload, world: World) -> str | None:
+    pod = world.resources.get(Key("Pod", workload.namespace, workload.name))
+    if pod is None or not holds(pod, Pod):
+        return None
+    return (pod.value.metadata.annotations or {}).get(ANNOTATION_PROXY)
+
+
+def _rules(world: World) -> Iterator[Rule]:
+    for resource in world.resources.values():
         if holds(resource, RateLimit):
             rate = resource.value.spec
             burst = rate.burst or rate.requests
             limit = Rate(rate.requests, PERIODS[rate.per], burst, tuple(rate.by), rate.quota)
             hosts = _hosts(rate.target_refs, resource)
+            if limit.quota != "Asked" and not limit.by and with_other_proxies(hosts, world):
+                limit = replace(limit, quota="Asked")  # what some lease and others ask about would be counted twice
             yield Rule(str(resource.key), hosts, limit, rate.failure_mode, rate.otherwise, rate.dry_run)
         elif holds(resource, ConcurrencyLimit):
             slots = resource.value.spec

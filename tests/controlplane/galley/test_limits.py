@@ -20,6 +20,7 @@ ATTRIBUTES = (
     "request.path, request.auth.principal, request.headers[NAME], request.path[TEMPLATE], request.auth.claims[NAME]"
 )
 NO_REVIEW = "there is no Service review in namespace default: it limits nothing there"
+NO_LEASES = "only pymesh-proxy can hold leases: since reviews-envoy cannot, all ask about each request"
 NO_SLOTS = "only pymesh-proxy can hold slots: the sidecars of reviews-envoy let in what comes"
 
 
@@ -137,6 +138,13 @@ def test_nonsense_is_refused_with_its_place(manifest: str, expected: str) -> Non
             )
             + slots("max: 5"),
             f"warning spec.targetRefs: {NO_SLOTS}",
+        ),
+        (
+            pod("reviews-envoy", "10.244.0.99", "reviews").replace(
+                "labels:", "annotations: {sidecar.pymesh.io/proxy: envoy}\n  labels:"
+            )
+            + rate("requests: 5, per: Minute, quota: Leased"),
+            f"warning spec.quota: {NO_LEASES}",
         ),
     ],
 )

@@ -76,3 +76,17 @@ endpoints: [{addresses: ['10.244.0.10']}]
 """
     rules = rules_of(world_of(BOOKINFO + manual + LIMITS.replace("{name: ratings}", "{name: manual}")))
     assert "productpage-1.default" in rules.pods["ConcurrencyLimit default/all"]
+
+
+def test_what_some_sidecars_cannot_lease_all_ask_about() -> None:
+    """Otherwise there would be two counts of one rate, and twice as much let in."""
+    world = BOOKINFO + LIMITS.replace(", by: [source.principal]", ", quota: Leased")
+    envoy = "---" + pod("reviews-envoy", "10.244.0.96", "reviews").replace(
+        "labels:", "annotations: {sidecar.pymesh.io/proxy: envoy}\n  labels:"
+    )
+    name = "RateLimit default/reviews"
+    for text, quota in ((world, "Leased"), (world + envoy, "Asked")):
+        [by_host] = [rule for rule in rules_by_host(world_of(text))[REVIEWS] if rule.name == name]
+        assert by_host.limit == rules_of(world_of(text)).by_name[name].limit == Rate(10, 60, 10, (), quota)
+    ratings = envoy.replace("reviews", "ratings")
+    assert rules_of(world_of(world + ratings)).by_name[name].limit == Rate(10, 60, 10, (), "Leased")
