@@ -147,6 +147,31 @@ async def test_no_form_of_a_host_gets_around_a_denial(app: Guarded, hosts: str) 
     assert not app.app.seen
 
 
+async def test_a_host_with_a_port_or_a_dot_at_its_end_is_another_host(app: Guarded, tmp_path: Path) -> None:
+    """As in Istio: a denial that is about a host has to name these forms, too."""
+    others = ("internal.test:80", "internal.test:080", "internal.test:", "internal.test.", "internal.test.:80")
+    for host in others:
+        assert await app.status(said("GET / HTTP/1.1", host=host)) == 200, host
+    every = POLICIES.replace(
+        "[internal.test]", '[internal.test, "internal.test:*", internal.test., "internal.test.:*"]'
+    )
+    async with guarded(every, tmp_path) as careful:
+        for host in ("internal.test", *others):
+            assert await careful.status(said("GET / HTTP/1.1", host=host)) == 403, host
+
+
+async def test_a_sidecar_believes_its_callers_of_where_a_request_began(tmp_path: Path) -> None:
+    """As in Istio: only a gateway knows, and `remoteIpBlocks` are for where nobody but a gateway may call."""
+    policy = POLICIES.partition("---")[0].replace(
+        "principals: [cluster.local/ns/default/sa/friend]", "BLOCKS: [10.0.0.9]"
+    )
+    claim = "x-forwarded-for: 10.0.0.9\r\n"
+    async with guarded(policy.replace("BLOCKS", "remoteIpBlocks"), tmp_path) as app:
+        assert await app.status(said("GET / HTTP/1.1", more=claim), STRANGER) == 200
+    async with guarded(policy.replace("BLOCKS", "ipBlocks"), tmp_path) as app:
+        assert await app.status(said("GET / HTTP/1.1", more=claim), STRANGER) == 403
+
+
 async def test_a_second_request_on_an_allowed_connection_is_judged_by_itself(app: Guarded) -> None:
     async with app.caller() as peer:
         peer.send(said("GET / HTTP/1.1") + said("GET /admin HTTP/1.1") + said("GET /x HTTP/1.1"))
