@@ -49,6 +49,10 @@ class Holder:
     leaf: str = ""
     problem: str = ""
 
+    def as_json(self) -> dict[str, str]:
+        """For programs."""
+        return {"pod": self.pod, "trusts": self.trusts, "certificateOf": self.leaf, "problem": self.problem}
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -97,10 +101,7 @@ class Report:
             ],
             "signerNotAfter": self.signer_ends.isoformat(),
             "settleSeconds": self.settle,
-            "workloads": [
-                {"pod": item.pod, "trusts": item.trusts, "certificateOf": item.leaf, "problem": item.problem}
-                for item in self.holders
-            ],
+            "workloads": [holder.as_json() for holder in self.holders],
             "expected": list(self.expected),
             "problem": self.problem,
         }

@@ -90,14 +90,11 @@ def rotate(  # noqa: PLR0917  a command has as many options as it has
 
 
 def as_json(reports: Sequence[Report], now: datetime) -> dict[str, Any]:
-    """What `pymesh ca status -o json` prints: the replicas' reports put together."""
+    """What `pymesh ca status -o json` prints: the reports of all replicas, merged."""
     first = reports[0]
     document = first.as_json()
     holders: dict[str, Holder] = {holder.pod: holder for report in reports for holder in report.holders}
-    together = [Report.as_json(report)["workloads"] for report in reports]
-    document["workloads"] = sorted(
-        {item["pod"]: item for workloads in together for item in workloads}.values(), key=lambda item: str(item["pod"])
-    )
+    document["workloads"] = [holders[pod].as_json() for pod in sorted(holders)]
     document["expected"] = sorted({pod for report in reports for pod in report.expected})
     document["silent"] = sorted(set(document["expected"]).difference(holders))
     document["replicas"] = len(reports)
@@ -126,7 +123,7 @@ def _until_it_may_be(found: target.Mesh, step: Step, timeout: float) -> list[str
 def _reports(found: target.Mesh) -> list[Report]:
     reports = [Report.from_json(document) for document in found.authorities()]
     if not reports:
-        raise MeshError("no control plane answers")
+        raise MeshError("no control plane answers: see what pymesh status says, or in a cluster pymesh check")
     return reports
 
 

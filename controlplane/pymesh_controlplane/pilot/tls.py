@@ -46,7 +46,7 @@ def mesh_server(alpn: Sequence[str], trust_domains: Sequence[str]) -> base_pb2.T
     one of `trust_domains`. A root that was brought along may stand above other meshes, too.
     """
     context = tls_pb2.DownstreamTlsContext(
-        common_tls_context=_mesh([_within(domain) for domain in trust_domains], alpn),
+        common_tls_context=_mesh([_any_of(domain) for domain in trust_domains], alpn),
         require_client_certificate=BoolValue(value=True),
     )
     return base_pb2.TransportSocket(name=TRANSPORT_TLS, typed_config=packed(context))
@@ -124,7 +124,7 @@ def _sds(name: str) -> secret_pb2.SdsSecretConfig:
     )
 
 
-def _within(trust_domain: str) -> common_pb2.SubjectAltNameMatcher:
+def _any_of(trust_domain: str) -> common_pb2.SubjectAltNameMatcher:
     matcher = string_pb2.StringMatcher(prefix=f"spiffe://{trust_domain}/")
     return common_pb2.SubjectAltNameMatcher(san_type=common_pb2.SubjectAltNameMatcher.URI, matcher=matcher)
 
