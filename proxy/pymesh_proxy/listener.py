@@ -1,4 +1,14 @@
-"""What a listener does with a connection, top to bottom: where was it going, which way, which chain, TLS, handler."""
+"""What a listener does with a connection, top to bottom: where was it going, which way, which chain, TLS, handler.
+
+    serve                    whose it is and where it was going (`_arrived`), and a look at what has come already
+      ├ _wait                the client has not said enough: wait for it (`_inspect`)
+      │   └ _silent_client   it says nothing at all: perhaps its server speaks first
+      └ _hand_over           the filter chain, and its handler: a DownstreamConnection or a Relay
+          └ _over_tls        after a handshake, as whoever the certificate says
+              └ _serve_either   opaque by the client's ALPN, towards our own app: look at what it says within TLS
+
+Whoever is not served leaves by a Refusal, which is counted, or by an OSError, in one place: `_turn_away`.
+"""
 
 import asyncio
 import logging
@@ -121,11 +131,13 @@ class ListenerServer:
                     relay = Relay(self._runtime, opaque.handler, facts)
                 detection = await self._silent_client(sock, listener, relay)
             self._hand_over(arrival, detection, relay)
-        except (Refusal, OSError) as error:
+        except BaseException as error:
+            if relay is not None:
+                relay.abandon()
+            if not isinstance(error, (Refusal, OSError)):
+                sock.close()
+                raise
             self._turn_away(sock, error)
-        except BaseException:
-            sock.close()
-            raise
 
     def _turn_away(self, sock: socket.socket, error: Refusal | OSError) -> None:
         sock.close()
@@ -201,29 +213,19 @@ class ListenerServer:
         return OPAQUE
 
     async def _silent_client(self, sock: socket.socket, listener: Listener, relay: Relay | None) -> Detection:
-        """Wait for a client that does not begin to speak: perhaps the server does, where that can be found out."""
-        loop = self._runtime.loop
-        patience = listener.inspect_timeout
-        if relay is not None and _wary(listener):
+        """Wait for a client that does not begin to speak: perhaps the server does, which `relay` can find out."""
+        loop, patience, wary = self._runtime.loop, listener.inspect_timeout, _wary(listener)
+        if relay is not None and wary:
             patience = relay.proxy.idle_timeout  # a client that outwaits us must not become opaque by that
         try:
             async with asyncio.timeout(patience):
                 if relay is not None and await relay.listen_first(readable(loop, sock)):
                     return OPAQUE
-                detection = await peek(loop, sock, None, wary=_wary(listener))
+                detection = await peek(loop, sock, None, wary=wary)
         except TimeoutError:
-            try:
-                if relay is not None and _wary(listener):
-                    raise Refusal("silent", "neither side has said anything")
-                return self._undetected(listener)
-            except Refusal:
-                if relay is not None:
-                    relay.abandon()
-                raise
-        except OSError:
-            if relay is not None:
-                relay.abandon()
-            raise
+            if relay is not None and wary:
+                raise Refusal("silent", "neither side has said anything") from None
+            return self._undetected(listener)
         assert detection is not None
         return detection
 
@@ -255,8 +257,7 @@ class ListenerServer:
 
     async def _over_tls(self, arrival: Arrival, chain: FilterChain, tls: TlsServer) -> None:
         """Serve a connection that is encrypted to us."""
-        sock, listener, _, facts = arrival
-        runtime = self._runtime
+        sock, facts, runtime = arrival.sock, arrival.facts, self._runtime
 
         def identify(transport: asyncio.BaseTransport) -> Facts | None:
             peer = peer_certificate(transport.get_extra_info("ssl_object"))
@@ -267,31 +268,32 @@ class ListenerServer:
                 return None
             return _with_identity(facts, peer, runtime.own_identity(tls.certificate))
 
-        first = FirstBytes()
         either = self._either(chain, arrival)
+        first = None if either is None else FirstBytes()
+
+        def above() -> asyncio.BaseProtocol | Half:
+            return self._protocol(chain.handler, facts, identify) if first is None else first
+
         try:
-            await accept_tls(
-                runtime.loop,
-                sock,
-                runtime.tls.server(tls),
-                (lambda: first) if either else (lambda: self._protocol(chain.handler, facts, identify)),
-                chain.handshake_timeout,
-            )
+            await accept_tls(runtime.loop, sock, runtime.tls.server(tls), above, chain.handshake_timeout)
         except (TlsError, OSError, TimeoutError) as error:
             sock.close()
             self._tls_failed(facts, error)
             return
-        if either is None:
-            return
-        relay = Relay(runtime, either.opaque, facts)
+        if either is not None and first is not None:
+            await self._serve_either(arrival, either, first, identify)
+
+    async def _serve_either(self, arrival: Arrival, either: Either, first: FirstBytes, identify: Identify) -> None:
+        """Serve a connection of which only its first bytes, within TLS, say what is spoken."""
+        relay = Relay(self._runtime, either.opaque, arrival.facts)
         try:
-            if await self._speaks_http(first, listener, relay):
+            if await self._speaks_http(first, arrival.listener, relay):
                 relay.abandon()
-                first.hand_over(self._protocol(either.http, facts, identify))
+                first.hand_over(self._protocol(either.http, arrival.facts, identify))
             else:
-                first.hand_over(self._protocol(either.opaque, facts, identify, relay))
+                first.hand_over(self._protocol(either.opaque, arrival.facts, identify, relay))
         except (Refusal, OSError) as error:
-            self._turn_away(sock, error)
+            self._turn_away(arrival.sock, error)
 
     @staticmethod
     def _either(chain: FilterChain, arrival: Arrival) -> Either | None:

@@ -122,7 +122,9 @@ class Relay:
             await asyncio.gather(client, server, return_exceptions=True)
 
     def abandon(self) -> None:
-        """What the client said is for somebody else: the upstream was asked too early."""
+        """The client is not to be served by this: the upstream was asked too early, or in vain."""
+        if self._done:
+            return
         self._done = True
         if self._endpoint is not None:
             self._endpoint.active -= 1
