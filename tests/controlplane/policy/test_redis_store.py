@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Final
@@ -11,14 +12,16 @@ import pytest
 import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from redis.exceptions import NoPermissionError
 
 from pymesh_controlplane.policy import redis_store
 from pymesh_controlplane.policy.buckets import Buckets, Spend, Spent
 from pymesh_controlplane.policy.redis_store import RedisStore
 from pymesh_controlplane.policy.rules import Rate
-from pymesh_controlplane.policy.store import PATIENCE, Question, StoreError
+from pymesh_controlplane.policy.store import PATIENCE, Claim, Question, StoreError
 from pymesh_controlplane.policy.till import Till
 from tests.support.redis_server import redis_server
+from tests.support.repository import ROOT
 from tests.support.waiting import eventually
 
 A, B = "RateLimit default/a", "RateLimit default/b"
@@ -149,6 +152,25 @@ async def test_whoever_makes_up_keys_shares_one_bucket(
         assert len(names) == 12, "the buckets, one for all others, and the list of them"
         assert max(map(len, names)) < 100
         assert all(0 < client.pttl(name) <= 121_000 for name in names)
+
+
+async def test_a_user_needs_no_more_than_the_page_says(store: RedisStore, server: int) -> None:
+    """docs/kubernetes.md has the line for Redis' ACL; all that a replica does is done under it."""
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    [line] = [line for line in page.splitlines() if line.startswith("~pymesh:policy:*")]
+    with redis.Redis(port=server) as client:
+        client.execute_command("ACL", "SETUSER", "policy", "reset", "on", ">pw", *line.split())
+    theirs = RedisStore(f"redis://policy@127.0.0.1:{server}/0", password="pw")
+    try:
+        await theirs.exchange("a", [])
+        claim = Claim("RateLimit default/leased", 10, 0, 5, requests=10, period=1)
+        for name, moved in (("a", {}), ("b", {"a": (1, 1)})):
+            await theirs.exchange(name, [replace(claim, moved=moved)])
+        assert [each.wait for each in await answers(theirs, spend())] == [0]
+    finally:
+        await theirs.close()
+    with redis.Redis(port=server, username="policy", password="pw") as client, pytest.raises(NoPermissionError):
+        client.set("another", "1")
 
 
 # --- Where questions wait for it ------------------------------------------------------------------------------------
