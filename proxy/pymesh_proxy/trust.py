@@ -1,4 +1,4 @@
-"""Whom to believe what he says of himself, and who may ask something of the proxy: by where a request comes from. Pure.
+"""Which claims of a request are believed, and what it may ask of the proxy: by where it comes from. Pure.
 
 A request is *internal* if it comes straight from an address that the configuration names so (`internal_address_config`;
 nobody is, where it names none), and *at the edge* if it is not internal and the connection's own address is the

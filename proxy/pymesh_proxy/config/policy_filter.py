@@ -15,7 +15,7 @@
         otherwise: CLOSED                           # OPEN; for LAST_DECISION without one
         by: [source.principal]                      # with check only: what last answers are kept by
         remembered: true                            # with check only: answers may be good for others for long
-        dry_run: true                               # count whom it would refuse, and let him in
+        dry_run: true                               # count what it would refuse, and let it in
 
 Unknown keys are refused, like unknown fields of a message.
 """

@@ -44,7 +44,7 @@ from pymesh_proxy.filters.rbac import NAME, RbacFilter, RbacSettings
 from pymesh_proxy.routing import PathKind
 from pymesh_proxy.transport.facts import Facts
 
-# Rules within rules; a person writes three or four. Deeper ones could not be decided on Python's stack.
+# Levels of rules within rules; people write three or four. Much deeper ones would exhaust Python's stack.
 MAX_DEPTH: Final = 32
 
 # Addresses remembered as numbers, for all rules: a connection asks with each of its requests.
@@ -53,14 +53,14 @@ _MAX_PORT: Final = 65_535
 
 _ACTIONS: Final = {rbac_pb2.RBAC.ALLOW: Action.ALLOW, rbac_pb2.RBAC.DENY: Action.DENY, rbac_pb2.RBAC.LOG: Action.LOG}
 
-# What questions cost. The cheapest is for a header that most requests do not have: then there is no more to ask.
+# Relative costs of questions. The cheapest is for a header, since most requests do not have it: then all is said.
 _HEADER: Final = 1
 _START_LINE: Final = 2
 _PATTERN: Final = 6
 _VALUE: Final = 8
 
 Inside: TypeAlias = Callable[[str], bool]
-# Which field of a permission or a principal, its value and its path → what it asks.
+# The field of a permission or a principal that is set, its value and its path → the question that it asks.
 Ask: TypeAlias = Callable[[str, object, str], Rule]
 
 
@@ -111,7 +111,7 @@ def _each(items: Sequence[Permission | Principal], path: str, depth: int, ask: A
 
 
 def _rule(message: Permission | Principal, path: str, depth: int, ask: Ask) -> Rule:
-    """A permission or a principal: what they are put together of has the same form."""
+    """A permission or a principal: both nest in the same way."""
     if depth > MAX_DEPTH:
         raise ConfigError(f"rules within rules, more than {MAX_DEPTH} deep", path=path)
     which = one_of(message, "rule" if isinstance(message, Permission) else "identifier", path)
@@ -138,12 +138,12 @@ def _set(message: Permission.Set | Principal.Set, path: str) -> tuple[Sequence[P
 
 
 def _question(which: str, value: object, path: str) -> Rule:
-    """What only the request can tell, and what its connection can."""
+    """A question to the connection if it can answer it, else to the request."""
     return _of_connection(which, value, path) or _of_request(which, value, path)
 
 
 def _question_to_connection(which: str, value: object, path: str) -> Rule:
-    """What opaque bytes can be asked about."""
+    """A question to the connection: opaque bytes know no requests."""
     if which == "remote_ip":  # without a header that says more, it is who connects
         which = "direct_remote_ip"
     question = _of_connection(which, value, path)
@@ -156,7 +156,7 @@ def _question_to_connection(which: str, value: object, path: str) -> Rule:
 
 
 def _of_connection(which: str, value: object, path: str) -> OfConnection | None:
-    """A question to the connection; None if it is none. The same words always ask the same."""
+    """A question to the connection; None if only a request can answer it. Equal messages make equal keys."""
     holds = _holds(which, value, path)
     if holds is None:
         return None

@@ -18,16 +18,16 @@ from pymesh.xds.check import join
 from pymesh_proxy.config import matchers
 from pymesh_proxy.config.fields import one_of, required
 
-# By the name of a filter, what it has to tell (RequestRecord.metadata).
+# Asked about RequestRecord.metadata: by the name of a filter, what it has left.
 MetadataMatch = Callable[[Mapping[str, Mapping[str, object]]], bool]
-ValueMatch = Callable[[object], bool]
+JsonMatch = Callable[[object], bool]
 
-# Matchers within matchers; a person writes one or two.
+# Levels of matchers within matchers; people write one or two.
 MAX_DEPTH: Final = 16
 
 
 class _Missing:
-    """What stands for a value that is not there; JSON's null is one that is."""
+    """Stands for a value that is not there, which JSON's null is."""
 
 
 _MISSING: Final = _Missing()
@@ -59,7 +59,7 @@ def metadata(matcher: MetadataMatcher, path: str) -> MetadataMatch:
     return matches
 
 
-def _value(matcher: ValueMatcher, path: str, depth: int) -> ValueMatch:
+def _value(matcher: ValueMatcher, path: str, depth: int) -> JsonMatch:
     if not depth:
         raise ConfigError(f"matchers within matchers, more than {MAX_DEPTH} deep", path=path)
     which = one_of(matcher, "match_pattern", path)
@@ -89,11 +89,11 @@ def _value(matcher: ValueMatcher, path: str, depth: int) -> ValueMatch:
             return lambda value: any(accepts(value) for accepts in some)
 
 
-def _boolean(wanted: bool) -> ValueMatch:
+def _boolean(wanted: bool) -> JsonMatch:
     return lambda value: value is wanted
 
 
-def _number(matcher: DoubleMatcher, path: str) -> ValueMatch:
+def _number(matcher: DoubleMatcher, path: str) -> JsonMatch:
     """A number that is equal, or at least the range's start and below its end; a boolean is none."""
     if one_of(matcher, "match_pattern", path) == "exact":
         exact = matcher.exact

@@ -94,7 +94,7 @@ class Peers:
         return peer
 
     def accept(self, record: RequestRecord) -> None:
-        """Note who is at the ends of an opaque connection: nobody introduces himself there."""
+        """Note who is at the ends of an opaque connection, where no headers introduce anybody."""
         facts = record.facts
         if facts.direction == "inbound":
             record.source, record.destination = self._make_out(None, facts.peer), self.own
