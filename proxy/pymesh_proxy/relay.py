@@ -1,7 +1,13 @@
 """Opaque TCP: two halves, each with back-pressure and half-close, and one record when both are over.
 
-What one side sends is written to the other as it comes. When a side does not take more, the other is not read; when a
-side ends its half, the other is told (`shutdown(SHUT_WR)`), and goes on sending for as long as it likes.
+    half_open     the client is there, and is not read yet: its identity, access rules
+      └ _join     an endpoint that takes the connection, unless `listen_first` has one already; the halves are joined
+    half_lost     one side is gone: the other ends behind it, in order or cut as that was
+    _complete     record, counters, log: when both are gone, exactly once
+
+What one side sends is written to the other as it comes (`transport/half.py`). When a side does not take more, the other
+is not read; when a side ends its half, the other is told (`shutdown(SHUT_WR)`), and goes on sending for as long as it
+likes.
 """
 
 import asyncio
@@ -51,18 +57,20 @@ class Relay:
         self.upstream = Half()
         self.deadline = NEVER
         self.timer_slot = 0
-        self._spoke: asyncio.Event | None = None
-        self._upstream_lost = False
-        self._idle = proxy.idle_timeout
-        self._seen = 0
-        self._counted = (0, 0)
-        self._cutting: asyncio.Transport | None = None  # to be reset once it has sent everything
-        self._cut_by = 0.0
-        self._unsent = 0
-        self._open = 0
+        self._open = 0  # sides that are connected
         self._state: ClusterState | None = None  # of the cluster in which it has a place
-        self._endpoint: Endpoint | None = None
+        self._endpoint: Endpoint | None = None  # which counts it as active
+        self._spoke: asyncio.Event | None = None  # the upstream has said something, where that is waited for
+        self._upstream_lost = False  # before it was joined to the client
+        self._idle = proxy.idle_timeout
+        self._seen = 0  # bytes of both sides when the idle timeout last began
+        self._counted = (0, 0)  # bytes of each side that the statistics have
+        self._cutting: asyncio.Transport | None = None  # to be reset once it has sent everything
+        self._cut_by = 0.0  # or then
+        self._unsent = 0  # what it had left at the last look
         self._done = False
+
+    # --- The client ---
 
     def on_accept(self, identify: Callable[[asyncio.BaseTransport], Facts | None]) -> Half:
         """The downstream protocol; `identify` tells the facts once a TLS handshake is through."""
@@ -70,29 +78,33 @@ class Relay:
         return self.downstream.owned(self)
 
     def half_open(self, half: Half) -> None:
-        """A side is connected. The client is not read before there is somebody to give its bytes to."""
+        """A side is connected."""
         self._open += 1
         assert half.transport is not None
         half.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         if half is self.downstream:
-            assert self._identify is not None
-            facts = self._identify(half.transport)
-            self.stats.cx_total += 1
-            self.stats.cx_active += 1
-            half.pause()
-            if facts is None:
-                half.transport.abort()
-                return
-            self.record.facts = facts
-            self._runtime.peers.accept(self.record)
-            self._runtime.connections.add(self)
-            if self._kept_out():
-                half.transport.abort()
-                if self.upstream.transport is not None:  # asked already, since the client was silent
-                    self.upstream.transport.abort()
-                    self.upstream.bytes = 0  # what it has said goes nowhere
-            else:
-                self._runtime.spawn(self._join())
+            self._admit(half.transport)
+
+    def _admit(self, client: asyncio.Transport) -> None:
+        """Serve the client, unless somebody else is to; it is not read before there is whom to give its bytes to."""
+        assert self._identify is not None
+        facts = self._identify(client)
+        self.stats.cx_total += 1
+        self.stats.cx_active += 1
+        self.downstream.pause()
+        if facts is None:
+            client.abort()
+            return
+        self.record.facts = facts
+        self._runtime.peers.accept(self.record)
+        self._runtime.connections.add(self)
+        if not self._kept_out():
+            self._runtime.spawn(self._join())
+            return
+        client.abort()
+        if self.upstream.transport is not None:  # asked already, since the client was silent
+            self.upstream.transport.abort()
+            self.upstream.bytes = 0  # what it has said goes nowhere
 
     def _kept_out(self) -> bool:
         """Whether access rules keep the connection out; the record says by which."""
@@ -101,6 +113,8 @@ class Relay:
                 self.record.details = denied
                 return True
         return False
+
+    # --- A server that speaks first, perhaps ---
 
     async def listen_first(self, client_speaks: Awaitable[None]) -> bool:
         """Connect upstream while the client is silent, and wait for whoever speaks first; True if it is the upstream.
@@ -136,6 +150,8 @@ class Relay:
         if self._spoke is not None:
             self._spoke.set()
 
+    # --- The upstream ---
+
     async def _join(self) -> None:
         """Connect upstream, if that has not happened yet, and let the bytes flow."""
         if not self.record.attempts:
@@ -156,6 +172,7 @@ class Relay:
         self.set_idle()
 
     async def _connect(self) -> None:
+        """Connect upstream; what keeps it from that is in the record."""
         record = self.record
         try:
             name = choose_weighted(self.proxy.clusters, self._runtime.random)
@@ -189,6 +206,7 @@ class Relay:
                 tried.append(endpoint)
 
     async def _reach(self, cluster: Cluster, endpoint: Endpoint | None) -> None:
+        """Connect to this endpoint, within the cluster's limits."""
         upstreams, record = self._runtime.upstreams, self.record
         if endpoint is None:
             raise failure(Flag.NO_HEALTHY_UPSTREAM, "no_healthy_upstream", f"cluster {cluster.name} has no endpoint")
@@ -211,6 +229,8 @@ class Relay:
             endpoint.active += 1
         record.t_connected = monotonic()
 
+    # --- The ends ---
+
     def half_lost(self, half: Half, exc: Exception | None) -> None:
         """A side is gone: the other ends once it has what is on its way, or at once after an error."""
         self._open -= 1
@@ -220,10 +240,8 @@ class Relay:
             self.upstream_spoke()
         elif other.transport is not None:
             if exc is not None:
-                if isinstance(exc, TooManyRecords) and self.record.flag is Flag.NONE:
-                    down = half is self.downstream
-                    self.record.flag = Flag.DOWNSTREAM_PROTOCOL_ERROR if down else Flag.UPSTREAM_PROTOCOL_ERROR
-                    self.record.details = "too_many_tls_records_without_data"
+                if isinstance(exc, TooManyRecords):
+                    self._accuse(half)
                 self._cut(other)
             else:
                 other.half_close()
@@ -235,16 +253,18 @@ class Relay:
         if self._open == 0 and self.downstream.transport is not None:
             self._complete()
 
+    def _accuse(self, half: Half) -> None:
+        """It was cut for what this side did."""
+        if self.record.flag is Flag.NONE:
+            down = half is self.downstream
+            self.record.flag = Flag.DOWNSTREAM_PROTOCOL_ERROR if down else Flag.UPSTREAM_PROTOCOL_ERROR
+            self.record.details = "too_many_tls_records_without_data"
+
     def _keep_session(self) -> None:
         """The next connection to the same endpoint is to resume the TLS session: its tickets have come by now."""
         state, endpoint, transport = self._state, self._endpoint, self.upstream.transport
         if state is not None and endpoint is not None and transport is not None:
             self._runtime.upstreams.keep_session(state, endpoint, transport)
-
-    def set_idle(self) -> None:
-        """Start the idle timeout, or start it anew."""
-        self.deadline = NEVER if self._idle is None else monotonic() + self._idle
-        self._runtime.timers.watch(self)
 
     def _cut(self, half: Half) -> None:
         """Reset a side whose other side was cut, but not before it has what that one sent (a reset overtakes data)."""
@@ -271,6 +291,13 @@ class Relay:
         else:
             reset(transport)
 
+    # --- Idle for too long ---
+
+    def set_idle(self) -> None:
+        """Start the idle timeout, or start it anew."""
+        self.deadline = NEVER if self._idle is None else monotonic() + self._idle
+        self._runtime.timers.watch(self)
+
     def on_deadline(self, now: float) -> None:
         """See timers.Timed: close if nothing moved since the last look."""
         if self._cutting is not None:
@@ -291,6 +318,8 @@ class Relay:
             else:
                 half.transport.close()
 
+    # --- Counting ---
+
     def moved(self) -> tuple[int, int]:
         """See istio_metrics.Flow."""
         return self.downstream.bytes, self.upstream.bytes
@@ -309,7 +338,10 @@ class Relay:
     def drain(self) -> None:
         """See runtime.Drainable: an opaque connection ends when its ends do, or when the drain time is over."""
 
+    # --- When both sides are gone ---
+
     def _complete(self) -> None:
+        """Always, exactly once: the record is finished, counted and shown."""
         if self._done:
             return
         self._done = True
