@@ -4,7 +4,7 @@
       └ _filter           request filters (filters/loop.py): one that answers ends here, one that asks suspends
         └ _route          virtual host, route, weighted cluster; redirects and direct responses end here
           └ _to_cluster   attempts.py: endpoint, limits, connection; head and body are sent
-    response_head         retry, or pass the head on: response filters in reverse, headers
+    response_head         another attempt, or pass the head on: response filters in reverse, headers
     response_body         relay, each side paused when the other does not take more
     response_end          release the connection
     _complete             record, counters, log: always, exactly once
@@ -233,7 +233,7 @@ class Exchange:
         attempts, route = self._attempts, self._route_found
         assert attempts is not None
         assert route is not None
-        if attempts.answered(head):
+        if attempts.answered(head):  # another one is made instead
             return False
         request, status = self.request, head.status
         if (downstream.serving.shown or status == 101) and not self._may_pass(head):
@@ -245,7 +245,7 @@ class Exchange:
         record.status = status
         record.response_headers = head
         record.details = "via_upstream"
-        form = None
+        form = None  # nearly always its body goes on in the form in which it came
         if framing is None or request.minor == 0:
             form = self._reframing = reframing(head, framing, request.minor)
         manager = downstream.manager
