@@ -14,9 +14,9 @@ import grpc.aio
 import uvloop
 
 from pymesh.identity import Identity
-from pymesh_controlplane.mesh_port import GRPC_OPTIONS
 from pymesh_controlplane.pilot.server import Origin, ServerContext
 from pymesh_controlplane.policy.service import PolicyService
+from pymesh_controlplane.running import GRPC_OPTIONS
 from pymesh_controlplane.sources.directory import DirectorySource
 
 _NAMES: Final = "x509_subject_alternative_name"

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, TypeAlias
 
 import grpc
-import grpc.aio
 from starlette.applications import Starlette
 
 from pymesh.identity import Identity
@@ -19,6 +18,7 @@ from pymesh_controlplane.citadel.client import Certificate, Credentials
 from pymesh_controlplane.citadel.frontend import TlsFrontend, load_certificate, server_context
 from pymesh_controlplane.citadel.gate import Gate
 from pymesh_controlplane.debug import HttpServer
+from pymesh_controlplane.grpc_server import GrpcServer
 from pymesh_controlplane.metrics import Metrics
 from pymesh_controlplane.pilot.server import Authenticate, StreamError
 from pymesh_controlplane.tasks import until_first_ends
@@ -27,21 +27,6 @@ from pymesh_controlplane.tasks import until_first_ends
 BACKLOG: Final = 1024
 # Calls at once, over all connections: a stream for each sidecar of a service with a limit, and their questions.
 MAX_CALLS: Final = 8192
-# Seconds that calls under way have to end when the process does.
-GRACE: Final = 0.3
-
-GRPC_OPTIONS: Final = (
-    ("grpc.so_reuseport", 0),
-    ("grpc.max_allowed_incoming_connections", 4096),
-    ("grpc.max_concurrent_streams", 1000),  # of one connection: a sidecar asks for every request it has, at once
-    ("grpc.max_receive_message_length", 4 * 1024 * 1024),  # as Envoy takes at most; a batch of log entries has 16 KiB
-    ("grpc.max_metadata_size", 16 * 1024),
-    ("grpc.absolute_max_metadata_size", 16 * 1024),
-    ("grpc.keepalive_time_ms", 30_000),  # a pod that vanished is noticed within 40 s
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-)
 
 # The services of a component, for the callers that it is given a way to tell.
 Handlers: TypeAlias = Callable[[Authenticate], Iterable[grpc.GenericRpcHandler]]
@@ -67,8 +52,8 @@ class MeshPort:
 
     async def run(self, services: Iterable[Handlers], http: Http | None = None) -> None:
         """Serve `services`, and over HTTP/1.1 what `http` makes, until cancelled."""
-        inner = grpc.aio.server(options=GRPC_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
-        self._backend_port = inner.add_insecure_port("127.0.0.1:0")
+        inner = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+        self._backend_port = inner.getsockname()[1]
         pages = socket.create_server(("127.0.0.1", 0)) if http is not None else None
         try:
             parts = [self.certificate.run(self._use), self._serve(inner, services)]
@@ -79,18 +64,16 @@ class MeshPort:
         finally:
             if pages is not None:
                 pages.close()
-            await inner.stop(GRACE)
+            inner.close()
 
-    async def _serve(self, inner: grpc.aio.Server, services: Iterable[Handlers]) -> None:
+    async def _serve(self, inner: socket.socket, services: Iterable[Handlers]) -> None:
         await self._open.wait()
         assert self._frontend is not None
         gate = Gate(self._frontend.peer_of, Authenticator(None, self._trust_domain))
         origin = proved(gate, lambda: self._metrics.count("controlplane_tls_refused", "identity"))
-        for handlers in services:
-            inner.add_generic_rpc_handlers(tuple(handlers(origin)))
-        await inner.start()
+        server = GrpcServer([each for handlers in services for each in handlers(origin)], MAX_CALLS)
         self._listener.listen(BACKLOG)
-        await self._frontend.serve()
+        await until_first_ends(server.serve(inner), self._frontend.serve())
 
     async def _who(self, inner: str) -> Identity:
         """Who is at the other end of the connection with this inner address."""

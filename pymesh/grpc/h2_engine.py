@@ -21,7 +21,8 @@ from pymesh.grpc.engine import (
 from pymesh.grpc.frames import FrameGuard
 from pymesh.grpc.metadata import Headers
 
-# Calls that one client may have open here at a time: an Envoy has one or two, and each may hold a window of bytes.
+# Calls that a peer may have open at a time, where nothing else is said: an Envoy has one or two, and each may hold a
+# window of bytes.
 MAX_CONCURRENT_STREAMS = 100
 # Names and values together, as h2 counts them; bearer tokens are the longest thing in them, 1 to 4 KiB.
 MAX_HEADER_LIST_BYTES = 64 * 1024
@@ -42,11 +43,22 @@ class _Outgoing:
 
 
 class H2Engine:
-    """`engine.Engine` on h2. `window` is the bytes that a peer may send on one stream before any is consumed."""
+    """`engine.Engine` on h2.
 
-    def __init__(self, *, client: bool, window: int) -> None:
+    Args:
+        window: bytes that a peer may send on one stream before any is consumed.
+        streams: that a peer may have open at a time.
+    """
+
+    def __init__(self, *, client: bool, window: int, streams: int = MAX_CONCURRENT_STREAMS) -> None:
+        # What we send needs no second look: names are our own, and metadata.py has judged values.
         self._connection = h2.connection.H2Connection(
-            h2.config.H2Configuration(client_side=client, header_encoding=None)
+            h2.config.H2Configuration(
+                client_side=client,
+                header_encoding=None,
+                validate_outbound_headers=False,
+                normalize_outbound_headers=False,
+            )
         )
         self._guard = FrameGuard(preface=0 if client else len(_PREFACE))
         self._outgoing: dict[int, _Outgoing] = {}
@@ -56,7 +68,7 @@ class H2Engine:
         codes = h2.settings.SettingCodes
         settings: dict[h2.settings.SettingCodes | int, int] = {
             codes.INITIAL_WINDOW_SIZE: min(window, _LARGEST_WINDOW),
-            codes.MAX_CONCURRENT_STREAMS: MAX_CONCURRENT_STREAMS,
+            codes.MAX_CONCURRENT_STREAMS: streams,
             codes.MAX_HEADER_LIST_SIZE: MAX_HEADER_LIST_BYTES,
         }
         self._connection.update_settings(settings | {codes.ENABLE_PUSH: 0} if client else settings)

@@ -13,11 +13,11 @@ from typing import Final
 import grpc.aio
 
 from pymesh.identity import Identity
-from pymesh_controlplane.mesh_port import GRPC_OPTIONS
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.server import Origin, ServerContext
 from pymesh_controlplane.policy.redis_store import RedisStore
 from pymesh_controlplane.policy.service import PolicyService
+from pymesh_controlplane.running import GRPC_OPTIONS
 from tests.controlplane.pilot.worlds import world_of
 
 ACCOUNT: Final = Identity("cluster.local", "default", "web")
