@@ -8,7 +8,7 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +18,8 @@ import grpc.aio
 import pytest
 
 from pymesh import policy_api
-from pymesh.policy_api import Demand, LeaseRequest
-from pymesh_controlplane.policy.store import LEASE
+from pymesh.policy_api import WHOLE_SHARE, Demand, LeaseRequest
+from pymesh_controlplane.policy.store import LEASE, SETTLE
 from pymesh_proxy.filters.rates import RateRule
 from pymesh_proxy.filters.slots import Refusal, SlotRule
 from tests.controlplane.pilot.worlds import pod, service
@@ -94,6 +94,7 @@ class Site:
     replicas: list[Replica]
     sidecars: list[Running]
     redis: "subprocess.Popen[bytes]"
+    redis_port: int
 
     def slot(self, number: int) -> SlotRule:
         found = self._rule(number, SLOTS)
@@ -150,7 +151,7 @@ async def site(directory: Path) -> AsyncIterator[Site]:
             sidecar = await stack.enter_async_context(running(text, settle=False))
             sidecar.proxy.services.node = node(number)
             sidecars.append(sidecar)
-        found = Site(replicas, sidecars, redis)
+        found = Site(replicas, sidecars, redis, redis_port)
         await eventually(lambda: all(known(found, number) for number in range(SIDECARS)), what="grants", timeout=20)
         yield found
 
@@ -182,6 +183,7 @@ async def test_twenty_sidecars_and_three_replicas_keep_the_limits_whatever_dies(
     async with site(directory) as at:
         await an_uneven_load_gets_all_of_a_rate_while_a_sidecar_vanishes(at)
         await never_more_at_once_than_the_limit_and_all_of_it(at)
+        await without_redis_what_was_granted_goes_on(at, directory)
 
 
 async def an_uneven_load_gets_all_of_a_rate_while_a_sidecar_vanishes(at: Site) -> None:
@@ -194,26 +196,35 @@ async def an_uneven_load_gets_all_of_a_rate_while_a_sidecar_vanishes(at: Site) -
         outcome = await at.admit(number, at.rate(number))
         let_in[0] += not isinstance(outcome, Refusal)
 
-    async def offer(clients: asyncio.TaskGroup, number: int, per_second: float) -> None:
-        due = monotonic()
-        while not over.is_set():
-            due += 1 / per_second
-            await asyncio.sleep(max(0.0, due - monotonic()))
-            clients.create_task(ask(number))
-
     async with asyncio.TaskGroup() as clients:
         try:
             for number in range(SIDECARS):
-                clients.create_task(offer(clients, number, PER_SECOND if number == 0 else PER_SECOND / (SIDECARS - 1)))
+                per_second = PER_SECOND if number == 0 else PER_SECOND / (SIDECARS - 1)
+                clients.create_task(offer(clients, ask, over, number, per_second))
             await asyncio.sleep(max(0.0, vanished + policy_api.RETURN_GRACE + 1 - monotonic()))  # the burst is spent
             back = "the slots of the one that vanished are back: there is one for each"
             await eventually(lambda: granted(at) >= SIDECARS, what=back, timeout=3)
             begun, before = monotonic(), let_in[0]
-            await asyncio.sleep(LEASE)
+            await asyncio.sleep(2 * LEASE)
             allowed, fair = let_in[0] - before, PER_SECOND * (monotonic() - begun)
             assert 0.95 * fair <= allowed <= 1.02 * fair
         finally:
             over.set()
+
+
+async def offer(
+    clients: asyncio.TaskGroup,
+    ask: Callable[[int], Coroutine[None, None, None]],
+    over: asyncio.Event,
+    number: int,
+    per_second: float,
+) -> None:
+    """Requests to one sidecar, by the clock, whatever becomes of them."""
+    due = monotonic()
+    while not over.is_set():
+        due += 1 / per_second
+        await asyncio.sleep(max(0.0, due - monotonic()))
+        clients.create_task(ask(number))
 
 
 def granted(at: Site) -> int:
@@ -244,6 +255,62 @@ async def never_more_at_once_than_the_limit_and_all_of_it(at: Site) -> None:
     assert crowd.most == MOST, "nobody was ever let in beyond the limit"
     assert not crowd.odd, "and nobody was told that nobody counts"
     assert all(crowd.let_in), "everyone had a turn"
+
+
+async def without_redis_what_was_granted_goes_on(at: Site, directory: Path) -> None:
+    """Stopped for longer than a lease, then killed and started empty. A third of the rate comes, half of it at one."""
+    crowd, over = Crowd(), asyncio.Event()
+    asked, refused = [0], [0]
+
+    async def ask(number: int) -> None:
+        asked[0] += 1
+        refused[0] += isinstance(await at.admit(number, at.rate(number)), Refusal)
+
+    def stocks() -> int:
+        return sum(at.rate(number).stock for number in range(SIDECARS))
+
+    def nothing_lost() -> None:
+        """But by who runs dry before it is known that nobody answers."""
+        assert refused[0] <= 0.02 * asked[0]
+        asked[0] = refused[0] = 0
+
+    def down() -> list[bool]:
+        return [rule.down for number in range(SIDECARS) for rule in (at.slot(number), at.rate(number))]
+
+    async with asyncio.TaskGroup() as clients:
+        try:
+            for client in range(60):
+                clients.create_task(busy(at, crowd, over, client % SIDECARS))
+            for number in range(SIDECARS):
+                per_second = PER_SECOND / 6 if number == 0 else PER_SECOND / 6 / (SIDECARS - 1)
+                clients.create_task(offer(clients, ask, over, number, per_second))
+            await eventually(lambda: crowd.inside == MOST, what="all of the limit is used")
+            await eventually(lambda: stocks() > PER_SECOND / 2, what="tokens in stock")
+            asked[0] = refused[0] = 0
+            at.redis.send_signal(signal.SIGSTOP)
+            await eventually(lambda: all(down()), what="every rule's failure mode decides", timeout=20)
+            assert "the store of counts is away" in at.slot(0).problem
+            shares = sum(at.rate(number)._share for number in range(SIDECARS))
+            assert 0.9 * WHOLE_SHARE <= shares <= 1.02 * WHOLE_SHARE, "together they go by the whole of the rate"
+            await eventually(lambda: crowd.inside == MOST, what="the last grants are used")
+            nothing_lost()
+            at.redis.send_signal(signal.SIGCONT)
+            # What replicas had when their leases lapsed counts as spent: it may have been.
+            again = "the store, found again, and tokens"
+            await eventually(lambda: not any(down()) and stocks() > PER_SECOND / 2, what=again)
+            asked[0] = refused[0] = 0
+            at.redis.kill()
+            at.redis.wait()
+            with redis_server(directory, port=at.redis_port):
+                await eventually(lambda: crowd.inside == MOST, what="all of the limit is used")
+                await asyncio.sleep(2 * SETTLE)
+                await eventually(lambda: crowd.inside == MOST, what="all of the limit is used")
+                nothing_lost()
+                over.set()
+        finally:
+            over.set()
+    assert crowd.most == MOST, "nobody was ever let in beyond the limit"
+    assert not crowd.odd, "and nobody was told that nobody counts"
 
 
 async def greedy(channel: grpc.aio.Channel) -> None:

@@ -177,6 +177,21 @@ def test_who_vanishes_takes_its_stock_with_it() -> None:
     assert orderly.sidecars["b"].stock == 10
 
 
+def test_what_was_spent_and_never_reported_is_seen_in_what_is_left() -> None:
+    """A stream breaks before the report; on the next one counting begins anew."""
+    mesh = Mesh(Rate(10, 1, 10))
+    mesh.exchange("a", 10)
+    assert mesh.sidecars["a"].take(3) == 3
+    mesh.exchange("a", 10)
+    assert mesh.sidecars["a"].take(4) == 4
+    mesh.book.book.leave("a", 2.0)
+    sidecar = mesh.sidecars["a"]
+    sidecar.used = sidecar.seen = sidecar.nonce = 0
+    assert mesh.book.reconnected("a")
+    mesh.exchange("a", 10)
+    assert (sidecar.stock, mesh.book.spent, mesh.book.tank.level(0)) == (3, 7, 3)
+
+
 # --- Any order of anything ------------------------------------------------------------------------------------------
 
 
