@@ -119,7 +119,7 @@ def _check_function(findings: Findings, check: Check, world: World) -> None:
 
 
 def check_attributes(findings: Findings, path: str, names_of: Sequence[str]) -> None:
-    """Attributes that make sense, each once."""
+    """Report attributes that do not exist, and those that are named twice."""
     seen: set[policy_attributes.Named | str] = set()
     for index, name in enumerate(names_of):
         try:

@@ -1,6 +1,7 @@
 """envoy HttpConnectionManager → HttpManager."""
 
 from collections.abc import Callable, Mapping
+from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
 from envoy.config.core.v3.protocol_pb2 import HttpProtocolOptions
@@ -27,6 +28,7 @@ from pymesh_proxy.config.rbac import rbac
 from pymesh_proxy.config.routes import Context, compile_routes
 from pymesh_proxy.config.tracing import tracing
 from pymesh_proxy.filters.base import HttpFilter
+from pymesh_proxy.routing import RouteTable
 
 # Filters that Envoy has no message for, by the type that their TypedStruct says it is.
 TYPED_STRUCTS: Final[Mapping[str, Callable[[TypedStruct, str], HttpFilter]]] = {
@@ -91,16 +93,10 @@ def http_manager(message: HttpConnectionManager, context: Context, path: str) ->
     Raises:
         ConfigError: with the path of what is wrong.
     """
-    routes, rds = None, ""
-    which = one_of(message, "route_specifier", path)
-    if which == "rds":
-        rds = required(message.rds.route_config_name, join(path, "rds.route_config_name"))
-    else:
-        routes = compile_routes(message.route_config, context, join(path, "route_config"), inline=True)
+    routes, rds = _routes(message, context, path)
     traced = tracing(message.tracing, join(path, "tracing")) if message.HasField("tracing") else None
     common = message.common_http_protocol_options
     common_path = join(path, "common_http_protocol_options")
-    details = message.set_current_client_cert_details
     return HttpManager(
         stat_prefix=required(message.stat_prefix, join(path, "stat_prefix")),
         routes=routes,
@@ -111,20 +107,13 @@ def http_manager(message: HttpConnectionManager, context: Context, path: str) ->
         server_header=_SERVER_HEADER[message.server_header_transformation],
         use_remote_address=flag(message, "use_remote_address", default=False),
         xff_num_trusted_hops=message.xff_num_trusted_hops,
-        internal_networks=tuple(
-            network(cidr, f"{join(path, 'internal_address_config')}.cidr_ranges[{index}]")
-            for index, cidr in enumerate(message.internal_address_config.cidr_ranges)
-        ),
+        internal_networks=_internal_networks(message, join(path, "internal_address_config")),
         skip_xff_append=message.skip_xff_append,
         generate_request_id=flag(message, "generate_request_id", default=True),
         preserve_external_request_id=message.preserve_external_request_id,
         always_set_request_id_in_response=message.always_set_request_id_in_response,
         forward_client_cert=_CLIENT_CERT[message.forward_client_cert_details],
-        client_cert_details=frozenset(
-            name
-            for name, wanted in (("subject", details.subject.value), ("dns", details.dns), ("uri", details.uri))
-            if wanted
-        ),
+        client_cert_details=_client_cert_details(message),
         idle_timeout=timeout(common, "idle_timeout", 3600.0, common_path),
         stream_idle_timeout=timeout(message, "stream_idle_timeout", 300.0, path),
         request_timeout=timeout(message, "request_timeout", None, path),
@@ -140,11 +129,34 @@ def http_manager(message: HttpConnectionManager, context: Context, path: str) ->
         merge_slashes=message.merge_slashes,
         escaped_slashes=_ESCAPED_SLASHES[message.path_with_escaped_slashes_action],
         strip_matching_host_port=message.strip_matching_host_port,
-        upgrades=frozenset(
-            config.upgrade_type.lower() for config in message.upgrade_configs if flag(config, "enabled", default=True)
-        ),
+        upgrades=_upgrades(message),
         access_logs=access_logs(message.access_log, join(path, "access_log")) + (() if traced is None else (traced,)),
         tracing=traced,
+    )
+
+
+def _routes(message: HttpConnectionManager, context: Context, path: str) -> tuple[RouteTable | None, str]:
+    """The table where it is given inline; else None, and the name under which RDS has it."""
+    if one_of(message, "route_specifier", path) == "rds":
+        return None, required(message.rds.route_config_name, join(path, "rds.route_config_name"))
+    return compile_routes(message.route_config, context, join(path, "route_config"), inline=True), ""
+
+
+def _internal_networks(message: HttpConnectionManager, path: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    ranges = message.internal_address_config.cidr_ranges
+    return tuple(network(cidr, f"{path}.cidr_ranges[{index}]") for index, cidr in enumerate(ranges))
+
+
+def _client_cert_details(message: HttpConnectionManager) -> frozenset[str]:
+    """The keys of x-forwarded-client-cert that are set besides `By` and `Hash`."""
+    details = message.set_current_client_cert_details
+    wanted = {"subject": details.subject.value, "dns": details.dns, "uri": details.uri}
+    return frozenset(name for name, is_wanted in wanted.items() if is_wanted)
+
+
+def _upgrades(message: HttpConnectionManager) -> frozenset[str]:
+    return frozenset(
+        config.upgrade_type.lower() for config in message.upgrade_configs if flag(config, "enabled", default=True)
     )
 
 
