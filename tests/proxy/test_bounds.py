@@ -288,6 +288,26 @@ async def test_where_one_pooled_connection_is_stale_those_that_idled_for_longer_
     proxy.settled()
 
 
+async def test_an_endpoint_has_one_pooled_connection_that_turns_out_stale_forgiven() -> None:
+    proxy = MemoryProxy()
+    one, two = proxy.client(), proxy.client()
+    pooled = []
+    for peer in (one, two):
+        peer.receive(GET)
+        pooled.append(await proxy.upstream())
+    pooled[0].receive(OK)
+    one.take()
+    one.receive(GET)
+    pooled[0].reset()
+    pooled[1].receive(OK)  # in time to be pooled, and taken for the other attempt
+    await turn()
+    assert pooled[1].take().count(b"GET ") == 2
+    pooled[1].reset()
+    await turn()
+    assert one.take().startswith(b"HTTP/1.1 503 ")
+    proxy.settled()
+
+
 async def test_another_attempt_goes_to_another_endpoint() -> None:
     async with RawUpstream() as bad, RawUpstream() as good:
         # The dice of these tests always fall on the first: only that it was tried already leads to the second.
