@@ -45,6 +45,11 @@ class Holder:
         return max(self.held, self.in_use, self.grant, *self.unseen.values())
 
     @property
+    def told(self) -> int:
+        """What it may use by the last that it was told, or has said if it knows that."""
+        return self.unseen[max(self.unseen)] if self.unseen else self.held
+
+    @property
     def need(self) -> int:
         """What it would have if there were no limit."""
         return max(self.wanted, self.in_use)
@@ -157,6 +162,8 @@ class Book:
             ideal = shares[name] + spare
             holder.had_at = now if holder.charge else holder.had_at
             holder.grant = min(holder.charge, ideal) if ask_back else holder.charge
+            if charged > self.limit:  # it may have given up already what still counts as its own
+                holder.grant = min(holder.grant, holder.told)
         for goal in (shares, {name: share + spare for name, share in shares.items()}):
             free -= _raise(present, goal, free)
         return {name for name, holder in present.items() if holder.grant != before[name]}

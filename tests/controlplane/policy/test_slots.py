@@ -339,6 +339,21 @@ TestLeases = Leases.TestCase
 TestLeases.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
+def test_what_was_asked_back_is_not_granted_again_while_more_is_out_than_there_is() -> None:
+    """A sidecar may have given it up, and the service not have heard of that."""
+    book = Book(4)
+    for name in "abab":
+        exchange(book, name, wanted=2)
+    assert granted(book) == {"a": 2, "b": 2}
+    book.limit = 1
+    book.allot(0.0)
+    asked_back = {name: book.sent(name, 90) for name in "ab"}
+    assert sum(asked_back.values()) <= 1
+    book.limit = 3
+    book.allot(0.0)
+    assert {name: book.sent(name, 91) for name in "ab"} == asked_back
+
+
 @given(st.integers(1, 50), st.lists(st.integers(0, 80), min_size=1, max_size=6))
 def test_in_the_end_everyone_has_its_share(limit: int, wants: list[int]) -> None:
     """Some rounds of reports, with requests that end, and each has what is fair of what it wants."""

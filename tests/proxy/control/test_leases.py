@@ -15,6 +15,7 @@ import pytest
 from pymesh.policy_api import FILTER, FILTER_TYPE
 from pymesh.xds.decode import load_bootstrap
 from pymesh_proxy.config.snapshot import Configuration
+from pymesh_proxy.control import leases
 from pymesh_proxy.filters.slots import SlotRule
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.upstream.endpoint import Endpoint
@@ -416,6 +417,27 @@ async def test_a_stopped_service_costs_the_first_requests_its_timeout_and_later_
         peer.answering = True
         await here.connected()
         await here.inside()
+
+
+async def test_a_silent_service_is_away_though_nobody_waits_and_its_stream_is_made_anew(
+    peer: PolicyPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that comes too late to count does not bring it back."""
+    monkeypatch.setattr(leases, "SLOW", 0.1)
+    monkeypatch.setattr(leases, "GIVE_UP", 0.3)
+    async with site(peer, policy(slots(), timeout="0.05s")) as here:
+        await here.connected()
+        streams = peer.streams
+        peer.delay = 0.2
+        await eventually(lambda: here.rule().away == "no answer for 0.1 s", what="silence noticed")
+        answered = len(peer.heard)
+        await eventually(lambda: len(peer.heard) >= answered + 3, what="answers, too late")
+        assert here.rule().away == "no answer for 0.1 s"
+        assert peer.streams == streams
+        peer.answering = False
+        await eventually(lambda: peer.streams > streams, what="another stream")
+        peer.answering, peer.delay = True, 0.0
+        await eventually(lambda: here.rule().away == "", what="recovery")
 
 
 async def test_the_last_grant_goes_on_counting_and_recovery_is_noticed(peer: PolicyPeer) -> None:

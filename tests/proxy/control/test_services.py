@@ -107,6 +107,14 @@ async def test_the_last_answer_to_the_same_caller_goes_on_counting(peer: PolicyP
         assert "not a CheckResponse" in (await here.last(5)).notes["policy"]
 
 
+async def test_a_change_of_the_rules_is_heard_on_the_stream_and_forgets_what_was_said(peer: PolicyPeer) -> None:
+    """The answers here name no rules in force, the leases those of epoch 1."""
+    async with site(peer, slots(), check(DAY, "LAST_DECISION", "CLOSED", "request.headers[x-user]")) as here:
+        await here.connected()
+        [service] = here.proxy.proxy.services.policies.values()
+        await eventually(lambda: service.remembered.epoch == "1", what="the epoch of the leases")
+
+
 async def test_a_stopped_service_is_waited_for_once_and_found_again_without_traffic(peer: PolicyPeer) -> None:
     async with site(peer, check(DAY, "CLOSED"), timeout="0.3s") as here:
 
