@@ -15,10 +15,10 @@ from pymesh.steps import whole
 from pymesh.xds import types
 from pymesh.xds.decode import load_bootstrap
 from pymesh_proxy.app import Proxy
-from pymesh_proxy.config.model import Snapshot
+from pymesh_proxy.config.model import HttpManager, Snapshot
 from pymesh_proxy.filters.base import HttpFilter, Later
 from tests.support.configuration import apply
-from tests.support.inprocess import Json, bootstrap, cluster, http_listener, running, simple
+from tests.support.inprocess import Json, bootstrap, cluster, http_listener, options, running, simple
 from tests.support.memory import MemoryProxy
 from tests.support.peers import RawUpstream, client
 from tests.support.proxy_process import ProxyProcess, free_port, run_to_its_end
@@ -35,6 +35,19 @@ def listening(config: str, port: int) -> str:
     [listener] = loaded["static_resources"]["listeners"]
     listener["address"]["socket_address"]["port_value"] = port
     return json.dumps(loaded)
+
+
+async def test_filters_of_the_command_line_are_in_every_http_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = "tests.proxy.config.test_python_filter"
+    names = [f"{module}:Good", f"{module}:WithoutConfiguration"]
+    monkeypatch.setenv("PYMESH_FILTERS", names[0])
+    proxy = Proxy(options("--filter", names[1]), asyncio.get_running_loop())
+    snapshot = proxy.configuration.apply_bootstrap(load_bootstrap(simple(("127.0.0.1", 1)), "test"))
+    [listener] = snapshot.listeners.values()
+    [handler] = [chain.handler for chain in listener.all_chains()]
+    assert isinstance(handler, HttpManager)
+    assert [found.name for found in handler.filters] == names
+    await proxy.runtime.close()
 
 
 # --- Starts that fail: one sentence, status 1 ---
