@@ -86,7 +86,7 @@ class Relay:
             self._admit(half.transport)
 
     def _admit(self, client: asyncio.Transport) -> None:
-        """Serve the client, unless its identity or rules keep it out. It is not read before it is joined to an upstream."""
+        """Serve the client, unless its identity or rules keep it out. It is not read before it is joined."""
         assert self._identify is not None
         facts = self._identify(client)
         self.stats.cx_total += 1
