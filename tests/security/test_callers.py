@@ -1,7 +1,11 @@
 """Who is not who he says: certificates that prove nothing, or somebody else."""
 
+import asyncio
+import socket
 import ssl
+import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -59,6 +63,31 @@ async def refused(app: Guarded, issued: Issued) -> bool:
 async def test_a_certificate_has_its_time(app: Guarded, begins: float, lasts: float) -> None:
     assert await refused(app, app.authority.issue(uri=FRIEND, begins=begins, lasts=lasts))
     assert not app.app.seen
+
+
+async def test_a_session_is_not_resumed_longer_than_the_certificate_lasts(
+    app: Guarded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever has stolen one goes on with tickets, which are new with each connection."""
+    shown = app.authority.issue(uri=FRIEND, lasts=3600.0)
+    (tmp_path / "pair.pem").write_bytes(shown.chain + shown.key)
+    context = ssl.create_default_context(cadata=app.authority.root.decode())
+    context.load_cert_chain(tmp_path / "pair.pem")
+
+    def answered(session: ssl.SSLSession | None) -> tuple[bytes, bool, ssl.SSLSession | None]:
+        plain = socket.create_connection(app.proxy.address)
+        with plain, context.wrap_socket(plain, server_hostname="localhost", session=session) as client:
+            client.sendall(GET)
+            with suppress(ConnectionError):
+                return client.recv(12), bool(client.session_reused), client.session
+            return b"", bool(client.session_reused), None
+
+    _, _, session = await asyncio.to_thread(answered, None)
+    assert (await asyncio.to_thread(answered, session))[:2] == (b"HTTP/1.1 200", True)
+    later = time.time() + 3600.0
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert (await asyncio.to_thread(answered, session))[:2] == (b"", True)
+    assert len(app.app.seen) == 2
 
 
 async def test_a_certificate_of_another_authority_proves_nothing(app: Guarded) -> None:

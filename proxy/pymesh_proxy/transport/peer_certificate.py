@@ -5,6 +5,7 @@ by its own bytes, so whoever shows another one is read anew. Whether it is trust
 decided in each handshake.
 """
 
+import math
 import ssl
 from dataclasses import dataclass
 from hashlib import sha256
@@ -30,6 +31,7 @@ class PeerCertificate:
         dns: those that are DNS names.
         subject: as RFC 2253 writes it; SPIFFE leaves have an empty one.
         hash: SHA-256 of the certificate, hex.
+        ends: when it does, in Unix time.
     """
 
     identity: str = ""
@@ -37,6 +39,7 @@ class PeerCertificate:
     dns: tuple[str, ...] = ()
     subject: str = ""
     hash: str = ""
+    ends: float = math.inf
 
 
 _NONE: Final = PeerCertificate()
@@ -69,4 +72,5 @@ def _read(der: bytes, fields: dict[str, Any]) -> PeerCertificate:
         dns=tuple(value for kind, value in names if kind == "DNS"),
         subject=",".join(f"{_ATTRIBUTES.get(name, name)}={value}" for name, value in subject),
         hash=sha256(der).hexdigest(),
+        ends=ssl.cert_time_to_seconds(fields["notAfter"]) if "notAfter" in fields else math.inf,
     )

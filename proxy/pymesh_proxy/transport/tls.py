@@ -10,6 +10,7 @@ of kilobytes, and a mesh has hundreds of clusters but one certificate.
 
 import os
 import ssl
+import time
 from collections import OrderedDict
 from typing import Final, TypeAlias, cast
 
@@ -191,11 +192,15 @@ def _load_certificate(context: ssl.SSLContext, certificate: Certificate | Inline
 
 
 def check_names(certificate: PeerCertificate, validation: PeerValidation | None) -> None:
-    """See that one of the peer's names satisfies `validation`.
+    """See that one of the peer's names satisfies `validation`, and that its certificate has not ended meanwhile.
+
+    OpenSSL looks at the time when a certificate is shown, and never again where that session is resumed.
 
     Raises:
-        TlsError: none does.
+        TlsError: none does, or it has.
     """
+    if certificate.ends < time.time():
+        raise TlsError(_reason("SSLV3_ALERT_CERTIFICATE_EXPIRED"))
     if validation is not None and validation.san_matchers:
         names = certificate.names
         if not any(matches(name) for name in names for matches in validation.san_matchers):
