@@ -16,7 +16,7 @@ from pymesh_controlplane.policy.rules import PERIODS, POLICY_SERVICE, with_other
 
 # Requests per second that one policy service can be asked about with room to spare; every one is a question to it.
 MAX_RATE: Final = 1_000_000
-# Seconds that a function may take: sidecars wait for 0.2 s in all, and there may be others before it in the row.
+# Seconds that a function may take, for which sidecars wait longer than for other answers.
 MAX_CHECK_TIME: Final = 0.1
 AnyLimit: TypeAlias = Resource[RateLimit] | Resource[ConcurrencyLimit] | Resource[Check]
 

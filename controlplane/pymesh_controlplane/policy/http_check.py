@@ -4,7 +4,7 @@ Its method, host and headers are those of the request in question; its path is t
 `path_prefix` writes; and RULES names the rules, which `authorization_request.headers_to_add` writes:
 
     http_service:
-      server_uri: {uri: "http://policy", cluster: policy, timeout: 0.2s}
+      server_uri: {uri: "http://policy", cluster: policy, timeout: 0.05s}
       path_prefix: /check
       authorization_request: {headers_to_add: [{key: x-pymesh-rules, value: "RateLimit default/hello"}]}
 

@@ -3,7 +3,7 @@
     type_url: type.googleapis.com/pymesh.policy.v1alpha1.Policy
     value:
       cluster: outbound|9091||policy.pymesh-system.svc.cluster.local
-      timeout: 0.2s                                 # the longest that a request waits for the service
+      timeout: 0.05s                                # the longest that a request waits for the service
       rules:
       - name: ConcurrencyLimit bookinfo/reviews
         kind: slots                                 # or rate, or check
@@ -36,7 +36,7 @@ from pymesh_proxy.filters.remembered import by_of
 from pymesh_proxy.filters.slots import Mode, SlotSettings
 
 # Seconds, where the configuration does not say.
-DEFAULT_TIMEOUT: Final = 0.2
+DEFAULT_TIMEOUT: Final = 0.05
 # Seconds: a second, a minute, an hour, a day.
 PERIODS: Final = frozenset({1, 60, 3600, 86_400})
 # Slots travel as 32-bit numbers.

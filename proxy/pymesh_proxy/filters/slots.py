@@ -16,7 +16,7 @@ from pymesh.policy_api import HEARTBEAT, Demand, Grant
 from pymesh_proxy.telemetry.policy_metrics import PolicyStats
 from pymesh_proxy.telemetry.record import RequestRecord
 
-# Requests that wait for an answer, per rule; they wait for some 0.2 s, so this many are a burst that is no use.
+# Requests that wait for an answer, per rule; they wait for some 50 ms, so this many are a burst that is no use.
 MAX_WAITING: Final = 1024
 # Seconds, for `Retry-After` of a reached limit: slots come free with every request that ends.
 RETRY_AFTER: Final = 1

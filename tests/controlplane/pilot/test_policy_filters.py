@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.extensions.filters.http.ext_authz.v3.ext_authz_pb2 import ExtAuthz, ExtAuthzPerRoute
@@ -13,7 +14,7 @@ from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpPro
 from google.protobuf import json_format
 from xds.type.v3.typed_struct_pb2 import TypedStruct
 
-from pymesh import names
+from pymesh import names, policy_api
 from pymesh.xds import types
 from pymesh.xds.check import check
 from tests.controlplane.pilot.worlds import BOOKINFO, resources_for, sidecar, world_of
@@ -42,6 +43,13 @@ apiVersion: policy.pymesh.io/v1alpha1
 kind: RateLimit
 metadata: {name: strict, namespace: default}
 spec: {targetRefs: [{name: reviews}], requests: 10, per: Minute, failureMode: Closed}
+"""
+CHECK = """
+---
+apiVersion: policy.pymesh.io/v1alpha1
+kind: Check
+metadata: {name: ticket, namespace: default}
+spec: {targetRefs: [{name: reviews}], function: with_ticket, timeout: 80ms}
 """
 
 
@@ -83,7 +91,7 @@ def test_our_sidecar_is_told_all_of_the_rules() -> None:
     assert config.type_url == "type.googleapis.com/pymesh.policy.v1alpha1.Policy"
     assert json_format.MessageToDict(config.value) == {
         "cluster": POLICY,
-        "timeout": "0.2s",
+        "timeout": "0.05s",
         "rules": [
             {
                 "name": "ConcurrencyLimit default/all",
@@ -121,7 +129,7 @@ def test_another_proxy_asks_as_envoy_does() -> None:
     for one in asking:
         config = ExtAuthz.FromString(one.typed_config.value)
         assert config.grpc_service.envoy_grpc.cluster_name == POLICY
-        assert config.grpc_service.timeout.ToMilliseconds() == 200
+        assert config.grpc_service.timeout.ToMilliseconds() == 50
         assert config.status_on_error.code == 503
         (host,) = manager.route_config.virtual_hosts
         route = ExtAuthzPerRoute.FromString(host.typed_per_filter_config[one.name].value)
@@ -148,3 +156,20 @@ def test_the_policy_service_is_spoken_to_in_http2_and_by_its_identity() -> None:
     assert theirs.typed_extension_protocol_options == cluster.typed_extension_protocol_options
     mesh = UpstreamTlsContext.FromString(theirs.transport_socket_matches[0].transport_socket.typed_config.value)
     assert list(mesh.common_tls_context.alpn_protocols) == list(names.ALPN_MESH_TCP)
+
+
+@pytest.mark.parametrize("user_agent", ["", "envoy"])
+def test_a_function_has_its_own_time_on_top(user_agent: str) -> None:
+    """An answer that comes just in time for the service must not be late for who has asked it."""
+    more = {"user_agent": user_agent} if user_agent else {}
+    manager = on_port(BOOKINFO + SERVICE + LIMITS + CHECK, 9080, **REVIEWS, **more)
+    configs = {one.name: one.typed_config for one in manager.http_filters}
+    if user_agent:
+        config = ExtAuthz.FromString(configs["envoy.filters.http.ext_authz"].value)
+        assert config.grpc_service.timeout.ToMilliseconds() == 130
+        others = ExtAuthz.FromString(configs["envoy.filters.http.ext_authz.open"].value)
+        assert others.grpc_service.timeout.ToMilliseconds() == 50, "of which none is a function"
+    else:
+        told = TypedStruct()
+        assert configs[policy_api.FILTER].Unpack(told)
+        assert told.value["timeout"] == "0.13s"

@@ -55,7 +55,7 @@ def test_all_of_it() -> None:
 
 def test_what_need_not_be_said() -> None:
     settings = compiled(with_rules({**SLOTS, "by": []}, CHECK)).settings
-    assert settings.timeout == 0.2
+    assert settings.timeout == 0.05
 
 
 def test_a_rate() -> None:
