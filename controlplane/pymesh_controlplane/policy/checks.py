@@ -142,7 +142,7 @@ def of_python(said: Mapping[str, Verdict | str], rules: Rules, *, tell: bool) ->
             if tell or mode == "Open":
                 continue
             verdict = Verdict(False, 503, "it could not decide")
-        elif (memory := _memory(verdict, rule.limit)) is not None:
+        elif isinstance(rule.limit, Code) and (memory := _memory(verdict, rule.limit)) is not None:
             memories[name] = memory
         if verdict.allowed:
             continue
@@ -166,9 +166,8 @@ def both(python: Decision, rates: Decision) -> Decision:
     )
 
 
-def _memory(verdict: Verdict, limit: object) -> Memory | None:
+def _memory(verdict: Verdict, limit: Code) -> Memory | None:
     """How the answer of a check may be used again: as it says itself, else as its rule says."""
-    assert isinstance(limit, Code)
     rule = limit.memory or Memory(0.0, None, ())
     if verdict.by is None and limit.memory is None:
         return None  # nobody has said what answers are told apart by
@@ -198,8 +197,12 @@ def key_of(by: Sequence[str], attributes: AttributeContext) -> tuple[str, ...] |
 
     None if a path template among them does not match: then the rule is not about this request.
     """
-    found = tuple([_reader(name)(attributes) for name in by])
-    return None if None in found else found  # type: ignore[return-value]  # there is none
+    found: list[str] = []
+    for name in by:
+        if (value := _reader(name)(attributes)) is None:
+            return None
+        found.append(value)
+    return tuple(found)
 
 
 def path_of(about: AttributeContext) -> str:
@@ -244,11 +247,11 @@ def _reader(name: str) -> Reader:
     return _READERS[named.kind]
 
 
-def answer(decision: Decision, rules: Rules, *, grpc: bool = False) -> CheckResponse:
+def answer(decision: Decision, rules: Rules, *, for_grpc: bool = False) -> CheckResponse:
     """The decision in the words of the API, with what a sidecar needs to remember it.
 
-    Envoy tells callers that speak gRPC what it makes of the HTTP status, and of 429 that is UNAVAILABLE. `grpc`: it is
-    one of those, and the right status is given to it as a header field.
+    Envoy tells callers that speak gRPC what it makes of the HTTP status, and of 429 that is UNAVAILABLE. `for_grpc`: it
+    is one of those, and the right status is given to it as a header field.
     """
     refused_by = decision.refused_by
     named = (refused_by,) if refused_by else decision.rules
@@ -267,21 +270,23 @@ def answer(decision: Decision, rules: Rules, *, grpc: bool = False) -> CheckResp
         status = decision.verdict.status
         sentence = f"{refused_by}: {decision.verdict.reason or 'denied'}"
         code = _CODES.get(status, _PERMISSION_DENIED)
-        return _refusal(response, status, code, rule=refused_by, sentence=sentence, fields=_of_grpc(code, grpc=grpc))
+        return _refusal(
+            response, status, code, rule=refused_by, sentence=sentence, fields=_of_grpc(code, for_grpc=for_grpc)
+        )
     rate = rules.by_name[refused_by].limit
     assert isinstance(rate, Rate)
     sentence = policy_answers.rate_sentence(
         refused_by, rate.requests, rate.period, burst=rate.burst, by=rate.by, wait=decision.wait
     )
     fields = policy_answers.rate_fields(refused_by, rate.requests, rate.period, decision.wait)
-    fields += _of_grpc(_RESOURCE_EXHAUSTED, grpc=grpc)
+    fields += _of_grpc(_RESOURCE_EXHAUSTED, for_grpc=for_grpc)
     return _refusal(
         response, StatusCode.TooManyRequests, _RESOURCE_EXHAUSTED, rule=refused_by, sentence=sentence, fields=fields
     )
 
 
-def _of_grpc(code: int, *, grpc: bool) -> policy_answers.Fields:
-    return (("grpc-status", str(code)),) if grpc else ()
+def _of_grpc(code: int, *, for_grpc: bool) -> policy_answers.Fields:
+    return (("grpc-status", str(code)),) if for_grpc else ()
 
 
 def speaks_grpc(attributes: AttributeContext) -> bool:

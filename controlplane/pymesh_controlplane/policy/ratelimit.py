@@ -73,7 +73,11 @@ def asked_by(request: RateLimitRequest, rules: Rules) -> tuple[Asked, ...]:
     """
     if not 0 < len(request.descriptors) <= MAX_DESCRIPTORS:
         raise ValueError(f"there are {len(request.descriptors)} descriptors; there must be 1 to {MAX_DESCRIPTORS}")
-    here = [rule for rule in rules.by_name.values() if request.domain in rule.hosts and isinstance(rule.limit, Rate)]
+    here = [
+        (rule, rule.limit)
+        for rule in rules.by_name.values()
+        if request.domain in rule.hosts and isinstance(rule.limit, Rate)
+    ]
     found: list[Asked] = []
     for index, descriptor in enumerate(request.descriptors):
         if len(descriptor.entries) > MAX_ENTRIES:
@@ -154,20 +158,29 @@ def _named(key: str) -> str:
     return key.lower() if key.startswith("request.headers[") else key
 
 
-def _for(entries: Mapping[str, str], rules: list[Rule]) -> Iterator[tuple[Rule, Rate, tuple[str, ...]]]:
+def _for(
+    entries: Mapping[str, str], rules: Sequence[tuple[Rule, Rate]]
+) -> Iterator[tuple[Rule, Rate, tuple[str, ...]]]:
     """The rules that a descriptor with these entries is for, and what they count it by."""
     only = entries.get(_RULE)
     names = entries.keys() - {_RULE}
-    for rule in rules:
-        rate = rule.limit
-        assert isinstance(rate, Rate)
+    for rule, rate in rules:
         if only is not None and rule.name.rpartition("/")[2] != only:
             continue
         if names != {_named(name) for name in rate.by} or not entries:
             continue
-        key = tuple(_value(name, entries[_named(name)]) for name in rate.by)
-        if None not in key:
-            yield rule, rate, key  # type: ignore[misc]  # there is no None
+        if (key := _key(rate, entries)) is not None:
+            yield rule, rate, key
+
+
+def _key(rate: Rate, entries: Mapping[str, str]) -> tuple[str, ...] | None:
+    """What `rate` counts these entries by; None if a path template of it does not match."""
+    found: list[str] = []
+    for name in rate.by:
+        if (value := _value(name, entries[_named(name)])) is None:
+            return None
+        found.append(value)
+    return tuple(found)
 
 
 def _value(attribute: str, sent: str) -> str | None:

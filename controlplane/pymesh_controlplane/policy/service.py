@@ -1,7 +1,8 @@
-"""The policy service on grpc.aio: checks (yes or no) and leases (slots), by the rules of the newest world.
+"""The policy service: checks (yes or no) and leases (slots), by the rules of the newest world.
 
-Everything that is decided is decided in `checks` and `desk`; here are the streams, the clock and the counters. One task
-brings the grants up to date, for all that was heard meanwhile, and wakes the streams that have something to say.
+Everything that is decided is decided in `checks` and `desk`; here are the clock and the counters, and in `holding` the
+streams. One task brings the grants up to date, for all that was heard meanwhile, and wakes the streams that have
+something to say.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 import grpc
@@ -22,15 +23,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pymesh import names, policy_api
+from pymesh import policy_api
 from pymesh.identity import Identity
-from pymesh.policy_api import LeaseRequest
 from pymesh_controlplane.pilot.model import World
-from pymesh_controlplane.pilot.server import Authenticate, Origin, RequestBudget, ServerContext, StreamError
+from pymesh_controlplane.pilot.server import Authenticate, Origin, ServerContext, StreamError
 from pymesh_controlplane.pilot.status import Json
 from pymesh_controlplane.policy import checks, http_check, pages, ratelimit
 from pymesh_controlplane.policy.buckets import NANOSECONDS
 from pymesh_controlplane.policy.desk import Desk
+from pymesh_controlplane.policy.holding import Holding
 from pymesh_controlplane.policy.metrics import Counts, PolicyMetrics
 from pymesh_controlplane.policy.questions import Questions
 from pymesh_controlplane.policy.replica import Replica
@@ -39,15 +40,9 @@ from pymesh_controlplane.policy.sources import sources_of
 from pymesh_controlplane.policy.store import Store, StoreError
 from pymesh_controlplane.policy.till import Till
 from pymesh_controlplane.sources.base import Source
-from pymesh_controlplane.tasks import until_first_ends
 
 log = logging.getLogger("pymesh.policy")
 
-# Streams at once: one for each sidecar of a service with a concurrency limit.
-MAX_STREAMS: Final = 4096
-# Requests of one stream: a report for every change of what it holds or wants, which sidecars throw together.
-REQUEST_BURST: Final = 2_000
-REQUEST_RATE: Final = 500
 # Seconds between two looks at the clock when nobody says anything.
 TICK: Final = 0.25
 # Seconds between two claims of our part of every rule, at most, and at least: when sidecars lack something.
@@ -57,19 +52,6 @@ CLAIM_SOON: Final = 0.03
 CLAIM_BARREN: Final = 0.1
 # Seconds by which such a look may be late; a process that was later has stood still.
 STANDSTILL: Final = 1.0
-
-
-@dataclass(slots=True, eq=False)
-class Stream:
-    """The stream of one sidecar.
-
-    Attributes:
-        wake: set when it is to be told something.
-        ended: set when another stream has taken its place.
-    """
-
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class PolicyService:
@@ -93,9 +75,7 @@ class PolicyService:
         self._clock = clock
         self._rules: Rules | None = None
         self._configured: Rules | None = None
-        self._streams: dict[str, Stream] = {}
-        self._asked: set[str] = set()
-        self._news = asyncio.Event()
+        self._holding = Holding(self.desk, self.counts, clock)
         self._store_problem = ""
 
     def waiting(self) -> str:
@@ -132,7 +112,7 @@ class PolicyService:
             origin = Origin(context.peer())
             try:
                 origin = await authenticate(context)
-                await self._hold(context, _identity(origin))
+                await self._holding.hold(context, _identity(origin), self._in_force)
             except StreamError as error:
                 self._refuse(error, origin)
                 await context.abort(error.code, str(error))
@@ -193,29 +173,27 @@ class PolicyService:
         self.questions.limits.put(rules, int(now * NANOSECONDS))
         if before is None or rules.epoch != before.epoch:
             log.info("rules in force: %s (epoch %s)", ", ".join(rules.by_name) or "none", rules.epoch or "none")
-            self._asked |= self._streams.keys()  # sidecars forget at once what was said by others
+            self._holding.tell_all()  # sidecars forget at once what was said by others
         self._rules = rules
-        self._news.set()
+        self._holding.news.set()
 
     async def _decide(self) -> None:
         last = self._clock()
         while True:
             try:
                 async with asyncio.timeout(TICK):
-                    await self._news.wait()
+                    await self._holding.news.wait()
             except TimeoutError:
                 pass  # time alone changes things, too
-            self._news.clear()
+            self._holding.news.clear()
             now = self._clock()
             if now - last > TICK + STANDSTILL:
                 log.warning("stood still for %.1f s: asking sidecars anew what they hold", now - last)
                 self.desk.stood_still(now)
             last = now
             self._check_lease(now)
-            for name in self.desk.decide(now) | self._asked:
-                if (stream := self._streams.get(name)) is not None:
-                    stream.wake.set()
-            self._asked.clear()
+            self._holding.tell(self.desk.decide(now))
+            self._holding.wake()
             if self._replica is not None and self._replica.restless:
                 self._claim.set()
 
@@ -237,8 +215,10 @@ class PolicyService:
                 if self._store_problem:
                     log.info("the store is back")
                 self._store_problem = till.problem = ""
-                self._asked |= replica.take(claims, shares, started) | (self._streams.keys() if away else set())
-                self._news.set()
+                self._holding.tell(replica.take(claims, shares, started))
+                if away:
+                    self._holding.tell_all()
+                self._holding.news.set()
             await asyncio.sleep(CLAIM_SOON)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout((CLAIM_BARREN if self.desk.barren else CLAIM) - CLAIM_SOON):
@@ -248,7 +228,7 @@ class PolicyService:
         """What the store gave us has lapsed, and may be others' by now: nothing is decided until it is back."""
         if self._replica is not None and self._replica.lapse(self._store_problem or "no answer in time", now):
             log.warning("%s: every rule's failure mode decides", self.desk.problem)
-            self._asked |= self._streams.keys()
+            self._holding.tell_all()
 
     # --- Checks ----------------------------------------------------------------------------------------------------
 
@@ -269,7 +249,7 @@ class PolicyService:
             else:
                 _may_ask(name, identity, rules)
         decision = await self.questions.decide(asked, attributes, rules)
-        return checks.answer(decision, rules, grpc=checks.speaks_grpc(attributes)).SerializeToString()
+        return checks.answer(decision, rules, for_grpc=checks.speaks_grpc(attributes)).SerializeToString()
 
     async def _rate_limit(self, data: bytes, identity: Identity) -> bytes:
         rules = self._in_force()
@@ -281,76 +261,6 @@ class PolicyService:
         except (DecodeError, ValueError) as error:
             raise StreamError(grpc.StatusCode.INVALID_ARGUMENT, str(error), "garbage") from error
         return response.SerializeToString()
-
-    # --- Leases ----------------------------------------------------------------------------------------------------
-
-    async def _hold(self, context: ServerContext, identity: Identity) -> None:
-        rules = self._in_force()
-        if len(self._streams) >= MAX_STREAMS:
-            sentence = f"{MAX_STREAMS} sidecars hold leases here: run more policy services, or fewer sidecars"
-            raise StreamError(grpc.StatusCode.RESOURCE_EXHAUSTED, sentence, "streams")
-        first = await self._receive(context)
-        if first is None:
-            return
-        name = _sidecar(first, identity, rules)
-        if (other := self._streams.get(name)) is not None:
-            other.ended.set()
-        stream = self._streams[name] = Stream()
-        log.info("%s holds leases", name)
-        properly = False
-        try:
-            self._hear(name, stream, first, identity, new=True)
-            await until_first_ends(
-                self._read(context, name, stream, identity), self._write(context, name, stream), _superseded(stream)
-            )
-            # Only the reader ends without an error: the sidecar has half-closed, or gRPC reports a broken stream as its
-            # end. Only to a living one can anything be written.
-            if self._streams.get(name) is stream:
-                await context.write(policy_api.encode_response(self.desk.respond(name, self._clock())))
-                properly = not context.cancelled()
-        finally:
-            if self._streams.get(name) is stream:
-                del self._streams[name]
-                self.desk.gone(name, self._clock(), properly=properly)
-                self._news.set()
-                log.info("%s %s", name, "has given its leases back" if properly else "was cut off")
-
-    async def _read(self, context: ServerContext, name: str, stream: Stream, identity: Identity) -> None:
-        budget = RequestBudget(self._clock(), REQUEST_BURST, REQUEST_RATE)
-        while (request := await self._receive(context)) is not None:
-            if not budget.take(self._clock()):
-                sentence = f"more than {REQUEST_RATE} requests a second"
-                raise StreamError(grpc.StatusCode.RESOURCE_EXHAUSTED, sentence, "flood")
-            if stream.ended.is_set():
-                return
-            self._hear(name, stream, request, identity, new=False)
-
-    def _hear(self, name: str, stream: Stream, request: LeaseRequest, identity: Identity, *, new: bool) -> None:
-        self.counts.unknown_rules += sum(demand.rule not in self.desk.books for demand in request.demands)
-        self.desk.hear(name, str(identity), request, self._clock(), new=new)
-        self._asked.add(name)
-        self._news.set()
-
-    async def _write(self, context: ServerContext, name: str, stream: Stream) -> None:
-        while True:
-            await stream.wake.wait()
-            stream.wake.clear()
-            await context.write(policy_api.encode_response(self.desk.respond(name, self._clock())))
-
-    async def _receive(self, context: ServerContext) -> LeaseRequest | None:
-        """The next report, None when the sidecar has said all it will."""
-        try:
-            async with asyncio.timeout(policy_api.SILENCE):
-                data: object = await context.read()
-        except TimeoutError as error:
-            sentence = f"no report within {policy_api.SILENCE:g} s"
-            raise StreamError(grpc.StatusCode.DEADLINE_EXCEEDED, sentence, "silent") from error
-        if not isinstance(data, bytes):  # grpc.aio.EOF
-            return None
-        try:
-            return policy_api.decode_request(data)
-        except ValueError as error:
-            raise StreamError(grpc.StatusCode.INVALID_ARGUMENT, str(error), "garbage") from error
 
     # --- Both ------------------------------------------------------------------------------------------------------
 
@@ -375,24 +285,3 @@ def _identity(origin: Origin) -> Identity:
     if origin.identity is None:
         raise StreamError(grpc.StatusCode.UNAUTHENTICATED, "show a certificate of this mesh", "unauthenticated")
     return origin.identity
-
-
-def _sidecar(request: LeaseRequest, identity: Identity, rules: Rules) -> str:
-    """The pod whose sidecar speaks, `pod.namespace`: one that runs as the caller has proved to be, as far as we know.
-
-    Otherwise anyone in the namespace could take the place of a sidecar, and its slots from it.
-    """
-    try:
-        node = names.NodeId.parse(request.node)
-    except ValueError as error:
-        raise StreamError(grpc.StatusCode.INVALID_ARGUMENT, str(error), "node") from error
-    name = f"{node.pod}.{node.namespace}"
-    if node.namespace != identity.namespace or rules.owners.get(name, str(identity)) != str(identity):
-        sentence = f"the node says that it is pod {name}, and the caller has proved to be {identity}"
-        raise StreamError(grpc.StatusCode.PERMISSION_DENIED, sentence, "identity")
-    return name
-
-
-async def _superseded(stream: Stream) -> None:
-    await stream.ended.wait()
-    raise StreamError(grpc.StatusCode.ABORTED, "the same sidecar has opened another stream", "superseded")

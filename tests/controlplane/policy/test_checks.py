@@ -263,6 +263,6 @@ def test_rates_and_checks_make_one_answer() -> None:
 def test_a_caller_that_speaks_grpc_is_told_its_status_by_any_proxy() -> None:
     about = request(**{"content-type": "application/grpc+proto"})
     found = rules(a=Rate(5, 60, 2))
-    denied = answer(Decision((A,), A, 2.1), found, grpc=speaks_grpc(about)).denied_response
+    denied = answer(Decision((A,), A, 2.1), found, for_grpc=speaks_grpc(about)).denied_response
     assert ("grpc-status", "8") in [(option.header.key, option.header.value) for option in denied.headers]
     assert not speaks_grpc(request(**{"content-type": "application/grpc-web"}))
