@@ -1,5 +1,6 @@
 """What the components that serve sidecars bring to the process that runs them, one function a component."""
 
+import asyncio
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from prometheus_client.registry import Collector as Metrics
 from starlette.routing import BaseRoute
 
 from pymesh.errors import ConfigError
-from pymesh_controlplane.mesh_port import Http
+from pymesh_controlplane.mesh_port import Http, MeshPort
 from pymesh_controlplane.options import Options
 from pymesh_controlplane.pilot.server import Authenticate
 from pymesh_controlplane.policy.service import PolicyService
@@ -57,6 +58,16 @@ def chosen(components: Collection[str], source: Source | None, store: Store | No
     return found
 
 
+async def serve(mesh: MeshPort, parts: Sequence[Part]) -> None:
+    """Run `parts` and their port until cancelled. The port closes first: what it answers last needs the others."""
+    http = next((part.http for part in parts if part.http is not None), None)
+    async with asyncio.TaskGroup() as tasks:
+        for part in parts:
+            if part.run is not None:
+                tasks.create_task(part.run())
+        await mesh.run([part.services for part in parts], http)
+
+
 def store(options: Options) -> Store | None:
     """What replicas of the policy service share, if there is to be something.
 
@@ -75,7 +86,12 @@ def store(options: Options) -> Store | None:
     except ImportError as error:
         raise ConfigError("--store needs redis-py: install pymesh-proxy[redis]") from error
     try:
-        return RedisStore(url, password=password.read_text().strip() if password else "", ca_file=ca_file)
+        return RedisStore(
+            url,
+            mesh=options.trust_domain,
+            password=password.read_text().strip() if password else "",
+            ca_file=ca_file,
+        )
     except (OSError, ValueError) as error:
         raise ConfigError(f"--store: {error}") from error
 

@@ -36,7 +36,7 @@ from pymesh_controlplane.citadel.trust import Trust
 from pymesh_controlplane.mesh_port import MeshPort
 from pymesh_controlplane.metrics import Metrics
 from pymesh_controlplane.options import Options
-from pymesh_controlplane.parts import Part
+from pymesh_controlplane.parts import Part, serve
 from pymesh_controlplane.pilot.jwks import KeyedSource
 from pymesh_controlplane.pilot.jwks_fetch import fetch
 from pymesh_controlplane.pilot.server import DiscoveryServer, Origin, ServerContext
@@ -205,9 +205,7 @@ class Running:
         listener = self.resources.enter_context(bind(options.listen, options.mesh_port, "--mesh-port"))
         mesh = MeshPort(listener, certificate, options.trust_domain, self.metrics)
         self.waiting.append(mesh.waiting)
-        http = next((part.http for part in parts if part.http is not None), None)
-        self.start(mesh.run([part.services for part in parts], http))
-        self.start(*(part.run() for part in parts if part.run is not None))
+        self.start(serve(mesh, parts))
         self.ports = replace(self.ports, mesh=port_of(listener))
 
 

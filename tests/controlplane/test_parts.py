@@ -19,6 +19,7 @@ async def test_a_mounted_secret_says_all_of_it(tmp_path: Path) -> None:
     (tmp_path / "ca.crt").write_text("read when it connects")
     found = parts.store(parse([*ARGUMENTS, str(tmp_path)], {}))
     assert isinstance(found, RedisStore)
+    assert found._prefix == "pymesh:policy:cluster.local:", "another mesh may have the same database"
     assert found.where == "rediss://redis.example:6380/2"
     settings = found._redis.connection_pool.connection_kwargs
     assert (settings["password"], settings["ssl_ca_certs"]) == ("s3cret", str(tmp_path / "ca.crt"))

@@ -1,9 +1,10 @@
 """The store of several replicas in Redis: one script, which is atomic, and one round trip for all rules.
 
-A rule is a hash `<prefix><rule>`: `missing` and `at` of a rate (tokens, seconds), and for every replica `r:<name>` its
-entry, `allotted need sidecars spent until`. Rules that nobody claims any more expire. A second script, likewise one for
-all that is asked, spends the rates that are not leased; its rules are buckets.Buckets'. The rules of the exchange are
-store.Ledger's; time is Redis' own, so that the clocks of the replicas do not matter.
+A rule is a hash `<prefix>rule:<rule>`, the prefix being the mesh's: `missing` and `at` of a rate (tokens, seconds), and
+for every replica `r:<name>` its entry, `allotted need sidecars spent until`. Rules that nobody claims any more expire.
+A second script, likewise one for all that is asked, spends the rates that are not leased; its rules are those of
+buckets.Buckets. The rules of the exchange are store.Ledger's; time is Redis' own, so that the clocks of the replicas do
+not matter.
 """
 
 import asyncio
@@ -164,10 +165,11 @@ logging.getLogger("redis").setLevel(logging.WARNING)
 class RedisStore:
     """See store.Store."""
 
-    def __init__(self, url: str, *, password: str = "", ca_file: Path | None = None) -> None:
+    def __init__(self, url: str, *, mesh: str = "", password: str = "", ca_file: Path | None = None) -> None:
         """`url` is `redis://HOST[:PORT][/DB]`, or `rediss://` over TLS; `unix:///PATH` for a socket.
 
         Args:
+            mesh: whose rules these are, by its trust domain: another one's may be in the same database.
             password: instead of one in the URL, where everybody sees it.
             ca_file: roots that the server's certificate is held against, instead of the system's.
 
@@ -177,6 +179,7 @@ class RedisStore:
         parts = urlsplit(url)
         if parts.scheme not in {"redis", "rediss", "unix"}:
             raise ValueError("the store's URL must begin with redis://, rediss:// or unix://")
+        self._prefix = f"{PREFIX}{mesh}:" if mesh else PREFIX
         self.where = f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
         pool = redis.asyncio.ConnectionPool.from_url(
             url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT, max_connections=MAX_CONNECTIONS
@@ -197,8 +200,8 @@ class RedisStore:
         asked = json.dumps([_written(claim) for claim in claims])
         answer = await self._bounded(
             self._script(
-                keys=[f"{PREFIX}rule:{claim.rule}" for claim in claims],
-                args=[replica, LEASE, SETTLE, KEEP, PREFIX, asked],
+                keys=[f"{self._prefix}rule:{claim.rule}" for claim in claims],
+                args=[replica, LEASE, SETTLE, KEEP, self._prefix, asked],
             )
         )
         try:
@@ -211,7 +214,7 @@ class RedisStore:
 
     async def spend(self, questions: Sequence[Question]) -> list[list[Spent]]:
         """See store.Store."""
-        answers: object = await self._bounded(self._spend(args=spend_arguments(questions)), PATIENCE)
+        answers: object = await self._bounded(self._spend(args=spend_arguments(questions, self._prefix)), PATIENCE)
         try:
             return spent(questions, answers)
         except (ValueError, TypeError) as error:
@@ -247,9 +250,9 @@ def _share(answer: Sequence[object]) -> Share:
     return Share(_number(allotted), _number(level), tuple(Peer(*map(_number, peer)) for peer in peers))
 
 
-def spend_arguments(questions: Sequence[Question]) -> list[str | int]:
+def spend_arguments(questions: Sequence[Question], prefix: str = PREFIX) -> list[str | int]:
     """What the script SPEND is given."""
-    return [PREFIX, MAX_KEYS, json.dumps([_asked(question) for question in questions])]
+    return [prefix, MAX_KEYS, json.dumps([_asked(question) for question in questions])]
 
 
 def spent(questions: Sequence[Question], answers: object) -> list[list[Spent]]:

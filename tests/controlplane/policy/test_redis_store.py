@@ -173,6 +173,22 @@ async def test_a_user_needs_no_more_than_the_page_says(store: RedisStore, server
         client.set("another", "1")
 
 
+async def test_meshes_in_one_database_count_apart(store: RedisStore, server: int) -> None:
+    east, west = (RedisStore(f"redis://127.0.0.1:{server}/0", mesh=name) for name in ("east.example", "west.example"))
+    try:
+        for mesh in (east, west, store):
+            assert [each.left for each in await answers(mesh, spend(count=3))] == [0]
+            [share] = await mesh.exchange("a", [Claim(B, limit=10, charged=10, asked=10)])
+            assert (share.allotted, share.others) == (10, ())
+        [share] = await east.exchange("b", [Claim(B, limit=10, charged=0, asked=10)])
+        assert (share.allotted, len(share.others)) == (0, 1), "its own replicas are one"
+        with redis.Redis(port=server) as client:
+            assert all(key.startswith(b"pymesh:policy:") for key in client.scan_iter())
+    finally:
+        await east.close()
+        await west.close()
+
+
 # --- Where questions wait for it ------------------------------------------------------------------------------------
 
 
