@@ -27,6 +27,8 @@ from pymesh_controlplane.tasks import until_first_ends
 BACKLOG: Final = 1024
 # Calls at once, over all connections: a stream for each sidecar of a service with a limit, and their questions.
 MAX_CALLS: Final = 8192
+# Seconds for the last bytes of connections that are closed.
+FLUSH: Final = 0.1
 
 # The services of a component, for the callers that it is given a way to tell.
 Handlers: TypeAlias = Callable[[Authenticate], Iterable[grpc.GenericRpcHandler]]
@@ -68,12 +70,20 @@ class MeshPort:
 
     async def _serve(self, inner: socket.socket, services: Iterable[Handlers]) -> None:
         await self._open.wait()
-        assert self._frontend is not None
-        gate = Gate(self._frontend.peer_of, Authenticator(None, self._trust_domain))
+        frontend = self._frontend
+        assert frontend is not None
+        gate = Gate(frontend.peer_of, Authenticator(None, self._trust_domain))
         origin = proved(gate, lambda: self._metrics.count("controlplane_tls_refused", "identity"))
-        server = GrpcServer([each for handlers in services for each in handlers(origin)], MAX_CALLS)
+        served = [each for handlers in services for each in handlers(origin)]
+        server = GrpcServer(served, MAX_CALLS, frontend.address_of)
         self._listener.listen(BACKLOG)
-        await until_first_ends(server.serve(inner), self._frontend.serve())
+        async with asyncio.TaskGroup() as tasks:
+            connections = tasks.create_task(frontend.serve())
+            try:
+                await server.serve(inner)
+            finally:  # what it says at the end passes here
+                await asyncio.wait([tasks.create_task(frontend.drain(FLUSH))])  # see GrpcServer.serve
+                connections.cancel()
 
     async def _who(self, inner: str) -> Identity:
         """Who is at the other end of the connection with this inner address."""

@@ -96,7 +96,7 @@ class ClientConnection:
         """The connection is lost: the end of every call that was open."""
         status = Status(Code.UNAVAILABLE, reason)
         ended: list[ClientEvent] = [Ended(stream_id, status) for stream_id in self._calls.open]
-        self._calls.open.clear()
+        self._calls.clear()
         self._closing = self._closing or reason
         return ended
 

@@ -41,16 +41,17 @@ class Call:
 class Calls:
     """The open calls of one connection, by stream id."""
 
-    __slots__ = ("engine", "limit", "open")
+    __slots__ = ("engine", "held", "limit", "open")
 
     def __init__(self, engine: Engine, limit: int) -> None:
         self.engine = engine
         self.limit = limit
+        self.held = 0  # by all of them
         self.open: dict[int, Call] = {}
 
-    def begin(self, stream_id: int) -> None:
-        """A call has begun."""
-        self.open[stream_id] = Call(self.limit)
+    def begin(self, stream_id: int, limit: int | None = None) -> None:
+        """A call has begun, of messages of at most `limit` bytes."""
+        self.open[stream_id] = Call(self.limit if limit is None else limit)
 
     def receive(self, event: DataReceived) -> list[bytes]:
         """Messages completed by `event`; raises FramingError."""
@@ -60,6 +61,7 @@ class Calls:
             return []
         self.engine.acknowledge(event.stream_id, event.padding)
         call.held += len(event.data)
+        self.held += len(event.data)
         return call.reader.feed(event.data)
 
     def consumed(self, stream_id: int, size: int) -> None:
@@ -67,11 +69,18 @@ class Calls:
         call = self.open.get(stream_id)
         if call is not None:
             call.held -= HEADER_BYTES + size
+            self.held -= HEADER_BYTES + size
             self.engine.acknowledge(stream_id, HEADER_BYTES + size)
 
     def drop(self, stream_id: int) -> bool:
         """Forget a stream and give its credit back to the connection; False if there was none."""
         call = self.open.pop(stream_id, None)
         if call is not None:
+            self.held -= call.held
             self.engine.acknowledge(stream_id, call.held)
         return call is not None
+
+    def clear(self) -> None:
+        """Forget all: the connection is lost."""
+        self.open.clear()
+        self.held = 0

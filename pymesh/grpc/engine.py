@@ -92,5 +92,8 @@ class Engine(Protocol):
     def ping(self, payload: bytes) -> None:
         """Ask for a sign of life; `payload` is eight bytes."""
 
+    def retire(self) -> None:
+        """Ask the peer to begin no more streams here; those that it does begin are served as before."""
+
     def go_away(self, error_code: int = 0, reason: bytes = b"") -> None:
         """Announce that the connection is about to be closed."""

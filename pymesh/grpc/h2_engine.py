@@ -28,6 +28,8 @@ MAX_CONCURRENT_STREAMS = 100
 MAX_HEADER_LIST_BYTES = 64 * 1024
 _LARGEST_WINDOW = 2**31 - 1
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+# A GOAWAY that ends nothing: every stream that may still begin is below its last stream id (RFC 9113 section 6.8).
+_RETIREMENT = b"\0\0\x08\x07\0\0\0\0\0" + b"\x7f\xff\xff\xff" + b"\0\0\0\0"
 
 
 class _Outgoing:
@@ -47,10 +49,21 @@ class H2Engine:
 
     Args:
         window: bytes that a peer may send on one stream before any is consumed.
+        connection_window: that it may send on all of them. One that not every stream can fill is for whoever ends calls
+            whose messages do not become whole: two of them that are half there could block each other.
         streams: that a peer may have open at a time.
+        header_bytes: of a header block, as h2 counts them.
     """
 
-    def __init__(self, *, client: bool, window: int, streams: int = MAX_CONCURRENT_STREAMS) -> None:
+    def __init__(
+        self,
+        *,
+        client: bool,
+        window: int,
+        connection_window: int = _LARGEST_WINDOW,
+        streams: int = MAX_CONCURRENT_STREAMS,
+        header_bytes: int = MAX_HEADER_LIST_BYTES,
+    ) -> None:
         # What we send needs no second look: names are our own, and metadata.py has judged values.
         self._connection = h2.connection.H2Connection(
             h2.config.H2Configuration(
@@ -63,18 +76,18 @@ class H2Engine:
         self._guard = FrameGuard(preface=0 if client else len(_PREFACE))
         self._outgoing: dict[int, _Outgoing] = {}
         self._closed = False
+        self._retirement = b""
         # Settings given before initiate_connection would not be announced: the peer would stop at 65,535 bytes.
         self._connection.initiate_connection()
         codes = h2.settings.SettingCodes
         settings: dict[h2.settings.SettingCodes | int, int] = {
             codes.INITIAL_WINDOW_SIZE: min(window, _LARGEST_WINDOW),
             codes.MAX_CONCURRENT_STREAMS: streams,
-            codes.MAX_HEADER_LIST_SIZE: MAX_HEADER_LIST_BYTES,
+            codes.MAX_HEADER_LIST_SIZE: header_bytes,
         }
+        self._connection.decoder.max_header_list_size = header_bytes  # h2 heeds the setting when the peer has agreed
         self._connection.update_settings(settings | {codes.ENABLE_PUSH: 0} if client else settings)
-        # Each stream is bounded by its own window, and streams are bounded in number; a tighter window for the
-        # connection would let two half-received messages block each other.
-        connection_window = min(window * MAX_CONCURRENT_STREAMS, _LARGEST_WINDOW)
+        connection_window = min(window * MAX_CONCURRENT_STREAMS, connection_window)
         if connection_window > self._connection.inbound_flow_control_window:
             self._connection.increment_flow_control_window(
                 connection_window - self._connection.inbound_flow_control_window
@@ -122,7 +135,10 @@ class H2Engine:
 
     def bytes_to_send(self) -> bytes:
         """See Engine."""
-        return self._connection.data_to_send()
+        data = self._connection.data_to_send()
+        if self._retirement:
+            data, self._retirement = data + self._retirement, b""
+        return data
 
     def next_stream_id(self) -> int | None:
         """See Engine."""
@@ -212,6 +228,11 @@ class H2Engine:
         """See Engine."""
         if not self._closed:
             self._connection.ping(payload)
+
+    def retire(self) -> None:
+        """See Engine."""
+        if not self._closed:
+            self._retirement = _RETIREMENT
 
     def go_away(self, error_code: int = 0, reason: bytes = b"") -> None:
         """See Engine."""

@@ -1,8 +1,8 @@
 """The server's end of a gRPC connection, sans-IO: see `connection` for how to drive it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from pymesh.grpc.connection import CONTENT_TYPE, NO_ERROR, Calls, window_for
+from pymesh.grpc.connection import CANCEL, CONTENT_TYPE, NO_ERROR, Calls, window_for
 from pymesh.grpc.engine import DataReceived, Engine, EngineEvent, GoAway, HeadersReceived, PingAcknowledged, StreamReset
 from pymesh.grpc.events import Closing, Ended, HalfClosed, Message, Ponged, Request, ServerEvent
 from pymesh.grpc.framing import MAX_MESSAGE_BYTES, FramingError, MessageTooLargeError, encode_frame
@@ -18,9 +18,16 @@ _RESPONSE_HEAD: Headers = [
 
 
 class ServerConnection:
-    """The server's end."""
+    """The server's end. `limit_of`: bytes of the largest message that a method takes, where these are not `limit`."""
 
-    def __init__(self, *, limit: int = MAX_MESSAGE_BYTES, engine: Engine | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        limit: int = MAX_MESSAGE_BYTES,
+        engine: Engine | None = None,
+        limit_of: Callable[[str], int] | None = None,
+    ) -> None:
+        self._limit_of = limit_of
         self._engine = engine or H2Engine(client=False, window=window_for(limit))
         self._calls = Calls(self._engine, limit)
         self._newest = 0
@@ -29,6 +36,21 @@ class ServerConnection:
     def open_calls(self) -> int:
         """Calls that have not ended."""
         return len(self._calls.open)
+
+    @property
+    def held(self) -> int:
+        """Bytes of all calls that were received and not consumed."""
+        return self._calls.held
+
+    def held_by(self, stream_id: int) -> int:
+        """Of them, those of one call."""
+        call = self._calls.open.get(stream_id)
+        return call.held if call is not None else 0
+
+    def unfinished(self, stream_id: int) -> bool:
+        """Whether a message is there in part."""
+        call = self._calls.open.get(stream_id)
+        return call is not None and call.reader.buffered > 0
 
     def bytes_to_send(self) -> bytes:
         """What has to be written now; empty if nothing."""
@@ -75,6 +97,14 @@ class ServerConnection:
         """Ask for a sign of life (a Ponged event); `payload` is eight bytes."""
         self._engine.ping(payload)
 
+    def give_up(self, stream_id: int) -> None:
+        """Drop what a call that was ended still has to send."""
+        self._engine.reset(stream_id, CANCEL)
+
+    def retire(self) -> None:
+        """Ask the client to take its calls elsewhere; those that come all the same are served."""
+        self._engine.retire()
+
     def close(self) -> None:
         """Say goodbye."""
         self._engine.go_away()
@@ -83,7 +113,7 @@ class ServerConnection:
         """The connection is lost: the end of every call that was open."""
         status = Status(Code.CANCELLED, reason)
         ended: list[ServerEvent] = [Ended(stream_id, status) for stream_id in self._calls.open]
-        self._calls.open.clear()
+        self._calls.clear()
         return ended
 
     def receive(self, data: bytes) -> list[ServerEvent]:
@@ -112,7 +142,8 @@ class ServerConnection:
     def _on_request(self, event: HeadersReceived) -> list[ServerEvent]:
         headers = dict(event.headers)
         self._newest = event.stream_id
-        self._calls.begin(event.stream_id)
+        method = headers.get(b":path", b"").decode("latin-1")
+        self._calls.begin(event.stream_id, None if self._limit_of is None else self._limit_of(method))
         if headers.get(b":method") != b"POST" or not headers.get(b"content-type", b"").startswith(CONTENT_TYPE):
             self._calls.drop(event.stream_id)
             self._engine.send_headers(event.stream_id, [(b":status", b"415")], end=True)
@@ -129,7 +160,7 @@ class ServerConnection:
         except MetadataError as error:
             self.end(event.stream_id, Status(Code.INTERNAL, str(error)))
             return []
-        method, authority = headers[b":path"].decode("latin-1"), headers.get(b":authority", b"").decode("latin-1")
+        authority = headers.get(b":authority", b"").decode("latin-1")
         events: list[ServerEvent] = [Request(event.stream_id, method, authority, metadata, timeout)]
         return events + self._half_closed(event.stream_id) if event.end else events
 

@@ -1,4 +1,7 @@
-"""The server behind port 9091, with grpcio's clients: every way in which a call can go."""
+"""The server behind port 9091, with grpcio's clients: every way in which a call can go.
+
+What callers may not do is in test_grpc_link.py.
+"""
 
 import asyncio
 import contextlib
@@ -9,8 +12,12 @@ import grpc
 import grpc.aio
 import pytest
 
-from pymesh_controlplane import grpc_server
-from pymesh_controlplane.grpc_server import Call, GrpcServer
+from pymesh.grpc.client import ClientConnection
+from pymesh.grpc.events import Closing, Ended, Message
+from pymesh.grpc.status import Code
+from pymesh_controlplane import grpc_link, grpc_server
+from pymesh_controlplane.grpc_call import Call
+from pymesh_controlplane.grpc_server import GrpcServer
 from tests.support.waiting import eventually
 
 
@@ -18,9 +25,11 @@ class Served:
     """Handlers of every kind that there is, and what became of their calls."""
 
     def __init__(self) -> None:
-        self.begun = self.left = 0
+        self.begun = self.left = self.written = 0
+        self.release = asyncio.Event()
         self.port = 0
         self.server: GrpcServer
+        self.task: asyncio.Task[None]
 
     async def echo(self, message: bytes, call: Call) -> bytes:
         said = dict(call.invocation_metadata())
@@ -41,6 +50,20 @@ class Served:
             self.left += 1
         return b""
 
+    async def slow(self, message: bytes, _: Call) -> bytes:
+        self.begun += 1
+        await self.release.wait()
+        self.left += 1
+        return message
+
+    async def flood(self, _: object, call: Call) -> None:
+        while True:
+            await call.write(bytes(16_384))
+            self.written += 16_384
+
+    async def ignore(self, _: object, __: Call) -> None:
+        await asyncio.Event().wait()
+
     async def count(self, _: object, call: Call) -> bytes:
         total = 0
         while isinstance(message := await call.read(), bytes):
@@ -60,14 +83,21 @@ class Served:
         )
         methods = {
             "Echo": one(self.echo), "Refuse": one(self.refuse), "Fail": one(self.fail), "Hang": one(self.hang),
-            "Count": into(self.count), "Repeat": both(self.repeat),
+            "Slow": one(self.slow), "Count": into(self.count), "Repeat": both(self.repeat), "Flood": both(self.flood),
+            "Ignore": both(self.ignore),
         }  # fmt: skip
         return [grpc.method_handlers_generic_handler("other", {}), grpc.method_handlers_generic_handler("t", methods)]
 
 
+@pytest.fixture(autouse=True)
+def quick_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """grpcio keeps its connections for a while."""
+    monkeypatch.setattr(grpc_server, "FAREWELL", 0.02)
+
+
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:
-    async with serving(100) as found:
+    async with serving(400) as found:
         yield found
 
 
@@ -78,12 +108,13 @@ async def serving(max_calls: int) -> AsyncIterator[Served]:
     found.port = listener.getsockname()[1]
     found.server = GrpcServer(found.handlers(), max_calls)
     async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(found.server.serve(listener))
+        found.task = tasks.create_task(found.server.serve(listener))
         try:
             yield found
         finally:
-            task.cancel()
-    assert (found.server.calls, found.server.links) == (0, set())
+            found.task.cancel()
+    callers = found.server.callers
+    assert (callers.calls, callers._by_address, found.server.links) == (0, {}, set())
     assert found.left == found.begun, "a handler goes with its call"
 
 
@@ -130,7 +161,7 @@ async def test_a_call_without_a_message_and_one_that_is_too_large(channel: grpc.
     with pytest.raises(grpc.aio.AioRpcError, match="the call has no message"):
         await channel.stream_unary("/t/Echo")(nothing())
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await unary(channel, "Echo")(bytes(grpc_server.MAX_MESSAGE + 1))
+        await unary(channel, "Echo")(bytes(grpc_link.MAX_QUESTION + 1))
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
@@ -148,18 +179,7 @@ async def test_a_handler_goes_with_its_client(served: Served, channel: grpc.aio.
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await unary(channel, "Hang")(b"", timeout=0.2)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    await eventually(lambda: (served.begun, served.left, served.server.calls) == (1, 1, 0))
-
-
-async def test_no_more_calls_than_there_may_be() -> None:
-    async with serving(2) as served, grpc.aio.insecure_channel(f"127.0.0.1:{served.port}") as channel:
-        waiting = [unary(channel, "Hang")(b"") for _ in range(2)]
-        await eventually(lambda: served.begun == 2)
-        with pytest.raises(grpc.aio.AioRpcError, match="too many calls at once"):
-            await unary(channel, "Echo")(b"")
-        waiting[0].cancel()
-        await eventually(lambda: served.server.calls == 1)
-        assert await unary(channel, "Echo")(b"now") == b"now  ipv4:127.0.0.1"
+    await eventually(lambda: (served.begun, served.left, served.server.callers.calls) == (1, 1, 0))
 
 
 async def test_who_does_not_speak_http2_is_cut_off(served: Served) -> None:
@@ -172,9 +192,9 @@ async def test_who_does_not_speak_http2_is_cut_off(served: Served) -> None:
 
 
 async def test_who_gives_no_sign_of_life_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpc_server, "PING_AFTER", 0.05)
-    monkeypatch.setattr(grpc_server, "PING_TIMEOUT", 0.1)
-    async with serving(2) as served, grpc.aio.insecure_channel(f"127.0.0.1:{served.port}") as channel:
+    monkeypatch.setattr(grpc_link, "PING_AFTER", 0.05)
+    monkeypatch.setattr(grpc_link, "PING_TIMEOUT", 0.1)
+    async with serving(8) as served, grpc.aio.insecure_channel(f"127.0.0.1:{served.port}") as channel:
         hanging = unary(channel, "Hang")(b"")  # grpcio answers pings by itself
         reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
         async with asyncio.timeout(5):
@@ -182,3 +202,81 @@ async def test_who_gives_no_sign_of_life_is_cut_off(monkeypatch: pytest.MonkeyPa
         writer.close()
         await eventually(lambda: len(served.server.links) == 1)
         assert not hanging.done()
+
+
+# --- The end ---
+
+
+class Sidecar:
+    """A connection as sidecars have it, and what came of its calls."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connection = ClientConnection("policy")
+        self.answers: dict[int, bytes] = {}
+        self.ended: dict[int, Code] = {}
+        self.closing: list[str] = []
+        self._reader, self._writer = reader, writer
+
+    def ask(self, method: str, message: bytes, *, finish: bool = True) -> int:
+        stream = self.connection.open(f"/t/{method}")
+        self.connection.send(stream, message)
+        if finish:
+            self.connection.finish(stream)
+        self.flush()
+        return stream
+
+    def flush(self) -> None:
+        self._writer.write(self.connection.bytes_to_send())
+
+    async def run(self) -> None:
+        """Read until the server closes."""
+        self.flush()
+        while data := await self._reader.read(65_536):
+            for event in self.connection.receive(data):
+                match event:
+                    case Message(stream, message):
+                        self.answers[stream] = message
+                    case Ended(stream, status):
+                        self.ended[stream] = status.code
+                    case Closing(_, reason):
+                        self.closing.append(reason)
+                    case _:
+                        pass
+            self.flush()
+        self._writer.close()
+
+
+async def test_calls_under_way_are_answered_at_the_end_and_those_that_still_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A rolling restart costs no answer: clients hear that they should go, and are served until they have."""
+    monkeypatch.setattr(grpc_server, "FAREWELL", 0.2)
+    async with serving(80) as served, asyncio.TaskGroup() as tasks:
+        sidecar = Sidecar(*await asyncio.open_connection("127.0.0.1", served.port))
+        reading = tasks.create_task(sidecar.run())
+        slow, stream = sidecar.ask("Slow", b"late"), sidecar.ask("Repeat", b"held", finish=False)
+        await eventually(lambda: served.begun == 1 and sidecar.answers == {stream: b"held"})
+        served.task.cancel()
+        await eventually(lambda: sidecar.closing)
+        assert not sidecar.connection.accepts_calls, "the next call is made on another connection"
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{served.port}") as channel:
+            assert await unary(channel, "Echo")(b"who has not heard") == b"who has not heard  ipv4:127.0.0.1"
+        served.release.set()
+        await reading
+        assert sidecar.answers[slow] == b"late"
+        assert sidecar.ended == {slow: Code.OK, stream: Code.UNAVAILABLE}
+        await asyncio.wait([served.task])
+
+
+async def test_the_end_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For questions whose handlers do not end; streams are not waited for."""
+    monkeypatch.setattr(grpc_server, "FAREWELL", 0.01)
+    monkeypatch.setattr(grpc_server, "GRACE", 0.01)
+    async with serving(80) as served, asyncio.TaskGroup() as tasks:
+        sidecar = Sidecar(*await asyncio.open_connection("127.0.0.1", served.port))
+        reading = tasks.create_task(sidecar.run())
+        hanging = sidecar.ask("Hang", b"")
+        await eventually(lambda: served.begun == 1)
+        served.task.cancel()
+        await reading
+        assert sidecar.ended == {hanging: Code.UNAVAILABLE}

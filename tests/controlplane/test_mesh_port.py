@@ -1,15 +1,30 @@
-"""Port 9091: who calls is what the connection has proved, whatever is said over it."""
+"""Port 9091: who calls is what the connection has proved, whatever is said over it; and how it closes."""
 
 import asyncio
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 
+import grpc
+import pytest
+
 from pymesh.identity import Identity
+from pymesh_controlplane import grpc_callers
 from tests.controlplane.citadel.support import csr_for, key_pem, new_key
 from tests.controlplane.pilot.worlds import BOOKINFO
 from tests.controlplane.policy import test_service
-from tests.controlplane.policy.test_service import AUTHORITY, LIMITS, RATE, RATINGS, REVIEWS, ask, serving
+from tests.controlplane.policy.test_service import (
+    AUTHORITY,
+    CHECK,
+    LIMITS,
+    RATE,
+    RATINGS,
+    REVIEWS,
+    ask,
+    refused,
+    serving,
+)
+from tests.support.waiting import eventually
 
 # Nobody comes back from before: nobody is waited for.
 at_once = test_service.at_once
@@ -25,6 +40,48 @@ async def test_nobody_speaks_by_another_connection(tmp_path: Path) -> None:
         assert await status(running.port, RATINGS, tmp_path, f"x-forwarded-for: {said}") == 503
         assert running.service.counts.refused == {"identity": 1}
         assert await status(running.port, REVIEWS, tmp_path, "x-forwarded-for: 10.0.0.9") == 200
+
+
+async def test_an_address_is_that_of_the_client_and_not_of_what_is_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind the TLS port all have one; what is bounded by address is so by theirs."""
+    monkeypatch.setattr(grpc_callers, "SHARE", 10**9)
+    async with serving(BOOKINFO + LIMITS) as running, running.channel(REVIEWS) as channel:
+        code, sentence = await refused(ask(channel, RATE))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert sentence == "too many calls of 127.0.0.1: 0 at once are the most of one address"
+
+
+SLOW = """
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: pymesh, namespace: pymesh-system}
+data:
+  a.py: |
+    import time
+    from pymesh.checks import allow, check
+    @check
+    def slow(request):
+        time.sleep(0.2)
+        return allow()
+---
+apiVersion: policy.pymesh.io/v1alpha1
+kind: Check
+metadata: {name: reviews, namespace: default}
+spec: {targetRefs: [{name: reviews}], function: slow, timeout: 5s}
+"""
+
+
+async def test_a_question_under_way_is_answered_when_the_port_closes() -> None:
+    """Through TLS, by a check in Python, which has to be there as long."""
+    async with serving(BOOKINFO + SLOW) as running, running.channel(REVIEWS) as channel:
+        await eventually(lambda: running.service.questions.python.names)
+        asked = asyncio.get_running_loop().create_task(ask(channel, CHECK))
+        await eventually(lambda: any("Link._run" in repr(task.get_coro()) for task in asyncio.all_tasks()))
+        running.task.cancel()
+        assert (await asked).HasField("ok_response")
+        assert running.service.counts.checks == {(CHECK, "allowed"): 1}
+        await asyncio.wait([running.task])
 
 
 async def status(port: int, identity: Identity, folder: Path, header: str) -> int:

@@ -103,6 +103,8 @@ class TlsFrontend:
         self._clock = clock
         self._open: Counter[str] = Counter()  # connections, by address; none that has none
         self._quiet_until = 0.0
+        self._closing = False
+        self._empty = asyncio.Event()
         self._peers: dict[str, TlsPeer] = {}
 
     def use(self, context: ssl.SSLContext) -> None:
@@ -112,6 +114,11 @@ class TlsFrontend:
     def peer_of(self, inner: str) -> TlsPeer | None:
         """Who is behind the inner connection that gRPC calls `inner` (`ipv4:127.0.0.1:40000`); None: not from here."""
         return self._peers.get(inner)
+
+    def address_of(self, inner: str) -> str:
+        """The address, without a port, that the inner connection `inner` is for; `inner` if it is not from here."""
+        peer = self._peers.get(inner)
+        return inner if peer is None else peer.address.rpartition(":")[0]
 
     async def serve(self) -> None:
         """Accept until cancelled; then every connection is closed."""
@@ -128,12 +135,21 @@ class TlsFrontend:
                     log.error("cannot accept on the TLS port: %s", error.strerror)
                     await asyncio.sleep(ACCEPT_PAUSE)
                     continue
-                if self._full(address[0]):
+                if self._closing or self._full(address[0]):
                     accepted.close()
                     continue
                 self._open[address[0]] += 1
+                self._empty.clear()
                 self._metrics.add("controlplane_tls_connections", 1)
                 connections.create_task(self._connection(accepted, address))
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more connections, and let those that the server behind has closed carry what it said last."""
+        self._closing = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                if self._open:
+                    await self._empty.wait()
 
     def _full(self, host: str) -> bool:
         """Whether there is no room for one more of `host`, which is counted, and said once in a while."""
@@ -162,6 +178,8 @@ class TlsFrontend:
             self._open[address[0]] -= 1
             if not self._open[address[0]]:
                 del self._open[address[0]]
+            if not self._open:
+                self._empty.set()
             self._metrics.add("controlplane_tls_connections", -1)
 
     async def _handshake(self, accepted: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:

@@ -20,14 +20,15 @@ from prometheus_client import CollectorRegistry, generate_latest
 from pymesh import policy_api
 from pymesh.identity import Identity
 from pymesh.policy_api import Demand, LeaseRequest, LeaseResponse
+from pymesh_controlplane import grpc_server
 from pymesh_controlplane.citadel.authority import self_signed
 from pymesh_controlplane.citadel.client import Certificate, of_authority
 from pymesh_controlplane.citadel.trust import Trust
 from pymesh_controlplane.mesh_port import MeshPort
 from pymesh_controlplane.metrics import Metrics
+from pymesh_controlplane.parts import Part, serve
 from pymesh_controlplane.pilot.model import World
-from pymesh_controlplane.policy import desk
-from pymesh_controlplane.policy import service as module
+from pymesh_controlplane.policy import desk, holding
 from pymesh_controlplane.policy.service import PolicyService
 from tests.controlplane.citadel.support import csr_for, key_pem, new_key
 from tests.controlplane.pilot.worlds import BOOKINFO, service, slice_of, world_of
@@ -77,6 +78,7 @@ class Serving:
     mesh: MeshPort
     worlds: Worlds
     port: int
+    task: "asyncio.Task[None]"
 
     @asynccontextmanager
     async def channel(
@@ -111,6 +113,12 @@ class Lease:
         self.call: Any = channel.stream_stream(policy_api.PATH)()
         self.last = LeaseResponse("")
 
+    async def hello(self) -> None:
+        """Open it and ask for nothing."""
+        await self.call.write(policy_api.encode_request(LeaseRequest(self.node)))
+        async with asyncio.timeout(5):
+            self.last = policy_api.decode_response(await self.call.read())
+
     async def say(self, *, wanted: int = 0, held: int = 0, in_use: int = 0, rule: str = SLOTS) -> int:
         """Report, and read the answer; the slots granted."""
         demand = Demand(rule, held, in_use, wanted)
@@ -143,14 +151,13 @@ async def serving(text: str | None = BOOKINFO + LIMITS) -> AsyncIterator[Serving
     if text is not None:
         worlds.put(text)
     async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(service.run()), tasks.create_task(mesh.run([service.handlers], service.http))]
+        task = tasks.create_task(serve(mesh, [Part(service.handlers, service.run, http=service.http)]))
         try:
             await eventually(lambda: not mesh.waiting() and (text is None or not service.waiting()))
-            yield Serving(service, mesh, worlds, listener.getsockname()[1])
+            yield Serving(service, mesh, worlds, listener.getsockname()[1], task)
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.wait(running)
+            task.cancel()
+            await asyncio.wait([task])
             listener.close()
             # asyncio's TLS transports leave their sockets to the collector where the peer says no goodbye; the control
             # plane runs on uvloop, whose do not.
@@ -161,8 +168,9 @@ async def serving(text: str | None = BOOKINFO + LIMITS) -> AsyncIterator[Serving
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody comes back from before: nobody is waited for."""
+    """Nobody comes back from before, and nobody has to hear that the service ends: nobody is waited for."""
     monkeypatch.setattr(desk, "SETTLE", 0.0)
+    monkeypatch.setattr(grpc_server, "FAREWELL", 0.02)
 
 
 async def server_certificate() -> Any:
@@ -409,8 +417,8 @@ async def test_a_node_that_cannot_be_is_refused(node: str, code: grpc.StatusCode
 
 async def test_garbage_and_floods_end_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """And count."""
-    monkeypatch.setattr(module, "REQUEST_BURST", 3)
-    monkeypatch.setattr(module, "REQUEST_RATE", 1)
+    monkeypatch.setattr(holding, "REQUEST_BURST", 3)
+    monkeypatch.setattr(holding, "REQUEST_RATE", 1)
     async with serving() as running, running.channel() as channel:
         lease = Lease(channel)
         await lease.call.write(b"\xff")
@@ -424,12 +432,31 @@ async def test_garbage_and_floods_end_a_stream(monkeypatch: pytest.MonkeyPatch) 
 
 async def test_streams_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a sentence that says what to do."""
-    monkeypatch.setattr(module, "MAX_STREAMS", 1)
+    monkeypatch.setattr(holding, "MAX_STREAMS", 1)
     async with serving() as running, running.channel() as channel:
         await Lease(channel).say()
         code, sentence = await Lease(channel, SECOND).ended()
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "1 sidecars hold leases here" in sentence
+
+
+async def test_whoever_makes_up_pods_takes_no_place_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate of any namespace is enough to hold leases, and the pod is what the sidecar says it is."""
+    monkeypatch.setattr(holding, "MAX_UNKNOWN", 3)
+    nobody, neighbour = Identity("cluster.local", "evil", "evil"), Identity("cluster.local", "evil", "good")
+    async with serving() as running, running.channel(nobody) as evil, running.channel(neighbour) as good:
+        ghosts = [Lease(evil, NODE.replace("reviews-v1.default", f"ghost{number}.evil")) for number in range(4)]
+        for ghost in ghosts[:3]:
+            await ghost.hello()
+        await ghosts[3].call.write(policy_api.encode_request(LeaseRequest(ghosts[3].node)))
+        code, sentence = await ghosts[3].ended()
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert sentence == f"{nobody} holds leases for 3 pods that are behind no rule: try again when they are"
+        assert running.service.counts.refused == {"unknown": 1}
+        await Lease(evil, ghosts[0].node).hello()  # it only takes its own place
+        await Lease(good, NODE.replace("reviews-v1.default", "new.evil")).hello()
+        async with running.channel() as channel:
+            assert await Lease(channel).say(wanted=1) > 0, "whom rules know comes in"
 
 
 async def test_a_changed_limit_reaches_those_who_hold_slots() -> None:

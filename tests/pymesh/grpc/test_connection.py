@@ -189,6 +189,57 @@ def test_a_message_over_the_limit_ends_the_call_alone() -> None:
     assert pair.server.open_calls == 0  # the server has heard that its answer is not wanted
 
 
+def test_a_method_may_take_less_than_others() -> None:
+    pair = Pair()
+    pair.server = ServerConnection(limit=1 << 20, limit_of=lambda method: 10 if method == "/test.Echo/Say" else 1 << 20)
+    pair.client = ClientConnection("pilot", limit=1 << 20)
+    stream, other = pair.call(), pair.client.open("/test.Echo/Listen")
+    for each in (stream, other):
+        pair.client.send(each, b"x" * 11)
+    pair.settle()
+    text = "a message of 11 bytes is larger than the limit of 10"
+    assert pair.client_events == [Ended(stream, Status(Code.RESOURCE_EXHAUSTED, text, []))]
+    assert pair.server_events[-1] == Message(other, b"x" * 11)
+
+
+def test_what_is_held_is_known() -> None:
+    pair = Pair()
+    first, second = pair.call(), pair.call()
+    pair.client.send(first, b"x" * 95)
+    pair.client.send(second, b"x" * 195)
+    pair.settle()
+    held = (pair.server.held, pair.server.held_by(first), pair.server.held_by(second), pair.server.held_by(99))
+    assert held == (300, 100, 200, 0)
+    pair.server.consumed(first, 95)
+    assert (pair.server.held, pair.server.held_by(first)) == (200, 0)
+    pair.server.end(second, OK)
+    assert pair.server.held == 0
+    pair.client.send(first, b"x")
+    pair.settle()
+    assert pair.server.held == 6
+    pair.server.abort("gone")
+    assert pair.server.held == 0
+
+
+def test_a_connection_that_retires_serves_what_it_has_and_what_still_comes() -> None:
+    pair = Pair()
+    stream = pair.call()
+    pair.server.retire()
+    late = pair.client.open("/test.Echo/Say")  # before it has heard
+    pair.settle()
+    assert pair.client_events == [Closing(0, "HTTP/2 error 0")]
+    with pytest.raises(RpcError, match="goes away"):
+        pair.client.open("/test.Echo/Say")
+    for each in (stream, late):
+        pair.server.send(each, b"answer")
+        pair.server.end(each, OK)
+    pair.settle()
+    assert [event for event in pair.client_events if isinstance(event, Ended)] == [
+        Ended(stream, Status(Code.OK, "", [])),
+        Ended(late, Status(Code.OK, "", [])),
+    ]
+
+
 def test_pings_are_answered() -> None:
     pair = Pair()
     pair.client.ping(b"12345678")
