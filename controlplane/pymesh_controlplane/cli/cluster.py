@@ -25,6 +25,7 @@ from pymesh_controlplane.kube import trim
 from pymesh_controlplane.kube.api import Api, ApiError, Document
 from pymesh_controlplane.kube.paths import MESH_KINDS, Paths
 from pymesh_controlplane.kube.pods import MAX_REASON, PodHttp, opened
+from pymesh_controlplane.kube.portforward import BrokenError
 from pymesh_controlplane.local.texts import Text
 
 TELEMETRY: Final = "telemetry"
@@ -248,19 +249,27 @@ class Cluster:
         return _Silence(f"{namespace}/{pod}", reason)
 
     def _of_ready(self, app: str, ask: Callable[[list[str]], _T]) -> _T:
-        """What the pods of `app` that are ready say; where one does not answer, what those say that are ready now."""
-        for again in (True, False):
-            seen, pods = self._ready_pods.get(app, (0.0, []))
-            if not pods or time.monotonic() - seen > FRESH:
-                pods = self._look_for(app)
-                self._ready_pods[app] = (time.monotonic(), pods)
-            try:
-                return ask(pods)
-            except ApiError:
-                del self._ready_pods[app]
-                if not again:
-                    raise
-        raise AssertionError("the last attempt returns or raises")
+        """What the pods of `app` that are ready say; where one does not answer, what those say that are ready then.
+
+        If these are the same, they are asked again only where a connection broke: who did not answer in time would
+        take as long once more.
+        """
+        pods = self._ready(app)
+        try:
+            return ask(pods)
+        except ApiError as error:
+            del self._ready_pods[app]
+            if self._ready(app) == pods and not isinstance(error, BrokenError):
+                raise
+        return ask(self._ready(app))
+
+    def _ready(self, app: str) -> list[str]:
+        """The pods of a component that are ready, as they are believed to be."""
+        seen, pods = self._ready_pods.get(app, (0.0, []))
+        if not pods or time.monotonic() - seen > FRESH:
+            pods = self._look_for(app)
+            self._ready_pods[app] = (time.monotonic(), pods)
+        return pods
 
     def _look_for(self, app: str) -> list[str]:
         """The pods of a component that are ready, newest first.

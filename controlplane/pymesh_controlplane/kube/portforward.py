@@ -5,28 +5,34 @@ with the number of its channel, and the first message of each channel is the por
 Kubernetes has this from 1.5 to (at least) 1.36, and no kubelet needs to be asked for it; kubectl itself prefers SPDY in
 a tunnel, which is not spoken here.
 
+Who asks waits in an event loop of the connection's own: OpenSSL allows no two calls at a time on one connection, and
+websockets' blocking client makes them, for it reads in a thread. There, too, a session ticket (TLS 1.3) is taken for an
+answer: the thread reads on without a limit, nothing wakes it, and what closes the connection waits for its end.
+
 Source: k8s.io/cri-streaming, portforward/websocket.go (`v4.channel.k8s.io`).
 """
 
+import asyncio
 import json
-import ssl
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 from urllib.parse import quote, urlencode, urlsplit
 
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, NegotiationError
-from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from pymesh.errors import printable
 from pymesh_controlplane.kube.api import Api, ApiError
 
 PROTOCOL: Final = Subprotocol("v4.channel.k8s.io")
-# Seconds until the connection stands, for it goes through three processes; and for a part of an answer.
+# Seconds until the connection stands, for it goes through three processes; for a part of an answer; and until what is
+# sent is under way: questions are small, and only a connection that has stalled has no room for one.
 OPEN_TIMEOUT: Final = 10.0
 READ_TIMEOUT: Final = 15.0
+WRITE_TIMEOUT: Final = 10.0
 # Seconds for the goodbye; the far end may be gone.
 CLOSE_TIMEOUT: Final = 1.0
 # Bytes of one message: kubelet sends 32 KiB at most.
@@ -41,9 +47,10 @@ class BrokenError(ApiError):
 
 
 class Stream:
-    """The bytes to and from a port of a pod."""
+    """The bytes to and from a port of a pod; of one thread at a time."""
 
-    def __init__(self, socket: ClientConnection, where: str, port: int) -> None:
+    def __init__(self, runner: asyncio.Runner, socket: ClientConnection, where: str, port: int) -> None:
+        self._runner = runner
         self._socket = socket
         self._where = where
         self._port = struct.pack("<H", port)
@@ -53,10 +60,12 @@ class Stream:
         """Send all of `data`.
 
         Raises:
-            ApiError: the connection is gone.
+            ApiError: the connection is gone, or takes nothing.
         """
         try:
-            self._socket.send(bytes((_DATA,)) + data)
+            self._runner.run(asyncio.wait_for(self._socket.send(bytes((_DATA,)) + data), WRITE_TIMEOUT))
+        except TimeoutError:
+            raise ApiError(f"{self._where}: nothing could be sent within {WRITE_TIMEOUT:g} s") from None
         except (ConnectionClosed, OSError) as error:
             raise self._gone(error) from None
 
@@ -68,7 +77,7 @@ class Stream:
         """
         while True:
             try:
-                message = self._socket.recv(timeout=READ_TIMEOUT)
+                message = self._runner.run(asyncio.wait_for(self._socket.recv(), READ_TIMEOUT))
             except TimeoutError:
                 raise ApiError(f"{self._where}: no answer within {READ_TIMEOUT:g} s") from None
             except ConnectionClosed as error:
@@ -102,23 +111,27 @@ def forward(api: Api, namespace: str, pod: str, port: int) -> Iterator[Stream]:
         ApiError: there is none to be had; the text says why, as far as that is known.
     """
     where = f"context {api.context}: {namespace}/{pod} port {port}"
-    with _opened(api, namespace, pod, port, where) as socket:
-        if socket.subprotocol != PROTOCOL:
-            sentence = f"the API server forwards, but not by {PROTOCOL}: a proxy before it may take the protocol away"
-            raise ApiError(f"{where}: {sentence}")
-        yield Stream(socket, where, port)
+    there = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{quote(pod, safe='')}/portforward"
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        socket = _opened(runner, api, f"{there}?{urlencode({'ports': port})}", where)
+        try:
+            if socket.subprotocol != PROTOCOL:
+                sentence = f"the API server forwards, but not by {PROTOCOL}: a proxy before it may take that away"
+                raise ApiError(f"{where}: {sentence}")
+            yield Stream(runner, socket, where, port)
+        finally:
+            runner.run(_close(socket))
 
 
-def _opened(api: Api, namespace: str, pod: str, port: int, where: str) -> ClientConnection:
+def _opened(runner: asyncio.Runner, api: Api, there: str, where: str) -> ClientConnection:
     server = urlsplit(api.config.cluster.server)
     scheme = "wss" if server.scheme == "https" else "ws"
-    there = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{quote(pod, safe='')}/portforward"
-    path = server.path.rstrip("/") + there
-    authorization = api.authorization()
-    try:
-        opened = connect(
-            f"{scheme}://{server.netloc}{path}?{urlencode({'ports': port})}",
-            ssl=api.tls(),
+    authorization, tls = api.authorization(), api.tls()
+
+    async def opened() -> ClientConnection:
+        return await connect(
+            f"{scheme}://{server.netloc}{server.path.rstrip('/')}{there}",
+            ssl=tls,
             subprotocols=[PROTOCOL],
             additional_headers={"Authorization": authorization} if authorization else {},
             compression=None,
@@ -128,15 +141,26 @@ def _opened(api: Api, namespace: str, pod: str, port: int, where: str) -> Client
             ping_interval=None,  # of three processes on the way, not all answer
             max_size=MAX_MESSAGE,
         )
+
+    try:
+        return runner.run(opened())
     except InvalidStatus as error:
         raise _refused(where, error) from None
     except (NegotiationError, InvalidHandshake) as error:
         sentence = f"the API server does not forward by WebSocket {PROTOCOL} ({printable(str(error))})"
         raise ApiError(f"{where}: {sentence}; kubectl port-forward may still do") from None
-    except (OSError, TimeoutError, ssl.SSLError, ValueError) as error:
+    except TimeoutError:
+        raise ApiError(f"{where}: no connection through the API server within {OPEN_TIMEOUT:g} s") from None
+    except (OSError, ValueError) as error:
         raise ApiError(f"{where}: no connection through the API server ({printable(str(error))})") from None
-    assert isinstance(opened, ClientConnection), "not the kind that connects again by itself"
-    return opened
+
+
+async def _close(socket: ClientConnection) -> None:
+    """Say goodbye; to a far end that is gone, or takes nothing, for no longer than it is heard."""
+    try:
+        await asyncio.wait_for(socket.close(), 2 * CLOSE_TIMEOUT)
+    except TimeoutError:
+        socket.transport.abort()
 
 
 def _refused(where: str, error: InvalidStatus) -> ApiError:

@@ -1,7 +1,10 @@
 """A mesh in a cluster from the outside: objects, preconditions, and what goes wrong in words, at an API server."""
 
 import copy
+import socket
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from pymesh.resources.resource import Key
 from pymesh_controlplane.cli import bundle
 from pymesh_controlplane.cli.client import Absent, Changed, Refused
 from pymesh_controlplane.cli.cluster import Cluster
+from pymesh_controlplane.kube import portforward
 from pymesh_controlplane.kube.api import Api, ApiError
 from pymesh_controlplane.kube.kubeconfig import load
 from pymesh_controlplane.local.texts import Text
@@ -260,3 +264,51 @@ def test_a_sidecar_that_may_not_be_asked_is_told_with_the_reason(cluster: Cluste
         assert "pods/portforward" in answer.reason
     finally:
         cluster.api.delete(f"{path}/shop-1", uid=made["metadata"]["uid"])
+
+
+@contextmanager
+def collector(cluster: Cluster, server: ApiServer, *, closing: bool) -> Iterator[list[socket.socket]]:
+    """A pod of the collector that is ready and answers nothing, or hangs up; who has connected to it."""
+    path, taken = cluster.paths.of("Pod", "pymesh-system"), list[socket.socket]()
+    labels = {"name": "telemetry-a", "labels": {"app": "telemetry"}}
+    container = {"name": "telemetry", "image": "x"}
+    made = cluster.api.create(path, {"metadata": labels, "spec": {"containers": [container]}})
+    status = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    cluster.api.replace(f"{path}/telemetry-a/status", {**made, "status": status})
+
+    def accept() -> None:
+        with suppress(OSError):  # the end of the test
+            while True:
+                connection, _ = listening.accept()
+                taken.append(connection)
+                if closing:
+                    connection.recv(65536)
+                    connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server.forward("pymesh-system", "telemetry-a", 15014, listening.getsockname())
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield taken
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for connection in taken:
+                connection.close()
+            cluster.api.delete(f"{path}/telemetry-a", uid=made["metadata"]["uid"])
+
+
+def test_a_pod_is_asked_again_where_the_connection_broke_and_not_where_it_took_too_long(
+    cluster: Cluster, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person is told of a pod that does not answer after one wait for it, not after two."""
+    monkeypatch.setattr(portforward, "READ_TIMEOUT", 0.3)
+    with collector(cluster, server, closing=False) as taken:
+        with pytest.raises(ApiError, match=r"pymesh-system/telemetry-a port 15014: no answer within 0\.3 s"):
+            cluster.telemetry("graph", {"window": 60})
+        assert len(taken) == 1
+    with collector(cluster, server, closing=True) as taken:
+        with pytest.raises(ApiError, match="closed the connection without an answer"):
+            cluster.telemetry("graph", {"window": 60})
+        assert len(taken) == 2

@@ -1,14 +1,18 @@
 """Bytes to and from a port of a pod, against a server that keeps the kubelet's side of the protocol to the letter."""
 
+import base64
+import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import yaml
 from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
 from websockets.sync.server import ServerConnection, serve
 
 from pymesh_controlplane.kube import pods, portforward
@@ -16,6 +20,8 @@ from pymesh_controlplane.kube.api import Api, ApiError
 from pymesh_controlplane.kube.kubeconfig import load
 from pymesh_controlplane.kube.pods import PodHttp
 from pymesh_controlplane.kube.portforward import PROTOCOL, forward
+from tests.support.certificates import Authority
+from tests.support.waiting import DEADLINE
 
 PORT = 15014
 PATH = f"/api/v1/namespaces/shop/pods/web-1/portforward?ports={PORT}"
@@ -37,20 +43,87 @@ def cluster(
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        url = f"http://127.0.0.1:{server.socket.getsockname()[1]}"
-        config = {
-            "clusters": [{"name": "c", "cluster": {"server": url}}],
-            "users": [{"name": "u", "user": {"token": "s3cret"}}],
-            "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u"}}],
-            "current-context": "test",
-        }
-        file = tmp_path / "config"
-        file.write_text(yaml.safe_dump(config))
-        with Api(load([file])) as api:
+        with Api(load([kubeconfig(tmp_path, f"http://127.0.0.1:{server.socket.getsockname()[1]}")])) as api:
             yield api
     finally:
         server.shutdown()
         thread.join()
+
+
+def kubeconfig(tmp_path: Path, url: str, **cluster: str) -> Path:
+    config = {
+        "clusters": [{"name": "c", "cluster": {"server": url, **cluster}}],
+        "users": [{"name": "u", "user": {"token": "s3cret"}}],
+        "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "test",
+    }
+    file = tmp_path / "config"
+    file.write_text(yaml.safe_dump(config))
+    return file
+
+
+@contextmanager
+def secured(tmp_path: Path, greeted: Callable[[ssl.SSLSocket], object]) -> Iterator[Api]:
+    """An API server by TLS 1.3 whose connections stay open, whatever it says: `greeted` is called with each.
+
+    The handshake's end are two session tickets, so that something comes even from a server that never says a word.
+    """
+    authority, kept = Authority(), list[socket.socket]()
+    issued = authority.issue(ips=("127.0.0.1",))
+    (tmp_path / "cert.pem").write_bytes(issued.chain)
+    (tmp_path / "key.pem").write_bytes(issued.key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+
+    def serving() -> None:
+        with suppress(OSError):  # the end of the test
+            while True:
+                connection = context.wrap_socket(listening.accept()[0], server_side=True)
+                kept.append(connection)
+                greeted(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serving)
+        thread.start()
+        encoded = {"certificate-authority-data": base64.b64encode(authority.root).decode()}
+        try:
+            with Api(load([kubeconfig(tmp_path, f"https://127.0.0.1:{listening.getsockname()[1]}", **encoded)])) as api:
+                yield api
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for connection in kept:
+                connection.close()
+
+
+def upgraded(connection: ssl.SSLSocket) -> None:
+    """Answer that it forwards."""
+    protocol = ServerProtocol(subprotocols=[PROTOCOL])
+    while not (events := protocol.events_received()):
+        protocol.receive_data(connection.recv(65536))
+    [request] = events
+    assert isinstance(request, Request)
+    protocol.send_response(protocol.accept(request))
+    connection.sendall(b"".join(protocol.data_to_send()))
+
+
+def complaint(act: Callable[[], object]) -> str:
+    """The error with which `act` ends by itself: in a thread, so that one that never does is a failure as well."""
+    said: list[str] = []
+
+    def acting() -> None:
+        try:
+            act()
+        except ApiError as error:
+            said.append(str(error))
+
+    thread = threading.Thread(target=acting, daemon=True)
+    thread.start()
+    thread.join(DEADLINE)
+    assert not thread.is_alive(), "it waits for ever"
+    [sentence] = said
+    return sentence
 
 
 def greet(socket: ServerConnection, port: int = PORT) -> None:
@@ -139,6 +212,47 @@ def test_a_server_that_only_knows_other_protocols_is_told_from_one_that_is_away(
     with pytest.raises(ApiError, match="no connection through the API server"):  # noqa: SIM117
         with forward(api, "shop", "web-1", PORT):
             pass
+
+
+def test_an_api_server_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(portforward, "OPEN_TIMEOUT", 0.5)
+    with secured(tmp_path, lambda _: None) as api:
+        for _ in range(2):
+            sentence = "context test: shop/web-1 port 15014: no connection through the API server within 0.5 s"
+            assert complaint(lambda: PodHttp(api, "shop", "web-1", PORT).get("/ready")) == sentence
+
+
+def test_who_asks_is_the_only_one_at_the_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenSSL loses what one thread writes while another reads a session ticket: a question that never arrives."""
+    monkeypatch.setattr(portforward, "CLOSE_TIMEOUT", 0.1)
+    with secured(tmp_path, upgraded) as api:
+        before = threading.enumerate()
+        with forward(api, "shop", "web-1", PORT) as stream:
+            stream.send(b"x")
+            assert threading.enumerate() == before
+
+
+def test_a_connection_that_stalls_is_given_up_whichever_way_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was sent is not answered, or not even taken; nor is the goodbye."""
+    for name, seconds in (("READ_TIMEOUT", 0.2), ("WRITE_TIMEOUT", 0.3), ("CLOSE_TIMEOUT", 0.1)):
+        monkeypatch.setattr(portforward, name, seconds)
+
+    def sent(*parts: bytes) -> None:
+        with forward(api, "shop", "web-1", PORT) as stream:
+            for part in parts:
+                stream.send(part)
+            stream.receive()
+
+    with secured(tmp_path, upgraded) as api:
+        where = "context test: shop/web-1 port 15014"
+        assert complaint(lambda: sent(b"x")) == f"{where}: no answer within 0.2 s"
+        more_than_sockets_hold = bytes(16 * 1024 * 1024)
+        assert (
+            complaint(lambda: sent(more_than_sockets_hold, bytes(100_000)))
+            == f"{where}: nothing could be sent within 0.3 s"
+        )
 
 
 def test_http_keeps_its_connection_and_makes_another_where_that_was_closed(tmp_path: Path) -> None:

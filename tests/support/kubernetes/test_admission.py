@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.sync.client import connect
+from websockets.asyncio.client import connect
+from websockets.typing import Subprotocol
 
 from tests.support.certificates import Authority
 from tests.support.echo import EchoServer
@@ -258,27 +259,27 @@ def test_a_pod_is_looked_after_again_when_a_webhook_has_changed_it(server: Serve
     assert len(told["containers"][0]["volumeMounts"]) == 1, "webhooks see what the plugins have made of it"
 
 
-def test_a_port_of_a_pod_is_forwarded(server: Server) -> None:
+async def test_a_port_of_a_pod_is_forwarded(server: Server) -> None:
     if server.double is None:
         pytest.skip("nothing runs in this pod")
     made = {"metadata": {"name": "ported"}, "spec": {"containers": [{"name": "app", "image": "a:1"}]}}
     server.create(server.path("pods"), made)
     with EchoServer("in the pod") as echo:
         server.double.forward(server.namespace, "ported", 8080, ("127.0.0.1", echo.port))
-        with _forwarding(server.double, server.path("pods", "ported/portforward"), 8080) as socket:
-            assert [socket.recv(), socket.recv()] == [b"\x00\x90\x1f", b"\x01\x90\x1f"]
-            socket.send(b"\x00GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-            heard = b"".join(bytes(each)[1:] for each in socket if isinstance(each, bytes))
+        async with _forwarding(server.double, server.path("pods", "ported/portforward"), 8080) as socket:
+            assert [await socket.recv(), await socket.recv()] == [b"\x00\x90\x1f", b"\x01\x90\x1f"]
+            await socket.send(b"\x00GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            heard = b"".join([each[1:] async for each in socket if isinstance(each, bytes)])
             assert b"in the pod" in heard
-    with _forwarding(server.double, server.path("pods", "ported/portforward"), 9) as socket:
-        messages = [bytes(each) for each in socket if isinstance(each, bytes)]
+    async with _forwarding(server.double, server.path("pods", "ported/portforward"), 9) as socket:
+        messages = [each async for each in socket if isinstance(each, bytes)]
         assert messages[2].startswith(b"\x01error forwarding port 9 to pod ported")
 
 
-def _forwarding(double: ApiServer, path: str, port: int) -> Any:
+def _forwarding(double: ApiServer, path: str, port: int) -> connect:
     trust = ssl.create_default_context(cadata=double.authority.root.decode())
     return connect(
-        f"wss://127.0.0.1:{double.port}{path}?ports={port}", ssl=trust, subprotocols=["v4.channel.k8s.io"],  # type: ignore[list-item]  # a NewType of str
+        f"wss://127.0.0.1:{double.port}{path}?ports={port}", ssl=trust, subprotocols=[Subprotocol("v4.channel.k8s.io")],
         additional_headers={"authorization": f"Bearer {double.admin_token}"}, open_timeout=5,
     )  # fmt: skip
 
