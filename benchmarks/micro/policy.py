@@ -19,7 +19,8 @@ from pymesh_proxy.connection import DownstreamConnection
 from pymesh_proxy.control.services import FilterServices
 from pymesh_proxy.filters.base import HttpFilter
 from pymesh_proxy.filters.policy import PolicyFilter, PolicySettings
-from pymesh_proxy.filters.slots import Mode, SlotSettings
+from pymesh_proxy.filters.slots import SlotSettings
+from pymesh_proxy.filters.waiting import Mode
 from pymesh_proxy.telemetry.filter_metrics import FilterMetrics
 from pymesh_proxy.upstream.connection import UpstreamConnection
 
@@ -36,7 +37,7 @@ class Nowhere:
     upstreams: Any = None
 
     def spawn(self, work: Any) -> Any:
-        """See control.leases.Home: no stream is opened, since no configuration comes into force."""
+        """See control.leases.Host: no stream is opened, since no configuration comes into force."""
         raise AssertionError(work)
 
 

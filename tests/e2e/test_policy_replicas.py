@@ -21,7 +21,8 @@ from pymesh import policy_api
 from pymesh.policy_api import WHOLE_SHARE, Demand, LeaseRequest
 from pymesh_controlplane.policy.store import LEASE, SETTLE
 from pymesh_proxy.filters.rates import RateRule
-from pymesh_proxy.filters.slots import Refusal, SlotRule
+from pymesh_proxy.filters.slots import SlotRule
+from pymesh_proxy.filters.waiting import Refusal
 from tests.controlplane.pilot.worlds import pod, service
 from tests.proxy.control.test_leases import ROUTER, policy, slots
 from tests.proxy.filters.test_slots import request

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from time import monotonic, sleep
 from typing import Final
 
@@ -62,6 +63,8 @@ class PolicyPeer:
         slots: what is granted of each rule; `limit` is what it says of all sidecars together.
         problems: rules for which nothing is granted, and why.
         answering: whether anything is answered; while not, requests are read and wait.
+        replica: what it calls itself.
+        unasked: said to the next report, before that is read; it is not answered until `answering` is set again.
         delay: seconds that each answer takes.
         rubbish: answers are bytes that are no message.
         heard: every LeaseRequest, in order.
@@ -79,6 +82,8 @@ class PolicyPeer:
     left: int = 0
     checks: list[CheckRequest] = field(default_factory=list)
     port: int = 0
+    replica: str = ""
+    unasked: Grant | None = None
     delay: float = 0.0
     rubbish: bool = False
     _answering: threading.Event = field(default_factory=threading.Event)
@@ -100,12 +105,17 @@ class PolicyPeer:
     def hold(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         """LeaseService/Hold."""
         self.streams += 1
-        for nonce, data in enumerate(requests, start=1):
+        nonces = count(1)
+        for heard, data in enumerate(requests, start=1):
             request = decode_request(data)
             self.heard.append(request)
+            if (unasked := self.unasked) is not None:
+                self.unasked, self.answering = None, False
+                yield encode_response(LeaseResponse("1", (unasked,), next(nonces), heard - 1, self.replica))
             self._wait(context)
             grants = tuple(self._grant(demand) for demand in request.demands)
-            yield b"\xff" if self.rubbish else encode_response(LeaseResponse("1", grants, nonce, heard=nonce))
+            response = LeaseResponse("1", grants, next(nonces), heard, self.replica)
+            yield b"\xff" if self.rubbish else encode_response(response)
         # A stream that was broken off ends here, too, and grpcio may tell the end of requests before it tells why.
         over = threading.Event()
         told = context.add_callback(over.set)

@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 
 from pymesh.errors import ConfigError
 from pymesh.xds.check import join
+from pymesh.xds.filter_names import HTTP_EXT_AUTHZ
 from pymesh_proxy.config import matchers, value_matchers
 from pymesh_proxy.config.fields import grpc_cluster, one_of, positive
 from pymesh_proxy.config.value_matchers import MetadataMatch
@@ -15,7 +16,6 @@ from pymesh_proxy.filters.authz import HeaderFilter
 from pymesh_proxy.filters.base import HttpFilter
 from pymesh_proxy.filters.ext_authz import ExtAuthzFilter, ExtAuthzSettings
 
-NAME: Final = "envoy.filters.http.ext_authz"
 # Envoy's defaults: seconds, status.
 _TIMEOUT: Final = 0.2
 _STATUS_ON_ERROR: Final = 403
@@ -48,7 +48,7 @@ def ext_authz(message: Message, path: str) -> HttpFilter:
             namespaces=tuple(message.metadata_context_namespaces),
         )
     )
-    return HttpFilter(NAME, found.on_request, found.on_response, found.on_complete, found.connect)
+    return HttpFilter(HTTP_EXT_AUTHZ, found.on_request, found.on_response, found.on_complete, found.connect)
 
 
 def _enabled(message: ExtAuthz, path: str) -> MetadataMatch | None:

@@ -32,8 +32,9 @@ from pymesh_proxy.config import typed_struct
 from pymesh_proxy.filters.base import HttpFilter
 from pymesh_proxy.filters.policy import CheckSettings, PolicyFilter, PolicySettings
 from pymesh_proxy.filters.rates import RateSettings
-from pymesh_proxy.filters.remembered import by_of
-from pymesh_proxy.filters.slots import Mode, SlotSettings
+from pymesh_proxy.filters.remembered import attributes_of
+from pymesh_proxy.filters.slots import SlotSettings
+from pymesh_proxy.filters.waiting import Mode
 
 # Seconds, where the configuration does not say.
 DEFAULT_TIMEOUT: Final = 0.05
@@ -105,11 +106,11 @@ def _rule(value: Value, path: str) -> SlotSettings | RateSettings | CheckSetting
     for here, item in typed_struct.items(fields["by"], join(path, "by")) if "by" in fields else ():
         by.append(typed_struct.text(item, here))
         try:
-            by_of(tuple(by))
+            attributes_of(tuple(by))
         except ValueError as error:
             raise ConfigError(str(error), path=here) from error
     remembered = typed_struct.flag(fields.get("remembered"), join(path, "remembered"))
-    return CheckSettings(name, mode, otherwise, by_of(tuple(by)), dry_run, remembered)
+    return CheckSettings(name, mode, otherwise, attributes_of(tuple(by)), dry_run, remembered)
 
 
 def _count(value: Value, path: str) -> int:

@@ -19,7 +19,8 @@ from pymesh_proxy.control.backoff import Backoff
 from pymesh_proxy.control.channel import Stream
 from pymesh_proxy.control.grpc_cluster import ClusterChannel, Mesh
 from pymesh_proxy.filters.rates import RateRule, RateSettings
-from pymesh_proxy.filters.slots import Refusal, SlotRule, SlotSettings
+from pymesh_proxy.filters.slots import SlotRule, SlotSettings
+from pymesh_proxy.filters.waiting import Refusal
 from pymesh_proxy.telemetry.policy_metrics import PolicyMetrics
 from pymesh_proxy.telemetry.record import RequestRecord
 
@@ -46,8 +47,8 @@ GOODBYE: Final = 0.5
 LeasedRule: TypeAlias = SlotRule | RateRule
 
 
-class Home(Mesh, Protocol):
-    """What is needed of the proxy (runtime.Runtime)."""
+class Host(Mesh, Protocol):
+    """What Leases needs of the proxy (runtime.Runtime)."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -67,11 +68,11 @@ class Leases:
         on_epoch: called with what each response says of that.
     """
 
-    def __init__(self, home: Home, channel: ClusterChannel, metrics: PolicyMetrics, node: Callable[[], str]) -> None:
+    def __init__(self, host: Host, channel: ClusterChannel, metrics: PolicyMetrics, node: Callable[[], str]) -> None:
         self.timeout = 0.0
         self.keep = False
         self.on_epoch: Callable[[str], object] = lambda _: None
-        self._home = home
+        self._host = host
         self._channel = channel
         self._metrics = metrics
         self._node = node
@@ -100,13 +101,13 @@ class Leases:
 
     def add(self, settings: SlotSettings | RateSettings) -> LeasedRule:
         """The rule, as it is to be from now on; what it has in use or in stock stays."""
-        rule, stats = self._known.get(settings.name), self._metrics.of(settings.name)
-        known = rule
+        known, stats = self._known.get(settings.name), self._metrics.of(settings.name)
+        rule: LeasedRule
         if isinstance(settings, SlotSettings):
-            rule = rule if isinstance(rule, SlotRule) else SlotRule(settings, stats, self._urgent)
+            rule = known if isinstance(known, SlotRule) else SlotRule(settings, stats, self._urgent)
             rule.configure(settings)
         else:
-            rule = rule if isinstance(rule, RateRule) else RateRule(settings, stats, self._urgent)
+            rule = known if isinstance(known, RateRule) else RateRule(settings, stats, self._urgent)
             rule.configure(settings)
         if rule is not known:
             self._known[settings.name] = rule
@@ -122,7 +123,7 @@ class Leases:
             if name not in self.rules:
                 rule.retire()
         if self._wanted and self._task is None:
-            self._task = self._home.spawn(self._run())
+            self._task = self._host.spawn(self._run())
         self._news = True
         self._wake.set()  # the service may have moved, or is no longer asked
 
@@ -138,7 +139,7 @@ class Leases:
 
     def wait(self, rule: LeasedRule, record: RequestRecord, within: float) -> Awaitable[Refusal | None]:
         """See filters.services.PolicyService."""
-        loop = self._home.loop
+        loop = self._host.loop
         answer: asyncio.Future[Refusal | None] = loop.create_future()
         timer = loop.call_later(within, self._expired, rule, record, within)
 
@@ -147,14 +148,14 @@ class Leases:
             if not answer.done():
                 answer.set_result(refusal)
 
-        rule.wait(record, settle)
+        rule.waiting.add(record, settle)
         return answer
 
     def _expired(self, rule: LeasedRule, record: RequestRecord, within: float) -> None:
         """A request has waited for as long as it may."""
-        if not rule.waits(record):
+        if record not in rule.waiting:
             return
-        if self._home.loop.time() - self._heard_at >= within:
+        if self._host.loop.time() - self._heard_at >= within:
             self._lose(f"no answer within {within:g} s")
         rule.give_up(record)
 
@@ -184,8 +185,8 @@ class Leases:
 
     async def _pause(self, seconds: float) -> None:
         """Wait before the next attempt; a configuration that comes into force ends the wait."""
-        until, self._news = self._home.loop.time() + seconds, False
-        while self._wanted and not self._news and self._home.loop.time() < until:
+        until, self._news = self._host.loop.time() + seconds, False
+        while self._wanted and not self._news and self._host.loop.time() < until:
             self._wake.clear()
             await self._woken(until)
 
@@ -206,16 +207,16 @@ class Leases:
         for rule in self.rules.values():
             if isinstance(rule, RateRule):
                 rule.begin_stream()
-        reader = self._home.spawn(self._read(stream))
+        reader = self._host.spawn(self._read(stream))
         try:
             while not self._ended and self._wanted and not self._channel.moved:
                 self._wake.clear()
-                now = self._home.loop.time()
+                now = self._host.loop.time()
                 if self._sent_at is None and now >= self._due:
                     await self._report(stream, now)
                 await self._woken(self._check_silence(now))
             if not self._ended and not self._wanted:
-                await self._report(stream, self._home.loop.time())  # of rates, what was spent last
+                await self._report(stream, self._host.loop.time())  # of rates, what was spent last
                 stream.finish()
                 await asyncio.wait([reader], timeout=GOODBYE)
                 return ""
@@ -256,7 +257,7 @@ class Leases:
         self._wake.set()
 
     def _answered(self, response: LeaseResponse) -> None:
-        now = self._home.loop.time()
+        now = self._host.loop.time()
         # The service also speaks unasked, maybe before it has heard our last report: that is no answer to it yet.
         whole = response.heard >= self._reports
         in_time = self._sent_at is None or now - self._sent_at <= self.timeout

@@ -15,11 +15,12 @@ from pymesh_proxy.config.model import HttpManager, Snapshot
 from pymesh_proxy.control.backoff import Backoff
 from pymesh_proxy.control.containment import AlarmContainment
 from pymesh_proxy.control.grpc_cluster import ClusterChannel
-from pymesh_proxy.control.leases import GOODBYE, LONGEST_PAUSE, Home, LeasedRule, Leases
+from pymesh_proxy.control.leases import GOODBYE, LONGEST_PAUSE, Host, LeasedRule, Leases
 from pymesh_proxy.filters.authz import AnswerError, read_answer
 from pymesh_proxy.filters.rates import RateSettings
 from pymesh_proxy.filters.remembered import Remembered
-from pymesh_proxy.filters.slots import Refusal, SlotSettings
+from pymesh_proxy.filters.slots import SlotSettings
+from pymesh_proxy.filters.waiting import Refusal
 from pymesh_proxy.telemetry.filter_metrics import FilterMetrics, PythonFilterStats
 from pymesh_proxy.telemetry.jwt_metrics import JwtStats
 from pymesh_proxy.telemetry.policy_metrics import PolicyMetrics, PolicyStats
@@ -35,13 +36,13 @@ PROBE_TIMEOUT: Final = 1.0
 class PolicyClient:
     """The policy service behind one cluster: see filters.services.PolicyService."""
 
-    def __init__(self, home: Home, cluster: str, metrics: PolicyMetrics, node: Callable[[], str]) -> None:
+    def __init__(self, host: Host, cluster: str, metrics: PolicyMetrics, node: Callable[[], str]) -> None:
         self.remembered = Remembered()
         self.away = ""
-        self.channel = ClusterChannel(home, cluster)
-        self.leases = Leases(home, self.channel, metrics, node)
-        self.leases.on_epoch = self.remembered.heard
-        self._home = home
+        self.channel = ClusterChannel(host, cluster)
+        self.leases = Leases(host, self.channel, metrics, node)
+        self.leases.on_epoch = self.remembered.follow
+        self._host = host
         self._metrics = metrics
         self._probe: asyncio.Task[None] | None = None
         self._left = False
@@ -56,7 +57,7 @@ class PolicyClient:
 
     def clock(self) -> float:
         """See filters.services.PolicyService."""
-        return self._home.loop.time()
+        return self._host.loop.time()
 
     def wait(self, rule: LeasedRule, record: RequestRecord, within: float) -> Awaitable[Refusal | None]:
         """See filters.services.PolicyService."""
@@ -80,7 +81,7 @@ class PolicyClient:
             log.warning("policy service %s is away: %s", self.channel.cluster_name, why)
         self.away = why
         if self._probe is None and not self._left:
-            self._probe = self._home.spawn(self._find())
+            self._probe = self._host.spawn(self._find())
 
     async def _find(self) -> None:
         """Ask a question about no rule until it is answered, in time; requests are not asked about meanwhile."""
@@ -120,9 +121,9 @@ class PolicyClient:
 class AuthorizationClient:
     """An external authorization service: see filters.services.Authorization."""
 
-    def __init__(self, home: Home, cluster: str, authority: str, metrics: PolicyMetrics) -> None:
-        self.channel = ClusterChannel(home, cluster, authority)
-        self._home = home
+    def __init__(self, host: Host, cluster: str, authority: str, metrics: PolicyMetrics) -> None:
+        self.channel = ClusterChannel(host, cluster, authority)
+        self._host = host
         self._stats = metrics.of(cluster)
 
     def stats(self) -> PolicyStats:
@@ -131,7 +132,7 @@ class AuthorizationClient:
 
     def clock(self) -> float:
         """See filters.services.Authorization."""
-        return self._home.loop.time()
+        return self._host.loop.time()
 
     async def check(self, request: bytes, within: float) -> bytes:
         """See filters.services.Authorization."""
@@ -157,9 +158,9 @@ class FilterServices:
         policies: the policy services that are asked, by cluster.
     """
 
-    def __init__(self, home: Home, stats: FilterMetrics) -> None:
+    def __init__(self, host: Host, stats: FilterMetrics) -> None:
         self.node = ""
-        self._home = home
+        self._host = host
         self._stats = stats
         self._containment: AlarmContainment | None = None
         self.policies: dict[str, PolicyClient] = {}
@@ -180,7 +181,7 @@ class FilterServices:
         for client in self.policies.values():
             client.leases.settle()
         for cluster in [cluster for cluster, client in self.policies.items() if client not in self._asked]:
-            self._home.spawn(self.policies.pop(cluster).leave())
+            self._host.spawn(self.policies.pop(cluster).leave())
         for key in [key for key, client in self._authorizations.items() if client not in self._asked]:
             self._authorizations.pop(key).channel.renew()
 
@@ -188,7 +189,7 @@ class FilterServices:
         """See filters.services.Services."""
         client = self.policies.get(cluster)
         if client is None:
-            client = PolicyClient(self._home, cluster, self._stats.policy, lambda: self.node)
+            client = PolicyClient(self._host, cluster, self._stats.policy, lambda: self.node)
             self.policies[cluster] = client
         self._asked.add(client)
         client.leases.timeout = max(client.leases.timeout, timeout)
@@ -199,7 +200,7 @@ class FilterServices:
         key = cluster, authority
         client = self._authorizations.get(key)
         if client is None:
-            client = self._authorizations[key] = AuthorizationClient(self._home, *key, self._stats.policy)
+            client = self._authorizations[key] = AuthorizationClient(self._host, *key, self._stats.policy)
         self._asked.add(client)
         return client
 

@@ -52,6 +52,27 @@ class AnswerError(Exception):
     """An answer that cannot be carried out; the text says what is wrong with it."""
 
 
+class Ours(NamedTuple):
+    """What only a policy service of ours says: see pymesh.policy_api.ANSWER_METADATA.
+
+    Attributes:
+        rule: the one that decided.
+        would_refuse: rules that would have refused the request, but are on a dry run.
+        epoch: the set of rules that the answer was given by.
+        memories: how it may be remembered, by rule.
+        undecided: rules that it says nothing about, and why.
+    """
+
+    rule: str = ""
+    would_refuse: tuple[str, ...] = ()
+    epoch: str = ""
+    memories: Mapping[str, Memory] = MappingProxyType({})
+    undecided: Mapping[str, str] = MappingProxyType({})
+
+
+NOT_OURS: Final = Ours()
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What the service decided.
@@ -62,12 +83,8 @@ class Answer:
         set, append, remove: changes to the request's headers; what is appended goes behind what is there, if anything.
         for_response: changes to the response's headers, if the request goes on: (append_action, name, value).
         grpc_status: what a caller that speaks gRPC is told.
-        rule: the rule of ours that decided; empty where another kind of service answered.
-        would_refuse: rules of ours that would have refused the request, but are on a dry run.
-        epoch: the set of rules that it was given by.
-        memories: how it may be remembered, by rule.
-        undecided: rules that it says nothing about, and why.
         metadata: all that it says to other filters.
+        ours: what it says about rules; nothing where another kind of service answered.
     """
 
     allowed: bool
@@ -80,12 +97,8 @@ class Answer:
     remove: tuple[bytes, ...] = ()
     for_response: tuple[tuple[int, bytes, bytes], ...] = ()
     grpc_status: int | None = None
-    rule: str = ""
-    would_refuse: tuple[str, ...] = ()
-    epoch: str = ""
-    memories: Mapping[str, Memory] = field(default_factory=dict)
-    undecided: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, object] = field(default_factory=dict)
+    ours: Ours = NOT_OURS
 
     @property
     def changes_headers(self) -> bool:
@@ -124,70 +137,61 @@ def read_answer(data: bytes, *, metadata: bool = False) -> Answer:
         message = CheckResponse.FromString(data)
     except DecodeError as error:
         raise AnswerError(f"not a CheckResponse: {error}") from error
-    ours = _of_ours(message)
-    rule = ours.rule
+    ours = _ours(message)
     if message.HasField("error_response"):
-        refused = message.error_response
-        status = refused.status.code
-        return Answer(
-            False,
-            error=True,
-            status=status if status in _STATUSES else 0,
-            headers=_pairs(refused.headers),
-            body=refused.body.encode(),
-            rule=rule,
-        )
+        return _error(message, ours)
     if message.status.code:
-        denied = message.denied_response
-        status = denied.status.code
-        return Answer(
-            False,
-            status=status if status in _STATUSES else _FORBIDDEN,
-            headers=_pairs(denied.headers),
-            body=denied.body.encode(),
-            grpc_status=message.status.code,
-            rule=rule,
-            would_refuse=ours.would_refuse,
-            epoch=ours.epoch,
-            memories=ours.memories,
-            undecided=ours.undecided,
-        )
-    okay = message.ok_response
-    if okay.query_parameters_to_set or okay.query_parameters_to_remove:
-        raise AnswerError("changes to query parameters are not supported")
+        return _denial(message, ours)
+    return _allowance(message, ours, metadata=metadata)
+
+
+def _error(message: CheckResponse, ours: Ours) -> Answer:
+    said = message.error_response
+    status = said.status.code
     return Answer(
-        True,
-        metadata=MessageToDict(message.dynamic_metadata) if metadata else {},
-        set=_pairs(option for option in okay.headers if not option.append.value),
-        append=_pairs(option for option in okay.headers if option.append.value),
-        remove=tuple(_name(name) for name in okay.headers_to_remove),
-        for_response=tuple(
-            (_action(option), name, value)
-            for option, (name, value) in zip(
-                okay.response_headers_to_add, _pairs(okay.response_headers_to_add), strict=True
-            )
-        ),
-        rule=rule,
-        would_refuse=ours.would_refuse,
-        epoch=ours.epoch,
-        memories=ours.memories,
-        undecided=ours.undecided,
+        False,
+        error=True,
+        status=status if status in _STATUSES else 0,
+        headers=_pairs(said.headers),
+        body=said.body.encode(),
+        ours=ours,
     )
 
 
-class _Ours(NamedTuple):
-    """What only a policy service of ours says: see pymesh.policy_api.ANSWER_METADATA."""
+def _denial(message: CheckResponse, ours: Ours) -> Answer:
+    said = message.denied_response
+    status = said.status.code
+    return Answer(
+        False,
+        status=status if status in _STATUSES else _FORBIDDEN,
+        headers=_pairs(said.headers),
+        body=said.body.encode(),
+        grpc_status=message.status.code,
+        ours=ours,
+    )
 
-    rule: str = ""
-    would_refuse: tuple[str, ...] = ()
-    epoch: str = ""
-    memories: Mapping[str, Memory] = MappingProxyType({})
-    undecided: Mapping[str, str] = MappingProxyType({})
+
+def _allowance(message: CheckResponse, ours: Ours, *, metadata: bool) -> Answer:
+    said = message.ok_response
+    if said.query_parameters_to_set or said.query_parameters_to_remove:
+        raise AnswerError("changes to query parameters are not supported")
+    added = said.response_headers_to_add
+    return Answer(
+        True,
+        set=_pairs(option for option in said.headers if not option.append.value),
+        append=_pairs(option for option in said.headers if option.append.value),
+        remove=tuple(_name(name) for name in said.headers_to_remove),
+        for_response=tuple(
+            (_action(option), name, value) for option, (name, value) in zip(added, _pairs(added), strict=True)
+        ),
+        metadata=MessageToDict(message.dynamic_metadata) if metadata else {},
+        ours=ours,
+    )
 
 
-def _of_ours(message: CheckResponse) -> _Ours:
+def _ours(message: CheckResponse) -> Ours:
     if ANSWER_METADATA not in message.dynamic_metadata.fields:
-        return _Ours()
+        return NOT_OURS
     said = message.dynamic_metadata.fields[ANSWER_METADATA].struct_value.fields
     memories = {}
     for name, value in said["rules"].struct_value.fields.items():
@@ -198,7 +202,7 @@ def _of_ours(message: CheckResponse) -> _Ours:
             memories[name] = Memory(_seconds(about["valid_for"].string_value), uses, attributes)
     would_refuse = tuple(each.string_value for each in said["would_refuse"].list_value.values)
     undecided = {name: value.string_value for name, value in said["undecided"].struct_value.fields.items()}
-    return _Ours(said["rule"].string_value, would_refuse, said["epoch"].string_value, memories, undecided)
+    return Ours(said["rule"].string_value, would_refuse, said["epoch"].string_value, memories, undecided)
 
 
 @lru_cache(maxsize=256)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final
 
 from pymesh.grpc.status import RpcError
+from pymesh.xds.filter_names import HTTP_EXT_AUTHZ
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.errors import Flag
 from pymesh_proxy.filters.authz import Answer, AnswerError, HeaderFilter, question, read_answer
@@ -18,8 +19,6 @@ from pymesh_proxy.telemetry.record import RequestRecord
 
 # Key of RequestRecord.notes.
 NOTE: Final = "ext_authz"
-# Key of RequestRecord.metadata: what the service wants the filters behind this one to know.
-NAME: Final = "envoy.filters.http.ext_authz"
 _FAILURE_ALLOWED: Final = b"x-envoy-auth-failure-mode-allowed"
 
 
@@ -106,7 +105,7 @@ class ExtAuthzFilter:
         stats.allowed += 1
         context.record.notes[NOTE] = "allowed"
         if answer.metadata:
-            context.record.metadata[NAME] = answer.metadata
+            context.record.metadata[HTTP_EXT_AUTHZ] = answer.metadata
         answer.change(context.request)
         if answer.for_response:
             self._for_response[context.record] = answer

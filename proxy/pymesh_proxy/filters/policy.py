@@ -15,14 +15,15 @@ from typing import Final, NamedTuple
 
 from pymesh.grpc.status import Code, RpcError
 from pymesh.policy_api import RULES_EXTENSION, TELL, UNDECIDED_EXTENSION
-from pymesh.policy_attributes import JWT_METADATA
+from pymesh.xds.filter_names import HTTP_JWT_AUTHN
 from pymesh_proxy.errors import Flag
 from pymesh_proxy.filters.authz import Answer, AnswerError, question, read_answer
 from pymesh_proxy.filters.base import Later, LocalReply, RequestContext, Verdict
 from pymesh_proxy.filters.rates import RateRule, RateSettings
-from pymesh_proxy.filters.remembered import NOTHING, By, Key, key_of
+from pymesh_proxy.filters.remembered import NO_ATTRIBUTES, Attributes, Key, key_of
 from pymesh_proxy.filters.services import PolicyService, Services
-from pymesh_proxy.filters.slots import Mode, Refusal, SlotRule, SlotSettings
+from pymesh_proxy.filters.slots import SlotRule, SlotSettings
+from pymesh_proxy.filters.waiting import Mode, Refusal
 from pymesh_proxy.telemetry.policy_metrics import PolicyStats
 from pymesh_proxy.telemetry.record import RequestRecord
 
@@ -45,7 +46,7 @@ class CheckSettings:
     name: str
     mode: Mode
     otherwise: Mode
-    by: By = NOTHING
+    by: Attributes = NO_ATTRIBUTES
     dry_run: bool = False
     remembered: bool = False
 
@@ -59,7 +60,7 @@ class PolicySettings:
     rules: tuple[SlotSettings | RateSettings | CheckSettings, ...]
 
 
-class Open(NamedTuple):
+class Unanswered(NamedTuple):
     """A rule that has to be asked about, and what its last answers are told apart by for this request."""
 
     rule: CheckSettings
@@ -73,7 +74,7 @@ class PolicyFilter:
     def __init__(self, settings: PolicySettings) -> None:
         self.settings = settings
         self._service: PolicyService | None = None
-        self._slots: tuple[SlotRule | RateRule, ...] = ()
+        self._leased: tuple[SlotRule | RateRule, ...] = ()
         self._checks = tuple(rule for rule in settings.rules if isinstance(rule, CheckSettings))
         self._check_stats: tuple[PolicyStats, ...] = ()
         self._dry = frozenset(rule.name for rule in settings.rules if rule.dry_run)
@@ -82,7 +83,7 @@ class PolicyFilter:
         """See filters.base: the filter is in force."""
         service = self._service = services.policy(self.settings.cluster, self.settings.timeout)
         leased = [rule for rule in self.settings.rules if not isinstance(rule, CheckSettings)]
-        self._slots = tuple(service.leased(rule) for rule in leased)
+        self._leased = tuple(service.leased(rule) for rule in leased)
         self._check_stats = tuple(service.stats(rule.name) for rule in self._checks)
         if any(rule.remembered for rule in self._checks):
             service.hear_of_changes()
@@ -92,7 +93,7 @@ class PolicyFilter:
         record = context.record
         if self._service is None:
             raise RuntimeError("a policy filter was asked before it was in force")
-        for index, rule in enumerate(self._slots):
+        for index, rule in enumerate(self._leased):
             if rule.take(record):
                 if index:
                     _note(record, rule.note())
@@ -102,16 +103,16 @@ class PolicyFilter:
             refusal = rule.refusal()
             if refusal is None:
                 return Later(partial(self._ask, context, index))
-            if (reply := self._no_slot(rule, refusal, record)) is not None:
+            if (reply := self._refuse(rule, refusal, record)) is not None:
                 return reply
         if not self._checks:
             return None
-        left, reply = self._recall(context)
-        return Later(partial(self._check, context, left)) if reply is None and left else reply
+        unanswered, reply = self._recall(context)
+        return Later(partial(self._check, context, unanswered)) if reply is None and unanswered else reply
 
     def on_complete(self, record: RequestRecord) -> None:
         """See filters.base: whatever became of the request, its slots are free."""
-        for rule in self._slots:
+        for rule in self._leased:
             rule.release(record)
 
     # --- What takes time ---
@@ -122,7 +123,7 @@ class PolicyFilter:
         assert self._service is not None
         clock = self._service.clock
         until = clock() + self.settings.timeout
-        for rule in self._slots[first:]:
+        for rule in self._leased[first:]:
             if rule.take(record):
                 _note(record, rule.note())
                 continue
@@ -130,10 +131,10 @@ class PolicyFilter:
             refusal = rule.refusal() or await self._wait(rule, record, until)
             if refusal is None:
                 _note(record, f"{rule.note()}, asked, {(clock() - begun) * 1000:.1f} ms")
-            elif (reply := self._no_slot(rule, refusal, record)) is not None:
+            elif (reply := self._refuse(rule, refusal, record)) is not None:
                 return reply
-        left, reply = self._recall(context)
-        return await self._check(context, left, until) if reply is None and left else reply
+        unanswered, reply = self._recall(context)
+        return await self._check(context, unanswered, until) if reply is None and unanswered else reply
 
     async def _wait(self, rule: SlotRule | RateRule, record: RequestRecord, until: float) -> Refusal | None:
         service = self._service
@@ -145,18 +146,20 @@ class PolicyFilter:
             rule.stats.asked += 1
             rule.stats.seconds += service.clock() - begun
 
-    async def _check(self, context: RequestContext, about: Sequence[Open], until: float | None = None) -> Verdict:
-        """Ask `about` rules of kind `check`, all at once."""
+    async def _check(
+        self, context: RequestContext, unanswered: Sequence[Unanswered], until: float | None = None
+    ) -> Verdict:
+        """Ask about rules of kind `check`, all at once."""
         service = self._service
         assert service is not None
         begun = service.clock()
         left = self.settings.timeout if until is None else until - begun
         if service.away or left < LEAST_TIME:
-            return self._without(context, about, service.away or "the wait for a slot has taken all the time")
-        asked = {RULES_EXTENSION: ",".join(each.rule.name for each in about), UNDECIDED_EXTENSION: TELL}
+            return self._without(context, unanswered, service.away or "the wait for a slot has taken all the time")
+        asked = {RULES_EXTENSION: ",".join(each.rule.name for each in unanswered), UNDECIDED_EXTENSION: TELL}
         epoch = service.remembered.epoch
         try:
-            answer = read_answer(await service.check(question(context, asked, namespaces=(JWT_METADATA,)), left))
+            answer = read_answer(await service.check(question(context, asked, namespaces=(HTTP_JWT_AUTHN,)), left))
             if answer.changes_headers:
                 raise AnswerError("header changes are not supported here")
             problem = "it could not decide" if answer.error else ""
@@ -166,79 +169,84 @@ class PolicyFilter:
             answer, problem = None, str(error)
             service.lost(problem)
         spent = service.clock() - begun
-        for each in about:
+        for each in unanswered:
             each.stats.asked += 1
             each.stats.seconds += spent
         if answer is None or problem:
-            return self._without(context, about, problem)
-        known = service.remembered.heard(answer.epoch, since=epoch)
-        return self._answered(context, about, answer, f"asked, {spent * 1000:.1f} ms", keep=known)
+            return self._without(context, unanswered, problem)
+        known = service.remembered.follow(answer.ours.epoch, asked_in=epoch)
+        return self._answered(context, unanswered, answer, f"asked, {spent * 1000:.1f} ms", keep=known)
 
-    def _recall(self, context: RequestContext) -> tuple[list[Open], LocalReply | None]:
+    def _recall(self, context: RequestContext) -> tuple[list[Unanswered], LocalReply | None]:
         """The rules about this request of which nothing is known yet, and the refusal that is known."""
         service = self._service
         assert service is not None
         remembered, now, record = service.remembered, service.clock(), context.record
-        left: list[Open] = []
+        unanswered: list[Unanswered] = []
         for rule, stats in zip(self._checks, self._check_stats, strict=True):
             key = key_of(context, rule.by.read)
             if key is None:
                 continue
             answer = remembered.fresh(rule.name, context, now)
             if answer is None:
-                left.append(Open(rule, key, stats))
+                unanswered.append(Unanswered(rule, key, stats))
                 continue
             stats.remembered += 1
-            if rule.name in answer.would_refuse:
-                _would(record, rule.name, stats, "refused, as remembered")
+            if rule.name in answer.ours.would_refuse:
+                _note_dry_run(record, rule.name, stats, "refused, as remembered")
             elif answer.allowed:
                 stats.allowed += 1
                 _note(record, f"{rule.name}: allowed, as remembered")
             else:
                 stats.denied += 1
                 _note(record, f"{rule.name}: denied, as remembered")
-                return left, _denied(rule.name, answer)
-        return left, None
+                return unanswered, _denied(rule.name, answer)
+        return unanswered, None
 
     def _answered(
-        self, context: RequestContext, about: Sequence[Open], answer: Answer, how: str, *, keep: bool
+        self, context: RequestContext, unanswered: Sequence[Unanswered], answer: Answer, how: str, *, keep: bool
     ) -> Verdict:
         """Do as the service says; remember it, if we are to `keep` it."""
         assert self._service is not None
         remembered, now = self._service.remembered, self._service.clock()
-        for rule, key, stats in about:
-            if rule.name in answer.undecided:
+        ours = answer.ours
+        for rule, key, stats in unanswered:
+            if rule.name in ours.undecided:
                 continue
-            if rule.name in answer.would_refuse:
-                _would(context.record, rule.name, stats, "refused")
+            if rule.name in ours.would_refuse:
+                _note_dry_run(context.record, rule.name, stats, "refused")
             elif answer.allowed:
                 stats.allowed += 1
-            elif answer.rule in {rule.name, ""}:
+            elif ours.rule in {rule.name, ""}:
                 stats.denied += 1
             else:
                 continue  # another rule denied it: nothing was said of this one
             if keep:
                 remembered.put(rule.name, rule.by, key, answer, context=context, now=now)
-        decided = [each for each in about if each.rule.name not in answer.undecided]
-        names = ", ".join(each.rule.name for each in decided) if answer.allowed else _denier(answer, about)
+        decided = [each for each in unanswered if each.rule.name not in ours.undecided]
+        names = ", ".join(each.rule.name for each in decided) if answer.allowed else _denier(answer, unanswered)
         if names:
             _note(context.record, f"{names}: {'allowed' if answer.allowed else 'denied'}, {how}")
         if not answer.allowed:
-            return _denied(_denier(answer, about), answer)
-        for each in about:
-            if (why := answer.undecided.get(each.rule.name)) is not None:
+            return _denied(_denier(answer, unanswered), answer)
+        for each in unanswered:
+            if (why := ours.undecided.get(each.rule.name)) is not None:
                 reply = self._without(context, [each], why, "the check has failed")
                 if reply is not None:
                     return reply
         return None
 
     def _without(
-        self, context: RequestContext, about: Sequence[Open], why: str, what: str = "the policy service is away"
+        self,
+        context: RequestContext,
+        unanswered: Sequence[Unanswered],
+        why: str,
+        what: str = "the policy service is away",
     ) -> Verdict:
         """Nobody decides: each rule does what its failure mode says; the first that keeps the request out wins."""
         assert self._service is not None
         remembered = self._service.remembered
-        for rule, key, stats in about:
+        for rule, key, stats in unanswered:
             mode, last = rule.mode, None
             if mode is Mode.LAST_DECISION:
                 last = remembered.last(rule.name, rule.by, key, context)
@@ -253,7 +261,7 @@ class PolicyFilter:
                 _note(context.record, f"{rule.name}: let in, since {what} ({why})")
                 reply = None
             elif rule.dry_run:
-                _would(context.record, rule.name, stats, f"kept out, since {what} ({why})")
+                _note_dry_run(context.record, rule.name, stats, f"kept out, since {what} ({why})")
                 reply = None
             else:
                 reply = _unavailable(rule.name, why, context.record, what)
@@ -261,19 +269,20 @@ class PolicyFilter:
                 return reply
         return None
 
-    def _no_slot(self, rule: SlotRule | RateRule, refusal: Refusal, record: RequestRecord) -> LocalReply | None:
+    def _refuse(self, rule: SlotRule | RateRule, refusal: Refusal, record: RequestRecord) -> LocalReply | None:
         """The refusal, unless the rule is on a dry run."""
         if rule.name in self._dry:
-            _would(record, rule.name, rule.stats, "refused" if refusal is Refusal.LIMIT else "kept out: nobody counts")
+            what = "refused" if refusal is Refusal.LIMIT else "kept out: nobody counts"
+            _note_dry_run(record, rule.name, rule.stats, what)
             return None
-        return _no_slot(rule, refusal, record)
+        return _refusal(rule, refusal, record)
 
 
-def _denier(answer: Answer, about: Iterable[Open]) -> str:
-    return answer.rule or ", ".join(each.rule.name for each in about)
+def _denier(answer: Answer, unanswered: Iterable[Unanswered]) -> str:
+    return answer.ours.rule or ", ".join(each.rule.name for each in unanswered)
 
 
-def _no_slot(rule: SlotRule | RateRule, refusal: Refusal, record: RequestRecord) -> LocalReply:
+def _refusal(rule: SlotRule | RateRule, refusal: Refusal, record: RequestRecord) -> LocalReply:
     if refusal is Refusal.AWAY:
         rule.stats.without(rule.mode.value.lower())
         return _unavailable(rule.name, rule.reason(), record)
@@ -305,8 +314,8 @@ def _unavailable(rule: str, why: str, record: RequestRecord, what: str = "the po
     return LocalReply(_UNAVAILABLE, Flag.UNAUTHORIZED_EXTERNAL_SERVICE, details, body)
 
 
-def _would(record: RequestRecord, rule: str, stats: PolicyStats, what: str) -> None:
-    """A rule on a dry run has had its say."""
+def _note_dry_run(record: RequestRecord, rule: str, stats: PolicyStats, what: str) -> None:
+    """Count and note what a rule on a dry run would have done."""
     stats.would_deny += 1
     _note(record, f"{rule}: would be {what} (dry run)")
 

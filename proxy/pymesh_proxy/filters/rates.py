@@ -11,7 +11,8 @@ from typing import Final
 
 from pymesh import policy_answers
 from pymesh.policy_api import RATE_LEASE, WHOLE_SHARE, Demand, Grant
-from pymesh_proxy.filters.slots import MAX_WAITING, Mode, Refusal, Settle, Urgent, spare
+from pymesh_proxy.filters.slots import spare
+from pymesh_proxy.filters.waiting import Mode, Refusal, Urgent, Waiting
 from pymesh_proxy.telemetry.policy_metrics import PolicyStats
 from pymesh_proxy.telemetry.record import RequestRecord
 
@@ -39,6 +40,7 @@ class RateRule:
 
     Attributes:
         stock: requests that may be let in now.
+        waiting: the requests that wait for a token.
         away, down, problem: see slots.SlotRule.
         full: the service has said that there are no tokens for now: asking again at once is of no use.
         retry_after: seconds from then until there is one.
@@ -46,8 +48,8 @@ class RateRule:
 
     __slots__ = (
         "__weakref__", "_asked_before", "_free_at", "_gave_up", "_in_force", "_known", "_low", "_mark", "_refused",
-        "_reported", "_rotated", "_settings", "_share", "_used", "_waiting", "away", "down", "full", "mode", "name",
-        "problem", "retry_after", "stats", "stock", "urgent",
+        "_reported", "_rotated", "_settings", "_share", "_used", "away", "down", "full", "mode", "name", "problem",
+        "retry_after", "stats", "stock", "urgent", "waiting",
     )  # fmt: skip
 
     def __init__(self, settings: RateSettings, stats: PolicyStats, urgent: Urgent) -> None:
@@ -62,11 +64,12 @@ class RateRule:
         self._known = False  # there was a grant
         self._share = 0
         self._free_at: float | None = None  # while the service is away: when our share of the rate is even again
-        self._waiting: dict[RequestRecord, Settle] = {}
+        self.waiting = Waiting(urgent)
         self._gave_up = False  # a request has waited in vain for the service to know the rule
         self._reported = Demand(settings.name, 0, 0, 0)
         self._used = self._refused = 0  # on this stream: tokens spent, requests for which there was none
-        self._mark, self._asked_before, self._rotated = 0, 0, 0.0  # both of them when this lease began; in the last one
+        self._mark, self._rotated = 0, 0.0  # their sum, and the time, when this lease began
+        self._asked_before = 0  # requests in the lease before
         self._low = 0  # the stock at which it is time to ask for more
         self._in_force = True
         self._recount()
@@ -87,11 +90,6 @@ class RateRule:
             self._settle_all()
 
     # --- Requests ---
-
-    @property
-    def waiting(self) -> int:
-        """Requests that wait for an answer of the service."""
-        return len(self._waiting)
 
     @property
     def usable(self) -> int:
@@ -127,29 +125,20 @@ class RateRule:
         """Why a request that found no token is refused at once; None if the service may still give one."""
         if self.down:
             return Refusal.LIMIT if self.mode is Mode.LAST_DECISION else Refusal.AWAY
-        if self.full or len(self._waiting) >= MAX_WAITING:
+        if self.full or self.waiting.full:
             self._refused += 1
             self.urgent(False)
             return Refusal.LIMIT
         return None
 
-    def wait(self, record: RequestRecord, settle: Settle) -> None:
-        """Have the request wait for a token; `settle` is called once, unless the request is released before."""
-        self._waiting[record] = settle
-        self.urgent(True)
-
     def release(self, record: RequestRecord) -> None:
         """The request is over; if it still waited, it does no more."""
-        if self._waiting:
-            self._waiting.pop(record, None)
-
-    def waits(self, record: RequestRecord) -> bool:
-        """Whether the request waits for a token."""
-        return record in self._waiting
+        if self.waiting.settles:
+            self.waiting.leave(record)
 
     def give_up(self, record: RequestRecord) -> None:
         """The request has waited for as long as it may."""
-        settle = self._waiting.pop(record, None)
+        settle = self.waiting.leave(record)
         if settle is not None:
             self._gave_up = True
             self._recount()
@@ -170,7 +159,7 @@ class RateRule:
         if lasted >= RATE_LEASE:
             self._asked_before = round((asked - self._mark) * RATE_LEASE / lasted)
             self._mark, self._rotated = asked, now
-        wanted = max(len(self._waiting), min(recent + spare(recent), self._settings.burst))
+        wanted = max(len(self.waiting), min(recent + spare(recent), self._settings.burst))
         self._low = wanted // 2
         self._reported = Demand(self.name, max(0, self.stock), 0, wanted, self._used)
         return self._reported
@@ -187,7 +176,7 @@ class RateRule:
             self.full = whole and grant.slots < self._reported.wanted and not grant.coming
             self.retry_after = grant.retry_after
         self._settle_all()
-        if self._waiting:
+        if self.waiting:
             self.urgent(True)
 
     def lose(self, why: str) -> None:
@@ -237,15 +226,10 @@ class RateRule:
     def _settle_all(self) -> None:
         """Decide again about those who wait."""
         self._recount()
-        while self._waiting and self.stock > 0 and not self.down:
-            record = next(iter(self._waiting))
-            settle = self._waiting.pop(record)
-            self.take(record)
-            settle(None)
-        if self._waiting and (self.down or self.full or not self._in_force):
-            waiting, self._waiting = self._waiting, {}
-            for record, settle in waiting.items():
-                settle(self._decide(record))
+        if not self.down:
+            self.waiting.admit(self.take)
+        if self.down or self.full:
+            self.waiting.decide(self._decide)
 
     def _decide(self, record: RequestRecord) -> Refusal | None:
         if self.take(record):

@@ -1,6 +1,6 @@
-"""Answers of the policy service, kept: for others like the request that was asked about, for as long, as often and by
-the attributes that the answer itself says; and as the last word while the service is away. Bounded, the least recently
-used go first. Pure: time is an argument.
+"""Remembered answers of the policy service. Each says itself for how long, how often and for which requests (by which
+attributes) it may be used again; and it is the last word for those while the service is away. Bounded: the least
+recently used go first. Pure: time is an argument.
 """
 
 from collections import OrderedDict
@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import Final
 
 from pymesh import policy_attributes
+from pymesh.xds import filter_names
 from pymesh_proxy.filters.authz import Answer
 from pymesh_proxy.filters.base import RequestContext
 
@@ -20,7 +21,7 @@ MAX_ANSWERS: Final = 4096
 MAX_ANSWER_BYTES: Final = 1024
 # Sets of attributes that the answers of one rule are remembered by; those by yet others are not remembered.
 MAX_SHAPES: Final = 8
-# Characters of an attribute's value that are kept as they are; of longer ones, a digest is.
+# Characters of an attribute's value that are kept as they are; of longer ones, a digest is, which no value is itself.
 MAX_VALUE: Final = 256
 
 # An attribute of a request, as `by` names them; None of a path template that does not match.
@@ -34,7 +35,7 @@ def _path(context: RequestContext) -> str:
 
 def _claims(context: RequestContext) -> Mapping[str, object]:
     """The claims of the JWT that was verified; empty without one."""
-    found = context.record.metadata.get(policy_attributes.JWT_METADATA, {}).get(policy_attributes.JWT_PAYLOAD)
+    found = context.record.metadata.get(filter_names.HTTP_JWT_AUTHN, {}).get(filter_names.JWT_PAYLOAD)
     return found if isinstance(found, Mapping) else {}
 
 
@@ -68,20 +69,20 @@ def attribute(name: str) -> Attribute:
 
 
 @dataclass(frozen=True, slots=True)
-class By:
-    """Attributes by name, and what reads each."""
+class Attributes:
+    """What answers are told apart by: attributes by name, and what reads each."""
 
     names: tuple[str, ...] = ()
     read: tuple[Attribute, ...] = field(default=(), compare=False, repr=False)
 
 
-NOTHING: Final = By()
+NO_ATTRIBUTES: Final = Attributes()
 
 
 @lru_cache(maxsize=256)
-def by_of(names: tuple[str, ...]) -> By:
+def attributes_of(names: tuple[str, ...]) -> Attributes:
     """The attributes called `names`. Raises ValueError where there is none of a name."""
-    return By(names, tuple(attribute(name) for name in names))
+    return Attributes(names, tuple(attribute(name) for name in names))
 
 
 @dataclass(slots=True)
@@ -104,35 +105,35 @@ class Remembered:
         self.epoch = ""
         self._most = most
         self._kept: OrderedDict[tuple[str, tuple[str, ...], Key], _Kept] = OrderedDict()
-        self._shapes: dict[str, dict[tuple[str, ...], By]] = {}
+        self._shapes: dict[str, dict[tuple[str, ...], Attributes]] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def heard(self, epoch: str, since: str | None = None) -> bool:
+    def follow(self, epoch: str, *, asked_in: str | None = None) -> bool:
         """The service goes by the rules of `epoch`: what was said by others is forgotten, at once.
 
-        An answer may be late: to a question that was asked when the rules were those `since`, while others have been
-        heard of meanwhile. It changes nothing then. Returns whether `epoch` is the one in force.
+        An answer may be late: to a question that was `asked_in` an epoch, while another has been heard of meanwhile. It
+        changes nothing then. Returns whether `epoch` is the one in force.
         """
         if epoch == self.epoch:
             return True
-        if since is not None and since != self.epoch:
+        if asked_in is not None and asked_in != self.epoch:
             return False
         self.epoch = epoch
         self._kept.clear()
         self._shapes.clear()
         return True
 
-    def put(self, rule: str, by: By, key: Key, answer: Answer, *, context: RequestContext, now: float) -> None:
+    def put(self, rule: str, by: Attributes, key: Key, answer: Answer, *, context: RequestContext, now: float) -> None:
         """Remember the answer to the question about a request: by what it says, else by `by`, as the last one."""
-        memory = answer.memories.get(rule)
+        memory = answer.ours.memories.get(rule)
         if len(answer.body) + sum(len(name) + len(value) for name, value in answer.headers) > MAX_ANSWER_BYTES:
             answer = replace(answer, body=b"", headers=())
         kept = _Kept(answer, 0.0, 0)
         if memory is not None:
             kept = _Kept(answer, now + memory.valid_for, memory.uses - 1)  # one of them is this request
-            by = by_of(memory.attributes)
+            by = attributes_of(memory.attributes)
             found = key_of(context, by.read)
             if found is None:
                 return
@@ -158,7 +159,7 @@ class Remembered:
                 return kept.answer
         return None
 
-    def last(self, rule: str, by: By, key: Key, context: RequestContext) -> Answer | None:
+    def last(self, rule: str, by: Attributes, key: Key, context: RequestContext) -> Answer | None:
         """The last answer, however old; None where there was none, or where it was too long ago."""
         found = self._kept.get((rule, by.names, key))
         if found is not None:
@@ -183,4 +184,5 @@ def key_of(context: RequestContext, by: tuple[Attribute, ...]) -> Key | None:
 
 
 def _short(value: str) -> str:
-    return value if len(value) <= MAX_VALUE else sha256(value.encode("utf-8", "surrogateescape")).hexdigest()
+    """The value, or its digest behind a NUL: no header, path or name has one, so that no value is one."""
+    return value if len(value) <= MAX_VALUE else "\0" + sha256(value.encode("utf-8", "surrogateescape")).hexdigest()

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 from pymesh_proxy.filters.containment import Containment
 from pymesh_proxy.filters.rates import RateRule, RateSettings
 from pymesh_proxy.filters.remembered import Remembered
-from pymesh_proxy.filters.slots import Refusal, SlotRule, SlotSettings
+from pymesh_proxy.filters.slots import SlotRule, SlotSettings
+from pymesh_proxy.filters.waiting import Refusal
 from pymesh_proxy.telemetry.filter_metrics import PythonFilterStats
 from pymesh_proxy.telemetry.jwt_metrics import JwtStats
 from pymesh_proxy.telemetry.policy_metrics import PolicyStats

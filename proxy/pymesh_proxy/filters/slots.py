@@ -5,37 +5,19 @@ by `report`. A slot is had by a request's record, so that giving it back twice, 
 is in `holders` or it is not.
 """
 
-import enum
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from pymesh import policy_answers
 from pymesh.policy_api import HEARTBEAT, Demand, Grant
+from pymesh_proxy.filters.waiting import Mode, Refusal, Urgent, Waiting
 from pymesh_proxy.telemetry.policy_metrics import PolicyStats
 from pymesh_proxy.telemetry.record import RequestRecord
 
-# Requests that wait for an answer, per rule; they wait for some 50 ms, so this many are a burst that is no use.
-MAX_WAITING: Final = 1024
 # Seconds, for `Retry-After` of a reached limit: slots come free with every request that ends.
 RETRY_AFTER: Final = 1
 _UNLIMITED: Final = sys.maxsize
-
-
-class Mode(enum.Enum):
-    """What is done while the policy service is away (`failureMode`, and, without LAST_DECISION, `otherwise`)."""
-
-    OPEN = "OPEN"
-    CLOSED = "CLOSED"
-    LAST_DECISION = "LAST_DECISION"
-
-
-class Refusal(enum.Enum):
-    """Why a request does not get in."""
-
-    LIMIT = "limit"  # the limit is reached
-    AWAY = "away"  # nobody can say whether it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +34,12 @@ class SlotSettings:
     dry_run: bool = False
 
 
-# Told once: None, the request has a slot; else why it has none.
-Settle = Callable[[Refusal | None], None]
-
-
-# Called when the service should hear from us before the next heartbeat: at once, or soon enough.
-Urgent = Callable[[bool], None]
-
-
 class SlotRule:
     """The slots of the rule `name`, and who waits for one.
 
     Attributes:
         holders: the requests that are in the app, by their records.
+        waiting: the requests that wait for a slot.
         usable: how many there may be at the moment.
         limit: of all sidecars together, as configured, then as last heard.
         away: why nothing is heard of the service; empty while it answers.
@@ -76,8 +51,8 @@ class SlotRule:
 
     __slots__ = (
         "__weakref__", "_gave_up", "_grant", "_in_force", "_of", "_peak", "_peak_before", "_refused", "_reported",
-        "_rotated", "_said", "_settings", "_waiting", "away", "down", "full", "holders", "limit", "mode", "name",
-        "problem", "stats", "urgent", "usable",
+        "_rotated", "_said", "_settings", "away", "down", "full", "holders", "limit", "mode", "name", "problem",
+        "stats", "urgent", "usable", "waiting",
     )  # fmt: skip
 
     def __init__(self, settings: SlotSettings, stats: PolicyStats, urgent: Urgent) -> None:
@@ -91,7 +66,7 @@ class SlotRule:
         self.away = self.problem = ""
         self.full = False
         self._grant: int | None = None
-        self._waiting: dict[RequestRecord, Settle] = {}
+        self.waiting = Waiting(urgent)
         self._gave_up = False  # a request has waited in vain for the service to know the rule
         self._reported = Demand(name, 0, 0, 0)
         self._peak = self._peak_before = self._refused = 0
@@ -116,11 +91,6 @@ class SlotRule:
 
     # --- Requests ---
 
-    @property
-    def waiting(self) -> int:
-        """Requests that wait for an answer of the service."""
-        return len(self._waiting)
-
     def take(self, record: RequestRecord) -> bool:
         """Give the request a slot if one is free. Every request comes through here."""
         holders = self.holders
@@ -144,38 +114,29 @@ class SlotRule:
         """Why a request that found no slot is refused at once; None if the service may still give one."""
         if self.down:
             return Refusal.LIMIT if self.mode is Mode.LAST_DECISION else Refusal.AWAY
-        if self.full or len(self._waiting) >= MAX_WAITING:
+        if self.full or self.waiting.full:
             self._refused += 1
             self.urgent(False)
             return Refusal.LIMIT
         return None
 
-    def wait(self, record: RequestRecord, settle: Settle) -> None:
-        """Have the request wait for a slot; `settle` is called once, unless the request is released before."""
-        self._waiting[record] = settle
-        self.urgent(True)
-
     def release(self, record: RequestRecord) -> None:
         """The request is over, whether it has a slot, waits for one, or neither."""
         holders = self.holders
         if record not in holders:
-            if self._waiting:
-                self._waiting.pop(record, None)
+            if self.waiting.settles:
+                self.waiting.leave(record)
             return
         over = len(holders) > self.usable
         holders.remove(record)
         if over:  # the service waits for this slot
             self.urgent(True)
-        elif self._waiting:
-            self._admit()
-
-    def waits(self, record: RequestRecord) -> bool:
-        """Whether the request waits for a slot."""
-        return record in self._waiting
+        elif self.waiting.settles:
+            self.waiting.admit(self.take)
 
     def give_up(self, record: RequestRecord) -> None:
         """The request has waited for as long as it may."""
-        settle = self._waiting.pop(record, None)
+        settle = self.waiting.leave(record)
         if settle is not None:
             self._gave_up = True
             self._recount()
@@ -187,7 +148,7 @@ class SlotRule:
     def report(self, now: float) -> Demand:
         """What the service should know. `now` is in seconds of any clock."""
         in_use = len(self.holders)
-        demand = in_use + len(self._waiting) + self._refused
+        demand = in_use + len(self.waiting) + self._refused
         self._refused = 0
         recent = max(self._peak, self._peak_before)
         if now - self._rotated >= HEARTBEAT:
@@ -215,7 +176,7 @@ class SlotRule:
             refused = whole and grant.slots < self._reported.wanted and not grant.coming
             self.full = refused or grant.slots >= grant.limit
         self._settle_all()
-        if self._waiting or self.owes:
+        if self.waiting or self.owes:
             self.urgent(True)
 
     def lose(self, why: str) -> None:
@@ -251,19 +212,9 @@ class SlotRule:
     def _settle_all(self) -> None:
         """Decide again about those who wait."""
         self._recount()
-        self._admit()
-        if self._waiting and (self.down or self.full):
-            waiting, self._waiting = self._waiting, {}
-            for record, settle in waiting.items():
-                settle(self._decide(record))
-
-    def _admit(self) -> None:
-        """Give free slots to those who wait, in the order in which they came."""
-        while self._waiting and len(self.holders) < self.usable:
-            record = next(iter(self._waiting))
-            settle = self._waiting.pop(record)
-            self.take(record)
-            settle(None)
+        self.waiting.admit(self.take)
+        if self.down or self.full:
+            self.waiting.decide(self._decide)
 
     def _decide(self, record: RequestRecord) -> Refusal | None:
         if self.take(record):

@@ -4,7 +4,8 @@ import pytest
 from envoy.extensions.filters.http.ext_authz.v3.ext_authz_pb2 import ExtAuthz
 
 from pymesh.errors import ConfigError
-from pymesh_proxy.config.ext_authz import NAME, ext_authz
+from pymesh.xds.filter_names import HTTP_EXT_AUTHZ
+from pymesh_proxy.config.ext_authz import ext_authz
 from pymesh_proxy.filters.ext_authz import ExtAuthzFilter, ExtAuthzSettings
 from tests.support.xds import message
 
@@ -20,7 +21,7 @@ def settings(text: str) -> ExtAuthzSettings:
 
 def test_defaults_are_envoys() -> None:
     assert settings(SERVICE) == ExtAuthzSettings("a", 0.2, False, False, 403, None)
-    assert ext_authz(message(ExtAuthz, SERVICE), "f").name == NAME
+    assert ext_authz(message(ExtAuthz, SERVICE), "f").name == HTTP_EXT_AUTHZ
 
 
 def test_all_of_it() -> None:

@@ -12,7 +12,7 @@ from random import random
 
 import pytest
 
-from pymesh.policy_api import FILTER, FILTER_TYPE
+from pymesh.policy_api import FILTER, FILTER_TYPE, Grant
 from pymesh.xds.decode import load_bootstrap
 from pymesh_proxy.config.snapshot import Configuration
 from pymesh_proxy.control import leases
@@ -28,6 +28,7 @@ from tests.support.waiting import eventually
 
 RULE = "ConcurrencyLimit shop/cart"
 OTHER = "ConcurrencyLimit shop/all"
+RATE = "RateLimit shop/cart"
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 ROUTER = {
@@ -38,6 +39,11 @@ ROUTER = {
 
 def slots(name: str = RULE, mode: str = "LAST_DECISION", otherwise: str = "CLOSED", most: int = 100) -> Json:
     return {"name": name, "kind": "slots", "max": most, "failure_mode": mode, "otherwise": otherwise}
+
+
+def rate(name: str = RATE) -> Json:
+    modes = {"failure_mode": "LAST_DECISION", "otherwise": "CLOSED"}
+    return {"name": name, "kind": "rate", "requests": 600, "period": "60s", "burst": 100, **modes}
 
 
 def policy(*rules: Json, timeout: str = "2s") -> Json:
@@ -86,6 +92,12 @@ class Site:
     async def connected(self, rule: str = RULE) -> None:
         """The service has granted."""
         await eventually(lambda: len(self.peer.heard) > 0 and self.rule(rule).usable > 0, what="a grant")
+
+    def follow(self, peer: PolicyPeer) -> None:
+        """A configuration in which the policy service is elsewhere."""
+        snapshot = self.proxy.runtime.snapshot
+        there = replace(snapshot.clusters["policy"], endpoints=(Endpoint("127.0.0.1", peer.port),))
+        self.proxy.proxy.adopt(replace(snapshot, clusters={**snapshot.clusters, "policy": there}))
 
     def rule(self, name: str = RULE) -> SlotRule:
         """The rule's state."""
@@ -185,6 +197,46 @@ async def test_a_request_that_finds_no_slot_waits_for_more_to_be_granted(peer: P
         assert demand.wanted >= 2
 
 
+async def test_what_the_service_says_before_it_has_read_a_report_is_no_answer_to_that(
+    peer: PolicyPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows nothing of what is wanted there, so nobody is refused by it."""
+    monkeypatch.setattr(leases, "SLOW", 30.0)  # the service is silent for as long as this test needs
+    monkeypatch.setattr(leases, "GIVE_UP", 60.0)
+    peer.slots[RULE] = 1
+    async with site(peer, policy(slots(), timeout="30s")) as here:
+        await here.connected()
+        _, served = await here.inside()
+        assert (await here.answered())[0] == 429
+        peer.unasked = Grant(RULE, 1, 50)
+        await eventually(lambda: here.rule().limit == 50, what="word of the service")
+        asking = await here.ask()
+        await eventually(lambda: len(here.rule().waiting) == 1, what="a request that waits")
+        peer.slots[RULE], peer.answering = 2, True
+        second = await here.upstream.accept()
+        await second.head()
+        second.send(OK)
+        assert (await answer_to(asking))[0] == 200
+        served.send(OK)
+
+
+async def test_what_is_spent_of_a_rate_is_counted_anew_on_each_stream(peer: PolicyPeer) -> None:
+    """The service, maybe another replica, counts from nothing, too."""
+    peer.slots[RATE] = 10
+    async with site(peer, policy(rate())) as here:
+        await here.connected(RATE)
+        for _ in range(2):
+            _, served = await here.inside()
+            served.send(OK.replace(b"content", b"connection: close\r\ncontent"))
+        await eventually(lambda: [demand.used for demand in peer.heard[-1].demands] == [2], what="the count")
+        with policy_peer({RATE: 10}) as other:
+            here.follow(other)
+            await eventually(lambda: other.heard, what="the first report")
+            [demand] = other.heard[0].demands
+            assert demand.held >= 8
+            assert demand.used == 0
+
+
 async def test_a_flood_of_refused_requests_is_few_reports(peer: PolicyPeer) -> None:
     async with site(peer) as here:
         await here.inside()
@@ -231,9 +283,9 @@ async def test_a_client_that_leaves_while_it_waits_takes_no_slot(peer: PolicyPee
         peer.answering = False
         here.rule().full = False
         waiting = await here.ask()
-        await eventually(lambda: here.rule().waiting == 1)
+        await eventually(lambda: len(here.rule().waiting) == 1)
         waiting.reset()
-        await eventually(lambda: here.rule().waiting == 0)
+        await eventually(lambda: len(here.rule().waiting) == 0)
         peer.slots[RULE] = 3
         peer.answering = True
         await here.connected()
@@ -295,17 +347,18 @@ async def test_a_new_configuration_keeps_the_counts_of_the_rules_that_stay(peer:
 
 
 async def test_a_service_that_moves_is_followed_without_giving_the_slots_back(peer: PolicyPeer) -> None:
+    """It is told whose grants we hold."""
+    peer.replica = "r1"
     async with site(peer) as here:
         await here.connected()
         await here.inside()
         with policy_peer({RULE: 4}) as other:
-            snapshot = here.proxy.runtime.snapshot
-            there = replace(snapshot.clusters["policy"], endpoints=(Endpoint("127.0.0.1", other.port),))
-            here.proxy.proxy.adopt(replace(snapshot, clusters={**snapshot.clusters, "policy": there}))
+            here.follow(other)
             await eventually(lambda: here.rule().usable == 4)
             assert (other.heard[0].demands[0].held, other.heard[0].demands[0].in_use) == (2, 1)
+            assert other.heard[0].replica == "r1"
             assert peer.left == 0
-            here.proxy.proxy.adopt(snapshot)
+            here.follow(peer)
             await eventually(lambda: here.rule().usable == 2)
 
 
@@ -463,7 +516,7 @@ async def test_a_rule_that_the_service_does_not_know_yet_is_waited_for(peer: Pol
     async with site(peer, policy(slots(), timeout="5s")) as here:
         await eventually(lambda: len(peer.heard) > 0)
         asking = await here.ask()
-        await eventually(lambda: here.rule().waiting == 1)
+        await eventually(lambda: len(here.rule().waiting) == 1)
         del peer.problems[RULE]
         served = await here.upstream.accept()
         await served.head()

@@ -9,8 +9,9 @@ from pymesh.policy_api import Grant
 from pymesh_proxy.filters.base import LocalReply, RequestContext, Verdict
 from pymesh_proxy.filters.policy import NOTE, CheckSettings, PolicyFilter, PolicySettings
 from pymesh_proxy.filters.rates import RateSettings
-from pymesh_proxy.filters.remembered import Remembered, by_of
-from pymesh_proxy.filters.slots import Mode, Refusal, SlotRule, SlotSettings
+from pymesh_proxy.filters.remembered import Remembered, attributes_of
+from pymesh_proxy.filters.slots import SlotRule, SlotSettings
+from pymesh_proxy.filters.waiting import Mode, Refusal
 from pymesh_proxy.telemetry.policy_metrics import PolicyStats
 from pymesh_proxy.telemetry.record import RequestRecord
 from tests.proxy.filters.test_remembered import context
@@ -157,7 +158,7 @@ async def test_remembered_answers_go_with_their_epoch() -> None:
     found = checking(service, CheckSettings("c", Mode.LAST_DECISION, Mode.OPEN))
     says(service, {"rule": "c", "epoch": "1", "rules": {"c": MEMORY}})
     await verdict(found, context())
-    service.remembered.heard("2")  # as a heartbeat tells
+    service.remembered.follow("2")  # as a heartbeat tells
     says(service, {"rule": "c", "epoch": "2", "rules": {"c": MEMORY}}, code=7, status=403)
     assert isinstance(await verdict(found, context()), LocalReply)
 
@@ -177,7 +178,7 @@ async def test_stale_answers_are_used_while_the_service_is_away_where_the_rule_s
 
 async def test_only_rules_that_are_about_the_request_are_asked_about() -> None:
     service = Service()
-    other = by_of(("request.path[/users/{*}]",))
+    other = attributes_of(("request.path[/users/{*}]",))
     found = checking(service, CheckSettings("c", Mode.CLOSED, Mode.CLOSED, other))
     assert found.on_request(context()) is None
     assert service.within == []
@@ -190,7 +191,7 @@ async def test_on_a_dry_run_nobody_is_kept_out() -> None:
     rate = CheckSettings("c", Mode.CLOSED, Mode.CLOSED, dry_run=True)
     found = PolicyFilter(PolicySettings("policy", 0.2, (slots, rate)))
     found.connect(service)  # type: ignore[arg-type]  # no authorization service
-    (rule,) = found._slots
+    (rule,) = found._leased
     rule.answer(Grant("s", 0, 0), in_time=True)
     says(service, {"rule": "c", "epoch": "1", "would_refuse": ["c"]})
     asked = context()
@@ -208,7 +209,7 @@ async def test_on_a_dry_run_nobody_is_kept_out() -> None:
 
 async def test_a_limit_that_is_reached_says_so_in_the_fields_of_the_draft() -> None:
     found = new(Service())
-    found._slots[0].answer(Grant("ConcurrencyLimit a/b", 0, 0), in_time=True)
+    found._leased[0].answer(Grant("ConcurrencyLimit a/b", 0, 0), in_time=True)
     said = await verdict(found, context())
     assert isinstance(said, LocalReply)
     assert (said.status, said.grpc_status) == (429, 8)

@@ -4,7 +4,7 @@ import pytest
 
 from pymesh.policy_api import WHOLE_SHARE, Grant
 from pymesh_proxy.filters.rates import RateRule, RateSettings
-from pymesh_proxy.filters.slots import Mode, Refusal
+from pymesh_proxy.filters.waiting import Mode, Refusal
 from pymesh_proxy.telemetry.policy_metrics import PolicyStats
 from pymesh_proxy.telemetry.record import RequestRecord
 from tests.proxy.filters.test_slots import request
@@ -90,8 +90,8 @@ def test_who_finds_none_waits_until_the_service_has_said_that_there_is_none() ->
     found = new()
     told: list[Refusal | None] = []
     assert found.refusal() is None
-    found.wait(request(), told.append)
-    found.wait(request(), told.append)
+    found.waiting.add(request(), told.append)
+    found.waiting.add(request(), told.append)
     found.report(0.0)
     found.answer(grant(1, coming=3), in_time=True)
     assert told == [None], "others have been asked for theirs"
@@ -144,7 +144,7 @@ def test_last_decision_without_one_is_the_other_mode() -> None:
     kept = new(otherwise=Mode.CLOSED)
     told: list[Refusal | None] = []
     waiting = request()
-    kept.wait(waiting, told.append)
+    kept.waiting.add(waiting, told.append)
     kept.lose("no answer")
     assert told == [Refusal.AWAY]
 
@@ -163,7 +163,7 @@ def test_a_service_that_is_back_counts_again() -> None:
 def test_a_rule_that_is_not_in_force_any_more_keeps_nobody_out() -> None:
     found = new(Mode.CLOSED)
     told: list[Refusal | None] = []
-    found.wait(request(), told.append)
+    found.waiting.add(request(), told.append)
     found.retire()
     assert told == [None]
     assert found.take(request())

@@ -1,10 +1,20 @@
 """Remembered answers: by which attributes, and how many."""
 
+from hashlib import sha256
+
 import pytest
 
 from pymesh_proxy.codec.http1 import parse_request
-from pymesh_proxy.filters.authz import Answer, Memory
-from pymesh_proxy.filters.remembered import MAX_SHAPES, MAX_VALUE, By, Remembered, attribute, by_of, key_of
+from pymesh_proxy.filters.authz import Answer, Memory, Ours
+from pymesh_proxy.filters.remembered import (
+    MAX_SHAPES,
+    MAX_VALUE,
+    NO_ATTRIBUTES,
+    Remembered,
+    attribute,
+    attributes_of,
+    key_of,
+)
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.transport.facts import Facts
 from tests.proxy.filters.context import Context
@@ -56,7 +66,14 @@ def test_long_values_are_told_apart_but_not_kept() -> None:
     assert len(first[0]) < MAX_VALUE
 
 
-USER = by_of(("request.headers[user]",))
+def test_who_knows_the_digest_of_a_long_value_has_not_got_the_value() -> None:
+    """An API key, say, of which logs and databases have the digest."""
+    by, key = (attribute("request.headers[x]"),), b"k" * (MAX_VALUE + 1)
+    digest = sha256(key).hexdigest().encode()
+    assert key_of(context(b"x: " + key + b"\r\n"), by) != key_of(context(b"x: " + digest + b"\r\n"), by)
+
+
+USER = attributes_of(("request.headers[user]",))
 
 
 def of(user: str) -> Context:
@@ -72,7 +89,7 @@ def last(found: Remembered, rule: str, user: str) -> Answer | None:
 
 
 def lasting(seconds: float, uses: int = 1000, by: tuple[str, ...] = USER.names, *, allowed: bool = True) -> Answer:
-    return Answer(allowed, memories={"r": Memory(seconds, uses, by)})
+    return Answer(allowed, ours=Ours(memories={"r": Memory(seconds, uses, by)}))
 
 
 def test_the_least_recently_used_answer_is_forgotten() -> None:
@@ -92,10 +109,9 @@ def test_the_least_recently_used_answer_is_forgotten() -> None:
 
 def test_long_denials_are_remembered_without_what_they_said() -> None:
     found = Remembered()
-    found.put(
-        "r", By(), (), Answer(False, status=429, headers=((b"x", b"y"),), body=b"a" * 2000), context=context(), now=0.0
-    )
-    assert found.last("r", By(), (), context()) == Answer(False, status=429)
+    denial = Answer(False, status=429, headers=((b"x", b"y"),), body=b"a" * 2000)
+    found.put("r", NO_ATTRIBUTES, (), denial, context=context(), now=0.0)
+    assert found.last("r", NO_ATTRIBUTES, (), context()) == Answer(False, status=429)
 
 
 def test_an_answer_is_good_for_as_long_as_it_says_and_the_last_word_after_that() -> None:
@@ -142,11 +158,11 @@ def test_what_answers_are_told_apart_by_is_bounded_too() -> None:
 
 def test_another_epoch_ends_everything_that_was_said_before() -> None:
     found = Remembered()
-    assert found.heard("one", since="")
+    assert found.follow("one", asked_in="")
     put(found, "r", "a", lasting(30.0))
-    assert found.heard("one")
+    assert found.follow("one")
     assert found.fresh("r", of("a"), 1.0) is not None
-    assert found.heard("two")
+    assert found.follow("two")
     assert found.fresh("r", of("a"), 1.0) is None
     assert last(found, "r", "a") is None
 
@@ -154,9 +170,9 @@ def test_another_epoch_ends_everything_that_was_said_before() -> None:
 def test_a_late_answer_by_rules_of_before_changes_nothing() -> None:
     """It was asked for in epoch one, and the stream has told of epoch two meanwhile."""
     found = Remembered()
-    found.heard("one")
-    found.heard("two")
+    found.follow("one")
+    found.follow("two")
     put(found, "r", "a", lasting(30.0))
-    assert not found.heard("one", since="one")
+    assert not found.follow("one", asked_in="one")
     assert found.epoch == "two"
     assert found.fresh("r", of("a"), 1.0) is not None

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pymesh.policy_api import Grant
-from pymesh_proxy.filters.slots import MAX_WAITING, Mode, Refusal, SlotRule, SlotSettings, spare
+from pymesh_proxy.filters.slots import SlotRule, SlotSettings, spare
+from pymesh_proxy.filters.waiting import MAX_WAITING, Mode, Refusal
 from pymesh_proxy.telemetry.policy_metrics import PolicyStats
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.transport.facts import Facts
@@ -36,7 +37,7 @@ def test_before_the_first_answer_requests_wait() -> None:
     assert not found.take(asking)
     assert found.refusal() is None
     told: list[Refusal | None] = []
-    found.wait(asking, told.append)
+    found.waiting.add(asking, told.append)
     assert found.report(0.0).wanted == 1
     found.answer(granted(1), in_time=True)
     assert told == [None]
@@ -47,7 +48,7 @@ def test_an_answer_that_grants_less_than_was_wanted_refuses_those_who_wait_and_t
     found = new()
     told: list[Refusal | None] = []
     for _ in range(3):
-        found.wait(request(), told.append)
+        found.waiting.add(request(), told.append)
     found.report(0.0)
     found.answer(granted(1), in_time=True)
     assert told == [None, Refusal.LIMIT, Refusal.LIMIT]
@@ -58,7 +59,7 @@ def test_an_answer_that_knows_nothing_of_the_last_report_refuses_nobody() -> Non
     found = new()
     told: list[Refusal | None] = []
     for _ in range(3):
-        found.wait(request(), told.append)
+        found.waiting.add(request(), told.append)
     found.report(0.0)
     found.answer(granted(1), in_time=True, whole=False)
     assert told == [None]
@@ -71,7 +72,7 @@ def test_who_has_waited_in_vain_for_a_service_that_is_there_is_told_of_the_limit
     found = new(Mode.CLOSED)
     asking = request()
     told: list[Refusal | None] = []
-    found.wait(asking, told.append)
+    found.waiting.add(asking, told.append)
     found.report(0.0)
     found.answer(granted(0), in_time=True, whole=False)
     found.give_up(asking)
@@ -92,7 +93,7 @@ def test_requests_wait_for_slots_that_are_on_their_way() -> None:
     found = new(Mode.CLOSED)
     asking = request()
     told: list[Refusal | None] = []
-    found.wait(asking, told.append)
+    found.waiting.add(asking, told.append)
     found.report(0.0)
     found.answer(Grant("r", 0, 10, coming=6), in_time=True)
     assert not told
@@ -104,7 +105,7 @@ def test_requests_wait_for_slots_that_are_on_their_way() -> None:
 def test_a_rule_that_is_no_longer_in_force_keeps_nobody_out() -> None:
     found = new(Mode.CLOSED)
     told: list[Refusal | None] = []
-    found.wait(request(), told.append)
+    found.waiting.add(request(), told.append)
     found.retire()
     assert told == [None]
     assert found.take(request())
@@ -116,7 +117,7 @@ def test_a_rule_that_is_no_longer_in_force_keeps_nobody_out() -> None:
 def test_those_who_wait_are_bounded() -> None:
     found = new()
     for _ in range(MAX_WAITING):
-        found.wait(request(), unheard)
+        found.waiting.add(request(), unheard)
     assert found.refusal() is Refusal.LIMIT
 
 
@@ -187,7 +188,7 @@ def test_what_is_wanted_follows_the_traffic_and_forgets_it() -> None:
 
 def test_a_new_limit_is_asked_about_again() -> None:
     found = new()
-    found.wait(request(), unheard)
+    found.waiting.add(request(), unheard)
     found.report(0.0)
     found.answer(granted(0), in_time=True)
     assert bool(found.full)
@@ -217,7 +218,7 @@ class Slots(RuleBasedStateMachine):
         elif self.rule.refusal() is None:
             self.told[asking] = []
             self.waiting.append(asking)
-            self.rule.wait(asking, lambda refusal: self.tell(asking, refusal))
+            self.rule.waiting.add(asking, lambda refusal: self.tell(asking, refusal))
 
     def tell(self, asking: RequestRecord, refusal: Refusal | None) -> None:
         self.told[asking].append(refusal)
@@ -280,7 +281,7 @@ class Slots(RuleBasedStateMachine):
     @invariant()
     def counts_agree(self) -> None:
         assert self.rule.holders == set(self.inside)
-        assert self.rule.waiting == len(self.waiting)
+        assert list(self.rule.waiting.settles) == self.waiting
         assert all(len(told) <= 1 for told in self.told.values())
 
     @invariant()
