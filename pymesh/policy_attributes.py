@@ -20,11 +20,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from pymesh.identity import Identity
-from pymesh.xds import filter_names
-
-# Name of the filter whose dynamic metadata has a verified JWT, and the key of its claims there.
-JWT_METADATA: Final = filter_names.HTTP_JWT_AUTHN
-JWT_PAYLOAD: Final = filter_names.JWT_PAYLOAD
 
 PLAIN: Final = (
     "source.principal",

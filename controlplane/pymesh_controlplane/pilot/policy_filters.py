@@ -18,7 +18,8 @@ from envoy.type.v3 import http_status_pb2
 from google.protobuf.struct_pb2 import Struct
 from xds.type.v3.typed_struct_pb2 import TypedStruct
 
-from pymesh import names, policy_api, policy_attributes
+from pymesh import names, policy_api
+from pymesh.xds.filter_names import HTTP_EXT_AUTHZ, HTTP_JWT_AUTHN
 from pymesh_controlplane.pilot.messages import duration, packed
 from pymesh_controlplane.pilot.model import Service, ServicePort
 from pymesh_controlplane.policy.quota import leased
@@ -30,7 +31,6 @@ POLICY_CLUSTER: Final = names.outbound_cluster(
 # Seconds. An answer takes a millisecond; a request that has waited for this long goes by the rule's failure mode. A
 # function in Python has its own time on top.
 TIMEOUT: Final = 0.05
-EXT_AUTHZ: Final = "envoy.filters.http.ext_authz"
 
 _MODES: Final[Mapping[FailureMode | Otherwise, str]] = {
     "Open": "OPEN",
@@ -74,7 +74,7 @@ def put_before_router(manager: _Manager, held: PortLimits) -> None:
     else:
         open_ones, closed_ones = _by_outcome(rule for rule in held.rules if not isinstance(rule.limit, Slots))
         filters = []
-        for name, rules, allow in ((f"{EXT_AUTHZ}.open", open_ones, True), (EXT_AUTHZ, closed_ones, False)):
+        for name, rules, allow in ((f"{HTTP_EXT_AUTHZ}.open", open_ones, True), (HTTP_EXT_AUTHZ, closed_ones, False)):
             if rules:
                 filters.append(_ext_authz(name, _budget(rules), allow=allow))
                 for host in manager.route_config.virtual_hosts:
@@ -133,7 +133,7 @@ def _ext_authz(name: str, budget: float, *, allow: bool) -> _Filter:
         transport_api_version=config_source_pb2.ApiVersion.V3,
         failure_mode_allow=allow,
         status_on_error=http_status_pb2.HttpStatus(code=http_status_pb2.ServiceUnavailable),
-        metadata_context_namespaces=[policy_attributes.JWT_METADATA],
+        metadata_context_namespaces=[HTTP_JWT_AUTHN],
     )
     return _Filter(name=name, typed_config=packed(config))
 

@@ -21,6 +21,11 @@ NANOSECONDS: Final = 1_000_000_000
 _OVERFLOW: Final = b""
 
 
+def nanoseconds(seconds: float) -> int:
+    """Times are whole numbers here, so that nothing is gained or lost by rounding."""
+    return int(seconds * NANOSECONDS)
+
+
 @dataclass(frozen=True, slots=True)
 class Spend:
     """What a request asks of one rate: `count` requests with this key. One on a `dry_run` refuses nobody."""

@@ -18,6 +18,7 @@ from google.rpc.status_pb2 import Status
 
 from pymesh import policy_answers, policy_api, policy_attributes
 from pymesh.checks import Request, Verdict
+from pymesh.xds import filter_names
 from pymesh_controlplane.policy.buckets import NANOSECONDS, Buckets, Spend
 from pymesh_controlplane.policy.rules import Code, Memory, Rate, Rules
 
@@ -213,9 +214,9 @@ def path_of(about: AttributeContext) -> str:
 def claims_of(about: AttributeContext) -> Mapping[str, object]:
     """The claims of the JWT that the proxy has verified; empty without one."""
     metadata = about.metadata_context.filter_metadata
-    if policy_attributes.JWT_METADATA not in metadata:
+    if filter_names.HTTP_JWT_AUTHN not in metadata:
         return {}
-    found = MessageToDict(metadata[policy_attributes.JWT_METADATA]).get(policy_attributes.JWT_PAYLOAD)
+    found = MessageToDict(metadata[filter_names.HTTP_JWT_AUTHN]).get(filter_names.JWT_PAYLOAD)
     return found if isinstance(found, dict) else {}
 
 

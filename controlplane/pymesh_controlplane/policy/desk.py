@@ -12,8 +12,10 @@ from typing import Final
 
 from pymesh import policy_api
 from pymesh.policy_api import Demand, Grant, LeaseRequest, LeaseResponse
-from pymesh_controlplane.policy.quota import NANOSECONDS, RateBook, leased
+from pymesh_controlplane.policy.buckets import nanoseconds
+from pymesh_controlplane.policy.quota import RateBook, leased
 from pymesh_controlplane.policy.rules import Code, Rules, Slots
+from pymesh_controlplane.policy.shared import Shared
 from pymesh_controlplane.policy.slots import Book
 
 # Seconds after a start (or a standstill) of the service in which nobody is granted more than it comes with, unless all
@@ -40,33 +42,18 @@ class Desk:
         sidecars: the connected ones.
         books: of the concurrency limits in force, and of those that were until a moment ago, by rule.
         rates: of the leased rates, likewise.
-        shared: this is one of several desks: what it may lease out is not the rule's, but its part of it (replica.py),
-            and the limits of its books are set from there.
-        problem: why nothing can be decided; empty when all is well.
-        hopes: of a shared one, what the other desks may give back, or the store has not been asked about yet, by rule.
-        barren: rules of which sidecars lack something, and the store had nothing when it was asked last.
-        adrift: why the store gives nobody anything for now; empty while it does. What it gave us is good for a while
-            yet, but tokens that are spent do not come back.
-        dry: the rates that have run out of tokens meanwhile: nobody can say whether there would be more.
-        moved: what sidecars brought along that had it from another replica: by rule and that one's name, how much in
-            all and how many they were.
+        shared: where this is one of several desks: what it may lease out is not the rule's, but its part of it
+            (replica.py), and the limits of its books are set from there.
     """
 
     rules: Rules = field(default_factory=Rules)
     sidecars: dict[str, Sidecar] = field(default_factory=dict)
     books: dict[str, Book] = field(default_factory=dict)
     rates: dict[str, RateBook] = field(default_factory=dict)
-    shared: bool = False
-    replica: str = ""
-    problem: str = ""
-    hopes: dict[str, int] = field(default_factory=dict)
-    barren: set[str] = field(default_factory=set)
-    adrift: str = ""
-    dry: set[str] = field(default_factory=set)
-    moved: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
+    shared: Shared | None = None
     _behind: dict[str, tuple[frozenset[str], frozenset[str]]] = field(default_factory=dict)  # by rule: accounts, pods
-    _lingering: dict[str, float] = field(default_factory=dict)
-    _changed: set[str] = field(default_factory=set)
+    _lingering: dict[str, float] = field(default_factory=dict)  # by rule that was deleted: how long it is leased on
+    _changed: set[str] = field(default_factory=set)  # rules whose grants are to be decided anew
 
     def put(self, rules: Rules, now: float, *, first: bool = False) -> None:
         """Go by other rules; books of rules that stay are kept. With the `first` ones others may hold slots."""
@@ -78,13 +65,14 @@ class Desk:
         for name, limit in leases.items():
             if isinstance(limit, Slots):
                 book = self.books.setdefault(name, Book(0))
-                book.limit = book.limit if self.shared else limit.max
+                if self.shared is None:
+                    book.limit = limit.max
             else:
-                at = _nanoseconds(now)
-                self.rates.setdefault(name, RateBook.of(limit, at, shared=self.shared)).change(limit, at)
+                at = nanoseconds(now)
+                self.rates.setdefault(name, RateBook.of(limit, at, shared=self.shared is not None)).change(limit, at)
             self._behind[name] = rules.accounts[name], rules.pods.get(name, frozenset())
             self._lingering.pop(name, None)
-        if first and not self.shared:
+        if first and self.shared is None:
             self._settle_anew(now)
         for name, sidecar in self.sidecars.items():
             self._take(name, sidecar, now)
@@ -102,21 +90,24 @@ class Desk:
         sidecar.account, sidecar.request = account, request
         sidecar.heard += 1
         self._take(name, sidecar, now)
-        if self.shared:
-            self._ask_store(sidecar)
-            if sidecar.heard == 1:
-                self._came_over(sidecar)
+        if self.shared is not None:
+            for demand in request.demands:
+                if demand.rule in sidecar.rules:
+                    book = self.book(demand.rule)
+                    self.shared.expect(demand, book)
+                    if sidecar.heard == 1:
+                        self.shared.account_for(demand, request.replica, book)
 
     def gone(self, name: str, now: float, *, properly: bool) -> None:
         """A sidecar's stream has ended: its slots are free, or, if it broke, kept for its return."""
         if self.sidecars.pop(name, None) is not None:
-            self._leave(name, self._known, None if properly else now + policy_api.RETURN_GRACE)
+            self._leave(name, self.known, None if properly else now + policy_api.RETURN_GRACE)
             for rate in self.rates.values() if properly else ():
                 rate.forget(name)
 
     def stood_still(self, now: float) -> None:
         """The process was stopped for a while (SIGSTOP, a suspended machine): what is in the books may be long past."""
-        if not self.shared:
+        if self.shared is None:
             self._settle_anew(now)
         for book in self.all_books().values():
             for holder in book.holders.values():
@@ -129,12 +120,12 @@ class Desk:
             del self._lingering[name], self._behind[name]
             self.books.pop(name, None)
             self.rates.pop(name, None)
-        at = _nanoseconds(now)
+        at = nanoseconds(now)
         for name, book in self.books.items():
             if book.expire(now):
                 self._changed.add(name)
         for name, rate in self.rates.items():
-            if rate.expire(now, at) | (rate.due(at) and rate.look(at)):
+            if rate.expire(now, at) | (rate.due(at) and rate.refresh(at)):
                 self._changed.add(name)
         for name, book in self.all_books().items():
             if book.settles_at and book.settled(now):
@@ -154,45 +145,46 @@ class Desk:
         sidecar = self.sidecars[name]
         sidecar.nonce += 1
         grants = tuple(self._grant(name, sidecar, demand.rule, now) for demand in sidecar.request.demands)
-        return LeaseResponse(self.rules.epoch, grants, sidecar.nonce, sidecar.heard, self.replica)
+        replica = self.shared.replica if self.shared is not None else ""
+        return LeaseResponse(self.rules.epoch, grants, sidecar.nonce, sidecar.heard, replica)
 
     def _grant(self, name: str, sidecar: Sidecar, rule: str, now: float) -> Grant:
-        if rule not in self._known:
+        if rule not in self.known:
             return Grant(rule, 0, 0, problem=f"the policy service knows of no {rule}")
         if rule not in sidecar.rules:
             problem = f"{name} ({sidecar.account}) is no pod behind the targets of {rule}"
-            return Grant(rule, 0, self.all_books()[rule].limit, problem=problem)
+            return Grant(rule, 0, self.book(rule).limit, problem=problem)
         if self.problem:
             return Grant(rule, 0, self.maximum(rule) if rule in self.books else 0, problem=self.problem)
-        if rule in self.rates:
-            if self.adrift and (rule in self.dry or self.rates[rule].dry(name)):
-                self.dry.add(rule)
-                return Grant(rule, 0, 0, problem=self.adrift)
-            found = self.rates[rule].grant(rule, name, sidecar.nonce, _nanoseconds(now))
-            return replace(found, coming=found.coming + self.hopes.get(rule, 0))
-        book = self.books[rule]
-        slots = book.sent(name, sidecar.nonce)
-        return Grant(
-            rule, slots, self.maximum(rule), policy_api.RETURN_GRACE, coming=book.coming(name) + self.hopes.get(rule, 0)
-        )
+        rate, shared = self.rates.get(rule), self.shared
+        if rate is not None:
+            if shared is not None and shared.undecided(name, rule, rate):
+                return Grant(rule, 0, 0, problem=shared.adrift)
+            grant = rate.grant(rule, name, sidecar.nonce, nanoseconds(now))
+        else:
+            book = self.books[rule]
+            slots = book.sent(name, sidecar.nonce)
+            grant = Grant(rule, slots, self.maximum(rule), policy_api.RETURN_GRACE, coming=book.coming(name))
+        expected = shared.expected.get(rule, 0) if shared is not None else 0
+        return replace(grant, coming=grant.coming + expected) if expected else grant
 
     def _take(self, name: str, sidecar: Sidecar, now: float) -> None:
         """Enter what a sidecar said last into the books that it may be in, and strike it from the others."""
         seen = min(sidecar.request.seen, sidecar.nonce)
         reported: set[str] = set()
         for demand in sidecar.request.demands:
-            if demand.rule not in self._known or not self._is_behind(name, sidecar.account, demand.rule):
+            if demand.rule not in self.known or not self._is_behind(name, sidecar.account, demand.rule):
                 continue
             reported.add(demand.rule)
             if self._report(name, demand, seen, now):
                 self._changed.add(demand.rule)
-        self._leave(name, self._known - reported, None)
+        self._leave(name, self.known - reported, None)
         sidecar.rules = frozenset(reported)
 
     def _report(self, name: str, demand: Demand, seen: int, now: float) -> bool:
         """Whether it says anything new."""
         if (rate := self.rates.get(demand.rule)) is not None:
-            return rate.report(name, demand, seen, _nanoseconds(now))
+            return rate.report(name, demand, seen, nanoseconds(now))
         return self.books[demand.rule].report(name, demand.held, demand.in_use, demand.wanted, seen)
 
     def _is_behind(self, name: str, account: str, rule: str) -> bool:
@@ -202,38 +194,20 @@ class Desk:
 
     def _leave(self, name: str, rules: Iterable[str], until: float | None) -> None:
         for rule in rules:
-            if name in self.all_books()[rule].holders:
-                self.all_books()[rule].leave(name, until)
+            if name in (book := self.book(rule)).holders:
+                book.leave(name, until)
                 self._changed.add(rule)
 
+    # --- The rules that are leased ---
+
     @property
-    def _known(self) -> AbstractSet[str]:
-        """The rules that are leased."""
+    def known(self) -> AbstractSet[str]:
+        """Their names."""
         return self.books.keys() | self.rates.keys()
 
-    def _ask_store(self, sidecar: Sidecar) -> None:
-        """Whether there is more for it is not known before the store has been asked."""
-        books = self.all_books()
-        for demand in sidecar.request.demands:
-            if demand.rule not in sidecar.rules or demand.rule in self.barren:
-                continue
-            if demand.wanted > max(demand.held, books[demand.rule].limit):
-                self.hopes[demand.rule] = max(1, self.hopes.get(demand.rule, 0))
-
-    def _came_over(self, sidecar: Sidecar) -> None:
-        """What it brings along is ours to account for: it had it from another replica, or from us before."""
-        books = self.all_books()
-        for demand in sidecar.request.demands:
-            if demand.rule not in sidecar.rules:
-                continue
-            book = books[demand.rule]
-            book.limit = max(book.limit, sum(holder.charge for holder in book.holders.values()))
-            if (origin := sidecar.request.replica) not in {"", self.replica}:
-                of = self.moved.setdefault(demand.rule, {})
-                slots, sidecars = of.get(origin, (0, 0))
-                of[origin] = slots + max(demand.held, demand.in_use), sidecars + 1
-
-    # --- For the replica that this is ---
+    def book(self, rule: str) -> Book:
+        """The book of the slots, or of the stocks, of a rule that is known."""
+        return self.books[rule] if rule in self.books else self.rates[rule].book
 
     def all_books(self) -> Mapping[str, Book]:
         """The books of slots and of stocks, by rule."""
@@ -245,6 +219,11 @@ class Desk:
         limit = found.limit if found is not None else None
         return limit.max if isinstance(limit, Slots) else self.books[rule].limit
 
+    @property
+    def problem(self) -> str:
+        """Why nothing can be decided; empty when all is well."""
+        return self.shared.problem if self.shared is not None else ""
+
     def news(self, rule: str) -> None:
         """A book's limit was set anew."""
         self._changed.add(rule)
@@ -255,15 +234,11 @@ class Desk:
             self._changed.add(name)
 
 
-def _nanoseconds(seconds: float) -> int:
-    return int(seconds * NANOSECONDS)
-
-
 def totals(book: Book) -> Mapping[str, int]:
     """What is out: `granted` (may be used), `held` (counts against the limit), `in_use` (requests in the app)."""
     holders = book.holders.values()
     return {
         "granted": sum(holder.grant for holder in holders),
-        "held": sum(holder.charge for holder in holders),
+        "held": book.charged,
         "in_use": sum(holder.in_use for holder in holders),
     }

@@ -65,7 +65,7 @@ class PolicyMetrics(Collector):
     def _store(self) -> Iterator[Metric]:
         """1 while the store answers and 0 while it does not; nothing where there is none."""
         found = GaugeMetricFamily("pymesh_policy_store_up", "Whether the store of several replicas answers.")
-        if self._desk.shared:
+        if self._desk.shared is not None:
             found.add_metric((), float(not self._desk.problem))
         yield found
 
@@ -92,7 +92,7 @@ class PolicyMetrics(Collector):
             "pymesh_policy_key_overflows", "Requests counted together, since there are too many keys.", labels=("rule",)
         )
         for name, bucket in self._limits.buckets.items():
-            if not self._desk.shared:  # otherwise they are in the store
+            if self._desk.shared is None:  # otherwise they are in the store
                 keys.add_metric((name,), len(bucket))
             overflows.add_metric((name,), bucket.overflows)
         yield keys

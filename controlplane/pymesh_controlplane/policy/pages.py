@@ -16,7 +16,7 @@ def status(rules: Rules, desk: Desk, limits: Limits, counts: Counts) -> dict[str
     return {
         "epoch": rules.epoch,
         "replicas": counts.replicas,
-        "store": desk.problem if desk.shared else None,
+        "store": desk.problem if desk.shared is not None else None,
         "rules": [_rule(rule, desk, limits, counts) for rule in rules.by_name.values()],
         "sidecars": len(desk.sidecars),
         "refused": dict(sorted(counts.refused.items())),
@@ -50,7 +50,7 @@ def _rule(rule: Rule, desk: Desk, limits: Limits, counts: Counts) -> Json:
     if isinstance(rule.limit, Rate):
         about |= {"requests": rule.limit.requests, "seconds": rule.limit.period, "burst": rule.limit.burst}
         about |= {"by": list(rule.limit.by)}
-        about |= {} if desk.shared else {"keys": len(limits.buckets[rule.name])}
+        about |= {} if desk.shared is not None else {"keys": len(limits.buckets[rule.name])}
         return about | counted
     book = desk.books[rule.name]
     sidecars: dict[str, Json] = {

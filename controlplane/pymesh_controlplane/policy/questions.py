@@ -9,7 +9,7 @@ from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest, RateLimitRespon
 from pymesh import policy_api
 from pymesh.checks import Request, Verdict
 from pymesh_controlplane.policy import checks, ratelimit
-from pymesh_controlplane.policy.buckets import NANOSECONDS, Spend, Spent
+from pymesh_controlplane.policy.buckets import Spend, Spent, nanoseconds
 from pymesh_controlplane.policy.checks import Decision, Limits
 from pymesh_controlplane.policy.metrics import Counts
 from pymesh_controlplane.policy.python_checks import CheckFailedError, PythonChecks
@@ -125,4 +125,4 @@ class Questions:
         return ratelimit.told_of(asked, [each.wait for each in spent], tuple(each.left for each in spent))
 
     def _now(self) -> int:
-        return int(self._clock() * NANOSECONDS)
+        return nanoseconds(self._clock())

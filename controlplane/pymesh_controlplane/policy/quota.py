@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pymesh.policy_api import RATE_LEASE, RETURN_GRACE, WHOLE_SHARE, Demand, Grant
+from pymesh_controlplane.policy.buckets import NANOSECONDS
 from pymesh_controlplane.policy.rules import Rate, Slots
 from pymesh_controlplane.policy.slots import Book, Holder
 
-NANOSECONDS: Final = 1_000_000_000
-# Nanoseconds between two looks at what time has brought: where tokens are short, each look is a message to many.
+# Nanoseconds between two refreshes of a level: where tokens are short, each of them is a message to many.
 QUANTUM: Final = 100_000_000
+# Bursts that may be missing of a tank: all that was in it, and as much again that was let in while nobody counted. A
+# report of more spends no more: it may be any number, and a store keeps what was spent in 64 bits.
+MOST_MISSING: Final = 2
 
 
 def leased(limit: Rate | Slots) -> bool:
@@ -49,7 +52,7 @@ class Tank:
     def spend(self, count: int, now: int) -> None:
         """So many were let in."""
         full = max(self.full_at, now * self.rate.requests) + count * self._cost
-        self.full_at = min(full, now * self.rate.requests + 2 * self.rate.burst * self._cost)
+        self.full_at = min(full, now * self.rate.requests + MOST_MISSING * self.rate.burst * self._cost)
 
     def wait(self, now: int) -> int:
         """Nanoseconds until there is one more token than now; 0 when it is full."""
@@ -90,18 +93,18 @@ class RateBook:
     shares: dict[str, int] = field(default_factory=dict)
     _used: dict[str, int] = field(default_factory=dict)
     _returned: set[str] = field(default_factory=set)  # whose next report is the first of a stream
-    _looked: int = 0
+    _refreshed: int = 0
 
     @classmethod
     def of(cls, rate: Rate, now: int, *, shared: bool = False) -> "RateBook":
         """A full one, from `now` (nanoseconds) on; of a shared one nothing is ours yet."""
-        return cls(Tank(rate), Book(0 if shared else rate.burst), shared, _looked=now)
+        return cls(Tank(rate), Book(0 if shared else rate.burst), shared, _refreshed=now)
 
     def change(self, rate: Rate, now: int) -> None:
         """Go by another rate from now on."""
         if rate != self.tank.rate:
             self.tank.change(rate, now)
-            self.look(now)
+            self.refresh(now)
 
     # --- What sidecars say ---
 
@@ -145,12 +148,12 @@ class RateBook:
     # --- What is decided ---
 
     def due(self, now: int) -> bool:
-        """Whether it is time to look at what time has brought; then `look`."""
-        return now - self._looked >= QUANTUM
+        """Whether it is time to `refresh`."""
+        return now - self._refreshed >= QUANTUM
 
-    def look(self, now: int) -> bool:
-        """Bring the level up to date; whether it has changed."""
-        self._looked, before = now, self.book.limit
+    def refresh(self, now: int) -> bool:
+        """Bring the level up to date with what time has brought; whether it has changed."""
+        self._refreshed, before = now, self.book.limit
         if not self.shared:
             self.book.limit = max(0, self.tank.level(now))
         return self.book.limit != before
@@ -160,20 +163,18 @@ class RateBook:
         had = {name: holder.charge for name, holder in self.book.holders.items()}
         granted = {name: holder.grant for name, holder in self.book.holders.items()}
         changed = self.book.allot(now)
-        present = {name: holder for name, holder in self.book.holders.items() if holder.until is None}
-        self.shares = _shares(present, *self.elsewhere)
+        self.shares = _shares(self.book.present, *self.elsewhere)
         holders = self.book.holders
         return {name for name in changed if holders[name].grant < granted[name] or had[name] < holders[name].need}
 
     def dry(self, name: str) -> bool:
-        """Whether a sidecar lacks tokens, and there are none here that it could have."""
-        holder, book = self.book.holders[name], self.book
-        free = book.limit - sum(other.charge for other in book.holders.values())
-        return holder.charge < holder.need and free <= 0 and not book.coming(name)
+        """Whether a connected sidecar lacks tokens, and there are none here that it could have."""
+        book = self.book
+        return book.holders[name].lacks and book.charged >= book.limit and not book.coming(name)
 
     def grant(self, rule: str, name: str, nonce: int, now: int) -> Grant:
         """What the response `nonce`, which goes out now, says to the sidecar."""
-        wait = 0 if self.book.limit > sum(holder.charge for holder in self.book.holders.values()) else 1
+        wait = 0 if self.book.charged < self.book.limit else self.tank.wait(now)
         return Grant(
             rule,
             self.book.sent(name, nonce),
@@ -182,12 +183,13 @@ class RateBook:
             coming=self.book.coming(name),
             used=self._used.get(name, 0),
             share=self.shares.get(name, 0),
-            retry_after=wait * self.tank.wait(now) / NANOSECONDS,
+            retry_after=wait / NANOSECONDS,
         )
 
     def _spend(self, count: int, now: int) -> None:
         if not count:
             return
+        count = min(count, MOST_MISSING * self.tank.rate.burst)
         self.spent += count
         self.tank.spend(count, now)
         # Level and stocks fall alike: what is free is brought by time alone, now and then, or by the store.

@@ -58,7 +58,7 @@ for index, claim in ipairs(cjson.decode(ARGV[6])) do
       end
     end
   end
-  for origin, what in pairs(claim.moved) do
+  for origin, what in pairs(claim.transferred) do
     local entry = entries['r:' .. origin]
     if entry then
       entry[1] = math.max(0, entry[1] - what[1])
@@ -69,10 +69,10 @@ for index, claim in ipairs(cjson.decode(ARGV[6])) do
   end
   local level = claim.limit
   if claim.requests > 0 then
-    local made_up = (now - at) * claim.requests / claim.period
+    local refilled = (now - at) * claim.requests / claim.period
     local spent = lapsed
     if mine then spent = spent + math.max(0, claim.spent - mine[4]) end
-    missing = math.min(math.max(0, missing - made_up) + spent, 2 * claim.limit)
+    missing = math.min(math.max(0, missing - refilled) + spent, 2 * claim.limit)
     level = claim.limit - math.ceil(missing)
     redis.call('HSET', key, 'missing', string.format('%.9f', missing), 'at', string.format('%.6f', now))
   end
@@ -241,7 +241,7 @@ class RedisStore:
 
 def _written(claim: Claim) -> dict[str, object]:
     names = ("limit", "charged", "asked", "need", "sidecars", "requests", "period", "spent")
-    return {name: getattr(claim, name) for name in names} | {"moved": dict(claim.moved)}
+    return {name: getattr(claim, name) for name in names} | {"transferred": dict(claim.transferred)}
 
 
 def _share(answer: Sequence[object]) -> Share:

@@ -5,11 +5,12 @@ is not there for all, and of what nobody needs as much as it has sidecars.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from pymesh_controlplane.policy.desk import Desk
-from pymesh_controlplane.policy.slots import Book, Holder
+from pymesh_controlplane.policy.shared import Shared
+from pymesh_controlplane.policy.slots import Book
 from pymesh_controlplane.policy.store import LEASE, MARGIN, Claim, Peer, Share
 
 # Seconds without an answer of the store after which rates that have run out of tokens are not decided here any more:
@@ -29,97 +30,93 @@ class Replica:
     desk: Desk
     name: str
     valid_until: float = float("-inf")
-    _goals: dict[str, int] = field(default_factory=dict)
+    _targets: dict[str, int] = field(default_factory=dict)  # by rule: our fair part, as of the last exchange
+    _shared: Shared = field(init=False)
 
     def __post_init__(self) -> None:
-        self.desk.shared, self.desk.replica = True, self.name
-        self.desk.problem = "the store of counts has not been reached yet"
+        self._shared = self.desk.shared = Shared(self.name)
 
     def claims(self) -> list[Claim]:
         """What to say to the store now; from here on no more is leased out than is asked for in it."""
-        claims: list[Claim] = []
-        for rule, book in self.desk.all_books().items():
-            charged, need, sidecars = _out(book)
-            asked = max(charged, self._goals.get(rule, need))
-            book.limit = min(book.limit, asked)
-            rate = self.desk.rates.get(rule)
-            if rate is None:
-                claim = Claim(rule, self.desk.maximum(rule), charged, asked, need, sidecars)
-            else:
-                of = rate.tank.rate
-                claim = Claim(rule, of.burst, charged, asked, need, sidecars, of.requests, of.period, rate.spent)
-            claims.append(replace(claim, moved=self.desk.moved.pop(rule, {})))
-        self.desk.moved.clear()
+        claims = [self._claim(rule, book) for rule, book in self.desk.all_books().items()]
+        self._shared.transferred.clear()
         return claims
+
+    def _claim(self, rule: str, book: Book) -> Claim:
+        charged, need = book.charged, book.needed
+        asked = max(charged, self._targets.get(rule, need))
+        book.limit = min(book.limit, asked)
+        transferred = self._shared.transferred.get(rule, {})
+        if (found := self.desk.rates.get(rule)) is None:
+            limit, requests, period, spent = self.desk.maximum(rule), 0, 0, 0
+        else:
+            rate = found.tank.rate
+            limit, requests, period, spent = rate.burst, rate.requests, rate.period, found.spent
+        return Claim(rule, limit, charged, asked, need, len(book.present), requests, period, spent, transferred)
 
     def take(self, claims: Sequence[Claim], shares: Sequence[Share], started: float) -> set[str]:
         """The store has answered claims that were made at `started`; the sidecars that wait to hear of it."""
-        waiting: set[str] = set()
+        shared = self._shared
         self.valid_until = started + LEASE - MARGIN
-        books = self.desk.all_books()
+        waiting: set[str] = set()
         for claim, share in zip(claims, shares, strict=True):
-            book, rate = books.get(claim.rule), self.desk.rates.get(claim.rule)
-            if book is None:
-                continue
-            spent = 0 if rate is None else rate.spent - claim.spent
-            goal = fair_part(share.level, Peer(share.allotted, claim.need, claim.sidecars), share.others)
-            self._goals[claim.rule] = goal
-            book.limit = max(0, min(share.allotted, goal) - spent)
-            if rate is not None:
-                rate.elsewhere = sum(peer.need for peer in share.others), sum(peer.sidecars for peer in share.others)
-            if claim.rule in self.desk.moved:  # more has come since, and is ours whether it fits or not
-                book.limit = max(book.limit, _out(book)[0])
-            lacking = {name for name, holder in book.holders.items() if _lacks(holder)}
-            hoped, self.desk.hopes[claim.rule] = self.desk.hopes.get(claim.rule, 0), _hope(goal, share)
-            if hoped and not self.desk.hopes[claim.rule]:
-                waiting |= lacking
-            (self.desk.barren.add if lacking and not self.desk.hopes[claim.rule] else self.desk.barren.discard)(
-                claim.rule
-            )
-            self.desk.news(claim.rule)
-        for rule in self._goals.keys() - books.keys():
-            del self._goals[rule]
-            self.desk.hopes.pop(rule, None)
-            self.desk.barren.discard(rule)
-        self.desk.problem = self.desk.adrift = ""
+            if claim.rule in self.desk.known:
+                waiting |= self._take_share(claim, share)
+        for rule in self._targets.keys() - self.desk.known:
+            del self._targets[rule]
+            shared.expected.pop(rule, None)
+            shared.exhausted.discard(rule)
+        shared.problem = shared.adrift = ""
         if any(_withheld(claim, share) for claim, share in zip(claims, shares, strict=True)):
-            self.desk.adrift = "the store of counts is new, and finds out what is spent"
-        elif self.desk.dry:
+            shared.adrift = "the store of counts is new, and finds out what is spent"
+        elif shared.dry:
             waiting |= self.desk.sidecars.keys()
-            self.desk.dry.clear()
+            shared.dry.clear()
         return waiting
+
+    def _take_share(self, claim: Claim, share: Share) -> set[str]:
+        """Go by our part of one rule; those who lack slots of it, if it is news that none are to be expected."""
+        shared, rule = self._shared, claim.rule
+        book, rate = self.desk.book(rule), self.desk.rates.get(rule)
+        target = fair_part(share.level, Peer(share.allotted, claim.need, claim.sidecars), share.others)
+        self._targets[rule] = target
+        spent = 0 if rate is None else rate.spent - claim.spent
+        book.limit = max(0, min(share.allotted, target) - spent)
+        if rule in shared.transferred:  # more has come since, and is ours whether it fits or not
+            book.limit = max(book.limit, book.charged)
+        if rate is not None:
+            rate.elsewhere = sum(peer.need for peer in share.others), sum(peer.sidecars for peer in share.others)
+        lacking, before = book.lacking, shared.expected.get(rule, 0)
+        expected = shared.expected[rule] = _may_come(target, share)
+        if lacking and not expected:
+            shared.exhausted.add(rule)
+        else:
+            shared.exhausted.discard(rule)
+        self.desk.news(rule)
+        return lacking if before and not expected else set()
 
     def lapse(self, why: str, now: float) -> bool:
         """Time goes by without an answer of the store, `why`: whether that has just cost us our allotments."""
-        if self.desk.problem or now < self.valid_until - (LEASE - MARGIN) + ADRIFT:
+        shared = self._shared
+        if shared.problem or now < self.valid_until - (LEASE - MARGIN) + ADRIFT:
             return False
-        self.desk.adrift = f"the store of counts is away: {why}"
+        shared.adrift = f"the store of counts is away: {why}"
         if now < self.valid_until:
             return False
-        self.desk.problem = self.desk.adrift
+        shared.problem = shared.adrift
         for book in self.desk.all_books().values():
             book.limit = 0
         return True
 
     @property
-    def restless(self) -> bool:
+    def wants_more(self) -> bool:
         """Whether sidecars lack what the store may give, and has not said just now that it cannot."""
-        return any(
-            _lacks(holder)
-            for rule, book in self.desk.all_books().items()
-            if rule not in self.desk.barren
-            for holder in book.holders.values()
-        )
+        return any(book.lacking for rule, book in self.desk.all_books().items() if rule not in self._shared.exhausted)
 
-
-def _out(book: Book) -> tuple[int, int, int]:
-    present = [holder for holder in book.holders.values() if holder.until is None]
-    charged = sum(holder.charge for holder in book.holders.values())
-    return charged, sum(holder.need for holder in present), len(present)
-
-
-def _lacks(holder: Holder) -> bool:
-    return holder.until is None and holder.charge < holder.need
+    @property
+    def exhausted(self) -> bool:
+        """Whether sidecars lack what the store did not have when it was last asked."""
+        return bool(self._shared.exhausted)
 
 
 def _withheld(claim: Claim, share: Share) -> bool:
@@ -127,11 +124,11 @@ def _withheld(claim: Claim, share: Share) -> bool:
     return share.allotted < claim.asked and share.allotted + sum(peer.allotted for peer in share.others) < share.level
 
 
-def _hope(goal: int, share: Share) -> int:
+def _may_come(target: int, share: Share) -> int:
     """What others have idle, or nobody has, of what we should have: it comes with one of the next claims."""
     idle = sum(max(0, peer.allotted - peer.need) for peer in share.others)
     free = share.level - share.allotted - sum(peer.allotted for peer in share.others)
-    return max(0, min(goal - share.allotted, max(0, free) + idle))
+    return max(0, min(target - share.allotted, max(0, free) + idle))
 
 
 def fair_part(level: int, mine: Peer, others: Sequence[Peer]) -> int:

@@ -29,7 +29,7 @@ from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.server import Authenticate, Origin, ServerContext, StreamError
 from pymesh_controlplane.pilot.status import Json
 from pymesh_controlplane.policy import checks, http_check, pages, ratelimit
-from pymesh_controlplane.policy.buckets import NANOSECONDS
+from pymesh_controlplane.policy.buckets import nanoseconds
 from pymesh_controlplane.policy.desk import Desk
 from pymesh_controlplane.policy.holding import Holding
 from pymesh_controlplane.policy.metrics import Counts, PolicyMetrics
@@ -46,10 +46,10 @@ log = logging.getLogger("pymesh.policy")
 # Seconds between two looks at the clock when nobody says anything.
 TICK: Final = 0.25
 # Seconds between two claims of our part of every rule, at most, and at least: when sidecars lack something.
-CLAIM: Final = 0.5
-CLAIM_SOON: Final = 0.03
+CLAIM_EVERY: Final = 0.5
+CLAIM_SOONEST: Final = 0.03
 # Seconds between two while there was nothing for them.
-CLAIM_BARREN: Final = 0.1
+CLAIM_EXHAUSTED: Final = 0.1
 # Seconds by which such a look may be late; a process that was later has stood still.
 STANDSTILL: Final = 1.0
 
@@ -170,7 +170,7 @@ class PolicyService:
         digest, before, now = self.questions.python.digest, self._rules, self._clock()
         rules = replace(configured, epoch="-".join(part for part in (configured.epoch, digest) if part))
         self.desk.put(rules, now, first=before is None)
-        self.questions.limits.put(rules, int(now * NANOSECONDS))
+        self.questions.limits.put(rules, nanoseconds(now))
         if before is None or rules.epoch != before.epoch:
             log.info("rules in force: %s (epoch %s)", ", ".join(rules.by_name) or "none", rules.epoch or "none")
             self._holding.tell_all()  # sidecars forget at once what was said by others
@@ -194,7 +194,7 @@ class PolicyService:
             self._check_lease(now)
             self._holding.tell(self.desk.decide(now))
             self._holding.wake()
-            if self._replica is not None and self._replica.restless:
+            if self._replica is not None and self._replica.wants_more:
                 self._claim.set()
 
     async def _share(self, store: Store, replica: Replica, till: Till) -> None:
@@ -219,9 +219,9 @@ class PolicyService:
                 if away:
                     self._holding.tell_all()
                 self._holding.news.set()
-            await asyncio.sleep(CLAIM_SOON)
+            await asyncio.sleep(CLAIM_SOONEST)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout((CLAIM_BARREN if self.desk.barren else CLAIM) - CLAIM_SOON):
+                async with asyncio.timeout((CLAIM_EXHAUSTED if replica.exhausted else CLAIM_EVERY) - CLAIM_SOONEST):
                     await self._claim.wait()
 
     def _check_lease(self, now: float) -> None:

@@ -54,6 +54,11 @@ class Holder:
         """What it would have if there were no limit."""
         return max(self.wanted, self.in_use)
 
+    @property
+    def lacks(self) -> bool:
+        """Whether it is connected and has less than it needs."""
+        return self.until is None and self.charge < self.need
+
 
 @dataclass(slots=True)
 class Book:
@@ -68,7 +73,27 @@ class Book:
     holders: dict[str, Holder] = field(default_factory=dict)
     settles_at: float = 0.0
     awaited: frozenset[str] = frozenset()
-    _back: set[str] = field(default_factory=set)
+    _back: set[str] = field(default_factory=set)  # who has reported since `settle`
+
+    @property
+    def charged(self) -> int:
+        """What counts against the limit, in all."""
+        return sum(holder.charge for holder in self.holders.values())
+
+    @property
+    def present(self) -> dict[str, Holder]:
+        """Those that are connected."""
+        return {name: holder for name, holder in self.holders.items() if holder.until is None}
+
+    @property
+    def needed(self) -> int:
+        """What those that are connected would have if there were no limit."""
+        return sum(holder.need for holder in self.present.values())
+
+    @property
+    def lacking(self) -> set[str]:
+        """Those that are connected and have less than they need."""
+        return {name for name, holder in self.holders.items() if holder.lacks}
 
     def settle(self, until: float, awaited: frozenset[str]) -> None:
         """Find out anew who holds what: after a start of the service others may hold what it has forgotten.
@@ -148,15 +173,14 @@ class Book:
 
     def allot(self, now: float) -> set[str]:
         """Decide the grants of all connected sidecars; the names of those whose grant has changed."""
-        present = {name: holder for name, holder in self.holders.items() if holder.until is None}
-        charged = sum(holder.charge for holder in self.holders.values())
-        kept = sum(holder.charge for holder in self.holders.values() if holder.until is not None)
+        present, charged = self.present, self.charged
+        kept = charged - sum(holder.charge for holder in present.values())
         shares = fair_shares(max(0, self.limit - kept), present)
         spare = (max(0, self.limit - kept) - sum(shares.values())) // max(1, len(present))
         settled = self.settled(now)
         free = self.limit - charged if settled else 0
-        lacking = sum(max(0, shares[name] - holder.charge) for name, holder in present.items())
-        ask_back = charged > self.limit or (settled and lacking > free)
+        missing = sum(max(0, shares[name] - holder.charge) for name, holder in present.items())
+        ask_back = charged > self.limit or (settled and missing > free)
         before = {name: holder.grant for name, holder in present.items()}
         for name, holder in present.items():
             ideal = shares[name] + spare
@@ -199,9 +223,10 @@ def fair_shares(limit: int, holders: Mapping[str, Holder]) -> dict[str, int]:
     short = [name for name in holders if shares.get(name, -1) < holders[name].need]
     shares |= dict.fromkeys(short, even)
     remainder = left - even * len(short)
-    return shares | dict.fromkeys(sorted(short, key=lambda name: _claim(name, holders[name]))[:remainder], even + 1)
+    first = sorted(short, key=lambda name: _precedence(name, holders[name]))[:remainder]
+    return shares | dict.fromkeys(first, even + 1)
 
 
-def _claim(name: str, holder: Holder) -> tuple[bool, float, float, str]:
+def _precedence(name: str, holder: Holder) -> tuple[bool, float, float, str]:
     """Who comes first where there is not enough for all: smaller is sooner."""
     return holder.charge > 0, -holder.charge, holder.had_at, name

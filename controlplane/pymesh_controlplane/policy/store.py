@@ -17,7 +17,7 @@ claims one for all its rules at once, again and again, in absolute numbers:
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from pymesh_controlplane.policy.buckets import Spend, Spent
 
@@ -33,6 +33,13 @@ SETTLE: Final = 1.0
 PATIENCE: Final = 0.04
 
 
+class Transfer(NamedTuple):
+    """What sidecars have brought along: how much, and how many they were."""
+
+    slots: int
+    sidecars: int
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What a replica says of one rule.
@@ -43,8 +50,8 @@ class Claim:
         need: what its sidecars would use if there were no limit; sidecars: how many they are.
         requests, period: of a rate; so many in so many seconds. 0 for slots.
         spent: of a rate: tokens spent since the replica began.
-        moved: what sidecars brought along, by the replica from which they had it: how much, and how many they were.
-            That one may be gone; if it is not, it says so with its own next claim.
+        transferred: what sidecars brought along, by the replica from which they had it. That one may be gone; if it is
+            not, it says so with its own next claim.
     """
 
     rule: str
@@ -56,7 +63,7 @@ class Claim:
     requests: int = 0
     period: int = 0
     spent: int = 0
-    moved: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    transferred: Mapping[str, Transfer] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,25 +142,25 @@ class Ledger:
 
     def exchange(self, replica: str, claims: Sequence[Claim], now: float) -> list[Share]:
         """See Store; `now` is the store's clock."""
-        return [self._one(replica, claim, now) for claim in claims]
+        return [self._exchange_one(replica, claim, now) for claim in claims]
 
-    def _one(self, replica: str, claim: Claim, now: float) -> Share:
+    def _exchange_one(self, replica: str, claim: Claim, now: float) -> Share:
         account = self.accounts.setdefault(claim.rule, _Account(at=now))
         mine = account.entries.pop(replica, None)
         lapsed = sum(entry.allotted for entry in account.entries.values() if entry.until <= now)
         if mine is not None and mine.until <= now:
             lapsed, mine = lapsed + mine.allotted, None
         account.entries = {name: entry for name, entry in account.entries.items() if entry.until > now}
-        for origin, (slots, sidecars) in claim.moved.items():
+        for origin, (slots, sidecars) in claim.transferred.items():
             if (entry := account.entries.get(origin)) is not None:
                 entry.allotted = max(0, entry.allotted - slots)
                 entry.sidecars = max(0, entry.sidecars - sidecars)
                 entry.need = min(entry.need, entry.allotted)
         level = claim.limit
         if claim.requests:
-            made_up = (now - account.at) * claim.requests / claim.period
+            refilled = (now - account.at) * claim.requests / claim.period
             spent = lapsed + (max(0, claim.spent - mine.spent) if mine is not None else 0)
-            account.missing = min(max(0.0, account.missing - made_up) + spent, 2.0 * claim.limit)
+            account.missing = min(max(0.0, account.missing - refilled) + spent, 2.0 * claim.limit)
             account.at = now
             level = claim.limit - math.ceil(account.missing)
         free = level - sum(entry.allotted for entry in account.entries.values())

@@ -100,7 +100,7 @@ class Mesh:
 
     def pass_time(self, nanoseconds: int) -> None:
         self.now += nanoseconds
-        if self.book.due(self.now) and self.book.look(self.now):
+        if self.book.due(self.now) and self.book.refresh(self.now):
             self.settle()
 
     def settle(self, *also: str) -> None:
@@ -137,7 +137,7 @@ def test_an_uneven_load_gets_all_of_the_rate_and_no_more(split: tuple[int, int])
     """Ten seconds at 100 a second, the burst used up before: 98 % and more of what fits comes in, nothing above."""
     mesh = Mesh(Rate(100, 1, 100))
     mesh.book.tank.spend(100, 0)
-    mesh.book.look(0)
+    mesh.book.refresh(0)
     sent = dict.fromkeys(mesh.sidecars, 0)
     for step in range(1, 401):
         mesh.pass_time(SECOND // 40)
@@ -190,6 +190,19 @@ def test_what_was_spent_and_never_reported_is_seen_in_what_is_left() -> None:
     assert mesh.book.reconnected("a")
     mesh.exchange("a", 10)
     assert (sidecar.stock, mesh.book.spent, mesh.book.tank.level(0)) == (3, 7, 3)
+
+
+def test_who_says_that_it_has_spent_any_number_spends_what_there_can_have_been() -> None:
+    """A store could not keep that number, and the rule would never let in anybody again."""
+    mesh = Mesh(Rate(10, 1, 10))
+    mesh.exchange("a", 10)
+    mesh.book.report("a", Demand(RULE, 0, 0, 10, used=2**64 - 1), 1, 0)
+    assert mesh.book.spent == 20
+    mesh.book.book.leave("a", None)
+    mesh.book.forget("a")
+    mesh.pass_time(2 * SECOND)
+    mesh.exchange("b", 10)
+    assert mesh.sidecars["b"].stock == 10
 
 
 # --- Any order of anything ------------------------------------------------------------------------------------------
@@ -287,7 +300,7 @@ class Leases(RuleBasedStateMachine):
                 else:
                     self.sidecars[name] = Sidecar()
                     del self.left[name]
-        if self.book.expire(self.now / SECOND, self.now) | (self.book.due(self.now) and self.book.look(self.now)):
+        if self.book.expire(self.now / SECOND, self.now) | (self.book.due(self.now) and self.book.refresh(self.now)):
             self.decide()
 
     @invariant()
@@ -301,7 +314,7 @@ class Leases(RuleBasedStateMachine):
             self.book.forget(name)
         self.now += (self.GRACE + 2 * self.rate.burst) * SECOND
         self.book.expire(self.now / SECOND, self.now)
-        self.book.look(self.now)
+        self.book.refresh(self.now)
         self.book.report("z", Demand(RULE, 0, 0, 99), 0, self.now)
         self.book.allot(self.now / SECOND)
         assert self.book.grant(RULE, "z", 1, self.now).slots == self.rate.burst
@@ -311,8 +324,8 @@ Leases.TestCase.settings = settings(max_examples=80, stateful_step_count=60, dea
 TestLeases = Leases.TestCase
 
 
-def test_time_is_looked_at_now_and_then() -> None:
-    """Each look may be a message to every sidecar that lacks tokens."""
+def test_a_level_is_refreshed_now_and_then() -> None:
+    """Each time may be a message to every sidecar that lacks tokens."""
     book = RateBook.of(Rate(10, 1, 10), 0)
     assert not book.due(QUANTUM - 1)
     assert book.due(QUANTUM)

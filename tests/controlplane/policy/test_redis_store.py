@@ -18,7 +18,7 @@ from pymesh_controlplane.policy import redis_store
 from pymesh_controlplane.policy.buckets import Buckets, Spend, Spent
 from pymesh_controlplane.policy.redis_store import RedisStore
 from pymesh_controlplane.policy.rules import Rate
-from pymesh_controlplane.policy.store import PATIENCE, Claim, Question, StoreError
+from pymesh_controlplane.policy.store import PATIENCE, Claim, Question, StoreError, Transfer
 from pymesh_controlplane.policy.till import Till
 from tests.support.redis_server import redis_server
 from tests.support.repository import ROOT
@@ -164,8 +164,8 @@ async def test_a_user_needs_no_more_than_the_page_says(store: RedisStore, server
     try:
         await theirs.exchange("a", [])
         claim = Claim("RateLimit default/leased", 10, 0, 5, requests=10, period=1)
-        for name, moved in (("a", {}), ("b", {"a": (1, 1)})):
-            await theirs.exchange(name, [replace(claim, moved=moved)])
+        for name, brought in (("a", {}), ("b", {"a": Transfer(1, 1)})):
+            await theirs.exchange(name, [replace(claim, transferred=brought)])
         assert [each.wait for each in await answers(theirs, spend())] == [0]
     finally:
         await theirs.close()

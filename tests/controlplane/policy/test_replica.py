@@ -12,7 +12,7 @@ from pymesh.policy_api import WHOLE_SHARE, Demand, Grant, LeaseRequest
 from pymesh_controlplane.policy.desk import Desk
 from pymesh_controlplane.policy.replica import ADRIFT, Replica, fair_part
 from pymesh_controlplane.policy.rules import Rate, Rule, Rules, Slots
-from pymesh_controlplane.policy.store import LEASE, MARGIN, SETTLE, Ledger, Peer
+from pymesh_controlplane.policy.store import LEASE, MARGIN, SETTLE, Claim, Ledger, Peer, Transfer
 
 WEB = "spiffe://cluster.local/ns/default/sa/web"
 LIMIT = "ConcurrencyLimit default/web"
@@ -196,6 +196,48 @@ def test_a_lapsed_lease_is_no_decision_until_the_store_is_back() -> None:
     assert site.desk.respond(sidecar.name, mesh.now).grants[0].problem == ""
     mesh.settle()
     assert sidecar.may >= held
+
+
+def alone(*, held: int = 0, of: str = "") -> Site:
+    """A replica with one sidecar that wants five slots."""
+    site = Site.new("r1", 0.0)
+    comes(site, held, of)
+    return site
+
+
+def comes(site: Site, held: int, of: str) -> None:
+    demand = Demand(LIMIT, held, 0, 5)
+    site.desk.hear("a.default", WEB, LeaseRequest("node", (demand,), replica=of), 0.0, new=True)
+
+
+def test_what_a_sidecar_brings_along_is_told_once() -> None:
+    """Told twice, it would be taken from that replica twice."""
+    site = alone(held=3, of="r0")
+    told = [claim.transferred for _ in range(2) for claim in site.replica.claims() if claim.rule == LIMIT]
+    assert told == [{"r0": Transfer(3, 1)}, {}]
+
+
+def test_who_comes_during_an_exchange_keeps_what_it_brings_along() -> None:
+    """The store has not heard of it yet."""
+    site = Site.new("r1", 0.0)
+    claims = site.replica.claims()
+    comes(site, 3, "r0")
+    site.replica.take(claims, Ledger(born=-SETTLE).exchange("r1", claims, 0.0), 0.0)
+    site.desk.decide(0.0)
+    assert site.desk.respond("a.default", 0.0).grants[0].slots == 3
+
+
+def test_who_waits_hears_at_once_that_the_store_has_nothing() -> None:
+    """Until then it was told that something may come."""
+    site, ledger = alone(), Ledger(born=-SETTLE)
+    ledger.exchange("r0", [Claim(LIMIT, 12, 12, 12, 12, 1)], 0.0)
+    claims = site.replica.claims()
+    assert site.replica.wants_more
+    assert site.replica.take(claims, ledger.exchange("r1", claims, 0.0), 0.0) == {"a.default"}
+    assert not site.replica.wants_more
+    assert site.replica.exhausted
+    [grant] = site.desk.respond("a.default", 0.0).grants
+    assert (grant.slots, grant.coming, grant.problem) == (0, 0, "")
 
 
 class Rates:

@@ -10,7 +10,7 @@ import redis
 
 from pymesh_controlplane.policy import redis_store
 from pymesh_controlplane.policy.redis_store import RedisStore
-from pymesh_controlplane.policy.store import LEASE, SETTLE, Claim, Ledger, Peer, StoreError
+from pymesh_controlplane.policy.store import LEASE, SETTLE, Claim, Ledger, Peer, StoreError, Transfer
 from tests.support.certificates import Authority, Issued
 from tests.support.redis_server import redis_server
 
@@ -60,7 +60,7 @@ def test_what_sidecars_bring_along_is_the_other_replicas_no_more() -> None:
     """If that one is alive, it says so."""
     ledger = settled()
     one(ledger, "a", claim(10, 10))
-    assert one(ledger, "b", claim(4, 4, moved={"a": (4, 1), "gone": (1, 1)})) == 4
+    assert one(ledger, "b", claim(4, 4, transferred={"a": Transfer(4, 1), "gone": Transfer(1, 1)})) == 4
     assert one(ledger, "c", claim(0, 1)) == 0
     share = ledger.exchange("c", [claim(0, 1)], 0.0)[0]
     assert sum(peer.allotted for peer in share.others) == 10
@@ -118,11 +118,11 @@ async def test_the_script_decides_as_the_ledger_does(store: RedisStore, server: 
     for step in range(300):
         name = random.choice("abc")
         charged = random.randrange(5)
-        moved = {random.choice("abcd"): (random.randrange(4), 1)} if random.random() < 0.2 else {}
+        brought = {random.choice("abcd"): Transfer(random.randrange(4), 1)} if random.random() < 0.2 else {}
         spent[name] += random.randrange(2)
         claims = [
-            claim(charged, charged + random.randrange(8), moved=moved),
-            Claim(RATE, 300, charged, charged + random.randrange(99), 3, 2, 1, 86_400, spent[name], moved),
+            claim(charged, charged + random.randrange(8), transferred=brought),
+            Claim(RATE, 300, charged, charged + random.randrange(99), 3, 2, 1, 86_400, spent[name], brought),
         ]
         expected = ledger.exchange(name, claims, 0.0)
         found = await store.exchange(name, claims)
