@@ -54,7 +54,7 @@ class RateLimitSpec(Block, frozen=True):
         failure_mode: what the sidecar does while the policy service cannot be asked: let in, answer 503, or give the
             last answer again that it had for the same.
         otherwise: what LastDecision does where there was none.
-        dry_run: count whom it would refuse, and let him in.
+        dry_run: count whom it would refuse, and let them in.
         quota: sidecars lease shares of the rate, or ask about each request; what suits the rate if it is not said.
     """
 

@@ -20,7 +20,7 @@ class Tenants:
 
     def on_request(self, request: Request) -> Reply | None:
         """Let in who has a key, as the tenant whose key it is."""
-        del request.headers["x-tenant"]  # whoever says so himself is not believed
+        del request.headers["x-tenant"]  # what a client says of itself is not believed
         tenant = self.keys.get(request.headers.get("x-api-key", ""))
         if tenant is None:
             return Reply(401, "no such key\n", {"www-authenticate": "ApiKey"})
