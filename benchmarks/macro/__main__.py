@@ -23,6 +23,7 @@ from benchmarks.macro.measure import Plan, measure
 from benchmarks.macro.outcome import Outcome
 from benchmarks.macro.proxies import NEEDED, NGINX, PROXIES, WRK, Proxy, choose
 from benchmarks.macro.report import Section
+from benchmarks.macro.running import nothing_left
 from benchmarks.macro.scenario import Scenario
 from benchmarks.macro.scenarios import SCENARIOS
 from pymesh.errors import MeshError
@@ -170,4 +171,5 @@ def _names(value: str) -> list[str]:
 if __name__ == "__main__":
     # As Ctrl-C does: everything that was started is ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    sys.exit(main())
+    with nothing_left():
+        sys.exit(main())

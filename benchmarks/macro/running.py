@@ -1,11 +1,12 @@
 """Processes under measurement: started on their cores, waited for, and ended whatever happens."""
 
 import os
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -47,6 +48,23 @@ def on_cores(cores: Collection[int]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    """At the end of the block, whatever this process has started and nobody has ended is ended by force.
+
+    Such is what is being started at the moment at which a signal's handler raises: nobody knows its number yet.
+    """
+    try:
+        yield
+    finally:
+        for pid in procfs.family(os.getpid(), procfs.processes()) - {os.getpid()}:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with suppress(ChildProcessError):  # there is none any more
+            while True:
+                os.wait()
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Processes under measurement."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 from benchmarks.macro.running import free_port, on_cores, running, settled_memory
 from pymesh.errors import MeshError
+from tests.support.repository import ROOT
+from tests.support.waiting import eventually_sync
 
 SERVER = "import http.server, sys\nhttp.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), None).serve_forever()"
 
@@ -40,6 +43,20 @@ def test_a_program_that_ends_at_its_start_is_quoted(tmp_path: Path) -> None:
         running("server", command, free_port(), tmp_path / "log", os.sched_getaffinity(0)),
     ):
         pass
+
+
+def test_what_was_being_started_as_a_signal_came_ends_as_well() -> None:
+    """Its handler raises within `Popen`, which has started a process and not yet given it to anybody."""
+    code = """
+import subprocess, sys
+from benchmarks.macro.running import nothing_left
+with nothing_left():
+    print(subprocess.Popen(["sleep", "20"], stdout=subprocess.DEVNULL).pid)
+    sys.exit(3)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=60)
+    assert ended.returncode == 3
+    eventually_sync(lambda: not Path(f"/proc/{int(ended.stdout)}").exists(), what="its end", timeout=5)
 
 
 def test_the_cores_are_given_back_after_a_failure() -> None:
