@@ -183,6 +183,17 @@ async def test_a_question_counts_until_it_is_answered(served: Served) -> None:
         assert held(served) == 0
 
 
+async def test_a_window_opens_again_when_the_handler_reads_on(served: Served) -> None:
+    """At once, though the client has nothing to say meanwhile."""
+    async with raw(served) as client:
+        stream = client.begin("Late")
+        sent = client.send(stream, encode_frame(bytes(1000)) * 3000)
+        assert sent < 3_000_000, "the window is closed"
+        await eventually(lambda: held(served) == sent)
+        served.release.set()
+        await eventually(lambda: client.h2.local_flow_control_window(stream) > 0)
+
+
 async def test_a_question_is_smaller_than_what_is_streamed(served: Served) -> None:
     async with raw(served) as client:
         too_large, stream = client.begin("Echo"), client.begin("Count")

@@ -56,6 +56,10 @@ class Served:
         self.left += 1
         return message
 
+    async def late(self, _: object, call: Call) -> bytes:
+        await self.release.wait()
+        return await self.count(None, call)
+
     async def flood(self, _: object, call: Call) -> None:
         while True:
             await call.write(bytes(16_384))
@@ -84,7 +88,7 @@ class Served:
         methods = {
             "Echo": one(self.echo), "Refuse": one(self.refuse), "Fail": one(self.fail), "Hang": one(self.hang),
             "Slow": one(self.slow), "Count": into(self.count), "Repeat": both(self.repeat), "Flood": both(self.flood),
-            "Ignore": both(self.ignore),
+            "Ignore": both(self.ignore), "Late": into(self.late),
         }  # fmt: skip
         return [grpc.method_handlers_generic_handler("other", {}), grpc.method_handlers_generic_handler("t", methods)]
 
@@ -261,6 +265,10 @@ async def test_calls_under_way_are_answered_at_the_end_and_those_that_still_come
         assert not sidecar.connection.accepts_calls, "the next call is made on another connection"
         async with grpc.aio.insecure_channel(f"127.0.0.1:{served.port}") as channel:
             assert await unary(channel, "Echo")(b"who has not heard") == b"who has not heard  ipv4:127.0.0.1"
+        late = Sidecar(*await asyncio.open_connection("127.0.0.1", served.port))
+        tasks.create_task(late.run())
+        asked = late.ask("Echo", b"nor he")
+        await eventually(lambda: late.closing and late.answers.get(asked) == b"nor he  ipv4:127.0.0.1")
         served.release.set()
         await reading
         assert sidecar.answers[slow] == b"late"

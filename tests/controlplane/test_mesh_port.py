@@ -20,6 +20,7 @@ from tests.controlplane.policy.test_service import (
     RATE,
     RATINGS,
     REVIEWS,
+    Lease,
     ask,
     refused,
     serving,
@@ -82,6 +83,14 @@ async def test_a_question_under_way_is_answered_when_the_port_closes() -> None:
         assert (await asked).HasField("ok_response")
         assert running.service.counts.checks == {(CHECK, "allowed"): 1}
         await asyncio.wait([running.task])
+
+
+async def test_who_holds_leases_is_told_that_the_service_ends() -> None:
+    async with serving(BOOKINFO + LIMITS) as running, running.channel(REVIEWS) as channel:
+        lease = Lease(channel)
+        await lease.say(wanted=1)
+        running.task.cancel()
+        assert await lease.ended() == (grpc.StatusCode.UNAVAILABLE, "the service ends")
 
 
 async def status(port: int, identity: Identity, folder: Path, header: str) -> int:

@@ -177,8 +177,8 @@ async def test_meshes_in_one_database_count_apart(store: RedisStore, server: int
     east, west = (RedisStore(f"redis://127.0.0.1:{server}/0", mesh=name) for name in ("east.example", "west.example"))
     try:
         for mesh in (east, west, store):
-            assert [each.left for each in await answers(mesh, spend(count=3))] == [0]
-            [share] = await mesh.exchange("a", [Claim(B, limit=10, charged=10, asked=10)])
+            [share] = await mesh.exchange(mesh._prefix, [Claim(B, limit=10, charged=10, asked=10)])
+            assert await answers(mesh, spend(count=3)) == [Spent(0, 0)], "all three were there"
             assert (share.allotted, share.others) == (10, ())
         [share] = await east.exchange("b", [Claim(B, limit=10, charged=0, asked=10)])
         assert (share.allotted, len(share.others)) == (0, 1), "its own replicas are one"
