@@ -4,6 +4,11 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says something about the machine: that belongs in `benchmarks/`.
+settings.register_profile("timeless", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("timeless")
 
 # Its tests need a real cluster, and say what no other can: `make test-cluster`.
 CLUSTER = Path(__file__).parent / "cluster"

@@ -2,11 +2,14 @@
 
 The sidecar is pymesh-proxy with the very filter that pilot gives to a pod of the service in `configs/policy`, next to
 pymesh-proxy without it. No rule ever refuses; all are `Closed`, so that an answer that does not come is an error of
-the run and not a cheap request.
+the run and not a cheap request; but one, which is `Open` and about a service that is away half of the time.
 """
 
 import json
+import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -42,10 +45,15 @@ _ACCOUNT: Final = "pymesh-system/policy"
 _HOST: Final = "reviews.default.svc.cluster.local"
 _PORT: Final = 9080
 _PART: Final = "policy"
+# Seconds for which a service stands still that goes away, and for which it is back.
+_AWAY: Final = 0.5
 
 
-def asking(kind: str, name: str) -> Setting:
-    """`${POLICY}`, the port of a policy service that is at work, and `${FILTER}`, which asks about one rule."""
+def asking(kind: str, name: str, *, away: bool = False) -> Setting:
+    """`${POLICY}`, the port of a policy service that is at work, and `${FILTER}`, which asks about one rule.
+
+    `away`: the service stands still half of the time.
+    """
 
     @contextmanager
     def setting(folder: Path, cores: Cores) -> Iterator[Mapping[str, object]]:
@@ -54,9 +62,34 @@ def asking(kind: str, name: str) -> Setting:
             described = json.dumps(
                 MessageToDict(filter_for(f"{kind} default/{name}"), preserving_proto_field_name=True)
             )
-            yield {"POLICY": service.port, "FILTER": described, "CERTIFICATES": folder / "certificates"}
+            told = {"POLICY": service.port, "FILTER": described, "CERTIFICATES": folder / "certificates"}
+            if not away:
+                yield told
+                return
+            with _standing_still(service.pid):
+                yield told
 
     return setting
+
+
+@contextmanager
+def _standing_still(pid: int) -> Iterator[None]:
+    """The process is stopped and goes on, again and again, until the block ends."""
+    over = threading.Event()
+
+    def stop_and_go() -> None:
+        while not over.wait(_AWAY):
+            os.kill(pid, signal.SIGSTOP)
+            over.wait(_AWAY)
+            os.kill(pid, signal.SIGCONT)
+
+    beside = threading.Thread(target=stop_and_go)
+    beside.start()
+    try:
+        yield
+    finally:
+        over.set()
+        beside.join()
 
 
 def filter_for(rule: str) -> HttpFilter:

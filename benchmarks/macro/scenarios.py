@@ -232,6 +232,17 @@ _ALL: Final = (
         start=policy.with_and_without,
     ),
     Scenario(
+        name="policy-away",
+        summary="as policy-asked, at 500 a second, of a service that stands still every other half second; it fails open",
+        unit=Unit.REQUEST,
+        instrument=at_rate(500, connections=16),
+        figures=PERCENTILES,
+        request=_GET,
+        folder_name="policy",
+        setting=policy.asking("RateLimit", "open", away=True),
+        start=policy.with_and_without,
+    ),
+    Scenario(
         name="policy-asked-checks",
         summary="as many questions as one policy service answers, from 4 connections; and its handler in plain grpcio",
         unit=Unit.CHECK,

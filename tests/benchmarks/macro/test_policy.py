@@ -28,12 +28,13 @@ def test_the_rules_are_right_and_the_sidecar_may_ask_about_them() -> None:
     there = world.build(parsed.resources)
     assert [str(each) for each in check(parsed.resources, there) if each.severity is Severity.ERROR] == []
     rules = rules_of(there)
-    assert set(rules.by_name) == {"Check default/remembered", "RateLimit default/asked", "RateLimit default/leased"}
+    rates = {f"RateLimit default/{name}" for name in ("asked", "leased", "open")}
+    assert set(rules.by_name) == {"Check default/remembered", *rates}
     assert {*rules.accounts.values()} == {frozenset({"spiffe://cluster.local/ns/default/sa/server"})}
     assert {*rules.pods.values()} == {frozenset({"reviews-1.default"})}
-    assert {rule.failure_mode for rule in rules.by_name.values()} == {"Closed"}, (
-        "who is not answered is no cheap request"
-    )
+    modes = {name: rule.failure_mode for name, rule in rules.by_name.items()}
+    assert modes.pop("RateLimit default/open") == "Open", "its service is away half of the time"
+    assert {*modes.values()} == {"Closed"}, "who is not answered is no cheap request"
 
 
 @pytest.mark.parametrize(
