@@ -233,7 +233,7 @@ _ALL: Final = (
     ),
     Scenario(
         name="policy-away",
-        summary="as policy-asked, at 500 a second, of a service that stands still every other half second; it fails open",
+        summary="as policy-asked, at 500 a second, of a service that stands still half of the time; it fails open",
         unit=Unit.REQUEST,
         instrument=at_rate(500, connections=16),
         figures=PERCENTILES,
