@@ -118,7 +118,9 @@ class Bundles:
             news.clear()
             roots = self._trust.authority.root_pem
             version = version_of(roots)
-            if not follower.asked or version in {follower.trusts, follower.sent}:
+            # What it trusts it is told again only where it has refused something since.
+            known = version == follower.sent or (version == follower.trusts and not follower.problem)
+            if not follower.asked or known:
                 continue
             follower.sent = version
             message = DiscoveryResponse(version_info=version, nonce=version[:16], type_url=SECRET)

@@ -95,8 +95,9 @@ class Roots:
             async def hear() -> None:
                 async for data in call:
                     heard.set()
+                    before = self._refused
                     self._take(data, certificate)
-                    if self._refused:
+                    if before or self._refused:
                         news.set()
 
             await until_first_ends(say(), hear())

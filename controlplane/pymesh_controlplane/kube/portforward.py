@@ -21,7 +21,7 @@ from typing import Final
 from urllib.parse import quote, urlencode, urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, NegotiationError
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
 from pymesh.errors import printable
@@ -146,7 +146,7 @@ def _opened(runner: asyncio.Runner, api: Api, there: str, where: str) -> ClientC
         return runner.run(opened())
     except InvalidStatus as error:
         raise _refused(where, error) from None
-    except (NegotiationError, InvalidHandshake) as error:
+    except WebSocketException as error:  # also a redirect to somewhere else, and an odd proxy in the environment
         sentence = f"the API server does not forward by WebSocket {PROTOCOL} ({printable(str(error))})"
         raise ApiError(f"{where}: {sentence}; kubectl port-forward may still do") from None
     except TimeoutError:

@@ -39,7 +39,7 @@ async def caller(_: ServerContext) -> Caller:
 async def test_roots_that_are_none_are_refused_and_citadel_hears_why(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Those of before stay in force; the next ones that are good take the refusal back."""
+    """Those of before stay in force; the next ones that are good take the refusal back, also if they are those."""
     (tmp_path / "token").write_text("token")
     (tmp_path / "root.pem").write_text(AUTHORITY.root_pem)
     trust = Trust(AUTHORITY)
@@ -63,6 +63,9 @@ async def test_roots_that_are_none_are_refused_and_citadel_hears_why(
     async def refused() -> bool:
         return any("no set of roots" in holder.problem for holder in bundles.holders())
 
+    async def cleared() -> bool:
+        return not any(holder.problem for holder in bundles.holders())
+
     async def taken() -> bool:
         return not any(holder.problem for holder in bundles.holders()) and roots.current() == both
 
@@ -75,6 +78,10 @@ async def test_roots_that_are_none_are_refused_and_citadel_hears_why(
             await eventually(refused, what="the refusal")
             assert roots.current() == AUTHORITY.root_pem
             assert "what citadel has pushed is not taken" in caplog.text
+            trust.use(AUTHORITY)
+            await eventually(cleared, what="the roots of before")
+            trust.use(Rubbish())  # type: ignore[arg-type]  # no citadel would
+            await eventually(refused, what="the second refusal")
             trust.use(replace(AUTHORITY, roots=(*AUTHORITY.roots, *OTHER.roots)))
             await eventually(taken, what="good roots")
             for task in running:

@@ -204,6 +204,17 @@ def test_a_refusal_is_told_in_the_servers_words_with_the_verbs_that_are_missing(
     )
 
 
+def test_a_redirect_to_a_login_page_is_told(tmp_path: Path) -> None:
+    def to_login(socket: ServerConnection, _: Request) -> Response:
+        answer = socket.respond(302, "")
+        answer.headers["Location"] = "https://login.example.com/"
+        return answer
+
+    with cluster(tmp_path, lambda _: None, to_login) as api, pytest.raises(ApiError, match="does not forward"):  # noqa: SIM117
+        with forward(api, "shop", "web-1", PORT):
+            pass
+
+
 def test_a_server_that_only_knows_other_protocols_is_told_from_one_that_is_away(tmp_path: Path) -> None:
     with cluster(tmp_path, lambda _: None, protocols=("v9.channel.k8s.io",)) as api:  # noqa: SIM117
         with pytest.raises(ApiError, match=r"forwards, but not by v4\.channel\.k8s\.io"):
