@@ -1,9 +1,11 @@
 """The life of one request, every phase once, in order. The file to read first.
 
-    start                 pin the snapshot, read the head, give it the headers and the form that every request gets
+    Exchange(…)           pin the snapshot in force; connection.py has read the head
+    start                 give the head the headers and the form that every request gets
       └ _filter           request filters (filters/loop.py): one that answers ends here, one that asks suspends
-        └ _route          virtual host, route, weighted cluster; redirects and direct responses end here
+        └ _follow_route   virtual host, route, weighted cluster; redirects and direct responses end here
           └ _to_cluster   attempts.py: endpoint, limits, connection; head and body are sent
+    request_body, _end    kept until there is an upstream, and for another attempt; then passed on as it comes
     response_head         another attempt, or pass the head on: response filters in reverse, headers
     response_body         relay, each side paused when the other does not take more
     response_end          release the connection
@@ -65,7 +67,7 @@ class Exchange:
         self._route_found: Route | None = None
         self._attempts: Attempts | None = None
         self._reframing: Reframing | None = None
-        self._task: asyncio.Task[None] | None = None  # a filter that asks
+        self._task: asyncio.Task[None] | None = None  # a filter that has to ask somebody, until it has its answer
         self._keep = False  # the client's connection serves another request after this one
         self.stalled = self.response_started = self._done = False
         downstream.stats.rq_total += 1
@@ -75,13 +77,19 @@ class Exchange:
 
     @classmethod
     def for_bad_request(cls, downstream: Downstream) -> "Exchange":
-        """An exchange for bytes that are no request, so that they too are answered, counted and logged in one way."""
+        """An exchange for bytes that are no request, so that they too are answered, counted and logged in one way.
+
+        It has a body that never ends: so its connection is not kept.
+        """
         return cls(downstream, Head(), has_body=True)
 
     # --- Request: head, filters, route ---
 
     def start(self, came: bytes = b"", *, ended: bool = False) -> None:
-        """The head is there, and what `came` of its body; the rest, if any, by `request_body` and `request_end`."""
+        """The head is there, and what `came` of its body; the rest, if any, by `request_body` and `request_end`.
+
+        `serving.asked`, `shown` and `told` are the filters with something to say to requests, to responses, at the end.
+        """
         downstream, request, record = self._downstream, self.request, self.record
         manager = downstream.manager
         if came and self.body is not None:
@@ -102,7 +110,7 @@ class Exchange:
             if downstream.serving.asked:
                 self._filter(0)
             else:
-                self._route(self._active_at)
+                self._follow_route(self._active_at)  # nobody was asked: no time has passed
         except ProxyError as error:
             self.fail(error)
 
@@ -111,7 +119,7 @@ class Exchange:
         downstream = self._downstream
         verdict, index = loop.on_request(downstream.serving.asked, self, downstream.stats, first)
         if verdict is None:
-            self._route(monotonic())
+            self._follow_route(monotonic())
         elif isinstance(verdict, LocalReply):
             self._filter_replies(verdict)
         else:
@@ -158,7 +166,7 @@ class Exchange:
         """See filters.base.RequestContext."""
         return trust.client(self.request, self._downstream.manager, self.record.facts)
 
-    def _route(self, now: float) -> None:
+    def _follow_route(self, now: float) -> None:
         """What is to become of the request. It goes on to a cluster, or is answered from here."""
         self.record.t_filtered = now
         route = self._route_found or self._find_route()
@@ -186,7 +194,8 @@ class Exchange:
         if action.hash_policy is not None:
             attempts.hash_key, attempts.cookies = action.hash_policy(request, downstream.facts)
         left = downstream.deadline - self._active_at
-        if action.soonest < left or downstream.patience < left:  # hardly ever: there was a request just before
+        # The connection looks at deadlines in `left` seconds anyhow: only what may be due before that needs a call.
+        if action.soonest < left or downstream.patience < left:
             self.watch()
         attempts.begin()
 
@@ -222,13 +231,13 @@ class Exchange:
     # --- Response ---
 
     def informational(self, head: Head) -> None:
-        """See connection.ResponseSink: 100 (Continue), 103 (Early Hints) go through as they are (RFC 9110 15.2)."""
+        """See upstream.connection.ResponseSink: 100 (Continue) and 103 (Early Hints) go through (RFC 9110 15.2)."""
         if not self.response_started and self.request.minor == 1:
             head.remove_hop_by_hop()
             self._downstream.transport.write(forwarding.status_line(head) + head.fields() + b"\r\n")
 
     def response_head(self, head: Head, framing: int | None, body: bytes) -> bool:
-        """See connection.ResponseSink."""
+        """See upstream.connection.ResponseSink."""
         downstream, record = self._downstream, self.record
         attempts, route = self._attempts, self._route_found
         assert attempts is not None
@@ -280,7 +289,7 @@ class Exchange:
         return True
 
     def response_body(self, data: bytes) -> None:
-        """See connection.ResponseSink."""
+        """See upstream.connection.ResponseSink."""
         self._active_at = monotonic()
         if self._reframing is None:
             self.record.bytes_sent += len(data)
@@ -290,9 +299,9 @@ class Exchange:
         self._downstream.transport.write(data)
 
     def response_end(self) -> None:
-        """See connection.ResponseSink."""
+        """See upstream.connection.ResponseSink."""
         if self._reframing is not None:
-            if self._reframing.opaque:
+            if self._reframing.opaque:  # after a 101: only the upstream's half is over
                 self._upstream_eof(self._reframing)
                 return
             if self._reframing.wraps:
@@ -346,15 +355,15 @@ class Exchange:
             self._attempts.resume_reading()
 
     def upstream_pause(self) -> None:
-        """See connection.ResponseSink."""
+        """See upstream.connection.ResponseSink."""
         self._downstream.pause_reading()
 
     def upstream_resume(self) -> None:
-        """See connection.ResponseSink."""
+        """See upstream.connection.ResponseSink."""
         self._downstream.resume_reading()
 
     def upstream_failed(self, error: Exception) -> None:
-        """See connection.ResponseSink."""
+        """See upstream.connection.ResponseSink."""
         if self._attempts is not None:
             self._attempts.broken(error)
 

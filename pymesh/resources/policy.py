@@ -55,7 +55,7 @@ class RateLimitSpec(Block, frozen=True):
             last answer again that it had for the same.
         otherwise: what LastDecision does where there was none.
         dry_run: count whom it would refuse, and let them in.
-        quota: sidecars lease shares of the rate, or ask about each request; what suits the rate if it is not said.
+        quota: sidecars lease stocks of its tokens, or ask about each request; what suits the rate if it is not said.
     """
 
     target_refs: Targets

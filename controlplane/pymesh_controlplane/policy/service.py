@@ -1,4 +1,4 @@
-"""The policy service: checks (yes or no) and leases (slots), by the rules of the newest world.
+"""The policy service: checks (yes or no) and leases (slots, tokens), by the rules of the newest world.
 
 Everything that is decided is decided in `checks` and `desk`; here are the clock and the counters, and in `holding` the
 streams. One task brings the grants up to date, for all that was heard meanwhile, and wakes the streams that have

@@ -29,7 +29,8 @@ class ResponseSink(Protocol):
     def response_head(self, head: Head, framing: int | None, body: bytes) -> bool:
         """The final head (or a 101) and the part of its body that came along.
 
-        False if the response is not wanted: the connection is then no longer the exchange's.
+        `framing`: bytes of the body, -1 for chunked, None if it ends with the connection. False if the response is not
+        wanted: the connection is then no longer the exchange's.
         """
 
     def informational(self, head: Head) -> None:
