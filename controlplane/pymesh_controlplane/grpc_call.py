@@ -82,7 +82,8 @@ class Call:
         self._link = link
         self._metadata = request.metadata
         self._messages: deque[bytes] = deque()
-        self._delivered = self._seen = 0
+        self._delivered = 0
+        self._half: int | None = None  # the message that was there in part at the last look, by its number
         self._closed = self._gone = False
         self._readable: asyncio.Event | None = None
 
@@ -150,13 +151,12 @@ class Call:
     def stuck(self, *, unfinished: bool) -> bool:
         """Whether its message does not come, though it has been waited for since `due` was set.
 
-        Of a stream: whether the message that is `unfinished` is the same as the last time, and it is not us who do not
-        read on.
+        Of a stream: whether the message that is `unfinished` was so the last time, and it is not us who do not read on.
         """
         if not self.streams:
             return self.task is None
-        seen, self._seen = self._seen, self._delivered
-        return unfinished and seen == self._delivered and not self._messages
+        before, self._half = self._half, self._delivered if unfinished and not self._messages else None
+        return self._half is not None and self._half == before
 
     def _wake(self) -> None:
         if self._readable is not None:
