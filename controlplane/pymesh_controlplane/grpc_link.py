@@ -114,7 +114,10 @@ class Link(asyncio.Protocol):
         if self._transport is not None:
             self.connection.close()
             self.flush()
-            self._transport.close()
+            if self._paused:
+                self._transport.abort()  # which does not wait for who takes nothing
+            else:
+                self._transport.close()
         self.connection_lost(None)
 
     # asyncio.Protocol

@@ -249,6 +249,25 @@ async def test_an_answer_that_is_not_taken_counts_and_has_its_time(
         await eventually(lambda: served.server.callers.calls == 0)
 
 
+async def test_who_takes_nothing_does_not_keep_the_connection(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is more to be said than fits between, and nobody waits until it is taken."""
+    monkeypatch.setattr(grpc_link, "PING_AFTER", 0.2)
+    monkeypatch.setattr(grpc_link, "PING_TIMEOUT", 0.1)
+    client = Raw(*await asyncio.open_connection("127.0.0.1", served.port))  # whose transport reads 128 KiB ahead
+    client.h2.initiate_connection()
+    client.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 2**30})
+    client.h2.increment_flow_control_window(2**30)
+    client.begin("Flood")
+    await eventually(lambda: served.written)
+    await eventually(lambda: not served.server.links)
+
+    def cut() -> bool:
+        client.writer.write(b"\0")
+        return client.writer.transport.is_closing()
+
+    await eventually(cut)
+
+
 # --- Calls ---
 
 

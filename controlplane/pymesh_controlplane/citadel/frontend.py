@@ -40,6 +40,8 @@ MAX_CONNECTIONS_PER_ADDRESS: Final = 256
 REFUSAL_LOG_INTERVAL: Final = 60.0
 # Bytes read at once, and held for a side that does not take them: the reading of the other side pauses meanwhile.
 CHUNK: Final = 64 * 1024
+# Seconds for a side to take the most of what is held for it: whoever reads at all needs less.
+TAKE_TIMEOUT: Final = 60.0
 # Seconds for a client to take what is left and answer the end of TLS.
 CLOSE_TIMEOUT: Final = 1.0
 # Seconds to wait after the process ran out of descriptors, before the next accept.
@@ -252,11 +254,16 @@ async def _close(writer: asyncio.StreamWriter) -> None:
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copy until the end; a side that does not take its bytes stops the reading of the other."""
+    """Copy until the end; a side that does not take its bytes stops the reading of the other, and has its time."""
     with contextlib.suppress(OSError):
         while data := await reader.read(CHUNK):
             writer.write(data)
-            await writer.drain()
+            try:
+                async with asyncio.timeout(TAKE_TIMEOUT):
+                    await writer.drain()
+            except TimeoutError:
+                log.info("%s takes nothing any more", _text(writer.get_extra_info("peername")))
+                return
 
 
 def _speaks_http2(writer: asyncio.StreamWriter) -> bool:

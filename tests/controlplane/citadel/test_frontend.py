@@ -169,6 +169,24 @@ async def test_connections_are_bounded(tmp_path: Path) -> None:
         assert await eventually(again) == b"hello"
 
 
+async def test_who_takes_nothing_does_not_keep_the_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor the side behind it; and the log tells of it."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr("pymesh_controlplane.citadel.frontend.TAKE_TIMEOUT", 0.2)
+    context = client_context(tmp_path)
+    async with door(max_connections=1) as there, connected(there.port, context) as (_, writer):
+        writer.write(bytes(32 * 1024 * 1024))  # more than fits between, there and back: nobody reads the echo
+
+        async def next_one() -> bytes:
+            async with connected(there.port, context) as link:
+                return await echoed(*link, b"hello")
+
+        assert await eventually(next_one) == b"hello"
+        assert "takes nothing any more" in caplog.text
+
+
 async def test_one_address_cannot_keep_the_others_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It has its share, and no more; each refusal is counted, and the log has the first."""
     context = client_context(tmp_path)
