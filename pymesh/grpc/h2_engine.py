@@ -185,7 +185,7 @@ class H2Engine:
         outgoing = self._outgoing.get(stream_id)
         if outgoing is None:
             return
-        if self._is_over(stream_id):
+        if stream_id not in self._connection.streams or self._is_over(stream_id):  # h2 forgets those that are over
             del self._outgoing[stream_id]
             return
         connection = self._connection

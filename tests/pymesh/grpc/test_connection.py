@@ -443,6 +443,20 @@ def test_a_request_that_is_refused_and_reset_in_the_same_breath() -> None:
     assert raw.server.receive(raw.h2.data_to_send()) == []
 
 
+def test_a_window_that_opens_a_reset_and_the_next_call_in_the_same_breath() -> None:
+    """With the next call h2 forgets the one that is over, of which not all is sent."""
+    raw = RawClient()
+    raw.request(GRPC)
+    raw.server.send(1, b"x" * 100_000)  # more than the default window of 65,535
+    raw.h2.receive_data(raw.server.bytes_to_send())
+    raw.h2.increment_flow_control_window(1000, 1)
+    raw.h2.reset_stream(1, 8)
+    raw.h2.send_headers(3, [(":method", "POST"), (":scheme", "http"), (":path", "/a/b"), (":authority", "x"), GRPC])
+    events = raw.server.receive(raw.h2.data_to_send())
+    assert [type(event) for event in events] == [Ended, Request]
+    assert raw.server.unsent(1) == 0
+
+
 # --- every split point, and garbage ---------------------------------------------------------------------------------
 
 
