@@ -87,18 +87,12 @@ class Holding:
             StreamError: the sidecar is not who it says, or breaks the protocol; or there are too many streams.
         """
         in_force()
-        if len(self._streams) >= MAX_STREAMS:
-            sentence = f"{MAX_STREAMS} sidecars hold leases here: run more policy services, or fewer sidecars"
-            raise StreamError(grpc.StatusCode.RESOURCE_EXHAUSTED, sentence, "streams")
         first = await self._receive(context)
         if first is None:
             return
         rules = in_force()
         name = _sidecar(first, identity, rules)
-        if (other := self._streams.get(name)) is not None:
-            other.ended.set()
-        elif name not in rules.owners:
-            self._admit_unknown(str(identity), rules)
+        self._admit(name, str(identity), rules)
         stream = self._streams[name] = Stream(str(identity))
         log.info("%s holds leases", name)
         properly = False
@@ -119,6 +113,20 @@ class Holding:
                 self.news.set()
                 log.info("%s %s", name, "has given its leases back" if properly else "was cut off")
 
+    def _admit(self, name: str, account: str, rules: Rules) -> None:
+        """Make room for a stream, in the place of the one that the sidecar had, or refuse it."""
+        known = name in rules.owners
+        if (other := self._streams.get(name)) is not None:
+            if other.account != account and not known:  # whose pod it is, nobody but these two have said
+                sentence = f"{name} holds leases as {other.account}"
+                raise StreamError(grpc.StatusCode.PERMISSION_DENIED, sentence, "identity")
+            other.ended.set()
+        elif len(self._streams) >= MAX_STREAMS:
+            sentence = f"{MAX_STREAMS} sidecars hold leases here: run more policy services, or fewer sidecars"
+            raise StreamError(grpc.StatusCode.RESOURCE_EXHAUSTED, sentence, "streams")
+        elif not known:
+            self._admit_unknown(account, rules)
+
     def _admit_unknown(self, account: str, rules: Rules) -> None:
         """Refuse an account that has taken its part of the streams for pods of which nobody else has heard."""
         unknown = sum(stream.account == account and name not in rules.owners for name, stream in self._streams.items())
@@ -137,7 +145,8 @@ class Holding:
             self._hear(name, request, identity, new=False)
 
     def _hear(self, name: str, request: LeaseRequest, identity: Identity, *, new: bool) -> None:
-        self._counts.unknown_rules += sum(demand.rule not in self._desk.books for demand in request.demands)
+        known = self._desk.known
+        self._counts.unknown_rules += sum(demand.rule not in known for demand in request.demands)
         self._desk.hear(name, str(identity), request, self._clock(), new=new)
         self._due.add(name)
         self.news.set()

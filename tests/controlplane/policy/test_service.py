@@ -55,6 +55,8 @@ metadata: {name: reviews, namespace: default}
 spec: {targetRefs: [{name: reviews}], requests: 2, per: Hour, by: [source.principal]}
 """
 
+LEASED = "requests: 100, per: Second, burst: 25"
+
 
 @dataclass
 class Worlds:
@@ -434,8 +436,10 @@ async def test_streams_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a sentence that says what to do."""
     monkeypatch.setattr(holding, "MAX_STREAMS", 1)
     async with serving() as running, running.channel() as channel:
-        await Lease(channel).say()
-        code, sentence = await Lease(channel, SECOND).ended()
+        first, late = Lease(channel), Lease(channel, SECOND)  # both are there before either has said who it is
+        await first.say()
+        await late.call.write(policy_api.encode_request(LeaseRequest(SECOND)))
+        code, sentence = await late.ended()
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "1 sidecars hold leases here" in sentence
 
@@ -457,6 +461,28 @@ async def test_whoever_makes_up_pods_takes_no_place_of_others(monkeypatch: pytes
         await Lease(good, NODE.replace("reviews-v1.default", "new.evil")).hello()
         async with running.channel() as channel:
             assert await Lease(channel).say(wanted=1) > 0, "whom rules know comes in"
+
+
+async def test_a_stream_of_a_pod_that_no_rule_knows_is_cut_by_its_own_account_alone() -> None:
+    """What the sidecar says is all that is known of the pod."""
+    mine, thief = Identity("cluster.local", "new", "mine"), Identity("cluster.local", "new", "thief")
+    node = NODE.replace("reviews-v1.default", "pod.new")
+    async with serving() as running, running.channel(mine) as channel, running.channel(thief) as another:
+        lease, stolen = Lease(channel, node), Lease(another, node)
+        await lease.hello()
+        await stolen.call.write(policy_api.encode_request(LeaseRequest(node)))
+        assert await stolen.ended() == (grpc.StatusCode.PERMISSION_DENIED, f"pod.new holds leases as {mine}")
+        await lease.hello()
+        await Lease(channel, node).hello()
+        assert (await lease.ended())[0] is grpc.StatusCode.ABORTED
+
+
+async def test_a_report_on_a_leased_rate_asks_about_no_unknown_rule() -> None:
+    async with serving(BOOKINFO + LIMITS.replace("requests: 2, per: Hour, by: [source.principal]", LEASED)) as running:
+        async with running.channel() as channel:
+            await Lease(channel).say(wanted=1, rule=RATE)
+        assert running.service.desk.rates.keys() == {RATE}
+        assert running.service.counts.unknown_rules == 0
 
 
 async def test_a_changed_limit_reaches_those_who_hold_slots() -> None:
