@@ -4,12 +4,14 @@ import asyncio
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
 from pymesh.identity import Identity
-from pymesh_controlplane import grpc_callers
+from pymesh_controlplane import grpc_callers, mesh_port
+from pymesh_controlplane.grpc_server import GrpcServer
 from tests.controlplane.citadel.support import csr_for, key_pem, new_key
 from tests.controlplane.pilot.worlds import BOOKINFO
 from tests.controlplane.policy import test_service
@@ -73,12 +75,19 @@ spec: {targetRefs: [{name: reviews}], function: slow, timeout: 5s}
 """
 
 
-async def test_a_question_under_way_is_answered_when_the_port_closes() -> None:
+async def test_a_question_under_way_is_answered_when_the_port_closes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Through TLS, by a check in Python, which has to be there as long."""
+    servers: list[GrpcServer] = []
+
+    def remembered(*arguments: Any) -> GrpcServer:
+        servers.append(GrpcServer(*arguments))
+        return servers[-1]
+
+    monkeypatch.setattr(mesh_port, "GrpcServer", remembered)
     async with serving(BOOKINFO + SLOW) as running, running.channel(REVIEWS) as channel:
         await eventually(lambda: running.service.questions.python.names)
         asked = asyncio.get_running_loop().create_task(ask(channel, CHECK))
-        await eventually(lambda: any("Link._run" in repr(task.get_coro()) for task in asyncio.all_tasks()))
+        await eventually(lambda: servers[0].callers.calls == 1)
         running.task.cancel()
         assert (await asked).HasField("ok_response")
         assert running.service.counts.checks == {(CHECK, "allowed"): 1}
