@@ -86,6 +86,9 @@ RATE_LEASE: Final = 0.5
 WHOLE_SHARE: Final = 1_000_000
 # Rules in one message. A service has a handful; more are taken for a mistake.
 MAX_RULES: Final = 256
+# Characters of a rule's name, or a replica's: kind, namespace and name of a rule have 334 at most. The service keeps
+# the last report of each sidecar, and repeats the names in its answers.
+MAX_NAME: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +184,12 @@ def decode_request(data: bytes) -> LeaseRequest:
     """The request in `data`.
 
     Raises:
-        ValueError: `data` is no such message, has more than MAX_RULES demands, or two for one rule.
+        ValueError: `data` is no such message, has more than MAX_RULES demands, two for one rule, or a name of more than
+            MAX_NAME characters.
     """
     message = _decode(_REQUEST, data)
     demands = tuple(Demand(each.rule, each.held, each.in_use, each.wanted, each.used) for each in message.demands)
-    _once([demand.rule for demand in demands])
+    _check_names([demand.rule for demand in demands], message.replica)
     return LeaseRequest(message.node, demands, message.seen, message.replica)
 
 
@@ -212,7 +216,8 @@ def decode_response(data: bytes) -> LeaseResponse:
     """The response in `data`.
 
     Raises:
-        ValueError: `data` is no such message, has more than MAX_RULES grants, or two for one rule.
+        ValueError: `data` is no such message, has more than MAX_RULES grants, two for one rule, or a name of more than
+            MAX_NAME characters.
     """
     message = _decode(_RESPONSE, data)
     grants = tuple(
@@ -229,7 +234,7 @@ def decode_response(data: bytes) -> LeaseResponse:
         )
         for each in message.grants
     )
-    _once([grant.rule for grant in grants])
+    _check_names([grant.rule for grant in grants], message.replica)
     return LeaseResponse(message.epoch, grants, message.nonce, message.heard, message.replica)
 
 
@@ -241,11 +246,13 @@ def _decode(kind: type[Message], data: bytes) -> Any:
         raise ValueError(f"not a message of {SERVICE}: {error}") from error
 
 
-def _once(rules: list[str]) -> None:
+def _check_names(rules: list[str], replica: str) -> None:
     if len(rules) > MAX_RULES:
         raise ValueError(f"{len(rules)} rules in one message of {SERVICE}; {MAX_RULES} are allowed")
     if len(set(rules)) < len(rules):
         raise ValueError(f"a rule twice in one message of {SERVICE}")
+    if any(len(name) > MAX_NAME for name in (*rules, replica)):
+        raise ValueError(f"a name of more than {MAX_NAME} characters in a message of {SERVICE}")
 
 
 def _message_classes() -> tuple[type[Any], type[Any]]:

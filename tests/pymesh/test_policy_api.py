@@ -65,6 +65,21 @@ def test_too_many_rules_are_refused() -> None:
         api.decode_request(api.encode_request(api.LeaseRequest("n", many)))
 
 
+@pytest.mark.parametrize(("rule", "replica"), [(True, False), (False, True)])
+def test_names_are_bounded(rule: bool, replica: bool) -> None:
+    """Of rules and of replicas: what a sidecar says is kept, and repeated to it."""
+    fits, long = "x" * api.MAX_NAME, "x" * (api.MAX_NAME + 1)
+    whole = api.LeaseRequest("n", (api.Demand(fits, 0, 0, 0),), replica=fits)
+    assert api.decode_request(api.encode_request(whole)) == whole
+    names = long if rule else fits, long if replica else fits
+    request = api.LeaseRequest("n", (api.Demand(names[0], 0, 0, 0),), replica=names[1])
+    response = api.LeaseResponse("e", (api.Grant(names[0], 0, 0),), replica=names[1])
+    with pytest.raises(ValueError, match="a name of more than 512 characters"):
+        api.decode_request(api.encode_request(request))
+    with pytest.raises(ValueError, match="a name of more than 512 characters"):
+        api.decode_response(api.encode_response(response))
+
+
 def test_a_rule_twice_is_refused() -> None:
     """Numbers are absolute: two for one rule contradict each other."""
     twice = (api.Grant("r", 1, 1), api.Grant("r", 2, 2))
