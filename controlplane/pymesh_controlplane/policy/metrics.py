@@ -80,7 +80,7 @@ class PolicyMetrics(Collector):
             )
         }
         for name, book in self._desk.books.items():
-            limit.add_metric((name,), book.limit)
+            limit.add_metric((name,), self._desk.maximum(name))
             for what, number in totals(book).items():
                 families[what].add_metric((name,), number)
         yield limit

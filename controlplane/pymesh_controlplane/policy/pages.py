@@ -64,5 +64,5 @@ def _rule(rule: Rule, desk: Desk, limits: Limits, counts: Counts) -> Json:
         for name, holder in sorted(book.holders.items())
     }
     out = totals(book)
-    about |= {"max": book.limit, "granted": out["granted"], "held": out["held"], "inUse": out["in_use"]}
+    about |= {"max": desk.maximum(rule.name), "granted": out["granted"], "held": out["held"], "inUse": out["in_use"]}
     return about | {"sidecars": sidecars}
