@@ -100,7 +100,7 @@ class Leases:
         self.keep = False
 
     def add(self, settings: SlotSettings | RateSettings) -> LeasedRule:
-        """The rule, as it is to be from now on; what it has in use or in stock stays."""
+        """The rule, as it is to be from now on; what it has in use or in stock stays if it was in force."""
         known, stats = self._known.get(settings.name), self._metrics.of(settings.name)
         rule: LeasedRule
         if isinstance(settings, SlotSettings):
@@ -204,7 +204,7 @@ class Leases:
             RpcError: it broke.
         """
         self._ended, self._sent_at, self._seen, self._reports, self._due = "", None, 0, 0, 0.0
-        for rule in self.rules.values():
+        for rule in tuple(self._known.values()):  # also those that are retired: they may come back
             if isinstance(rule, RateRule):
                 rule.begin_stream()
         reader = self._host.spawn(self._read(stream))

@@ -75,18 +75,21 @@ class RateRule:
         self._recount()
 
     def configure(self, settings: RateSettings) -> None:
-        """What the configuration in force says; the stock stays as it is."""
+        """What the configuration in force says; the stock stays as it is, unless the rule was retired."""
         if settings != self._settings:
             self.full = False
         elif self._in_force:
             return
+        if not self._in_force:  # the service does not know that we want anything again
+            self.urgent(True)
         self._settings, self._in_force = settings, True
         self._settle_all()
 
     def retire(self) -> None:
         """The rule is not in force any more: whoever still comes by it is let in."""
         if self._in_force:
-            self._in_force = False
+            # As for slots. What was spent on this stream stays counted: the service may not have heard of all of it.
+            self._in_force, self._known, self.stock, self.full, self.away = False, False, 0, False, ""
             self._settle_all()
 
     # --- Requests ---

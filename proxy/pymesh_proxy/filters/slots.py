@@ -75,18 +75,21 @@ class SlotRule:
         self._recount()
 
     def configure(self, settings: SlotSettings) -> None:
-        """What the configuration in force says; slots in use and the grant stay as they are."""
+        """What the configuration in force says; slots in use stay as they are, the grant unless retired."""
         if settings != self._settings:
             self.limit, self.full = settings.limit, False
         elif self._in_force:
             return
+        if not self._in_force:  # the service does not know that we want anything again
+            self.urgent(True)
         self._settings, self._in_force = settings, True
         self._settle_all()
 
     def retire(self) -> None:
         """The rule is not in force any more: whoever still comes by it is let in."""
         if self._in_force:
-            self._in_force = False
+            # The service hears no more of the rule and gives the slots to others; nor do we hear of the service.
+            self._in_force, self._grant, self.full, self.away = False, None, False, ""
             self._settle_all()
 
     # --- Requests ---

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,6 +14,7 @@ import pytest
 
 from pymesh.policy_api import FILTER, FILTER_TYPE, Grant
 from pymesh.xds.decode import load_bootstrap
+from pymesh_proxy.config.model import Listener
 from pymesh_proxy.config.snapshot import Configuration
 from pymesh_proxy.control import leases
 from pymesh_proxy.filters.slots import SlotRule
@@ -98,6 +99,11 @@ class Site:
         snapshot = self.proxy.runtime.snapshot
         there = replace(snapshot.clusters["policy"], endpoints=(Endpoint("127.0.0.1", peer.port),))
         self.proxy.proxy.adopt(replace(snapshot, clusters={**snapshot.clusters, "policy": there}))
+
+    def listeners(self, *filters: Json) -> Mapping[str, Listener]:
+        """Those of a configuration with other filters."""
+        text = config(self.upstream, self.peer.port, filters)
+        return Configuration(EndpointRegistry(), random).apply_bootstrap(load_bootstrap(text, "test")).listeners
 
     def rule(self, name: str = RULE) -> SlotRule:
         """The rule's state."""
@@ -237,6 +243,26 @@ async def test_what_is_spent_of_a_rate_is_counted_anew_on_each_stream(peer: Poli
             assert demand.used == 0
 
 
+async def test_a_rate_that_was_not_in_force_as_a_stream_began_is_counted_anew_on_it(peer: PolicyPeer) -> None:
+    """Requests that came in by it keep it."""
+    peer.slots[RATE] = 10
+    async with site(peer, policy(rate())) as here:
+        await here.connected(RATE)
+        await here.inside()
+        kept = here.rule(RATE)
+        there, without = here.listeners(policy(rate())), here.listeners(policy(slots(OTHER)))
+        here.proxy.proxy.adopt(replace(here.proxy.runtime.snapshot, listeners=without))
+        with policy_peer({OTHER: 1}) as other:
+            here.follow(other)
+            await eventually(lambda: other.heard, what="the first report")
+            here.proxy.proxy.adopt(replace(here.proxy.runtime.snapshot, listeners=there))
+            assert here.rule(RATE) is kept
+            await eventually(lambda: other.last(RATE), what="a report on the rate")
+            demand = other.last(RATE)
+            assert demand is not None
+            assert (demand.held, demand.used) == (0, 0)
+
+
 async def test_a_flood_of_refused_requests_is_few_reports(peer: PolicyPeer) -> None:
     async with site(peer) as here:
         await here.inside()
@@ -334,9 +360,8 @@ async def test_a_new_configuration_keeps_the_counts_of_the_rules_that_stay(peer:
         asking, served = await here.inside()
         before = here.rule()
         peer.slots[OTHER] = 1
-        changed = config(here.upstream, peer.port, [policy(slots(most=50), slots(OTHER))])
-        pushed = Configuration(EndpointRegistry(), random).apply_bootstrap(load_bootstrap(changed, "test"))
-        here.proxy.proxy.adopt(replace(here.proxy.runtime.snapshot, listeners=pushed.listeners))
+        changed = here.listeners(policy(slots(most=50), slots(OTHER)))
+        here.proxy.proxy.adopt(replace(here.proxy.runtime.snapshot, listeners=changed))
         await here.connected(OTHER)
         assert here.rule() is before
         assert here.in_use == 1

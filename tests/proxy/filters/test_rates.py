@@ -168,3 +168,27 @@ def test_a_rule_that_is_not_in_force_any_more_keeps_nobody_out() -> None:
     assert told == [None]
     assert found.take(request())
     assert "no longer in force" in found.note()
+
+
+def test_a_rule_that_comes_back_has_no_tokens_until_the_service_grants_some() -> None:
+    """It has given them to others. What was spent stays spent, and a grant that counts it says what is left."""
+    asked: list[bool] = []
+    found = new(otherwise=Mode.OPEN, asked=asked)
+    settings = RateSettings(NAME, 100, 1, 100, Mode.LAST_DECISION, Mode.OPEN)
+    found.answer(grant(10), in_time=True)
+    for _ in range(4):
+        found.take(request())
+    found.retire()
+    asked.clear()
+    found.configure(settings)
+    assert asked == [True]
+    assert not found.take(request())
+    assert found.refusal() is None
+    demand = found.report(0.0)
+    assert (demand.held, demand.used) == (0, 4)
+    found.answer(grant(6, used=4), in_time=True)
+    assert found.stock == 6
+    found.retire()
+    found.configure(settings)
+    found.lose("no answer")
+    assert found.mode is Mode.OPEN, "there is no last decision of a rule that has come back"

@@ -114,6 +114,24 @@ def test_a_rule_that_is_no_longer_in_force_keeps_nobody_out() -> None:
     assert not found.take(request())
 
 
+def test_a_rule_that_comes_back_has_no_slots_until_the_service_grants_some() -> None:
+    """It has given them to others; what is in use is reported, and asked for at once."""
+    asked: list[bool] = []
+    found = SlotRule(SlotSettings("r", 10, Mode.CLOSED, Mode.CLOSED), PolicyStats(), asked.append)
+    found.answer(granted(10), in_time=True)
+    assert found.take(request())
+    found.lose("gone")
+    found.retire()
+    asked.clear()
+    found.configure(SlotSettings("r", 10, Mode.CLOSED, Mode.CLOSED))
+    assert asked == [True]
+    assert not found.take(request())
+    assert found.refusal() is None, "it waits for the service, of which nothing else is known"
+    assert found.report(0.0).held == 1
+    found.answer(granted(2), in_time=True)
+    assert [found.take(request()) for _ in range(2)] == [True, False]
+
+
 def test_those_who_wait_are_bounded() -> None:
     found = new()
     for _ in range(MAX_WAITING):
