@@ -154,8 +154,10 @@ class PolicyFilter:
         assert service is not None
         begun = service.clock()
         left = self.settings.timeout if until is None else until - begun
-        if service.away or left < LEAST_TIME:
-            return self._without(context, unanswered, service.away or "the wait for a slot has taken all the time")
+        if service.away:
+            return self._without(context, unanswered, service.away)
+        if left < LEAST_TIME:
+            return self._without(context, unanswered, "the wait for slots and tokens took it", "no time is left to ask")
         asked = {RULES_EXTENSION: ",".join(each.rule.name for each in unanswered), UNDECIDED_EXTENSION: TELL}
         epoch = service.remembered.epoch
         try:

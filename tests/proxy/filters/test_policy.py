@@ -90,10 +90,11 @@ async def test_all_that_a_request_waits_for_shares_one_timeout() -> None:
 
 
 async def test_a_request_that_has_waited_for_long_enough_is_not_asked_about() -> None:
-    service = Service(delay=0.1)
-    said = await verdict(new(service), context())
+    service, asked = Service(delay=0.1), context()
+    said = await verdict(new(service), asked)
     assert isinstance(said, LocalReply)
-    assert said.status == 503
+    assert (said.status, said.body) == (503, b"c: no time is left to ask\n")
+    assert "since no time is left to ask (the wait for slots and tokens took it)" in asked.record.notes[NOTE]
     assert len(service.within) == 2
     assert not service.away  # it has answered each time
 
