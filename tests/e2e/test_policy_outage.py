@@ -39,8 +39,10 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
-# Seconds that a question may take; requests a second of all three ports together, and for how long in one turn.
-BUDGET, RATE, SECONDS = 0.2, 500, 0.9
+# Seconds that a question may take: more than the 0.05 that pilot gives, for the sake of busy machines.
+BUDGET = 0.2
+# Requests a second of all three ports together, and for how long in one turn.
+RATE, SECONDS = 500, 0.9
 # Attempts to find the service in one outage, of some seconds: the pause between them grows to a second.
 MOST_PROBES = 15
 # Connections to each port: so many requests are under way at most when the service falls silent.
