@@ -192,6 +192,9 @@ def render(hops: Iterable[Hop], pod_of_address: Mapping[str, str], depth: int = 
         yield from render(hop.then, pod_of_address, depth + 1)
 
 
+# Details of answers that are the app's, or that nobody has told.
+_NOT_OURS: Final = frozenset({"", "-", "via_upstream"})
+
 _Words = tuple[str | tuple[str, str], ...]
 
 
@@ -225,6 +228,8 @@ def _details(record: Record, pod_of_address: Mapping[str, str]) -> Iterator[_Wor
         yield printable(name), printable(str(note))
     if record["flag"] != "-":
         yield "flag", (f"{record['flag']} {record['details']}", "red")
+    elif int(record.fields["status"]) >= 400 and record["details"] not in _NOT_OURS:
+        yield "refused", (record["details"], "red")
     yield "times", " · ".join(f"{name} {_duration(duration)}" for name, duration in record.phases()) + " ms"
 
 

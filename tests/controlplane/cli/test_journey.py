@@ -151,6 +151,14 @@ def test_failures_are_shown_with_their_flag_and_only_the_phases_that_were_reache
     assert "endpoint  none" in text
 
 
+def test_who_was_refused_without_a_flag_is_told_why_and_an_apps_own_refusal_says_nothing() -> None:
+    why = "rbac_access_denied_matched_policy[none]"
+    refused = record("reviews-v2-0", "inbound", 1.0, status=403, details=why)
+    assert f"refused   {why}" in "\n".join(line.plain for line in render(join([refused]), PODS))
+    by_app = record("reviews-v2-0", "inbound", 1.0, status=403, details="via_upstream")
+    assert "refused" not in "\n".join(line.plain for line in render(join([by_app]), PODS))
+
+
 # --- gateways, policy, retries --------------------------------------------------------------------------------------
 
 INGRESS, EGRESS, OUTSIDE = "10.244.0.2", "10.244.0.3", "192.0.2.80"
