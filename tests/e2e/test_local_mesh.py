@@ -256,7 +256,9 @@ def test_a_changed_template_replaces_the_pods_and_the_service_never_has_none(mes
     old = {row["name"] for row in owned("rolling")}
     write(directory, deployment("rolling", inject=False, replicas=3, version="v2"), name="rolling.yaml")
     assert pymesh("apply", "-f", str(directory / "rolling.yaml")).stdout == "deployment/rolling (default) configured\n"
-    script = "for i in $(seq 100); do curl -sS -m 2 http://rolling/ || exit 1; sleep 0.02; done"
+    # What is under way at an app that ends at once is lost with it (52, 56); where nobody was it would be 7 or 28.
+    ask = "curl -sS -m 2 http://rolling/; case $? in 0|52|56);; *) exit 1;; esac"
+    script = f"for i in $(seq 100); do {ask}; sleep 0.02; done"
     answers = pymesh("exec", "visitor", "--", "sh", "-c", script).stdout
     assert '"version": "v2"' in answers
     eventually_sync(lambda: len(owned("rolling")) == 3 and all(row["is_ready"] for row in owned("rolling")))
