@@ -14,8 +14,8 @@ from pymesh_controlplane import grpc_callers, mesh_port
 from pymesh_controlplane.grpc_server import GrpcServer
 from tests.controlplane.citadel.support import csr_for, key_pem, new_key
 from tests.controlplane.pilot.worlds import BOOKINFO
-from tests.controlplane.policy import test_service
-from tests.controlplane.policy.test_service import (
+from tests.controlplane.policy import harness
+from tests.controlplane.policy.harness import (
     AUTHORITY,
     CHECK,
     LIMITS,
@@ -30,7 +30,7 @@ from tests.controlplane.policy.test_service import (
 from tests.support.waiting import eventually
 
 # Nobody comes back from before: nobody is waited for.
-at_once = test_service.at_once
+at_once = harness.at_once
 
 
 async def test_nobody_speaks_by_another_connection(tmp_path: Path) -> None:

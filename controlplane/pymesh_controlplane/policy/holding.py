@@ -22,7 +22,7 @@ from pymesh_controlplane.tasks import until_first_ends
 
 log = logging.getLogger("pymesh.policy")
 
-# Streams at once: one for each sidecar of a service with a concurrency limit.
+# Streams at once: one for each sidecar of a service with a limit that is leased.
 MAX_STREAMS: Final = 4096
 # Of them, those of one account whose pods no rule knows. A pod that was started a moment ago is one until its world is
 # here; and names of pods are what their sidecars say, so that one certificate could take the place of all others.

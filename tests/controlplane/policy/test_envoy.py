@@ -12,15 +12,15 @@ from envoy.service.ratelimit.v3.rls_pb2 import RateLimitRequest
 from tests.conformance.sides import Answer, Side, Situation, _proxy
 from tests.controlplane.citadel.support import csr_for, key_pem, new_key
 from tests.controlplane.pilot.worlds import BOOKINFO
-from tests.controlplane.policy import test_service
-from tests.controlplane.policy.test_service import AUTHORITY, PYTHON, REVIEWS, Serving, serving
+from tests.controlplane.policy import harness
+from tests.controlplane.policy.harness import AUTHORITY, PYTHON, REVIEWS, Serving, serving
 from tests.support.echo import EchoServer
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.envoy
 
 # Nobody comes back from before: nobody is waited for.
-at_once = test_service.at_once
+at_once = harness.at_once
 
 LIMITS = """
 ---
@@ -205,11 +205,11 @@ async def test_whose_workload_is_not_behind_the_target_may_not_spend_its_rates()
         request = RateLimitRequest(domain="reviews.default.svc.cluster.local")
         request.descriptors.add().entries.add(key="request.headers[x-user]", value="a")
         for identity, data, code in (
-            (test_service.RATINGS, request.SerializeToString(), grpc.StatusCode.PERMISSION_DENIED),
+            (harness.RATINGS, request.SerializeToString(), grpc.StatusCode.PERMISSION_DENIED),
             (REVIEWS, RateLimitRequest().SerializeToString(), grpc.StatusCode.INVALID_ARGUMENT),
             (REVIEWS, b"\xff", grpc.StatusCode.INVALID_ARGUMENT),
         ):
             async with running.channel(identity) as channel:
                 call = channel.unary_unary("/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit")
-                found, _ = await test_service.refused(call(data, timeout=5))
+                found, _ = await harness.refused(call(data, timeout=5))
                 assert found is code

@@ -1,12 +1,6 @@
 """The policy service behind the mesh port, asked by a real grpcio client over mutual TLS."""
 
 import asyncio
-import gc
-import socket
-import warnings
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
@@ -19,173 +13,33 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from pymesh import policy_api
 from pymesh.identity import Identity
-from pymesh.policy_api import Demand, LeaseRequest, LeaseResponse
-from pymesh_controlplane import grpc_server
+from pymesh.policy_api import LeaseRequest
 from pymesh_controlplane.citadel.authority import self_signed
-from pymesh_controlplane.citadel.client import Certificate, of_authority
-from pymesh_controlplane.citadel.trust import Trust
-from pymesh_controlplane.mesh_port import MeshPort
-from pymesh_controlplane.metrics import Metrics
-from pymesh_controlplane.parts import Part, serve
-from pymesh_controlplane.pilot.model import World
-from pymesh_controlplane.policy import desk, holding
+from pymesh_controlplane.policy import desk
 from pymesh_controlplane.policy.service import PolicyService
-from tests.controlplane.citadel.support import csr_for, key_pem, new_key
-from tests.controlplane.pilot.worlds import BOOKINFO, service, slice_of, world_of
+from tests.controlplane.pilot.worlds import BOOKINFO, service, slice_of
+from tests.controlplane.policy import harness
+from tests.controlplane.policy.harness import (
+    AUTHORITY,
+    CHECK,
+    LIMITS,
+    NODE,
+    OTHERS,
+    PYTHON,
+    RATE,
+    RATINGS,
+    REVIEWS,
+    SLOTS,
+    Lease,
+    Worlds,
+    ask,
+    refused,
+    serving,
+)
 from tests.support.waiting import eventually
 
-AUTHORITY = self_signed("cluster.local", now=datetime.now(UTC))
-OTHERS = self_signed("cluster.local", now=datetime.now(UTC))
-POLICY = Identity("cluster.local", "pymesh-system", "policy")
-REVIEWS = Identity("cluster.local", "default", "reviews")
-RATINGS = Identity("cluster.local", "default", "ratings")
-NODE = "sidecar~10.244.0.11~reviews-v1.default~default.svc.cluster.local"
-SECOND = "sidecar~10.244.0.12~reviews-v2.default~default.svc.cluster.local"
-SLOTS, RATE = "ConcurrencyLimit default/reviews", "RateLimit default/reviews"
-LIMITS = """
----
-apiVersion: policy.pymesh.io/v1alpha1
-kind: ConcurrencyLimit
-metadata: {name: reviews, namespace: default}
-spec: {targetRefs: [{name: reviews}], max: 10}
----
-apiVersion: policy.pymesh.io/v1alpha1
-kind: RateLimit
-metadata: {name: reviews, namespace: default}
-spec: {targetRefs: [{name: reviews}], requests: 2, per: Hour, by: [source.principal]}
-"""
-
-LEASED = "requests: 100, per: Second, burst: 25"
-
-
-@dataclass
-class Worlds:
-    """A source that tells what it is given."""
-
-    queue: "asyncio.Queue[World]" = field(default_factory=asyncio.Queue)
-
-    async def watch(self) -> AsyncIterator[World]:
-        while True:
-            yield await self.queue.get()
-
-    def put(self, text: str) -> None:
-        self.queue.put_nowait(world_of(text))
-
-
-@dataclass
-class Serving:
-    """A policy service that runs."""
-
-    service: PolicyService
-    mesh: MeshPort
-    worlds: Worlds
-    port: int
-    task: "asyncio.Task[None]"
-
-    @asynccontextmanager
-    async def channel(
-        self, identity: Identity | None = REVIEWS, authority: Any = AUTHORITY
-    ) -> AsyncIterator[grpc.aio.Channel]:
-        """For a workload of this identity."""
-        key, chain = None, None
-        if identity is not None:
-            made = new_key()
-            issued = authority.issue_workload(csr_for(made), identity, now=datetime.now(UTC))
-            key, chain = key_pem(made), "".join(issued.chain).encode()
-        credentials = grpc.ssl_channel_credentials(AUTHORITY.root_pem.encode(), key, chain)
-        # grpcio knows names, not SPIFFE identities: who answers is checked in the sidecar's tests.
-        options = [("grpc.ssl_target_name_override", "policy"), ("grpc.default_authority", "policy")]
-        async with grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options=options) as channel:
-            yield channel
-
-
-async def ask(channel: grpc.aio.Channel, rules: str, principal: str = "", data: bytes | None = None) -> CheckResponse:
-    request = CheckRequest()
-    request.attributes.source.principal = principal
-    request.attributes.context_extensions["pymesh.rules"] = rules
-    call: Any = channel.unary_unary(policy_api.CHECK_PATH)
-    return CheckResponse.FromString(await call(data or request.SerializeToString(), timeout=5))
-
-
-class Lease:
-    """One stream, as a sidecar has it."""
-
-    def __init__(self, channel: grpc.aio.Channel, node: str = NODE) -> None:
-        self.node = node
-        self.call: Any = channel.stream_stream(policy_api.PATH)()
-        self.last = LeaseResponse("")
-
-    async def hello(self) -> None:
-        """Open it and ask for nothing."""
-        await self.call.write(policy_api.encode_request(LeaseRequest(self.node)))
-        async with asyncio.timeout(5):
-            self.last = policy_api.decode_response(await self.call.read())
-
-    async def say(self, *, wanted: int = 0, held: int = 0, in_use: int = 0, rule: str = SLOTS) -> int:
-        """Report, and read the answer; the slots granted."""
-        demand = Demand(rule, held, in_use, wanted)
-        await self.call.write(policy_api.encode_request(LeaseRequest(self.node, (demand,), self.last.nonce)))
-        return await self.told()
-
-    async def told(self) -> int:
-        """The slots that the next response grants."""
-        async with asyncio.timeout(5):
-            self.last = policy_api.decode_response(await self.call.read())
-        return self.last.grants[0].slots
-
-    async def ended(self) -> tuple[grpc.StatusCode, str]:
-        """How the service ends the stream."""
-        async with asyncio.timeout(5):
-            with suppress(grpc.aio.AioRpcError):
-                while await self.call.read() is not grpc.aio.EOF:
-                    pass
-            return await self.call.code(), await self.call.details()
-
-
-@asynccontextmanager
-async def serving(text: str | None = BOOKINFO + LIMITS) -> AsyncIterator[Serving]:
-    worlds, metrics = Worlds(), Metrics()
-    service = PolicyService(worlds, monotonic)
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    certificate = Certificate(server_certificate, metrics, source="test", clock=lambda: datetime.now(UTC))
-    mesh = MeshPort(listener, certificate, "cluster.local", metrics)
-    if text is not None:
-        worlds.put(text)
-    async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(serve(mesh, [Part(service.handlers, service.run, http=service.http)]))
-        try:
-            await eventually(lambda: not mesh.waiting() and (text is None or not service.waiting()))
-            yield Serving(service, mesh, worlds, listener.getsockname()[1], task)
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-            listener.close()
-            # asyncio's TLS transports leave their sockets to the collector where the peer says no goodbye; the control
-            # plane runs on uvloop, whose do not.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ResourceWarning)
-                gc.collect()
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody comes back from before, and nobody has to hear that the service ends: nobody is waited for."""
-    monkeypatch.setattr(desk, "SETTLE", 0.0)
-    monkeypatch.setattr(grpc_server, "FAREWELL", 0.02)
-
-
-async def server_certificate() -> Any:
-    """As of citadel, but under a name that grpcio can check."""
-    credentials = await of_authority(Trust(AUTHORITY), POLICY, lambda: datetime.now(UTC))()
-    issued, key = AUTHORITY.issue_server(("policy",), now=datetime.now(UTC))
-    return type(credentials)("".join(issued.chain[:-1]), key, AUTHORITY.root_pem, issued.expires)
-
-
-async def refused(call: Any) -> tuple[grpc.StatusCode, str]:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value.code(), caught.value.details() or ""
+# Nobody comes back from before: nobody is waited for.
+at_once = harness.at_once
 
 
 # --- Checks ---
@@ -252,31 +106,6 @@ async def test_before_the_rules_are_read_nothing_is_decided() -> None:
 
 # --- Checks in Python ---
 
-CHECK = "Check default/reviews"
-PYTHON = """
----
-apiVersion: v1
-kind: ConfigMap
-metadata: {name: pymesh, namespace: pymesh-system}
-data:
-  a.py: |
-    from pymesh.checks import allow, check, deny
-    @check
-    def tenants(request):
-        if request.claims["tenant"] == "a":
-            return allow()
-        return deny(403, "for tenant a")
----
-apiVersion: policy.pymesh.io/v1alpha1
-kind: Check
-metadata: {name: reviews, namespace: default}
-spec:
-  targetRefs: [{name: reviews}]
-  function: tenants
-  timeout: 100ms
-  remember: {for: 30s, by: ["request.auth.claims[tenant]"]}
-"""
-
 
 def of_tenant(name: str, tell: str = "") -> bytes:
     request = CheckRequest()
@@ -330,171 +159,7 @@ async def test_other_code_is_another_epoch_of_which_sidecars_hear_at_once() -> N
         assert later.partition("-")[0] == first.partition("-")[0], "the rules are the same"
 
 
-# --- Leases ---
-
-
-async def test_slots_go_where_they_are_wanted() -> None:
-    """Asked back from one, granted to the other, over the wire."""
-    both = BOOKINFO + LIMITS
-    async with serving(both) as running, running.channel() as channel, running.channel() as another:
-        first, second = Lease(channel), Lease(another, SECOND)
-        await first.say()
-        while first.last.grants[0].slots < 10:
-            await first.told()
-        assert await second.say(wanted=8) == 0, "they are all out"
-        while first.last.grants[0].slots > 2:
-            await first.told()
-        await first.say(held=first.last.grants[0].slots)
-        while second.last.grants[0].slots < 8:
-            await second.told()
-        assert second.last.grants[0].limit == 10
-        assert second.last.epoch == running.service.desk.rules.epoch
-
-
-async def test_a_stream_that_is_closed_gives_back_and_one_that_breaks_is_waited_for() -> None:
-    """Half-closed: at once. Cancelled: kept for its return."""
-    async with serving() as running, running.channel() as channel:
-        lease = Lease(channel)
-        await lease.say(wanted=3)
-        await lease.call.done_writing()
-        assert (await lease.ended())[0] is grpc.StatusCode.OK
-        assert running.service.desk.books[SLOTS].holders == {}
-        lease = Lease(channel)
-        await lease.say(wanted=3)
-        lease.call.cancel()
-        await eventually(lambda: not running.service.desk.sidecars)
-        (holder,) = running.service.desk.books[SLOTS].holders.values()
-        assert holder.until is not None
-        assert holder.charge == 10
-
-
-async def test_a_sidecar_has_one_stream_the_newest() -> None:
-    """The other is ended; it may be half dead and not know."""
-    async with serving() as running, running.channel() as channel:
-        old = Lease(channel)
-        await old.say(wanted=3)
-        new = Lease(channel)
-        await new.say(wanted=3, held=10)
-        assert await old.ended() == (grpc.StatusCode.ABORTED, "the same sidecar has opened another stream")
-        assert await new.say(wanted=3, held=10) == 10
-        assert list(running.service.desk.sidecars) == ["reviews-v1.default"]
-
-
-async def test_who_says_nothing_is_taken_for_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its pod may have vanished without a word."""
-    monkeypatch.setattr(policy_api, "SILENCE", 0.2)
-    async with serving() as running, running.channel() as channel:
-        lease = Lease(channel)
-        await lease.say(wanted=3)
-        assert await lease.ended() == (grpc.StatusCode.DEADLINE_EXCEEDED, "no report within 0.2 s")
-
-
-async def test_nobody_takes_the_place_of_anothers_sidecar() -> None:
-    """Another workload of the namespace, which says that it is reviews' pod."""
-    async with serving() as running, running.channel() as channel, running.channel(RATINGS) as another:
-        lease = Lease(channel)
-        await lease.say(wanted=3)
-        thief = Lease(another)
-        await thief.call.write(policy_api.encode_request(LeaseRequest(NODE)))
-        code, sentence = await thief.ended()
-        assert code is grpc.StatusCode.PERMISSION_DENIED
-        assert sentence == f"the node says that it is pod reviews-v1.default, and the caller has proved to be {RATINGS}"
-        assert await lease.say(wanted=3, held=10) == 10
-
-
-@pytest.mark.parametrize(
-    ("node", "code"),
-    [
-        ("rubbish", grpc.StatusCode.INVALID_ARGUMENT),
-        (NODE.replace("default", "other"), grpc.StatusCode.PERMISSION_DENIED),
-    ],
-)
-async def test_a_node_that_cannot_be_is_refused(node: str, code: grpc.StatusCode) -> None:
-    """A name, and in the namespace that the certificate proves."""
-    async with serving() as running, running.channel() as channel:
-        lease = Lease(channel, node)
-        await lease.call.write(policy_api.encode_request(LeaseRequest(node)))
-        assert (await lease.ended())[0] is code
-
-
-async def test_garbage_and_floods_end_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And count."""
-    monkeypatch.setattr(holding, "REQUEST_BURST", 3)
-    monkeypatch.setattr(holding, "REQUEST_RATE", 1)
-    async with serving() as running, running.channel() as channel:
-        lease = Lease(channel)
-        await lease.call.write(b"\xff")
-        assert (await lease.ended())[0] is grpc.StatusCode.INVALID_ARGUMENT
-        lease = Lease(channel)
-        for _ in range(6):
-            await lease.call.write(policy_api.encode_request(LeaseRequest(NODE)))
-        assert (await lease.ended())[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert running.service.counts.refused == {"garbage": 1, "flood": 1}
-
-
-async def test_streams_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a sentence that says what to do."""
-    monkeypatch.setattr(holding, "MAX_STREAMS", 1)
-    async with serving() as running, running.channel() as channel:
-        first, late = Lease(channel), Lease(channel, SECOND)  # both are there before either has said who it is
-        await first.say()
-        await late.call.write(policy_api.encode_request(LeaseRequest(SECOND)))
-        code, sentence = await late.ended()
-        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "1 sidecars hold leases here" in sentence
-
-
-async def test_whoever_makes_up_pods_takes_no_place_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A certificate of any namespace is enough to hold leases, and the pod is what the sidecar says it is."""
-    monkeypatch.setattr(holding, "MAX_UNKNOWN", 3)
-    nobody, neighbour = Identity("cluster.local", "evil", "evil"), Identity("cluster.local", "evil", "good")
-    async with serving() as running, running.channel(nobody) as evil, running.channel(neighbour) as good:
-        ghosts = [Lease(evil, NODE.replace("reviews-v1.default", f"ghost{number}.evil")) for number in range(4)]
-        for ghost in ghosts[:3]:
-            await ghost.hello()
-        await ghosts[3].call.write(policy_api.encode_request(LeaseRequest(ghosts[3].node)))
-        code, sentence = await ghosts[3].ended()
-        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert sentence == f"{nobody} holds leases for 3 pods that are behind no rule: try again when they are"
-        assert running.service.counts.refused == {"unknown": 1}
-        await Lease(evil, ghosts[0].node).hello()  # it only takes its own place
-        await Lease(good, NODE.replace("reviews-v1.default", "new.evil")).hello()
-        async with running.channel() as channel:
-            assert await Lease(channel).say(wanted=1) > 0, "whom rules know comes in"
-
-
-async def test_a_stream_of_a_pod_that_no_rule_knows_is_cut_by_its_own_account_alone() -> None:
-    """What the sidecar says is all that is known of the pod."""
-    mine, thief = Identity("cluster.local", "new", "mine"), Identity("cluster.local", "new", "thief")
-    node = NODE.replace("reviews-v1.default", "pod.new")
-    async with serving() as running, running.channel(mine) as channel, running.channel(thief) as another:
-        lease, stolen = Lease(channel, node), Lease(another, node)
-        await lease.hello()
-        await stolen.call.write(policy_api.encode_request(LeaseRequest(node)))
-        assert await stolen.ended() == (grpc.StatusCode.PERMISSION_DENIED, f"pod.new holds leases as {mine}")
-        await lease.hello()
-        await Lease(channel, node).hello()
-        assert (await lease.ended())[0] is grpc.StatusCode.ABORTED
-
-
-async def test_a_report_on_a_leased_rate_asks_about_no_unknown_rule() -> None:
-    async with serving(BOOKINFO + LIMITS.replace("requests: 2, per: Hour, by: [source.principal]", LEASED)) as running:
-        async with running.channel() as channel:
-            await Lease(channel).say(wanted=1, rule=RATE)
-        assert running.service.desk.rates.keys() == {RATE}
-        assert running.service.counts.unknown_rules == 0
-
-
-async def test_a_changed_limit_reaches_those_who_hold_slots() -> None:
-    """Unasked."""
-    async with serving() as running, running.channel() as channel:
-        lease = Lease(channel)
-        await lease.say(wanted=9)
-        while lease.last.grants[0].slots < 10:
-            await lease.told()
-        running.worlds.put(BOOKINFO + LIMITS.replace("max: 10", "max: 4"))
-        assert await lease.told() == 4
-        assert lease.last.grants[0].limit == 4
+# --- Time ---
 
 
 async def test_a_standstill_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
