@@ -1,5 +1,6 @@
 """What the sidecar is told to ask, and that pymesh is compared with itself. That it runs is seen by running it."""
 
+import subprocess
 from pathlib import Path
 from string import Template
 
@@ -17,6 +18,7 @@ from pymesh_controlplane.galley.check import check
 from pymesh_controlplane.pilot import world
 from pymesh_controlplane.pilot.model import Severity
 from pymesh_controlplane.policy.rules import rules_of
+from tests.support.waiting import eventually_sync
 
 CORES = Cores(frozenset({0}), frozenset({0}))
 OURS = [scenario for name, scenario in SCENARIOS.items() if name.startswith("policy-")]
@@ -55,6 +57,23 @@ def test_what_is_measured_without_policy_is_the_same_otherwise() -> None:
     cluster = ours["static_resources"]["clusters"].pop()
     assert cluster["name"] == "outbound|9091||policy.pymesh-system.svc.cluster.local"
     assert ours == without
+
+
+def test_a_service_that_goes_away_stands_still_and_goes_on_at_the_end() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        status = Path(f"/proc/{process.pid}/stat")
+
+        def stopped() -> bool:
+            return status.read_text().rpartition(")")[2].split()[0] == "T"
+
+        try:
+            with policy._standing_still(process.pid):
+                eventually_sync(stopped, what="a stop")
+                eventually_sync(lambda: not stopped(), what="that it goes on")
+                eventually_sync(stopped, what="another stop")
+            eventually_sync(lambda: not stopped(), what="that it goes on at the end")
+        finally:
+            process.kill()
 
 
 def _loaded(
