@@ -5,14 +5,19 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from pymesh.errors import ConfigError
-from pymesh.resources import authorization, check, istio, kubernetes, policy, request_authentication, sizes
+from pymesh.resources import check, kubernetes, policy, sizes
 from pymesh.resources.documents import MAX_DEPTH, Document, describe, documents
+from pymesh.resources.istio.authorization_policy import AuthorizationPolicy
+from pymesh.resources.istio.destination_rule import DestinationRule
+from pymesh.resources.istio.gateway import Gateway
+from pymesh.resources.istio.peer_authentication import PeerAuthentication
+from pymesh.resources.istio.request_authentication import RequestAuthentication
+from pymesh.resources.istio.service_entry import ServiceEntry
+from pymesh.resources.istio.virtual_service import VirtualService
 from pymesh.resources.nesting import is_deeper
 from pymesh.resources.resource import Key, Positions, Resource, child_path
 
 DEFAULT_NAMESPACE: Final = "default"
-
-_ISTIO_VERSIONS: Final = ("v1", "v1beta1", "v1alpha3")
 
 
 class _Kind(NamedTuple):
@@ -22,37 +27,40 @@ class _Kind(NamedTuple):
     namespaced: bool = True
 
     @property
+    def name(self) -> str:
+        return self.struct.__name__
+
+    @property
     def api_versions(self) -> tuple[str, ...]:
         return tuple(f"{self.group}/{version}" if self.group else version for version in self.versions)
 
 
-_KINDS: Final[Mapping[tuple[str, str], _Kind]] = {
-    ("", "Service"): _Kind("", ("v1",), kubernetes.Service),
-    ("", "Pod"): _Kind("", ("v1",), kubernetes.Pod),
-    ("", "ServiceAccount"): _Kind("", ("v1",), kubernetes.ServiceAccount),
-    ("", "Node"): _Kind("", ("v1",), kubernetes.Node, namespaced=False),
-    ("", "Namespace"): _Kind("", ("v1",), kubernetes.Namespace, namespaced=False),
-    ("", "ConfigMap"): _Kind("", ("v1",), kubernetes.ConfigMap),
-    ("", "Secret"): _Kind("", ("v1",), kubernetes.Secret),
-    ("discovery.k8s.io", "EndpointSlice"): _Kind("discovery.k8s.io", ("v1",), kubernetes.EndpointSlice),
-    ("apps", "Deployment"): _Kind("apps", ("v1",), kubernetes.Deployment),
-    ("networking.istio.io", "VirtualService"): _Kind("networking.istio.io", _ISTIO_VERSIONS, istio.VirtualService),
-    ("networking.istio.io", "DestinationRule"): _Kind("networking.istio.io", _ISTIO_VERSIONS, istio.DestinationRule),
-    ("networking.istio.io", "ServiceEntry"): _Kind("networking.istio.io", _ISTIO_VERSIONS, istio.ServiceEntry),
-    ("networking.istio.io", "Gateway"): _Kind("networking.istio.io", _ISTIO_VERSIONS, istio.Gateway),
-    ("security.istio.io", "PeerAuthentication"): _Kind(
-        "security.istio.io", ("v1", "v1beta1"), istio.PeerAuthentication
-    ),
-    ("security.istio.io", "AuthorizationPolicy"): _Kind(
-        "security.istio.io", ("v1", "v1beta1"), authorization.AuthorizationPolicy
-    ),
-    ("security.istio.io", "RequestAuthentication"): _Kind(
-        "security.istio.io", ("v1", "v1beta1"), request_authentication.RequestAuthentication
-    ),
-    (policy.GROUP, "RateLimit"): _Kind(policy.GROUP, ("v1alpha1",), policy.RateLimit),
-    (policy.GROUP, "ConcurrencyLimit"): _Kind(policy.GROUP, ("v1alpha1",), policy.ConcurrencyLimit),
-    (policy.GROUP, "Check"): _Kind(policy.GROUP, ("v1alpha1",), policy.Check),
-}
+_NETWORKING: Final = ("networking.istio.io", ("v1", "v1beta1", "v1alpha3"))
+_SECURITY: Final = ("security.istio.io", ("v1", "v1beta1"))
+_POLICY: Final = (policy.GROUP, ("v1alpha1",))
+
+_READ: Final = (
+    _Kind("", ("v1",), kubernetes.Service),
+    _Kind("", ("v1",), kubernetes.Pod),
+    _Kind("", ("v1",), kubernetes.ServiceAccount),
+    _Kind("", ("v1",), kubernetes.Node, namespaced=False),
+    _Kind("", ("v1",), kubernetes.Namespace, namespaced=False),
+    _Kind("", ("v1",), kubernetes.ConfigMap),
+    _Kind("", ("v1",), kubernetes.Secret),
+    _Kind("discovery.k8s.io", ("v1",), kubernetes.EndpointSlice),
+    _Kind("apps", ("v1",), kubernetes.Deployment),
+    _Kind(*_NETWORKING, VirtualService),
+    _Kind(*_NETWORKING, DestinationRule),
+    _Kind(*_NETWORKING, ServiceEntry),
+    _Kind(*_NETWORKING, Gateway),
+    _Kind(*_SECURITY, PeerAuthentication),
+    _Kind(*_SECURITY, AuthorizationPolicy),
+    _Kind(*_SECURITY, RequestAuthentication),
+    _Kind(*_POLICY, policy.RateLimit),
+    _Kind(*_POLICY, policy.ConcurrencyLimit),
+    _Kind(*_POLICY, policy.Check),
+)
+_KINDS: Final[Mapping[tuple[str, str], _Kind]] = {(kind.group, kind.name): kind for kind in _READ}
 
 # Mesh kinds of others that pymesh does not read yet. They are refused: to accept a policy and not to apply it is worse.
 _NOT_YET: Final = frozenset(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from google.protobuf.json_format import MessageToDict
 
-from pymesh.resources.authorization import AuthorizationPolicy
+from pymesh.resources.istio.authorization_policy import AuthorizationPolicy
 from pymesh.resources.parse import parse
 from pymesh.resources.resource import Resource
 from pymesh_controlplane.pilot import authorization

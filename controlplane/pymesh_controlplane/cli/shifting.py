@@ -11,7 +11,8 @@ from math import gcd
 from typing import Any, Final
 
 from pymesh.errors import MeshError
-from pymesh.resources.istio import DestinationRule, HTTPMatchRequest, HTTPRoute, Subset, VirtualService
+from pymesh.resources.istio.destination_rule import DestinationRule, Subset
+from pymesh.resources.istio.virtual_service import HTTPMatchRequest, HTTPRoute, VirtualService
 from pymesh.resources.parse import reread
 from pymesh.resources.resource import Key, Positions, Resource
 from pymesh_controlplane.galley.findings import listed, near

@@ -4,7 +4,7 @@ import re
 from ipaddress import ip_network
 from typing import Final
 
-from pymesh.resources.authorization import DRY_RUN, FALSE, TRUE, AuthorizationPolicy, Rule
+from pymesh.resources.istio.authorization_policy import DRY_RUN, FALSE, TRUE, AuthorizationPolicy, Rule
 from pymesh.resources.resource import Resource
 from pymesh.xds import filter_names
 from pymesh_controlplane.galley.findings import Findings, listed, near

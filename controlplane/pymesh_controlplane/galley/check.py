@@ -5,12 +5,16 @@ from datetime import datetime
 
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 
-from pymesh.resources.authorization import AuthorizationPolicy
-from pymesh.resources.istio import DestinationRule, Gateway, PeerAuthentication, ServiceEntry, VirtualService
+from pymesh.resources.istio.authorization_policy import AuthorizationPolicy
+from pymesh.resources.istio.destination_rule import DestinationRule
+from pymesh.resources.istio.gateway import Gateway
+from pymesh.resources.istio.peer_authentication import PeerAuthentication
+from pymesh.resources.istio.request_authentication import RequestAuthentication
+from pymesh.resources.istio.service_entry import ServiceEntry
+from pymesh.resources.istio.virtual_service import VirtualService
 from pymesh.resources.kubernetes import ConfigMap, EndpointSlice, Pod, Secret
 from pymesh.resources.kubernetes import Service as KubernetesService
 from pymesh.resources.policy import Check, ConcurrencyLimit, RateLimit
-from pymesh.resources.request_authentication import RequestAuthentication
 from pymesh.resources.resource import Key, Resource, holds
 from pymesh_controlplane.galley import (
     authorization,

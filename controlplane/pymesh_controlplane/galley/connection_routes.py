@@ -2,7 +2,7 @@
 
 import ipaddress
 
-from pymesh.resources.istio import HTTPMatchRequest, HTTPRoute, TLSMatchAttributes, VirtualService
+from pymesh.resources.istio.virtual_service import HTTPMatchRequest, HTTPRoute, TLSMatchAttributes, VirtualService
 from pymesh.resources.resource import Resource
 from pymesh_controlplane.galley.findings import Findings, listed
 from pymesh_controlplane.pilot import gateways, hosts

@@ -3,7 +3,12 @@
 from collections.abc import Iterable, Iterator
 
 from pymesh.resources.fields import seconds
-from pymesh.resources.istio import ClientTLSSettings, ConnectionPoolSettings, DestinationRule, TrafficPolicy
+from pymesh.resources.istio.destination_rule import (
+    ClientTLSSettings,
+    ConnectionPoolSettings,
+    DestinationRule,
+    TrafficPolicy,
+)
 from pymesh.resources.resource import Key, Resource
 from pymesh_controlplane.galley import resilience
 from pymesh_controlplane.galley.findings import Findings, listed, near

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from pymesh import names
-from pymesh.resources.istio import Gateway, Server, VirtualService
+from pymesh.resources.istio.gateway import Gateway, Server
+from pymesh.resources.istio.virtual_service import VirtualService
 from pymesh.resources.kubernetes import Deployment, Pod
 from pymesh.resources.resource import Resource, holds
 from pymesh_controlplane.galley.findings import Findings, listed

@@ -7,7 +7,7 @@ from typing import Final
 
 from pymesh.names import FRAMING_HEADERS
 from pymesh.resources.fields import seconds
-from pymesh.resources.istio import (
+from pymesh.resources.istio.virtual_service import (
     HeaderOperations,
     Headers,
     HTTPDirectResponse,

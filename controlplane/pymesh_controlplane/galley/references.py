@@ -6,7 +6,7 @@ other checks tell. Here is what they only warn of, since it may come later: a ce
 
 from collections.abc import Collection, Iterable, Iterator
 
-from pymesh.resources.istio import Gateway
+from pymesh.resources.istio.gateway import Gateway
 from pymesh.resources.policy import Check, ConcurrencyLimit, RateLimit
 from pymesh.resources.resource import Key, Resource, holds
 from pymesh_controlplane.galley.findings import Findings

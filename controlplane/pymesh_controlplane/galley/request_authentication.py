@@ -9,7 +9,7 @@ from pymesh.errors import ConfigError
 from pymesh.jwks import key_set
 from pymesh.names import RESERVED_HEADERS
 from pymesh.resources.fields import seconds
-from pymesh.resources.request_authentication import JWTRule, RequestAuthentication
+from pymesh.resources.istio.request_authentication import JWTRule, RequestAuthentication
 from pymesh.resources.resource import Resource
 from pymesh_controlplane.galley.findings import Findings
 from pymesh_controlplane.galley.selection import check_selection

@@ -7,7 +7,7 @@ from typing import Final
 
 from pymesh.consistent_hashing import COOKIE_TEXT, MAX_RING_SIZE
 from pymesh.resources.fields import seconds
-from pymesh.resources.istio import (
+from pymesh.resources.istio.destination_rule import (
     ConsistentHashLB,
     LoadBalancerSettings,
     LocalityLoadBalancerSetting,

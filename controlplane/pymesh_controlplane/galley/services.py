@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from pymesh.names import SYSTEM_NAMESPACE, service_host
-from pymesh.resources.istio import EntryPort, ServiceEntry
+from pymesh.resources.istio.service_entry import EntryPort, ServiceEntry
 from pymesh.resources.kubernetes import EndpointSlice, Pod, Service
 from pymesh.resources.resource import Resource
 from pymesh_controlplane.galley.findings import Findings, listed

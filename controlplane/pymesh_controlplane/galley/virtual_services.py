@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pymesh.resources.istio import Destination, HTTPRoute, VirtualService
+from pymesh.resources.istio.virtual_service import Destination, HTTPRoute, VirtualService
 from pymesh.resources.resource import Key, Resource
 from pymesh_controlplane.galley import connection_routes, gateways, http_routes
 from pymesh_controlplane.galley.findings import Findings, listed

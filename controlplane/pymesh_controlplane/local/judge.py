@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pymesh.errors import ConfigError, MeshError
 from pymesh.resources import kubernetes
-from pymesh.resources.istio import ServiceEntry
+from pymesh.resources.istio.service_entry import ServiceEntry
 from pymesh.resources.parse import parse
 from pymesh.resources.resource import Key, Resource, holds
 from pymesh_controlplane.galley import check as galley

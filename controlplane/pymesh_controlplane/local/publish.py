@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pymesh.errors import MeshError
-from pymesh.resources.istio import ServiceEntry
+from pymesh.resources.istio.service_entry import ServiceEntry
 from pymesh.resources.kubernetes import EndpointSlice, Service
 from pymesh.resources.resource import Key, holds
 from pymesh_controlplane.local import dns, observe, services, vips

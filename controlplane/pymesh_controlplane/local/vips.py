@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from pymesh.errors import MeshError
-from pymesh.resources.istio import EntryAddress, ServiceEntry, ServiceEntryStatus
+from pymesh.resources.istio.service_entry import EntryAddress, ServiceEntry, ServiceEntryStatus
 from pymesh.resources.resource import Resource
 
 VIP_NETWORK: Final = ipaddress.IPv4Network("240.240.0.0/16")

@@ -17,7 +17,7 @@ from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
 
-from pymesh.resources.authorization import Action, AuthorizationPolicy, is_dry
+from pymesh.resources.istio.authorization_policy import Action, AuthorizationPolicy, is_dry
 from pymesh.resources.resource import Resource
 from pymesh.xds.filter_names import HTTP_RBAC, NETWORK_RBAC
 from pymesh_controlplane.pilot import authorization_rules

@@ -18,7 +18,7 @@ from envoy.extensions.path.match.uri_template.v3 import uri_template_match_pb2
 from envoy.type.matcher.v3 import metadata_pb2, path_pb2, regex_pb2, string_pb2, value_pb2
 
 from pymesh import names
-from pymesh.resources.authorization import Action, Condition, Operation, Rule, Source
+from pymesh.resources.istio.authorization_policy import Action, Condition, Operation, Rule, Source
 from pymesh.xds.filter_names import HTTP_JWT_AUTHN, JWT_PAYLOAD
 from pymesh_controlplane.pilot.messages import packed
 

@@ -12,7 +12,13 @@ from google.protobuf.wrappers_pb2 import UInt32Value
 from pymesh import names
 from pymesh.peer_metadata import ServiceFacts
 from pymesh.resources.fields import seconds
-from pymesh.resources.istio import ConnectionPoolSettings, DestinationRule, HTTPSettings, Subset, TCPSettings
+from pymesh.resources.istio.destination_rule import (
+    ConnectionPoolSettings,
+    DestinationRule,
+    HTTPSettings,
+    Subset,
+    TCPSettings,
+)
 from pymesh.resources.resource import Resource
 from pymesh_controlplane.pilot import endpoints, localities, resilience, tls
 from pymesh_controlplane.pilot.endpoints import Behind

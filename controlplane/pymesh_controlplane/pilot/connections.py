@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Iterator
 from typing import NamedTuple
 
 from pymesh import names
-from pymesh.resources.istio import L4MatchAttributes, RouteDestination, VirtualService
+from pymesh.resources.istio.virtual_service import L4MatchAttributes, RouteDestination, VirtualService
 from pymesh.resources.resource import Resource
 from pymesh_controlplane.pilot.clusters import opaque_cluster
 from pymesh_controlplane.pilot.matching import MESH, applies

@@ -9,7 +9,7 @@ from google.protobuf.wrappers_pb2 import UInt32Value
 
 from pymesh import names
 from pymesh.peer_metadata import peer_of, workload_metadata
-from pymesh.resources.istio import Subset
+from pymesh.resources.istio.destination_rule import Subset
 from pymesh_controlplane.pilot.messages import ISTIO_METADATA, METADATA, TRANSPORT_MATCH, metadata, socket_address
 from pymesh_controlplane.pilot.model import NOWHERE, Endpoint, Locality, Service, World
 

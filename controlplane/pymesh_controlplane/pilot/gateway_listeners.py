@@ -12,7 +12,7 @@ from envoy.config.core.v3 import base_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
 
-from pymesh.resources.istio import VirtualService
+from pymesh.resources.istio.virtual_service import VirtualService
 from pymesh.resources.resource import Key, Resource
 from pymesh_controlplane.pilot import credentials, tls
 from pymesh_controlplane.pilot.connections import Way, tcp_ways, tls_ways

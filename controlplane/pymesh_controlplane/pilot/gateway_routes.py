@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 
-from pymesh.resources.istio import VirtualService
+from pymesh.resources.istio.virtual_service import VirtualService
 from pymesh.resources.resource import Key, Resource
 from pymesh_controlplane.pilot import precedence
 from pymesh_controlplane.pilot.gateways import Offer, common_hosts, names_for

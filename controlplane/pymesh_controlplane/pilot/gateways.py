@@ -10,7 +10,8 @@ Source: istio.io/docs/reference/config/networking/gateway, release 1.27.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from pymesh.resources.istio import Gateway, Server, VirtualService
+from pymesh.resources.istio.gateway import Gateway, Server
+from pymesh.resources.istio.virtual_service import VirtualService
 from pymesh.resources.resource import Key, Resource
 from pymesh_controlplane.pilot import hosts, precedence
 from pymesh_controlplane.pilot.listeners import RESERVED_PORTS, inbound_services

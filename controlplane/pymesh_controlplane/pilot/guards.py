@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from pymesh.names import USER_AGENT
-from pymesh.resources.authorization import AuthorizationPolicy
+from pymesh.resources.istio.authorization_policy import AuthorizationPolicy
 from pymesh.resources.resource import Key, Resource
 from pymesh_controlplane.pilot import authorization, request_authentication, selection
 from pymesh_controlplane.pilot.authorization import Settings

@@ -15,7 +15,7 @@ from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 
 from pymesh import names
 from pymesh.resources.fields import seconds
-from pymesh.resources.istio import ConsistentHashLB
+from pymesh.resources.istio.destination_rule import ConsistentHashLB
 from pymesh.xds import types
 from pymesh_controlplane.pilot.clusters import opaque_cluster
 from pymesh_controlplane.pilot.messages import duration, packed

@@ -17,7 +17,7 @@ from typing import Final
 from pymesh.errors import ConfigError
 from pymesh.jwks import key_set
 from pymesh.resources.fields import seconds
-from pymesh.resources.request_authentication import KeySource
+from pymesh.resources.istio.request_authentication import KeySource
 from pymesh_controlplane.metrics import Metrics
 from pymesh_controlplane.pilot.model import Problem, Severity, World
 from pymesh_controlplane.sources.base import Source

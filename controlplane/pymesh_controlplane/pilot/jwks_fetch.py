@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from pymesh.jwks import MAX_BYTES, strict_json
-from pymesh.resources.request_authentication import KeySource
+from pymesh.resources.istio.request_authentication import KeySource
 from pymesh_controlplane.pilot.jwks import FetchError
 
 if TYPE_CHECKING:  # it takes 7 MB and 0.2 s, and most meshes fetch no keys

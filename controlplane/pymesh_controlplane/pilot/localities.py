@@ -13,7 +13,12 @@ from collections.abc import Sequence
 
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 
-from pymesh.resources.istio import DestinationRule, LocalityDistribute, LocalityFailover, LocalityLoadBalancerSetting
+from pymesh.resources.istio.destination_rule import (
+    DestinationRule,
+    LocalityDistribute,
+    LocalityFailover,
+    LocalityLoadBalancerSetting,
+)
 from pymesh_controlplane.pilot.model import NOWHERE, Locality
 from pymesh_controlplane.pilot.policies import Policy, policies_of
 

@@ -6,7 +6,7 @@ from typing import Final
 from envoy.config.route.v3 import route_components_pb2
 from envoy.type.matcher.v3 import regex_pb2, string_pb2
 
-from pymesh.resources.istio import HTTPMatchRequest, L4MatchAttributes, StringMatch, TLSMatchAttributes
+from pymesh.resources.istio.virtual_service import HTTPMatchRequest, L4MatchAttributes, StringMatch, TLSMatchAttributes
 
 ANYTHING = HTTPMatchRequest()
 # The gateway that stands for all sidecars.

@@ -12,10 +12,14 @@ from typing import Final, NamedTuple
 from pymesh.errors import ConfigError, Position
 from pymesh.identity import Identity
 from pymesh.peer_metadata import ServiceFacts
-from pymesh.resources.authorization import AuthorizationPolicy
-from pymesh.resources.istio import DestinationRule, Gateway, PeerAuthentication, ServiceEntry, VirtualService
+from pymesh.resources.istio.authorization_policy import AuthorizationPolicy
+from pymesh.resources.istio.destination_rule import DestinationRule
+from pymesh.resources.istio.gateway import Gateway
+from pymesh.resources.istio.peer_authentication import PeerAuthentication
+from pymesh.resources.istio.request_authentication import KeySource, RequestAuthentication
+from pymesh.resources.istio.service_entry import ServiceEntry
+from pymesh.resources.istio.virtual_service import VirtualService
 from pymesh.resources.mesh_config import MeshConfig
-from pymesh.resources.request_authentication import KeySource, RequestAuthentication
 from pymesh.resources.resource import Key, Resource
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from pymesh import names
-from pymesh.resources.istio import HTTPMatchRequest, VirtualService
+from pymesh.resources.istio.virtual_service import HTTPMatchRequest, VirtualService
 from pymesh.resources.resource import Resource
 from pymesh_controlplane.pilot import cluster_ips, hosts, precedence
 from pymesh_controlplane.pilot.clusters import opaque_cluster

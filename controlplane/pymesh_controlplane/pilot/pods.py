@@ -5,8 +5,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from pymesh import names
-from pymesh.resources import istio, kubernetes
+from pymesh.resources import kubernetes
 from pymesh.resources.fields import ObjectMeta
+from pymesh.resources.istio.peer_authentication import PeerAuthentication
 from pymesh.resources.resource import Resource
 from pymesh_controlplane.injector.workload import made_by
 from pymesh_controlplane.pilot.model import NOWHERE, Endpoint, Locality, Workload
@@ -32,7 +33,7 @@ class Pods(NamedTuple):
     by_name: Mapping[tuple[str, str], _Pod]
     by_label: Mapping[tuple[str, str, str], list[Workload]]
     nodes: Mapping[str, Locality]
-    policies: tuple[Resource[istio.PeerAuthentication], ...]
+    policies: tuple[Resource[PeerAuthentication], ...]
     root_namespace: str
 
     def selected(self, namespace: str, selector: Mapping[str, str]) -> list[Workload]:
@@ -84,7 +85,7 @@ class Pods(NamedTuple):
 def pods_of(
     resources: Iterable[Resource[kubernetes.Pod]],
     nodes: Iterable[Resource[kubernetes.Node]],
-    policies: tuple[Resource[istio.PeerAuthentication], ...],
+    policies: tuple[Resource[PeerAuthentication], ...],
     root_namespace: str,
 ) -> Pods:
     """The pods that have an address and have not ended. Of two that say the same address the newer one has it."""

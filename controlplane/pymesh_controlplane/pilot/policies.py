@@ -8,20 +8,19 @@ import enum
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pymesh.resources.istio import (
+from pymesh.resources.istio.destination_rule import (
     ClientTLSSettings,
     ConnectionPoolSettings,
     ConsistentHashLB,
     DestinationRule,
     LoadBalancerSettings,
-    MutualTLS,
     OutlierDetection,
-    PeerAuthentication,
     PortTrafficPolicy,
     RetryBudget,
     Subset,
     TrafficPolicy,
 )
+from pymesh.resources.istio.peer_authentication import MutualTLS, PeerAuthentication
 from pymesh.resources.resource import Resource
 from pymesh_controlplane.pilot import hosts
 from pymesh_controlplane.pilot.model import Service, World

@@ -15,7 +15,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 
 from pymesh.errors import ConfigError
 from pymesh.jwks import NOBODYS_KEYS, key_set
-from pymesh.resources.request_authentication import JWTRule, KeySource, RequestAuthentication
+from pymesh.resources.istio.request_authentication import JWTRule, KeySource, RequestAuthentication
 from pymesh.resources.resource import Key, Resource
 from pymesh.xds.filter_names import HTTP_JWT_AUTHN, JWT_PAYLOAD
 from pymesh_controlplane.pilot.messages import packed

@@ -10,7 +10,7 @@ from envoy.config.cluster.v3 import cluster_pb2, outlier_detection_pb2
 
 from pymesh.consistent_hashing import DEFAULT_RING_SIZE
 from pymesh.resources.fields import seconds
-from pymesh.resources.istio import ConsistentHashLB, OutlierDetection
+from pymesh.resources.istio.destination_rule import ConsistentHashLB, OutlierDetection
 from pymesh_controlplane.pilot import localities
 from pymesh_controlplane.pilot.messages import duration
 from pymesh_controlplane.pilot.policies import Policy

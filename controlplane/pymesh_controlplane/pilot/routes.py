@@ -15,7 +15,7 @@ from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
 
 from pymesh import names
 from pymesh.resources.fields import seconds
-from pymesh.resources.istio import (
+from pymesh.resources.istio.virtual_service import (
     Destination,
     HeaderOperations,
     Headers,

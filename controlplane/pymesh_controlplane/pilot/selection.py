@@ -7,8 +7,8 @@ RequestAuthentication; Gateway API GEP-713 (policy attachment).
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar
 
-from pymesh.resources.authorization import AuthorizationPolicy
-from pymesh.resources.request_authentication import RequestAuthentication
+from pymesh.resources.istio.authorization_policy import AuthorizationPolicy
+from pymesh.resources.istio.request_authentication import RequestAuthentication
 from pymesh.resources.resource import Resource
 
 # Group and kind of what a policy may name as its target.

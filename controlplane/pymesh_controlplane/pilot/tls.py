@@ -10,7 +10,8 @@ from envoy.type.matcher.v3 import string_pb2
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from pymesh import names
-from pymesh.resources.istio import ClientTLSSettings, ServerTLSSettings
+from pymesh.resources.istio.destination_rule import ClientTLSSettings
+from pymesh.resources.istio.gateway import ServerTLSSettings
 from pymesh_controlplane.pilot.messages import ads, packed
 
 # The cluster of the agent's socket in the bootstrap of a proxy that gets its certificates by SDS.

@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 
 from pymesh.names import USER_AGENT
 from pymesh.peer_metadata import ServiceFacts
-from pymesh.resources.istio import DestinationRule
+from pymesh.resources.istio.destination_rule import DestinationRule
 from pymesh.resources.resource import Resource as Written
 from pymesh.xds import types
 from pymesh_controlplane.pilot import (

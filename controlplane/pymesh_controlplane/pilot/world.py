@@ -9,7 +9,14 @@ import msgspec
 
 from pymesh import names
 from pymesh.identity import Identity
-from pymesh.resources import authorization, istio, kubernetes, mesh_config, request_authentication
+from pymesh.resources import kubernetes, mesh_config
+from pymesh.resources.istio.authorization_policy import AuthorizationPolicy
+from pymesh.resources.istio.destination_rule import DestinationRule
+from pymesh.resources.istio.gateway import Gateway
+from pymesh.resources.istio.peer_authentication import PeerAuthentication
+from pymesh.resources.istio.request_authentication import RequestAuthentication
+from pymesh.resources.istio.service_entry import ServiceEntry, ServiceEntrySpec
+from pymesh.resources.istio.virtual_service import VirtualService
 from pymesh.resources.redaction import redacted
 from pymesh.resources.resource import Key, Resource, holds
 from pymesh_controlplane.pilot import cluster_ips, hosts, precedence
@@ -60,7 +67,7 @@ def build(
     in_force = {resource.key: resource for resource in sorted(resources, key=lambda resource: resource.key)}
     mesh = _mesh(in_force, root_namespace)
     domains = tuple(dict.fromkeys((trust_domain, *mesh.trust_domain_aliases)))
-    authentications = _of(in_force, istio.PeerAuthentication)
+    authentications = _of(in_force, PeerAuthentication)
     pods = pods_of(_of(in_force, kubernetes.Pod), _of(in_force, kubernetes.Node), authentications, root_namespace)
     slices = _slices(_of(in_force, kubernetes.EndpointSlice))
     services: dict[str, Service] = {}
@@ -70,7 +77,7 @@ def build(
         services[service.host] = service
         endpoints.update(_ready_endpoints(service, resource.value.spec, slices, pods))
     aliases = _aliases(services)
-    for service, spec in _by_rank(_of(in_force, istio.ServiceEntry), pods, domains, root_namespace):
+    for service, spec in _by_rank(_of(in_force, ServiceEntry), pods, domains, root_namespace):
         if services.setdefault(service.host, service) is service:
             endpoints.update(_entry_endpoints(service, spec, pods))
     given = cluster_ips.given(services.values(), root_namespace)
@@ -81,15 +88,15 @@ def build(
         services=services,
         workloads=pods.by_address,
         endpoints=dict(sorted(endpoints.items())),
-        virtual_services=_of(in_force, istio.VirtualService),
-        destination_rules=_of(in_force, istio.DestinationRule),
-        service_entries=_of(in_force, istio.ServiceEntry),
-        gateways=_of(in_force, istio.Gateway),
+        virtual_services=_of(in_force, VirtualService),
+        destination_rules=_of(in_force, DestinationRule),
+        service_entries=_of(in_force, ServiceEntry),
+        gateways=_of(in_force, Gateway),
         peer_authentications=authentications,
-        authorization_policies=_of(in_force, authorization.AuthorizationPolicy),
-        request_authentications=_of(in_force, request_authentication.RequestAuthentication),
-        rules=_rules(_of(in_force, istio.DestinationRule), services),
-        routing=_routing(_of(in_force, istio.VirtualService), services, root_namespace),
+        authorization_policies=_of(in_force, AuthorizationPolicy),
+        request_authentications=_of(in_force, RequestAuthentication),
+        rules=_rules(_of(in_force, DestinationRule), services),
+        routing=_routing(_of(in_force, VirtualService), services, root_namespace),
         cluster_ips=given,
         aliases=aliases,
         mesh=mesh,
@@ -115,8 +122,8 @@ def _of(resources: Mapping[Key, Resource[object]], kind: type[T]) -> tuple[Resou
 
 
 def _by_rank(
-    entries: Iterable[Resource[istio.ServiceEntry]], pods: Pods, domains: Sequence[str], root_namespace: str
-) -> list[tuple[Service, istio.ServiceEntrySpec]]:
+    entries: Iterable[Resource[ServiceEntry]], pods: Pods, domains: Sequence[str], root_namespace: str
+) -> list[tuple[Service, ServiceEntrySpec]]:
     """The services of ServiceEntries; of several for one host, the one that counts comes first."""
     ranked = [
         (precedence.rank(entry, precedence.owner_by_name(service.host), root_namespace), service, entry.value.spec)
@@ -141,9 +148,9 @@ def _revision(resources: Mapping[Key, Resource[object]]) -> str:
 
 
 def _rules(
-    resources: Iterable[Resource[istio.DestinationRule]], services: Mapping[str, Service]
-) -> dict[str, dict[str, Resource[istio.DestinationRule]]]:
-    found: dict[str, dict[str, Resource[istio.DestinationRule]]] = {}
+    resources: Iterable[Resource[DestinationRule]], services: Mapping[str, Service]
+) -> dict[str, dict[str, Resource[DestinationRule]]]:
+    found: dict[str, dict[str, Resource[DestinationRule]]] = {}
     for resource in resources:
         namespace = resource.key.namespace
         host = hosts.resolve(resource.value.spec.host, namespace, services)
@@ -152,9 +159,9 @@ def _rules(
 
 
 def _routing(
-    resources: Iterable[Resource[istio.VirtualService]], services: Mapping[str, Service], root_namespace: str
-) -> dict[str, Resource[istio.VirtualService]]:
-    found: dict[str, tuple[precedence.Rank, Resource[istio.VirtualService]]] = {}
+    resources: Iterable[Resource[VirtualService]], services: Mapping[str, Service], root_namespace: str
+) -> dict[str, Resource[VirtualService]]:
+    found: dict[str, tuple[precedence.Rank, Resource[VirtualService]]] = {}
     for resource in resources:
         spec = resource.value.spec
         if not spec.gateways or "mesh" in spec.gateways:
@@ -329,7 +336,7 @@ _RESOLUTIONS: Final[Mapping[str, Resolution]] = {
 
 
 def _entry_services(
-    resource: Resource[istio.ServiceEntry], workloads: Mapping[str, Workload], domains: Sequence[str]
+    resource: Resource[ServiceEntry], workloads: Mapping[str, Workload], domains: Sequence[str]
 ) -> Iterator[Service]:
     spec, key = resource.value.spec, resource.key
     behind = [workloads[item.address] for item in spec.endpoints if item.address and item.address in workloads]
@@ -360,7 +367,7 @@ def _entry_services(
 
 
 def _entry_endpoints(
-    service: Service, spec: istio.ServiceEntrySpec, pods: Pods
+    service: Service, spec: ServiceEntrySpec, pods: Pods
 ) -> Iterator[tuple[tuple[str, int], tuple[Endpoint, ...]]]:
     for port in service.ports:
         target = port.target if isinstance(port.target, int) else port.port

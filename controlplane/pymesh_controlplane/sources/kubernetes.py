@@ -12,7 +12,7 @@ from lightkube.resources import core_v1
 
 from pymesh import names
 from pymesh.errors import Position
-from pymesh.resources.istio import Gateway
+from pymesh.resources.istio.gateway import Gateway
 from pymesh.resources.parse import Parsed, Refused, observed
 from pymesh.resources.resource import Key, Positions, Resource
 from pymesh_controlplane.kube import trim

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from pymesh.resources.istio import Gateway
+from pymesh.resources.istio.gateway import Gateway
 from pymesh.resources.resource import Resource
 from pymesh_controlplane.pilot.credentials import CA_SUFFIX, NEVER
 from pymesh_controlplane.pilot.gateways import TERMINATED, selects

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pymesh.resources.istio import ServiceEntry
+from pymesh.resources.istio.service_entry import ServiceEntry
 from pymesh.resources.parse import parse
 from pymesh.resources.resource import Resource, holds
 from pymesh_controlplane.injector.containers import InjectionConfig

@@ -6,7 +6,7 @@ from envoy.config.rbac.v3.rbac_pb2 import Permission, Policy, Principal
 from google.protobuf import json_format
 
 from pymesh.resources import check
-from pymesh.resources.authorization import Action, Rule
+from pymesh.resources.istio.authorization_policy import Action, Rule
 from pymesh_controlplane.pilot import authorization_rules
 from pymesh_controlplane.pilot.authorization_rules import Scope, in_trust_domains
 

@@ -7,7 +7,7 @@ from contextlib import aclosing, asynccontextmanager
 import pytest
 
 from pymesh.jwks import MAX_BYTES, key_set
-from pymesh.resources.request_authentication import KeySource
+from pymesh.resources.istio.request_authentication import KeySource
 from pymesh_controlplane.metrics import Metrics
 from pymesh_controlplane.pilot import jwks
 from pymesh_controlplane.pilot.jwks import FIRST_PAUSE, LONGEST_PAUSE, REFRESH, FetchError, KeyedSource, sources

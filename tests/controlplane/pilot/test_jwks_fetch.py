@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from pymesh.jwks import MAX_BYTES
-from pymesh.resources.request_authentication import KeySource
+from pymesh.resources.istio.request_authentication import KeySource
 from pymesh_controlplane.pilot.jwks import FetchError
 from pymesh_controlplane.pilot.jwks_fetch import DISCOVERY, fetch
 

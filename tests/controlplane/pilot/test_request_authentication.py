@@ -10,7 +10,7 @@ from google.protobuf.json_format import MessageToDict
 
 from pymesh.jwks import NOBODYS_KEYS
 from pymesh.names import USER_AGENT
-from pymesh.resources.request_authentication import KeySource
+from pymesh.resources.istio.request_authentication import KeySource
 from pymesh.xds.filter_names import HTTP_JWT_AUTHN
 from pymesh_controlplane.galley.check import check
 from pymesh_controlplane.pilot import guards

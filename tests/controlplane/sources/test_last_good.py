@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pymesh.errors import ConfigError
-from pymesh.resources.istio import VirtualService
+from pymesh.resources.istio.virtual_service import VirtualService
 from pymesh.resources.parse import parse
 from pymesh.resources.resource import Key, Resource, holds
 from pymesh_controlplane.pilot.model import World

@@ -1,7 +1,7 @@
 """Which version is in force: what is bad is left out alone, and its last good version stays."""
 
 from pymesh.errors import ConfigError, Position
-from pymesh.resources.istio import VirtualService
+from pymesh.resources.istio.virtual_service import VirtualService
 from pymesh.resources.parse import parse
 from pymesh.resources.resource import Key, holds
 from pymesh_controlplane.pilot.model import Severity, World

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pymesh.resources.documents import MAX_DEPTH
-from pymesh.resources.istio import PeerAuthentication, VirtualService
+from pymesh.resources.istio.peer_authentication import PeerAuthentication
+from pymesh.resources.istio.virtual_service import VirtualService
 from pymesh.resources.kubernetes import Pod, Service
 from pymesh.resources.parse import Refused, observed, parse
 from pymesh.resources.resource import Key, Positions, holds

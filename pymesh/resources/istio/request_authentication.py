@@ -7,11 +7,9 @@ from typing import Annotated, NamedTuple
 
 from msgspec import Meta
 
-from pymesh.resources.authorization import TargetRef
 from pymesh.resources.fields import Block, Duration, ObjectMeta
-from pymesh.resources.istio import WorkloadSelector
+from pymesh.resources.istio.common import TargetRef, Text, WorkloadSelector
 
-Text = Annotated[str, Meta(pattern=r"(?s)^.+\Z", max_length=2048, description="a text of 1 to 2048 characters")]
 # The name of a header, RFC 9110 5.1.
 HeaderName = Annotated[
     str,

@@ -9,15 +9,16 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from pymesh.resources.fields import Block, Name, NotYet, ObjectMeta
-from pymesh.resources.istio import WorkloadSelector
+from pymesh.resources.fields import Block, NotYet, ObjectMeta
+from pymesh.resources.istio.common import TargetRef, Text, WorkloadSelector
 from pymesh.resources.resource import Resource
 
 # Annotation: "true" says that a policy decides nothing; what it would have decided is counted and logged.
 DRY_RUN: Final = "istio.io/dry-run"
+# What Go's strconv.ParseBool takes for true and for false; Istio reads the annotation by it.
+TRUE: Final = frozenset({"1", "t", "T", "true", "TRUE", "True"})
+FALSE: Final = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 
-# As long as a URL that everybody takes; a longer one is compared with every request for nothing.
-Text = Annotated[str, Meta(pattern=r"(?s)^.+\Z", max_length=2048, description="a text of 1 to 2048 characters")]
 Texts = list[Text]
 Action = Literal["ALLOW", "DENY", "AUDIT", "CUSTOM"]
 
@@ -119,15 +120,6 @@ class Provider(Block, frozen=True):
     name: Text
 
 
-class TargetRef(Block, frozen=True):
-    """What a policy is for, by name instead of by labels (Gateway API: GEP-713)."""
-
-    kind: Text
-    name: Name
-    group: str = ""
-    namespace: NotYet = None
-
-
 class AuthorizationPolicySpec(Block, frozen=True):
     """security.istio.io AuthorizationPolicy. An ALLOW policy without rules lets nothing in."""
 
@@ -158,8 +150,3 @@ def is_dry(policy: Resource[AuthorizationPolicy]) -> bool:
     """Whether the policy is only tried out."""
     annotations: Mapping[str, str] = policy.value.metadata.annotations or {}
     return annotations.get(DRY_RUN) in TRUE
-
-
-# What Go's strconv.ParseBool takes for true and for false; Istio reads the annotation by it.
-TRUE: Final = frozenset({"1", "t", "T", "true", "TRUE", "True"})
-FALSE: Final = frozenset({"0", "f", "F", "false", "FALSE", "False"})
