@@ -12,14 +12,13 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from pymesh.errors import ConfigError
+from pymesh.errors import MeshError
 from pymesh_controlplane.citadel import pem, rotation
 from pymesh_controlplane.citadel.authority import Authority
 from pymesh_controlplane.citadel.report import Holder, Report, RotationError, Step, hindrances, version_of
 from pymesh_controlplane.citadel.rotation import fingerprint
 from pymesh_controlplane.citadel.stored import Store, Stored
 from pymesh_controlplane.citadel.trust import Trust
-from pymesh_controlplane.kube.asking import KubernetesError
 from pymesh_controlplane.metrics import Metrics
 
 log = logging.getLogger("pymesh.citadel")
@@ -84,7 +83,7 @@ class Custodian:
         async with self._turn:
             try:
                 stored = await self._store.read(now=self._clock())
-            except (ConfigError, KubernetesError) as error:
+            except MeshError as error:
                 self._trouble(f"the CA cannot be read, and the one read before stays in force: {error}")
                 return
             if stored.digest == self._stored.digest:
@@ -104,7 +103,7 @@ class Custodian:
 
         Raises:
             RotationError: it is too early or out of turn, or the root is not citadel's to replace.
-            ConfigError, KubernetesError: it cannot be kept; nothing has changed.
+            MeshError: it cannot be kept; nothing has changed.
         """
         async with self._turn:
             own = self._stored.own
