@@ -33,7 +33,7 @@ async def test_one_error_is_the_reason_and_the_others_are_logged(
 
 
 def test_on_one_machine_the_client_of_the_kubernetes_api_is_not_loaded() -> None:
-    """It takes 0.3 s and 7 MB, of each of the control plane's processes; one import in the wrong place brings it back."""
+    """It takes 0.3 s and 7 MB of each process, and one import in the wrong place brings it back."""
     script = "import sys, pymesh_controlplane.__main__; print(*sorted({'lightkube', 'httpx2'} & sys.modules.keys()))"
     loaded = subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.PIPE, text=True).stdout
     assert loaded.split() == []
