@@ -18,6 +18,8 @@ FRESH: Final = 1.5
 # Seconds to wait for what is missing of a request that has just ended, and between two looks.
 PATIENCE: Final = 3.0
 POLL: Final = 0.2
+# Seconds to wait for somebody who says so: longer than proxies on a busy machine take to report.
+LONG: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +31,25 @@ class Found:
     why: str = ""
 
 
-def of_request(mesh: Mesh, request_id: str) -> Found:
-    """The records of one request. What has just ended is waited for, for PATIENCE seconds at most.
+def of_request(mesh: Mesh, request_id: str, patience: float) -> Found:
+    """The records of one request. What has just ended is waited for, for `patience` seconds at most.
 
     Raises:
         MeshError: the mesh does not run, or a sidecar does not answer as it should.
     """
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while True:
         found = _look(mesh, request_id)
         hops = journey.join(found.records)
-        if _settled(hops, time.time()) or time.monotonic() > deadline:
+        if _settled(hops, time.time(), patience) or time.monotonic() > deadline:
             return found
         time.sleep(POLL)
 
 
-def _settled(hops: list[journey.Hop], now: float) -> bool:
-    """Whether nothing more will come: the request hangs together and has ended a while ago."""
+def _settled(hops: list[journey.Hop], now: float, patience: float) -> bool:
+    """Whether nothing more will come: the request has ended a while ago, and hangs together or never will."""
     ends = [record.started + record.milliseconds / 1000 for record in journey.flatten(hops)]
-    return bool(ends) and now - max(ends) > FRESH and not (journey.loose_ends(hops) and now - max(ends) < PATIENCE)
+    return bool(ends) and now - max(ends) > FRESH and not (journey.loose_ends(hops) and now - max(ends) < patience)
 
 
 def _look(mesh: Mesh, request_id: str) -> Found:

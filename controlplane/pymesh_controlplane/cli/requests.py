@@ -18,7 +18,7 @@ from pymesh_controlplane.cli import journey as journeys
 from pymesh_controlplane.cli.output import Format
 
 # Seconds between two looks for newer requests.
-FOLLOW_POLL: Final = 0.5
+POLL: Final = 0.5
 _STATUS: Final = re.compile(r"0|[0-9]{3}|[0-9][xX]{2}")
 HEADER: Final = ("TIME", "FROM", "TO", "REQUEST", "STATUS", "MS", "MTLS", "REQUEST ID")
 
@@ -34,6 +34,14 @@ _To = Annotated[str, typer.Option("--to", help="Only to this service, app or wor
 _From = Annotated[str, typer.Option("--from", help="Only from this app or workload.")]
 _Status = Annotated[str, typer.Option(help="Only with this status, as in 503 or 5xx; 0 is no answer at all.")]
 _Follow = Annotated[bool, typer.Option("-f", "--follow", help="Go on with what comes.")]
+_Wait = Annotated[bool, typer.Option("--wait", help="Until there is one: requests are reported after a second or two.")]
+_Timeout = Annotated[
+    float | None, typer.Option(min=0, help=f"Seconds to wait, with --wait; {records.LONG:g} if left out.")
+]
+_WaitForAll = Annotated[
+    bool,
+    typer.Option("--wait", help=f"Until all of it is known, for longer than the usual {records.PATIENCE:g} seconds."),
+]
 _RequestId = Annotated[str, typer.Argument(help="Its x-request-id, as in pymesh requests and in every access log.")]
 
 _Record = Mapping[str, Any]
@@ -45,6 +53,8 @@ def requests(  # noqa: PLR0917  a command has as many options as it has
     from_: _From = "",
     status: _Status = "",
     follow: _Follow = False,
+    wait: _Wait = False,
+    timeout: _Timeout = None,
     mesh: target.MeshName = "",
     context: target.Context = "",
     kubeconfig: target.Kubeconfig = "",
@@ -57,18 +67,40 @@ def requests(  # noqa: PLR0917  a command has as many options as it has
     On this machine or in a cluster.
     """
     _require_status(status)
+    if follow and wait:
+        raise MeshError("--wait ends with the first request, --follow with none: give one of the two")
+    patience = _patience(wait, timeout, 0.0)
     query = {"to": to, "from": from_, "status": status, "namespace": target.only(namespace, everywhere)}
     asked = {"once": "1", **{name: value for name, value in query.items() if value}}
     out = Console(highlight=False)
     with target.opened(mesh, context, kubeconfig) as found_mesh:
-        found: list[_Record] = found_mesh.telemetry("requests", {**asked, "last": last})
+        found = _reported(found_mesh, {**asked, "last": last}, patience)
         found.sort(key=lambda record: float(record["started"]))  # they came in the order in which they ended
         if follow:
             _follow(out, output_format, found_mesh, asked, found)
         pods = found_mesh.pods() if output_format is Format.table else {}
+    if wait and not found:
+        raise MeshError(f"no such request was reported within {patience:g} s; pymesh requests lists those that were")
     output.show(out, output_format, found, HEADER, rows(found, pods))
     if not found and output_format is Format.table:
         sys.stderr.write("none that the collector remembers; requests are reported within a second or two\n")
+
+
+def _patience(wait: bool, timeout: float | None, otherwise: float) -> float:
+    """Seconds to wait for what has not been reported yet; `otherwise` without --wait."""
+    if timeout is not None and not wait:
+        raise MeshError("--timeout says how long --wait waits: give both")
+    return (records.LONG if timeout is None else timeout) if wait else otherwise
+
+
+def _reported(mesh: target.Mesh, query: Mapping[str, object], patience: float) -> list[_Record]:
+    """What the collector has of `query`; asked again for `patience` seconds while that is nothing."""
+    deadline = time.monotonic() + patience
+    while True:
+        found: list[_Record] = mesh.telemetry("requests", query)
+        if found or time.monotonic() >= deadline:
+            return found
+        time.sleep(POLL)
 
 
 def _require_status(text: str) -> None:
@@ -91,7 +123,7 @@ def _follow(
                     out.print(_line(row), soft_wrap=True)
                 else:
                     out.out(json.dumps(record), highlight=False)
-            time.sleep(FOLLOW_POLL)
+            time.sleep(POLL)
             found = mesh.telemetry("requests", {**asked, "last": 1000, "after": newest})
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
@@ -127,8 +159,10 @@ def _line(row: Sequence[str]) -> Text:
     return Text(" ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def journey(
+def journey(  # noqa: PLR0917  as above
     request_id: _RequestId,
+    wait: _WaitForAll = False,
+    timeout: _Timeout = None,
     mesh: target.MeshName = "",
     context: target.Context = "",
     kubeconfig: target.Kubeconfig = "",
@@ -139,8 +173,9 @@ def journey(
     On this machine or in a cluster. From the collector; where there is none, or it does not answer, the sidecars are
     asked for what they remember.
     """
+    patience = _patience(wait, timeout, records.PATIENCE)
     with target.opened(mesh, context, kubeconfig) as found_mesh:
-        found = records.of_request(found_mesh, request_id)
+        found = records.of_request(found_mesh, request_id, patience)
         pods = found_mesh.pods() if found.records and output_format is Format.table else {}
     if found.source == "sidecars":
         sys.stderr.write(f"{found.why}; asked the sidecars, which remember their last requests\n")

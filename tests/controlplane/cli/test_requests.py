@@ -1,12 +1,17 @@
 """Records → the table of `pymesh requests`, and the whole story of one request."""
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
 from pymesh.errors import MeshError
 from pymesh.peer_metadata import Peer
-from pymesh_controlplane.cli import records, requests
+from pymesh_controlplane.cli import main, records, requests, target
 from pymesh_controlplane.cli.client import Absent
 from pymesh_controlplane.cli.journey import Record, join
 from pymesh_controlplane.cli.records import of_request
@@ -92,7 +97,7 @@ class FakeMesh:
 
 
 def test_a_request_of_long_ago_is_not_waited_for() -> None:
-    found = of_request(FakeMesh([record(http_entry(TO_V1), endpoint="", upstream_peer="")]), "a/b")  # type: ignore[arg-type]
+    found = of_request(FakeMesh([record(http_entry(TO_V1), endpoint="", upstream_peer="")]), "a/b", 3.0)  # type: ignore[arg-type]
     assert (len(found.records), found.source) == (1, "telemetry")
 
 
@@ -101,18 +106,92 @@ def test_what_has_just_ended_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(records.time, "time", lambda: 1_700_000_003.0)
     complete = [record(http_entry(TO_V1), endpoint="", upstream_peer="")]
     mesh = FakeMesh([], [], complete)
-    assert len(of_request(mesh, "a/b").records) == 1  # type: ignore[arg-type]
+    assert len(of_request(mesh, "a/b", 3.0).records) == 1  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("error", [Absent("this mesh runs without telemetry"), records.MeshError("it does not answer")])
-def test_without_the_collector_the_sidecars_are_asked(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "PATIENCE", 0)
-    found = of_request(FakeMesh(error), "a/b")  # type: ignore[arg-type]
+def test_without_the_collector_the_sidecars_are_asked(error: Exception) -> None:
+    found = of_request(FakeMesh(error), "a/b", 0.0)  # type: ignore[arg-type]
     assert (list(found.records), found.source, found.why) == (
         [],
         "sidecars",
         f"{error}; no answer from bookinfo/reviews-v1-0: 503 wait",
     )
+
+
+class SlowCollector:
+    """A mesh whose collector hears of a request only when it has been asked `times`."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+        self.asked: list[Any] = []
+        self.namespace = "default"
+
+    def telemetry(self, page: str, query: Any) -> Any:
+        self.asked.append((page, dict(query)))
+        return [record(http_entry(TO_V1, status=403))] if len(self.asked) > self.times else []
+
+    def pods(self) -> dict[str, str]:
+        return PODS
+
+
+def listed(monkeypatch: pytest.MonkeyPatch, mesh: SlowCollector, *arguments: str) -> Result:
+    """What `pymesh requests` prints about `mesh`."""
+
+    @contextmanager
+    def opened(*_: str) -> Iterator[SlowCollector]:
+        yield mesh
+
+    monkeypatch.setattr(target, "opened", opened)
+    monkeypatch.setattr(requests, "POLL", 0)
+    return CliRunner().invoke(main.app, ["requests", *arguments])
+
+
+def test_without_wait_what_is_not_reported_yet_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = listed(monkeypatch, SlowCollector(1), "--to", "reviews")
+    assert (done.exit_code, "requests are reported within a second or two" in done.output) == (0, True)
+
+
+def test_a_request_that_is_not_reported_yet_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = SlowCollector(3)
+    arguments = ("--wait", "--to", "reviews", "--status", "403", "--last", "5", "-o", "json")
+    done = listed(monkeypatch, mesh, *arguments)
+    assert [found["status"] for found in json.loads(done.stdout)] == [403]
+    assert mesh.asked == [("requests", {"once": "1", "to": "reviews", "status": "403", "last": 5})] * 4
+
+
+def test_who_waits_in_vain_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = listed(monkeypatch, SlowCollector(1), "--wait", "--timeout", "0", "-o", "json")
+    assert (done.stdout, str(done.exception)) == (
+        "",
+        "no such request was reported within 0 s; pymesh requests lists those that were",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("--wait", "-f"), "--wait ends with the first request, --follow with none: give one of the two"),
+        (("--timeout", "3"), "--timeout says how long --wait waits: give both"),
+    ],
+)
+def test_options_that_contradict_each_other(
+    arguments: tuple[str, ...], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh = SlowCollector(0)
+    assert (str(listed(monkeypatch, mesh, *arguments).exception), mesh.asked) == (why, [])
+
+
+def test_a_journey_is_waited_for_as_long_as_somebody_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is sent and has not arrived may be on its way to the collector, if it has ended a moment ago."""
+    monkeypatch.setattr(records, "POLL", 0)
+    monkeypatch.setattr(records.time, "time", lambda: 1_700_000_000.0 + 5)
+    connection = "10.244.0.7:4000"
+    sent = [record(http_entry(TO_V1), endpoint="10.244.0.8:9080", upstream_local=connection)]
+    there = {"original_destination": "10.244.0.8:9080", "downstream_remote": connection}
+    arrived = [*sent, record(http_entry(FROM_PAGE), V1_PROXY, **there)]
+    assert len(of_request(FakeMesh(sent, arrived), "a/b", records.PATIENCE).records) == 1  # type: ignore[arg-type]
+    assert len(of_request(FakeMesh(sent, arrived), "a/b", records.LONG).records) == 2  # type: ignore[arg-type]
 
 
 def test_a_status_is_one_that_there_can_be() -> None:
