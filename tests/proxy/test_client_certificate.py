@@ -6,9 +6,9 @@ import pytest
 
 from pymesh_proxy import client_certificate, forwarding
 from pymesh_proxy.codec.headers import Head
-from pymesh_proxy.codec.http1 import parse_request
 from pymesh_proxy.config.model import ForwardClientCert, HttpManager
 from pymesh_proxy.transport.facts import Facts
+from tests.support.heads import read_request
 
 MANAGER = HttpManager("test", routes=None, rds="r")
 PLAIN = Facts("inbound", "10.0.0.7:41000", "10.0.0.8:9080")
@@ -22,10 +22,9 @@ OURS = b"By=spiffe://cluster.local/ns/default/sa/reviews;Hash=ab12"
 
 
 def prepared(*lines: bytes, manager: HttpManager, facts: Facts) -> Head:
-    parsed = parse_request(b"\r\n".join((b"GET /a HTTP/1.1", b"Host: a", *lines, b"", b"")))
-    assert parsed is not None
-    forwarding.prepare_request(parsed[0], manager, facts)
-    return parsed[0]
+    head = read_request(*lines)
+    forwarding.prepare_request(head, manager, facts)
+    return head
 
 
 @pytest.mark.parametrize(

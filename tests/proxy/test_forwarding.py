@@ -1,22 +1,18 @@
-"""What is changed in messages on their way, and the answers of our own."""
+"""What is changed in requests on their way."""
 
 import re
-import string
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pymesh_proxy import forwarding
 from pymesh_proxy.codec.headers import Head
-from pymesh_proxy.codec.http1 import parse_request, parse_response
-from pymesh_proxy.config.model import EscapedSlashes, ForwardClientCert, HttpManager, ServerHeader
-from pymesh_proxy.errors import CAUSES, Flag, ProxyError
-from pymesh_proxy.filters.base import LocalReply
+from pymesh_proxy.config.model import EscapedSlashes, ForwardClientCert, HttpManager
+from pymesh_proxy.errors import ProxyError
 from pymesh_proxy.routing import Forward, HeaderMutation, Route
 from pymesh_proxy.transport.facts import Facts
 from pymesh_proxy.upstream.endpoint import Endpoint
+from tests.support.heads import read_request
 
 MANAGER = HttpManager("test", routes=None, rds="r")
 EDGE = replace(MANAGER, use_remote_address=True)
@@ -27,22 +23,10 @@ ROUTE = Route("r", "v", "", lambda _: True, FORWARD)
 UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
-def request(*lines: bytes, start: bytes = b"GET /a HTTP/1.1", host: bytes = b"Host: a") -> Head:
-    parsed = parse_request(b"\r\n".join((start, *([host] if host else []), *lines, b"", b"")))
-    assert parsed is not None
-    return parsed[0]
-
-
-def response(*lines: bytes, start: bytes = b"HTTP/1.1 200 OK") -> Head:
-    parsed = parse_response(b"\r\n".join((start, *lines, b"", b"")))
-    assert parsed is not None
-    return parsed[0]
-
-
 def prepared(
     *lines: bytes, manager: HttpManager = MANAGER, facts: Facts = PLAIN, start: bytes = b"GET /a HTTP/1.1"
 ) -> Head:
-    head = request(*lines, start=start)
+    head = read_request(*lines, start=start)
     forwarding.prepare_request(head, manager, facts)
     return head
 
@@ -51,10 +35,10 @@ def prepared(
 
 
 def test_a_request_id_is_made_where_there_is_none() -> None:
-    made = {forwarding.prepare_request(head, MANAGER, PLAIN) for head in [request() for _ in range(50)]}
+    made = {forwarding.prepare_request(head, MANAGER, PLAIN) for head in [read_request() for _ in range(50)]}
     assert len(made) == 50
     assert all(UUID4.fullmatch(one) for one in made)
-    head = request(b"X-Request-Id:")
+    head = read_request(b"X-Request-Id:")
     made_id = forwarding.prepare_request(head, MANAGER, PLAIN)
     assert UUID4.fullmatch(made_id)
     assert head.get(b"x-request-id") == made_id.encode()
@@ -70,7 +54,7 @@ def test_a_request_id_is_made_where_there_is_none() -> None:
     ],
 )
 def test_a_request_id_is_kept_inside_and_replaced_at_the_edge(manager: HttpManager, kept: bool) -> None:
-    head = request(b"X-Request-Id: mine")
+    head = read_request(b"X-Request-Id: mine")
     found = forwarding.prepare_request(head, manager, PLAIN)
     assert (found == "mine") is kept
     assert head.get(b"x-request-id") == found.encode()
@@ -78,7 +62,7 @@ def test_a_request_id_is_kept_inside_and_replaced_at_the_edge(manager: HttpManag
 
 
 def test_no_request_id_where_none_is_to_be_made() -> None:
-    head = request()
+    head = read_request()
     assert forwarding.prepare_request(head, replace(MANAGER, generate_request_id=False), PLAIN) == ""
     assert not head.has(b"x-request-id")
 
@@ -104,6 +88,17 @@ def test_the_edge_believes_nothing_of_the_kind() -> None:
 
 
 @pytest.mark.parametrize(
+    "name", [b"X_Forwarded_Client_Cert", b"x-forwarded_for", b"Transfer_Encoding", b"X_REQUEST_ID"]
+)
+def test_names_that_a_wsgi_server_takes_for_ours_do_not_reach_it(name: bytes) -> None:
+    head = read_request(name + b": forged", b"app_own: kept")
+    prepare = HttpManager("m", None, "r", forward_client_cert=ForwardClientCert.SANITIZE_SET)
+    forwarding.prepare_request(head, prepare, Facts("inbound", "10.0.0.1:1", "10.0.0.2:2"))
+    assert b"forged" not in head.fields()
+    assert head.get(b"app_own") == b"kept"
+
+
+@pytest.mark.parametrize(
     ("manager", "remote", "expected"),
     [
         (EDGE, "10.0.0.7:1", b"10.0.0.7"),
@@ -121,6 +116,13 @@ def test_x_forwarded_proto_says_how_the_client_came() -> None:
     assert prepared(facts=MUTUAL).get(b"x-forwarded-proto") == b"https"
     behind = replace(EDGE, xff_num_trusted_hops=1)
     assert prepared(b"X-Forwarded-Proto: https", manager=behind).get(b"x-forwarded-proto") == b"https"
+
+
+def test_via_tells_the_server_the_way_in_the_words_of_the_bootstrap() -> None:
+    signing = replace(MANAGER, via=b"1.1 me")
+    assert prepared(manager=signing).get(b"via") == b"1.1 me"
+    assert prepared(b"Via: 1.0 a", b"Via: 1.1 b", manager=signing).get(b"via") == b"1.0 a, 1.1 b, 1.1 me"
+    assert prepared(b"Via: 1.0 a").get(b"via") == b"1.0 a"
 
 
 # --- Connections end here ---------------------------------------------------------------------------------------------
@@ -190,11 +192,11 @@ def test_of_te_only_trailers_goes_on(te: bytes, sent: bytes | None) -> None:
     ],
 )
 def test_the_port_that_was_connected_to_is_stripped(host: bytes, port: int, expected: bytes) -> None:
-    head = request(host=b"Host: " + host)
+    head = read_request(host=b"Host: " + host)
     facts = replace(PLAIN, original_destination=("10.0.0.8", port))
     assert forwarding.canonicalize(head, replace(MANAGER, strip_matching_host_port=True), facts) is None
     assert (head.authority, head.get(b"host")) == (expected, expected)
-    untouched = request(host=b"Host: " + host)
+    untouched = read_request(host=b"Host: " + host)
     forwarding.canonicalize(untouched, MANAGER, facts)
     assert untouched.authority == host
 
@@ -211,7 +213,7 @@ def test_the_port_that_was_connected_to_is_stripped(host: bytes, port: int, expe
 )
 def test_escaped_slashes(rule: EscapedSlashes, fields: tuple[bytes, ...], status: int | None) -> None:
     manager = replace(MANAGER, normalize_path=True, escaped_slashes=rule)
-    head = request(*fields, start=b"GET /a%2F..%2fb?c=%2f HTTP/1.1")
+    head = read_request(*fields, start=b"GET /a%2F..%2fb?c=%2f HTTP/1.1")
     reply = forwarding.canonicalize(head, manager, PLAIN)
     assert (reply and reply.status) == status
     if reply is None:
@@ -230,7 +232,7 @@ def test_escaped_slashes(rule: EscapedSlashes, fields: tuple[bytes, ...], status
     ],
 )
 def test_a_path_gets_the_form_that_is_configured(normalize: bool, merge: bool, path: bytes) -> None:
-    head = request(start=b"GET /a//./b/../c HTTP/1.1")
+    head = read_request(start=b"GET /a//./b/../c HTTP/1.1")
     assert forwarding.canonicalize(head, replace(MANAGER, normalize_path=normalize, merge_slashes=merge), PLAIN) is None
     assert head.path == path
 
@@ -241,7 +243,7 @@ def test_what_is_no_path_is_left_alone() -> None:
         escaped_slashes=EscapedSlashes.REJECT,
     )  # fmt: skip
     for start, authority in ((b"OPTIONS * HTTP/1.1", b"a"), (b"CONNECT b:9080 HTTP/1.1", b"b:9080")):
-        head = request(start=start)
+        head = read_request(start=start)
         target = head.path
         facts = replace(PLAIN, original_destination=("10.0.0.8", 9080))
         assert forwarding.canonicalize(head, manager, facts) is None
@@ -249,7 +251,7 @@ def test_what_is_no_path_is_left_alone() -> None:
 
 
 def test_http_1_0_only_where_it_is_accepted() -> None:
-    head = request(start=b"GET / HTTP/1.0", host=b"")
+    head = read_request(start=b"GET / HTTP/1.0", host=b"")
     with pytest.raises(ProxyError) as caught:
         forwarding.prepare_request(head, MANAGER, PLAIN)
     assert (caught.value.status, caught.value.details) == (426, "low_version")
@@ -262,7 +264,7 @@ def test_http_1_0_only_where_it_is_accepted() -> None:
 
 
 def test_mutations_in_their_order() -> None:
-    head = request(b"A: 1", b"B: 1", b"C: 1")
+    head = read_request(b"A: 1", b"B: 1", b"C: 1")
     changes = HeaderMutation(
         add=((b"c", b"2"), (b"e", b"2")),
         set=((b"b", b"2"), (b"d", b"2")),
@@ -276,7 +278,7 @@ def test_mutations_in_their_order() -> None:
 
 
 def routed(action: Forward, start: bytes = b"GET /old/x?q=/old HTTP/1.1") -> Head:
-    head = request(start=start)
+    head = read_request(start=start)
     route = Route("r", "v", "", lambda _: True, action, request_headers=HeaderMutation(set=((b"x-route", b"r"),)))
     forwarding.apply_route(head, route, action, MANAGER)
     return head
@@ -289,6 +291,12 @@ def test_a_rewrite_keeps_the_query_and_tells_the_old_path() -> None:
     assert head.get(b"x-route") == b"r"
     same = routed(Forward((("c", 1),), rewrite=lambda path: path))
     assert not same.has(b"x-envoy-original-path")
+
+
+@pytest.mark.parametrize("left", [b"", b"http://elsewhere/x", b"x"])
+def test_a_rewrite_that_leaves_no_path_ends_the_request(left: bytes) -> None:
+    with pytest.raises(ProxyError, match="500 LR path_rewrite_failed"):
+        forwarding.apply_route(read_request(), ROUTE, replace(FORWARD, rewrite=lambda _: left), MANAGER)
 
 
 def test_a_host_rewrite_changes_host_and_authority() -> None:
@@ -306,211 +314,13 @@ def test_the_upstream_hears_how_long_it_has(timeout: float | None, expected: byt
 def test_a_request_as_it_goes_out() -> None:
     endpoint = Endpoint("10.0.0.1", 80, hostname="backend.example")
     plain = Forward((("c", 1),))
-    assert forwarding.request_bytes(request(b"X: y"), plain, endpoint) == b"GET /a HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n"
-    absolute = request(start=b"GET http://b/p?q HTTP/1.1")
+    assert (
+        forwarding.request_bytes(read_request(b"X: y"), plain, endpoint)
+        == b"GET /a HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n"
+    )
+    absolute = read_request(start=b"GET http://b/p?q HTTP/1.1")
     assert forwarding.request_bytes(absolute, plain, endpoint) == b"GET /p?q HTTP/1.1\r\nhost: b\r\n\r\n"
     auto = replace(plain, auto_host_rewrite=True)
-    assert b"\r\nhost: backend.example\r\n" in forwarding.request_bytes(request(), auto, endpoint)
+    assert b"\r\nhost: backend.example\r\n" in forwarding.request_bytes(read_request(), auto, endpoint)
     nameless = Endpoint("10.0.0.1", 80)
-    assert b"\r\nHost: a\r\n" in forwarding.request_bytes(request(), auto, nameless)
-
-
-# --- Responses --------------------------------------------------------------------------------------------------------
-
-
-def passed_on(
-    head: Head,
-    manager: HttpManager = MANAGER,
-    *,
-    wrap: bool = False,
-    close: bool = False,
-    minor: int = 1,
-) -> Head:
-    data = forwarding.response_bytes(
-        head, manager, request_id="id", service_time=0.0129, minor=minor, close=close, wrap=wrap
-    )
-    parsed = parse_response(data)
-    assert parsed is not None
-    assert parsed[1] == len(data)
-    return parsed[0]
-
-
-def test_a_response_as_it_goes_out() -> None:
-    head = passed_on(response(b"Connection: close, X-Hop", b"X-Hop: 1", b"Keep-Alive: 5", b"X: y", b"Server: app"))
-    assert {name.lower() for name, _ in head.items()} == {b"x", b"server", b"date", b"x-envoy-upstream-service-time"}
-    assert head.get(b"server") == b"envoy"
-    assert head.get(b"x-envoy-upstream-service-time") == b"12"
-    assert head.get(b"date") is not None
-    assert head.persistent
-
-
-def test_an_http_1_0_response_is_ours_in_version() -> None:
-    head = passed_on(response(b"Date: then", start=b"HTTP/1.0 404 Nope"))
-    assert (head.minor, head.status, head.reason, head.get(b"date")) == (1, 404, b"Nope", b"then")
-
-
-@pytest.mark.parametrize(
-    ("rule", "absent", "present"),
-    [
-        (ServerHeader.OVERWRITE, b"envoy", b"envoy"),
-        (ServerHeader.APPEND_IF_ABSENT, b"envoy", b"app"),
-        (ServerHeader.PASS_THROUGH, None, b"app"),
-    ],
-)
-def test_the_server_header(rule: ServerHeader, absent: bytes | None, present: bytes) -> None:
-    manager = replace(MANAGER, server_header=rule)
-    assert passed_on(response(), manager).get(b"server") == absent
-    assert passed_on(response(b"Server: app"), manager).get(b"server") == present
-
-
-def test_what_becomes_of_the_connection_is_said() -> None:
-    assert passed_on(response(), close=True).get(b"connection") == b"close"
-    assert passed_on(response(), minor=0).get(b"connection") == b"keep-alive"
-    assert passed_on(response()).get(b"connection") is None
-    switched = passed_on(
-        response(b"Connection: Upgrade", b"Upgrade: websocket", start=b"HTTP/1.1 101 Switching Protocols")
-    )
-    assert (switched.get(b"connection"), switched.upgrade) == (b"upgrade", b"websocket")
-
-
-def test_a_body_without_a_length_becomes_chunked() -> None:
-    assert passed_on(response(), wrap=True).chunked
-
-
-def test_the_request_id_in_the_response() -> None:
-    assert passed_on(response()).get(b"x-request-id") is None
-    telling = replace(MANAGER, always_set_request_id_in_response=True)
-    assert passed_on(response(), telling).get(b"x-request-id") == b"id"
-
-
-def test_via_tells_both_sides_the_way_in_the_words_of_the_bootstrap() -> None:
-    signing = replace(MANAGER, via=b"1.1 me")
-    assert prepared(manager=signing).get(b"via") == b"1.1 me"
-    assert prepared(b"Via: 1.0 a", b"Via: 1.1 b", manager=signing).get(b"via") == b"1.0 a, 1.1 b, 1.1 me"
-    assert passed_on(response(b"Via: 1.1 c"), signing).get(b"via") == b"1.1 c, 1.1 me"
-    assert prepared(b"Via: 1.0 a").get(b"via") == b"1.0 a"
-    assert passed_on(response()).get(b"via") is None
-    ours, _ = reply_to(LocalReply(404, Flag.NO_ROUTE, "route_not_found"), manager=signing)
-    assert ours.get(b"via") == b"1.1 me"
-
-
-# --- Answers of our own -----------------------------------------------------------------------------------------------
-
-
-def reply_to(
-    reply: LocalReply,
-    *,
-    manager: HttpManager = MANAGER,
-    head_only: bool = False,
-    close: bool = False,
-    response_headers: HeaderMutation | None = None,
-) -> tuple[Head, bytes]:
-    data = forwarding.local_reply_bytes(
-        reply, manager, request_id="id", reason="Connection refused", head_only=head_only, close=close,
-        response_headers=response_headers,
-    )  # fmt: skip
-    parsed = parse_response(data)
-    assert parsed is not None
-    return parsed[0], data[parsed[1] :]
-
-
-def test_an_answer_says_what_and_why() -> None:
-    head, body = reply_to(LocalReply(503, Flag.UPSTREAM_CONNECTION_FAILURE, "details", b"no way"))
-    assert (head.status, head.reason, head.content_length, body) == (503, b"Service Unavailable", 6, b"no way")
-    assert head.get(b"content-type") == b"text/plain"
-    assert head.get(b"server") == b"envoy"
-    assert head.get(b"proxy-status") == (b'pymesh; error=connection_refused; details="UF details: Connection refused"')
-    assert head.persistent
-
-
-def test_the_answer_to_head_has_the_length_and_not_the_body() -> None:
-    head, body = reply_to(LocalReply(404, Flag.NO_ROUTE, "route_not_found", b"nothing"), head_only=True)
-    assert (head.content_length, body) == (7, b"")
-
-
-@pytest.mark.parametrize("status", [204, 304])
-def test_an_answer_that_has_no_body_announces_none(status: int) -> None:
-    head, body = reply_to(LocalReply(status, Flag.NONE, "direct_response", b"unwanted"))
-    assert (head.content_length, body) == (None, b"")
-
-
-def test_an_answers_own_headers_and_the_routes() -> None:
-    reply = LocalReply(302, Flag.NONE, "direct_response", b"", ((b"location", b"/there"), (b"content-type", b"x/y")))
-    head, _ = reply_to(reply, close=True, response_headers=HeaderMutation(add=((b"x-added", b"1"),)))
-    assert head.get(b"location") == b"/there"
-    assert head.get(b"content-type") == b"x/y"
-    assert head.get(b"x-added") == b"1"
-    assert head.get(b"proxy-status") is None
-    assert head.content_length == 0
-    assert not head.persistent
-
-
-def test_an_answer_may_tell_the_request_id() -> None:
-    telling = replace(MANAGER, always_set_request_id_in_response=True, server_header=ServerHeader.PASS_THROUGH)
-    head, _ = reply_to(LocalReply(404, Flag.NO_ROUTE, "route_not_found"), manager=telling)
-    assert head.get(b"x-request-id") == b"id"
-    assert head.get(b"server") is None
-
-
-# RFC 8941 section 3: a list of one token with two parameters, a token and a string.
-PROXY_STATUS = re.compile(rb'pymesh; error=[a-z_]+; details="(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\"|\\\\)*"')
-
-
-@given(st.sampled_from(list(Flag)), st.text(max_size=30), st.text(string.printable + "äß\x00\u2028", max_size=60))
-def test_proxy_status_is_a_structured_field_whatever_it_quotes(flag: Flag, details: str, reason: str) -> None:
-    field = forwarding.proxy_status(LocalReply(503, flag, details), reason)
-    assert PROXY_STATUS.fullmatch(field)
-    kind = CAUSES[flag].error if flag in CAUSES else "proxy_internal_error"
-    assert field.startswith(f"pymesh; error={kind};".encode())
-
-
-def test_dates_are_as_http_has_them() -> None:
-    assert forwarding.http_date(784111777) == b"Sun, 06 Nov 1994 08:49:37 GMT"
-
-
-@pytest.mark.parametrize(
-    "name", [b"X_Forwarded_Client_Cert", b"x-forwarded_for", b"Transfer_Encoding", b"X_REQUEST_ID"]
-)
-def test_names_that_a_wsgi_server_takes_for_ours_do_not_reach_it(name: bytes) -> None:
-    head = request(name + b": forged", b"app_own: kept")
-    prepare = HttpManager("m", None, "r", forward_client_cert=ForwardClientCert.SANITIZE_SET)
-    forwarding.prepare_request(head, prepare, Facts("inbound", "10.0.0.1:1", "10.0.0.2:2"))
-    assert b"forged" not in head.fields()
-    assert head.get(b"app_own") == b"kept"
-
-
-@pytest.mark.parametrize(
-    ("value", "kept"),
-    [
-        (b'pymesh; error=connection_refused; details="x"', False),
-        (b'nginx, pymesh; error=connection_refused; details="x"', False),
-        (b"nginx; error=connection_refused", True),
-    ],
-)
-def test_an_app_does_not_speak_in_its_sidecars_name(value: bytes, kept: bool) -> None:
-    head = response(b"Proxy-Status: " + value, start=b"HTTP/1.1 503 No")
-    forwarding.disown(head)
-    assert head.has(b"proxy-status") is kept
-
-
-@pytest.mark.parametrize("left", [b"", b"http://elsewhere/x", b"x"])
-def test_a_rewrite_that_leaves_no_path_ends_the_request(left: bytes) -> None:
-    head = parse_request(b"GET /a HTTP/1.1\r\nhost: a\r\n\r\n")
-    assert head is not None
-    with pytest.raises(ProxyError, match="500 LR path_rewrite_failed"):
-        forwarding.apply_route(head[0], ROUTE, replace(FORWARD, rewrite=lambda _: left), MANAGER)
-
-
-@pytest.mark.parametrize(
-    ("told", "left"),
-    [
-        (b'pymesh; error=http_request_denied; details="rbac_access_denied_matched_policy[x]"',
-         b"pymesh; error=http_request_denied"),
-        (b'pymesh; error=connection_refused; details="UF"', b'pymesh; error=connection_refused; details="UF"'),
-        (b"nginx", b"nginx"),
-    ],
-)  # fmt: skip
-def test_which_rule_has_denied_a_request_does_not_leave_the_mesh(told: bytes, left: bytes) -> None:
-    head = response(b"Proxy-Status: " + told, start=b"HTTP/1.1 403 No")
-    forwarding.discreet(head)
-    assert head.get(b"proxy-status") == left
+    assert b"\r\nHost: a\r\n" in forwarding.request_bytes(read_request(), auto, nameless)
