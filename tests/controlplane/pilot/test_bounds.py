@@ -12,7 +12,7 @@ from pymesh_controlplane.pilot import wire
 from pymesh_controlplane.pilot.bounds import MAX_CONTENT, first_part, size, too_large
 from pymesh_controlplane.pilot.session import DeltaRequest, Session, Snapshot
 from pymesh_controlplane.pilot.subscription import Changes, Resource, Response, digest_of
-from tests.controlplane.pilot.test_session import MESH, Proxy, both, connected, names, snapshot_with
+from tests.controlplane.pilot.proxies import MESH, Proxy, both, connected, names, snapshot_with
 
 MOST = 2_000
 
