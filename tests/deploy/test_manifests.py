@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from pymesh import names
-from pymesh.resources.policy import CheckSpec, ConcurrencyLimitSpec, RateLimitSpec
 from pymesh_controlplane.cli import bundle, inspection
 from pymesh_controlplane.injector import scraping
 from pymesh_controlplane.injector.containers import InjectionConfig, gateway_pod
@@ -23,45 +22,12 @@ from pymesh_controlplane.local import gateways
 from pymesh_controlplane.options import parse
 from pymesh_controlplane.sources import kinds
 from pymesh_controlplane.webhooks import server
+from tests.deploy.rendering import DEPLOY, Document, canonical, container_of, of_kind, pod_of, rendered
 from tests.deploy.restricted import violations
 from tests.support.repository import ROOT
 
-DEPLOY = ROOT / "deploy"
-KUBECTL = Path(sys.executable).with_name("kubectl")
 # From the first version that knows everything in use, which is preStop's sleep, to the newest.
 VERSIONS = ("1.30", "1.36")
-
-Document = dict[str, Any]
-
-
-def rendered(folder: Path) -> list[Document]:
-    """What kubectl makes of a kustomization, without a cluster and without the network."""
-    done = subprocess.run([str(KUBECTL), "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return list(yaml.safe_load_all(done.stdout))
-
-
-@pytest.fixture(scope="module")
-def everything() -> list[Document]:
-    return rendered(DEPLOY)
-
-
-def canonical(documents: list[Document]) -> list[str]:
-    return sorted(json.dumps(document, sort_keys=True) for document in documents)
-
-
-def of_kind(documents: list[Document], kind: str) -> dict[str, Document]:
-    return {document["metadata"]["name"]: document for document in documents if document["kind"] == kind}
-
-
-def pod_of(deployment: Document) -> Document:
-    return dict(deployment["spec"]["template"]["spec"])
-
-
-def container_of(deployment: Document) -> Document:
-    [container] = pod_of(deployment)["containers"]
-    return dict(container)
 
 
 def pymesh(*arguments: str) -> str:
@@ -256,20 +222,6 @@ def test_what_waits_for_the_mesh_gets_its_identity_as_any_workload(everything: l
         assert mounts == {str(Path(names.TOKEN_PATH).parent), str(Path(names.ROOT_CERT_PATH).parent)}
 
 
-# --- Who may do what -----------------------------------------------------------------------------------------------
-
-
-def rules(documents: list[Document], account: str) -> list[tuple[str, Document]]:
-    """Every rule that holds for a service account, with the namespace in which it does; "" is everywhere."""
-    found = []
-    for kind in ("RoleBinding", "ClusterRoleBinding"):
-        for binding in of_kind(documents, kind).values():
-            if any(subject["name"] == account for subject in binding["subjects"]):
-                role = of_kind(documents, binding["roleRef"]["kind"])[binding["roleRef"]["name"]]
-                found += [(binding["metadata"].get("namespace", ""), rule) for rule in role["rules"]]
-    return found
-
-
 def test_replicas_of_policy_share_what_a_secret_names_by_files_and_stay_as_they_were_scaled(
     everything: list[Document],
 ) -> None:
@@ -281,87 +233,6 @@ def test_replicas_of_policy_share_what_a_secret_names_by_files_and_stay_as_they_
     [mount] = [each for each in spec["template"]["spec"]["containers"][0]["volumeMounts"] if each["name"] == "store"]
     assert volume == {"name": "store", "secret": {"secretName": inspection.STORE, "optional": True}}
     assert parse(command[1:], {}).store_from == Path(mount["mountPath"])
-
-
-def test_nobody_may_do_just_anything(everything: list[Document]) -> None:
-    for kind in ("Role", "ClusterRole"):
-        for role in of_kind(everything, kind).values():
-            for rule in role["rules"]:
-                assert not any("*" in values for values in rule.values())
-                assert not {"delete", "deletecollection", "escalate", "bind", "impersonate"} & set(rule["verbs"])
-
-
-def test_the_control_plane_may_change_what_it_changes_and_in_the_way_it_does(everything: list[Document]) -> None:
-    """As `kube/leader.py`, `written_back/` and `citadel/secret_store.py` say: a patch reads nothing, and only the Lease
-    and citadel's own CA are replaced.
-    """
-    writes = {
-        (plural, only): sorted(rule["verbs"])
-        for _, rule in rules(everything, "pymesh-controlplane")
-        if {"patch", "update"} & set(rule["verbs"])
-        for plural in rule["resources"]
-        for only in rule.get("resourceNames", [""])
-    }
-    statuses = [key for key in writes if key[0].endswith("/status")]
-    assert [writes.pop(key) for key in statuses] == [["patch"]] * len(statuses)
-    assert writes == {
-        ("configmaps", names.ROOT_CONFIG_MAP): ["list", "patch", "watch"],
-        ("mutatingwebhookconfigurations", "pymesh-injector"): ["list", "patch", "watch"],
-        ("validatingwebhookconfigurations", "pymesh-galley"): ["list", "patch", "watch"],
-        ("leases", names.CONTROL_PLANE): ["get", "update"],
-        ("secrets", names.CA_SECRET_OWN): ["update"],
-    }
-    assert statuses
-
-
-def test_secrets_are_the_control_planes_and_in_its_own_namespace_only(everything: list[Document]) -> None:
-    places = {
-        (account, where)
-        for account in of_kind(everything, "ServiceAccount")
-        for where, rule in rules(everything, account)
-        if "secrets" in rule["resources"]
-    }
-    assert places == {("pymesh-controlplane", names.SYSTEM_NAMESPACE)}
-
-
-def test_who_asks_the_api_server_nothing_has_no_token_for_it(everything: list[Document]) -> None:
-    for deployment in of_kind(everything, "Deployment").values():
-        pod = pod_of(deployment)
-        has_rules = bool(rules(everything, pod["serviceAccountName"]))
-        assert pod.get("automountServiceAccountToken", True) is has_rules
-
-
-@pytest.mark.parametrize("account", ["pymesh-controlplane", "policy"])
-def test_whoever_reads_the_world_may_read_all_of_it(everything: list[Document], account: str) -> None:
-    for kind in kinds.ALL:
-        info = kind.resources[0]._api_info
-        group, plural = info.resource.group, info.plural
-        permitted = {
-            verb
-            for where, rule in rules(everything, account)
-            if group in rule["apiGroups"] and plural in rule["resources"] and (not where or kind.system)
-            and (not (only := rule.get("resourceNames")) or kind.fields == f"metadata.name={only[0]}")
-            for verb in rule["verbs"]
-        }  # fmt: skip
-        assert {"list", "watch"} <= permitted, f"{plural}.{group}"
-
-
-def test_the_root_is_where_the_leader_writes_it_and_not_where_an_istiod_writes_its_own(
-    everything: list[Document],
-) -> None:
-    mounted = [
-        volume["configMap"]["name"]
-        for deployment in of_kind(everything, "Deployment").values()
-        for volume in pod_of(deployment).get("volumes") or []
-        if "configMap" in volume
-    ]
-    written = [
-        only
-        for where, rule in rules(everything, "pymesh-controlplane")
-        if not where and "configmaps" in rule["resources"] and "patch" in rule["verbs"]
-        for only in rule["resourceNames"]
-    ]
-    assert written == ["pymesh-ca-root-cert"] == sorted(set(mounted)) == [names.ROOT_CONFIG_MAP]
 
 
 # --- Webhooks ------------------------------------------------------------------------------------------------------
@@ -401,68 +272,6 @@ def test_galley_is_asked_about_every_kind_that_steers_the_mesh_and_keeps_nobody_
                 assert (operation == "DELETE") is (hook["failurePolicy"] == "Ignore")
     mesh = {(kind.resources[0]._api_info.resource.group, kind.resources[0]._api_info.plural) for kind in kinds.MESH}
     assert asked == {"CREATE": {*mesh, ("", "configmaps")}, "UPDATE": {*mesh, ("", "configmaps")}, "DELETE": mesh}
-
-
-# --- CRDs ----------------------------------------------------------------------------------------------------------
-
-# How Istio names its kinds and which columns it prints (istio.io/api, kubernetes/customresourcedefinitions): whoever
-# installs Istio later finds every kind as Istio would have made it.
-ISTIO = {
-    "virtualservices": ("VirtualService", "vs", ["Gateways", "Hosts", "Age"]),
-    "destinationrules": ("DestinationRule", "dr", ["Host", "Age"]),
-    "gateways": ("Gateway", "gw", ["Age"]),
-    "serviceentries": ("ServiceEntry", "se", ["Hosts", "Location", "Resolution", "Age"]),
-    "authorizationpolicies": ("AuthorizationPolicy", "ap", ["Action", "Age"]),
-    "requestauthentications": ("RequestAuthentication", "ra", ["Age"]),
-    "peerauthentications": ("PeerAuthentication", "pa", ["Mode", "Age"]),
-}
-
-
-def test_istios_crds_are_as_istio_has_them() -> None:
-    found = {crd["spec"]["names"]["plural"]: crd for crd in bundle.crds()}
-    assert found.keys() == ISTIO.keys()
-    for plural, crd in found.items():
-        kind, short, columns = ISTIO[plural]
-        spec = crd["spec"]
-        security = kind in {"AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"}
-        group = "security.istio.io" if security else "networking.istio.io"
-        versions = ["v1", "v1beta1"] if security else ["v1", "v1beta1", "v1alpha3"]
-        assert crd["metadata"]["name"] == f"{plural}.{group}"
-        assert spec["names"] == {
-            "kind": kind, "listKind": f"{kind}List", "plural": plural, "singular": kind.lower(), "shortNames": [short],
-            "categories": ["istio-io", f"{group.partition('.')[0]}-istio-io"],
-        }  # fmt: skip
-        assert (spec["group"], spec["scope"], "conversion" in spec) == (group, "Namespaced", False)
-        assert [version["name"] for version in spec["versions"]] == versions
-        assert [version["storage"] for version in spec["versions"]] == [True, *[False] * (len(versions) - 1)]
-        for version in spec["versions"]:
-            assert version["served"]
-            assert version["subresources"] == {"status": {}}
-            assert [column["name"] for column in version["additionalPrinterColumns"]] == columns
-
-
-def test_no_crd_judges_what_galley_judges(everything: list[Document]) -> None:
-    """Whatever is written in a spec gets as far as galley, which can say in a sentence what is wrong with it."""
-    for crd in (*bundle.crds(), *of_kind(everything, "CustomResourceDefinition").values()):
-        for version in crd["spec"]["versions"]:
-            schema = version["schema"]["openAPIV3Schema"]
-            assert set(schema["properties"]) == {"spec", "status"}
-            for part in schema["properties"].values():
-                assert (part["type"], part["x-kubernetes-preserve-unknown-fields"]) == ("object", True)
-                for field in part.get("properties", {}).values():
-                    assert field.keys() == {"description", "x-kubernetes-preserve-unknown-fields"}
-
-
-def test_every_kind_of_the_mesh_has_a_crd_and_ours_name_every_field(everything: list[Document]) -> None:
-    ours = of_kind(everything, "CustomResourceDefinition")
-    crds = {(crd["spec"]["group"], crd["spec"]["names"]["plural"]) for crd in (*bundle.crds(), *ours.values())}
-    mesh = {(kind.resources[0]._api_info.resource.group, kind.resources[0]._api_info.plural) for kind in kinds.MESH}
-    assert crds == mesh
-    specs = (("ratelimits", RateLimitSpec), ("concurrencylimits", ConcurrencyLimitSpec), ("checks", CheckSpec))
-    for plural, spec in specs:
-        [version] = ours[f"{plural}.policy.pymesh.io"]["spec"]["versions"]
-        described = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
-        assert set(described) == set(spec.__struct_encode_fields__)
 
 
 # --- kind ----------------------------------------------------------------------------------------------------------
