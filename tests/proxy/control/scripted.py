@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.core.v3.base_pb2 import Node as NodeMessage
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
@@ -12,13 +13,20 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext
-from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryResponse, DiscoveryResponse, Resource
+from envoy.service.discovery.v3.discovery_pb2 import (
+    DeltaDiscoveryRequest,
+    DeltaDiscoveryResponse,
+    DiscoveryResponse,
+    Resource,
+)
 from google.protobuf.message import DecodeError, Message
 
 from pymesh.errors import ConfigError
 from pymesh.steps import Steps, whole
 from pymesh.xds import types
-from pymesh_proxy.control.resources import name_in
+from pymesh_proxy.control.ads import Ads, XdsStats
+from pymesh_proxy.control.resources import EVERYTHING, Interest, name_in
+from pymesh_proxy.control.subscription import Delta
 
 
 def cluster(name: str, *, eds: bool = True, service: str = "", note: str = "") -> Cluster:
@@ -121,3 +129,29 @@ _KINDS: dict[str, type[Message]] = {
     types.ROUTE: RouteConfiguration,
     types.SECRET: Secret,
 }
+
+
+class Scripted:
+    """An Ads of the delta dialect, with requests decoded."""
+
+    def __init__(self, interest: Interest = EVERYTHING) -> None:
+        self.consumer = Remembering()
+        self.stats = XdsStats()
+        self.ads = Ads(Delta(), NodeMessage(id="me"), self.consumer, self.stats, interest)
+        self.now = 100.0
+
+    def open(self) -> list[DeltaDiscoveryRequest]:
+        return [DeltaDiscoveryRequest.FromString(data) for data in self.ads.open(self.now)]
+
+    def receive(self, response: DeltaDiscoveryResponse) -> list[DeltaDiscoveryRequest]:
+        requests = whole(self.ads.receive(response.SerializeToString(), self.now))
+        return [DeltaDiscoveryRequest.FromString(data) for data in requests]
+
+    def complete(self) -> None:
+        """A first configuration: cluster a with endpoints, listener l with routes 80."""
+        self.open()
+        self.receive(delta(types.CLUSTER, "1", cluster("a")))
+        self.receive(delta(types.ENDPOINT, "2", endpoints("a")))
+        self.receive(delta(types.LISTENER, "3", listener("l", "80")))
+        self.receive(delta(types.ROUTE, "4", routes("80")))
+        assert self.ads.ready

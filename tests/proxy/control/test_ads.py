@@ -3,8 +3,7 @@
 from typing import cast
 
 import pytest
-from envoy.config.core.v3.base_pb2 import Node as NodeMessage
-from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryResponse
 from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,46 +11,18 @@ from hypothesis import strategies as st
 from pymesh.errors import ConfigError
 from pymesh.steps import whole
 from pymesh.xds.types import CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET
-from pymesh_proxy.control.ads import INITIAL_FETCH_TIMEOUT, MAX_ERROR_LENGTH, Ads, XdsStats
-from pymesh_proxy.control.resources import EVERYTHING, Interest
-from pymesh_proxy.control.subscription import Delta, StateOfTheWorld
+from pymesh_proxy.control.ads import INITIAL_FETCH_TIMEOUT, MAX_ERROR_LENGTH
+from pymesh_proxy.control.resources import Interest
 from tests.proxy.control.scripted import (
-    Remembering,
+    Scripted,
     cluster,
     delta,
     endpoints,
     listener,
     routes,
     secret,
-    sotw,
     tls_listener,
 )
-
-
-class Scripted:
-    """An Ads of the delta dialect, with requests decoded."""
-
-    def __init__(self, interest: Interest = EVERYTHING) -> None:
-        self.consumer = Remembering()
-        self.stats = XdsStats()
-        self.ads = Ads(Delta(), NodeMessage(id="me"), self.consumer, self.stats, interest)
-        self.now = 100.0
-
-    def open(self) -> list[DeltaDiscoveryRequest]:
-        return [DeltaDiscoveryRequest.FromString(data) for data in self.ads.open(self.now)]
-
-    def receive(self, response: DeltaDiscoveryResponse) -> list[DeltaDiscoveryRequest]:
-        requests = whole(self.ads.receive(response.SerializeToString(), self.now))
-        return [DeltaDiscoveryRequest.FromString(data) for data in requests]
-
-    def complete(self) -> None:
-        """A first configuration: cluster a with endpoints, listener l with routes 80."""
-        self.open()
-        self.receive(delta(CLUSTER, "1", cluster("a")))
-        self.receive(delta(ENDPOINT, "2", endpoints("a")))
-        self.receive(delta(LISTENER, "3", listener("l", "80")))
-        self.receive(delta(ROUTE, "4", routes("80")))
-        assert self.ads.ready
 
 
 @pytest.fixture
@@ -301,22 +272,6 @@ def test_who_needs_nothing_is_ready() -> None:
     assert script.ads.ready
 
 
-# --- state of the world ---------------------------------------------------------------------------------------------
-
-
-class ScriptedWorld:
-    def __init__(self) -> None:
-        self.consumer = Remembering()
-        self.ads = Ads(StateOfTheWorld(), NodeMessage(id="me"), self.consumer, XdsStats())
-
-    def open(self) -> list[DiscoveryRequest]:
-        return [DiscoveryRequest.FromString(data) for data in self.ads.open(0.0)]
-
-    def receive(self, type_url: str, version: str, *resources: Message) -> list[DiscoveryRequest]:
-        response = sotw(type_url, version, *resources).SerializeToString()
-        return [DiscoveryRequest.FromString(data) for data in whole(self.ads.receive(response, 0.0))]
-
-
 WEB, LOST = "kubernetes://web", "kubernetes://lost"
 
 
@@ -352,56 +307,6 @@ def test_a_refused_secret_holds_nothing_up(script: Scripted) -> None:
     (nack,) = script.receive(delta(SECRET, "6", secret(WEB)))
     assert nack.error_detail.message
     assert script.consumer.names(LISTENER) == {"l", "t"}
-
-
-def test_secrets_in_the_state_of_the_world() -> None:
-    consumer = Remembering()
-    ads = Ads(StateOfTheWorld(), NodeMessage(id="me"), consumer, XdsStats())
-    ads.open(0)
-    whole(ads.receive(sotw(CLUSTER, "1").SerializeToString(), 0))
-    _, follow = whole(ads.receive(sotw(LISTENER, "1", tls_listener("t", WEB, LOST)).SerializeToString(), 0))
-    assert DiscoveryRequest.FromString(follow).resource_names == [LOST, WEB]
-    assert not ads.ready
-    whole(ads.receive(sotw(SECRET, "1", secret(WEB)).SerializeToString(), 0))
-    assert ads.ready
-    assert consumer.names(SECRET) == {WEB}
-
-
-def test_state_of_the_world() -> None:
-    world = ScriptedWorld()
-    assert [(request.type_url, request.node.id) for request in world.open()] == [(CLUSTER, "me"), (LISTENER, "")]
-    ack, follow = world.receive(CLUSTER, "1", cluster("a"), cluster("b"))
-    assert (ack.version_info, ack.response_nonce) == ("1", "n1")
-    assert (follow.type_url, list(follow.resource_names), follow.version_info) == (ENDPOINT, ["a", "b"], "")
-    world.receive(ENDPOINT, "2", endpoints("a"), endpoints("b"), endpoints("unasked"))
-    world.receive(LISTENER, "3", listener("l"))
-    assert world.ads.ready
-    assert world.consumer.names(ENDPOINT) == {"a", "b"}
-
-    # What is missing from a list of all clusters is gone; what is missing from endpoints is merely unchanged.
-    ack, follow = world.receive(CLUSTER, "4", cluster("b"))
-    assert list(follow.resource_names) == ["b"]
-    assert (follow.version_info, follow.response_nonce) == ("2", "n2")
-    assert world.consumer.names(CLUSTER) == {"b"}
-    world.receive(ENDPOINT, "5")
-    assert world.consumer.names(ENDPOINT) == {"b"}
-
-    # A refused response leaves the version, and resources that cannot be read take nothing away.
-    world.consumer.refuse = {"c"}
-    (nack,) = world.receive(CLUSTER, "6", cluster("b", note="changed"), cluster("c"))
-    assert (nack.version_info, nack.response_nonce) == ("4", "n6")
-    assert nack.error_detail.message == "c: some.field: is not supported"
-    assert world.consumer.in_force[CLUSTER] == {"b": cluster("b", note="changed")}
-    (nack,) = world.receive(CLUSTER, "7", endpoints("b"))
-    assert nack.error_detail.message
-    assert world.consumer.names(CLUSTER) == {"b"}
-
-    resumed = world.open()
-    assert [(request.version_info, list(request.resource_names)) for request in resumed] == [
-        ("4", []),
-        ("5", ["b"]),
-        ("3", []),
-    ]
 
 
 # --- any order of anything ------------------------------------------------------------------------------------------
