@@ -16,7 +16,6 @@ MAX_LINES = 400
 LONGER = {
     "proxy/pymesh_proxy/exchange.py": "the life of one request, every phase once, in order",
     "proxy/pymesh_proxy/transport/tls_stream.py": "a protocol below and a transport above, of one TLS machine",
-    "proxy/pymesh_proxy/filters/python.py": "all that a class of a user's own sees, where it imports it from",
     "pymesh/xds/support.py": "one table: the supported fields",
 }
 

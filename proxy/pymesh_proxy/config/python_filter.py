@@ -25,7 +25,7 @@ from pymesh.errors import ConfigError
 from pymesh.xds.check import join
 from pymesh_proxy.config import typed_struct
 from pymesh_proxy.filters.base import HttpFilter
-from pymesh_proxy.filters.python import HOOKS, Made, PythonFilter, PythonSettings
+from pymesh_proxy.filters.python_hooks import HOOKS, Made, PythonFilter, PythonSettings
 
 log = logging.getLogger("pymesh.filter")
 

@@ -10,7 +10,8 @@ from pymesh_proxy.codec.http1 import parse_request, parse_response
 from pymesh_proxy.errors import Flag, ProxyError
 from pymesh_proxy.filters.base import HttpFilter, LocalReply
 from pymesh_proxy.filters.containment import TooSlowError
-from pymesh_proxy.filters.python import Made, PythonFilter, PythonSettings, Reply, Request, Response
+from pymesh_proxy.filters.python import Reply, Request, Response
+from pymesh_proxy.filters.python_hooks import Made, PythonFilter, PythonSettings
 from pymesh_proxy.telemetry.filter_metrics import PythonFilterMetrics, PythonFilterStats
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.transport.facts import Facts
