@@ -96,7 +96,7 @@ class Resource(Generic[T_co]):
 
         Of a Secret it tells no more than `redacted` shows.
         """
-        return sha256(msgspec.json.encode(redacted(self.raw), order="sorted")).hexdigest()[:16]
+        return digest_of(self.raw)
 
     def error(self, sentence: str, path: str = "") -> ConfigError:
         """An error about the field at `path`, with everything that helps a person to find it."""
@@ -105,6 +105,11 @@ class Resource(Generic[T_co]):
     def says_the_same_as(self, other: "Resource[object]") -> bool:
         """Whether both have the same content, wherever it was written."""
         return self.key == other.key and self.raw == other.raw
+
+
+def digest_of(document: Mapping[str, object]) -> str:
+    """`Resource.digest` of a document, as plain values."""
+    return sha256(msgspec.json.encode(redacted(document), order="sorted")).hexdigest()[:16]
 
 
 def holds(resource: Resource[object], kind: type[T]) -> TypeGuard[Resource[T]]:

@@ -50,6 +50,10 @@ Pod = Annotated[
     str, typer.Argument(help="A pod, or a Deployment of which one is taken.", autocompletion=completion.pods)
 ]
 Output = Annotated[Format, typer.Option("-o", "--output", help="How to print.")]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Until it is in force: every pod is ready, every proxy knows of it.")
+]
+Timeout = Annotated[float, typer.Option(help="Seconds to wait, with --wait.")]
 Container = Annotated[str, typer.Option("-c", "--container", help="By default the app's.")]
 
 # As shells report a program that SIGPIPE ended: 128 + its number.
@@ -183,8 +187,8 @@ def apply(  # noqa: PLR0917  as above
     mesh: Mesh = "default",
     namespace: Namespace = "default",
     force: Annotated[bool, typer.Option("--force", help="Even if what is in force becomes wrong.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Until every pod is ready and every proxy knows of it.")] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait, with --wait.")] = READY_TIMEOUT,
+    wait: Wait = False,
+    timeout: Timeout = READY_TIMEOUT,
 ) -> None:
     """Put manifests in force in a mesh of this machine: all of them or, if one is wrong or makes wrong what is, none.
 
@@ -195,8 +199,12 @@ def apply(  # noqa: PLR0917  as above
     for name, outcome in local.apply(manifests.read(filename), namespace, _warn, force=force):
         out.print(f"{name} {outcome}")
     if wait:
-        with step(err, "waiting until everything is ready") as update:
-            local.wait(update, timeout)
+        _wait(local, timeout)
+
+
+def _wait(local: LocalMesh, timeout: float) -> None:
+    with step(err, "waiting until it is in force") as update:
+        local.wait(update, timeout)
 
 
 @app.command()
@@ -207,6 +215,8 @@ def delete(  # noqa: PLR0917  as above
     mesh: Mesh = "default",
     namespace: Namespace = "default",
     force: Annotated[bool, typer.Option("--force", help="Even if what stays in force names it.")] = False,
+    wait: Wait = False,
+    timeout: Timeout = READY_TIMEOUT,
 ) -> None:
     """Take resources out of force in a mesh of this machine: by KIND and NAME, or by files. What others name is kept.
 
@@ -220,9 +230,12 @@ def delete(  # noqa: PLR0917  as above
     else:
         full = kind_of(kind)
         keys = [(full, "" if full == "Namespace" else namespace, name)]
-    results = LocalMesh(mesh).delete(keys, force=force)
+    local = LocalMesh(mesh)
+    results = local.delete(keys, force=force)
     for resource, outcome in results:
         out.print(f"{resource} {outcome}")
+    if wait:
+        _wait(local, timeout)
     if any(outcome == "not found" for _, outcome in results):
         raise typer.Exit(1)
 

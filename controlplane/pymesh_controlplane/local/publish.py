@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from pymesh.errors import MeshError
 from pymesh.resources.istio.service_entry import ServiceEntry
 from pymesh.resources.kubernetes import EndpointSlice, Service
-from pymesh.resources.resource import Key, holds
+from pymesh.resources.resource import Key, digest_of, holds
 from pymesh_controlplane.local import dns, observe, services, vips
 from pymesh_controlplane.local.network import DNS_ADDRESS, Frontend, Network
 from pymesh_controlplane.local.pod import PodRunner
@@ -35,10 +35,12 @@ class Publisher:
 
     Attributes:
         observed: the objects that pilot was shown, by the name of their file.
+        shown: a digest of each.
     """
 
     def __init__(self, state: State, store: Store, network: Network) -> None:
         self.observed: dict[str, Mapping[str, Any]] = {}
+        self.shown: dict[Key, str] = {}
         self._state = state
         self._store = store
         self._network = network
@@ -117,12 +119,17 @@ class Publisher:
 
     def _write(self, documents: list[Document]) -> None:
         current: dict[str, Mapping[str, Any]] = {}
+        shown: dict[Key, str] = {}
         for document in documents:
             metadata = document["metadata"]
-            name = file_name(Key(document["kind"], metadata.get("namespace", ""), metadata["name"]))
+            key = Key(document["kind"], metadata.get("namespace", ""), metadata["name"])
+            name = file_name(key)
             current[name] = document
             if self.observed.get(name) != document:
                 write_json(self._state.observed / name, document, self._state.temporary)
+                shown[key] = digest_of(document)
+            else:
+                shown[key] = self.shown[key]
         for name in self.observed.keys() - current.keys():
             (self._state.observed / name).unlink(missing_ok=True)
-        self.observed = current
+        self.observed, self.shown = current, shown

@@ -1,48 +1,55 @@
-"""Whether a mesh has caught up with itself: pilot knows every endpoint that is ready, every proxy what pilot knows.
+"""Whether a mesh has caught up with itself: the control plane has read what it is shown, every proxy has taken that.
 
 Pods that are ready are not enough: for some milliseconds nobody else knows of them, and a first request would be
-answered 503. Pure.
+answered 503. Nor are proxies that have acknowledged everything, while pilot has not read what was just applied. Pure.
 """
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from pymesh.resources.resource import Key
+from pymesh_controlplane.local.store import file_name
+
 Json = Mapping[str, Any]
 
 
-def unsettled(
-    observed: Iterable[Json], registry: Iterable[Json], revision: str, proxies: Collection[Json]
-) -> list[str]:
-    """What is still on its way, a sentence each; empty when nothing is.
+def unread(reader: str, shown: Mapping[Key, str], config: Json) -> list[str]:
+    """What `reader` has not read yet, a sentence each. What it has refused it has read.
 
     Args:
-        observed: the objects that the runtime shows pilot.
-        registry: pilot's `/debug/registryz`.
+        reader: pilot, or the policy service.
+        shown: digests of all that it is shown.
+        config: its `/debug/configz`.
+    """
+    there = {Key(item["kind"], item["namespace"], item["name"]): item for item in config["resources"]}
+    refused = {problem["resource"] for problem in config["problems"] if problem["severity"] == "error"}
+    late = [
+        f"{reader} has not read {key} yet, as it is now"
+        for key, digest in shown.items()
+        if (key not in there or there[key]["digest"] != digest) and str(key) not in refused
+    ]
+    # What people put into the folder themselves is in files of other names.
+    gone = [key for key, item in there.items() if key not in shown and f"/{file_name(key)}:" in item["position"]]
+    return late + [f"{reader} has not read yet that {key} is gone" for key in gone]
+
+
+def untold(revision: str, pods: Iterable[str], proxies: Collection[Json]) -> list[str]:
+    """Which proxies have not taken the newest yet, a sentence each.
+
+    Args:
         revision: of pilot's newest world (`/debug/configz`): a proxy that was sent an older one may well have
             acknowledged all of that.
+        pods: those with a proxy, as `NAME.NAMESPACE`.
         proxies: pilot's `/debug/syncz`.
     """
-    known = {endpoint["address"] for service in registry for port in service["ports"] for endpoint in port["endpoints"]}
-    ready = {address for document in observed for address in _ready_addresses(document)}
-    waiting = [f"pilot has not read yet that {address} is ready" for address in sorted(ready - known)]
-    if waiting:
-        return waiting
-    waiting = [
+    connected = {proxy["proxy"] for proxy in proxies}
+    away = [f"{pod} is not connected to pilot" for pod in pods if pod not in connected]
+    waiting = away + [
         f"{proxy['proxy']} has not been told the newest yet" for proxy in proxies if proxy["revision"] != revision
     ]
-    if waiting:
-        return waiting
-    return [
+    return waiting or [
         f"{proxy['proxy']} has not acknowledged its {kind} yet"
         for proxy in proxies
         for kind, state in proxy["types"].items()
         if state["status"] == "STALE"
     ]
-
-
-def _ready_addresses(document: Json) -> Iterable[str]:
-    if document.get("kind") != "EndpointSlice":
-        return
-    for endpoint in document.get("endpoints") or ():
-        if (endpoint.get("conditions") or {}).get("ready"):
-            yield from endpoint.get("addresses") or ()

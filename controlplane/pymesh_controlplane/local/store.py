@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from pymesh import names
 from pymesh.errors import MeshError
-from pymesh.resources.resource import Key
+from pymesh.resources.resource import Key, digest_of
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.local.judge import Applied, InUseError, Verdict, judge, labels_of, wrong_without
 from pymesh_controlplane.local.texts import NOWHERE, Text, as_text
@@ -38,7 +38,12 @@ class ChangedError(MeshError):
 
 
 class Store:
-    """The resources in force. `directory` is where pilot and others see them, `private` where pilot alone does."""
+    """The resources in force. `directory` is where pilot and others see them, `private` where pilot alone does.
+
+    Attributes:
+        items: what was applied.
+        shown: of what pilot sees here, a digest.
+    """
 
     def __init__(self, directory: Path, private: Path, temporary: Path, injection: InjectionConfig) -> None:
         self._directory = directory
@@ -46,6 +51,7 @@ class Store:
         self._temporary = temporary
         self._injection = injection
         self.items: dict[Key, Applied] = {}
+        self.shown: dict[Key, str] = {}
 
     def judge(self, texts: Iterable[Text], namespace: str, *, force: bool = False) -> Verdict:
         """What is to be said of `texts` next to what is in force; by `force`, others may become wrong."""
@@ -101,6 +107,7 @@ class Store:
                 continue
             if key.kind not in OBSERVED_KINDS:
                 write_json(self._path(key), applied.raw, self._temporary)
+                self.shown[key] = digest_of(applied.raw)
             self.items[key] = applied
             results.append((key, "configured" if current else "created"))
         return results
@@ -112,6 +119,7 @@ class Store:
             KeyError: there is no such resource.
         """
         del self.items[key]
+        self.shown.pop(key, None)
         with contextlib.suppress(FileNotFoundError):
             self._path(key).unlink()
 

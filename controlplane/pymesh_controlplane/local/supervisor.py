@@ -18,9 +18,9 @@ from pymesh import names
 from pymesh.errors import ConfigError, MeshError
 from pymesh.resources.redaction import redacted
 from pymesh.resources.resource import Key
-from pymesh_controlplane.injector.containers import InjectionConfig
+from pymesh_controlplane.injector.containers import ENVOY, PROXY, InjectionConfig
 from pymesh_controlplane.injector.inject import inject
-from pymesh_controlplane.local import http, observe, podcheck, podspec, reconcile
+from pymesh_controlplane.local import http, observe, podcheck, podspec, reconcile, settled
 from pymesh_controlplane.local.downward import PodFacts
 from pymesh_controlplane.local.host_ports import HostPorts
 from pymesh_controlplane.local.judge import Applied
@@ -28,9 +28,8 @@ from pymesh_controlplane.local.network import AddressPool, Network
 from pymesh_controlplane.local.pod import PodRunner, Surroundings
 from pymesh_controlplane.local.programs import Programs
 from pymesh_controlplane.local.publish import Publisher, Seen
-from pymesh_controlplane.local.settled import unsettled
 from pymesh_controlplane.local.state import State
-from pymesh_controlplane.local.store import Outcome, Store
+from pymesh_controlplane.local.store import PRIVATE_KINDS, Outcome, Store
 from pymesh_controlplane.local.tokens import TokenSigner
 
 log = logging.getLogger("pymesh.local")
@@ -48,6 +47,12 @@ MAX_ANSWER: Final = 16 * 1024 * 1024
 MAX_REASON: Final = 1024
 # Seconds for one.
 ASK_TIMEOUT: Final = 5.0
+
+# What reads the configuration shows it there (`pilot/status.py`).
+CONFIGZ: Final = "/debug/configz"
+POLICY: Final = "policy"
+# Containers that pilot tells what to do.
+PROXIES: Final = frozenset({PROXY, ENVOY})
 
 PodId = tuple[str, str]
 
@@ -105,6 +110,7 @@ class Supervisor:
         self._addresses = AddressPool()
         self._publisher = Publisher(state, self.store, network)
         self._changed = asyncio.Event()
+        self._carried_out = False  # whether the loop has done what it last set out to do
         self._tasks: asyncio.TaskGroup | None = None
 
     # --- what the API does ---------------------------------------------------------------------------------------
@@ -157,10 +163,27 @@ class Supervisor:
         """
         if not self._has_pilot:
             return []
-        registry = json.loads(await self.ask(names.CONTROL_PLANE, "/debug/registryz"))
-        world = json.loads(await self.ask(names.CONTROL_PLANE, "/debug/configz"))
+        if self._changed.is_set() or not self._carried_out:
+            return ["the last change is about to be carried out"]
+        shown = {**self.store.shown, **self._publisher.shown}
+        config = json.loads(await self.ask(names.CONTROL_PLANE, CONFIGZ))
+        waiting = settled.unread("pilot", shown, config)
+        if self.pod(names.SYSTEM_NAMESPACE, POLICY) is not None:
+            public = {key: digest for key, digest in shown.items() if key.kind not in PRIVATE_KINDS}
+            waiting += settled.unread("the policy service", public, json.loads(await self.ask(POLICY, CONFIGZ)))
+        if waiting:
+            return waiting
         proxies = json.loads(await self.ask(names.CONTROL_PLANE, "/debug/syncz"))
-        return unsettled(self._publisher.observed.values(), registry, world["revision"], proxies)
+        return settled.untold(config["revision"], self._with_proxy(), proxies)
+
+    def _with_proxy(self) -> list[str]:
+        """The pods with a proxy that runs and goes on running, as pilot calls them."""
+        return [
+            f"{name}.{namespace}"
+            for (namespace, name), pod in self._pods.items()
+            if not pod.runner.terminating
+            and any(container.name in PROXIES and container.pid for container in pod.runner.status().lasting)
+        ]
 
     def objects(self) -> list[Mapping[str, Any]]:
         """Everything that was applied and everything that is observed, as Kubernetes objects; of Secrets the keys."""
@@ -225,10 +248,12 @@ class Supervisor:
     async def _keep_up(self) -> None:
         while True:
             self._changed.clear()
+            self._carried_out = False
             try:
                 self._publish_root()
                 self._act()
                 await self._publisher.publish(Seen(pod.runner, pod.manifest) for pod in self._pods.values())
+                self._carried_out = True
             except MeshError as error:
                 log.error("%s", error)
                 self._changed.set()

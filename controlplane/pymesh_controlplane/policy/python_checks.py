@@ -93,6 +93,8 @@ class PythonChecks:
         names: of the checks that there are.
         problem: why the last sources offered are not in force; "" if they are.
         digest: names exactly these sources.
+        offered: the last sources.
+        tried: the last that were tried: they are in force, or `problem` says why not.
         failures: by check and kind.
     """
 
@@ -105,7 +107,8 @@ class PythonChecks:
         self._clock = clock
         self._count = children
         self._files: Mapping[str, str] = {}
-        self._offered: Mapping[str, str] = {}
+        self.offered: Mapping[str, str] = {}
+        self.tried: Mapping[str, str] = {}
         self._news = asyncio.Event()
         self._wanted = asyncio.Event()
         self._idle: asyncio.Queue[_Child] = asyncio.Queue()
@@ -116,8 +119,8 @@ class PythonChecks:
 
     def offer(self, files: Mapping[str, str]) -> None:
         """Take these sources, if they can be loaded; `loaded` is called when they are in force."""
-        if files != self._offered:
-            self._offered = dict(files)
+        if files != self.offered:
+            self.offered = dict(files)
             self._news.set()
 
     async def run(self) -> None:
@@ -129,7 +132,9 @@ class PythonChecks:
                 while True:
                     await self._news.wait()
                     self._news.clear()
-                    await self._try(self._offered)
+                    files = self.offered
+                    await self._try(files)
+                    self.tried = files
         finally:
             self._tasks = None
             if self._spare is not None:

@@ -27,7 +27,7 @@ from pymesh import policy_api
 from pymesh.identity import Identity
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.server import Authenticate, Origin, ServerContext, StreamError
-from pymesh_controlplane.pilot.status import Json
+from pymesh_controlplane.pilot.status import Json, configz
 from pymesh_controlplane.policy import checks, http_check, pages, ratelimit
 from pymesh_controlplane.policy.buckets import nanoseconds
 from pymesh_controlplane.policy.desk import Desk
@@ -73,10 +73,16 @@ class PolicyService:
         self.questions.python.loaded = self._renew
         self._source = source
         self._clock = clock
+        self._world: World | None = None
         self._rules: Rules | None = None
         self._configured: Rules | None = None
         self._holding = Holding(self.desk, self.counts, clock)
         self._store_problem = ""
+
+    @property
+    def world(self) -> World | None:
+        """The newest world, if what it says is in force, or was refused; None while checks are being loaded."""
+        return self._world if self.questions.python.tried == self.questions.python.offered else None
 
     def waiting(self) -> str:
         """Why no question can be answered yet; "" when they can."""
@@ -136,12 +142,15 @@ class PolicyService:
         return PolicyMetrics(self.counts, self.desk, self.questions.limits)
 
     def routes(self) -> list[Route]:
-        """The page /policy."""
+        """The pages /policy and, as pilot's, /debug/configz."""
 
         async def page(_: Request) -> Response:
             return JSONResponse(self.status())
 
-        return [Route("/policy", page)]
+        async def config(_: Request) -> Response:
+            return JSONResponse(configz(self.world))
+
+        return [Route("/policy", page), Route("/debug/configz", config)]
 
     def status(self) -> Json:
         """Rules in force, and what is granted, held and refused by them."""
@@ -162,6 +171,7 @@ class PolicyService:
         if (rules := rules_of(world)) != self._configured:
             self._configured = rules
             self._renew()
+        self._world = world
 
     def _renew(self) -> None:
         """Other rules, or other checks in Python, are to be in force: both together are what an epoch names."""

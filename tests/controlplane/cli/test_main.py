@@ -48,10 +48,11 @@ def test_nothing_to_show_is_a_sentence_and_no_header(monkeypatch: pytest.MonkeyP
     assert run(main.app, ["ps", "-o", "json"]).output == "[]\n"
 
 
-def test_apply_waits_if_it_is_told_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_apply_and_delete_wait_if_they_are_told_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     waited: list[float] = []
     monkeypatch.setattr(main, "check_machine", lambda: None)
     monkeypatch.setattr(main.LocalMesh, "apply", lambda *_, **__: [("service/shop (default)", "created")])
+    monkeypatch.setattr(main.LocalMesh, "delete", lambda *_, **__: [("service/shop (default)", "deleted")])
     monkeypatch.setattr(main.LocalMesh, "wait", lambda _, __, timeout: waited.append(timeout))
     manifest = tmp_path / "shop.yaml"
     manifest.write_text(SERVICE)
@@ -59,3 +60,7 @@ def test_apply_waits_if_it_is_told_to(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert waited == []
     CliRunner().invoke(main.app, ["apply", "-f", str(manifest), "--wait", "--timeout", "3"])
     assert waited == [3.0]
+    CliRunner().invoke(main.app, ["delete", "svc", "shop"])
+    assert waited == [3.0]
+    CliRunner().invoke(main.app, ["delete", "svc", "shop", "--wait", "--timeout", "4"])
+    assert waited == [3.0, 4.0]

@@ -145,6 +145,19 @@ async def test_a_check_in_python_is_asked_and_a_rate_is_spent_only_where_it_lets
         }
 
 
+async def test_what_has_been_read_counts_only_once_its_checks_are_loaded() -> None:
+    async with serving(BOOKINFO + LIMITS) as running:
+        await eventually(lambda: running.service.world is not None)
+        running.worlds.put(BOOKINFO + PYTHON)
+        await eventually(lambda: running.service.questions.python.offered)
+        assert running.service.world is None
+        await eventually(lambda: running.service.world is not None)
+        assert running.service.status()["python"]["functions"] == ["tenants"]
+        running.worlds.put(BOOKINFO + PYTHON.replace("import", "raise import"))
+        await eventually(lambda: running.service.questions.python.problem)
+        await eventually(lambda: running.service.world is not None)
+
+
 async def test_other_code_is_another_epoch_of_which_sidecars_hear_at_once() -> None:
     """A stream may hold nothing, and be there for this alone."""
     async with serving(BOOKINFO + PYTHON) as running, running.channel() as channel:
