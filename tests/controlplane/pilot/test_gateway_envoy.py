@@ -22,6 +22,14 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.envoy
 
 HOST = "www.example.com"
+# Nobody is there whom Envoy could ask for a certificate of its own; for one it would wait a quarter of a minute.
+PLAINTEXT = """
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: plaintext, namespace: pymesh-system}
+spec: {host: "*.local", trafficPolicy: {tls: {mode: DISABLE}}}
+"""
 NODE = {
     "id": "router~10.244.0.90~edge-0.pymesh-system~pymesh-system.svc.cluster.local",
     "cluster": "edge.pymesh-system",
@@ -51,7 +59,7 @@ async def test_an_envoy_gateway_ends_tls_with_what_pilot_gives_it(tmp_path: Path
         f"{{port: {{number: {front}, name: www, protocol: HTTPS}}, hosts: [{HOST}],"
         " tls: {mode: SIMPLE, credentialName: www}}"
     )
-    manifests = EDGE + gateway(server)
+    manifests = EDGE + PLAINTEXT + gateway(server)
     proved = Origin("10.244.0.90:4000", Identity("cluster.local", "pymesh-system", "default"))
     config = tmp_path / "envoy.json"
     async with serving(always(proved), Translator().snapshot) as pilot:
