@@ -91,6 +91,7 @@ class EnvoyExtAuthzHttp(Block, frozen=True):
 
 
 EnvoyExtAuthz: TypeAlias = EnvoyExtAuthzGrpc | EnvoyExtAuthzHttp
+Provider: TypeAlias = OpenTelemetryProvider | EnvoyExtAuthz
 
 
 class ExtensionProvider(Block, frozen=True):

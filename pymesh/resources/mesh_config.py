@@ -147,6 +147,10 @@ class MeshConfig(Block, frozen=True):
     trust_domain: NotYet = None
     verify_certificate_at_client: NotYet = None
 
+    def trust_domains(self, own: str) -> tuple[str, ...]:
+        """The mesh's `own`, and those that stand for it: of these a peer may be."""
+        return tuple(dict.fromkeys((own, *self.trust_domain_aliases)))
+
     @property
     def registry_only(self) -> bool:
         """Whether nothing may be reached that is not in the registry."""

@@ -35,7 +35,7 @@ def check(resource: Resource[ConfigMap], world: World) -> list[Problem]:
 
 def _check_provider(findings: Findings, path: str, to: OpenTelemetryProvider | EnvoyExtAuthz, world: World) -> None:
     """A provider that is not there yet may come later; until then a person should know."""
-    host = hosts.resolve(to.service.rpartition("/")[2], world.root_namespace, world.services)
+    host = hosts.of_provider(to, world)
     service = world.services.get(host)
     if service is None:
         findings.warning(f"{path}.service", f"there is no service {host} yet{near(host, world.services)}")

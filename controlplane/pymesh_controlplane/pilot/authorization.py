@@ -74,21 +74,24 @@ def rule_name(policy: Policy, index: int) -> str:
 
 
 def _decided_about_requests(policies: Sequence[Policy], settings: Settings) -> Iterator[_HttpFilter]:
-    for action in _DECIDED_HERE:
-        some = [policy for policy in policies if policy.value.spec.action == action]
-        if some:
-            config = http_rbac_pb2.RBAC()
-            _put_rules(config, action, some, settings, opaque=False)
-            yield _HttpFilter(name=HTTP_RBAC, typed_config=packed(config))
+    for action, some in _by_action(policies):
+        config = http_rbac_pb2.RBAC()
+        _put_rules(config, action, some, settings, opaque=False)
+        yield _HttpFilter(name=HTTP_RBAC, typed_config=packed(config))
 
 
 def _decided_about_connections(policies: Sequence[Policy], settings: Settings) -> Iterator[_Filter]:
+    for action, some in _by_action(policies):
+        config = network_rbac_pb2.RBAC(stat_prefix=STAT_PREFIX)
+        _put_rules(config, action, some, settings, opaque=True)
+        yield _Filter(name=NETWORK_RBAC, typed_config=packed(config))
+
+
+def _by_action(policies: Iterable[Policy]) -> Iterator[tuple[Action, list[Policy]]]:
+    """The policies that the proxy decides by, by their action, in the order in which a request meets them."""
     for action in _DECIDED_HERE:
-        some = [policy for policy in policies if policy.value.spec.action == action]
-        if some:
-            config = network_rbac_pb2.RBAC(stat_prefix=STAT_PREFIX)
-            _put_rules(config, action, some, settings, opaque=True)
-            yield _Filter(name=NETWORK_RBAC, typed_config=packed(config))
+        if some := [policy for policy in policies if policy.value.spec.action == action]:
+            yield action, some
 
 
 def _put_rules(

@@ -8,10 +8,9 @@ Source: istio.io/docs/reference/config/security/authorization-policy and .../con
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from ipaddress import ip_network
 from typing import Final, NamedTuple
 
-from envoy.config.core.v3 import address_pb2, extension_pb2
+from envoy.config.core.v3 import extension_pb2
 from envoy.config.rbac.v3 import rbac_pb2
 from envoy.config.route.v3 import route_components_pb2
 from envoy.extensions.path.match.uri_template.v3 import uri_template_match_pb2
@@ -20,7 +19,7 @@ from envoy.type.matcher.v3 import metadata_pb2, path_pb2, regex_pb2, string_pb2,
 from pymesh import names
 from pymesh.resources.istio.authorization_policy import Action, Condition, Operation, Rule, Source
 from pymesh.xds.filter_names import HTTP_JWT_AUTHN, JWT_PAYLOAD
-from pymesh_controlplane.pilot.messages import packed
+from pymesh_controlplane.pilot.messages import cidr_range, packed, with_wildcard
 
 # What a condition may be about (istio.io/docs/reference/config/security/conditions).
 HEADERS: Final = "request.headers"
@@ -162,7 +161,7 @@ _OPERATIONS: Final[Mapping[str, Callable[[str], rbac_pb2.Permission]]] = {
     "hosts": lambda value: _Permission(header=_header(":authority", value, ignore_case=True)),
     "methods": lambda value: _Permission(header=_header(":method", value)),
     "paths": _path,
-    "destination.ip": lambda value: _Permission(destination_ip=_network(value)),
+    "destination.ip": lambda value: _Permission(destination_ip=cidr_range(value)),
     "destination.port": lambda value: _Permission(destination_port=int(value)),
     "connection.sni": lambda value: _Permission(requested_server_name=_string(value)),
 }
@@ -199,9 +198,9 @@ def _identifiers(key: str, values: Sequence[str], scope: Scope) -> Iterator[rbac
         values = [name for value in values for name in in_trust_domains(value, scope.trust_domains)]
     for value in values:
         if key == "source.ip":
-            yield _Principal(direct_remote_ip=_network(value))
+            yield _Principal(direct_remote_ip=cidr_range(value))
         elif key == "remote.ip":
-            yield _Principal(remote_ip=_network(value))
+            yield _Principal(remote_ip=cidr_range(value))
         elif key.startswith(HEADERS):
             yield _Principal(header=_header(nested(key)[0], value))
         else:
@@ -279,11 +278,7 @@ def _string(value: str, *, ignore_case: bool = False) -> string_pb2.StringMatche
     """`*` matches anything but the empty string, `*a` what ends in a, `a*` what begins with it."""
     if value == "*":
         return _regex(_ANYTHING)
-    if value.startswith("*"):
-        return _String(suffix=value[1:], ignore_case=ignore_case)
-    if value.endswith("*"):
-        return _String(prefix=value[:-1], ignore_case=ignore_case)
-    return _String(exact=value, ignore_case=ignore_case)
+    return with_wildcard(value, ignore_case=ignore_case)
 
 
 def _literally(text: str) -> str:
@@ -298,13 +293,6 @@ def _header(name: str, value: str, *, ignore_case: bool = False) -> route_compon
     if value == "*":
         return route_components_pb2.HeaderMatcher(name=name, present_match=True)
     return route_components_pb2.HeaderMatcher(name=name, string_match=_string(value, ignore_case=ignore_case))
-
-
-def _network(value: str) -> address_pb2.CidrRange:
-    found = ip_network(value, strict=False)
-    message = address_pb2.CidrRange(address_prefix=value.partition("/")[0])
-    message.prefix_len.value = found.prefixlen
-    return message
 
 
 def _metadata(name: str, path: Iterable[str], value: value_pb2.ValueMatcher) -> metadata_pb2.MetadataMatcher:

@@ -27,7 +27,7 @@ from pymesh.resources.extension_providers import (
 from pymesh.resources.fields import seconds
 from pymesh.xds.filter_names import HTTP_EXT_AUTHZ, NETWORK_EXT_AUTHZ, RBAC_SHADOW_POLICY
 from pymesh_controlplane.pilot import hosts
-from pymesh_controlplane.pilot.messages import duration, packed
+from pymesh_controlplane.pilot.messages import duration, grpc_service, packed, with_wildcard
 from pymesh_controlplane.pilot.model import World
 
 # Seconds for an answer, where the provider does not say; Istio's.
@@ -62,7 +62,7 @@ def authorizers(world: World, *, ours: bool) -> dict[str, Authorizer]:
         settings = provider.authorizer
         if settings is None:
             continue
-        host = hosts.resolve(settings.service.rpartition("/")[2], world.root_namespace, world.services)
+        host = hosts.of_provider(settings, world)
         service = world.services.get(host)
         if service is not None and service.port(settings.port) is not None:
             found[provider.name] = Authorizer(settings, host, names.outbound_cluster(settings.port, host))
@@ -117,8 +117,7 @@ def _timeout(authorizer: Authorizer) -> float:
 
 
 def _grpc(authorizer: Authorizer) -> grpc_service_pb2.GrpcService:
-    to = grpc_service_pb2.GrpcService.EnvoyGrpc(cluster_name=authorizer.cluster, authority=authorizer.host)
-    return grpc_service_pb2.GrpcService(envoy_grpc=to, timeout=duration(_timeout(authorizer)))
+    return grpc_service(authorizer.cluster, authorizer.host, _timeout(authorizer))
 
 
 def _http(authorizer: Authorizer, settings: EnvoyExtAuthzHttp) -> ext_authz_pb2.HttpService:
@@ -142,15 +141,7 @@ def _http(authorizer: Authorizer, settings: EnvoyExtAuthzHttp) -> ext_authz_pb2.
 
 def _headers(written: Iterable[str]) -> string_pb2.ListStringMatcher:
     """Names of headers, with a wildcard at one end."""
-    return string_pb2.ListStringMatcher(patterns=[_header(name) for name in written])
-
-
-def _header(name: str) -> string_pb2.StringMatcher:
-    if name.startswith("*"):
-        return string_pb2.StringMatcher(suffix=name[1:], ignore_case=True)
-    if name.endswith("*"):
-        return string_pb2.StringMatcher(prefix=name[:-1], ignore_case=True)
-    return string_pb2.StringMatcher(exact=name, ignore_case=True)
+    return string_pb2.ListStringMatcher(patterns=[with_wildcard(name, ignore_case=True) for name in written])
 
 
 def _body(wanted: RequestBodyInCheck) -> ext_authz_pb2.BufferSettings:

@@ -16,7 +16,6 @@ from pymesh.resources.istio.destination_rule import (
     ConnectionPoolSettings,
     DestinationRule,
     HTTPSettings,
-    Subset,
     TCPSettings,
 )
 from pymesh.resources.resource import Resource
@@ -24,7 +23,7 @@ from pymesh_controlplane.pilot import endpoints, localities, resilience, tls
 from pymesh_controlplane.pilot.endpoints import Behind
 from pymesh_controlplane.pilot.messages import ads, duration, packed, services_metadata, socket_address, struct
 from pymesh_controlplane.pilot.model import NOWHERE, Endpoint, Locality, Protocol, Resolution, Service
-from pymesh_controlplane.pilot.policies import Policy, policy_for
+from pymesh_controlplane.pilot.policies import Policy, parts_of, policy_for
 
 CONNECT_TIMEOUT: Final = 10.0  # seconds; Istio's default
 # Limits that nobody asked for are none: Envoy's own 1024 would cap a busy service without anyone having said so.
@@ -86,9 +85,8 @@ class Variant(NamedTuple):
 
 def variants(service: Service, rule: Resource[DestinationRule] | None, behind: Behind) -> Iterator[Variant]:
     """What there is of `service` for callers who follow `rule`: per port, whole and by subset."""
-    subsets: list[Subset | None] = [None, *(rule.value.spec.subsets if rule else [])]
     for port, everyone in zip(service.ports, behind, strict=True):
-        for subset in subsets:
+        for subset in parts_of(rule):
             yield Variant(
                 names.ClusterName("outbound", port.port, subset.name if subset else "", service.host),
                 port.protocol.may_be_http,

@@ -80,10 +80,7 @@ def inbound_http(
     manager = _manager(f"inbound_0.0.0.0_{where.name}")
     manager.route_config.CopyFrom(_all_to(where.cluster, f"inbound|http|{where.name}"))
     manager.server_header_transformation = _Manager.PASS_THROUGH
-    manager.forward_client_cert_details = _Manager.SANITIZE_SET
-    manager.set_current_client_cert_details.subject.value = True
-    manager.set_current_client_cert_details.dns = True
-    manager.set_current_client_cert_details.uri = True
+    _tell_who_called(manager)
     _put_first(manager, before_router)
     if held is not None:
         put_before_router(manager, held)
@@ -110,13 +107,20 @@ def gateway_http(
     manager.preserve_external_request_id = of_the_mesh
     manager.always_set_request_id_in_response = True
     manager.request_headers_timeout.CopyFrom(duration(HEAD_TIMEOUT))
-    manager.forward_client_cert_details = _Manager.SANITIZE_SET if mutual else _Manager.SANITIZE
     if mutual:
-        manager.set_current_client_cert_details.subject.value = True
-        manager.set_current_client_cert_details.dns = True
-        manager.set_current_client_cert_details.uri = True
+        _tell_who_called(manager)
+    else:
+        manager.forward_client_cert_details = _Manager.SANITIZE
     _put_first(manager, before_router)
     return _http(manager)
+
+
+def _tell_who_called(manager: _Manager) -> None:
+    """In x-forwarded-client-cert, from the client's certificate alone."""
+    manager.forward_client_cert_details = _Manager.SANITIZE_SET
+    manager.set_current_client_cert_details.subject.value = True
+    manager.set_current_client_cert_details.dns = True
+    manager.set_current_client_cert_details.uri = True
 
 
 def _put_first(manager: _Manager, filters: Sequence[http_connection_manager_pb2.HttpFilter]) -> None:

@@ -6,7 +6,6 @@ They stand in front of every port of a sidecar, declared or not, and of every li
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-from pymesh.names import USER_AGENT
 from pymesh.resources.istio.authorization_policy import AuthorizationPolicy
 from pymesh.resources.resource import Key, Resource
 from pymesh_controlplane.pilot import authorization, request_authentication, selection
@@ -49,13 +48,12 @@ class SecurityPolicies:
         authentications = selection.holding(node.namespace, node.labels, self._authentications, self._root)
         policies = selection.holding(node.namespace, node.labels, self._policies, self._root)
         believed = request_authentication.believed(authentications, self._key_sets)
-        return Guards(believed, policies, self._settings[node.user_agent == USER_AGENT])
+        return Guards(believed, policies, self._settings[node.ours])
 
 
 def settings(world: World, *, ours: bool) -> Settings:
     """What policies mean to a pymesh-proxy (`ours`), or to an Envoy."""
-    domains = tuple(dict.fromkeys((world.trust_domain, *world.mesh.trust_domain_aliases)))
-    return Settings(domains, authorizers(world, ours=ours), asks_about_connections=not ours)
+    return Settings(world.trust_domains, authorizers(world, ours=ours), asks_about_connections=not ours)
 
 
 def before(guards: Guards) -> Before:

@@ -20,7 +20,7 @@ from pymesh.xds import types
 from pymesh_controlplane.pilot.clusters import opaque_cluster
 from pymesh_controlplane.pilot.messages import duration, packed
 from pymesh_controlplane.pilot.model import World
-from pymesh_controlplane.pilot.policies import Policy, policies_of, policy_for, rule_for
+from pymesh_controlplane.pilot.policies import Policy, parts_of, policies_of, policy_for, rule_for
 
 _HashPolicy = route_components_pb2.RouteAction.HashPolicy
 
@@ -45,7 +45,7 @@ def hashed(namespace: str, world: World) -> Hashed:
     for service in world.services.values():
         rule = rule_for(service, namespace, world)
         for port in service.ports if rule is not None else ():
-            for subset in (None, *(rule.value.spec.subsets if rule is not None else ())):
+            for subset in parts_of(rule):
                 leads = _leads(policy_for(rule, port.port, subset))
                 if leads != Leads():
                     name = subset.name if subset is not None else ""

@@ -7,6 +7,7 @@ of the resource that mentions it.
 from collections.abc import Container, Iterable, Mapping
 
 from pymesh import names
+from pymesh.resources.extension_providers import Provider
 from pymesh_controlplane.pilot.model import Service, World
 
 _SERVICE_DOMAIN = f"svc.{names.CLUSTER_DOMAIN}"
@@ -33,6 +34,11 @@ def destination(host: str, namespace: str, world: World) -> str:
     """The service that a destination means that is written in `namespace`: of one with other names, itself."""
     full = resolve(host, namespace, world.services)
     return next((real for real, others in world.aliases.items() if full in {other.host for other in others}), full)
+
+
+def of_provider(provider: Provider, world: World) -> str:
+    """The full name of the service that a provider of the MeshConfig names, perhaps as `<namespace>/<host>`."""
+    return resolve(provider.service.rpartition("/")[2], world.root_namespace, world.services)
 
 
 def short_names(service: Service, namespace: str) -> list[str]:

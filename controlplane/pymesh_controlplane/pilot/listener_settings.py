@@ -3,15 +3,14 @@
 They are put into listeners that are otherwise complete, so that no filter chain is forgotten.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
-from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
+from envoy.config.listener.v3 import listener_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 
 from pymesh.xds import types
 from pymesh_controlplane.pilot import reporting
-from pymesh_controlplane.pilot.messages import packed
+from pymesh_controlplane.pilot.messages import network_filters, packed
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.node import Node
 from pymesh_controlplane.pilot.reporting import Reporting
@@ -40,18 +39,12 @@ def listener_settings(node: Node, world: World) -> ListenerSettings:
 def put_into(listener: listener_pb2.Listener, wanted: ListenerSettings) -> None:
     """Complete `listener`, whose connection managers are made for BASE."""
     if wanted.paths != "BASE":
-        for item in _request_filters(listener):
-            manager = _Manager.FromString(item.typed_config.value)
-            _normalize(manager, wanted.paths)
-            item.typed_config.CopyFrom(packed(manager))
-    reporting.put_into(listener, wanted.reports)
-
-
-def _request_filters(listener: listener_pb2.Listener) -> Iterator[listener_components_pb2.Filter]:
-    for chain in (*listener.filter_chains, listener.default_filter_chain):
-        for item in chain.filters:
+        for item in network_filters(listener):
             if item.typed_config.type_url == types.HTTP_CONNECTION_MANAGER:
-                yield item
+                manager = _Manager.FromString(item.typed_config.value)
+                _normalize(manager, wanted.paths)
+                item.typed_config.CopyFrom(packed(manager))
+    reporting.put_into(listener, wanted.reports)
 
 
 def _normalize(manager: _Manager, paths: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, TypeAlias
 
-from envoy.config.core.v3 import address_pb2, base_pb2
+from envoy.config.core.v3 import base_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.extensions.filters.listener.http_inspector.v3 import http_inspector_pb2
 from envoy.extensions.filters.listener.original_dst.v3 import original_dst_pb2
@@ -20,7 +20,7 @@ from pymesh import names
 from pymesh_controlplane.pilot import tls
 from pymesh_controlplane.pilot.connections import Way
 from pymesh_controlplane.pilot.filters import NOTHING_BEFORE, Before, Where, inbound_http, outbound_http, tcp, tcp_to
-from pymesh_controlplane.pilot.messages import duration, packed, socket_address
+from pymesh_controlplane.pilot.messages import cidr_range, duration, packed, socket_address
 from pymesh_controlplane.pilot.model import Protocol, Service, ServicePort, World
 from pymesh_controlplane.pilot.node import Node
 from pymesh_controlplane.pilot.outbound import Opaque
@@ -41,7 +41,7 @@ RAW: Final = "raw_buffer"
 HTTP1: Final = ("http/1.0", "http/1.1")
 # What a sidecar offers when it is about to send requests, and what it offers in every case.
 MESH_HTTP: Final = ("istio-http/1.0", "istio-http/1.1")
-MESH: Final = (*MESH_HTTP, "istio-peer-exchange", "istio")
+MESH: Final = (*MESH_HTTP, *names.ALPN_MESH_TCP)
 
 # Ports of the proxy itself: nothing that comes in for them is passed on to the application.
 RESERVED_PORTS: Final = (15000, 15001, 15004, 15006, 15008, 15020, 15021, 15090)
@@ -251,11 +251,7 @@ def _match(
     match = _Match(transport_protocol=transport, application_protocols=alpn)
     if port is not None:
         match.destination_port.value = port
-    for text in ranges:
-        address, _, length = text.partition("/")
-        item = address_pb2.CidrRange(address_prefix=address)
-        item.prefix_len.value = int(length)
-        match.prefix_ranges.append(item)
+    match.prefix_ranges.extend(cidr_range(text) for text in ranges)
     return match
 
 

@@ -1,9 +1,12 @@
 """Small pieces that all xDS resources are made of."""
 
-from collections.abc import Iterable, Mapping
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from envoy.config.core.v3 import address_pb2, base_pb2, config_source_pb2
+from envoy.config.core.v3 import address_pb2, base_pb2, config_source_pb2, grpc_service_pb2
+from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
+from envoy.type.matcher.v3 import string_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -35,6 +38,34 @@ def duration(seconds: float) -> Duration:
 def socket_address(host: str, port: int) -> address_pb2.Address:
     """A TCP address."""
     return address_pb2.Address(socket_address=address_pb2.SocketAddress(address=host, port_value=port))
+
+
+def cidr_range(text: str) -> address_pb2.CidrRange:
+    """The addresses that `10.0.0.0/8`, or one address alone, stands for."""
+    message = address_pb2.CidrRange(address_prefix=text.partition("/")[0])
+    message.prefix_len.value = ipaddress.ip_network(text, strict=False).prefixlen
+    return message
+
+
+def grpc_service(cluster: str, authority: str = "", timeout: float | None = None) -> grpc_service_pb2.GrpcService:
+    """A gRPC service behind `cluster`; `timeout` is for each call, in seconds."""
+    to = grpc_service_pb2.GrpcService.EnvoyGrpc(cluster_name=cluster, authority=authority)
+    return grpc_service_pb2.GrpcService(envoy_grpc=to, timeout=None if timeout is None else duration(timeout))
+
+
+def with_wildcard(value: str, *, ignore_case: bool = False) -> string_pb2.StringMatcher:
+    """`*a` matches what ends in a, `a*` what begins with it."""
+    if value.startswith("*"):
+        return string_pb2.StringMatcher(suffix=value[1:], ignore_case=ignore_case)
+    if value.endswith("*"):
+        return string_pb2.StringMatcher(prefix=value[:-1], ignore_case=ignore_case)
+    return string_pb2.StringMatcher(exact=value, ignore_case=ignore_case)
+
+
+def network_filters(listener: listener_pb2.Listener) -> Iterator[listener_components_pb2.Filter]:
+    """Every network filter of every chain of `listener`, to be changed where it stands."""
+    for chain in (*listener.filter_chains, listener.default_filter_chain):
+        yield from chain.filters
 
 
 def struct(values: Mapping[str, str]) -> Struct:

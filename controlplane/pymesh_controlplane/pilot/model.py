@@ -268,5 +268,5 @@ class World:
 
     @property
     def trust_domains(self) -> tuple[str, ...]:
-        """The mesh's own, and those that stand for it: of these a peer may be."""
-        return tuple(dict.fromkeys((self.trust_domain, *self.mesh.trust_domain_aliases)))
+        """See `MeshConfig.trust_domains`."""
+        return self.mesh.trust_domains(self.trust_domain)

@@ -34,6 +34,11 @@ class Node:
     user_agent: str = names.USER_AGENT
     workload: str = ""
 
+    @property
+    def ours(self) -> bool:
+        """Whether it is a pymesh-proxy, which knows more words than an Envoy."""
+        return self.user_agent == names.USER_AGENT
+
 
 def node_of(message: base_pb2.Node) -> Node:
     """The proxy behind the `node` of its first discovery request.

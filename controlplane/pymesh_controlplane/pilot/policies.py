@@ -62,6 +62,13 @@ def subset_of(rule: Resource[DestinationRule] | None, name: str) -> Subset | Non
     return next((subset for subset in rule.value.spec.subsets if subset.name == name), None) if rule else None
 
 
+def parts_of(rule: Resource[DestinationRule] | None) -> Iterator[Subset | None]:
+    """What connections go to by `rule`: the whole service (None), and each of its subsets."""
+    yield None
+    if rule is not None:
+        yield from rule.value.spec.subsets
+
+
 def policy_for(rule: Resource[DestinationRule] | None, port: int, subset: Subset | None) -> Policy:
     """What `rule` says about `port` of the whole service, or of `subset`, which overrides block by block.
 
@@ -142,10 +149,9 @@ def peer_modes(
         and (selected := selected_labels(policy.value))
         and selected.items() <= labels.items()
     ]
-    whole_namespace = in_one_place(policies).get(namespace, [])
-    whole_mesh = in_one_place(policies).get(root_namespace, [])
+    whole = in_one_place(policies)
     default = Mtls.PERMISSIVE
-    for level in (whole_mesh, whole_namespace, own):
+    for level in (whole.get(root_namespace), whole.get(namespace), own):
         default = (_mode(level[0].value.spec.mtls) if level else None) or default
     by_port = own[0].value.spec.port_level_mtls if own else {}
     return PeerModes(default, {port: _mode(mtls) or default for port, mtls in sorted(by_port.items())})

@@ -10,7 +10,7 @@ The filter is there whether a policy service runs or not: a mesh without one is 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from envoy.config.core.v3 import config_source_pb2, grpc_service_pb2
+from envoy.config.core.v3 import config_source_pb2
 from envoy.config.route.v3 import route_components_pb2
 from envoy.extensions.filters.http.ext_authz.v3 import ext_authz_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
@@ -20,7 +20,7 @@ from xds.type.v3.typed_struct_pb2 import TypedStruct
 
 from pymesh import names, policy_api
 from pymesh.xds.filter_names import HTTP_EXT_AUTHZ, HTTP_JWT_AUTHN
-from pymesh_controlplane.pilot.messages import duration, packed
+from pymesh_controlplane.pilot.messages import grpc_service, packed
 from pymesh_controlplane.pilot.model import Service, ServicePort
 from pymesh_controlplane.policy.quota import leased
 from pymesh_controlplane.policy.rules import Code, FailureMode, Otherwise, Rule, Slots
@@ -125,11 +125,8 @@ def _by_outcome(rules: Iterable[Rule]) -> tuple[list[Rule], list[Rule]]:
 
 
 def _ext_authz(name: str, budget: float, *, allow: bool) -> _Filter:
-    service = grpc_service_pb2.GrpcService(
-        envoy_grpc=grpc_service_pb2.GrpcService.EnvoyGrpc(cluster_name=POLICY_CLUSTER), timeout=duration(budget)
-    )
     config = ext_authz_pb2.ExtAuthz(
-        grpc_service=service,
+        grpc_service=grpc_service(POLICY_CLUSTER, timeout=budget),
         transport_api_version=config_source_pb2.ApiVersion.V3,
         failure_mode_allow=allow,
         status_on_error=http_status_pb2.HttpStatus(code=http_status_pb2.ServiceUnavailable),

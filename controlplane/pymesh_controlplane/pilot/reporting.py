@@ -8,7 +8,7 @@ import json
 from typing import Final, NamedTuple
 
 from envoy.config.accesslog.v3 import accesslog_pb2
-from envoy.config.core.v3 import config_source_pb2, grpc_service_pb2, substitution_format_string_pb2
+from envoy.config.core.v3 import config_source_pb2, substitution_format_string_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.config.trace.v3 import opentelemetry_pb2
 from envoy.extensions.access_loggers.file.v3 import file_pb2
@@ -20,7 +20,7 @@ from pymesh import access_log_formats, names, peer_metadata, telemetry_tags
 from pymesh.resources.mesh_config import MeshConfig
 from pymesh.xds import types
 from pymesh_controlplane.pilot import hosts
-from pymesh_controlplane.pilot.messages import duration, packed
+from pymesh_controlplane.pilot.messages import duration, grpc_service, network_filters, packed
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.node import Node
 
@@ -85,7 +85,7 @@ def reporting(node: Node, world: World) -> Reporting:
         mesh.access_log_encoding,
         mesh.access_log_format,
         _tracing(node, mesh, world),
-        node.user_agent != names.USER_AGENT,
+        not node.ours,
     )
 
 
@@ -93,12 +93,12 @@ def _tracing(node: Node, mesh: MeshConfig, world: World) -> Tracing | None:
     provider = mesh.tracer
     if provider is None:
         return None
-    host = hosts.resolve(provider.service.rpartition("/")[2], world.root_namespace, world.services)
+    host = hosts.of_provider(provider, world)
     cluster = _cluster(world, host, provider.port)
     if not cluster:
         return None
     # A pymesh-proxy knows its canonical service, and so all of them can share their listeners.
-    service = "" if node.user_agent == names.USER_AGENT else f"{node.workload}.{node.namespace}"
+    service = "" if node.ours else f"{node.workload}.{node.namespace}"
     return Tracing(cluster, mesh.default_config.tracing.sampling, service)
 
 
@@ -113,12 +113,8 @@ def put_into(listener: listener_pb2.Listener, wanted: Reporting) -> None:
     if wanted == NOTHING._replace(envoy=wanted.envoy):
         return
     logs = _logs(wanted)
-    chains = list(listener.filter_chains)
-    if listener.HasField("default_filter_chain"):
-        chains.append(listener.default_filter_chain)
-    for chain in chains:
-        for item in chain.filters:
-            _extend(item, wanted, logs)
+    for item in network_filters(listener):
+        _extend(item, wanted, logs)
 
 
 class _Logs(NamedTuple):
@@ -153,7 +149,7 @@ def _logs(wanted: Reporting) -> _Logs:
         return _Logs(files, files)
     common = als_pb2.CommonGrpcAccessLogConfig(
         log_name=LOG_NAME,
-        grpc_service=_service(wanted.collector),
+        grpc_service=grpc_service(wanted.collector),
         transport_api_version=config_source_pb2.ApiVersion.V3,
         buffer_flush_interval=duration(FLUSH_INTERVAL),
     )
@@ -179,10 +175,6 @@ def _format(encoding: str, written: str) -> substitution_format_string_pb2.Subst
     return found
 
 
-def _service(cluster: str) -> grpc_service_pb2.GrpcService:
-    return grpc_service_pb2.GrpcService(envoy_grpc=grpc_service_pb2.GrpcService.EnvoyGrpc(cluster_name=cluster))
-
-
 # --- Tracing ----------------------------------------------------------------------------------------------------------
 
 
@@ -191,6 +183,7 @@ def _trace(manager: _Manager, wanted: Tracing) -> None:
     tracing = manager.tracing
     tracing.client_sampling.value = tracing.overall_sampling.value = 100.0
     tracing.random_sampling.value = wanted.sampling
-    config = opentelemetry_pb2.OpenTelemetryConfig(grpc_service=_service(wanted.cluster), service_name=wanted.service)
+    service = grpc_service(wanted.cluster)
+    config = opentelemetry_pb2.OpenTelemetryConfig(grpc_service=service, service_name=wanted.service)
     tracing.provider.name = TRACER
     tracing.provider.typed_config.CopyFrom(packed(config))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from envoy.config.core.v3 import base_pb2, config_source_pb2, grpc_service_pb2
+from envoy.config.core.v3 import base_pb2, config_source_pb2
 from envoy.extensions.transport_sockets.raw_buffer.v3 import raw_buffer_pb2
 from envoy.extensions.transport_sockets.tls.v3 import common_pb2, secret_pb2, tls_pb2
 from envoy.type.matcher.v3 import string_pb2
@@ -12,7 +12,7 @@ from google.protobuf.wrappers_pb2 import BoolValue
 from pymesh import names
 from pymesh.resources.istio.destination_rule import ClientTLSSettings
 from pymesh.resources.istio.gateway import ServerTLSSettings
-from pymesh_controlplane.pilot.messages import ads, packed
+from pymesh_controlplane.pilot.messages import ads, grpc_service, packed
 
 # The cluster of the agent's socket in the bootstrap of a proxy that gets its certificates by SDS.
 SDS_CLUSTER: Final = "sds-grpc"
@@ -39,7 +39,7 @@ def mesh_client(sni: str, accounts: Sequence[str], alpn: Sequence[str]) -> base_
     context = tls_pb2.UpstreamTlsContext(
         sni=sni, common_tls_context=_mesh([_subject(account) for account in accounts], alpn)
     )
-    return base_pb2.TransportSocket(name=TRANSPORT_TLS, typed_config=packed(context))
+    return _socket(context)
 
 
 def mesh_server(alpn: Sequence[str], trust_domains: Sequence[str]) -> base_pb2.TransportSocket:
@@ -50,7 +50,7 @@ def mesh_server(alpn: Sequence[str], trust_domains: Sequence[str]) -> base_pb2.T
         common_tls_context=_mesh([_any_of(domain) for domain in trust_domains], alpn),
         require_client_certificate=BoolValue(value=True),
     )
-    return base_pb2.TransportSocket(name=TRANSPORT_TLS, typed_config=packed(context))
+    return _socket(context)
 
 
 def gateway_server(settings: ServerTLSSettings, secrets: Sequence[str]) -> base_pb2.TransportSocket:
@@ -74,7 +74,7 @@ def gateway_server(settings: ServerTLSSettings, secrets: Sequence[str]) -> base_
         accepted = [_subject(subject) for subject in settings.subject_alt_names]
         combined.default_validation_context.match_typed_subject_alt_names.extend(accepted)
         context.require_client_certificate.value = True
-    return base_pb2.TransportSocket(name=TRANSPORT_TLS, typed_config=packed(context))
+    return _socket(context)
 
 
 def client(settings: ClientTLSSettings, host: str) -> base_pb2.TransportSocket:
@@ -91,9 +91,11 @@ def client(settings: ClientTLSSettings, host: str) -> base_pb2.TransportSocket:
             certificate_chain=base_pb2.DataSource(filename=settings.client_certificate),
             private_key=base_pb2.DataSource(filename=settings.private_key),
         )
-    return base_pb2.TransportSocket(
-        name=TRANSPORT_TLS, typed_config=packed(tls_pb2.UpstreamTlsContext(sni=sni, common_tls_context=context))
-    )
+    return _socket(tls_pb2.UpstreamTlsContext(sni=sni, common_tls_context=context))
+
+
+def _socket(context: tls_pb2.UpstreamTlsContext | tls_pb2.DownstreamTlsContext) -> base_pb2.TransportSocket:
+    return base_pb2.TransportSocket(name=TRANSPORT_TLS, typed_config=packed(context))
 
 
 def _mesh(peers: Sequence[common_pb2.SubjectAltNameMatcher], alpn: Sequence[str]) -> tls_pb2.CommonTlsContext:
@@ -112,9 +114,7 @@ def _sds(name: str) -> secret_pb2.SdsSecretConfig:
     source = config_source_pb2.ApiConfigSource(
         api_type=config_source_pb2.ApiConfigSource.GRPC,
         transport_api_version=config_source_pb2.ApiVersion.V3,
-        grpc_services=[
-            grpc_service_pb2.GrpcService(envoy_grpc=grpc_service_pb2.GrpcService.EnvoyGrpc(cluster_name=SDS_CLUSTER))
-        ],
+        grpc_services=[grpc_service(SDS_CLUSTER)],
         set_node_on_first_message_only=True,
     )
     return secret_pb2.SdsSecretConfig(

@@ -17,7 +17,6 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_components_pb2 import VirtualHost
 from google.protobuf.message import Message
 
-from pymesh.names import USER_AGENT
 from pymesh.peer_metadata import ServiceFacts
 from pymesh.resources.istio.destination_rule import DestinationRule
 from pymesh.resources.resource import Resource as Written
@@ -114,7 +113,7 @@ class Translation:
             return {types.CLUSTER: {}, types.ENDPOINT: {}, types.LISTENER: {}, types.ROUTE: {}}
         services = listeners.inbound_services(node, self.world)
         ports = listeners.inbound_ports(node, self.world, services)
-        held = policy_filters.limits(services, self._limits, ours=node.user_agent == USER_AGENT)
+        held = policy_filters.limits(services, self._limits, ours=node.ours)
         outbound = self._outbound_of(node.namespace, Viewpoint(locality=self._locality_of(node)))
         own = [self._inbound_cluster(port.number, services.get(port.number, ())) for port in ports]
         everywhere = self._memory.call(_everywhere, None)

@@ -66,7 +66,7 @@ def build(
     """The world that `resources` describe, one resource per key. Their order does not matter."""
     in_force = {resource.key: resource for resource in sorted(resources, key=lambda resource: resource.key)}
     mesh = _mesh(in_force, root_namespace)
-    domains = tuple(dict.fromkeys((trust_domain, *mesh.trust_domain_aliases)))
+    domains = mesh.trust_domains(trust_domain)
     authentications = _of(in_force, PeerAuthentication)
     pods = pods_of(_of(in_force, kubernetes.Pod), _of(in_force, kubernetes.Node), authentications, root_namespace)
     slices = _slices(_of(in_force, kubernetes.EndpointSlice))
