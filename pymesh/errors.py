@@ -48,6 +48,10 @@ class ConfigError(MeshError):
         where = ": ".join(str(part) for part in (self.position, self.resource, self.path) if part)
         return f"{where}: {self.problem}" if where else self.problem
 
+    def placed(self, position: Position | None, resource: str = "") -> "ConfigError":
+        """The same error, now that it is known where it stands; and of which resource, unless that was known before."""
+        return ConfigError(self.problem, path=self.path, position=position, resource=resource or self.resource)
+
     def at(self, prefix: str) -> "ConfigError":
         """The same error, seen from one level further out: `prefix` is put before its path."""
         joiner = "" if not self.path or self.path.startswith("[") else "."

@@ -24,7 +24,9 @@ Duration: TypeAlias = Annotated[
 ]
 Port: TypeAlias = Annotated[int, Meta(ge=1, le=65535, description="a port number between 1 and 65535")]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1, description="a whole number, 0 or more")]
-Weight: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1, description="a whole number, 0 or more")]
+Weight: TypeAlias = Count
+Percent: TypeAlias = Annotated[float, Meta(ge=0, le=100, description="a percentage between 0 and 100")]
+WholePercent: TypeAlias = Annotated[int, Meta(ge=0, le=100, description="a percentage between 0 and 100")]
 Name: TypeAlias = Annotated[
     str,
     Meta(

@@ -15,7 +15,7 @@ from pymesh.errors import ConfigError
 from pymesh.resources import check
 from pymesh.resources.documents import Document, documents
 from pymesh.resources.extension_providers import ExtensionProvider, OpenTelemetryProvider, problems
-from pymesh.resources.fields import Block, NotYet
+from pymesh.resources.fields import Block, NotYet, Percent
 from pymesh.resources.kubernetes import ConfigMap
 from pymesh.resources.resource import Resource, child_path
 
@@ -26,8 +26,6 @@ CHECKS_ENDING: Final = ".py"
 PATH: Final = f"data.{KEY}"
 # As SPIFFE ID, section 2.1, has it.
 TrustDomain = Annotated[str, Meta(pattern=r"^[a-z0-9._-]{1,255}\Z", description="a trust domain, as in td.example.com")]
-
-Percent = Annotated[float, Meta(ge=0, le=100, description="a percentage between 0 and 100")]
 
 
 class OutboundTrafficPolicy(Block, frozen=True):
@@ -196,10 +194,7 @@ def _convert(resource: Resource[ConfigMap], document: Document) -> MeshConfig | 
     config = check.convert(document.value, MeshConfig)
     wrong = config if isinstance(config, list) else list(_inconsistent(config))
     if isinstance(config, list) or wrong:
-        return [
-            _in_text(resource, ConfigError(error.problem, path=error.path, position=document.positions.at(error.path)))
-            for error in wrong
-        ]
+        return [_in_text(resource, error.placed(document.positions.at(error.path))) for error in wrong]
     return config
 
 
@@ -219,7 +214,7 @@ def _inconsistent(config: MeshConfig) -> Iterable[ConfigError]:
             yield ConfigError(f"there is a provider '{provider.name}' above already", path=f"{path}.name")
         names.add(provider.name)
         for error in problems(provider):
-            yield ConfigError(error.problem, path=child_path(path, error.path) if error.path else path)
+            yield error.at(path)
     for index, name in enumerate(config.default_providers.tracing):
         path = f"defaultProviders.tracing[{index}]"
         if name not in names:

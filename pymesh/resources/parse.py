@@ -172,8 +172,7 @@ def observed(value: Mapping[str, object], positions: Positions) -> Resource[obje
         metadata = value["metadata"]
         assert isinstance(metadata, Mapping), "every object of the API has metadata"
         key = Key(str(value["kind"]), str(metadata.get("namespace") or ""), str(metadata["name"]))
-        errors = (ConfigError(e.problem, path=e.path, position=e.position, resource=str(key)) for e in found.errors)
-        return Refused(key, tuple(errors))
+        return Refused(key, tuple(error.placed(error.position, str(key)) for error in found.errors))
     return found
 
 
@@ -198,29 +197,26 @@ def _resource(value: Mapping[str, object], positions: Positions, namespace: str)
     try:
         kind = _kind(value)
     except ConfigError as error:
-        refused = ConfigError(error.problem, path=error.path, position=positions.at(error.path))
-        return Refused(None, (refused,), foreign=_is_foreign(value))
+        return Refused(None, (error.placed(positions.at(error.path)),), foreign=_is_foreign(value))
     key = _key(value, kind, namespace)
-    if excesses := sizes.excesses(str(value["kind"]), value):
-        name = str(key or value["kind"])
-        too_much = (
-            ConfigError(excess.sentence, path=excess.path, position=positions.at(excess.path), resource=name)
-            for excess in excesses
-        )
-        return Refused(key, tuple(too_much))
-    if is_deeper(value, MAX_DEPTH):
-        sentence = f"it is nested deeper than {MAX_DEPTH} levels"
-        return Refused(key, (ConfigError(sentence, position=positions.at(""), resource=str(key or value["kind"])),))
-    struct = check.convert(value, kind.struct)
-    if isinstance(struct, list):
-        name = str(key or value["kind"])
-        errors = (
-            ConfigError(_hushed(kind.struct, error), path=error.path, position=positions.at(error.path), resource=name)
-            for error in struct
-        )
-        return Refused(key, tuple(errors))
+    found = _converted(value, kind)
+    if isinstance(found, list):
+        name = str(key or kind.name)
+        return Refused(key, tuple(error.placed(positions.at(error.path), name) for error in found))
     assert key is not None, "whatever has been converted has a name"
-    return Resource(key, str(value["apiVersion"]), struct, value, positions)
+    return Resource(key, str(value["apiVersion"]), found, value, positions)
+
+
+def _converted(value: Mapping[str, object], kind: _Kind) -> object | list[ConfigError]:
+    """The content of a resource, or everything that is wrong with it. What is too large is not looked into."""
+    if excesses := sizes.excesses(kind.name, value):
+        return [ConfigError(excess.sentence, path=excess.path) for excess in excesses]
+    if is_deeper(value, MAX_DEPTH):
+        return [ConfigError(f"it is nested deeper than {MAX_DEPTH} levels")]
+    found = check.convert(value, kind.struct)
+    if isinstance(found, list):
+        return [ConfigError(_hushed(kind.struct, error), path=error.path) for error in found]
+    return found
 
 
 def _hushed(struct: type[object], error: ConfigError) -> str:

@@ -65,7 +65,7 @@ class Document:
 
     def located(self, error: ConfigError) -> ConfigError:
         """`error` with the position that its path has in this document."""
-        return ConfigError(error.problem, path=error.path, position=self.position(error.path), resource=error.resource)
+        return error.placed(self.position(error.path))
 
 
 def parse(text: str, file: str) -> Document:

@@ -89,8 +89,7 @@ def inject_texts(
         try:
             injected = inject_document(document, config=config, namespaces=known, namespace=namespace, report=report)
         except ConfigError as error:
-            position = part.positions.at(error.path)
-            raise ConfigError(error.problem, path=error.path, position=position, resource=error.resource) from None
+            raise error.placed(part.positions.at(error.path)) from None
         text = part.text.removeprefix("---").lstrip("\r\n") if injected == document else _dump(injected)
         result.append(text if text.endswith("\n") else f"{text}\n")
     return result

@@ -8,10 +8,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from pymesh.resources.fields import Block, Count, Duration, NotYet, ObjectMeta
+from pymesh.resources.fields import Block, Count, Duration, NotYet, ObjectMeta, Percent, WholePercent
 from pymesh.resources.istio.common import Labels, PortSelector
-
-Percent = Annotated[int, Meta(ge=0, le=100, description="a percentage between 0 and 100")]
 
 LoadBalancing = Literal["UNSPECIFIED", "LEAST_REQUEST", "LEAST_CONN", "RANDOM", "PASSTHROUGH", "ROUND_ROBIN"]
 
@@ -54,7 +52,7 @@ class LocalityDistribute(Block, frozen=True):
     """Where callers in `from` send their traffic: percent by locality."""
 
     from_: str = msgspec.field(name="from")
-    to: dict[str, Percent]
+    to: dict[str, WholePercent]
 
 
 class LocalityFailover(Block, frozen=True):
@@ -122,15 +120,15 @@ class OutlierDetection(Block, frozen=True):
     consecutive_local_origin_failures: Count | None = None
     interval: Duration | None = None
     base_ejection_time: Duration | None = None
-    max_ejection_percent: Percent | None = None
-    min_health_percent: Percent = 0
+    max_ejection_percent: WholePercent | None = None
+    min_health_percent: WholePercent = 0
     consecutive_errors: NotYet = None
 
 
 class RetryBudget(Block, frozen=True):
     """How many requests may be tried again at once: a share of those in flight, and always a few."""
 
-    percent: Annotated[float, Meta(ge=0, le=100, description="a percentage between 0 and 100")] | None = None
+    percent: Percent | None = None
     min_retry_concurrency: Count | None = None
 
 
