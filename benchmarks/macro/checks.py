@@ -119,11 +119,12 @@ class Sidecar:
         self._data = encode_frame(message)
         self._streams = streams
         encoder = Encoder()
+        encoder.header_table_size = 0  # which every server allows, whatever it says in its settings
         fields = [
             (":method", "POST"), (":scheme", "https"), (":path", CHECK_PATH), (":authority", authority),
             ("te", "trailers"), ("content-type", "application/grpc"), ("grpc-timeout", "5S"),
         ]  # fmt: skip
-        # The first time with what the server is to keep, from then on as references to that.
+        # The first time with word that there is nothing to be kept.
         self._first, self._later = encoder.encode(fields), encoder.encode(fields)
         self._next = 1
         self._buffer = b""

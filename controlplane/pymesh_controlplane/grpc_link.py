@@ -6,11 +6,11 @@ import math
 from typing import Final, Protocol
 
 from pymesh.grpc.connection import window_for
-from pymesh.grpc.engine import ConnectionBrokenError
 from pymesh.grpc.events import Ended, HalfClosed, Message, Request, ServerEvent
-from pymesh.grpc.h2_engine import H2Engine
 from pymesh.grpc.server import ServerConnection
 from pymesh.grpc.status import Code, RpcError, Status
+from pymesh.http2.connection import Connection
+from pymesh.http2.errors import ConnectionBrokenError
 from pymesh_controlplane.grpc_call import Call, Methods
 from pymesh_controlplane.grpc_callers import Caller, Callers
 
@@ -23,7 +23,7 @@ MAX_MESSAGE: Final = 1024 * 1024
 # Bytes of the message of a call that has one: a request's head, which has 60 KiB at most, with its claims and its
 # certificate, some of it told twice.
 MAX_QUESTION: Final = 256 * 1024
-# Bytes of metadata, as h2 counts them: callers show certificates, not tokens.
+# Bytes of metadata, as HTTP/2 counts them: callers show certificates, not tokens.
 MAX_METADATA: Final = 16 * 1024
 # Bytes that all calls of a connection may send before any is dealt with: two windows of a stream.
 CONNECTION_WINDOW: Final = 2 * window_for(MAX_MESSAGE)
@@ -60,7 +60,7 @@ class Link(asyncio.Protocol):
 
     def __init__(self, server: Server, tasks: asyncio.TaskGroup) -> None:
         self._server = server
-        engine = H2Engine(
+        engine = Connection(
             client=False,
             window=window_for(MAX_MESSAGE),
             connection_window=CONNECTION_WINDOW,

@@ -2,13 +2,22 @@
 
 from collections.abc import Iterable
 
-from pymesh.grpc.connection import CANCEL, CONTENT_TYPE, NO_ERROR, REFUSED_STREAM, Call, Calls, window_for
-from pymesh.grpc.engine import DataReceived, Engine, EngineEvent, GoAway, HeadersReceived, PingAcknowledged, StreamReset
+from pymesh.grpc.connection import CONTENT_TYPE, Call, Calls, window_for
 from pymesh.grpc.events import ClientEvent, Closing, Ended, Message, Ponged, Response
 from pymesh.grpc.framing import MAX_MESSAGE_BYTES, FramingError, MessageTooLargeError, encode_frame
-from pymesh.grpc.h2_engine import H2Engine
 from pymesh.grpc.metadata import Headers, MetadataError, decode_metadata, encode_metadata, encode_timeout
 from pymesh.grpc.status import Code, Metadata, RpcError, Status, decode_message, status_of_http, status_of_reset
+from pymesh.http2.connection import Connection
+from pymesh.http2.errors import ErrorCode
+from pymesh.http2.events import (
+    DataReceived,
+    Event,
+    GoAway,
+    HeadersReceived,
+    InformationalReceived,
+    PingAcknowledged,
+    StreamReset,
+)
 
 _USER_AGENT = (b"user-agent", b"grpc-python-pymesh/1")
 _NO_STATUS = Status(Code.UNKNOWN, "the server ended the call without a grpc-status")
@@ -18,9 +27,9 @@ class ClientConnection:
     """The client's end. `authority` is the server's name, `scheme` "http" or "https"."""
 
     def __init__(
-        self, authority: str, *, scheme: str = "http", limit: int = MAX_MESSAGE_BYTES, engine: Engine | None = None
+        self, authority: str, *, scheme: str = "http", limit: int = MAX_MESSAGE_BYTES, engine: Connection | None = None
     ) -> None:
-        self._engine = engine or H2Engine(client=True, window=window_for(limit))
+        self._engine = engine or Connection(client=True, window=window_for(limit))
         self._calls = Calls(self._engine, limit)
         self._head: Headers = [
             (b":method", b"POST"),
@@ -59,7 +68,7 @@ class ClientConnection:
         stream_id = self._engine.next_stream_id()
         if stream_id is None:
             raise RpcError(Status(Code.UNAVAILABLE, "the server allows no more calls on this connection"))
-        self._engine.send_headers(stream_id, headers, end=False)
+        self._engine.send_headers(stream_id, tuple(headers), end=False)
         self._calls.begin(stream_id)
         return stream_id
 
@@ -74,7 +83,7 @@ class ClientConnection:
     def cancel(self, stream_id: int) -> None:
         """Give the call up; there will be no event for it any more."""
         if self._calls.drop(stream_id):
-            self._engine.reset(stream_id, CANCEL)
+            self._engine.reset(stream_id, ErrorCode.CANCEL)
 
     def consumed(self, stream_id: int, size: int) -> None:
         """A message of `size` bytes has been dealt with: give credit for it."""
@@ -107,21 +116,24 @@ class ClientConnection:
             events += self._translate(event)
         return events
 
-    def _translate(self, event: EngineEvent) -> Iterable[ClientEvent]:
+    def _translate(self, event: Event) -> Iterable[ClientEvent]:
         match event:
             case HeadersReceived():
                 return self._on_headers(event)
             case DataReceived():
                 return self._on_data(event)
-            case StreamReset(stream_id, error_code):
-                return self._end(stream_id, status_of_reset(error_code), unprocessed=error_code == REFUSED_STREAM)
+            case StreamReset(stream_id, error_code, reason):
+                status = Status(Code.INTERNAL, reason) if reason else status_of_reset(error_code)
+                return self._end(stream_id, status, unprocessed=error_code == ErrorCode.REFUSED_STREAM)
             case GoAway():
                 return self._on_goaway(event)
             case PingAcknowledged(payload):
                 return [Ponged(payload)]
+            case InformationalReceived():
+                return []
 
     def _end(
-        self, stream_id: int, status: Status, *, reset: int = NO_ERROR, unprocessed: bool = False
+        self, stream_id: int, status: Status, *, reset: ErrorCode = ErrorCode.NO_ERROR, unprocessed: bool = False
     ) -> list[ClientEvent]:
         """The call is over, whichever side still had something to say."""
         if not self._calls.drop(stream_id):
@@ -131,7 +143,7 @@ class ClientConnection:
 
     def _fail(self, stream_id: int, status: Status) -> list[ClientEvent]:
         """End a call that the server answers in a way that cannot be accepted."""
-        return self._end(stream_id, status, reset=CANCEL)
+        return self._end(stream_id, status, reset=ErrorCode.CANCEL)
 
     def _on_headers(self, event: HeadersReceived) -> list[ClientEvent]:
         call = self._calls.open.get(event.stream_id)

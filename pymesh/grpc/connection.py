@@ -2,8 +2,8 @@
 
 `client.ClientConnection` and `server.ServerConnection` are sans-IO: `receive` takes bytes and returns events, calls
 leave bytes in `bytes_to_send`, which is to be written after each use of any method. `receive` raises
-ConnectionBrokenError and nothing else, whatever the peer sends: write what is left to send, close, and report the calls
-that `abort` names.
+http2.errors.ConnectionBrokenError and nothing else, whatever the peer sends: write what is left to send, close, and
+report the calls that `abort` names.
 
 Flow control: a stream's window holds two of the largest messages. Credit is given back for messages that were consumed,
 so at most a window of bytes is held for a consumer that does not come. Two, because credit is announced once half of a
@@ -12,13 +12,10 @@ window has been consumed: what is left then always has room for one whole messag
 
 from typing import Final
 
-from pymesh.grpc.engine import DataReceived, Engine
 from pymesh.grpc.framing import HEADER_BYTES, MessageReader
+from pymesh.http2.connection import Connection
+from pymesh.http2.events import DataReceived
 
-# HTTP/2 error codes, RFC 9113 section 7.
-NO_ERROR: Final = 0x0
-REFUSED_STREAM: Final = 0x7
-CANCEL: Final = 0x8
 CONTENT_TYPE: Final = b"application/grpc"
 
 
@@ -43,7 +40,7 @@ class Calls:
 
     __slots__ = ("engine", "held", "limit", "open")
 
-    def __init__(self, engine: Engine, limit: int) -> None:
+    def __init__(self, engine: Connection, limit: int) -> None:
         self.engine = engine
         self.limit = limit
         self.held = 0  # by all of them

@@ -2,19 +2,29 @@
 
 from collections.abc import Callable, Iterable
 
-from pymesh.grpc.connection import CANCEL, CONTENT_TYPE, NO_ERROR, Calls, window_for
-from pymesh.grpc.engine import DataReceived, Engine, EngineEvent, GoAway, HeadersReceived, PingAcknowledged, StreamReset
+from pymesh.grpc.connection import CONTENT_TYPE, Calls, window_for
 from pymesh.grpc.events import Closing, Ended, HalfClosed, Message, Ponged, Request, ServerEvent
 from pymesh.grpc.framing import MAX_MESSAGE_BYTES, FramingError, MessageTooLargeError, encode_frame
-from pymesh.grpc.h2_engine import H2Engine
-from pymesh.grpc.metadata import Headers, MetadataError, decode_metadata, decode_timeout, encode_metadata
+from pymesh.grpc.metadata import MetadataError, decode_metadata, decode_timeout, encode_metadata
 from pymesh.grpc.status import Code, Metadata, Status, encode_message, status_of_reset
+from pymesh.http2.connection import Connection
+from pymesh.http2.errors import ErrorCode
+from pymesh.http2.events import (
+    DataReceived,
+    Event,
+    Fields,
+    GoAway,
+    HeadersReceived,
+    InformationalReceived,
+    PingAcknowledged,
+    StreamReset,
+)
 
-_RESPONSE_HEAD: Headers = [
+_RESPONSE_HEAD: Fields = (
     (b":status", b"200"),
     (b"content-type", CONTENT_TYPE),
     (b"grpc-accept-encoding", b"identity"),
-]
+)
 
 
 class ServerConnection:
@@ -24,11 +34,11 @@ class ServerConnection:
         self,
         *,
         limit: int = MAX_MESSAGE_BYTES,
-        engine: Engine | None = None,
+        engine: Connection | None = None,
         limit_of: Callable[[str], int] | None = None,
     ) -> None:
         self._limit_of = limit_of
-        self._engine = engine or H2Engine(client=False, window=window_for(limit))
+        self._engine = engine or Connection(client=False, window=window_for(limit))
         self._calls = Calls(self._engine, limit)
         self._newest = 0
 
@@ -60,7 +70,7 @@ class ServerConnection:
         """Send the head of the response now; `send` does it by itself otherwise. Raises MetadataError."""
         call = self._calls.open.get(stream_id)
         if call is not None and not call.started:
-            self._engine.send_headers(stream_id, _RESPONSE_HEAD + encode_metadata(metadata), end=False)
+            self._engine.send_headers(stream_id, _RESPONSE_HEAD + tuple(encode_metadata(metadata)), end=False)
             call.started = True
 
     def send(self, stream_id: int, message: bytes) -> None:
@@ -74,16 +84,17 @@ class ServerConnection:
         call = self._calls.open.get(stream_id)
         if call is None:
             return
-        trailers: Headers = [(b"grpc-status", b"%d" % status.code)]
+        trailers: Fields = ((b"grpc-status", b"%d" % status.code),)
         if status.message:
-            trailers.append((b"grpc-message", encode_message(status.message)))
-        trailers += encode_metadata(status.metadata)
+            trailers += ((b"grpc-message", encode_message(status.message)),)
+        if status.metadata:
+            trailers += tuple(encode_metadata(status.metadata))
         self._calls.drop(stream_id)
         if call.started:
             self._engine.send_end(stream_id, trailers, reset=True)
         else:
             self._engine.send_headers(stream_id, _RESPONSE_HEAD + trailers, end=True)
-            self._engine.reset(stream_id, NO_ERROR)
+            self._engine.reset(stream_id, ErrorCode.NO_ERROR)
 
     def consumed(self, stream_id: int, size: int) -> None:
         """A message of `size` bytes has been dealt with: give credit for it."""
@@ -99,7 +110,7 @@ class ServerConnection:
 
     def give_up(self, stream_id: int) -> None:
         """Drop what a call that was ended still has to send."""
-        self._engine.reset(stream_id, CANCEL)
+        self._engine.reset(stream_id, ErrorCode.CANCEL)
 
     def retire(self) -> None:
         """Ask the client to take its calls elsewhere; those that come all the same are served."""
@@ -123,7 +134,7 @@ class ServerConnection:
             events += self._translate(event)
         return events
 
-    def _translate(self, event: EngineEvent) -> Iterable[ServerEvent]:
+    def _translate(self, event: Event) -> Iterable[ServerEvent]:
         match event:
             case HeadersReceived(stream_id, _, end) if stream_id <= self._newest:
                 return self._half_closed(stream_id) if end else []  # trailers of a request: gRPC defines none
@@ -131,13 +142,15 @@ class ServerConnection:
                 return self._on_request(event)
             case DataReceived():
                 return self._on_data(event)
-            case StreamReset(stream_id, error_code):
-                status = status_of_reset(error_code)
+            case StreamReset(stream_id, error_code, reason):
+                status = Status(Code.INTERNAL, reason) if reason else status_of_reset(error_code)
                 return [Ended(stream_id, status)] if self._calls.drop(stream_id) else []
             case GoAway(_, error_code, reason):
                 return [Closing(error_code, reason.decode("utf-8", "replace"))]
             case PingAcknowledged(payload):
                 return [Ponged(payload)]
+            case InformationalReceived():
+                return []  # a client has none to send
 
     def _on_request(self, event: HeadersReceived) -> list[ServerEvent]:
         headers = dict(event.headers)
@@ -146,8 +159,8 @@ class ServerConnection:
         self._calls.begin(event.stream_id, None if self._limit_of is None else self._limit_of(method))
         if headers.get(b":method") != b"POST" or not headers.get(b"content-type", b"").startswith(CONTENT_TYPE):
             self._calls.drop(event.stream_id)
-            self._engine.send_headers(event.stream_id, [(b":status", b"415")], end=True)
-            self._engine.reset(event.stream_id, NO_ERROR)
+            self._engine.send_headers(event.stream_id, ((b":status", b"415"),), end=True)
+            self._engine.reset(event.stream_id, ErrorCode.NO_ERROR)
             return []
         encoding = headers.get(b"grpc-encoding", b"identity")
         if encoding != b"identity":

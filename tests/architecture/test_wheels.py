@@ -82,7 +82,7 @@ def metadata(wheel: Path, file: str) -> str:
 def base_modules() -> set[str]:
     """Top-level modules of the distributions that requirements/base.txt pins."""
     pinned = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements/base.txt").read_text(), re.MULTILINE))
-    assert {"uvloop", "h2", "xds-protos"} <= pinned
+    assert {"uvloop", "hpack", "xds-protos"} <= pinned
     # xds-protos asks for grpcio; the sidecar has its own gRPC and must not pay 20 MB for a second one.
     pinned.discard("grpcio")
     owners = importlib.metadata.packages_distributions()

@@ -11,9 +11,9 @@ from typing import Final
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
 from pymesh.grpc.client import ClientConnection
-from pymesh.grpc.engine import ConnectionBrokenError
 from pymesh.grpc.events import Ended, Message
 from pymesh.grpc.status import Code
+from pymesh.http2.errors import ConnectionBrokenError
 
 METHOD: Final = "/grpc.health.v1.Health/Check"
 SERVING: Final = 1

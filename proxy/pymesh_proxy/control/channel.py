@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pymesh.grpc.client import ClientConnection
-from pymesh.grpc.engine import ConnectionBrokenError
 from pymesh.grpc.events import Closing, Ended, Message, Ponged, Response
 from pymesh.grpc.metadata import MetadataError
 from pymesh.grpc.status import Code, Metadata, RpcError, Status
+from pymesh.http2.errors import ConnectionBrokenError
 from pymesh_proxy.control.call import Call
 from pymesh_proxy.control.secrets import read_bounded
 

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
-from pymesh.grpc.engine import ConnectionBrokenError
 from pymesh.grpc.events import Closing, Ended, HalfClosed, Message, Ponged, Request
 from pymesh.grpc.server import ServerConnection
 from pymesh.grpc.status import Code, RpcError, Status
+from pymesh.http2.errors import ConnectionBrokenError
 from pymesh_proxy.control.call import Call
 
 log = logging.getLogger(__name__)

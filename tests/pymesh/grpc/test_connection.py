@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from pymesh.grpc.client import ClientConnection
 from pymesh.grpc.connection import window_for
-from pymesh.grpc.engine import ConnectionBrokenError
 from pymesh.grpc.events import (
     ClientEvent,
     Closing,
@@ -25,6 +24,7 @@ from pymesh.grpc.events import (
 from pymesh.grpc.framing import encode_frame
 from pymesh.grpc.server import ServerConnection
 from pymesh.grpc.status import Code, RpcError, Status
+from pymesh.http2.errors import ConnectionBrokenError
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 OK = Status(Code.OK)
