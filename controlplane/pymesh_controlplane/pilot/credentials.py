@@ -15,7 +15,7 @@ from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 from pymesh.names import CA_SECRET_OWN, CA_SECRET_PLUGGED, SDS_KUBERNETES
 from pymesh.resources.kubernetes import Secret
 from pymesh.resources.resource import Key, Resource, holds
-from pymesh_controlplane.pilot.gateways import Offer
+from pymesh_controlplane.pilot.gateways import TERMINATED, Offer
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.node import Node
 
@@ -43,7 +43,7 @@ class Wanted(NamedTuple):
 def wanted(offer: Offer) -> tuple[Wanted, ...]:
     """The secrets of a server, its certificate first."""
     tls = offer.server.tls
-    if tls is None or tls.credential_name is None or tls.mode not in {"SIMPLE", "MUTUAL"}:
+    if tls is None or tls.credential_name is None or tls.mode not in TERMINATED:
         return ()
     own = Wanted(tls.credential_name, roots=False)
     return (own, Wanted(tls.credential_name, roots=True)) if tls.mode == "MUTUAL" else (own,)
@@ -56,7 +56,7 @@ def secrets(node: Node, offers: Iterable[Offer], world: World) -> Iterator[secre
     of the namespace could otherwise ask in the gateway's name. Nor for one with a sidecar, which is no gateway whatever
     it says: a Gateway without a selector asks for no labels.
     """
-    workload = next((world.workloads[address] for address in node.addresses if address in world.workloads), None)
+    workload = world.workload_at(node.addresses)
     if (
         workload is None
         or workload.mesh

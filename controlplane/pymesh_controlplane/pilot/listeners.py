@@ -140,7 +140,7 @@ def inbound_ports(node: Node, world: World, services: Inbound) -> tuple[InboundP
 
 
 def _container_ports(node: Node, world: World) -> Mapping[str, int]:
-    workload = next((world.workloads[ip] for ip in node.addresses if ip in world.workloads), None)
+    workload = world.workload_at(node.addresses)
     return workload.container_ports if workload is not None else {}
 
 

@@ -5,7 +5,7 @@ A `World` is made by `pilot.world.build` out of the resources in force, and read
 """
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -265,6 +265,10 @@ class World:
     problems: tuple[Problem, ...] = ()
     trust_domain: str = "cluster.local"
     root_namespace: str = "pymesh-system"
+
+    def workload_at(self, addresses: Iterable[str]) -> Workload | None:
+        """The pod that has the first of `addresses` that is known."""
+        return next((self.workloads[address] for address in addresses if address in self.workloads), None)
 
     @property
     def trust_domains(self) -> tuple[str, ...]:

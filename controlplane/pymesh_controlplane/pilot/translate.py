@@ -174,17 +174,15 @@ class Translation:
 
     def _with_labels(self, node: Node) -> Node:
         """The node with the labels of its pod: as Kubernetes knows them, else as the proxy itself says."""
-        for address in node.addresses:
-            if address in self.world.workloads:
-                return replace(node, labels=self.world.workloads[address].labels)
-        return node
+        workload = self.world.workload_at(node.addresses)
+        return node if workload is None else replace(node, labels=workload.labels)
 
     def _locality_of(self, node: Node) -> Locality:
         """Where the node stands, if any rule makes a difference of that."""
         if not self._localities_matter:
             return NOWHERE
-        found = (self.world.workloads[address] for address in node.addresses if address in self.world.workloads)
-        return next((workload.locality for workload in found), NOWHERE)
+        workload = self.world.workload_at(node.addresses)
+        return NOWHERE if workload is None else workload.locality
 
     def _hashed_for(self, namespace: str) -> Hashed:
         if namespace not in self._hashed:
