@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import Final, Generic, TypeAlias, TypeVar
 
+from pymesh.steps import Steps
+
 HTTP_LABELS: Final = (
     "reporter",
     "source_workload",
@@ -158,20 +160,28 @@ class IstioMetrics:
 
     def text(self) -> str:
         """Everything in Prometheus' text format, version 0.0.4. May be made in a thread, while others count."""
-        lines: list[str] = []
+        return "".join(self._parts())
+
+    def writing(self) -> Steps[str]:
+        """`text` in steps of a series."""
+        found: list[str] = []
+        for part in self._parts():
+            found.append(part)
+            yield
+        return "".join(found)
+
+    def _parts(self) -> Iterator[str]:
+        """Some lines at a time: what a metric is, or one of its series."""
         for name, help_text, value in _REQUEST_COUNTERS:
-            lines += _counter(name, help_text, self.requests, value)
+            yield from _counter(name, help_text, self.requests, value)
         for name, help_text, histogram in _REQUEST_HISTOGRAMS:
-            lines += _histogram(name, help_text, self.requests, histogram)
+            yield from _histogram(name, help_text, self.requests, histogram)
         for name, help_text, value_of in _CONNECTION_COUNTERS:
-            lines += _counter(name, help_text, self.connections, value_of)
+            yield from _counter(name, help_text, self.connections, value_of)
         overflowed = self.requests.overflowed + self.connections.overflowed
         name = "pymesh_istio_series_overflow_total"
-        lines += [
-            *_head(name, f"Counted with the labels {OVERFLOW!r}: too many series", "counter"),
-            f"{name} {overflowed}",
-        ]
-        return "\n".join(lines) + "\n"
+        yield _head(name, f"Counted with the labels {OVERFLOW!r}: too many series", "counter")
+        yield f"{name} {overflowed}\n"
 
 
 _REQUEST_COUNTERS: Final[tuple[tuple[str, str, Callable[[Requests], int]], ...]] = (
@@ -199,25 +209,25 @@ _CONNECTION_COUNTERS: Final[tuple[tuple[str, str, Callable[[Connections], int]],
 _BOUNDS: Final = (*(f"{bound:g}" if bound < 1 else str(int(bound)) for bound in BUCKETS), "+Inf")
 
 
-def _head(name: str, help_text: str, kind: str) -> tuple[str, str]:
-    return f"# HELP {name} {help_text}", f"# TYPE {name} {kind}"
+def _head(name: str, help_text: str, kind: str) -> str:
+    return f"# HELP {name} {help_text}\n# TYPE {name} {kind}\n"
 
 
 def _counter(name: str, help_text: str, table: Table[S], value: Callable[[S], int]) -> Iterator[str]:
-    yield from _head(name, help_text, "counter")
+    yield _head(name, help_text, "counter")
     for labels, series in table:
-        yield f"{name}{{{labels}}} {value(series)}"
+        yield f"{name}{{{labels}}} {value(series)}\n"
 
 
 def _histogram(name: str, help_text: str, table: Table[S], histogram: Callable[[S], Histogram]) -> Iterator[str]:
-    yield from _head(name, help_text, "histogram")
+    yield _head(name, help_text, "histogram")
     for labels, series in table:
         values = histogram(series)
-        running = 0
-        for bound, running in zip(_BOUNDS, accumulate(values.counts), strict=True):
-            yield f'{name}_bucket{{{labels},le="{bound}"}} {running}'
-        yield f"{name}_sum{{{labels}}} {values.sum:.10g}"
-        yield f"{name}_count{{{labels}}} {running}"
+        counts = list(accumulate(values.counts))
+        buckets = zip(_BOUNDS, counts, strict=True)
+        lines = [f'{name}_bucket{{{labels},le="{bound}"}} {count}\n' for bound, count in buckets]
+        lines.append(f"{name}_sum{{{labels}}} {values.sum:.10g}\n{name}_count{{{labels}}} {counts[-1]}\n")
+        yield "".join(lines)
 
 
 def _escaped(value: str) -> str:

@@ -196,7 +196,7 @@ def metrics(proxy: "Proxy") -> Steps[bytes]:
     runtime = proxy.runtime
     health = UpstreamMetrics(lambda: runtime.upstreams.health(runtime.snapshot.clusters))
     text = yield from rendering((runtime.stats, runtime.reporters, runtime.loop_meter, health))
-    return text + runtime.istio.text().encode()
+    return text + (yield from runtime.istio.writing()).encode()
 
 
 def config_dump(proxy: "Proxy") -> Steps[Answer]:

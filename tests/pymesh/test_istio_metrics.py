@@ -4,6 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pymesh.istio_metrics import BUCKETS, HTTP_LABELS, TCP_LABELS, IstioMetrics
+from pymesh.steps import whole
 
 LABELS = tuple(f"v{number}" for number in range(len(HTTP_LABELS)))
 
@@ -33,6 +34,14 @@ def test_a_request_is_counted_and_measured() -> None:
     assert (by_bound["0.5"], by_bound["5"], by_bound["10"], by_bound["+Inf"]) == (1, 1, 2, 2)
     sizes = {item["le"]: value for item, value in found["istio_response_bytes_bucket"]}
     assert (sizes["1000"], sizes["2500"], sizes["3600000"], sizes["+Inf"]) == (0, 1, 1, 2)
+
+
+def test_the_text_is_written_a_series_at_a_time() -> None:
+    metrics = IstioMetrics()
+    for number in range(20):
+        metrics.requests.get((*LABELS[:-1], str(number)))[0].add(1, 2, 3)
+    assert whole(metrics.writing()) == metrics.text()
+    assert sum(1 for _ in metrics.writing()) > 4 * 20, "three histograms and a counter of each"
 
 
 def test_a_connection_is_counted() -> None:

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from pymesh.istio_metrics import MAX_SERIES, Connections, IstioMetrics, Labels, Requests
 from pymesh.peer_metadata import UNKNOWN_VALUE
+from pymesh.steps import Steps
 from pymesh_proxy.errors import Flag
 from pymesh_proxy.telemetry.peers import Peers
 from pymesh_proxy.telemetry.record import RequestRecord
@@ -94,11 +95,11 @@ class IstioReporter:
         labels = (*self._ends(record), "tcp", record.flag.value, record.security)
         return self._metrics.connections.get(labels)[0]
 
-    def text(self) -> str:
+    def writing(self) -> Steps[str]:
         """Everything, for Prometheus."""
         for flow, counted in self._open.items():
             counted.catch_up(*flow.moved())
-        return self._metrics.text() + _REFUSED.format(self._peers.refused)
+        return (yield from self._metrics.writing()) + _REFUSED.format(self._peers.refused)
 
     # --- Labels ---
 

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from pymesh_proxy.telemetry.exposition import pieces
 from pymesh_proxy.telemetry.filter_metrics import FilterMetrics
 
 # Milliseconds; Istio's request duration buckets. Floats: comparing them with integers costs twice as much.
@@ -132,24 +133,28 @@ class Stats:
     def _counters(
         prefix: str, label: str, found: Mapping[str, object], names: Sequence[str]
     ) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        rows = list(found.items())
         for name in names:
             if name in {"buckets", "classes", "duration_sum", "refusals"}:
                 continue
             family_type = GaugeMetricFamily if name.endswith("_active") else CounterMetricFamily
-            family = family_type(f"{prefix}{name.removesuffix('_total')}", f"Envoy's {name}", labels=[label])
-            for key, stats in found.items():
-                family.add_metric([key], getattr(stats, name))
-            yield family
+            for piece in pieces(rows):
+                family = family_type(f"{prefix}{name.removesuffix('_total')}", f"Envoy's {name}", labels=[label])
+                for key, stats in piece:
+                    family.add_metric([key], getattr(stats, name))
+                yield family
 
     @staticmethod
     def _classes(
         name: str, label: str, found: dict[str, HttpStats] | dict[str, ClusterStats]
     ) -> Iterator[CounterMetricFamily]:
-        family = CounterMetricFamily(name, "Responses by class of status", labels=[label, "envoy_response_code_class"])
-        for key, stats in found.items():
-            for digit in range(1, 6):
-                family.add_metric([key, str(digit)], stats.classes[digit])
-        yield family
+        rows = [(key, stats.classes, digit) for key, stats in found.items() for digit in range(1, 6)]
+        for piece in pieces(rows):
+            labels = [label, "envoy_response_code_class"]
+            family = CounterMetricFamily(name, "Responses by class of status", labels=labels)
+            for key, classes, digit in piece:
+                family.add_metric([key, str(digit)], classes[digit])
+            yield family
 
     def _durations(self) -> HistogramMetricFamily:
         family = HistogramMetricFamily(

@@ -1,13 +1,17 @@
 """How many endpoints each cluster has and how they fare, as Prometheus sees it. Names are Envoy's."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
+from typing import NamedTuple, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from pymesh_proxy.telemetry.exposition import pieces
 from pymesh_proxy.upstream.endpoint import Endpoint
 from pymesh_proxy.upstream.health import HealthStats
-from pymesh_proxy.upstream.outlier import OutlierStats
+from pymesh_proxy.upstream.outlier import Ejection, OutlierStats
+
+R = TypeVar("R")
 
 
 class ClusterHealth(NamedTuple):
@@ -30,57 +34,70 @@ class UpstreamMetrics:
         """See exposition.Collector."""
         rows = list(self._read())
         yield from _membership(rows)
-        yield from _outliers([(row.cluster, row.outlier, row.ejected) for row in rows if row.outlier is not None])
-        yield from _checks([(row.cluster, row.endpoints, row.checks) for row in rows if row.checks is not None])
+        yield from _outliers([(row.cluster, (row.outlier, row.ejected)) for row in rows if row.outlier is not None])
+        yield from _checks([(row.cluster, (row.endpoints, row.checks)) for row in rows if row.checks is not None])
 
 
-def _membership(rows: Iterable[ClusterHealth]) -> Iterator[Metric]:
-    total, healthy, degraded = (_gauge(f"membership_{word}") for word in ("total", "healthy", "degraded"))
-    change, panic = _counter("membership_change"), _counter("lb_healthy_panic")
-    for row in rows:
-        labels = [row.cluster]
-        total.add_metric(labels, len(row.endpoints))
-        healthy.add_metric(labels, sum(endpoint.healthy for endpoint in row.endpoints))
-        degraded.add_metric(labels, sum(endpoint.degraded for endpoint in row.endpoints))
-        if row.endpoints:
-            change.add_metric(labels, row.endpoints[0].membership.changes)
-            panic.add_metric(labels, row.endpoints[0].membership.panics)
-    yield from (total, healthy, degraded, change, panic)
+def _membership(rows: Sequence[ClusterHealth]) -> Iterator[Metric]:
+    every = [(row.cluster, row.endpoints) for row in rows]
+    yield from _gauge("membership_total", every, len)
+    yield from _gauge("membership_healthy", every, _healthy)
+    yield from _gauge("membership_degraded", every, _degraded)
+    # All endpoints of a cluster have the same membership.
+    shared = [(row.cluster, row.endpoints[0].membership) for row in rows if row.endpoints]
+    yield from _counter("membership_change", shared, lambda membership: membership.changes)
+    yield from _counter("lb_healthy_panic", shared, lambda membership: membership.panics)
 
 
-def _outliers(rows: Iterable[tuple[str, OutlierStats, int]]) -> Iterator[Metric]:
-    families: dict[str, CounterMetricFamily] = {}
-
-    def count(name: str, cluster: str, value: int) -> None:
-        family = families.setdefault(name, _counter(f"outlier_detection_ejections_{name}"))
-        family.add_metric([cluster], value)
-
-    active = _gauge("outlier_detection_ejections_active")
-    for cluster, stats, ejected in rows:
-        active.add_metric([cluster], ejected)
-        count("enforced", cluster, sum(stats.enforced.values()))
-        count("overflow", cluster, stats.overflow)
-        for kind in stats.detected:
-            count(f"detected_{kind.value}", cluster, stats.detected[kind])
-            count(f"enforced_{kind.value}", cluster, stats.enforced[kind])
-    yield active
-    yield from families.values()
+def _outliers(rows: Sequence[tuple[str, tuple[OutlierStats, int]]]) -> Iterator[Metric]:
+    yield from _gauge("outlier_detection_ejections_active", rows, lambda row: row[1])
+    if not rows:
+        return
+    stats = [(cluster, found) for cluster, (found, _) in rows]
+    name = "outlier_detection_ejections"
+    yield from _counter(f"{name}_enforced", stats, lambda found: sum(found.enforced.values()))
+    yield from _counter(f"{name}_overflow", stats, lambda found: found.overflow)
+    for kind in Ejection:
+        detected = [(cluster, found.detected[kind]) for cluster, found in stats]
+        yield from _counter(f"{name}_detected_{kind.value}", detected, int)
+        enforced = [(cluster, found.enforced[kind]) for cluster, found in stats]
+        yield from _counter(f"{name}_enforced_{kind.value}", enforced, int)
 
 
-def _checks(rows: Iterable[tuple[str, tuple[Endpoint, ...], HealthStats]]) -> Iterator[Metric]:
-    counters = {name: _counter(f"health_check_{name}") for name in HealthStats.__slots__}
-    healthy, degraded = _gauge("health_check_healthy"), _gauge("health_check_degraded")
-    for cluster, endpoints, stats in rows:
-        healthy.add_metric([cluster], sum(endpoint.healthy or endpoint.degraded for endpoint in endpoints))
-        degraded.add_metric([cluster], sum(endpoint.degraded for endpoint in endpoints))
-        for name, family in counters.items():
-            family.add_metric([cluster], getattr(stats, name))
-    yield from (healthy, degraded, *counters.values())
+def _checks(rows: Sequence[tuple[str, tuple[tuple[Endpoint, ...], HealthStats]]]) -> Iterator[Metric]:
+    endpoints = [(cluster, found) for cluster, (found, _) in rows]
+    yield from _gauge("health_check_healthy", endpoints, lambda found: _healthy(found) + _degraded(found))
+    yield from _gauge("health_check_degraded", endpoints, _degraded)
+    stats = [(cluster, found) for cluster, (_, found) in rows]
+    for name in HealthStats.__slots__:
+        yield from _counter(f"health_check_{name}", stats, attrgetter(name))
 
 
-def _gauge(name: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"envoy_cluster_{name}", f"Envoy's {name}", labels=["envoy_cluster_name"])
+def _healthy(endpoints: tuple[Endpoint, ...]) -> int:
+    return sum(endpoint.healthy for endpoint in endpoints)
 
 
-def _counter(name: str) -> CounterMetricFamily:
-    return CounterMetricFamily(f"envoy_cluster_{name}", f"Envoy's {name}", labels=["envoy_cluster_name"])
+def _degraded(endpoints: tuple[Endpoint, ...]) -> int:
+    return sum(endpoint.degraded for endpoint in endpoints)
+
+
+def _gauge(name: str, rows: Sequence[tuple[str, R]], value: Callable[[R], float]) -> Iterator[Metric]:
+    yield from _family(GaugeMetricFamily, name, rows, value)
+
+
+def _counter(name: str, rows: Sequence[tuple[str, R]], value: Callable[[R], float]) -> Iterator[Metric]:
+    yield from _family(CounterMetricFamily, name, rows, value)
+
+
+def _family(
+    kind: type[CounterMetricFamily | GaugeMetricFamily],
+    name: str,
+    rows: Sequence[tuple[str, R]],
+    value: Callable[[R], float],
+) -> Iterator[Metric]:
+    """A family in pieces: its value for each cluster of `rows`."""
+    for piece in pieces(rows):
+        family = kind(f"envoy_cluster_{name}", f"Envoy's {name}", labels=["envoy_cluster_name"])
+        for cluster, found in piece:
+            family.add_metric([cluster], value(found))
+        yield family

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from math import inf, isnan, nan
 
+import pytest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -12,7 +13,13 @@ from prometheus_client.core import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from pymesh_proxy.telemetry.exposition import render
+from pymesh_proxy.telemetry import exposition
+from pymesh_proxy.telemetry.exposition import Collector, render, rendering
+from pymesh_proxy.telemetry.metrics import ClusterStats, Stats
+from pymesh_proxy.telemetry.upstream_metrics import ClusterHealth, UpstreamMetrics
+from pymesh_proxy.upstream.endpoint import Endpoint
+from pymesh_proxy.upstream.health import HealthStats
+from pymesh_proxy.upstream.outlier import OutlierStats
 
 
 class Everything:
@@ -48,3 +55,32 @@ def test_the_text_says_what_was_meant() -> None:
         ("h_bucket", "0.5", 1.0), ("h_bucket", "+Inf", 3.0), ("h_count", None, 3.0), ("h_sum", None, 7.25),
     ]  # fmt: skip
     assert [(one.name, one.value) for one in families["s"].samples] == [("s_count", 2.0), ("s_sum", 1.5)]
+
+
+def many_clusters() -> tuple[Collector, ...]:
+    """More than one piece takes, and not a whole number of pieces; everything counted of each."""
+    stats, rows = Stats(), []
+    for number in range(2 * exposition.PIECE + 7):
+        counted = stats.clusters[f"cluster-{number}"] = ClusterStats()
+        counted.rq_total = number
+        endpoints = (Endpoint("10.0.0.1", number + 1), Endpoint("10.0.0.2", number + 1))
+        rows.append(ClusterHealth(f"cluster-{number}", endpoints, OutlierStats(), 1, HealthStats()))
+    return stats, UpstreamMetrics(lambda: rows)
+
+
+def test_a_family_of_many_samples_reads_as_if_it_were_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    collectors = many_clusters()
+    in_pieces = render(collectors).decode()
+    families = [family.name for family in text_string_to_metric_families(in_pieces)]
+    assert len(families) == len(set(families)), "each is introduced once"
+    assert 'envoy_cluster_upstream_rq_total{envoy_cluster_name="cluster-106"} 106.0' in in_pieces
+    assert 'envoy_cluster_membership_total{envoy_cluster_name="cluster-106"} 2.0' in in_pieces
+    monkeypatch.setattr(exposition, "PIECE", 1_000_000)
+    assert render(collectors).decode() == in_pieces
+
+
+def test_no_step_writes_more_than_a_piece() -> None:
+    collectors = many_clusters()
+    found = [family for collector in collectors for family in collector.collect()]
+    assert max(len(family.samples) for family in found) == exposition.PIECE
+    assert sum(1 for _ in rendering(collectors)) == len(found)

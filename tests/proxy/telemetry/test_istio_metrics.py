@@ -4,6 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pymesh.peer_metadata import NO_SERVICE, Peer, ServiceFacts
+from pymesh.steps import whole
 from pymesh_proxy.errors import Flag
 from pymesh_proxy.telemetry.istio_metrics import IstioReporter
 from pymesh_proxy.telemetry.peers import Peers
@@ -31,7 +32,7 @@ def record(direction: str = "outbound", **values: object) -> RequestRecord:
 
 
 def counted(reporter: IstioReporter, name: str = "istio_requests_total") -> list[tuple[dict[str, str], float]]:
-    families = text_string_to_metric_families(reporter.text())
+    families = text_string_to_metric_families(whole(reporter.writing()))
     return [(dict(s.labels), s.value) for family in families for s in family.samples if s.name == name]
 
 
