@@ -10,9 +10,10 @@ from typing import NamedTuple
 from pymesh import names
 from pymesh.resources.istio.virtual_service import L4MatchAttributes, RouteDestination, VirtualService
 from pymesh.resources.resource import Resource
+from pymesh_controlplane.pilot.callers import Caller
 from pymesh_controlplane.pilot.clusters import opaque_cluster
 from pymesh_controlplane.pilot.matching import MESH, applies
-from pymesh_controlplane.pilot.routes import Caller, Targets, port_of
+from pymesh_controlplane.pilot.routes import Targets, port_of
 
 ANY_CONNECTION = L4MatchAttributes()
 
@@ -51,7 +52,7 @@ def tls_ways(
     """
     for route in resource.value.spec.tls:
         for match in route.match:
-            if applies(match, port, caller.namespace, dict(caller.labels), gateways):
+            if applies(match, port, caller, gateways):
                 server_names = tuple(dict.fromkeys(name.lower() for name in match.sni_hosts))
                 yield Way(_shares(route.route, port, meant), server_names, _ranges(match.destination_subnets))
 
@@ -62,7 +63,7 @@ def tcp_ways(
     """Where the `tcp` routes of a VirtualService send what `caller` dials on `port`, up to one that takes the rest."""
     for route in resource.value.spec.tcp:
         for match in route.match or [ANY_CONNECTION]:
-            if applies(match, port, caller.namespace, dict(caller.labels), gateways):
+            if applies(match, port, caller, gateways):
                 ranges = _ranges(match.destination_subnets)
                 yield Way(_shares(route.route, port, meant), (), ranges)
                 if not ranges:

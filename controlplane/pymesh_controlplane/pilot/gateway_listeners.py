@@ -15,13 +15,14 @@ from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
 from pymesh.resources.istio.virtual_service import VirtualService
 from pymesh.resources.resource import Key, Resource
 from pymesh_controlplane.pilot import credentials, tls
+from pymesh_controlplane.pilot.callers import Caller
 from pymesh_controlplane.pilot.connections import Way, tcp_ways, tls_ways
 from pymesh_controlplane.pilot.filters import NOTHING_BEFORE, Before, gateway_http, tcp_to
 from pymesh_controlplane.pilot.gateways import PLAIN, Offer, common_hosts, covers, names_for, narrower
 from pymesh_controlplane.pilot.listeners import MESH, TLS
 from pymesh_controlplane.pilot.messages import duration, packed, socket_address
 from pymesh_controlplane.pilot.model import World
-from pymesh_controlplane.pilot.routes import Caller, targets
+from pymesh_controlplane.pilot.routes import targets
 
 # Seconds for a client to send its ClientHello.
 HELLO_TIMEOUT: Final = 15.0

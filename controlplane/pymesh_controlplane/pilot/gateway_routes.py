@@ -11,13 +11,13 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from pymesh.resources.istio.virtual_service import VirtualService
 from pymesh.resources.resource import Key, Resource
 from pymesh_controlplane.pilot import precedence
+from pymesh_controlplane.pilot.callers import Caller
 from pymesh_controlplane.pilot.gateways import Offer, common_hosts, names_for
 from pymesh_controlplane.pilot.matching import ANYTHING, is_catch_all, route_match
 from pymesh_controlplane.pilot.messages import METADATA, metadata
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.routes import (
     MAX_DIRECT_BODY,
-    Caller,
     Targets,
     targets,
     virtual_service_routes,

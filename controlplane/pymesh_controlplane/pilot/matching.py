@@ -1,12 +1,13 @@
 """The clauses of a VirtualService, as Envoy's matchers. Pure."""
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator
 from typing import Final
 
 from envoy.config.route.v3 import route_components_pb2
 from envoy.type.matcher.v3 import regex_pb2, string_pb2
 
 from pymesh.resources.istio.virtual_service import HTTPMatchRequest, L4MatchAttributes, StringMatch, TLSMatchAttributes
+from pymesh_controlplane.pilot.callers import Caller
 
 ANYTHING = HTTPMatchRequest()
 # The gateway that stands for all sidecars.
@@ -16,18 +17,17 @@ MESH: Final = ("mesh",)
 def applies(
     match: HTTPMatchRequest | TLSMatchAttributes | L4MatchAttributes,
     port: int,
-    namespace: str,
-    labels: Mapping[str, str],
+    caller: Caller,
     gateways: Container[str] = MESH,
 ) -> bool:
-    """Whether the clauses that are known before any request hold: the caller's port, namespace, labels and gateway.
+    """Whether the clauses that are known before any request hold: the port, the caller, and its gateway.
 
     `gateways` are the names that the caller's gateway has for whoever wrote `match`.
     """
     return (
         (match.port is None or match.port == port)
-        and (not match.source_namespace or match.source_namespace == namespace)
-        and match.source_labels.items() <= labels.items()
+        and (not match.source_namespace or match.source_namespace == caller.namespace)
+        and match.source_labels.items() <= dict(caller.labels).items()
         and (not match.gateways or any(name in gateways for name in match.gateways))
     )
 

@@ -5,13 +5,14 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from pymesh import names
-from pymesh.resources.istio.virtual_service import HTTPMatchRequest, VirtualService
+from pymesh.resources.istio.virtual_service import VirtualService
 from pymesh.resources.resource import Resource
 from pymesh_controlplane.pilot import cluster_ips, hosts, precedence
+from pymesh_controlplane.pilot.callers import Caller
 from pymesh_controlplane.pilot.clusters import opaque_cluster
 from pymesh_controlplane.pilot.connections import Share, Way, tcp_ways, tls_ways
 from pymesh_controlplane.pilot.model import Protocol, Service, ServicePort, World
-from pymesh_controlplane.pilot.routes import Caller, targets
+from pymesh_controlplane.pilot.routes import targets
 
 
 class Opaque(NamedTuple):
@@ -54,16 +55,6 @@ def _is_for_sidecars(service: Service, port: ServicePort, world: World) -> bool:
     the caller goes, and are called by sidecars; a connection of the app would come with that certificate, too.
     """
     return port.port == names.PORT_MESH_GRPC and service.namespace == world.root_namespace
-
-
-def depends_on_caller(world: World) -> bool:
-    """Whether some route of connections asks who opens them. In most worlds none does."""
-    return any(
-        match.source_labels or match.source_namespace
-        for resource in world.routing.values()
-        for _, match in resource.value.spec.matches()
-        if not isinstance(match, HTTPMatchRequest)
-    )
 
 
 def _opaque(speakers: Iterable[tuple[Service, ServicePort]], caller: Caller, world: World) -> Iterator[Opaque]:

@@ -6,7 +6,6 @@ that nobody knows, on to where the application wanted it to go.
 
 import base64
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple, TypeAlias
 
 from envoy.config.core.v3 import base_pb2
@@ -29,11 +28,11 @@ from pymesh.resources.istio.virtual_service import (
     VirtualService,
 )
 from pymesh.resources.resource import Resource
-from pymesh_controlplane.pilot import hosts
+from pymesh_controlplane.pilot import callers, hosts
+from pymesh_controlplane.pilot.callers import Caller
 from pymesh_controlplane.pilot.matching import ANYTHING, MESH, applies, route_match
 from pymesh_controlplane.pilot.messages import METADATA, duration, metadata, packed
 from pymesh_controlplane.pilot.model import Protocol, Service, World
-from pymesh_controlplane.pilot.node import Node
 
 # What is retried where nobody says anything: failures before the upstream can have acted on the request (Istio's set).
 DEFAULT_RETRY_ON: Final = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
@@ -50,33 +49,6 @@ _REDIRECTS: Final = {
     308: route_components_pb2.RedirectAction.PERMANENT_REDIRECT,
 }
 _Append = base_pb2.HeaderValueOption.HeaderAppendAction
-
-
-class Caller(NamedTuple):
-    """What the routes of a proxy may depend on: its namespace, and those of its labels that some route asks for."""
-
-    namespace: str
-    labels: tuple[tuple[str, str], ...] = ()  # sorted
-
-
-# Stands for every caller where nobody asks who calls.
-ANYBODY: Final = Caller("")
-
-
-def asked_labels(world: World) -> frozenset[str]:
-    """The labels of callers that some VirtualService asks for. In most worlds there are none."""
-    return frozenset(
-        label
-        for resource in world.routing.values()
-        for _, match in resource.value.spec.matches()
-        for label in match.source_labels
-    )
-
-
-def caller_of(node: Node, asked: AbstractSet[str]) -> Caller:
-    """All that the routes for `node` depend on, where the labels `asked` are those that count."""
-    labels = sorted((label, value) for label, value in node.labels.items() if label in asked)
-    return Caller(node.namespace, tuple(labels))
 
 
 class Target(NamedTuple):
@@ -134,7 +106,7 @@ def plans(caller: Caller, world: World) -> dict[int, list[Plan]]:
             written = None  # it routes connections, not requests
         meant = targets(written, world) if written is not None else {}
         known_as = f"{service.namespace}/{service.name}" if service is not None else ""
-        who = caller if written is not None and _asks_who_calls(written) else ANYBODY
+        who = caller if written is not None and callers.matter_to_requests(written) else callers.ANYBODY
         for port in sorted(by_port) if service is None else _http_ports(service):
             # Another name that has routes of its own is a host of its own.
             aliases = [alias for alias in world.aliases.get(host, ()) if alias.host not in virtual]
@@ -144,12 +116,6 @@ def plans(caller: Caller, world: World) -> dict[int, list[Plan]]:
                 taken.update((port, domain) for domain in domains)
                 by_port[port].append(Plan(host, port, tuple(domains), known_as, written, meant, who))
     return {port: sorted(found, key=lambda plan: plan.host) for port, found in sorted(by_port.items())}
-
-
-def _asks_who_calls(resource: Resource[VirtualService]) -> bool:
-    return any(
-        match.source_labels or match.source_namespace for http in resource.value.spec.http for match in http.match
-    )
 
 
 def _http_ports(service: Service) -> list[int]:
@@ -204,7 +170,7 @@ def virtual_service_routes(
     """
     for index, http in enumerate(resource.value.spec.http):
         for match in http.match or [ANYTHING]:
-            if applies(match, port, caller.namespace, dict(caller.labels), gateways):
+            if applies(match, port, caller, gateways):
                 yield route_for(resource, index, match, port, meant)
 
 

@@ -22,6 +22,7 @@ from pymesh.resources.istio.destination_rule import DestinationRule
 from pymesh.resources.resource import Resource as Written
 from pymesh.xds import types
 from pymesh_controlplane.pilot import (
+    callers,
     clusters,
     endpoints,
     gateway_listeners,
@@ -34,6 +35,7 @@ from pymesh_controlplane.pilot import (
     policy_filters,
     routes,
 )
+from pymesh_controlplane.pilot.callers import Caller
 from pymesh_controlplane.pilot.clusters import Viewpoint
 from pymesh_controlplane.pilot.credentials import secrets
 from pymesh_controlplane.pilot.endpoints import Behind
@@ -45,7 +47,6 @@ from pymesh_controlplane.pilot.listener_settings import ListenerSettings, listen
 from pymesh_controlplane.pilot.memory import Memory
 from pymesh_controlplane.pilot.model import NOWHERE, Locality, Service, ServicePort, World
 from pymesh_controlplane.pilot.node import Node
-from pymesh_controlplane.pilot.outbound import depends_on_caller
 from pymesh_controlplane.pilot.outbound import plan as outbound_plan
 from pymesh_controlplane.pilot.policies import PeerModes, rule_for
 from pymesh_controlplane.pilot.policy_filters import PortLimits
@@ -101,8 +102,8 @@ class Translation:
         self._memory = memory
         self._outbound: dict[tuple[str, Viewpoint], _Outbound] = {}
         self._hashed: dict[str, Hashed] = {}
-        self._routes: dict[routes.Caller, Resources] = {}
-        self._listeners: dict[tuple[routes.Caller, ListenerSettings], Resource] = {}
+        self._routes: dict[Caller, Resources] = {}
+        self._listeners: dict[tuple[Caller, ListenerSettings], Resource] = {}
 
     def snapshot(self, node: Node) -> Snapshot:
         """See `Translator.snapshot`."""
@@ -117,7 +118,7 @@ class Translation:
         outbound = self._outbound_of(node.namespace, Viewpoint(locality=self._locality_of(node)))
         own = [self._inbound_cluster(port.number, services.get(port.number, ())) for port in ports]
         everywhere = self._memory.call(_everywhere, None)
-        caller = routes.caller_of(node, self._asked_labels)
+        caller = callers.caller_of(node, self._asked_labels)
         settings = listener_settings(node, self.world)
         return {
             types.CLUSTER: _sorted([*outbound.clusters.values(), *everywhere, *own]),
@@ -133,7 +134,7 @@ class Translation:
         offers = gateways.offers(node, self.world)
         outbound = self._outbound_of(node.namespace, Viewpoint(gateway=True, locality=self._locality_of(node)))
         everywhere = self._memory.call(_everywhere, None)
-        caller = routes.caller_of(node, self._asked_labels)
+        caller = callers.caller_of(node, self._asked_labels)
         settings = listener_settings(node, self.world)
         offered = [offer for some in offers.by_port.values() for offer in some]
         tables: dict[str, list[Offer]] = {}
@@ -152,7 +153,7 @@ class Translation:
         }
 
     def _gateway_listener(
-        self, node: Node, port: int, offers: tuple[Offer, ...], caller: routes.Caller, settings: ListenerSettings
+        self, node: Node, port: int, offers: tuple[Offer, ...], caller: Caller, settings: ListenerSettings
     ) -> tuple[Resource, ...]:
         servers = gateway_listeners.served(offers, self._bound, caller, self.world)
         who, before = self._before(node)
@@ -162,7 +163,7 @@ class Translation:
             hashed = hashing.named(hashed, self._memory.call(_named_by_gateway, name, port, servers))
         return self._memory.call(_gateway_listener, (servers, settings, who), port, servers, settings, hashed, before)
 
-    def _gateway_routes(self, name: str, offers: Iterable[Offer], caller: routes.Caller) -> Resource:
+    def _gateway_routes(self, name: str, offers: Iterable[Offer], caller: Caller) -> Resource:
         plans = gateway_routes.plan(offers, self._bound, caller, self.world)
         hosts = tuple(self._memory.call(gateway_routes.virtual_host, (name, plan.host, caller), plan) for plan in plans)
         hashed = self._hashed_in(hosts, (name, caller), caller)
@@ -189,7 +190,7 @@ class Translation:
             self._hashed[namespace] = hashing.hashed(namespace, self.world)
         return self._hashed[namespace]
 
-    def _hashed_in(self, hosts: tuple[VirtualHost, ...], name: Hashable, caller: routes.Caller) -> Hashed:
+    def _hashed_in(self, hosts: tuple[VirtualHost, ...], name: Hashable, caller: Caller) -> Hashed:
         """What holds for the clusters that `hosts` name: so a table is not made again for what it does not name."""
         hashed = self._hashed_for(caller.namespace)
         return hashing.named(hashed, self._memory.call(hashing.named_by_routes, name, hosts)) if hashed else hashed
@@ -236,8 +237,8 @@ class Translation:
     def _security(self) -> SecurityPolicies:
         return SecurityPolicies(self.world)
 
-    def _outbound_listener_of(self, caller: routes.Caller, settings: ListenerSettings) -> Resource:
-        who = caller if self._connections_ask else routes.ANYBODY
+    def _outbound_listener_of(self, caller: Caller, settings: ListenerSettings) -> Resource:
+        who = caller if self._connections_ask else callers.ANYBODY
         hashed = self._hashed_for(caller.namespace)
         if hashed:  # the rules that say so may be others in another namespace
             who = who._replace(namespace=caller.namespace)
@@ -265,13 +266,13 @@ class Translation:
 
     @cached_property
     def _connections_ask(self) -> bool:
-        return depends_on_caller(self.world)
+        return callers.matter_to_connections(self.world)
 
     @cached_property
     def _asked_labels(self) -> frozenset[str]:
-        return routes.asked_labels(self.world)
+        return callers.asked_labels(self.world)
 
-    def _routes_of(self, caller: routes.Caller) -> Resources:
+    def _routes_of(self, caller: Caller) -> Resources:
         if caller not in self._routes:
             only = self.world.mesh.registry_only
             found: list[Resource] = []

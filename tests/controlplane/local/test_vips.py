@@ -15,8 +15,8 @@ from pymesh_controlplane.local.judge import judge
 from pymesh_controlplane.local.texts import Text
 from pymesh_controlplane.local.vips import VIP_NETWORK, Vips, addressed, dns_names, entry_object
 from pymesh_controlplane.pilot import world
+from pymesh_controlplane.pilot.callers import ANYBODY
 from pymesh_controlplane.pilot.outbound import plan
-from pymesh_controlplane.pilot.routes import ANYBODY
 
 
 def entry(spec: str) -> Resource[ServiceEntry]:

@@ -8,9 +8,10 @@ from pymesh.resources.parse import parse
 from pymesh.xds import types
 from pymesh_controlplane.galley.check import check
 from pymesh_controlplane.pilot import world
+from pymesh_controlplane.pilot.callers import ANYBODY
 from pymesh_controlplane.pilot.connections import Share, tcp_ways, tls_ways
 from pymesh_controlplane.pilot.node import Node
-from pymesh_controlplane.pilot.routes import ANYBODY, targets
+from pymesh_controlplane.pilot.routes import targets
 from tests.controlplane.pilot.chains import chain_for, target
 from tests.controlplane.pilot.worlds import (
     BOOKINFO,
