@@ -7,17 +7,16 @@ import json
 import re
 import socket
 import socketserver
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 import pytest
 
 from pymesh.access_log_formats import ISTIO_JSON_FORMAT, ISTIO_TEXT_FORMAT
 from tests.conformance.sides import Side, Situation, ask, both_proxies
 from tests.support.echo import EchoServer
+from tests.support.threaded import serving
 from tests.support.waiting import eventually_sync
 
 pytestmark = pytest.mark.envoy
@@ -73,29 +72,13 @@ def having(words: str, file: Path) -> list[str]:
     return [line for line in file.read_text().splitlines() if words in line] if file.exists() else []
 
 
-class Opaque:
-    """A server that answers QUESTION with OPAQUE."""
+class Opaque(socketserver.StreamRequestHandler):
+    """Answers QUESTION with OPAQUE."""
 
-    def __init__(self) -> None:
-        class Handler(socketserver.StreamRequestHandler):
-            def handle(self) -> None:
-                self.rfile.read(len(QUESTION))
-                self.wfile.write(OPAQUE)
-
-        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-        self.port: int = self._server.server_address[1]
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+    def handle(self) -> None:
+        """See BaseRequestHandler."""
+        self.rfile.read(len(QUESTION))
+        self.wfile.write(OPAQUE)
 
 
 Both = tuple[Logged, Logged]
@@ -107,7 +90,12 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     folder = tmp_path_factory.mktemp("logs")
     text = BOOTSTRAP.replace("${FOLDER}", str(folder)).replace("${TEXT}", json.dumps(ISTIO_TEXT_FORMAT))
     text = text.replace("${JSON}", json.dumps(ISTIO_JSON_FORMAT))
-    with EchoServer("a") as upstream, Opaque() as opaque, both_proxies(folder, upstream, opaque, text) as sides:
+    opaque_server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Opaque)
+    with (
+        EchoServer("a") as upstream,
+        serving(opaque_server) as opaque,
+        both_proxies(folder, upstream, opaque, text) as sides,
+    ):
         envoy, pymesh = (Logged(side, folder / f"text.{side.port}", folder / f"json.{side.port}") for side in sides)
         yield envoy, pymesh
 

@@ -7,16 +7,14 @@ import re
 import socket
 import socketserver
 import ssl
-import threading
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.conformance.sides import CLIENT_TIMEOUT, Side, both_proxies
+from tests.support.threaded import serving
 from tests.support.waiting import eventually_sync
 
 pytestmark = pytest.mark.envoy
@@ -86,25 +84,6 @@ class Greeting(socketserver.BaseRequestHandler):
             self.request.sendall(b"welcome")
 
 
-class Server:
-    """An upstream."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-
-
-@contextmanager
-def greeting() -> Iterator[Server]:
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Greeting) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield Server(server.server_address[1])
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 def hello(name: str) -> bytes:
     """A ClientHello that asks for `name`."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -142,7 +121,8 @@ def test_both_keep_out_the_same_connections_for_the_same_reason(tmp_path: Path) 
     chains = [CHAIN.replace("CHAIN", name).replace("RULES", rules) for name, rules in RULES.items()]
     text = BOOTSTRAP.replace("CHAINS", ",".join(chains)).replace("FOLDER", str(tmp_path))
     found = []
-    with greeting() as server, both_proxies(tmp_path, server, server, text) as sides:
+    upstream = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Greeting)
+    with serving(upstream) as server, both_proxies(tmp_path, server, server, text) as sides:
         for side in sides:
             answers = {name: heard(side, f"{name}.test") for name in RULES}
             log = tmp_path / str(side.port)

@@ -6,14 +6,12 @@ import json
 import re
 import socket
 import socketserver
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from string import Template
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import h11
 import pytest
@@ -21,6 +19,7 @@ import pytest
 from tests.conformance.sides import CLIENT_TIMEOUT, Side, both_proxies
 from tests.conformance.test_same_answers import DIFFERENT, DIFFERENT_UPSTREAM
 from tests.support.echo import EchoServer
+from tests.support.threaded import serving
 from tests.support.waiting import eventually_sync
 
 pytestmark = pytest.mark.envoy
@@ -143,40 +142,27 @@ BAD: Final = {
 }
 
 
-class BadServer:
+class Bad(socketserver.BaseRequestHandler):
     """Answers `/bad/<name>` with those bytes, and closes the connection."""
 
-    def __init__(self) -> None:
-        class Handler(socketserver.BaseRequestHandler):
-            def handle(self) -> None:
-                asked = b""
-                while b"\r\n\r\n" not in asked:
-                    if not (data := self.request.recv(65_536)):
-                        return
-                    asked += data
-                name = asked.split(b" ")[1].rpartition(b"/")[2].decode()
-                if name == "reset":
-                    self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-                self.request.sendall(BAD[name])
+    def handle(self) -> None:
+        """See BaseRequestHandler."""
+        asked = b""
+        while b"\r\n\r\n" not in asked:
+            if not (data := self.request.recv(65_536)):
+                return
+            asked += data
+        name = asked.split(b" ")[1].rpartition(b"/")[2].decode()
+        if name == "reset":
+            self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self.request.sendall(BAD[name])
 
-        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
-        self._server.request_queue_size = 128  # as many connect at once as there are situations
-        self._server.server_bind()
-        self._server.server_activate()
-        self._server.daemon_threads = True
-        self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+class BadServer(socketserver.ThreadingTCPServer):
+    """Of those answers."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    request_queue_size = 128  # as many connect at once as there are situations
+    daemon_threads = True
 
 
 @dataclass(frozen=True)
@@ -216,7 +202,7 @@ def send_all(name: str, folder: Path) -> Rules:
     bootstrap = Template(BOOTSTRAP).safe_substitute(FOLDER=folder, MANAGER="\n          ".join(MANAGERS[name]))
     with (
         EchoServer("a") as a,
-        BadServer() as b,
+        serving(BadServer(("127.0.0.1", 0), Bad)) as b,
         both_proxies(folder, a, b, bootstrap) as sides,
         ThreadPoolExecutor(16) as pool,
     ):

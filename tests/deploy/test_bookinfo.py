@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.threaded import serving
+
 SAMPLE = Path(__file__).parents[2] / "deploy/samples/bookinfo"
 
 
@@ -135,21 +137,14 @@ def test_trace_headers_are_passed_on_and_nothing_else_is(start: Any) -> None:
         def log_message(self, *_: object) -> None:
             pass
 
-    upstream = ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
-    thread = threading.Thread(target=upstream.serve_forever)
-    thread.start()
-    try:
-        page = start("productpage", DETAILS_HOSTNAME=f"127.0.0.1:{upstream.server_port}")
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Upstream)) as upstream:
+        page = start("productpage", DETAILS_HOSTNAME=f"127.0.0.1:{upstream.port}")
         sent = {
             "x-request-id": "id-1", "traceparent": "00-1-2-01", "tracestate": "a=b", "baggage": "k=v", "b3": "0",
             "x-b3-traceid": "1", "x-b3-spanid": "2", "x-b3-parentspanid": "3", "x-b3-sampled": "1", "x-b3-flags": "0",
             "x-ot-span-context": "s", "end-user": "jason",
         }  # fmt: skip
         page.json("/api/v1/products/0", authorization="secret", cookie="c=1", **sent)
-    finally:
-        upstream.shutdown()
-        thread.join()
-        upstream.server_close()
     [headers] = seen
     assert {name: value for name, value in headers.items() if name in sent} == sent
     assert headers.keys() - sent.keys() == {"host", "accept-encoding"}
@@ -206,11 +201,8 @@ def test_sigterm_closes_idle_connections_and_lets_the_request_in_flight_finish(s
         def log_message(self, *_: object) -> None:
             pass
 
-    upstream = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
-    thread = threading.Thread(target=upstream.serve_forever)
-    thread.start()
-    try:
-        page = start("productpage", DETAILS_HOSTNAME=f"127.0.0.1:{upstream.server_port}")
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Slow)) as upstream:
+        page = start("productpage", DETAILS_HOSTNAME=f"127.0.0.1:{upstream.port}")
         idle = http.client.HTTPConnection("127.0.0.1", page.port, timeout=10)
         idle.request("GET", "/health")
         idle.getresponse().read()
@@ -228,11 +220,6 @@ def test_sigterm_closes_idle_connections_and_lets_the_request_in_flight_finish(s
         assert page.process.wait(10) == 0
         idle.close()
         busy.close()
-    finally:
-        held.set()
-        upstream.shutdown()
-        thread.join()
-        upstream.server_close()
 
 
 def test_the_manifests_name_only_what_is_there() -> None:

@@ -1,7 +1,6 @@
 """Lists for commands, at a server that answers what a right one rarely does."""
 
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +14,7 @@ from pymesh.resources.documents import MAX_DEPTH
 from pymesh.resources.nesting import is_deeper
 from pymesh_controlplane.kube.api import Api, ApiError
 from pymesh_controlplane.kube.kubeconfig import load
+from tests.support.threaded import serving
 
 Query = Mapping[str, str]
 EXPIRED = b'{"kind": "Status", "code": 410, "reason": "Expired", "message": "the continue token has expired"}'
@@ -50,8 +50,6 @@ class Handler(BaseHTTPRequestHandler):
 def answering(folder: Path, *answers: tuple[int, bytes]) -> Iterator[tuple[Api, list[Query]]]:
     """An API server that answers so, and what it was asked for."""
     server = Server(*answers)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
     file = folder / "config"
     config = {
         "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
@@ -59,13 +57,8 @@ def answering(folder: Path, *answers: tuple[int, bytes]) -> Iterator[tuple[Api, 
         "current-context": "test",
     }
     file.write_text(yaml.safe_dump(config))
-    try:
-        with Api(load([file])) as api:
-            yield api, server.asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(server), Api(load([file])) as api:
+        yield api, server.asked
 
 
 def items(*names: str, rest: str = "") -> tuple[int, bytes]:

@@ -11,6 +11,7 @@ from pymesh.jwks import MAX_BYTES
 from pymesh.resources.istio.request_authentication import KeySource
 from pymesh_controlplane.pilot.jwks import FetchError
 from pymesh_controlplane.pilot.jwks_fetch import DISCOVERY, fetch
+from tests.support.threaded import serving
 
 KEYS: Final = b'{"keys":[]}'
 
@@ -62,15 +63,9 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def issuer() -> Iterator[Issuer]:
     server = Issuer()
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with serving(server):
         yield server
-    finally:
         server.hold.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.mark.parametrize(("name", "path"), [("", "/keys"), ("", "/moved"), ("/good", ""), ("/slash/", "")])

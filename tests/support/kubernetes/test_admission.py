@@ -6,7 +6,6 @@ Only against the double: a real API server cannot reach a process of a test.
 import base64
 import json
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
+from tests.support import threaded
 from tests.support.certificates import Authority
 from tests.support.echo import EchoServer
 from tests.support.kubernetes.conftest import Said, Server
@@ -89,16 +89,11 @@ def serving(hook: Hook, folder: Path) -> Iterator[None]:
     (folder / "hook.pem").write_bytes(issued.chain + issued.key)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(folder / "hook.pem")
-    with Quiet(("127.0.0.1", 0), Handler) as listening:
-        listening.socket = tls.wrap_socket(listening.socket, server_side=True)
-        hook.port = listening.server_address[1]
-        thread = threading.Thread(target=listening.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield
-        finally:
-            listening.shutdown()
-            thread.join()
+    listening = Quiet(("127.0.0.1", 0), Handler)
+    listening.socket = tls.wrap_socket(listening.socket, server_side=True)
+    with threaded.serving(listening) as server:
+        hook.port = server.port
+        yield
 
 
 @pytest.fixture

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pymesh_controlplane.cli.demo.traffic import Answer, Client, Traffic, burst, by_time, counted, shares, version_in
+from tests.support.threaded import serving
 from tests.support.waiting import eventually_sync
 
 
@@ -31,12 +31,8 @@ class Reviews(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Reviews) as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Reviews)) as server:
+        yield f"http://127.0.0.1:{server.port}"
 
 
 def test_an_answer_is_told_with_its_version(url: str) -> None:
