@@ -1,7 +1,8 @@
 """Configuration that is replaced under load: 1,000 clusters of 10 endpoints, over and over.
 
 The control plane is `pilot.py`, the same for all. Requests come at a fixed rate meanwhile, so that whatever a push
-holds up is seen from outside; pymesh-proxy tells besides for how long its event loop did not turn.
+holds up is seen from outside; pymesh-proxy tells besides for how long its event loop did not turn, and for how much of
+that its thread was running at all. The same is asked of as long a time before the first push: that is the machine.
 """
 
 import http.client
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,11 +38,27 @@ _WARM_UP: Final = 0.5
 _STARTED: Final = 1.0
 _PAUSE: Final = 0.2
 _WINDOW: Final = 0.05
-# Of the turn's seconds: so many more for the pushes as there are before them.
-_LONGER: Final = 3
+# Times the turn's seconds: without a push, and then as long with them, so that the longest of both can be compared.
+_EACH: Final = 2
 _CONTROL: Final = "pilot.sock"
 _ADMIN: Final = "admin_port"
-_LONGEST: Final = "pymesh_loop_delay_longest_seconds"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What pymesh-proxy tells of its event loop: how often it took how long, and the longest of late.
+
+    Attributes:
+        counted: a pattern for the names of its histograms; `longest` the name of the gauge.
+    """
+
+    counted: str
+    longest: str
+
+
+# For how long it did not turn, whether a timer saw that or a slice of a push told; and of that the CPU time.
+DELAY: Final = Told("pymesh_loop_(?:delay|slice)_seconds", "pymesh_loop_delay_longest_seconds")
+CPU: Final = Told("pymesh_loop_delay_cpu_seconds", "pymesh_loop_delay_cpu_longest_seconds")
 
 SLOWEST: Final = largest("slowest_ms", "slowest meanwhile, ms")
 BEFORE: Final = largest("p99_before_ms", "p99 before, ms", 2)
@@ -48,7 +66,9 @@ MEANWHILE: Final = largest("p99_meanwhile_ms", "p99 meanwhile, ms", 2)
 TIMES: Final = largest("p99_times", "p99, times", 2)
 IN_FORCE: Final = largest("in_force_ms", "a push, ms", 0)
 STALL: Final = largest("stall_ms", "stall of pymesh's loop, ms", 2)
-FIGURES: Final = (SLOWEST, BEFORE, MEANWHILE, TIMES, IN_FORCE, STALL)
+STALL_CPU: Final = largest("stall_cpu_ms", "of CPU, ms", 2)
+STALL_BEFORE: Final = largest("stall_before_ms", "stall before, ms", 2)
+FIGURES: Final = (SLOWEST, BEFORE, MEANWHILE, TIMES, IN_FORCE, STALL, STALL_CPU, STALL_BEFORE)
 
 
 @contextmanager
@@ -75,7 +95,7 @@ def replaced_under_load() -> Instrument:
             turn.target,
             _RATE,
             _CONNECTIONS,
-            turn.seconds * (1 + _LONGER),
+            turn.seconds * 2 * _EACH,
             scenario.request,
             Trust(verify=False),
             warm_up=_WARM_UP,
@@ -84,14 +104,16 @@ def replaced_under_load() -> Instrument:
         )
         with accounted(turn) as used, ThreadPoolExecutor(1) as pool:
             load = pool.submit(run.latencies, plan, turn.cores.load)
-            time.sleep(_STARTED + _WARM_UP + turn.seconds)
+            time.sleep(_STARTED + _WARM_UP)
+            began = _counters(turn)
+            time.sleep(turn.seconds * _EACH)
             before = _counters(turn)
             pushes = _push(turn, load)
             after = _counters(turn)
             found = load.result()
         most = figures(found, pushes)
         if after:
-            most[STALL.name] = longest_stall(before, after) * 1e3
+            most |= stalls(began, before, after)
         return Sample(found.histogram.count, plan.seconds, used.cpu, used.load_cpu, dict(found.errors), most=most)
 
     return instrument
@@ -139,8 +161,17 @@ def _tell(control: Path, command: str) -> dict[str, Any]:
     return said
 
 
-def longest_stall(before: str, after: str) -> float:
-    """Seconds of the longest time that the event loop did not turn between two looks at pymesh-proxy's counters.
+def stalls(began: str, before: str, after: str) -> dict[str, float]:
+    """What pymesh-proxy's counters tell of its event loop, from before the load, the first push, and after the last."""
+    return {
+        STALL.name: longest(DELAY, before, after) * 1e3,
+        STALL_CPU.name: longest(CPU, before, after) * 1e3,
+        STALL_BEFORE.name: longest(DELAY, began, before) * 1e3,
+    }
+
+
+def longest(told: Told, before: str, after: str) -> float:
+    """Seconds of the longest stall between two looks at pymesh-proxy's counters.
 
     It counts stalls in buckets, and remembers the longest for half a minute or more: where that may be from before the
     first look (from its start, say), it is the bound of the bucket.
@@ -148,8 +179,8 @@ def longest_stall(before: str, after: str) -> float:
     Raises:
         MeshError: there are no such counters.
     """
-    counted, already = _stalls(after), _stalls(before)
-    found = re.search(rf"^{_LONGEST} (\S+)$", after, re.MULTILINE)
+    counted, already = _counts(told, after), _counts(told, before)
+    found = re.search(rf"^{told.longest} (\S+)$", after, re.MULTILINE)
     if not counted or found is None:
         raise MeshError(f"{PYMESH} does not tell for how long its event loop did not turn")
     bounds = sorted(counted)
@@ -158,12 +189,10 @@ def longest_stall(before: str, after: str) -> float:
     return min(float(found[1]), bucket)
 
 
-def _stalls(text: str) -> dict[float, float]:
-    """How many stalls were at most so many seconds long, whether a timer saw them or a slice of a push told."""
+def _counts(told: Told, text: str) -> dict[float, float]:
+    """How many stalls were at most so many seconds long, in all histograms together."""
     found: dict[float, float] = {}
-    for bound, count in re.findall(
-        r'^pymesh_loop_(?:delay|slice)_seconds_bucket\{le="(\S+)"\} (\S+)$', text, re.MULTILINE
-    ):
+    for bound, count in re.findall(rf'^{told.counted}_bucket\{{le="(\S+)"\}} (\S+)$', text, re.MULTILINE):
         found[float(bound)] = found.get(float(bound), 0.0) + float(count)
     return found
 

@@ -168,7 +168,7 @@ async def measure(given: argparse.Namespace) -> None:
     ads = Ads(StateOfTheWorld(), Node(id="bench"), consumer, stats := XdsStats())
     ads.open(0.0)
     slices: list[float] = []
-    own = pace.Pace(lambda: True, slices.append)
+    own = pace.Pace(lambda: True, lambda seconds, _cpu: slices.append(seconds))
     gc.collect()
     gc.freeze()
     print(f"{'':8}{'stall ms':>10}{'slice ms':>10}{'total s':>10}{'CPU s':>8}{'MB':>8}")

@@ -271,9 +271,9 @@ class Proxy:
         self._introduce(bootstrap)
         self.secrets.subscribe(self._secret_changed)
         self._serving = True
-        self.runtime.loop_meter.start()
         gc.collect()
         gc.freeze()  # what exists now lives as long as the process: no collection needs to look at it again
+        self.runtime.loop_meter.start()
         async with asyncio.TaskGroup() as group:
             background = [group.create_task(self.dns.run()), group.create_task(self.pace.tidy())]
             if self.control is not None:

@@ -17,7 +17,7 @@ import asyncio
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Final, TypeVar
 
 from pymesh.steps import Steps
@@ -71,14 +71,14 @@ class Pace:
 
     What cannot wait for all of the others' has a pace of its own: then a turn of the loop may have a slice of each.
 
-    `busy` says whether there is traffic that would suffer; `ran` is told how long each slice took, in seconds; what is
-    made stays, if it is `lasting`.
+    `busy` says whether there is traffic that would suffer; `ran` is told how long each slice took, in seconds, and how
+    much CPU time; what is made stays, if it is `lasting`.
     """
 
     def __init__(
         self,
         busy: Callable[[], bool] = lambda: True,
-        ran: Callable[[float], None] = lambda _: None,
+        ran: Callable[[float, float], None] = lambda _, __: None,
         *,
         lasting: bool = True,
     ) -> None:
@@ -99,12 +99,12 @@ class Pace:
                 self._collect()
 
     def _collect(self) -> None:
-        began = perf_counter()
+        began, used = perf_counter(), thread_time()
         gc.unfreeze()
         gc.collect()
         gc.freeze()
         self._frozen = False
-        self._ran(perf_counter() - began)
+        self._ran(perf_counter() - began, thread_time() - used)
 
     async def take(self, steps: Steps[T]) -> T:
         """All of `steps`, in slices; their result. Works that come meanwhile wait for their turn."""
@@ -120,6 +120,7 @@ class Pace:
     async def _in_slices(self, steps: Steps[T]) -> T:
         while True:
             began = now = perf_counter()
+            used = thread_time()
             try:
                 while now < began + SLICE:
                     next(steps)
@@ -130,5 +131,5 @@ class Pace:
             finally:
                 now = perf_counter()
                 self._unfrozen += now - began
-                self._ran(now - began)
+                self._ran(now - began, thread_time() - used)
             await asyncio.sleep(REST if self._busy() else 0)

@@ -64,20 +64,25 @@ def counters(longest: float, **stalls: int) -> str:
     ],
 )
 def test_the_longest_stall_of_the_pushes_is_not_one_from_the_start(after: str, longest: float) -> None:
-    assert push.longest_stall(counters(0.5, ms1=10, ms5=10, ms10=11, more=12), after) == longest
+    assert push.longest(push.DELAY, counters(0.5, ms1=10, ms5=10, ms10=11, more=12), after) == longest
 
 
 def test_without_a_meter_there_is_no_stall_to_tell() -> None:
     with pytest.raises(MeshError, match="does not tell"):
-        push.longest_stall("", "pymesh_requests_total 5\n")
+        push.longest(push.DELAY, "", "pymesh_requests_total 5\n")
 
 
 def test_the_counters_are_the_proxy_s() -> None:
     loop = asyncio.new_event_loop()
     try:
         meter = LoopMeter(loop, lambda: True)
+        began = render((meter,)).decode()
+        meter.occupied(0.0015, 0.0001)
         before = render((meter,)).decode()
-        meter.occupied(0.0031)
-        assert push.longest_stall(before, render((meter,)).decode()) == pytest.approx(0.0031)
+        meter.occupied(0.0031, 0.0004)
+        found = push.stalls(began, before, render((meter,)).decode())
+        assert push.STALL.of(Sample(most=found)) == pytest.approx(3.1)
+        assert push.STALL_CPU.of(Sample(most=found)) == pytest.approx(0.4)
+        assert push.STALL_BEFORE.of(Sample(most=found)) == pytest.approx(1.5)
     finally:
         loop.close()

@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from time import perf_counter
+from time import perf_counter, sleep, thread_time
 from weakref import ref
 
 import pytest
@@ -39,10 +39,31 @@ async def test_the_loop_turns_between_the_slices() -> None:
 
     async with asyncio.TaskGroup() as group:
         other = group.create_task(turn())
-        assert await Pace(lambda: False, slices.append).take(work([], "a", 50)) == "a"
+        one = Pace(lambda: False, lambda seconds, _: slices.append(seconds))
+        assert await one.take(work([], "a", 50)) == "a"
         other.cancel()
     assert len(slices) >= 50 * 0.0002 / (pace.SLICE + 0.0002) - 1
     assert turns >= len(slices) - 1
+
+
+async def test_of_a_slice_it_is_told_how_long_the_thread_was_running() -> None:
+    told: list[tuple[float, float]] = []
+
+    def waiting() -> Steps[None]:
+        sleep(0.02)  # as one that does not get the core
+        yield
+
+    def working() -> Steps[None]:
+        begin = thread_time()
+        while thread_time() < begin + 0.02:
+            pass
+        yield
+
+    one = Pace(lambda: False, lambda seconds, cpu: told.append((seconds, cpu)))
+    await one.take(waiting())
+    await one.take(working())
+    assert told[0][0] >= 0.02 > told[0][1]
+    assert max(cpu for _, cpu in told) >= 0.02
 
 
 @pytest.mark.parametrize(("traffic", "rest"), [(True, pace.REST), (False, 0)])
@@ -152,7 +173,7 @@ async def test_dead_cycles_that_were_frozen_are_collected_when_there_is_no_traff
         looks += 1
         return traffic
 
-    one = Pace(busy, slices.append)
+    one = Pace(busy, lambda seconds, _: slices.append(seconds))
     node = Node()
     watched = ref(node)
     try:

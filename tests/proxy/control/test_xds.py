@@ -253,7 +253,8 @@ async def test_a_push_of_many_clusters(tmp_path: Path, count: int) -> None:
     names = [f"outbound|9080||service-{number}.default.svc.cluster.local" for number in range(count)]
     with pilot.serving(tmp_path / "xds"):
         slices: list[float] = []
-        async with following(tmp_path / "xds", pace=Pace(ran=slices.append)) as (client, consumer):
+        paced = Pace(ran=lambda seconds, _: slices.append(seconds))
+        async with following(tmp_path / "xds", pace=paced) as (client, consumer):
             pilot.send(
                 delta(CLUSTER, "1", *map(cluster, names)),
                 delta(ENDPOINT, "2", *map(endpoints, names)),
