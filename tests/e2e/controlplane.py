@@ -1,11 +1,14 @@
 """A real pymesh-controlplane on loopback, and the clients that talk to it."""
 
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,12 +18,16 @@ from typing import Protocol
 
 import grpc
 from cryptography.hazmat.primitives.asymmetric import ec
+from envoy.config.core.v3.base_pb2 import Node
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
 from pymesh import istio_ca
+from pymesh.xds.types import CLUSTER
 from tests.controlplane.citadel.support import Tokens, csr_for, key_pem, new_key
 from tests.support.waiting import eventually_sync
 
 SERVER_NAME = "pilot.pymesh-system.svc"
+DELTA = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 
 
 @dataclass
@@ -145,3 +152,99 @@ def running(place: Ground, *more: str, environment: Mapping[str, str] | None = N
     finally:
         process.kill()
         process.wait()
+
+
+class Proxy:
+    """A client of the discovery service, over delta, with everything it says and hears as messages."""
+
+    def __init__(
+        self, channel: grpc.Channel, token: str | None, account: str = "reviews", *, name: str = "reviews-v1-0"
+    ) -> None:
+        self._say: list[DeltaDiscoveryRequest] = []
+        node = Node(id=f"sidecar~10.244.0.7~{name}.default~default.svc.cluster.local", user_agent_name="envoy")
+        node.metadata.update({"NAMESPACE": "default", "SERVICE_ACCOUNT": account})
+        self._say.append(DeltaDiscoveryRequest(type_url=CLUSTER, node=node))
+        self._done = False
+        metadata = [("authorization", f"Bearer {token}")] if token is not None else []
+        self._call = channel.stream_stream(
+            DELTA,
+            request_serializer=DeltaDiscoveryRequest.SerializeToString,
+            response_deserializer=DeltaDiscoveryResponse.FromString,
+        )(self._requests(), metadata=metadata)
+
+    def _requests(self) -> Iterator[DeltaDiscoveryRequest]:
+        while not self._done:
+            if self._say:
+                yield self._say.pop(0)
+            else:
+                time.sleep(0.01)
+
+    def hear(self) -> DeltaDiscoveryResponse:
+        """The next response, which is acknowledged; raises grpc.RpcError."""
+        response: DeltaDiscoveryResponse = next(self._call)
+        self._say.append(DeltaDiscoveryRequest(type_url=CLUSTER, response_nonce=response.nonce))
+        return response
+
+    def close(self) -> None:
+        """End the stream."""
+        self._done = True
+        self._call.cancel()
+
+
+def names_in(response: DeltaDiscoveryResponse) -> set[str]:
+    """Of the resources."""
+    return {resource.name for resource in response.resources}
+
+
+def answers_http(port: int) -> bool:
+    """Whether HTTP/1.1 is spoken there."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nhost: inner\r\n\r\n")
+        return connection.recv(5) == b"HTTP/"
+
+
+def listening_ports(pid: int) -> set[int]:
+    """TCP ports on which a process listens, as the kernel tells."""
+    links = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            links.append(str(entry.readlink()))
+    ours = {link[8:-1] for link in links if link.startswith("socket:[")}
+    ports = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            columns = line.split()
+            if columns[3] == "0A" and columns[9] in ours:
+                ports.add(int(columns[1].rpartition(":")[2], 16))
+    return ports
+
+
+def failure(place: Place, *more: str, xds: int = 0, tls: int = 0, http: int = 0) -> str:
+    """The one line that a control plane which cannot start leaves; its status is 1."""
+    command = place.command(*more, xds=xds, tls=tls, http=http)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("pymesh-controlplane: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return lines[0].removeprefix("pymesh-controlplane: ")
+
+
+class PolicyOnly(Place):
+    """A place where nothing else runs."""
+
+    def command(self, *more: str, xds: int = 0, tls: int = 0, http: int = 0, mesh: int = 0) -> list[str]:
+        program = [sys.executable, "-m", "pymesh_controlplane", "--listen", "127.0.0.1", "--components", "policy"]
+        ports = ["--http-port", str(http), "--mesh-port", str(mesh)]
+        return [*program, "--config-dir", str(self.config), *ports, *more]
+
+
+def still_serves(plane: Running) -> None:
+    """All three ports answer, and nothing has gone wrong inside."""
+    assert plane.get("/ready") == "ready\n"
+    assert plane.sign(plane.place.tokens.token())
+    with grpc.insecure_channel(f"127.0.0.1:{plane.ports['xds']}") as channel:
+        proxy = Proxy(channel, None)
+        assert proxy.hear().type_url == CLUSTER
+        proxy.close()
+    assert "Traceback" not in plane.log.read_text()

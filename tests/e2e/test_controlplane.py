@@ -7,7 +7,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -18,19 +17,26 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography import x509
-from envoy.config.core.v3.base_pb2 import Node
-from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
 from pymesh.identity import Identity
-from pymesh.xds.types import CLUSTER
 from pymesh_controlplane.citadel.authority import self_signed
 from tests.controlplane.citadel.support import REVIEWS, Tokens, csr_for, key_pem, new_key
-from tests.e2e.controlplane import SERVER_NAME, Place, Running, running
+from tests.e2e.controlplane import (
+    SERVER_NAME,
+    Place,
+    PolicyOnly,
+    Proxy,
+    Running,
+    answers_http,
+    failure,
+    listening_ports,
+    names_in,
+    running,
+    still_serves,
+)
 from tests.support.waiting import eventually_sync
 
 pytestmark = pytest.mark.e2e
-
-DELTA = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 
 SERVICE = """\
 apiVersion: v1
@@ -147,48 +153,6 @@ def test_a_certificate_of_another_ca_fails_the_handshake(plane: Running, tmp_pat
     assert plane.metric('controlplane_tls_refused{reason="handshake"}') > before
 
 
-class Proxy:
-    """A client of the discovery service, over delta, with everything it says and hears as messages."""
-
-    def __init__(
-        self, channel: grpc.Channel, token: str | None, account: str = "reviews", *, name: str = "reviews-v1-0"
-    ) -> None:
-        self._say: list[DeltaDiscoveryRequest] = []
-        node = Node(id=f"sidecar~10.244.0.7~{name}.default~default.svc.cluster.local", user_agent_name="envoy")
-        node.metadata.update({"NAMESPACE": "default", "SERVICE_ACCOUNT": account})
-        self._say.append(DeltaDiscoveryRequest(type_url=CLUSTER, node=node))
-        self._done = False
-        metadata = [("authorization", f"Bearer {token}")] if token is not None else []
-        self._call = channel.stream_stream(
-            DELTA,
-            request_serializer=DeltaDiscoveryRequest.SerializeToString,
-            response_deserializer=DeltaDiscoveryResponse.FromString,
-        )(self._requests(), metadata=metadata)
-
-    def _requests(self) -> Iterator[DeltaDiscoveryRequest]:
-        while not self._done:
-            if self._say:
-                yield self._say.pop(0)
-            else:
-                time.sleep(0.01)
-
-    def hear(self) -> DeltaDiscoveryResponse:
-        """The next response, which is acknowledged; raises grpc.RpcError."""
-        response: DeltaDiscoveryResponse = next(self._call)
-        self._say.append(DeltaDiscoveryRequest(type_url=CLUSTER, response_nonce=response.nonce))
-        return response
-
-    def close(self) -> None:
-        """End the stream."""
-        self._done = True
-        self._call.cancel()
-
-
-def names_in(response: DeltaDiscoveryResponse) -> set[str]:
-    """Of the resources."""
-    return {resource.name for resource in response.resources}
-
-
 def test_a_change_on_disk_reaches_a_connected_proxy(plane: Running) -> None:
     """A service that is added, then taken away; and the status says that the proxy took it."""
     with plane.channel() as channel:
@@ -279,13 +243,6 @@ def test_the_inner_port_is_not_a_way_around_tls(plane: Running) -> None:
     assert "from the TLS port only" in caught.value.read().decode()
 
 
-def answers_http(port: int) -> bool:
-    """Whether HTTP/1.1 is spoken there."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\nhost: inner\r\n\r\n")
-        return connection.recv(5) == b"HTTP/"
-
-
 def test_the_mesh_port_shows_who_the_process_is_and_takes_only_workloads(plane: Running, tmp_path: Path) -> None:
     """Of an all-in-one control plane, whose citadel needs not be asked; without a certificate nobody gets in."""
     eventually_sync(lambda: plane.get("/ready") == "ready\n")
@@ -310,15 +267,6 @@ def test_the_mesh_port_shows_who_the_process_is_and_takes_only_workloads(plane: 
             assert ("URI", uri) in shown["subjectAltName"]
 
 
-class PolicyOnly(Place):
-    """A place where nothing else runs."""
-
-    def command(self, *more: str, xds: int = 0, tls: int = 0, http: int = 0, mesh: int = 0) -> list[str]:
-        program = [sys.executable, "-m", "pymesh_controlplane", "--listen", "127.0.0.1", "--components", "policy"]
-        ports = ["--http-port", str(http), "--mesh-port", str(mesh)]
-        return [*program, "--config-dir", str(self.config), *ports, *more]
-
-
 def test_a_policy_service_without_citadel_is_not_ready_and_says_why(tmp_path: Path) -> None:
     """Its port stays closed meanwhile."""
     place = PolicyOnly(tmp_path)
@@ -338,22 +286,6 @@ def test_a_policy_service_without_citadel_is_not_ready_and_says_why(tmp_path: Pa
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", process.ports["mesh"]), timeout=5)
         assert json.loads(process.get("/policy"))["rules"] == []
-
-
-def listening_ports(pid: int) -> set[int]:
-    """TCP ports on which a process listens, as the kernel tells."""
-    links = []
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            links.append(str(entry.readlink()))
-    ours = {link[8:-1] for link in links if link.startswith("socket:[")}
-    ports = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in Path(table).read_text().splitlines()[1:]:
-            columns = line.split()
-            if columns[3] == "0A" and columns[9] in ours:
-                ports.add(int(columns[1].rpartition(":")[2], 16))
-    return ports
 
 
 @pytest.mark.parametrize("port", ["xds", "tls", "http"])
@@ -379,17 +311,6 @@ def test_garbage_on_a_port_leaves_it_serving(plane: Running, port: str, garbage:
         while connection.recv(65536):
             pass
     still_serves(plane)
-
-
-def still_serves(plane: Running) -> None:
-    """All three ports answer, and nothing has gone wrong inside."""
-    assert plane.get("/ready") == "ready\n"
-    assert plane.sign(plane.place.tokens.token())
-    with grpc.insecure_channel(f"127.0.0.1:{plane.ports['xds']}") as channel:
-        proxy = Proxy(channel, None)
-        assert proxy.hear().type_url == CLUSTER
-        proxy.close()
-    assert "Traceback" not in plane.log.read_text()
 
 
 def test_clients_that_hardly_say_anything_hold_up_nobody(plane: Running) -> None:
@@ -428,17 +349,6 @@ def test_after_a_sigkill_the_root_is_the_same(tmp_path: Path) -> None:
     with running(place, "--components", "citadel") as second:
         assert place.root_cert.read_bytes() == root
         assert second.sign(place.tokens.token(), channel=second.channel(key, chain))[-1] == chain[-1]
-
-
-def failure(place: Place, *more: str, xds: int = 0, tls: int = 0, http: int = 0) -> str:
-    """The one line that a control plane which cannot start leaves; its status is 1."""
-    command = place.command(*more, xds=xds, tls=tls, http=http)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    assert done.returncode == 1, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("pymesh-controlplane: ")]
-    assert len(lines) == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    return lines[0].removeprefix("pymesh-controlplane: ")
 
 
 @pytest.mark.parametrize("port", ["xds", "tls", "http"])
