@@ -18,6 +18,21 @@ from tests.support.waiting import eventually_sync
 BOOTSTRAP: Final = Path(__file__).with_name("bootstrap.yaml")
 # Seconds that a client waits; every answer of the bootstrap comes within two.
 CLIENT_TIMEOUT: Final = 10.0
+# What differs on purpose, or between any two runs.
+DIFFERENT: Final = {
+    "date": "the time of the answer",
+    "x-envoy-upstream-service-time": "milliseconds, compared as present or absent",
+    "proxy-status": "pymesh says why it answered by itself (RFC 9209); Envoy says nothing unless told to",
+    "content-length": "compared through the body; Envoy chunks its own empty answers to HEAD",
+    "transfer-encoding": "see content-length",
+}
+DIFFERENT_UPSTREAM: Final = {
+    "x-test": "what tells the two proxies apart",
+    "x-request-id": "random, compared by its shape",
+    "x-envoy-expected-rq-timeout-ms": "the time left, which at a retry depends on the pause before it",
+    "content-length": "Envoy adds `content-length: 0` to requests without a body",
+    "expect": "pymesh leaves 100-continue to the upstream; Envoy answers it itself",
+}
 
 
 @dataclass(frozen=True, slots=True)

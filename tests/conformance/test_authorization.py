@@ -33,7 +33,7 @@ from pymesh_controlplane.pilot.listener_settings import ListenerSettings
 from pymesh_controlplane.pilot.messages import packed, socket_address
 from pymesh_controlplane.pilot.reporting import Reporting
 from tests.conformance.sides import CLIENT_TIMEOUT, Side, both_proxies
-from tests.controlplane.pilot.test_authorization import OPA
+from tests.controlplane.pilot.security_worlds import OPA
 from tests.controlplane.pilot.worlds import mesh_config, sidecar, world_of
 from tests.support.certificates import Authority
 from tests.support.echo import EchoServer

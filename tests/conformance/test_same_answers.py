@@ -7,28 +7,12 @@ from typing import Final
 
 import pytest
 
-from tests.conformance.sides import Answer, Side, Situation, ask, both_proxies
+from tests.conformance.sides import DIFFERENT, DIFFERENT_UPSTREAM, Answer, Side, Situation, ask, both_proxies
 from tests.support.echo import EchoServer
 
 pytestmark = pytest.mark.envoy
 
 Sides = tuple[Side, Side]
-
-# What differs on purpose, or between any two runs.
-DIFFERENT: Final = {
-    "date": "the time of the answer",
-    "x-envoy-upstream-service-time": "milliseconds, compared as present or absent",
-    "proxy-status": "pymesh says why it answered by itself (RFC 9209); Envoy says nothing unless told to",
-    "content-length": "compared through the body; Envoy chunks its own empty answers to HEAD",
-    "transfer-encoding": "see content-length",
-}
-DIFFERENT_UPSTREAM: Final = {
-    "x-test": "what tells the two proxies apart",
-    "x-request-id": "random, compared by its shape",
-    "x-envoy-expected-rq-timeout-ms": "the time left, which at a retry depends on the pause before it",
-    "content-length": "Envoy adds `content-length: 0` to requests without a body",
-    "expect": "pymesh leaves 100-continue to the upstream; Envoy answers it itself",
-}
 
 UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

@@ -16,8 +16,7 @@ from typing import Final
 import h11
 import pytest
 
-from tests.conformance.sides import CLIENT_TIMEOUT, Side, both_proxies
-from tests.conformance.test_same_answers import DIFFERENT, DIFFERENT_UPSTREAM
+from tests.conformance.sides import CLIENT_TIMEOUT, DIFFERENT, DIFFERENT_UPSTREAM, Side, both_proxies
 from tests.support.echo import EchoServer
 from tests.support.threaded import serving
 from tests.support.waiting import eventually_sync

@@ -4,7 +4,7 @@ import pytest
 
 from pymesh_controlplane.galley.check import check
 from pymesh_controlplane.pilot.model import Severity
-from tests.controlplane.pilot.test_authorization import ASKED, OPA, policy
+from tests.controlplane.pilot.security_worlds import ASKED, OPA, policy
 from tests.controlplane.pilot.worlds import BOOKINFO, world_of
 
 

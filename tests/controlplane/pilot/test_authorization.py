@@ -9,7 +9,6 @@ from envoy.extensions.filters.http.ext_authz.v3.ext_authz_pb2 import ExtAuthz
 from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC
 from envoy.extensions.filters.network.ext_authz.v3 import ext_authz_pb2 as network_ext_authz_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
-    HttpConnectionManager,
     HttpFilter,
 )
 from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac_pb2
@@ -17,63 +16,13 @@ from google.protobuf.message import Message
 
 from pymesh.xds import types
 from tests.controlplane.pilot.gateway_worlds import EDGE, HTTP, gateway, router, virtual
-from tests.controlplane.pilot.worlds import BOOKINFO, mesh_config, resources_for, service, sidecar, world_of
-
-REVIEWS = {"pod": "reviews-v1", "ip": "10.244.0.11"}
-OPA = service("opa", "[{name: grpc, port: 9191}, {name: http, port: 80}]", ip="10.96.0.77")
-ASKED = mesh_config("""
-trustDomainAliases: [old]
-extensionProviders:
-- name: opa
-  envoyExtAuthzGrpc: {service: opa.default.svc.cluster.local, port: 9191, timeout: 0.5s, failOpen: true}
-- name: web
-  envoyExtAuthzHttp:
-    service: opa.default.svc.cluster.local
-    port: 80
-    pathPrefix: /check
-    statusOnError: "503"
-    includeRequestHeadersInCheck: [cookie, "x-a-*"]
-    includeAdditionalHeadersInCheck: {x-who: pymesh}
-    headersToUpstreamOnAllow: [x-user]
-    headersToDownstreamOnDeny: ["*-reason"]
-    includeRequestBodyInCheck: {maxRequestBytes: 100, allowPartialMessage: true}
-- {name: gone, envoyExtAuthzGrpc: {service: gone.default.svc.cluster.local, port: 1}}
-""")
-
-
-def policy(name: str, spec: str, namespace: str = "default", dry: str = "") -> str:
-    annotations = f", annotations: {{istio.io/dry-run: '{dry}'}}" if dry else ""
-    return f"""
----
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {{name: {name}, namespace: {namespace}{annotations}}}
-spec: {spec}
-"""
-
-
-def inbound(text: str, **node: object) -> Listener:
-    listener = resources_for(sidecar(**{**REVIEWS, **node}), world_of(BOOKINFO + text))[types.LISTENER][
-        "virtualInbound"
-    ]
-    assert isinstance(listener, Listener)
-    return listener
+from tests.controlplane.pilot.security_worlds import ASKED, OPA, before_router, inbound, policy
+from tests.controlplane.pilot.worlds import BOOKINFO, resources_for, world_of
 
 
 def requests(text: str, **node: object) -> list[HttpFilter]:
     """What requests pass before the router, which is the same on every port."""
     return before_router(inbound(text, **node))
-
-
-def before_router(listener: Listener) -> list[HttpFilter]:
-    found = []
-    for chain in (*listener.filter_chains, listener.default_filter_chain):
-        box = chain.filters[-1].typed_config if chain.filters else None
-        if box is not None and box.type_url == types.HTTP_CONNECTION_MANAGER:
-            found.append(list(HttpConnectionManager.FromString(box.value).http_filters)[:-1])
-    assert found
-    assert all(filters == found[0] for filters in found)
-    return found[0]
 
 
 def connections(text: str, **node: object) -> list[tuple[str, Message]]:

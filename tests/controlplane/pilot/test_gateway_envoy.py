@@ -12,9 +12,9 @@ from pymesh.identity import Identity
 from pymesh_controlplane.pilot.server import Origin
 from pymesh_controlplane.pilot.translate import Translator
 from tests.controlplane.galley.certificates import AUTHORITY, OTHER, WEB, tls_secret
+from tests.controlplane.pilot.envoys import DELTA, bootstrap, free_port, running
 from tests.controlplane.pilot.gateway_worlds import EDGE, gateway
 from tests.controlplane.pilot.serving import always, serving
-from tests.controlplane.pilot.test_peers import DELTA, bootstrap, free_port, running
 from tests.controlplane.pilot.worlds import world_of
 from tests.support.certificates import Issued
 from tests.support.waiting import eventually

@@ -12,7 +12,7 @@ from pymesh_controlplane.metrics import Metrics
 from pymesh_controlplane.pilot import jwks
 from pymesh_controlplane.pilot.jwks import FIRST_PAUSE, LONGEST_PAUSE, REFRESH, FetchError, KeyedSource, sources
 from pymesh_controlplane.pilot.model import World
-from tests.controlplane.pilot.test_request_authentication import authentication
+from tests.controlplane.pilot.security_worlds import authentication
 from tests.controlplane.pilot.worlds import BOOKINFO, world_of
 from tests.support.tokens import ec_key
 from tests.support.tokens import jwks as written

@@ -15,25 +15,11 @@ from google.protobuf import json_format
 
 from pymesh.access_log_formats import ISTIO_JSON_FORMAT, ISTIO_TEXT_FORMAT
 from pymesh.xds import types
+from tests.controlplane.pilot.reporting_worlds import OTEL, TRACED
 from tests.controlplane.pilot.worlds import BOOKINFO, TELEMETRY, mesh_config, resources_for, sidecar, world_of
 
 COLLECTOR = "outbound|9091||telemetry.pymesh-system.svc.cluster.local"
 SPANS = "outbound|4317||otel.default.svc.cluster.local"
-TRACED = """
-extensionProviders:
-- {name: otel, opentelemetry: {service: default/otel.default.svc.cluster.local, port: 4317}}
-defaultProviders: {tracing: [otel]}
-defaultConfig: {tracing: {sampling: 12.5}}
-"""
-OTEL = """
----
-apiVersion: v1
-kind: Service
-metadata: {name: otel, namespace: default}
-spec: {clusterIP: 10.96.0.77, ports: [{name: grpc-otlp, port: 4317}]}
-"""
-# Everything at once.
-REPORTED = TELEMETRY + OTEL + mesh_config(TRACED + "accessLogFile: /dev/stdout")
 
 
 def handlers(text: str, **node: object) -> Iterator[HttpConnectionManager | TcpProxy]:

@@ -17,34 +17,15 @@ from pymesh_controlplane.pilot import guards
 from pymesh_controlplane.pilot.guards import SecurityPolicies
 from pymesh_controlplane.pilot.model import Severity, World
 from pymesh_proxy.config.jwt_authn import jwt_authn
-from tests.controlplane.pilot.test_authorization import before_router, inbound, policy
+from tests.controlplane.pilot.security_worlds import FETCHED, FULL, KEYS, authentication, before_router, inbound, policy
 from tests.controlplane.pilot.worlds import BOOKINFO, sidecar, world_of
-from tests.support.tokens import ec_key, jwks
 
-KEYS = jwks(ec_key().public(kid="one", use="sig"), {"kty": "new"})
 OWN = json.dumps(
     {"keys": [{k: v for k, v in json.loads(KEYS)["keys"][0].items() if k != "use"}]},
     separators=(",", ":"), sort_keys=True,
 )  # fmt: skip
 SOURCE = KeySource("https://b.test", "https://b.test/keys")
 INLINE = f"{{issuer: 'https://c.test', jwks: '{KEYS}'}}"
-FETCHED = "{issuer: 'https://b.test', jwksUri: 'https://b.test/keys'}"
-
-
-FULL = f"""{{issuer: us, audiences: [a, b], jwks: '{KEYS}',
-  fromHeaders: [{{name: x-jwt, prefix: "JWT "}}, {{name: y}}],
-  fromParams: [t], fromCookies: [c], outputPayloadToHeader: x-payload, forwardOriginalToken: true, timeout: 3s,
-  outputClaimToHeaders: [{{header: x-sub, claim: sub}}], spaceDelimitedClaims: [roles, scope]}}"""
-
-
-def authentication(name: str, spec: str, namespace: str = "default") -> str:
-    return f"""
----
-apiVersion: security.istio.io/v1
-kind: RequestAuthentication
-metadata: {{name: {name}, namespace: {namespace}}}
-spec: {spec}
-"""
 
 
 def believing(text: str) -> World:

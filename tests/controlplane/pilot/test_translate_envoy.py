@@ -16,11 +16,10 @@ from google.protobuf.message import Message
 
 from pymesh.xds import types
 from tests.controlplane.galley.certificates import AUTHORITY, WEB, tls_secret
+from tests.controlplane.pilot.cluster_worlds import CLUSTER
 from tests.controlplane.pilot.gateway_worlds import EVERY_SERVER, router
-from tests.controlplane.pilot.test_authorization import ASKED, OPA, policy
-from tests.controlplane.pilot.test_cluster_services import CLUSTER
-from tests.controlplane.pilot.test_reporting import REPORTED
-from tests.controlplane.pilot.test_request_authentication import FETCHED, FULL, authentication
+from tests.controlplane.pilot.reporting_worlds import REPORTED
+from tests.controlplane.pilot.security_worlds import ASKED, FETCHED, FULL, OPA, authentication, policy
 from tests.controlplane.pilot.worlds import (
     BOOKINFO,
     EGRESS,

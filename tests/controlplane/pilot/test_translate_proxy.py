@@ -12,7 +12,7 @@ from pymesh_proxy.config.snapshot import Configuration
 from pymesh_proxy.upstream.registry import EndpointRegistry
 from tests.controlplane.galley.certificates import AUTHORITY, WEB, tls_secret
 from tests.controlplane.pilot.gateway_worlds import EVERY_SERVER, router
-from tests.controlplane.pilot.test_reporting import REPORTED
+from tests.controlplane.pilot.reporting_worlds import REPORTED
 from tests.controlplane.pilot.worlds import BOOKINFO, EGRESS, EVERYTHING, resources_for, service, sidecar, world_of
 from tests.support.configuration import apply
 
