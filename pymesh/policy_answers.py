@@ -11,7 +11,8 @@ from typing import Final
 
 Fields = tuple[tuple[str, str], ...]
 
-_PER: Final = {1: "a second", 60: "a minute", 3600: "an hour", 86_400: "a day"}
+# The periods that a rate may have, in seconds, and how people say them.
+PER: Final = {1: "a second", 60: "a minute", 3600: "an hour", 86_400: "a day"}
 
 
 def whole_seconds(wait: float) -> int:
@@ -43,7 +44,7 @@ def rate_sentence(rule: str, requests: int, period: int, *, burst: int, by: Sequ
     """What a person reads who was refused by a rate."""
     at_once = f", {burst} at once" if burst != requests else ""
     apart = f" for each {', '.join(by)}" if by else ""
-    return f"{rule}: {requests} {_PER[period]}{at_once}{apart}; try again in {whole_seconds(wait)} s"
+    return f"{rule}: {requests} {PER[period]}{at_once}{apart}; try again in {whole_seconds(wait)} s"
 
 
 def _name(rule: str) -> str:

@@ -65,7 +65,9 @@ UNDECIDED_EXTENSION: Final = "pymesh.undecided"
 TELL: Final = "tell"
 # Key of `dynamic_metadata` in the answer: a Struct with rule, epoch, valid_for, valid_uses and attributes;
 # `rules` has the last three for each rule whose answer may be used again, `would_refuse` those on a dry run, and
-# `undecided` those that have failed, with the reason.
+# `undecided` those that have failed, with the reason. `rates` has for each rate where it stands for this request's `by`,
+# so that a sidecar can go on with it while nobody can be asked: `requests` in `period` seconds, `burst` at once, the
+# number of `sidecars` that may ask about it, and `full_in`, the seconds until all of the burst is there again.
 ANSWER_METADATA: Final = "pymesh.policy"
 
 # The HTTP filter of pymesh-proxy (a TypedStruct), and the type that it says it is.

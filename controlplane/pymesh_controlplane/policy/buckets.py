@@ -8,7 +8,7 @@ so that no request is gained or lost by rounding.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from pymesh_controlplane.policy.rules import Rate
 
@@ -42,8 +42,7 @@ class Spend:
         return _digest((*self.rate.by, *self.key)).hex()
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
+class Spent(NamedTuple):
     """What came of it.
 
     Attributes:
@@ -55,6 +54,17 @@ class Spent:
     wait: int
     left: int
     overflow: bool = False
+
+
+def full_in(rate: Rate, spent: Spent) -> float:
+    """Seconds until a bucket is full again that has said this to one request; never less than it takes.
+
+    Whoever has that can go on with it: a request is let in `burst - 1` requests before that moment, or later.
+    """
+    interval = rate.period / rate.requests
+    if spent.wait:
+        return spent.wait / NANOSECONDS + (rate.burst - 1) * interval
+    return (rate.burst - spent.left) * interval
 
 
 @dataclass(slots=True)
@@ -88,12 +98,13 @@ class Buckets:
 
     def left(self, key: Sequence[str], now: int) -> int:
         """Requests with this key that would be let in now."""
-        return self.rate.burst - -(-(self._full(self._place(key, now), now) - now * self.rate.requests) // self._cost)
+        return self._left(self._full(self._place(key, now), now), now)
 
-    def take(self, key: Sequence[str], now: int, count: int = 1) -> None:
-        """Spend `count` requests of this key; `wait` was 0."""
+    def take(self, key: Sequence[str], now: int, count: int = 1) -> int:
+        """Spend `count` requests of this key; `wait` was 0. How many are left, as `left` would say."""
         place = self._place(key, now)
-        self._full_at[place] = self._full(place, now) + count * self._cost
+        full = self._full_at[place] = self._full(place, now) + count * self._cost
+        return self._left(full, now)
 
     def change(self, rate: Rate, now: int) -> None:
         """Go on with another rate: what was spent stays spent, as so many requests, as far as the new burst goes."""
@@ -104,6 +115,9 @@ class Buckets:
         for place, debt in spent.items():
             requests = min(-(-debt // old), rate.burst)
             self._full_at[place] = now * rate.requests + requests * self._cost
+
+    def _left(self, full: int, now: int) -> int:
+        return self.rate.burst - -(-(full - now * self.rate.requests) // self._cost)
 
     @property
     def _cost(self) -> int:

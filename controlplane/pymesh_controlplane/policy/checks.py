@@ -14,12 +14,13 @@ from envoy.service.auth.v3.attribute_context_pb2 import AttributeContext
 from envoy.service.auth.v3.external_auth_pb2 import CheckResponse, DeniedHttpResponse, OkHttpResponse
 from envoy.type.v3.http_status_pb2 import HttpStatus, StatusCode
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Struct
 from google.rpc.status_pb2 import Status
 
 from pymesh import policy_answers, policy_api, policy_attributes
 from pymesh.checks import Request, Verdict
 from pymesh.xds import filter_names
-from pymesh_controlplane.policy.buckets import NANOSECONDS, Buckets, Spend
+from pymesh_controlplane.policy.buckets import NANOSECONDS, Buckets, Spend, Spent, full_in
 from pymesh_controlplane.policy.rules import Code, Memory, Rate, Rules
 
 # google.rpc.Code; Envoy takes any but OK for a refusal, and tells it to callers that speak gRPC.
@@ -42,6 +43,7 @@ class Decision:
         undecided: checks in Python that have failed, and rates whose store is away, and how, where that is told and not
             decided here.
         memories: how answers may be used again, by rule.
+        spent: what came of it at each rate that was spent, and at the one that refuses.
     """
 
     rules: tuple[str, ...]
@@ -51,6 +53,7 @@ class Decision:
     verdict: Verdict | None = None
     undecided: Mapping[str, str] = field(default_factory=dict)
     memories: Mapping[str, Memory] = field(default_factory=dict)
+    spent: Mapping[str, Spent] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -75,13 +78,12 @@ class Limits:
         Without `spend` it is only told what would be.
         """
         wanted = self.wanted(asked, attributes)
-        waits = [self.buckets[one.rule].wait(one.key, now) for one in wanted]
-        decision = of_rates(wanted, waits)
-        if spend and not decision.refused_by:
-            for one, wait in zip(wanted, waits, strict=True):
-                if not wait:
-                    self.buckets[one.rule].take(one.key, now)
-        return decision
+        spent = [Spent(self.buckets[one.rule].wait(one.key, now), 0) for one in wanted]
+        if spend and not any(each.wait and not one.dry_run for one, each in zip(wanted, spent, strict=True)):
+            for place, one in enumerate(wanted):
+                if not spent[place].wait:
+                    spent[place] = Spent(0, self.buckets[one.rule].take(one.key, now))
+        return of_rates(wanted, spent)
 
     def wanted(self, asked: Sequence[str], attributes: AttributeContext) -> list[Spend]:
         """What is to be spent, of those rates that are `asked` about, are in force and are about such a request."""
@@ -94,19 +96,21 @@ class Limits:
         return found
 
 
-def of_rates(wanted: Sequence[Spend], waits: Sequence[int]) -> Decision:
-    """What comes of the nanoseconds that each has to wait for what it wants."""
+def of_rates(wanted: Sequence[Spend], spent: Sequence[Spent]) -> Decision:
+    """What comes of it that each has to wait for what it wants, or not."""
     names = tuple(one.rule for one in wanted)
-    waiting = [(wait, one) for wait, one in zip(waits, wanted, strict=True) if wait]
+    waiting = [(each.wait, one) for each, one in zip(spent, wanted, strict=True) if each.wait]
     would = tuple(one.rule for _, one in waiting if one.dry_run)
     refusing = [(wait, one) for wait, one in waiting if not one.dry_run]
+    by_rule = dict(zip(names, spent, strict=True))
     if not refusing:
-        return Decision(names, would_refuse=would)
+        return Decision(names, would_refuse=would, spent=by_rule)
     wait, longest = max(refusing, key=itemgetter(0))
     seconds = wait / NANOSECONDS
     # Nothing changes for this key until then; but others must not be told for long by rules that have changed.
     memory = Memory(min(seconds, REFUSED_FOR), None, longest.rate.by)
-    return Decision(names, longest.rule, seconds, would, memories={longest.rule: memory})
+    told = {longest.rule: by_rule[longest.rule]}  # of the others nothing was spent, and nothing is said
+    return Decision(names, longest.rule, seconds, would, memories={longest.rule: memory}, spent=told)
 
 
 def request_of(attributes: AttributeContext) -> Request:
@@ -164,6 +168,7 @@ def both(python: Decision, rates: Decision) -> Decision:
         rates.verdict,
         {**python.undecided, **rates.undecided},
         rates.memories if rates.refused_by else {**python.memories, **rates.memories},
+        rates.spent,
     )
 
 
@@ -264,6 +269,8 @@ def answer(decision: Decision, rules: Rules, *, for_grpc: bool = False) -> Check
         about.update({"rules": {name: _described(memory) for name, memory in decision.memories.items()}})
     if decision.undecided:
         about.update({"undecided": dict(decision.undecided)})
+    if decision.spent:
+        _tell_levels(about, decision.spent, rules)
     if not refused_by:
         response.ok_response.CopyFrom(OkHttpResponse())
         return response
@@ -310,6 +317,20 @@ def _of_all(names: Sequence[str], memories: Mapping[str, Memory]) -> dict[str, _
 def _described(memory: Memory) -> dict[str, _Value]:
     uses: dict[str, _Value] = {} if memory.uses is None else {"valid_uses": memory.uses}
     return {"valid_for": f"{memory.seconds:.9g}s", "attributes": list(memory.by), **uses}
+
+
+def _tell_levels(about: Struct, spent: Mapping[str, Spent], rules: Rules) -> None:
+    """Where the rates stand, and what a sidecar needs to go on with them while it cannot ask (policy_api)."""
+    levels = about.get_or_create_struct("rates").fields
+    for name, each in spent.items():
+        rate = rules.by_name[name].limit
+        assert isinstance(rate, Rate)
+        level = levels[name].struct_value.fields
+        level["requests"].number_value = rate.requests
+        level["period"].number_value = rate.period
+        level["burst"].number_value = rate.burst
+        level["sidecars"].number_value = max(1, len(rules.pods.get(name, ())))
+        level["full_in"].number_value = full_in(rate, each)
 
 
 def _refusal(

@@ -78,7 +78,7 @@ class Questions:
         except StoreError as error:
             return checks.of_python({one.rule: str(error) for one in wanted}, rules, tell=tell)
         self._note(wanted, spent)
-        return checks.of_rates(wanted, [each.wait for each in spent])
+        return checks.of_rates(wanted, spent)
 
     def _note(self, wanted: Sequence[Spend], spent: Sequence[Spent]) -> None:
         for one, each in zip(wanted, spent, strict=True):

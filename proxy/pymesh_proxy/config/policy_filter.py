@@ -59,7 +59,8 @@ def policy_filter(message: TypedStruct, path: str) -> HttpFilter:
             rules=_rules(fields["rules"], join(here, "rules")),
         )
     )
-    return HttpFilter(FILTER, found.on_request, on_complete=found.on_complete, connect=found.connect)
+    on_complete = found.on_complete if found.leases else None
+    return HttpFilter(FILTER, found.on_request, on_complete=on_complete, connect=found.connect)
 
 
 def _rules(value: Value, path: str) -> tuple[SlotSettings | RateSettings | CheckSettings, ...]:

@@ -272,7 +272,7 @@ class Leases:
         for grant in response.grants:
             rule = self.rules.get(grant.rule)
             if rule is not None:
-                rule.answer(grant, in_time=in_time, whole=whole)
+                rule.answer(grant, now=now, in_time=in_time, whole=whole)
         self._wake.set()
 
     def _urgent(self, soon: bool) -> None:

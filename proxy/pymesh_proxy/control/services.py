@@ -42,6 +42,7 @@ class PolicyClient:
         self.channel = ClusterChannel(host, cluster)
         self.leases = Leases(host, self.channel, metrics, node)
         self.leases.on_epoch = self.remembered.follow
+        self.clock = host.loop.time  # see filters.services.PolicyService
         self._host = host
         self._metrics = metrics
         self._probe: asyncio.Task[None] | None = None
@@ -54,10 +55,6 @@ class PolicyClient:
     def stats(self, rule: str) -> PolicyStats:
         """See filters.services.PolicyService."""
         return self._metrics.of(rule)
-
-    def clock(self) -> float:
-        """See filters.services.PolicyService."""
-        return self._host.loop.time()
 
     def wait(self, rule: LeasedRule, record: RequestRecord, within: float) -> Awaitable[Refusal | None]:
         """See filters.services.PolicyService."""

@@ -18,12 +18,14 @@ from envoy.config.core.v3.base_pb2 import HeaderValueOption
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import DecodeError
+from google.protobuf.struct_pb2 import Value
 
-from pymesh import policy_attributes
+from pymesh import policy_answers, policy_attributes
 from pymesh.names import FRAMING_HEADERS
 from pymesh.policy_api import ANSWER_METADATA
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.filters.base import RequestContext
+from pymesh_proxy.filters.bucket import Level
 
 # Whether a request header (lower case) is shown to the service.
 HeaderFilter = Callable[[bytes], bool]
@@ -35,6 +37,8 @@ _VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 _FORBIDDEN: Final = 403
 # Seconds; nobody means to remember an answer for longer than a day, and infinity is no number of them.
 _LONGEST: Final = 86_401.0
+# Requests, or sidecars; more do not travel elsewhere either (config/policy_filter.py).
+_MOST: Final = 2.0**31
 # Statuses that an answer of ours can have; what is below begins another message.
 _STATUSES: Final = range(200, 600)
 
@@ -60,6 +64,7 @@ class Ours(NamedTuple):
         would_refuse: rules that would have refused the request, but are on a dry run.
         epoch: the set of rules that the answer was given by.
         memories: how it may be remembered, by rule.
+        rates: where each rate stands that was spent, or that refuses.
         undecided: rules that it says nothing about, and why.
     """
 
@@ -68,6 +73,7 @@ class Ours(NamedTuple):
     epoch: str = ""
     memories: Mapping[str, Memory] = MappingProxyType({})
     undecided: Mapping[str, str] = MappingProxyType({})
+    rates: Mapping[str, Level] = MappingProxyType({})
 
 
 NOT_OURS: Final = Ours()
@@ -202,7 +208,8 @@ def _ours(message: CheckResponse) -> Ours:
             memories[name] = Memory(_seconds(about["valid_for"].string_value), uses, attributes)
     would_refuse = tuple(each.string_value for each in said["would_refuse"].list_value.values)
     undecided = {name: value.string_value for name, value in said["undecided"].struct_value.fields.items()}
-    return Ours(said["rule"].string_value, would_refuse, said["epoch"].string_value, memories, undecided)
+    rates = {name: _level(value.struct_value.fields) for name, value in said["rates"].struct_value.fields.items()}
+    return Ours(said["rule"].string_value, would_refuse, said["epoch"].string_value, memories, undecided, rates)
 
 
 @lru_cache(maxsize=256)
@@ -223,6 +230,14 @@ def _seconds(text: str) -> float:
     if not 0 <= found < _LONGEST or not text.endswith("s"):
         raise AnswerError(f"{text!r} is not how long an answer may be remembered")
     return found
+
+
+def _level(said: Mapping[str, Value]) -> Level:
+    """Where a rate stands. What is missing is 0, as everywhere in protobuf."""
+    requests, period, burst, sidecars, full_in = (said[name].number_value for name in Level._fields)
+    if not (period in policy_answers.PER and full_in >= 0 and all(1 <= n < _MOST for n in (requests, burst, sidecars))):
+        raise AnswerError(f"{burst:g} at once of {requests:g} in {period:g} s for {sidecars:g} sidecars are no rate")
+    return Level(int(requests), int(period), int(burst), int(sidecars), full_in)
 
 
 def question(

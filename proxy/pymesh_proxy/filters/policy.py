@@ -4,7 +4,8 @@ Rules of kind `slots` are answered from slots that this sidecar holds (slots.py)
 kind `rate` from tokens that it has in stock (rates.py). A request that finds none waits for the policy service to grant
 more, or is refused where it has said that there are none. Rules of kind `check` are answered from what the service said
 before, for as long and as often as it said that it may be (remembered.py); what is left is asked about, all in one
-question. While the service is away, each rule's failure mode decides. A rule on a dry run never keeps a request out: it
+question. While the service is away, each rule's failure mode decides; rates that go on then do so from where they stood
+(bucket.py). A rule on a dry run never keeps a request out: it
 is counted, and noted in the request's record, that it would.
 """
 
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple
 
+from pymesh import policy_answers
 from pymesh.grpc.status import Code, RpcError
 from pymesh.policy_api import RULES_EXTENSION, TELL, UNDECIDED_EXTENSION
 from pymesh.xds.filter_names import HTTP_JWT_AUTHN
@@ -20,7 +22,7 @@ from pymesh_proxy.errors import Flag
 from pymesh_proxy.filters.authz import Answer, AnswerError, question, read_answer
 from pymesh_proxy.filters.base import Later, LocalReply, RequestContext, Verdict
 from pymesh_proxy.filters.rates import RateRule, RateSettings
-from pymesh_proxy.filters.remembered import NO_ATTRIBUTES, Attributes, Key, key_of
+from pymesh_proxy.filters.remembered import NO_ATTRIBUTES, Attributes, Kept, Key, key_of
 from pymesh_proxy.filters.services import PolicyService, Services
 from pymesh_proxy.filters.slots import SlotRule, SlotSettings
 from pymesh_proxy.filters.waiting import Mode, Refusal
@@ -60,6 +62,14 @@ class PolicySettings:
     rules: tuple[SlotSettings | RateSettings | CheckSettings, ...]
 
 
+class _Check(NamedTuple):
+    """A rule of kind `check` in force: its settings, its counters, and what every request that it lets in is noted."""
+
+    rule: CheckSettings
+    stats: PolicyStats
+    allowed: str
+
+
 class Unanswered(NamedTuple):
     """A rule that has to be asked about, and what its last answers are told apart by for this request."""
 
@@ -75,17 +85,24 @@ class PolicyFilter:
         self.settings = settings
         self._service: PolicyService | None = None
         self._leased: tuple[SlotRule | RateRule, ...] = ()
-        self._checks = tuple(rule for rule in settings.rules if isinstance(rule, CheckSettings))
-        self._check_stats: tuple[PolicyStats, ...] = ()
+        self._checks: tuple[_Check, ...] = ()
         self._dry = frozenset(rule.name for rule in settings.rules if rule.dry_run)
+
+    @property
+    def leases(self) -> bool:
+        """Whether there are rules of which requests hold something, so that their ends matter (`on_complete`)."""
+        return not all(isinstance(rule, CheckSettings) for rule in self.settings.rules)
 
     def connect(self, services: Services) -> None:
         """See filters.base: the filter is in force."""
         service = self._service = services.policy(self.settings.cluster, self.settings.timeout)
+        checks = [rule for rule in self.settings.rules if isinstance(rule, CheckSettings)]
         leased = [rule for rule in self.settings.rules if not isinstance(rule, CheckSettings)]
         self._leased = tuple(service.leased(rule) for rule in leased)
-        self._check_stats = tuple(service.stats(rule.name) for rule in self._checks)
-        if any(rule.remembered for rule in self._checks):
+        self._checks = tuple(
+            _Check(rule, service.stats(rule.name), f"{rule.name}: allowed, as remembered") for rule in checks
+        )
+        if any(rule.remembered for rule in checks):
             service.hear_of_changes()
 
     def on_request(self, context: RequestContext) -> Verdict | Awaitable[Verdict]:
@@ -185,24 +202,24 @@ class PolicyFilter:
         assert service is not None
         remembered, now, record = service.remembered, service.clock(), context.record
         unanswered: list[Unanswered] = []
-        for rule, stats in zip(self._checks, self._check_stats, strict=True):
+        for rule, stats, allowed in self._checks:
             key = key_of(context, rule.by.read)
             if key is None:
                 continue
-            answer = remembered.fresh(rule.name, context, now)
-            if answer is None:
+            kept = remembered.fresh(rule.name, rule.by, key, context, now)
+            if kept is None:
                 unanswered.append(Unanswered(rule, key, stats))
                 continue
             stats.remembered += 1
-            if rule.name in answer.ours.would_refuse:
+            if rule.name in kept.answer.ours.would_refuse:
                 _note_dry_run(record, rule.name, stats, "refused, as remembered")
-            elif answer.allowed:
+            elif kept.answer.allowed:
                 stats.allowed += 1
-                _note(record, f"{rule.name}: allowed, as remembered")
+                _note(record, allowed)
             else:
                 stats.denied += 1
                 _note(record, f"{rule.name}: denied, as remembered")
-                return unanswered, _denied(rule.name, answer)
+                return unanswered, _denied_again(rule, kept, now)
         return unanswered, None
 
     def _answered(
@@ -247,8 +264,9 @@ class PolicyFilter:
     ) -> Verdict:
         """Nobody decides: each rule does what its failure mode says; the first that keeps the request out wins."""
         assert self._service is not None
-        remembered = self._service.remembered
-        for rule, key, stats in unanswered:
+        remembered, now = self._service.remembered, self._service.clock()
+        for each in unanswered:
+            rule, key, stats = each
             mode, last = rule.mode, None
             if mode is Mode.LAST_DECISION:
                 last = remembered.last(rule.name, rule.by, key, context)
@@ -256,9 +274,7 @@ class PolicyFilter:
                     mode = rule.otherwise
             stats.without(mode.value.lower())
             if last is not None:
-                said = "allowed" if last.allowed else "denied"
-                _note(context.record, f"{rule.name}: {said}, as last time, since {what} ({why})")
-                reply = None if last.allowed else _denied(rule.name, last)
+                reply = _as_last_time(each, last, now, context.record, f"since {what} ({why})")
             elif mode is Mode.OPEN:
                 _note(context.record, f"{rule.name}: let in, since {what} ({why})")
                 reply = None
@@ -277,28 +293,56 @@ class PolicyFilter:
             what = "refused" if refusal is Refusal.LIMIT else "kept out: nobody counts"
             _note_dry_run(record, rule.name, rule.stats, what)
             return None
-        return _refusal(rule, refusal, record)
+        assert self._service is not None
+        return _refusal(rule, refusal, record, self._service.clock())
 
 
 def _denier(answer: Answer, unanswered: Iterable[Unanswered]) -> str:
     return answer.ours.rule or ", ".join(each.rule.name for each in unanswered)
 
 
-def _refusal(rule: SlotRule | RateRule, refusal: Refusal, record: RequestRecord) -> LocalReply:
+def _refusal(rule: SlotRule | RateRule, refusal: Refusal, record: RequestRecord, now: float) -> LocalReply:
     if refusal is Refusal.AWAY:
         rule.stats.without(rule.mode.value.lower())
         return _unavailable(rule.name, rule.reason(), record)
     rule.stats.denied += 1
     _note(record, f"{rule.name}: denied, {rule.why_full()}")
-    sentence, fields = rule.refused()
+    return _limited(rule.name, *rule.refused(now))
+
+
+def _limited(rule: str, sentence: str, fields: policy_answers.Fields) -> LocalReply:
+    """What a caller is told for whom there is no slot or token."""
     return LocalReply(
         _TOO_MANY,
         Flag.RATE_LIMITED,
-        f"policy_denied{{{rule.name}}}",
+        f"policy_denied{{{rule}}}",
         f"{sentence}\n".encode(),
         tuple((name.encode(), value.encode()) for name, value in fields),
         grpc_status=Code.RESOURCE_EXHAUSTED,
     )
+
+
+def _as_last_time(asked: Unanswered, last: Kept, now: float, record: RequestRecord, since: str) -> LocalReply | None:
+    """Nobody can be asked, `since` when: a rate goes on from where it stood, any other answer is given again."""
+    rule = asked.rule
+    allowed, how = last.answer.allowed, "as last time"
+    if last.bucket is not None:
+        allowed, how = last.bucket.take(now), "as the rate goes on here"
+    if not allowed and rule.dry_run:
+        _note_dry_run(record, rule.name, asked.stats, f"denied, {how}, {since}")
+        return None
+    _note(record, f"{rule.name}: {'allowed' if allowed else 'denied'}, {how}, {since}")
+    return None if allowed else _denied_again(rule, last, now)
+
+
+def _denied_again(rule: CheckSettings, kept: Kept, now: float) -> LocalReply:
+    """What the service had said, and of a rate how long the wait is by now."""
+    level = kept.answer.ours.rates.get(rule.name)
+    if kept.bucket is None or level is None:
+        return _denied(rule.name, kept.answer)
+    name, requests, period, wait = rule.name, level.requests, level.period, kept.bucket.wait(now)
+    sentence = policy_answers.rate_sentence(name, requests, period, burst=level.burst, by=rule.by.names, wait=wait)
+    return _limited(name, sentence, policy_answers.rate_fields(name, requests, period, wait))
 
 
 def _denied(rule: str, answer: Answer) -> LocalReply:
@@ -324,4 +368,5 @@ def _note_dry_run(record: RequestRecord, rule: str, stats: PolicyStats, what: st
 
 def _note(record: RequestRecord, text: str) -> None:
     notes = record.notes
-    notes[NOTE] = f"{notes[NOTE]}; {text}" if NOTE in notes else text
+    before = notes.get(NOTE)
+    notes[NOTE] = text if before is None else f"{before}; {text}"

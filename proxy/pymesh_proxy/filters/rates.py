@@ -11,6 +11,7 @@ from typing import Final
 
 from pymesh import policy_answers
 from pymesh.policy_api import RATE_LEASE, WHOLE_SHARE, Demand, Grant
+from pymesh_proxy.filters.bucket import Bucket
 from pymesh_proxy.filters.slots import spare
 from pymesh_proxy.filters.waiting import Mode, Refusal, Urgent, Waiting
 from pymesh_proxy.telemetry.policy_metrics import PolicyStats
@@ -43,13 +44,13 @@ class RateRule:
         waiting: the requests that wait for a token.
         away, down, problem: see slots.SlotRule.
         full: the service has said that there are no tokens for now: asking again at once is of no use.
-        retry_after: seconds from then until there is one.
+        free_at: when there is one, in seconds of the clock that `answer` goes by.
     """
 
     __slots__ = (
-        "__weakref__", "_asked_before", "_free_at", "_gave_up", "_in_force", "_known", "_low", "_mark", "_refused",
-        "_reported", "_rotated", "_settings", "_share", "_used", "away", "down", "full", "mode", "name", "problem",
-        "retry_after", "stats", "stock", "urgent", "waiting",
+        "__weakref__", "_alone", "_asked_before", "_gave_up", "_in_force", "_known", "_low", "_mark", "_refused",
+        "_reported", "_rotated", "_settings", "_share", "_used", "away", "down", "free_at", "full", "mode", "name",
+        "problem", "stats", "stock", "urgent", "waiting",
     )  # fmt: skip
 
     def __init__(self, settings: RateSettings, stats: PolicyStats, urgent: Urgent) -> None:
@@ -60,10 +61,10 @@ class RateRule:
         self.stock = 0
         self.away = self.problem = ""
         self.full = False
-        self.retry_after = 0.0
+        self.free_at = 0.0
         self._known = False  # there was a grant
         self._share = 0
-        self._free_at: float | None = None  # while the service is away: when our share of the rate is even again
+        self._alone: Bucket | None = None  # our share of the rate, from the first request without the service on
         self.waiting = Waiting(urgent)
         self._gave_up = False  # a request has waited in vain for the service to know the rule
         self._reported = Demand(settings.name, 0, 0, 0)
@@ -167,7 +168,7 @@ class RateRule:
         self._reported = Demand(self.name, max(0, self.stock), 0, wanted, self._used)
         return self._reported
 
-    def answer(self, grant: Grant, *, in_time: bool, whole: bool = True) -> None:
+    def answer(self, grant: Grant, *, now: float, in_time: bool, whole: bool = True) -> None:
         """What the service grants; see slots.SlotRule.answer."""
         if in_time:
             self.away = ""
@@ -177,7 +178,7 @@ class RateRule:
             self.stock = grant.slots + grant.used - self._used
             self._share = grant.share
             self.full = whole and grant.slots < self._reported.wanted and not grant.coming
-            self.retry_after = grant.retry_after
+            self.free_at = now + grant.retry_after
         self._settle_all()
         if self.waiting:
             self.urgent(True)
@@ -198,7 +199,7 @@ class RateRule:
         down = bool(self.away) or (bool(self.problem) and (self._gave_up or self._known))
         self.down = down and self._in_force
         if not self.down:
-            self._free_at = None
+            self._alone = None
 
     def _take_alone(self, record: RequestRecord) -> bool:
         """Decide without the service: by our share of the rate, where it had told us one."""
@@ -212,19 +213,17 @@ class RateRule:
         return True
 
     def _take_of_share(self, now: float) -> bool:
-        """What is in stock first, then what our share brings; of that half a second's worth at once (GCRA)."""
+        """What is in stock first, then what our share brings; of that half a second's worth at once."""
         if self.stock > 0:
             self.stock -= 1
             self._used += 1
             return True
         if not self._share:
             return False
-        interval = self._settings.period * WHOLE_SHARE / (self._settings.requests * self._share)
-        due = max(now, self._free_at or now)
-        if due - now > max(0.0, RATE_LEASE - interval):
-            return False
-        self._free_at = due + interval
-        return True
+        if self._alone is None:
+            interval = self._settings.period * WHOLE_SHARE / (self._settings.requests * self._share)
+            self._alone = Bucket(interval, max(0.0, RATE_LEASE - interval), now)
+        return self._alone.take(now)
 
     def _settle_all(self) -> None:
         """Decide again about those who wait."""
@@ -241,9 +240,10 @@ class RateRule:
 
     # --- For people ---
 
-    def refused(self) -> tuple[str, policy_answers.Fields]:
+    def refused(self, now: float) -> tuple[str, policy_answers.Fields]:
         """What a caller is told for whom there is no token: a sentence, and header fields."""
-        rate, wait = self._settings, self.retry_after
+        rate = self._settings
+        wait = max(0.0, self.free_at - now) if self._alone is None else self._alone.wait(now)
         sentence = policy_answers.rate_sentence(
             self.name, rate.requests, rate.period, burst=rate.burst, by=(), wait=wait
         )

@@ -1,6 +1,6 @@
 """Remembered answers of the policy service. Each says itself for how long, how often and for which requests (by which
-attributes) it may be used again; and it is the last word for those while the service is away. Bounded: the least
-recently used go first. Pure: time is an argument.
+attributes) it may be used again; and it is the last word for those while the service is away, or where a rate goes on
+from. Bounded: the least recently used go first. Pure: time is an argument.
 """
 
 from collections import OrderedDict
@@ -14,6 +14,7 @@ from pymesh import policy_attributes
 from pymesh.xds import filter_names
 from pymesh_proxy.filters.authz import Answer
 from pymesh_proxy.filters.base import RequestContext
+from pymesh_proxy.filters.bucket import Bucket
 
 # Answers kept, over all rules of a policy service. An allowance is some 100 bytes, a denial what the service said.
 MAX_ANSWERS: Final = 4096
@@ -86,12 +87,16 @@ def attributes_of(names: tuple[str, ...]) -> Attributes:
 
 
 @dataclass(slots=True)
-class _Kept:
-    """An answer, until when it is good for others, and for how many more of them."""
+class Kept:
+    """An answer, until when it is good for others, and for how many more of them.
+
+    `bucket`: of a rate that has said where it stood.
+    """
 
     answer: Answer
-    until: float
-    uses: int
+    until: float = 0.0
+    uses: int = 0
+    bucket: Bucket | None = None
 
 
 class Remembered:
@@ -104,7 +109,7 @@ class Remembered:
     def __init__(self, most: int = MAX_ANSWERS) -> None:
         self.epoch = ""
         self._most = most
-        self._kept: OrderedDict[tuple[str, tuple[str, ...], Key], _Kept] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, tuple[str, ...], Key], Kept] = OrderedDict()
         self._shapes: dict[str, dict[tuple[str, ...], Attributes]] = {}
 
     def __len__(self) -> int:
@@ -130,9 +135,10 @@ class Remembered:
         memory = answer.ours.memories.get(rule)
         if len(answer.body) + sum(len(name) + len(value) for name, value in answer.headers) > MAX_ANSWER_BYTES:
             answer = replace(answer, body=b"", headers=())
-        kept = _Kept(answer, 0.0, 0)
+        level = answer.ours.rates.get(rule)
+        kept = Kept(answer, bucket=None if level is None else level.bucket(now))
         if memory is not None:
-            kept = _Kept(answer, now + memory.valid_for, memory.uses - 1)  # one of them is this request
+            kept.until, kept.uses = now + memory.valid_for, memory.uses - 1  # one of them is this request
             by = attributes_of(memory.attributes)
             found = key_of(context, by.read)
             if found is None:
@@ -148,27 +154,33 @@ class Remembered:
         if len(self._kept) > self._most:
             self._kept.popitem(last=False)
 
-    def fresh(self, rule: str, context: RequestContext, now: float) -> Answer | None:
-        """An answer that is still good for this request: it is used once more."""
-        for names, by in self._shapes.get(rule, {}).items():
-            key = key_of(context, by.read)
-            kept = None if key is None else self._kept.get((rule, names, key))
-            if kept is not None and key is not None and kept.uses > 0 and now < kept.until:
+    def fresh(self, rule: str, by: Attributes, key: Key, context: RequestContext, now: float) -> Kept | None:
+        """An answer that is still good for this request, which has the `key` by `by`: it is used once more."""
+        shapes = self._shapes.get(rule)
+        if shapes is None:
+            return None
+        for names, other in shapes.items():
+            values = key if names == by.names else key_of(context, other.read)
+            if values is None:
+                continue
+            place = rule, names, values
+            kept = self._kept.get(place)
+            if kept is not None and kept.uses > 0 and now < kept.until:
                 kept.uses -= 1
-                self._kept.move_to_end((rule, names, key))
-                return kept.answer
+                self._kept.move_to_end(place)
+                return kept
         return None
 
-    def last(self, rule: str, by: Attributes, key: Key, context: RequestContext) -> Answer | None:
+    def last(self, rule: str, by: Attributes, key: Key, context: RequestContext) -> Kept | None:
         """The last answer, however old; None where there was none, or where it was too long ago."""
         found = self._kept.get((rule, by.names, key))
         if found is not None:
             self._kept.move_to_end((rule, by.names, key))
-            return found.answer
+            return found
         for names, other in self._shapes.get(rule, {}).items():
             values = key_of(context, other.read)
             if values is not None and (found := self._kept.get((rule, names, values))) is not None:
-                return found.answer
+                return found
         return None
 
 

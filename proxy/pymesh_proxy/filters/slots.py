@@ -165,8 +165,8 @@ class SlotRule:
         """Whether slots that were asked back have come free and the service does not know."""
         return self._reported.held > max(self._grant or 0, len(self.holders))
 
-    def answer(self, grant: Grant, *, in_time: bool, whole: bool = True) -> None:
-        """What the service grants; an answer that was not `in_time` does not end its absence.
+    def answer(self, grant: Grant, *, now: float, in_time: bool, whole: bool = True) -> None:
+        """What the service grants, `now`; an answer that was not `in_time` does not end its absence.
 
         `whole`: it knew of our last report. Otherwise it says nothing about what was wanted there.
         """
@@ -226,7 +226,7 @@ class SlotRule:
 
     # --- For people ---
 
-    def refused(self) -> tuple[str, policy_answers.Fields]:
+    def refused(self, now: float) -> tuple[str, policy_answers.Fields]:
         """What a caller is told for whom there is no slot: a sentence, and header fields."""
         return f"{self.name}: the limit is reached", policy_answers.slot_fields(self.name, self.limit, RETRY_AFTER)
 

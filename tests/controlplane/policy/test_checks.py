@@ -7,7 +7,7 @@ from envoy.service.auth.v3.attribute_context_pb2 import AttributeContext
 from google.protobuf.json_format import MessageToDict
 
 from pymesh.checks import Verdict
-from pymesh_controlplane.policy.buckets import NANOSECONDS
+from pymesh_controlplane.policy.buckets import NANOSECONDS, Spent
 from pymesh_controlplane.policy.checks import (
     Decision,
     Limits,
@@ -74,9 +74,11 @@ def test_on_a_dry_run_a_rule_counts_and_refuses_nobody() -> None:
     found = rules(a=Rate(1, 60, 1), b=Rate(9, 60, 9))
     dry = replace(found.by_name[A], dry_run=True)
     limits.put(replace(found, by_name={**found.by_name, A: dry}), 0)
-    assert limits.decide([A, B], request(), 0) == Decision((A, B))
-    assert limits.decide([A, B], request(), 0) == Decision((A, B), would_refuse=(A,))
-    assert limits.decide([A], request(), 60 * NANOSECONDS) == Decision((A,))
+    minute = 60 * NANOSECONDS
+    assert limits.decide([A, B], request(), 0) == Decision((A, B), spent={A: Spent(0, 0), B: Spent(0, 8)})
+    expected = Decision((A, B), would_refuse=(A,), spent={A: Spent(minute, 0), B: Spent(0, 7)})
+    assert limits.decide([A, B], request(), 0) == expected
+    assert limits.decide([A], request(), minute) == Decision((A,), spent={A: Spent(0, 0)})
     given = answer(Decision((A, B), would_refuse=(A,)), limits.rules)
     assert given.HasField("ok_response")
     assert MessageToDict(given.dynamic_metadata)["pymesh.policy"]["would_refuse"] == [A]
@@ -86,10 +88,10 @@ def test_all_rules_have_to_agree_and_a_refusal_costs_nothing() -> None:
     """Of the one that refuses nothing is spent, nor of the other."""
     limits = Limits()
     limits.put(rules(a=Rate(10, 1, 2), b=Rate(10, 1, 1)), 0)
-    assert limits.decide([A, B], request(), 0) == Decision((A, B))
-    memories = {B: Memory(0.1, None, ())}
-    assert limits.decide([A, B], request(), 0) == Decision((A, B), B, 0.1, memories=memories)
-    assert limits.decide([A], request(), 0) == Decision((A,))
+    assert limits.decide([A, B], request(), 0) == Decision((A, B), spent={A: Spent(0, 1), B: Spent(0, 0)})
+    memories, spent = {B: Memory(0.1, None, ())}, {B: Spent(NANOSECONDS // 10, 0)}
+    assert limits.decide([A, B], request(), 0) == Decision((A, B), B, 0.1, memories=memories, spent=spent)
+    assert limits.decide([A], request(), 0) == Decision((A,), spent={A: Spent(0, 0)})
     assert limits.decide([A], request(), 0).refused_by == A
 
 
@@ -108,6 +110,18 @@ def test_a_change_of_one_rule_leaves_the_others_alone() -> None:
     limits.put(rules(a=Rate(3, 60, 3), b=Rate(1, 60, 1)), NANOSECONDS)
     assert limits.decide([B], request(), NANOSECONDS).refused_by == B
     assert [limits.decide([A], request(), NANOSECONDS).refused_by for _ in range(3)] == ["", "", A]
+
+
+def test_a_sidecar_is_told_where_each_rate_stands_so_that_it_can_go_on_with_it() -> None:
+    """Of those that were spent, or of the one that refuses; nothing is said of others."""
+    limits = Limits()
+    found = rules(a=Rate(10, 60, 5), b=Rate(1, 1, 1))
+    limits.put(replace(found, pods={A: frozenset({"web-0.default", "web-1.default"})}), 0)
+    told = [answer(limits.decide([A, B], request(), 0), limits.rules) for _ in range(2)]
+    first, second = (MessageToDict(each.dynamic_metadata)["pymesh.policy"]["rates"] for each in told)
+    b = {"requests": 1, "period": 1, "burst": 1, "sidecars": 1, "full_in": 1}
+    assert first == {A: {"requests": 10, "period": 60, "burst": 5, "sidecars": 2, "full_in": 6}, B: b}
+    assert second == {B: b}
 
 
 @pytest.mark.parametrize(

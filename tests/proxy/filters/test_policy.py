@@ -6,6 +6,7 @@ import pytest
 from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 
 from pymesh.policy_api import Grant
+from pymesh_proxy.errors import Flag
 from pymesh_proxy.filters.base import LocalReply, RequestContext, Verdict
 from pymesh_proxy.filters.policy import NOTE, CheckSettings, PolicyFilter, PolicySettings
 from pymesh_proxy.filters.rates import RateSettings
@@ -48,7 +49,7 @@ class Service:
     async def wait(self, rule: SlotRule, record: RequestRecord, within: float) -> Refusal | None:
         self.within.append(within)
         self.now += self._delay
-        rule.answer(Grant(rule.name, 1, 9), in_time=True)
+        rule.answer(Grant(rule.name, 1, 9), now=0.0, in_time=True)
         assert rule.take(record)
         return None
 
@@ -193,7 +194,7 @@ async def test_on_a_dry_run_nobody_is_kept_out() -> None:
     found = PolicyFilter(PolicySettings("policy", 0.2, (slots, rate)))
     found.connect(service)  # type: ignore[arg-type]  # no authorization service
     (rule,) = found._leased
-    rule.answer(Grant("s", 0, 0), in_time=True)
+    rule.answer(Grant("s", 0, 0), now=0.0, in_time=True)
     says(service, {"rule": "c", "epoch": "1", "would_refuse": ["c"]})
     asked = context()
     assert await verdict(found, asked) is None
@@ -210,7 +211,7 @@ async def test_on_a_dry_run_nobody_is_kept_out() -> None:
 
 async def test_a_limit_that_is_reached_says_so_in_the_fields_of_the_draft() -> None:
     found = new(Service())
-    found._leased[0].answer(Grant("ConcurrencyLimit a/b", 0, 0), in_time=True)
+    found._leased[0].answer(Grant("ConcurrencyLimit a/b", 0, 0), now=0.0, in_time=True)
     said = await verdict(found, context())
     assert isinstance(said, LocalReply)
     assert (said.status, said.grpc_status) == (429, 8)
@@ -246,3 +247,102 @@ async def test_where_a_check_fails_the_last_word_may_go_on_counting() -> None:
     asked = context()
     assert await verdict(found, asked) is None
     assert asked.record.notes[NOTE] == "c: allowed, as last time, since the check has failed (f: late)"
+
+
+RATE = "RateLimit shop/web"
+SIX_A_MINUTE = {"requests": 6, "period": 60, "burst": 2, "sidecars": 1}
+
+
+def a_rate(service: Service, *, dry_run: bool = False) -> PolicyFilter:
+    by = attributes_of(("source.principal",))
+    return checking(service, CheckSettings(RATE, Mode.LAST_DECISION, Mode.CLOSED, by, dry_run=dry_run))
+
+
+def refuses(service: Service, wait: float) -> None:
+    """As the policy service does whose rate has a token again in so many seconds."""
+    memory = {"valid_for": "1s", "attributes": ["source.principal"]}
+    level = {**SIX_A_MINUTE, "full_in": wait + 10}
+    says(service, {"rule": RATE, "epoch": "1", "rules": {RATE: memory}, "rates": {RATE: level}}, code=8, status=429)
+
+
+def fields(said: Verdict) -> dict[str, str]:
+    assert isinstance(said, LocalReply)
+    return {name.decode(): value.decode() for name, value in said.headers}
+
+
+async def test_who_was_refused_by_a_rate_is_let_in_when_it_has_a_token_though_nobody_can_be_asked() -> None:
+    """And then one in ten seconds; whoever is refused is told how long it is by now."""
+    service = Service()
+    found = a_rate(service)
+    refuses(service, 7.4)
+    await verdict(found, context())
+    service.away = "gone"
+    waits = []
+    for now in (102.0, 107.0, 107.5, 108.0, 117.3):
+        service.now = now
+        said = await verdict(found, context())
+        waits.append(fields(said)["retry-after"] if said is not None else "let in")
+    assert waits == ["6", "1", "let in", "10", "1"]
+    assert said == LocalReply(
+        429,
+        Flag.RATE_LIMITED,
+        f"policy_denied{{{RATE}}}",
+        b"RateLimit shop/web: 6 a minute, 2 at once for each source.principal; try again in 1 s\n",
+        (
+            (b"retry-after", b"1"),
+            (b"ratelimit-policy", b'"shop/web";q=6;w=60'),
+            (b"ratelimit", b'"shop/web";r=0;t=1'),
+        ),
+        grpc_status=8,
+    )
+    service.now = 500.0
+    asked = [context() for _ in range(3)]
+    assert [await verdict(found, each) is None for each in asked] == [True, True, False], "the burst, and no more"
+    assert [each.record.notes[NOTE] for each in asked[1:]] == [
+        f"{RATE}: {what}, as the rate goes on here, since the policy service is away (gone)"
+        for what in ("allowed", "denied")
+    ]
+
+
+async def test_who_was_let_in_by_a_rate_has_what_was_left_of_it() -> None:
+    service = Service()
+    found = a_rate(service)
+    says(service, {"rule": RATE, "epoch": "1", "rates": {RATE: {**SIX_A_MINUTE, "full_in": 10}}})
+    assert await verdict(found, context()) is None
+    service.away = "gone"
+    assert [await verdict(found, context()) is None for _ in range(2)] == [True, False]
+
+
+async def test_a_refusal_that_is_remembered_says_how_long_it_is_by_now() -> None:
+    service = Service()
+    found = a_rate(service)
+    refuses(service, 7.4)
+    await verdict(found, context())
+    service.now += 0.9
+    assert fields(await verdict(found, context()))["ratelimit"] == '"shop/web";r=0;t=7'
+    assert len(service.within) == 1
+
+
+async def test_a_rate_on_a_dry_run_goes_on_and_keeps_nobody_out() -> None:
+    service = Service()
+    found = a_rate(service, dry_run=True)
+    level = {**SIX_A_MINUTE, "full_in": 17}
+    says(service, {"rule": RATE, "epoch": "1", "would_refuse": [RATE], "rates": {RATE: level}})
+    await verdict(found, context())
+    service.away = "gone"
+    asked = context()
+    assert await verdict(found, asked) is None
+    assert f"{RATE}: would be denied, as the rate goes on here" in asked.record.notes[NOTE]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"requests": 0}, {"period": 61}, {"burst": 2**31}, {"sidecars": 0}, {"full_in": -1}, {"full_in": float("nan")}],
+)
+async def test_a_rate_that_is_none_is_no_answer(wrong: dict[str, float]) -> None:
+    service = Service()
+    says(service, {"rule": RATE, "epoch": "1", "rates": {RATE: {**SIX_A_MINUTE, "full_in": 10, **wrong}}})
+    said = await verdict(a_rate(service), context())
+    assert isinstance(said, LocalReply)
+    assert said.status == 503
+    assert "are no rate" in service.away

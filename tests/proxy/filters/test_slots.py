@@ -39,7 +39,7 @@ def test_before_the_first_answer_requests_wait() -> None:
     told: list[Refusal | None] = []
     found.waiting.add(asking, told.append)
     assert found.report(0.0).wanted == 1
-    found.answer(granted(1), in_time=True)
+    found.answer(granted(1), now=0.0, in_time=True)
     assert told == [None]
     assert found.holders == {asking}
 
@@ -50,7 +50,7 @@ def test_an_answer_that_grants_less_than_was_wanted_refuses_those_who_wait_and_t
     for _ in range(3):
         found.waiting.add(request(), told.append)
     found.report(0.0)
-    found.answer(granted(1), in_time=True)
+    found.answer(granted(1), now=0.0, in_time=True)
     assert told == [None, Refusal.LIMIT, Refusal.LIMIT]
     assert found.refusal() is Refusal.LIMIT
 
@@ -61,10 +61,10 @@ def test_an_answer_that_knows_nothing_of_the_last_report_refuses_nobody() -> Non
     for _ in range(3):
         found.waiting.add(request(), told.append)
     found.report(0.0)
-    found.answer(granted(1), in_time=True, whole=False)
+    found.answer(granted(1), now=0.0, in_time=True, whole=False)
     assert told == [None]
     assert found.refusal() is None
-    found.answer(granted(3), in_time=True)
+    found.answer(granted(3), now=0.0, in_time=True)
     assert told == [None] * 3
 
 
@@ -74,18 +74,18 @@ def test_who_has_waited_in_vain_for_a_service_that_is_there_is_told_of_the_limit
     told: list[Refusal | None] = []
     found.waiting.add(asking, told.append)
     found.report(0.0)
-    found.answer(granted(0), in_time=True, whole=False)
+    found.answer(granted(0), now=0.0, in_time=True, whole=False)
     found.give_up(asking)
     assert told == [Refusal.LIMIT]
 
 
 def test_a_sidecar_that_has_all_there_is_refuses_without_asking() -> None:
     found = new(limit=2)
-    found.answer(Grant("r", 2, 2), in_time=True)
+    found.answer(Grant("r", 2, 2), now=0.0, in_time=True)
     assert [found.take(request()) for _ in range(2)] == [True, True]
     assert found.refusal() is Refusal.LIMIT
     nothing = new(limit=0)
-    nothing.answer(Grant("r", 0, 0), in_time=True)
+    nothing.answer(Grant("r", 0, 0), now=0.0, in_time=True)
     assert nothing.refusal() is Refusal.LIMIT
 
 
@@ -95,10 +95,10 @@ def test_requests_wait_for_slots_that_are_on_their_way() -> None:
     told: list[Refusal | None] = []
     found.waiting.add(asking, told.append)
     found.report(0.0)
-    found.answer(Grant("r", 0, 10, coming=6), in_time=True)
+    found.answer(Grant("r", 0, 10, coming=6), now=0.0, in_time=True)
     assert not told
     assert found.refusal() is None, "the next one waits, too"
-    found.answer(Grant("r", 5, 10), in_time=True)
+    found.answer(Grant("r", 5, 10), now=0.0, in_time=True)
     assert told == [None]
 
 
@@ -118,7 +118,7 @@ def test_a_rule_that_comes_back_has_no_slots_until_the_service_grants_some() -> 
     """It has given them to others; what is in use is reported, and asked for at once."""
     asked: list[bool] = []
     found = SlotRule(SlotSettings("r", 10, Mode.CLOSED, Mode.CLOSED), PolicyStats(), asked.append)
-    found.answer(granted(10), in_time=True)
+    found.answer(granted(10), now=0.0, in_time=True)
     assert found.take(request())
     found.lose("gone")
     found.retire()
@@ -128,7 +128,7 @@ def test_a_rule_that_comes_back_has_no_slots_until_the_service_grants_some() -> 
     assert not found.take(request())
     assert found.refusal() is None, "it waits for the service, of which nothing else is known"
     assert found.report(0.0).held == 1
-    found.answer(granted(2), in_time=True)
+    found.answer(granted(2), now=0.0, in_time=True)
     assert [found.take(request()) for _ in range(2)] == [True, False]
 
 
@@ -142,10 +142,10 @@ def test_those_who_wait_are_bounded() -> None:
 def test_a_late_answer_does_not_end_the_absence() -> None:
     found = new(Mode.CLOSED)
     found.lose("no answer")
-    found.answer(granted(5), in_time=False)
+    found.answer(granted(5), now=0.0, in_time=False)
     assert found.down
     assert found.refusal() is Refusal.AWAY
-    found.answer(granted(5), in_time=True)
+    found.answer(granted(5), now=0.0, in_time=True)
     assert found.take(request())
 
 
@@ -165,7 +165,7 @@ def test_a_late_answer_does_not_end_the_absence() -> None:
 def test_failure_modes(mode: Mode, otherwise: Mode, before: int | None, after: list[bool]) -> None:
     found = new(mode, otherwise)
     if before is not None:
-        found.answer(granted(before), in_time=True)
+        found.answer(granted(before), now=0.0, in_time=True)
     found.lose("gone")
     assert [found.take(request()) for _ in range(5)] == after
     if not after[-1]:
@@ -176,10 +176,10 @@ def test_failure_modes(mode: Mode, otherwise: Mode, before: int | None, after: l
 def test_slots_asked_back_count_until_they_are_free() -> None:
     found = new()
     requests = [request() for _ in range(4)]
-    found.answer(granted(5), in_time=True)
+    found.answer(granted(5), now=0.0, in_time=True)
     assert all(found.take(each) for each in requests)
     assert found.report(0.0).held == 5
-    found.answer(granted(2), in_time=True)
+    found.answer(granted(2), now=0.0, in_time=True)
     assert bool(found.owes)  # one that was not in use
     assert found.report(0.0).held == 4
     assert not found.owes
@@ -192,7 +192,7 @@ def test_slots_asked_back_count_until_they_are_free() -> None:
 def test_what_is_wanted_follows_the_traffic_and_forgets_it() -> None:
     found = new(limit=100)
     assert found.report(0.0).wanted == 0
-    found.answer(Grant("r", 50, 100), in_time=True)
+    found.answer(Grant("r", 50, 100), now=0.0, in_time=True)
     requests = [request() for _ in range(20)]
     for each in requests:
         found.take(each)
@@ -208,7 +208,7 @@ def test_a_new_limit_is_asked_about_again() -> None:
     found = new()
     found.waiting.add(request(), unheard)
     found.report(0.0)
-    found.answer(granted(0), in_time=True)
+    found.answer(granted(0), now=0.0, in_time=True)
     assert bool(found.full)
     found.configure(SlotSettings("r", 20, Mode.OPEN, Mode.CLOSED))
     assert not found.full
@@ -271,7 +271,7 @@ class Slots(RuleBasedStateMachine):
     @rule(slots=st.integers(0, 6), problem=st.sampled_from(["", "", "no such rule"]), in_time=st.booleans())
     def answer(self, slots: int, problem: str, in_time: bool) -> None:
         self.rule.report(self.now)
-        self.rule.answer(Grant("r", 0 if problem else slots, 10, problem=problem), in_time=in_time)
+        self.rule.answer(Grant("r", 0 if problem else slots, 10, problem=problem), now=0.0, in_time=in_time)
 
     @rule(passed=st.floats(0, 2))
     def report(self, passed: float) -> None:
