@@ -7,7 +7,8 @@ timer costs a hundred turns a second while there is traffic, 0.1 % of a core, an
 
 A loop also stands still while its thread does not run: another process has the core, a limit of CPU is used up, or the
 hypervisor has given the core away. That is nothing that the proxy does. So the CPU time of the thread is told beside:
-of a slice exactly; of a delay at most, since all that the thread used since the timer was set may have been in it.
+of a slice exactly; of a delay at most, since all that the thread used since the timer was set, but for the slices, may
+have been in it.
 """
 
 import asyncio
@@ -76,7 +77,7 @@ class LoopMeter:
         self._longest, self._longest_cpu = _Longest(), _Longest()
         self._window_ends = monotonic() + WINDOW
         self._due = 0.0
-        self._used = 0.0  # of CPU, by this thread, when the timer was set
+        self._used = 0.0  # of CPU, by this thread, until the timer was set, and by slices since
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -92,6 +93,7 @@ class LoopMeter:
     def occupied(self, seconds: float, cpu: float) -> None:
         """A slice of long work held the loop for so long, and so much of that the thread was running."""
         self._slices.count(seconds)
+        self._used += cpu
         self._seen(seconds, cpu)
 
     def start(self) -> None:

@@ -48,11 +48,16 @@ async def test_what_the_thread_did_not_run_is_none_of_its_own_time(monkeypatch: 
         now, used = now + loop_meter.PERIOD + 0.001, used + 0.011
         meter._look()
         assert meter.longest_cpu == pytest.approx(0.003), "what it did before the timer was due delayed nobody"
+        now, used = now + loop_meter.PERIOD + 0.050, used + 0.006
+        meter.occupied(0.0005, 0.0004)
+        meter.occupied(0.040, 0.0046)
+        meter._look()
+        assert meter.longest_cpu == pytest.approx(0.0046), "what slices have told is not counted twice"
         found = samples(meter)
     finally:
         meter.close()
-    assert found["pymesh_loop_delay_cpu_longest_seconds"] == pytest.approx(0.003)
-    assert found["pymesh_loop_delay_cpu_seconds_count"] == 2
+    assert found["pymesh_loop_delay_cpu_longest_seconds"] == pytest.approx(0.0046)
+    assert found["pymesh_loop_delay_cpu_seconds_count"] == 5
 
 
 @pytest.mark.parametrize(("traffic", "period"), [(True, loop_meter.PERIOD), (False, loop_meter.IDLE_PERIOD)])
