@@ -2,71 +2,20 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from pymesh_proxy.errors import Flag
 from pymesh_proxy.transport.tls_connections import connect_tls
-from tests.support.certificates import Authority, Issued
+from tests.support.certificates import Authority
 from tests.support.inprocess import Json, bootstrap, cluster, http_listener, route, running
-from tests.support.peers import Address, Peer, RawUpstream, client
+from tests.support.messages import GET, OK
+from tests.support.peers import Peer, RawUpstream, client
+from tests.support.tls_upstream import TlsUpstream, files, socket_of, trusting
 from tests.support.waiting import eventually
 
-GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
-OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 CLOSE = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok"
-_TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
-
-
-def files(folder: Path, issued: Issued) -> tuple[Path, Path]:
-    """Chain and key in files."""
-    chain, key = folder / "chain.pem", folder / "key.pem"
-    chain.write_bytes(issued.chain)
-    key.write_bytes(issued.key)
-    return chain, key
-
-
-def socket_of(kind: str, **context: object) -> Json:
-    """A transport socket."""
-    return {"transport_socket": {"name": "tls", "typed_config": {"@type": _TLS + kind, **context}}}
-
-
-def trusting(authority: Authority) -> Json:
-    """A validation context."""
-    return {"validation_context": {"trusted_ca": {"inline_string": authority.root.decode()}}}
-
-
-class TlsUpstream:
-    """Answers every request, and counts the connections that resumed a session."""
-
-    def __init__(self, answer: bytes) -> None:
-        self.answer = answer
-        self.resumed: list[bool] = []
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        found = writer.get_extra_info("ssl_object")
-        self.resumed.append(found.session_reused)
-        try:
-            while True:
-                await reader.readuntil(b"\r\n\r\n")
-                writer.write(self.answer)
-        except (OSError, asyncio.IncompleteReadError):
-            writer.transport.abort()
-
-    @asynccontextmanager
-    async def listening(self, folder: Path, issued: Issued, version: ssl.TLSVersion) -> AsyncIterator[Address]:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.maximum_version = version
-        context.load_cert_chain(*files(folder, issued))
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
-        try:
-            yield server.sockets[0].getsockname()
-        finally:
-            server.close()
-            await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])

@@ -11,7 +11,7 @@ from pymesh.access_log_formats import ISTIO_JSON_FORMAT, ISTIO_TEXT_FORMAT
 from pymesh_proxy.codec.http1 import parse_request
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.transport.facts import Facts
-from tests.proxy.telemetry.test_log_format import OPERATORS, made, route
+from tests.proxy.telemetry.log_lines import OPERATORS, made, route
 from tests.support.envoy import envoy_process
 from tests.support.waiting import eventually
 

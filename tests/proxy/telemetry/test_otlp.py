@@ -11,7 +11,7 @@ from pymesh_proxy.telemetry import otlp
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.telemetry.trace_context import SpanContext
 from pymesh_proxy.transport.facts import Facts
-from tests.proxy.telemetry.test_trace_context import OWN, SPAN, TRACE, head
+from tests.proxy.telemetry.traces import OWN, SPAN, TRACE, head
 
 CONTEXT = SpanContext(TRACE, OWN, SPAN, sampled=True, state="a=1")
 

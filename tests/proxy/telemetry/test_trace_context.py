@@ -6,22 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pymesh_proxy.codec.headers import Head
-from pymesh_proxy.codec.http1 import parse_request
 from pymesh_proxy.telemetry.trace_context import Incoming, SpanContext, Style, extract, inject
+from tests.proxy.telemetry.traces import OWN, SPAN, TRACE, head
 
-TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SHORT = "a3ce929d0e0e4736"
-SPAN = "00f067aa0ba902b7"
-OWN = "b7ad6b7169203331"
 NO_TRACE = Incoming()
-
-
-def head(*fields: tuple[str, str]) -> Head:
-    lines = "".join(f"{name}: {value}\r\n" for name, value in fields)
-    parsed = parse_request(f"GET / HTTP/1.1\r\nhost: a\r\n{lines}\r\n".encode(), 60_000, 100)
-    assert parsed is not None
-    return parsed[0]
 
 
 def w3c(value: str, *more: tuple[str, str]) -> Incoming:

@@ -7,7 +7,7 @@ import pytest
 
 from pymesh_proxy.telemetry.trace_context import SpanContext
 from pymesh_proxy.telemetry.tracing import EVERY_REQUEST, Sampling, begin
-from tests.proxy.telemetry.test_trace_context import OWN, SPAN, TRACE, head
+from tests.proxy.telemetry.traces import OWN, SPAN, TRACE, head
 
 NOTHING = Sampling(client=0, random=0)
 ASKED = Sampling(random=0)

@@ -10,7 +10,6 @@ import pytest
 
 from pymesh_proxy.config.model import Cluster
 from pymesh_proxy.upstream.endpoint import Endpoint
-from tests.proxy.test_tls import OK, TlsUpstream, socket_of, trusting
 from tests.support.certificates import Authority
 from tests.support.inprocess import (
     Json,
@@ -23,7 +22,9 @@ from tests.support.inprocess import (
     simple,
     tcp_listener,
 )
+from tests.support.messages import OK
 from tests.support.peers import Address, RawUpstream, client
+from tests.support.tls_upstream import TlsUpstream, socket_of, trusting
 from tests.support.waiting import eventually
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
