@@ -46,6 +46,7 @@ from pymesh_proxy.telemetry.tracing import Sampling
 from pymesh_proxy.transport.facts import Facts
 from pymesh_proxy.upstream.connection import UpstreamConnection
 from pymesh_proxy.upstream.endpoint import Endpoint
+from pymesh_proxy.upstream.retry import least_status, parse_retry_on, telling
 
 REQUEST = (
     b"GET /reviews/1?full=true HTTP/1.1\r\nHost: reviews.default.svc.cluster.local:9080\r\n"
@@ -110,7 +111,16 @@ READERS = {
         },
     }
 }
-RETRIES = RetryPolicy(frozenset({"connect-failure", "refused-stream", "retriable-status-codes"}), attempts=2)
+# Istio's default.
+RETRY_ON = parse_retry_on("connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes")
+RETRY_CODES = frozenset({503})
+RETRIES = RetryPolicy(
+    RETRY_ON,
+    attempts=2,
+    status_codes=RETRY_CODES,
+    least_status=least_status(RETRY_ON, RETRY_CODES),
+    telling=telling(RETRY_ON),
+)
 
 
 async def prepare(

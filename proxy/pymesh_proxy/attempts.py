@@ -217,7 +217,7 @@ class Attempts:
         if self.state.outlier is not None and self._endpoint is not None:
             self.state.outlier.answered(self._endpoint, head.status, monotonic())
         policy = self.action.retry
-        if policy is None or head.status < policy.least_status:
+        if policy is None or (head.status < policy.least_status and not head.has_any(policy.telling)):
             return False
         from_mesh = bool(self._exchange.record.upstream_peer)
         return self.retry(outcome_of_response(head, policy, from_mesh=from_mesh))

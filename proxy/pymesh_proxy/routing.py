@@ -42,7 +42,8 @@ class RetryPolicy:
         base_interval, max_interval: seconds, of the pause before an attempt.
         response_headers: for "retriable-headers": one of them has to match.
         request_headers: if there are any, one of them has to match, or the request is not tried again.
-        least_status: responses below it cannot be worth another attempt, and are not looked at.
+        least_status, telling: a response below it, and without one of these fields, cannot be worth another attempt,
+            and is not looked at.
     """
 
     on: frozenset[str]
@@ -54,6 +55,7 @@ class RetryPolicy:
     response_headers: tuple[Callable[[Head], bool], ...] = ()
     request_headers: tuple[Callable[[Head], bool], ...] = ()
     least_status: int = 400
+    telling: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,18 @@ async def test_a_5xx_is_tried_again_with_its_body() -> None:
         assert proxy.counter("envoy_cluster_upstream_rq_retry_total") == 1
 
 
+async def test_a_grpc_status_in_the_head_is_a_reason_to_try_again() -> None:
+    refused = b"HTTP/1.1 200 OK\r\nGrpc-Status: 14\r\nContent-Length: 0\r\n\r\n"
+    async with RawUpstream() as upstream:
+        config = retrying(upstream, retry_on="unavailable")
+        async with running(config) as proxy, client(proxy.address) as peer:
+            peer.send(GET)
+            await answer(await upstream.accept(), refused)
+            await answer(await upstream.accept(), OK)
+            assert (await peer.message())[1] == b"ok"
+            assert (await proxy.record()).attempts == 2
+
+
 async def test_a_body_that_is_too_large_to_keep_is_sent_once() -> None:
     body = bytes(MAX_REPLAY_BYTES + 1)
     async with RawUpstream() as upstream, running(retrying(upstream)) as proxy, client(proxy.address) as peer:

@@ -24,7 +24,7 @@ from pymesh_proxy.config import matchers, patterns
 from pymesh_proxy.config.fields import data, number, one_of, positive, required, timeout
 from pymesh_proxy.config.hash_policy import hash_policy
 from pymesh_proxy.routing import Action, DirectResponse, Forward, Redirect, RetryPolicy, without_port
-from pymesh_proxy.upstream.retry import MAX_RETRIES, least_status, parse_retry_on
+from pymesh_proxy.upstream.retry import MAX_RETRIES, least_status, parse_retry_on, telling
 
 Rewrite = Callable[[bytes], bytes]
 
@@ -166,6 +166,7 @@ def retry_policy(message: RetryPolicyMessage, path: str) -> RetryPolicy:
         response_headers=_header_matchers(message.retriable_headers, join(path, "retriable_headers")),
         request_headers=_header_matchers(message.retriable_request_headers, join(path, "retriable_request_headers")),
         least_status=least_status(names, frozenset(message.retriable_status_codes)),
+        telling=telling(names),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from pymesh_proxy.codec.headers import Head
 from pymesh_proxy.routing import Forward, RetryPolicy
-from pymesh_proxy.upstream.retry import CONDITIONS, GRPC_CONDITIONS, MAX_RETRIES, least_status
+from pymesh_proxy.upstream.retry import CONDITIONS, GRPC_CONDITIONS, MAX_RETRIES, least_status, telling
 
 _TIMEOUT: Final = b"x-envoy-upstream-rq-timeout-ms"
 _TRY_TIMEOUT: Final = b"x-envoy-upstream-rq-per-try-timeout-ms"
@@ -75,6 +75,7 @@ def _retry(policy: RetryPolicy | None, request: Head) -> RetryPolicy | None:
         status_codes=codes,
         response_headers=(*policy.response_headers, *(_has(name) for name in names)),
         least_status=least_status(on, codes),
+        telling=telling(on),
     )
 
 

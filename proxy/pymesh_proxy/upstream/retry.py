@@ -93,8 +93,8 @@ _GRPC_STATUS: Final = re.compile(rb"[0-9]{1,2}")
 
 # Words of x-envoy-retry-grpc-on.
 GRPC_CONDITIONS: Final = frozenset({"cancelled", "deadline-exceeded", "resource-exhausted", "internal", "unavailable"})
-# Words that a response below 400 can fulfil, so that every response has to be looked at.
-_ANY_STATUS: Final = GRPC_CONDITIONS | {"retriable-headers", "envoy-ratelimited"}
+# Words that a response below 400 can fulfil, and the field that it must have for that.
+_BY_FIELD: Final = dict.fromkeys(GRPC_CONDITIONS, b"grpc-status") | {"envoy-ratelimited": b"x-envoy-ratelimited"}
 
 # Name in `retry_on` -> does it cover this outcome? Source: Envoy's router filter documentation, x-envoy-retry-on and
 # x-envoy-retry-grpc-on. A per-try timeout counts as a reset by the upstream there, and a connect failure does too.
@@ -119,10 +119,18 @@ CONDITIONS: Final[dict[str, Callable[[Outcome, RetryPolicy], bool]]] = {
 
 
 def least_status(names: frozenset[str], status_codes: frozenset[int]) -> int:
-    """The lowest status of a response that has to be looked at, where these words and codes are retried on."""
-    if names & _ANY_STATUS:
+    """The lowest status that is a reason to look at a response, where these words and codes are retried on.
+
+    Headers that a policy names may match by not being there: then every response is looked at.
+    """
+    if "retriable-headers" in names:
         return 0
     return min(400, *status_codes) if "retriable-status-codes" in names and status_codes else 400
+
+
+def telling(names: frozenset[str]) -> frozenset[bytes]:
+    """The fields that are a reason to look at a response whatever its status, where these words are retried on."""
+    return frozenset([_BY_FIELD[name] for name in names & _BY_FIELD.keys()])
 
 
 def parse_retry_on(text: str) -> frozenset[str]:

@@ -40,7 +40,8 @@ def test_the_timeout_of_an_attempt() -> None:
 def test_when_it_is_tried_again() -> None:
     retry = asked(PLAIN, retry_on="5xx, nonsense,cancelled", retry_grpc_on="unavailable,reset").retry
     assert retry is not None
-    assert (retry.on, retry.attempts, retry.least_status) == ({"5xx", "unavailable"}, 1, 0)
+    assert (retry.on, retry.attempts, retry.least_status) == ({"5xx", "unavailable"}, 1, 400)
+    assert retry.telling == {b"grpc-status"}
     more = asked(RETRIES, retry_on="gateway-error", max_retries="5").retry
     assert more is not None
     assert (more.on, more.attempts) == ({"reset", "gateway-error"}, 5)

@@ -19,6 +19,7 @@ from pymesh_proxy.upstream.retry import (
     least_status,
     outcome_of_response,
     parse_retry_on,
+    telling,
 )
 
 CONNECT = Outcome(Failure.CONNECT)
@@ -168,9 +169,39 @@ def test_a_rate_limited_answer_is_tried_again_by_its_own_word_only() -> None:
         ({"5xx"}, (200,), 400),
         ({"retriable-status-codes"}, (200, 503), 200),
         ({"retriable-status-codes"}, (503,), 400),
-        ({"unavailable"}, (), 0),
+        ({"unavailable"}, (), 400),
         ({"retriable-headers"}, (), 0),
     ],
 )
 def test_the_least_status_that_is_looked_at(on: set[str], codes: tuple[int, ...], least: int) -> None:
     assert least_status(frozenset(on), frozenset(codes)) == least
+
+
+def test_the_fields_that_are_looked_at_whatever_the_status() -> None:
+    assert telling(frozenset({"5xx", "reset", "retriable-4xx"})) == set()
+    assert telling(frozenset({"5xx", "unavailable", "cancelled"})) == {b"grpc-status"}
+    assert telling(frozenset({"internal", "envoy-ratelimited"})) == {b"grpc-status", b"x-envoy-ratelimited"}
+
+
+@given(
+    on=st.frozensets(st.sampled_from(sorted(CONDITIONS))),
+    codes=st.frozensets(st.sampled_from([200, 304, 409, 418, 503]), max_size=2),
+    code=st.sampled_from([200, 204, 304, 399, 400, 409, 418, 500, 503]),
+    lines=st.sets(
+        st.sampled_from([b"grpc-status: 14", b"grpc-status: 0", b"x-envoy-ratelimited: true", b"x-again: 1"])
+    ),
+)
+def test_a_response_that_is_not_looked_at_would_not_be_tried_again(
+    on: frozenset[str], codes: frozenset[int], code: int, lines: set[bytes]
+) -> None:
+    head = response(b"\r\n".join([b"HTTP/1.1 %d X" % code, *sorted(lines), b"", b""]))
+    policy = RetryPolicy(
+        on,
+        status_codes=codes,
+        response_headers=(lambda found: not found.has(b"x-again"),),
+        least_status=least_status(on, codes),
+        telling=telling(on),
+    )
+    if head.status < policy.least_status and not head.has_any(policy.telling):
+        outcome = outcome_of_response(head, policy, from_mesh=True)
+        assert decide(policy, outcome, 1, idempotent=True, replayable=True) is Decision.LEAVE
