@@ -222,6 +222,10 @@ def test_logs(mesh: str) -> None:
         assert following.stdout.readline() == "something new\n"
         following.send_signal(signal.SIGINT)
         assert following.wait(10) == 130
+    with subprocess.Popen([PYMESH, "logs", "--mesh", MESH, "visitor", "-f"], stdout=subprocess.PIPE) as following:
+        assert following.stdout is not None
+        following.stdout.close()  # as `grep -m1` that has found its line: there is nothing to print, and it ends
+        assert following.wait(10) == 141
 
 
 def _has_open(pid: int, path: Path) -> bool:

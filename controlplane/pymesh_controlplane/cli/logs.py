@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from pymesh.errors import MeshError
 
@@ -14,27 +14,34 @@ POLL: Final = 0.1
 _CHUNK: Final = 64 * 1024
 
 
-def tail(path: Path, lines: int | None) -> bytes:
-    """The last `lines` lines of a log, or all of it: what was renamed, and what is there.
+def opened(path: Path) -> BinaryIO:
+    """The log at `path`, at its beginning.
 
     Raises:
-        MeshError: there is no log.
+        MeshError: there is none.
     """
     try:
-        now = path.read_bytes()
+        return path.open("rb")
     except FileNotFoundError:
         raise MeshError(f"there is no log at {path}: the container has not been made yet") from None
-    before = path.with_name(f"{path.name}.1")
+
+
+def tail(file: BinaryIO, lines: int | None) -> bytes:
+    """The last `lines` lines of a log, or all of it: what was renamed before, and `file`, which is read to its end."""
+    now = file.read()
+    before = Path(f"{file.name}.1")
     text = (before.read_bytes() if before.exists() else b"") + now
     if lines is None:
         return text
     return b"".join(text.splitlines(keepends=True)[-lines:]) if lines else b""
 
 
-def follow(path: Path) -> Iterator[bytes]:
-    """What is appended from now on, until the pod is gone; over renamings."""
-    file = path.open("rb")
-    file.seek(0, 2)
+def follow(file: BinaryIO) -> Iterator[bytes]:
+    """What is appended after what was read of `file`, until the pod is gone; over renamings. Closes the file.
+
+    While nothing is, b"" every POLL seconds: whoever prints it may look whether somebody still reads that.
+    """
+    path = Path(file.name)
     try:
         while True:
             data = file.read(_CHUNK)
@@ -50,6 +57,7 @@ def follow(path: Path) -> Iterator[bytes]:
                     file.close()
                     file = following
                     continue
+            yield b""
             time.sleep(POLL)
     finally:
         file.close()

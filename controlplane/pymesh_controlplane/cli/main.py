@@ -333,11 +333,13 @@ def logs(  # noqa: PLR0917  as above
     row = local.find_pod(pod, namespace)
     path = local.place.pods / row["namespace"] / row["name"] / "logs" / f"{container_of(row, container)}.log"
     try:
-        sys.stdout.buffer.write(log_files.tail(path, tail))
-        sys.stdout.flush()
-        for data in log_files.follow(path) if follow else ():
-            sys.stdout.buffer.write(data)
+        with log_files.opened(path) as file:
+            sys.stdout.buffer.write(log_files.tail(file, tail))
             sys.stdout.flush()
+            for data in log_files.follow(file) if follow else ():
+                output.require_reader()
+                sys.stdout.buffer.write(data)
+                sys.stdout.flush()
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 

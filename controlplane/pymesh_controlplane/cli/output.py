@@ -1,7 +1,10 @@
 """What commands print: tables for people, JSON and YAML for programs."""
 
 import enum
+import errno
 import json
+import os
+import select
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -9,12 +12,25 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
+STDOUT: Final = 1
 # Styles of words that tell how something is; everything else is plain.
 _STYLES: Final = {
     **dict.fromkeys(("Running", "Completed", "SYNCED", "created", "configured"), "green"),
     **dict.fromkeys(("Pending", "ContainerCreating", "Terminating", "STALE", "deleted"), "yellow"),
     **dict.fromkeys(("Error", "CrashLoopBackOff", "NACKED", "Failed", "not found"), "red"),
 }
+
+
+def require_reader() -> None:
+    """Look whether somebody still reads the standard output: who follows something may have nothing to print for hours.
+
+    Raises:
+        BrokenPipeError: nobody does, as when `grep -m1` has found its line.
+    """
+    standard_output = select.poll()
+    standard_output.register(STDOUT, 0)  # no event is asked for: that the other end is gone is told all the same
+    if any(events & (select.POLLERR | select.POLLHUP) for _, events in standard_output.poll(0)):
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 class Format(enum.StrEnum):

@@ -124,6 +124,7 @@ def _follow(
                 else:
                     out.out(json.dumps(record), highlight=False)
             time.sleep(POLL)
+            output.require_reader()
             found = mesh.telemetry("requests", {**asked, "last": 1000, "after": newest})
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -33,6 +36,20 @@ def test_a_table_is_never_cut_and_coloured_on_terminals_only() -> None:
         "a-name-that-is-longer-than-the-terminal  Running",
     ]
     assert "\x1b[32mRunning" in printed(Format.table, terminal=True)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_reader_that_has_gone_is_noticed_without_writing(reads: bool) -> None:
+    reader, writer = os.pipe()
+    if not reads:
+        os.close(reader)
+    program = "from pymesh_controlplane.cli import output; output.require_reader()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert ("BrokenPipeError" in done.stderr) is not reads
+    for descriptor in (reader, writer) if reads else (writer,):
+        os.close(descriptor)
 
 
 def test_programs_get_documents() -> None:

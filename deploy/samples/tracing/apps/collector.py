@@ -2,6 +2,7 @@
 
 It stands for Jaeger, Tempo or an OpenTelemetry collector, which take the same. `GET /` answers with the traces that it
 has, the newest last, each a tree: a line a span, with the service that sent it, its name, and how long it took.
+`GET /?spans=N` shows traces of at least so many, and answers 404 while there are none: ask again.
 """
 
 import signal
@@ -9,6 +10,7 @@ import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
 
 import grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
@@ -52,10 +54,10 @@ class Traces(grpc.GenericRpcHandler):
                 self._traces.popitem(last=False)
         return trace_service_pb2.ExportTraceServiceResponse()
 
-    def text(self) -> str:
-        """All traces, for people."""
+    def text(self, least: int) -> str:
+        """The traces of `least` spans and more, for people."""
         with self._lock:
-            return "\n".join(_tree(trace_id, spans) for trace_id, spans in self._traces.items())
+            return "\n".join(_tree(trace_id, spans) for trace_id, spans in self._traces.items() if len(spans) >= least)
 
 
 def _tree(trace_id: bytes, spans: list[tuple[str, trace_pb2.Span]]) -> str:
@@ -80,8 +82,12 @@ def main() -> None:
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             """Show the traces."""
-            body = traces.text().encode()
-            self.send_response(200)
+            least = parse_qs(urlsplit(self.path).query).get("spans", ["0"])[0]
+            if not least.isdecimal():
+                self.send_error(400, "spans is a number")
+                return
+            body = traces.text(int(least)).encode()
+            self.send_response(200 if body or not int(least) else 404)
             self.send_header("Content-Type", "text/plain; charset=utf-8")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
