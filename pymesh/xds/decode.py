@@ -45,13 +45,17 @@ def load_bootstrap(text: str, file: str) -> Bootstrap:
         ConfigError: it is malformed, or holds a field that is unknown or not supported.
     """
     with _no_collections():
-        document = parse(text, file)
-        try:
-            bootstrap = from_data(document.data, Bootstrap)
-            check(bootstrap)
-        except ConfigError as error:
-            raise document.located(error) from error
-        return bootstrap
+        return _loaded(text, file)  # what it was read into is freed before collections begin again
+
+
+def _loaded(text: str, file: str) -> Bootstrap:
+    document = parse(text, file)
+    try:
+        bootstrap = from_data(document.data, Bootstrap)
+        check(bootstrap)
+    except ConfigError as error:
+        raise document.located(error) from error
+    return bootstrap
 
 
 @contextmanager
