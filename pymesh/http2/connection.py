@@ -310,7 +310,7 @@ class Connection:
         if self._agreed:
             raise _protocol_error("SETTINGS are acknowledged that were not sent")
         self._agreed = True
-        self._blocks.limit_table(0)
+        self._blocks.forbid_table()
         self._streams.agree()
 
     def _on_ping(self, flags: int, _stream_id: int, payload: bytes) -> None:

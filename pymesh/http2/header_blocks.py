@@ -124,9 +124,13 @@ class BlockReader:
         self._decoder = Decoder(list_bytes)
         self._known: dict[Kind, dict[bytes, Section]] = {kind: {} for kind in Kind}
 
-    def limit_table(self, size: int) -> None:
-        """The peer has agreed to a dynamic table of at most `size` bytes."""
-        self._decoder.max_allowed_table_size = size
+    def forbid_table(self) -> None:
+        """The peer has agreed to do without a dynamic table.
+
+        Its next block should say so, too (RFC 9113 section 4.3.1). One that does not is not refused: there are encoders
+        that have never used a table and know no word for that, and of one that goes on using it the next reference fails.
+        """
+        self._decoder.max_allowed_table_size = self._decoder.header_table_size = 0
 
     def read(self, kind: Kind, block: bytes) -> Section:
         """What a whole block says. Every block has to be read, in order, whether it is wanted or not.
