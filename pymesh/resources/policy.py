@@ -51,8 +51,8 @@ class RateLimitSpec(Block, frozen=True):
         burst: how many at once after a quiet time; as many as `requests` if it is not said.
         by: what is counted apart: each caller, each path ...; everything together if it is empty. See
             pymesh.policy_attributes. A path template also says which requests the limit is about.
-        failure_mode: what the sidecar does while the policy service cannot be asked: let in, answer 503, or give the
-            last answer again that it had for the same.
+        failure_mode: what the sidecar does while the policy service cannot be asked: let in, answer 503, or go on
+            by itself from where the rate stood.
         otherwise: what LastDecision does where there was none.
         dry_run: count whom it would refuse, and let them in.
         quota: sidecars lease stocks of its tokens, or ask about each request; what suits the rate if it is not said.

@@ -5,6 +5,7 @@ Each port has slots and tokens that it holds (leased), and questions that it ask
 
 import asyncio
 import json
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -39,7 +40,7 @@ NODE = "sidecar~10.244.1.0~web-0.default~default.svc.cluster.local"
 MODES = {"open": ("OPEN", "Open"), "last": ("LAST_DECISION", "LastDecision"), "closed": ("CLOSED", "Closed")}
 # Of each port, so that neither slots nor tokens are ever short.
 PLENTY = 5000
-BY_PATH = "request.path[/once/{who}]"
+ONCE, SOON = "request.path[/once/{who}]", "request.path[/soon/{who}]"
 
 
 def held(port: str) -> str:
@@ -48,12 +49,12 @@ def held(port: str) -> str:
 
 
 def rate(port: str, what: str) -> str:
-    """The name of a port's rate: one that is `leased`, `asked` about, or `once` an hour."""
+    """The name of a port's rate: one that is `leased`, `asked` about, `once` an hour or again `soon`."""
     return f"RateLimit default/{port}-{what}"
 
 
 def world() -> str:
-    """One an hour for each path below /once; of everything else plenty."""
+    """For each path one an hour below /once, and one a second below /soon; of everything else plenty."""
     limits = [
         f"""
 apiVersion: policy.pymesh.io/v1alpha1
@@ -66,7 +67,8 @@ spec: {{targetRefs: [{{name: web}}], failureMode: {mode}, {spec}}}
             ("ConcurrencyLimit", port, "max: 100"),
             ("RateLimit", f"{port}-leased", f"requests: {PLENTY}, per: Second"),
             ("RateLimit", f"{port}-asked", "requests: 1000000, per: Hour, by: [source.address]"),
-            ("RateLimit", f"{port}-once", f"requests: 1, burst: 1, per: Hour, by: ['{BY_PATH}']"),
+            ("RateLimit", f"{port}-once", f"requests: 1, burst: 1, per: Hour, by: ['{ONCE}']"),
+            ("RateLimit", f"{port}-soon", f"requests: 1, burst: 1, per: Second, by: ['{SOON}']"),
         )
     ]
     return "---\n".join([service("web"), pod("web-0", "10.244.1.0", "web"), *limits])
@@ -80,7 +82,8 @@ def listener(port: str) -> Json:
         slots(held(port), mode),
         {"name": rate(port, "leased"), "kind": "rate", "requests": PLENTY, "period": "1s", "burst": PLENTY, **same},
         {"name": rate(port, "asked"), "kind": "check", "by": ["source.address"], **same},
-        {"name": rate(port, "once"), "kind": "check", "by": [BY_PATH], **same},
+        {"name": rate(port, "once"), "kind": "check", "by": [ONCE], **same},
+        {"name": rate(port, "soon"), "kind": "check", "by": [SOON], **same},
     ]
     made = http_listener([route("app")], http_filters=[policy(*rules, timeout=f"{BUDGET}s"), ROUTER])
     made["name"] = port
@@ -158,6 +161,15 @@ class Site:
     async def refuses(self, port: str, path: str) -> bool:
         """Whether a limit is reached."""
         return (await self.get(port, path))[0] == 429
+
+    async def in_a_row(self, port: str, path: str, count: int) -> list[int]:
+        """The statuses of requests that are sent at once, on one connection."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.ports[port])
+        head = f"GET {path} HTTP/1.1\r\nhost: web\r\n"
+        writer.write((count - 1) * f"{head}\r\n".encode() + f"{head}connection: close\r\n\r\n".encode())
+        said = (await reader.read()).decode()
+        writer.close()
+        return [int(status) for status in re.findall(r"HTTP/1\.1 (\d+) ", said)]
 
     async def back(self) -> bool:
         """Whether every rule is decided by the service."""

@@ -9,12 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from time import monotonic_ns
 
 import h2.config
 import h2.connection
@@ -22,9 +24,12 @@ import h2.events
 import pytest
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
 
-from pymesh.policy_api import ANSWER_METADATA, RULES_EXTENSION
+from pymesh.policy_api import RULES_EXTENSION
+from pymesh_controlplane.policy import checks
+from pymesh_controlplane.policy.rules import rules_of
+from tests.controlplane.pilot.worlds import world_of
 from tests.e2e.policy_site import CONNECTIONS, MODES, PLENTY, SENT, Site, held, rate, site, world
-from tests.support.policy_peer import PolicyPeer, allow, deny, policy_peer
+from tests.support.policy_peer import PolicyPeer, policy_peer
 from tests.support.redis_server import listens
 from tests.support.waiting import eventually
 
@@ -40,8 +45,10 @@ async def lives_through(at: Site, outage: str, begin: Act, end: Act, why: tuple[
     """The load runs, `begin` takes the service away, `end` gives it back. `why`: words, one of which records say."""
     await eventually(at.back, what=f"the service before {outage}", timeout=20)
     spent = f"/once/{outage.replace(' ', '-').replace('/', '')}"
+    soon = spent.replace("once", "soon")
     for port in ("open", "last"):
         await eventually(partial(at.refuses, port, spent), what="one an hour")
+    await eventually(partial(at.refuses, "last", soon), what="one a second")
 
     enough = asyncio.Event()
     async with asyncio.TaskGroup() as group:
@@ -71,6 +78,7 @@ async def lives_through(at: Site, outage: str, begin: Act, end: Act, why: tuple[
         assert after[key] - before.get(key, 0) <= 2 * CONNECTIONS, (outage, key)
 
     await decides_by_its_modes(at, spent, why)
+    await goes_on_with_a_rate(at, soon)
     assert {key: at_last for key, at_last in (await at.counters()).items() if key[0] == "asked"} == {
         key: value for key, value in after.items() if key[0] == "asked"
     }, f"{outage}: nobody waits while it lasts"
@@ -96,6 +104,17 @@ async def decides_by_its_modes(at: Site, spent: str, why: tuple[str, ...]) -> No
     assert any(words in record["details"] for words in why), record["details"]
     assert f"{rule}: kept out, since the policy service is away (" in record["notes"]["policy"]
     assert at.proxy.logged("policy service policy is away: ")
+
+
+async def goes_on_with_a_rate(at: Site, path: str) -> None:
+    """Who was refused for a second, long ago, is let in again; those behind him are refused, for a second at most."""
+
+    async def one_of_many() -> bool:
+        return await at.in_a_row("last", path, 3) == [200, 429, 429]
+
+    await eventually(one_of_many, what="one a second")
+    status, head, _ = await at.get("last", path)
+    assert (status, "\r\nretry-after: 1\r\n" in head) in {(429, True), (200, False)}
 
 
 # --- A real service -----------------------------------------------------------------------------------------------
@@ -133,24 +152,20 @@ async def test_nothing_is_lost_when_the_policy_service_is_killed_or_stopped(tmp_
 # --- Scripted ones ------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Once:
-    """Decides as a service with these rules would."""
+class Decisions:
+    """Those of the policy service itself, in the threads of another server."""
 
-    seen: set[tuple[str, str]] = field(default_factory=set)
+    def __init__(self) -> None:
+        self._rules = replace(rules_of(world_of(world())), epoch="1")  # as the peer's leases say
+        self._limits = checks.Limits()
+        self._limits.put(self._rules, monotonic_ns())
+        self._one_at_a_time = threading.Lock()
 
     def __call__(self, request: CheckRequest) -> CheckResponse:
-        answer = self._decide(request, request.attributes.context_extensions[RULES_EXTENSION].split(","))
-        answer.dynamic_metadata.get_or_create_struct(ANSWER_METADATA)["epoch"] = "1"  # as the peer's leases say
-        return answer
-
-    def _decide(self, request: CheckRequest, rules: list[str]) -> CheckResponse:
-        for rule in [rule for rule in rules if rule.endswith("-once")]:
-            case = rule, request.attributes.request.http.path
-            if case in self.seen:
-                return deny(rule)(request)
-            self.seen.add(case)
-        return allow(request)
+        with self._one_at_a_time:
+            asked = checks.asked_rules(request.attributes)
+            decision = self._limits.decide(asked, request.attributes, monotonic_ns())
+        return checks.answer(decision, self._rules)
 
 
 @dataclass
@@ -275,7 +290,7 @@ async def test_nothing_is_lost_while_the_policy_service_is_slow_or_refuses_or_ta
     async with site(tmp_path) as at:
         granted = dict.fromkeys([held(port) for port in MODES], 100)
         granted |= dict.fromkeys([rate(port, "leased") for port in MODES], PLENTY)
-        service = Service(PolicyPeer(granted, port=at.policy_port, decide=Once()))
+        service = Service(PolicyPeer(granted, port=at.policy_port, decide=Decisions()))
         outages: list[tuple[str, Act, tuple[str, ...]]] = [
             ("slowness", service.slow, ("no answer", "did not answer within")),
             ("refusal", service.gone, ("Connection refused",)),
