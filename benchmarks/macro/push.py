@@ -105,8 +105,9 @@ def replaced_under_load() -> Instrument:
         with accounted(turn) as used, ThreadPoolExecutor(1) as pool:
             load = pool.submit(run.latencies, plan, turn.cores.load)
             time.sleep(_STARTED + _WARM_UP)
+            first_push = time.monotonic() + turn.seconds * _EACH
             began = _counters(turn)
-            time.sleep(turn.seconds * _EACH)
+            time.sleep(max(0.0, first_push - time.monotonic()))
             before = _counters(turn)
             pushes = _push(turn, load)
             after = _counters(turn)
