@@ -122,12 +122,18 @@ def test_in_a_quoted_text_a_mistake_is_where_the_text_is() -> None:
         ("defaultConfig: {tracing: {sampling: 101}}", "sampling: the number 101 is not a percentage between 0 and 100"),
         ("defaultConfig: {tracing: {sampling: '5'}}", "a percentage between 0 and 100: remove the quotes"),
         ("defaultProviders: {tracing: [x]}", "there is no provider 'x' in extensionProviders"),
-        ("extensionProviders: [{name: x}]", "say what it is, by one of opentelemetry, envoyExtAuthzGrpc"),
+        ("extensionProviders: [{name: x}]", "data.mesh.extensionProviders[0]: say what it is, by one of"),
         ("extensionProviders: [{name: x, zipkin: {}}]", "'zipkin' is not supported yet"),
-        (f"extensionProviders: [{{name: X, envoyExtAuthzGrpc: {ASKED}}}]", "small letters, digits and '-'"),
+        (
+            f"extensionProviders: [{{name: X, envoyExtAuthzGrpc: {ASKED}}}]",
+            "extensionProviders[0].name: who decides",
+        ),
         (f"extensionProviders: [{{name: x, envoyExtAuthzGrpc: {ASKED}, opentelemetry: {ASKED}}}]", "by one of"),
         ("extensionProviders: [{name: x, envoyExtAuthzGrpc: {service: '', port: 1}}]", "is not the host of a service"),
-        (f"extensionProviders: [{{name: x, envoyExtAuthzHttp: {MORE} pathPrefix: a}}}}]", "a path begins with '/'"),
+        (
+            f"extensionProviders: [{{name: x, envoyExtAuthzHttp: {MORE} pathPrefix: a}}}}]",
+            "Http.pathPrefix: a path begins",
+        ),
         (f"extensionProviders: [{{name: x, envoyExtAuthzHttp: {MORE} statusOnError: '299'}}}}]", "is not a status"),
         (
             f"extensionProviders: [{{name: x, envoyExtAuthzHttp: {MORE} headersToUpstreamOnAllow: ['*']}}}}]",
