@@ -14,7 +14,7 @@ PICTURES_STAMP := .venv-bench/.installed
 MITMPROXY_STAMP := .venv-mitmproxy/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster lint unit bench pictures pictures-environment install system envoy mitmproxy wheels images lock clean
+.PHONY: help demo test prepared test-cluster lint unit bench pictures pictures-environment install system envoy mitmproxy wheels images lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -61,7 +61,11 @@ lint: $(STAMP) .typings/.generated  ## formatting, lint, types, import contracts
 unit: $(STAMP) $(PICTURES_STAMP) $(ENVOY_STAMP)  ## the tests that start no whole mesh, two at a time
 	$(BIN)/pytest -q --fail-on-skip -n 2 --dist loadfile -m "$(TWO_AT_A_TIME)"
 
-test: lint envoy images unit  ## everything that CI runs
+# Nothing here has to wait for the other: the compiler of types has one core, and what builds images the other.
+prepared: $(STAMP)
+	@$(MAKE) --no-print-directory -j2 --output-sync=target lint envoy images
+
+test: prepared unit  ## everything that CI runs
 	$(BIN)/pytest -q --fail-on-skip -m mesh
 
 # Images by name: PYMESH_PROXY_IMAGE, PYMESH_CONTROLPLANE_IMAGE, PYMESH_SAMPLES_IMAGE; by default those of `make images`.
@@ -79,7 +83,7 @@ pictures: $(PICTURES_STAMP)  ## of what `make bench JSON=FILE` has measured (JSO
 wheels: $(STAMP)  ## build/wheels: the whole, and the edition that runs beside every workload
 	@$(BIN)/python deploy/wheels/build.py build/wheels
 
-images:  ## build/images: what runs in a cluster, as archives (docker load, kind load image-archive)
+images: | system  ## build/images: what runs in a cluster, as archives (docker load, kind load image-archive)
 	@deploy/debian/install-packages images
 	@deploy/images/build build/images $(IMAGES)
 
