@@ -8,7 +8,8 @@ and is told what it may have. As many requests of a rule as the sidecar has slot
 The protocol, in full:
 
 - All numbers are absolute, so that a repeated message does no harm.
-- A sidecar applies responses in the order of their arrival. Every later request carries in `seen` the `nonce` of the
+- A sidecar applies responses in the order of their arrival, and in each only grants for rules that it has named in every
+  request that was `heard` and in those since: what was decided before a rule left and came back is void. Every later request carries in `seen` the `nonce` of the
   last one that it applied, and in `held` what it may still use: the grant, or what is in use if that is more.
 - A grant above `held` is usable at once. One below asks slots back: the sidecar lets in no more than the grant, lowers
   `held` as its requests end, and sends a request when it does.
@@ -28,7 +29,8 @@ with time and not with the end of requests.
 - `held` is the stock, `wanted` the stock that the sidecar would like to have, and `used` how many it has spent on this
   stream. A grant is a stock, too, as of the report whose `used` it repeats: what the sidecar has spent since is gone.
 - What is out counts against the rule's burst, so that in no time more is let in than burst and rate allow, however the
-  load is spread; tokens that lie idle are asked back like slots. A sidecar that vanishes takes its stock with it.
+  load is spread; tokens that lie idle are asked back like slots. A sidecar that vanishes takes its stock with it, and so
+  does one that names the rule no more.
 - `share` is the part of the rate, in millionths, that the sidecar may go by while the service is away; `retry_after`
   says when there will be a token again where there is none.
 

@@ -19,7 +19,7 @@ from benchmarks.load.plans import Requests
 from benchmarks.load.results import Latencies
 from benchmarks.load.target import parse_target
 from tests.controlplane.pilot.worlds import pod, service
-from tests.proxy.control.test_leases import ROUTER, policy, slots
+from tests.proxy.control.lease_site import ROUTER, policy, slots
 from tests.support.inprocess import Json, bootstrap, cluster, http_listener, route, write_bootstrap
 from tests.support.proxy_process import ProxyProcess, free_port
 from tests.support.waiting import eventually

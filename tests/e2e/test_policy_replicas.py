@@ -24,7 +24,7 @@ from pymesh_proxy.filters.rates import RateRule
 from pymesh_proxy.filters.slots import SlotRule
 from pymesh_proxy.filters.waiting import Refusal
 from tests.controlplane.pilot.worlds import pod, service
-from tests.proxy.control.test_leases import ROUTER, policy, slots
+from tests.proxy.control.lease_site import ROUTER, policy, slots
 from tests.proxy.filters.test_slots import request
 from tests.support.inprocess import Running, bootstrap, cluster, http_listener, route, running
 from tests.support.proxy_process import free_port

@@ -178,7 +178,7 @@ class Desk:
             reported.add(demand.rule)
             if self._report(name, demand, seen, now):
                 self._changed.add(demand.rule)
-        self._leave(name, self.known - reported, None)
+        self._strike(name, self.known - reported, now)
         sidecar.rules = frozenset(reported)
 
     def _report(self, name: str, demand: Demand, seen: int, now: float) -> bool:
@@ -197,6 +197,17 @@ class Desk:
             if name in (book := self.book(rule)).holders:
                 book.leave(name, until)
                 self._changed.add(rule)
+
+    def _strike(self, name: str, rules: Iterable[str], now: float) -> None:
+        """A sidecar names these rules no more."""
+        for rule in rules:
+            if name not in (book := self.book(rule)).holders:
+                continue
+            if rule in self.rates:
+                self.rates[rule].strike(name, nanoseconds(now))
+            else:
+                book.leave(name, None)
+            self._changed.add(rule)
 
     # --- The rules that are leased ---
 

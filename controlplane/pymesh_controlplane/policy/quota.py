@@ -123,11 +123,12 @@ class RateBook:
             # Counting begins anew; what it had and has no more was spent.
             self._returned.discard(name)
             self._spend(max(0, holder.charge - demand.held) if holder is not None else 0, now)
-        else:
-            spent = max(0, demand.used - self._used.get(name, 0))
+        elif name in self._used:
+            spent = max(0, demand.used - self._used[name])
             self._spend(spent, now)
             if holder is not None:
                 _take_off(holder, spent)
+        # Otherwise it is new here, and has spent nothing of ours, whatever it says of its stream.
         self._used[name] = demand.used
         return self.book.report(name, demand.held, 0, demand.wanted, seen)
 
@@ -136,6 +137,15 @@ class RateBook:
         self._used.pop(name, None)
         self._returned.discard(name)
         self.shares.pop(name, None)
+
+    def strike(self, name: str, now: int) -> None:
+        """A sidecar names the rule no more: it takes its stock along, and may have spent what it has not said.
+
+        It goes on counting; should it be back, that begins with what it says then.
+        """
+        self._spend(self.book.holders[name].charge, now)
+        self.forget(name)
+        self.book.leave(name, None)
 
     def expire(self, now: float, at: int) -> bool:
         """See Book. Who did not come back may have spent all that it had. `at`: now, in nanoseconds."""

@@ -85,6 +85,8 @@ class Leases:
         self._due = self._last_sent = 0.0  # of the next report, and of the one before
         self._sent_at: float | None = None  # of the report that is not answered yet
         self._reports = 0  # sent on this stream
+        self._before: frozenset[str] = frozenset()  # the rules of the configuration before
+        self._named_from: dict[str, int] = {}  # by rule that came during this stream: the first report that names it
         self._news = False  # a configuration has come into force: what was tried in vain may be there now
         self._heard_at = float("-inf")
         self._seen = 0
@@ -95,6 +97,7 @@ class Leases:
 
     def begin(self) -> None:
         """A configuration comes into force: `add` names its rules, then `settle`."""
+        self._before = frozenset(self.rules)
         self.rules = {}
         self.timeout = 0.0
         self.keep = False
@@ -122,6 +125,9 @@ class Leases:
         for name, rule in tuple(self._known.items()):
             if name not in self.rules:
                 rule.retire()
+        # What is decided before the service has heard that a rule is back is void: others may have been given it since.
+        came = dict.fromkeys(self.rules.keys() - self._before, self._reports + 1)
+        self._named_from = {name: report for name, report in self._named_from.items() if name in self.rules} | came
         if self._wanted and self._task is None:
             self._task = self._host.spawn(self._run())
         self._news = True
@@ -204,6 +210,7 @@ class Leases:
             RpcError: it broke.
         """
         self._ended, self._sent_at, self._seen, self._reports, self._due = "", None, 0, 0, 0.0
+        self._named_from = {}
         for rule in tuple(self._known.values()):  # also those that are retired: they may come back
             if isinstance(rule, RateRule):
                 rule.begin_stream()
@@ -271,7 +278,7 @@ class Leases:
             self._away = ""
         for grant in response.grants:
             rule = self.rules.get(grant.rule)
-            if rule is not None:
+            if rule is not None and response.heard >= self._named_from.get(grant.rule, 0):
                 rule.answer(grant, now=now, in_time=in_time, whole=whole)
         self._wake.set()
 

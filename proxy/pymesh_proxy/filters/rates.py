@@ -89,7 +89,7 @@ class RateRule:
     def retire(self) -> None:
         """The rule is not in force any more: whoever still comes by it is let in."""
         if self._in_force:
-            # As for slots. What was spent on this stream stays counted: the service may not have heard of all of it.
+            # As for slots. Counting goes on: the service takes the stock for spent, and counts from the next report.
             self._in_force, self._known, self.stock, self.full, self.away = False, False, 0, False, ""
             self._settle_all()
 

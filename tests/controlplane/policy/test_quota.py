@@ -65,8 +65,12 @@ class Sidecar:
     seen: int = 0
     nonce: int = 0
     connected: bool = False
-    requests: deque[tuple[Demand, int]] = field(default_factory=deque)
-    responses: deque[tuple[int, Grant]] = field(default_factory=deque)
+    in_force: bool = True
+    reports: int = 0
+    named_from: int = 0
+    heard: int = 0
+    requests: deque[tuple[Demand | None, int]] = field(default_factory=deque)
+    responses: deque[tuple[int, int, Grant | None]] = field(default_factory=deque)
 
     def take(self, count: int) -> int:
         """Let in so many requests, as far as the stock goes."""
@@ -80,6 +84,12 @@ class Sidecar:
 
     def apply(self, nonce: int, grant: Grant) -> None:
         self.seen, self.stock = nonce, grant.slots + grant.used - self.used
+
+    def send(self) -> None:
+        """A report, which names the rule while it is in force."""
+        demand, seen = self.report()
+        self.requests.append((demand if self.in_force else None, seen))
+        self.reports += 1
 
 
 class Mesh:
@@ -192,6 +202,31 @@ def test_what_was_spent_and_never_reported_is_seen_in_what_is_left() -> None:
     assert (sidecar.stock, mesh.book.spent, mesh.book.tank.level(0)) == (3, 7, 3)
 
 
+def test_a_rule_that_is_created_anew_does_not_count_what_was_spent_on_the_stream_before() -> None:
+    """It was deleted for long enough to be forgotten; the sidecar's stream went on, and with it what it counts."""
+    mesh = Mesh(Rate(10, 1, 10))
+    mesh.sidecars["a"].used = 500
+    mesh.exchange("a", 10)
+    assert (mesh.sidecars["a"].stock, mesh.book.spent) == (10, 0)
+    assert mesh.sidecars["a"].take(3) == 3
+    mesh.exchange("a", 10)
+    assert (mesh.sidecars["a"].stock, mesh.book.spent) == (7, 3)
+
+
+def test_who_does_not_name_the_rule_any_more_takes_its_stock_with_it() -> None:
+    """It may have let in as many since its last report; and if it is back, none of them is counted again."""
+    mesh = Mesh(Rate(10, 1, 10))
+    mesh.exchange("a", 10)
+    sidecar = mesh.sidecars["a"]
+    assert sidecar.take(4) == 4
+    sidecar.stock = 0
+    mesh.book.strike("a", 0)
+    assert (mesh.book.spent, mesh.book.tank.level(0)) == (10, 0)
+    mesh.pass_time(SECOND)
+    mesh.exchange("a", 10)
+    assert (sidecar.stock, mesh.book.spent) == (10, 10)
+
+
 def test_who_says_that_it_has_spent_any_number_spends_what_there_can_have_been() -> None:
     """A store could not keep that number, and the rule would never let in anybody again."""
     mesh = Mesh(Rate(10, 1, 10))
@@ -228,7 +263,9 @@ class Leases(RuleBasedStateMachine):
     def respond(self, name: str) -> None:
         sidecar = self.sidecars[name]
         sidecar.nonce += 1
-        sidecar.responses.append((sidecar.nonce, self.book.grant(RULE, name, sidecar.nonce, self.now)))
+        named = name in self.book.book.holders
+        grant = self.book.grant(RULE, name, sidecar.nonce, self.now) if named else None
+        sidecar.responses.append((sidecar.nonce, sidecar.heard, grant))
 
     def decide(self) -> None:
         for name in self.book.allot(self.now / SECOND):
@@ -239,17 +276,50 @@ class Leases(RuleBasedStateMachine):
         sidecar = self.sidecars[name]
         sidecar.wanted = wanted
         if sidecar.connected:
-            sidecar.requests.append(sidecar.report())
+            sidecar.send()
 
     @rule(name=st.sampled_from("abc"), count=st.integers(1, 15))
     def requests_arrive(self, name: str, count: int) -> None:
         self.oracle.spend(self.sidecars[name].take(count), self.now)
 
     @rule(name=st.sampled_from("abc"))
+    def rule_leaves_a_sidecar_or_is_back(self, name: str) -> None:
+        """As a configuration that comes into force; see the proxy's control/leases.py."""
+        sidecar = self.sidecars[name]
+        sidecar.in_force = not sidecar.in_force
+        if sidecar.in_force:
+            sidecar.named_from = sidecar.reports + 1
+        else:
+            sidecar.stock = 0
+        if sidecar.connected:
+            sidecar.send()
+
+    @rule()
+    def rule_is_deleted_and_created(self) -> None:
+        """Long enough apart for the old book to be gone, and for sidecars to have heard; their streams go on."""
+        self.book, self.oracle = RateBook.of(self.rate, self.now), Tank(self.rate)
+        self.left.clear()
+        for name, sidecar in self.sidecars.items():
+            sidecar.stock, sidecar.named_from = 0, sidecar.reports + 1
+            sidecar.requests.clear()
+            sidecar.responses.clear()
+            if sidecar.connected:
+                sidecar.heard = sidecar.reports
+                if sidecar.in_force:
+                    sidecar.send()
+            else:
+                self.sidecars[name] = Sidecar()
+
+    @rule(name=st.sampled_from("abc"))
     def request_is_read(self, name: str) -> None:
         sidecar = self.sidecars[name]
         if sidecar.requests:
-            self.book.report(name, *sidecar.requests.popleft(), self.now)
+            demand, seen = sidecar.requests.popleft()
+            sidecar.heard += 1
+            if demand is not None:
+                self.book.report(name, demand, seen, self.now)
+            elif name in self.book.book.holders:
+                self.book.strike(name, self.now)
             self.decide()
             self.respond(name)
 
@@ -257,17 +327,24 @@ class Leases(RuleBasedStateMachine):
     def response_is_applied(self, name: str) -> None:
         sidecar = self.sidecars[name]
         if sidecar.responses:
-            sidecar.apply(*sidecar.responses.popleft())
-            sidecar.requests.append(sidecar.report())
+            nonce, heard, grant = sidecar.responses.popleft()
+            sidecar.seen = nonce
+            if grant is not None and sidecar.in_force and heard >= sidecar.named_from:
+                sidecar.apply(nonce, grant)
+            sidecar.send()
 
     @rule(name=st.sampled_from("abc"))
     def connect(self, name: str) -> None:
         sidecar = self.sidecars[name]
         if not sidecar.connected:
             sidecar.connected, sidecar.seen, sidecar.nonce, sidecar.used = True, 0, 0, 0
+            sidecar.reports, sidecar.heard, sidecar.named_from = 1, 1, 0
             self.left.pop(name, None)
             self.book.reconnected(name)
-            self.book.report(name, *sidecar.report(), self.now)
+            if sidecar.in_force:
+                self.book.report(name, *sidecar.report(), self.now)
+            elif name in self.book.book.holders:
+                self.book.strike(name, self.now)
             self.decide()
             self.respond(name)
 
@@ -278,7 +355,8 @@ class Leases(RuleBasedStateMachine):
         sidecar = self.sidecars[name]
         sidecar.connected = False
         if properly:
-            self.book.report(name, *sidecar.report(), self.now)
+            if sidecar.in_force:
+                self.book.report(name, *sidecar.report(), self.now)
             self.book.book.leave(name, None)
             self.book.forget(name)
             sidecar.stock = sidecar.used = 0

@@ -3,142 +3,27 @@
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from random import random
 
 import pytest
 
-from pymesh.policy_api import FILTER, FILTER_TYPE, Grant
-from pymesh.xds.decode import load_bootstrap
-from pymesh_proxy.config.model import Listener
-from pymesh_proxy.config.snapshot import Configuration
+from pymesh.policy_api import Grant
 from pymesh_proxy.control import leases
-from pymesh_proxy.filters.slots import SlotRule
-from pymesh_proxy.telemetry.record import RequestRecord
-from pymesh_proxy.upstream.endpoint import Endpoint
-from pymesh_proxy.upstream.registry import EndpointRegistry
-from tests.support.inprocess import Json, Running, bootstrap, cluster, http_listener, route, running, write_bootstrap
-from tests.support.peers import Peer, RawUpstream, client
+from tests.proxy.control.lease_site import GET, OK, OTHER, RATE, RULE, answer_to, config, policy, rate, site, slots
+from tests.support.inprocess import write_bootstrap
+from tests.support.peers import RawUpstream, client
 from tests.support.policy_peer import PolicyPeer, policy_peer
 from tests.support.proxy_process import ProxyProcess, free_port
 from tests.support.waiting import eventually
-
-RULE = "ConcurrencyLimit shop/cart"
-OTHER = "ConcurrencyLimit shop/all"
-RATE = "RateLimit shop/cart"
-GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
-OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
-ROUTER = {
-    "name": "router",
-    "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
-}
-
-
-def slots(name: str = RULE, mode: str = "LAST_DECISION", otherwise: str = "CLOSED", most: int = 100) -> Json:
-    return {"name": name, "kind": "slots", "max": most, "failure_mode": mode, "otherwise": otherwise}
-
-
-def rate(name: str = RATE) -> Json:
-    modes = {"failure_mode": "LAST_DECISION", "otherwise": "CLOSED"}
-    return {"name": name, "kind": "rate", "requests": 600, "period": "60s", "burst": 100, **modes}
-
-
-def policy(*rules: Json, timeout: str = "2s") -> Json:
-    value = {"cluster": "policy", "timeout": timeout, "rules": list(rules)}
-    return {
-        "name": FILTER,
-        "typed_config": {
-            "@type": "type.googleapis.com/xds.type.v3.TypedStruct",
-            "type_url": FILTER_TYPE,
-            "value": value,
-        },
-    }
-
-
-def config(upstream: RawUpstream, port: int, filters: Sequence[Json], **action: object) -> str:
-    listener = http_listener([route("service", prefix="/", **action)], http_filters=[*filters, ROUTER])
-    return bootstrap([listener], [cluster("service", upstream.address), cluster("policy", ("127.0.0.1", port))])
-
-
-class Site:
-    """A proxy with a policy service and an upstream."""
-
-    def __init__(self, proxy: Running, upstream: RawUpstream, peer: PolicyPeer, stack: AsyncExitStack) -> None:
-        self.proxy = proxy
-        self.upstream = upstream
-        self.peer = peer
-        self.stack = stack
-
-    async def ask(self) -> Peer:
-        """A client that has sent a request."""
-        peer = await self.stack.enter_async_context(client(self.proxy.address))
-        peer.send(GET)
-        return peer
-
-    async def inside(self) -> tuple[Peer, Peer]:
-        """A client, and its request's connection to the app, where it stays."""
-        peer = await self.ask()
-        served = await self.upstream.accept()
-        await served.head()
-        return peer, served
-
-    async def answered(self) -> tuple[int, bytes, bytes]:
-        """Status, head and body of what a new request gets, without the app."""
-        return await answer_to(await self.ask())
-
-    async def connected(self, rule: str = RULE) -> None:
-        """The service has granted."""
-        await eventually(lambda: len(self.peer.heard) > 0 and self.rule(rule).usable > 0, what="a grant")
-
-    def follow(self, peer: PolicyPeer) -> None:
-        """A configuration in which the policy service is elsewhere."""
-        snapshot = self.proxy.runtime.snapshot
-        there = replace(snapshot.clusters["policy"], endpoints=(Endpoint("127.0.0.1", peer.port),))
-        self.proxy.proxy.adopt(replace(snapshot, clusters={**snapshot.clusters, "policy": there}))
-
-    def listeners(self, *filters: Json) -> Mapping[str, Listener]:
-        """Those of a configuration with other filters."""
-        text = config(self.upstream, self.peer.port, filters)
-        return Configuration(EndpointRegistry(), random).apply_bootstrap(load_bootstrap(text, "test")).listeners
-
-    def rule(self, name: str = RULE) -> SlotRule:
-        """The rule's state."""
-        [client] = self.proxy.proxy.services.policies.values()
-        return client.leases.rules[name]
-
-    @property
-    def in_use(self) -> int:
-        return len(self.rule().holders)
-
-    async def last(self, count: int) -> RequestRecord:
-        return (await self.proxy.records(count))[-1]
-
-
-async def answer_to(peer: Peer) -> tuple[int, bytes, bytes]:
-    head, body = await peer.message()
-    return int(head.split(b" ", 2)[1]), head, body
 
 
 @pytest.fixture
 def peer() -> Iterator[PolicyPeer]:
     with policy_peer({RULE: 2}) as found:
         yield found
-
-
-@asynccontextmanager
-async def site(peer: PolicyPeer, *filters: Json, **action: object) -> AsyncIterator[Site]:
-    async with AsyncExitStack() as stack:
-        upstream = await stack.enter_async_context(RawUpstream())
-        text = config(upstream, peer.port, filters or [policy(slots())], **action)
-        proxy = await stack.enter_async_context(running(text))
-        try:
-            yield Site(proxy, upstream, peer, stack)
-        finally:
-            await proxy.proxy.services.close()
 
 
 # --- Slots ---
@@ -261,6 +146,22 @@ async def test_a_rate_that_was_not_in_force_as_a_stream_began_is_counted_anew_on
             demand = other.last(RATE)
             assert demand is not None
             assert (demand.held, demand.used) == (0, 0)
+
+
+async def test_what_is_decided_before_the_service_has_heard_that_a_rule_is_back_is_void(peer: PolicyPeer) -> None:
+    """The rule has left and come back meanwhile, and what it had may be others'."""
+    async with site(peer) as here:
+        await here.connected()
+        kept, seen = here.rule(), here.leases._seen
+        peer.unasked = Grant(RULE, 7, 50)
+        here.rules(policy(slots(OTHER)))
+        here.rules(policy(slots()))
+        assert here.rule() is kept
+        await eventually(lambda: here.leases._seen > seen, what="word of the service")
+        assert (kept.usable, kept.limit) == (0, 100)
+        peer.answering = True
+        await here.connected()
+        assert kept.usable == 2
 
 
 async def test_a_flood_of_refused_requests_is_few_reports(peer: PolicyPeer) -> None:
@@ -439,124 +340,3 @@ async def test_a_process_that_ends_keeps_its_slots_until_its_requests_are_done(
                 assert not proxy.logged("Traceback")
         if answering:
             await eventually(lambda: peer.left == 1)
-
-
-# --- The service is away ---
-
-
-@pytest.mark.parametrize(
-    ("mode", "otherwise", "status", "note"),
-    [
-        ("OPEN", "CLOSED", 200, "let in, since the policy service is away"),
-        ("CLOSED", "OPEN", 503, "kept out, since the policy service is away"),
-        ("LAST_DECISION", "OPEN", 200, "let in, since the policy service is away"),
-        ("LAST_DECISION", "CLOSED", 503, "kept out, since the policy service is away"),
-    ],
-)
-async def test_without_a_service_from_the_start(
-    peer: PolicyPeer, mode: str, otherwise: str, status: int, note: str
-) -> None:
-    peer.port = 9  # nobody listens there
-    async with site(peer, policy(slots(mode=mode, otherwise=otherwise))) as here:
-        for _ in range(3):
-            asking = await here.ask()
-            if status == 200:
-                served = await here.upstream.accept()
-                await served.head()
-                served.send(OK.replace(b"content", b"connection: close\r\ncontent"))
-            found, head, body = await answer_to(asking)
-            assert found == status
-        record = await here.last(3)
-        assert note in record.notes["policy"]
-        assert "connect" in record.notes["policy"].lower()
-        if status == 503:
-            assert record.flag.value == "UAEX"
-            assert b"the policy service is away" in head
-            assert b"the policy service is away" in body
-        assert here.proxy.counter("pymesh_policy_unavailable_total") == 3
-
-
-async def test_a_stopped_service_costs_the_first_requests_its_timeout_and_later_ones_nothing(peer: PolicyPeer) -> None:
-    async with site(peer, policy(slots(mode="CLOSED"), timeout="0.3s")) as here:
-        await here.connected()
-        await here.inside()
-        await here.inside()
-        peer.slots[RULE] = 5
-        here.rule().full = False
-        peer.answering = False
-        first = [await here.ask() for _ in range(3)]
-        for each in first:
-            assert (await answer_to(each))[0] == 503
-        assert here.proxy.counter("pymesh_policy_asked_total") == 3
-        for _ in range(5):
-            assert (await here.answered())[0] == 503
-        assert here.proxy.counter("pymesh_policy_asked_total") == 3  # nobody else waited
-        assert "no answer within 0.3 s" in (await here.last(8)).notes["policy"]
-        peer.answering = True
-        await here.connected()
-        await here.inside()
-
-
-async def test_a_silent_service_is_away_though_nobody_waits_and_its_stream_is_made_anew(
-    peer: PolicyPeer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An answer that comes too late to count does not bring it back."""
-    monkeypatch.setattr(leases, "SLOW", 0.1)
-    monkeypatch.setattr(leases, "GIVE_UP", 0.3)
-    async with site(peer, policy(slots(), timeout="0.05s")) as here:
-        await here.connected()
-        streams = peer.streams
-        peer.delay = 0.2
-        await eventually(lambda: here.rule().away == "no answer for 0.1 s", what="silence noticed")
-        answered = len(peer.heard)
-        await eventually(lambda: len(peer.heard) >= answered + 3, what="answers, too late")
-        assert here.rule().away == "no answer for 0.1 s"
-        assert peer.streams == streams
-        peer.answering = False
-        await eventually(lambda: peer.streams > streams, what="another stream")
-        peer.answering, peer.delay = True, 0.0
-        await eventually(lambda: here.rule().away == "", what="recovery")
-
-
-async def test_the_last_grant_goes_on_counting_and_recovery_is_noticed(peer: PolicyPeer) -> None:
-    async with site(peer) as here:
-        await here.connected()
-        await here.inside()
-        peer.rubbish = True
-        await eventually(lambda: here.rule().away != "", what="rubbish noticed")
-        await here.inside()
-        assert (await here.answered())[0] == 429
-        record = await here.last(1)
-        assert record.notes["policy"].endswith("all 2 slots granted before the policy service was away are in use")
-        peer.rubbish, peer.slots[RULE] = False, 3
-        await eventually(lambda: here.rule().away == "")
-        demand = peer.last(RULE)
-        assert demand is not None
-        assert (demand.held, demand.in_use) == (2, 2)  # a sidecar that comes back says what it has
-        await here.inside()
-
-
-async def test_a_rule_that_the_service_does_not_know_yet_is_waited_for(peer: PolicyPeer) -> None:
-    peer.problems[RULE] = "there is no such rule"
-    async with site(peer, policy(slots(), timeout="5s")) as here:
-        await eventually(lambda: len(peer.heard) > 0)
-        asking = await here.ask()
-        await eventually(lambda: len(here.rule().waiting) == 1)
-        del peer.problems[RULE]
-        served = await here.upstream.accept()
-        await served.head()
-        served.send(OK)
-        assert (await answer_to(asking))[0] == 200
-
-
-async def test_a_rule_that_the_service_does_not_know_is_waited_for_once(peer: PolicyPeer) -> None:
-    peer.problems[RULE] = "there is no such rule"
-    async with site(peer, policy(slots(), timeout="0.3s")) as here:
-        await eventually(lambda: here.rule().problem != "")
-        assert (await here.answered())[0] == 503
-        assert (await here.answered())[0] == 503
-        assert here.proxy.counter("pymesh_policy_asked_total") == 1
-        assert "there is no such rule" in (await here.last(2)).notes["policy"]
-        del peer.problems[RULE]
-        await here.connected()
-        await here.inside()

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from pymesh.policy_api import RULES_EXTENSION
-from tests.proxy.control.test_leases import GET, OK, RULE, Site, answer_to, config, policy, slots
+from tests.proxy.control.lease_site import GET, OK, RULE, Site, answer_to, config, policy, slots
 from tests.support.inprocess import Json, running
 from tests.support.peers import RawUpstream, client
 from tests.support.policy_peer import PolicyPeer, allow, deny, policy_peer
