@@ -8,6 +8,7 @@ from pymesh.resources.istio.authorization_policy import DRY_RUN, FALSE, TRUE, Au
 from pymesh.resources.resource import Resource
 from pymesh.xds import filter_names
 from pymesh_controlplane.galley.findings import Findings, listed, near
+from pymesh_controlplane.galley.pods import Pods
 from pymesh_controlplane.galley.selection import check_selection
 from pymesh_controlplane.galley.supported import unsupported
 from pymesh_controlplane.pilot import authorization
@@ -44,10 +45,10 @@ _ACCOUNT: Final = re.compile(r"([a-z0-9.-]+/)?[a-z0-9.-]+")
 _TEMPLATE_SEGMENTS: Final = ("{*}", "{**}")
 
 
-def check(resource: Resource[AuthorizationPolicy], world: World) -> list[Problem]:
+def check(resource: Resource[AuthorizationPolicy], world: World, pods: Pods) -> list[Problem]:
     """What is wrong with an AuthorizationPolicy."""
     findings = Findings(resource)
-    check_selection(findings, resource, world)
+    check_selection(findings, resource, world, pods)
     _check_action(findings, resource, world)
     for index, rule in enumerate(resource.value.spec.rules):
         _check_rule(findings, f"spec.rules[{index}]", rule, resource)

@@ -29,6 +29,8 @@ from pymesh_controlplane.galley import (
     virtual_services,
 )
 from pymesh_controlplane.galley.findings import Findings
+from pymesh_controlplane.galley.pods import Pods
+from pymesh_controlplane.galley.selection import warn_of_nobody
 from pymesh_controlplane.galley.supported import unsupported
 from pymesh_controlplane.pilot import clusters, endpoints, guards, routes
 from pymesh_controlplane.pilot.matching import ANYTHING
@@ -57,9 +59,12 @@ def check(
     memory.turn()
     concerned = _services_by_resource(world)
     missing = virtual_services.missing_subsets(world)
-    lost = taken_hosts.taken(world)
+    pods = Pods(world)
+    lost = taken_hosts.taken(world, pods)
     for resource in resources:
-        problems = secrets.check(resource, now) if holds(resource, Secret) else _check(resource, missing, world, memory)
+        problems = (
+            secrets.check(resource, now) if holds(resource, Secret) else _check(resource, missing, world, pods, memory)
+        )
         problems = problems + taken_hosts.check(resource, lost)
         if not any(problem.severity is Severity.ERROR for problem in problems):
             problems = problems + _check_translation(resource, concerned.get(resource.key, []), world, memory)
@@ -68,7 +73,11 @@ def check(
 
 
 def _check(
-    resource: Resource[object], missing: Mapping[Key, Iterable[tuple[Key, str]]], world: World, memory: Memory
+    resource: Resource[object],
+    missing: Mapping[Key, Iterable[tuple[Key, str]]],
+    world: World,
+    pods: Pods,
+    memory: Memory,
 ) -> list[Problem]:
     if holds(resource, VirtualService):
         return virtual_services.check(resource, world)
@@ -85,24 +94,27 @@ def _check(
     if holds(resource, Pod):
         return memory.call(services.check_pod, resource.key, resource)
     if holds(resource, PeerAuthentication):
-        return _check_authentication(resource, world)
+        return _check_authentication(resource, world, pods)
     if holds(resource, RequestAuthentication):
-        return request_authentication.check(resource, world)
+        return request_authentication.check(resource, world, pods)
     if holds(resource, AuthorizationPolicy):
-        return authorization.check(resource, world)
+        return authorization.check(resource, world, pods)
     if holds(resource, RateLimit) or holds(resource, ConcurrencyLimit) or holds(resource, Check):
         return limits.check(resource, world)
     if holds(resource, ConfigMap):
         return mesh_configs.check(resource, world)
     if holds(resource, Gateway):
-        return gateways.check(resource, world)
+        return gateways.check(resource, world, pods)
     return []
 
 
-def _check_authentication(resource: Resource[PeerAuthentication], world: World) -> list[Problem]:
+def _check_authentication(resource: Resource[PeerAuthentication], world: World, pods: Pods) -> list[Problem]:
     findings = Findings(resource)
     spec = resource.value.spec
-    if selected_labels(resource.value):
+    if selector := selected_labels(resource.value):
+        # Unlike other policies, one of the root namespace is for pods of that namespace alone.
+        namespace, labels = resource.key.namespace, "spec.selector.matchLabels"
+        warn_of_nobody(findings, labels, namespace, pods, lambda _, of: selector.items() <= of.items())
         return findings.problems
     if spec.port_level_mtls:
         findings.error("spec.portLevelMtls", "ports belong to a workload: say which by spec.selector.matchLabels")

@@ -6,9 +6,9 @@ from typing import Final, NamedTuple
 from pymesh import names
 from pymesh.resources.istio.gateway import Gateway, Server
 from pymesh.resources.istio.virtual_service import VirtualService
-from pymesh.resources.kubernetes import Deployment, Pod
 from pymesh.resources.resource import Resource, holds
 from pymesh_controlplane.galley.findings import Findings, listed
+from pymesh_controlplane.galley.pods import Pods
 from pymesh_controlplane.pilot import credentials, gateways, hosts
 from pymesh_controlplane.pilot.gateways import ENCRYPTED, PLAIN, ROUTER, TERMINATED, Offers
 from pymesh_controlplane.pilot.model import Problem, Service, World
@@ -29,7 +29,7 @@ class _Pod(NamedTuple):
     offers: Offers
 
 
-def check(resource: Resource[Gateway], world: World) -> list[Problem]:
+def check(resource: Resource[Gateway], world: World, pods: Pods) -> list[Problem]:
     """Everything that is wrong with a Gateway in this world."""
     findings = Findings(resource)
     if not resource.value.spec.servers:
@@ -49,7 +49,7 @@ def check(resource: Resource[Gateway], world: World) -> list[Problem]:
             "without a selector every gateway pod serves this, and those of its namespace get the keys: name the pods, "
             "as in istio: ingressgateway",
         )
-    _check_served(findings, resource, world)
+    _check_served(findings, resource, world, pods)
     return findings.problems
 
 
@@ -121,12 +121,12 @@ def _check_tls(findings: Findings, server: Server, path: str) -> None:
         findings.error(f"{here}.minProtocolVersion", "is above maxProtocolVersion")
 
 
-def _check_served(findings: Findings, resource: Resource[Gateway], world: World) -> None:
+def _check_served(findings: Findings, resource: Resource[Gateway], world: World, pods: Pods) -> None:
     """Whether there are pods, and what they cannot serve of it."""
     selector = resource.value.spec.selector
     if not selector:
         return
-    alike = list(_offers(resource, world))
+    alike = list(_offers(resource, world, pods))
     if not alike:
         labels = ", ".join(f"{label}={value}" for label, value in sorted(selector.items()))
         findings.warning("spec.selector", f"no pod has the labels {labels}: nothing serves it")
@@ -197,29 +197,8 @@ def _missing(item: credentials.Wanted, namespace: str, world: World) -> str:
     return f"{found.key} has no tls.crt and tls.key" if not item.roots and None in pair else ""
 
 
-def _offers(resource: Resource[Gateway], world: World) -> Iterator[_Pod]:
-    """What the pods of a gateway offer; once for pods that are alike, and also for those that are yet to be made."""
-    seen = set()
-    for namespace, labels in pods(world):
-        alike = (namespace, *sorted(labels.items()))
-        if alike not in seen and gateways.selects(resource.value, labels):
-            seen.add(alike)
+def _offers(resource: Resource[Gateway], world: World, pods: Pods) -> Iterator[_Pod]:
+    """What the pods of a gateway offer; once for pods that are alike."""
+    for namespace, labels in pods.alike:
+        if gateways.selects(resource.value, labels):
             yield _Pod(namespace, labels, gateways.offers(Node("", ROUTER, (), "", namespace, labels=labels), world))
-
-
-def pods(world: World) -> Iterator[tuple[str, dict[str, str]]]:
-    """Namespace and labels of all pods, and of what Deployments make."""
-    for resource in world.resources.values():
-        if holds(resource, Pod):
-            yield resource.key.namespace, resource.value.metadata.labels or {}
-        elif holds(resource, Deployment):
-            template = _at(resource.raw, "spec", "template", "metadata", "labels")
-            yield resource.key.namespace, {str(key): str(value) for key, value in template.items()}
-
-
-def _at(document: Mapping[str, object], *path: str) -> Mapping[str, object]:
-    """The group of fields at `path`, empty if there is none."""
-    for name in path:
-        below = document.get(name)
-        document = below if isinstance(below, Mapping) else {}
-    return document

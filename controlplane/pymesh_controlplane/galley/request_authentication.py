@@ -12,6 +12,7 @@ from pymesh.resources.fields import seconds
 from pymesh.resources.istio.request_authentication import JWTRule, RequestAuthentication
 from pymesh.resources.resource import Resource
 from pymesh_controlplane.galley.findings import Findings
+from pymesh_controlplane.galley.pods import Pods
 from pymesh_controlplane.galley.selection import check_selection
 from pymesh_controlplane.galley.supported import unsupported
 from pymesh_controlplane.pilot import request_authentication
@@ -21,10 +22,10 @@ from pymesh_controlplane.pilot.model import Problem, World
 MAX_TIMEOUT: Final = 60.0
 
 
-def check(resource: Resource[RequestAuthentication], world: World) -> list[Problem]:
+def check(resource: Resource[RequestAuthentication], world: World, pods: Pods) -> list[Problem]:
     """What is wrong with a RequestAuthentication."""
     findings = Findings(resource)
-    check_selection(findings, resource, world)
+    check_selection(findings, resource, world, pods)
     if not resource.value.spec.jwt_rules:
         findings.warning("spec.jwtRules", "there are none: nobody's tokens are looked at because of it")
     first: dict[str, int] = {}

@@ -1,14 +1,15 @@
 """What an AuthorizationPolicy or a RequestAuthentication is for: one way of saying so, and a workload that it means."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 from pymesh.resources.resource import Resource
 from pymesh_controlplane.galley.findings import Findings
+from pymesh_controlplane.galley.pods import Labels, Pods
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.selection import GATEWAY, T, selects
 
 
-def check_selection(findings: Findings, resource: Resource[T], world: World) -> None:
+def check_selection(findings: Findings, resource: Resource[T], world: World, pods: Pods) -> None:
     """Report what is wrong with selector and targets."""
     spec, namespace = resource.value.spec, resource.key.namespace
     if spec.target_ref is not None and spec.target_refs:
@@ -24,15 +25,16 @@ def check_selection(findings: Findings, resource: Resource[T], world: World) -> 
         else:
             sentence = "only kind: Gateway, group: gateway.networking.k8s.io is a target; select pods by spec.selector"
         findings.error(f"spec.{field.format(index)}.kind", sentence)
-    narrowed = spec.targets or (spec.selector is not None and spec.selector.match_labels)
-    if narrowed and world.workloads and not any(_selected(resource, world)):
-        there = "any namespace" if namespace == world.root_namespace else f"namespace {namespace}"
-        what = "spec.targetRefs" if spec.targets else "spec.selector.matchLabels"
-        findings.warning(what, f"it selects no pod of {there}, and has no effect")
+    if spec.targets or (spec.selector is not None and spec.selector.match_labels):
+        where = "spec.targetRefs" if spec.targets else "spec.selector.matchLabels"
+        place = "" if namespace == world.root_namespace else namespace
+        warn_of_nobody(findings, where, place, pods, lambda of, labels: selects(resource, of, labels))
 
 
-def _selected(resource: Resource[T], world: World) -> Iterator[bool]:
-    everywhere = resource.key.namespace == world.root_namespace
-    for workload in world.workloads.values():
-        if everywhere or workload.namespace == resource.key.namespace:
-            yield selects(resource, workload.namespace, workload.labels)
+def warn_of_nobody(
+    findings: Findings, path: str, namespace: str, pods: Pods, selects: Callable[[str, Labels], bool]
+) -> None:
+    """Warn of what is for some pods of a namespace (empty: any) if there are none. Without any pod nobody can say."""
+    if pods.alike and not any(selects(*pod) for pod in pods.alike if namespace in {"", pod[0]}):
+        there = f"namespace {namespace}" if namespace else "any namespace"
+        findings.warning(path, f"it selects no pod of {there}, and has no effect")

@@ -4,18 +4,18 @@ from collections.abc import Iterator, Mapping
 
 from pymesh.resources.resource import Key, Resource
 from pymesh_controlplane.galley.findings import Findings
-from pymesh_controlplane.galley.gateways import pods
+from pymesh_controlplane.galley.pods import Pods
 from pymesh_controlplane.pilot import gateway_listeners, gateway_routes, gateways
 from pymesh_controlplane.pilot.gateways import ROUTER, Offer
 from pymesh_controlplane.pilot.model import Problem, World
 from pymesh_controlplane.pilot.node import Node
 
 
-def taken(world: World) -> dict[Key, list[str]]:
+def taken(world: World, pods: Pods) -> dict[Key, list[str]]:
     """By VirtualService or Gateway, why hosts of it are not served, at the pods of any gateway."""
     bound = gateways.bound(world)
     found: dict[Key, dict[str, None]] = {}
-    for node in _routers(world):
+    for node in _routers(world, pods):
         tables: dict[str, list[Offer]] = {}
         for offer in (offer for some in gateways.offers(node, world).by_port.values() for offer in some):
             if not offer.opaque:
@@ -37,12 +37,9 @@ def check(resource: Resource[object], lost: Mapping[Key, list[str]]) -> list[Pro
     return findings.problems
 
 
-def _routers(world: World) -> Iterator[Node]:
+def _routers(world: World, pods: Pods) -> Iterator[Node]:
     """One pod of each kind that some gateway selects, of those that are there and those that Deployments make."""
     selectors = {tuple(sorted(gateway.value.spec.selector.items())) for gateway in world.gateways}
-    seen = set()
-    for namespace, labels in pods(world) if selectors - {()} else ():
-        alike = (namespace, *sorted(labels.items()))
-        if alike not in seen and any(selector and set(selector) <= labels.items() for selector in selectors):
-            seen.add(alike)
+    for namespace, labels in pods.alike if selectors - {()} else ():
+        if any(selector and set(selector) <= labels.items() for selector in selectors):
             yield Node("", ROUTER, (), "", namespace, labels=labels)

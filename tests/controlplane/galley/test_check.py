@@ -321,6 +321,14 @@ def test_peer_authentication(spec: str, expected: str) -> None:
     assert expected in only(resource("PeerAuthentication", spec))
 
 
+def test_peer_authentication_for_nobody_is_warned_of() -> None:
+    nobody = BOOKINFO + resource("PeerAuthentication", "{selector: {matchLabels: {app: nobody}}, mtls: {mode: STRICT}}")
+    assert only(nobody) == (
+        "warning spec.selector.matchLabels: it selects no pod of namespace default, and has no effect"
+    )
+    assert findings(nobody.replace("app: nobody", "app: reviews")) == []
+
+
 def test_two_policies_for_one_namespace_are_warned_of() -> None:
     text = resource("PeerAuthentication", "{mtls: {mode: STRICT}}", "a") + resource("PeerAuthentication", "{}", "b")
     assert (

@@ -16,7 +16,7 @@ from pymesh_controlplane.pilot import world
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.webhooks import admission
 from pymesh_controlplane.webhooks.admission import ALLOWED, Answer, ReviewError
-from tests.controlplane.pilot.worlds import service
+from tests.controlplane.pilot.worlds import pod, service
 from tests.controlplane.webhooks.reviews import Object, request, review
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -93,6 +93,19 @@ def test_unknown_fields_and_wrong_values_are_refused_all_at_once_in_galleys_word
         ("spec.http[0].route[0].weight", "the text 'ten' is not a whole number, 0 or more"),
         ("spec.http[0].ruote", "unknown field 'ruote' in spec.http[0]; did you mean 'route'?"),
     ]
+
+
+def test_a_selector_is_judged_by_the_pods_that_there_are() -> None:
+    policy: Object = {
+        "apiVersion": "security.istio.io/v1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": "readers", "namespace": "default"},
+        "spec": {"selector": {"matchLabels": {"app": "web"}}, "rules": [{}]},
+    }
+    web: Object = yaml.safe_load(pod("web", "10.0.0.1", "web"))
+    assert judged(policy, in_force=[web]) == ALLOWED
+    (warning,) = judged(policy, in_force=[changed(web, "metadata.labels", {"app": "shop"})]).warnings
+    assert warning.endswith("spec.selector.matchLabels: it selects no pod of namespace default, and has no effect")
 
 
 def test_what_a_resource_says_by_itself_is_refused_whatever_else_there_is() -> None:

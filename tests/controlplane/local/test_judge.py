@@ -74,6 +74,47 @@ def test_what_is_in_force_counts() -> None:
     ]
 
 
+POLICY = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: readers}
+spec: {selector: {matchLabels: {app: web}}, rules: [{}]}
+"""
+DEPLOYMENT = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  selector: {matchLabels: {app: web}}
+  template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web, command: [web]}]}}
+"""
+OTHER_POD = """
+apiVersion: v1
+kind: Pod
+metadata: {name: shop, labels: {app: shop}}
+spec: {containers: [{name: shop, command: [shop]}]}
+"""
+HAD_AN_ADDRESS = "status: {podIP: 10.244.0.9}\n"
+
+
+def test_a_selector_is_judged_by_the_pods_that_are_to_be() -> None:
+    """Nothing has run yet: Deployments make pods, and the status that a manifest came with tells nothing."""
+    nobody = "it selects no pod of namespace default, and has no effect"
+    for right in ((POLICY, DEPLOYMENT), (POLICY, DEPLOYMENT, OTHER_POD + HAD_AN_ADDRESS)):
+        assert verdict(*right).problems == ()
+    for odd in (
+        (POLICY, OTHER_POD),
+        (POLICY, OTHER_POD + HAD_AN_ADDRESS),
+        (POLICY, DEPLOYMENT.replace("app: web", "app: w")),
+    ):
+        assert [problem.sentence for problem in verdict(*odd).warnings] == [nobody]
+    ended = (POLICY, OTHER_POD, OTHER_POD.replace("shop", "web") + "status: {phase: Succeeded}\n")
+    assert [problem.sentence for problem in verdict(*ended).warnings] == [nobody]
+    in_force = {item.resource.key: item for item in verdict(DEPLOYMENT).items}
+    assert verdict(POLICY, in_force=in_force).problems == ()
+    assert verdict(POLICY).problems == (), "of no pod at all nothing is known"
+
+
 def test_what_can_be_read_is_judged_even_if_not_all_can_and_that_is_said() -> None:
     found = verdict(SERVICE.replace("ports:", "prots:"), RULE, ROUTE)
     assert [problem.resource for problem in found.errors] == [
