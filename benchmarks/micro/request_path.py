@@ -29,6 +29,7 @@ from pymesh_proxy.config.model import (
     AccessLog,
     AccessLogFile,
     Cluster,
+    Direction,
     Discovery,
     GrpcAccessLog,
     HttpManager,
@@ -40,6 +41,8 @@ from pymesh_proxy.connection import DownstreamConnection
 from pymesh_proxy.control.reporter import SLICE
 from pymesh_proxy.control.secrets import SecretStore
 from pymesh_proxy.filters.base import HttpFilter
+from pymesh_proxy.listener import ListenerServer
+from pymesh_proxy.origin import Origin
 from pymesh_proxy.routing import Forward, RetryPolicy, Route, RouteTable, VirtualHost
 from pymesh_proxy.runtime import Runtime
 from pymesh_proxy.telemetry.tracing import Sampling
@@ -144,7 +147,9 @@ async def prepare(
     runtime.upstreams.follow(runtime.snapshot.clusters)
     runtime.upstreams.state(cluster)
     endpoint.idle.append(upstream)
-    downstream = DownstreamConnection(runtime, manager, lambda _: Facts("outbound", "10.0.0.1:1", "10.0.0.2:2"))
+    origin = Origin(ListenerServer(runtime, "bench"), runtime.generation, Direction.OUTBOUND, ("10.0.0.2", 2))
+    facts = Facts("outbound", "10.0.0.1:1", "10.0.0.2:2")
+    downstream = DownstreamConnection(runtime, manager, lambda _: facts, origin)
     downstream.connection_made(NullTransport())
     return downstream, upstream
 

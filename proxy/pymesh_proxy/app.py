@@ -110,6 +110,7 @@ class Proxy:
         snapshot = yield from self.configuration.publishing()
         yield from self.runtime.upstreams.preparing(snapshot.clusters)
         self.adopt(self.configuration.snapshot)  # with addresses that have come in the meantime
+        yield from self.runtime.following()
         yield from self.configuration.clearing()
 
     def _clear(self) -> None:

@@ -6,7 +6,6 @@ the request's body, reading here is paused. Nothing is buffered beyond the two t
 """
 
 import asyncio
-from collections.abc import Callable
 from time import monotonic
 from typing import Final, cast
 
@@ -14,55 +13,49 @@ from pymesh_proxy.codec.body import BodyReader, reader_for
 from pymesh_proxy.codec.http1 import MessageError, bad_request, parse_request, request_has_body
 from pymesh_proxy.codec.shape import NO_FIELDS
 from pymesh_proxy.config.model import HttpManager
-from pymesh_proxy.errors import Flag
+from pymesh_proxy.ending import Ending
 from pymesh_proxy.exchange import Exchange
+from pymesh_proxy.keep_alive import bounded, head_limit, idle_until, worn_out
+from pymesh_proxy.origin import MISDIRECTED, Identify, Origin
 from pymesh_proxy.request_body import MAX_REPLAY_BYTES
 from pymesh_proxy.runtime import Runtime
+from pymesh_proxy.serving import Serving
+from pymesh_proxy.telemetry.metrics import HttpStats
 from pymesh_proxy.timers import NEVER
-from pymesh_proxy.transport.facts import Facts
+from pymesh_proxy.transport.first_bytes import hand_over
 from pymesh_proxy.transport.tls_records import TooManyRecords
 from pymesh_proxy.upstream.pool import WRITE_HIGH_WATER
 
 # Pipelined bytes kept while a response is pending; reading pauses beyond. One socket read of uvloop is up to 256 KiB.
 MAX_PIPELINED: Final = 64 * 1024
-# After a refusal the client's remaining bytes are read and dropped for this long, so that closing does not make its
-# kernel throw our answer away (RFC 9112 9.6).
-LINGER_SECONDS: Final = 1.0
-LINGER_BYTES: Final = 1024 * 1024
 # Requests taken from one read that are answered before the loop's next turn: those that the proxy answers itself (a
 # redirect, a denial, no route) are over at once, and a read has room for thousands.
 TURN_REQUESTS: Final = 16
 # What may stand before a request and is none (RFC 9112 2.2), as far as it has come.
 _NO_REQUEST: Final = (b"", b"\r", b"\r\n")
-# Seconds that a connection without a request is still open once the proxy shuts down: its client may just be sending
-# one, and a POST that meets a closed connection cannot be repeated. Whoever goes on is told `close` by an answer.
-DRAIN_IDLE: Final = 1.0
-# A connection that is over waits for its client to take the rest of the answer, but not longer than this without any
-# progress (nginx: send_timeout).
-STALL_SECONDS: Final = 60.0
 
 
 class DownstreamConnection(asyncio.Protocol):
-    """See the module. `identify` tells the facts of the connection once it is made; None if it is not to be served."""
+    """See the module. `identify` tells the facts of the connection once it is made; None if it is not to be served.
+
+    `origin` tells who serves it once it is not `manager` any more.
+    """
 
     __slots__ = (
-        "_blocked", "_body", "_born", "_buffer", "_exchange", "_going_on", "_head_begun", "_identify", "_idle_since",
-        "_linger_left", "_over_at", "_paused", "_reading", "_shape", "_unsent", "_worn", "deadline", "facts", "manager",
-        "patience", "requests", "runtime", "serving", "stats", "timer_slot", "transport",
+        "_blocked", "_body", "_born", "_buffer", "_ending", "_exchange", "_going_on", "_head_begun", "_identify",
+        "_idle_since", "_origin", "_paused", "_reading", "_shape", "_worn", "deadline", "facts", "manager", "patience",
+        "requests", "runtime", "serving", "stats", "timer_slot", "transport",
     )  # fmt: skip
 
-    def __init__(
-        self, runtime: Runtime, manager: HttpManager, identify: Callable[[asyncio.BaseTransport], Facts | None]
-    ) -> None:
+    def __init__(self, runtime: Runtime, manager: HttpManager, identify: Identify, origin: Origin) -> None:
         self.runtime = runtime
-        self.manager = manager
         self._identify = identify
+        self._origin = origin
         self.requests = 0
-        self.serving = runtime.serving(manager)
-        self.stats = self.serving.stats
-        # Whether its requests or its life are bounded, and so it is for `is_last` and `_idle_until` to look closer.
-        self._worn = manager.max_requests_per_connection is not None or manager.max_connection_duration is not None
-        self.patience = NEVER if manager.stream_idle_timeout is None else manager.stream_idle_timeout
+        self.serving: Serving
+        self.stats: HttpStats
+        self._worn = False  # there is something for `is_last` and `exchange_done` to look closer at
+        self._serve_by(manager)
         self._born = self._idle_since = monotonic()
         self._head_begun = 0.0  # when the first bytes of an incomplete head came
         self.deadline = NEVER
@@ -75,9 +68,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._going_on = False  # with what is buffered, in the loop's next turn
         self._paused = False  # we do not read
         self._blocked = False  # the client does not take what is written
-        self._linger_left = -1  # >= 0: the connection is over, this many more bytes are dropped
-        self._over_at = 0.0  # when it is cut, unless the client is still taking `_unsent` bytes of the answer
-        self._unsent = 0
+        self._ending: Ending | None = None  # once it is over
 
     # --- asyncio.Protocol ---
 
@@ -86,7 +77,7 @@ class DownstreamConnection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         facts = self._identify(transport)
         if facts is None:
-            self._linger_left = 0  # whatever arrives before the abort takes effect is dropped
+            self._ending = Ending(self._born)  # whatever arrives before the abort takes effect is dropped
             self.transport.abort()
             return
         self.facts = facts
@@ -94,7 +85,7 @@ class DownstreamConnection(asyncio.Protocol):
         self.runtime.connections.add(self)
         self.stats.cx_total += 1
         self.stats.cx_active += 1
-        self.set_deadline(self._idle_until())
+        self.follow()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
@@ -110,10 +101,8 @@ class DownstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        if self._linger_left >= 0:
-            self._linger_left -= len(data)
-            if self._linger_left < 0:
-                self._linger_left = 0
+        if self._ending is not None:
+            if not self._ending.drops(len(data)):
                 self.transport.abort()
             return
         buffered = self._buffer
@@ -165,7 +154,7 @@ class DownstreamConnection(asyncio.Protocol):
         self._reading = True
         last = self.requests + TURN_REQUESTS
         try:
-            while data and self._linger_left < 0:
+            while data and self._ending is None:
                 exchange = self._exchange
                 if exchange is None and not self._blocked:
                     if self.requests == last:
@@ -186,7 +175,7 @@ class DownstreamConnection(asyncio.Protocol):
 
     def _read_on(self) -> None:
         """More may come, and may have been read already."""
-        if self._blocked or self._linger_left >= 0 or self._going_on:
+        if self._blocked or self._ending is not None or self._going_on:
             return
         if self._paused:
             self.resume_reading()
@@ -209,12 +198,16 @@ class DownstreamConnection(asyncio.Protocol):
 
     def _read_head(self, data: bytes) -> bytes:
         """Start an exchange from the head at the start of `data`; what follows it."""
+        if self.serving.outdated:
+            self._catch_up(data)
+            if self._ending is not None:
+                return b""
         manager = self.manager
         parsed = parse_request(data, manager.max_request_headers_bytes, manager.max_headers_count, self._shape)
         if parsed is None:
             if not self._head_begun and data not in _NO_REQUEST:
                 self._head_begun = monotonic()
-                self.set_deadline(self._head_begun + self._head_limit()[0])
+                self.set_deadline(self._head_begun + head_limit(self.manager)[0])
             self._buffer = data
             return b""
         head, end = parsed
@@ -289,27 +282,22 @@ class DownstreamConnection(asyncio.Protocol):
         self._idle_since = now
         patience = self.manager.idle_timeout
         if self._worn or self.serving.last or (patience is not None and now + patience < self.deadline):
-            self.set_deadline(self._idle_until())
+            self.follow()
         if self._buffer or self._paused:
             self._read_on()
 
     def is_last(self) -> bool:
-        """Whether the request in hand is the last on this connection, so that its answer says `close`.
-
-        It is where the connection manager is not in force any more: what holds now holds for the next connection.
-        """
+        """Whether the request in hand is the last on this connection, so that its answer says `close`."""
         if not self._worn or self.serving.last:
             return self.serving.last
-        most, life = self.manager.max_requests_per_connection, self.manager.max_connection_duration
-        return (most is not None and self.requests >= most) or (life is not None and monotonic() >= self._born + life)
+        return worn_out(self.manager, self.requests, self._born, monotonic())
 
     def finish(self) -> None:
         """Say no more, and close once the client has had the chance to read what was said."""
-        if self._linger_left >= 0:
+        if self._ending is not None:
             return
-        self._linger_left = LINGER_BYTES
-        self._over_at = monotonic() + LINGER_SECONDS
-        self.set_deadline(self._over_at)
+        self._ending = Ending(monotonic())
+        self.set_deadline(self._ending.due)
         if self._buffer in _NO_REQUEST and (self._body is None or self._body.done):
             self.transport.close()
             return
@@ -331,10 +319,45 @@ class DownstreamConnection(asyncio.Protocol):
             if not self.transport.is_closing():
                 self.transport.resume_reading()
 
-    def drain(self) -> None:
-        """The proxy is shutting down: the next answer will say `close`; without a request, close in a moment."""
-        if self._exchange is None and self._linger_left < 0:
+    # --- What changes for all connections ---
+
+    def follow(self) -> None:
+        """See runtime.Following. A request under way, and what it has become, ends by the rules that it began with."""
+        if self._exchange is not None:
+            self._worn = self._worn or self.serving.outdated  # `exchange_done` looks closer
+            return
+        if self.serving.outdated and not self._reading:
+            self._catch_up(self._buffer)
+        if self._ending is None:
             self.set_deadline(self._idle_until())
+
+    def _catch_up(self, data: bytes) -> None:
+        """Be served as the configuration in force says, from the request on that `data` begins."""
+        runtime, origin = self.runtime, self._origin
+        handler = origin.handler(self.facts, self.transport, requests=True)
+        if handler is None:
+            self.serving = Serving(self.stats, (MISDIRECTED,))
+            self.serving.end(monotonic())
+            return
+        origin.generation = runtime.generation
+        if handler is not self.manager:
+            self.facts.decided.clear()  # by rules that are not in force any more
+        self.stats.cx_active -= 1
+        if isinstance(handler, HttpManager):
+            self._serve_by(handler)
+            self.stats.cx_active += 1
+        else:  # nobody reads requests here any more
+            self._ending = Ending(monotonic())
+            runtime.timers.forget(self)
+            runtime.connections.discard(self)
+            hand_over(self.transport, origin.entrance.opaque(handler, self.facts, origin), data)
+
+    def _serve_by(self, manager: HttpManager) -> None:
+        self.manager = manager
+        self.serving = self.runtime.serving(manager, self._origin.generation)
+        self.stats = self.serving.stats
+        self._worn = bounded(manager)
+        self.patience = NEVER if manager.stream_idle_timeout is None else manager.stream_idle_timeout
 
     # --- Deadlines ---
 
@@ -347,8 +370,11 @@ class DownstreamConnection(asyncio.Protocol):
     def on_deadline(self, now: float) -> None:
         """See timers.Timed."""
         self.deadline = NEVER
-        if self._linger_left >= 0:
-            self._let_go(now)
+        if self._ending is not None:
+            if self._ending.goes_on(now, self.transport.get_write_buffer_size()):
+                self.set_deadline(self._ending.due)
+            else:
+                self.transport.abort()
         elif self._exchange is not None:
             self._exchange.on_deadline(now)
         elif self._head_begun:
@@ -359,40 +385,12 @@ class DownstreamConnection(asyncio.Protocol):
             self.set_deadline(until)
 
     def _idle_until(self) -> float:
-        """When a connection without a request is closed; one past its life still waits for a request on its way."""
-        manager, runtime = self.manager, self.runtime
-        until = NEVER if manager.idle_timeout is None else self._idle_since + manager.idle_timeout
-        if runtime.draining:
-            until = min(until, max(self._idle_since, runtime.drain_began) + DRAIN_IDLE)
-        if manager.max_connection_duration is not None:
-            over = max(self._born + manager.max_connection_duration, self._idle_since)
-            until = min(until, over + manager.drain_timeout)
-        return until
-
-    def _let_go(self, now: float) -> None:
-        """Close for good, unless the client is still taking the answer."""
-        unsent = self.transport.get_write_buffer_size()
-        if now >= self._over_at:
-            if unsent in {0, self._unsent}:
-                self.transport.abort()
-                return
-            self._unsent = unsent
-            self._over_at = now + STALL_SECONDS
-        self.set_deadline(self._over_at)
+        return idle_until(self.manager, self.serving, self._born, self._idle_since)
 
     def _head_deadline(self, now: float) -> None:
         """A request head is still incomplete."""
-        limit, flag, details = self._head_limit()
+        limit, flag, details = head_limit(self.manager)
         if now >= self._head_begun + limit:
             self._refuse(MessageError(408, flag, details))
         else:
             self.set_deadline(self._head_begun + limit)
-
-    def _head_limit(self) -> tuple[float, Flag, str]:
-        """Seconds that a head may take, and what is said of one that took longer."""
-        manager = self.manager
-        head, whole = manager.request_headers_timeout, manager.request_timeout
-        if whole is not None and (head is None or whole <= head):
-            return whole, Flag.DURATION_TIMEOUT, "request_overall_timeout"
-        limit = head if head is not None else manager.idle_timeout
-        return NEVER if limit is None else limit, Flag.STREAM_IDLE_TIMEOUT, "request_header_timeout"

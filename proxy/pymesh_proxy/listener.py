@@ -15,12 +15,13 @@ import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 from pymesh_proxy.codec.detect import OPAQUE, Detection, Protocol, detect
 from pymesh_proxy.config.model import Direction, FilterChain, HttpManager, Listener, TcpProxy, TlsServer
 from pymesh_proxy.connection import DownstreamConnection
 from pymesh_proxy.filter_chain import candidates, find_chain, http_beside, inspected
+from pymesh_proxy.origin import Identify, Origin
 from pymesh_proxy.relay import Relay
 from pymesh_proxy.runtime import Runtime
 from pymesh_proxy.telemetry.metrics import ListenerStats
@@ -38,8 +39,6 @@ from pymesh_proxy.transport.tls_connections import accept_tls
 log = logging.getLogger("pymesh.listener")
 
 Address = tuple[str, int]
-# Tells the facts of a connection once it is made; None if it is not to be served.
-Identify: TypeAlias = Callable[[asyncio.BaseTransport], Facts | None]
 
 # How long a client may be silent before its upstream is asked whether it speaks first. Long enough for any client that
 # sends as soon as it is connected, short enough for a person who waits for a greeting.
@@ -68,11 +67,11 @@ class Either:
 
 
 class Arrival(NamedTuple):
-    """An accepted connection: its socket, whose it is, where it was going, and what else is known of it."""
+    """An accepted connection: its socket, whose it is, how it came in, and what else is known of it."""
 
     sock: socket.socket
     listener: Listener
-    destination: Address
+    origin: Origin
     facts: Facts
 
 
@@ -107,7 +106,7 @@ class ListenerServer:
         try:
             arrival = self._arrived(sock, peer)
             detection: Detection | None = OPAQUE
-            if candidates(arrival.listener, arrival.destination).inspected:
+            if candidates(arrival.listener, arrival.origin.destination).inspected:
                 detection = look(sock, wary=_wary(arrival.listener))
             if detection is None:
                 self._runtime.spawn(self._wait(arrival))
@@ -121,16 +120,16 @@ class ListenerServer:
 
     async def _wait(self, arrival: Arrival) -> None:
         """Serve a connection whose client has not said enough yet."""
-        sock, listener, destination, facts = arrival
+        sock, listener, origin, facts = arrival
         relay: Relay | None = None
         try:
             detection = await self._inspect(sock, listener)
             if detection is None:
-                opaque = find_chain(listener, destination, OPAQUE)
+                opaque = find_chain(listener, origin.destination, OPAQUE)
                 if opaque is not None and opaque.tls is None and isinstance(opaque.handler, TcpProxy):
-                    relay = Relay(self._runtime, opaque.handler, facts)
+                    relay = Relay(self._runtime, opaque.handler, facts, origin)
                 detection = await self._silent_client(sock, listener, relay)
-            self._hand_over(arrival, detection, relay)
+            self._hand_over(self._now(arrival), detection, relay)
         except BaseException as error:
             if relay is not None:
                 relay.abandon()
@@ -159,7 +158,7 @@ class ListenerServer:
             if isinstance(found, Refused):
                 raise Refusal("not_for_this_pod" if original and original != local else "not_redirected", found.reason)
             direction = found
-        listener = self._listener(direction)
+        listener = self._required(direction)
         if interception is None and self._port is None and listener.use_original_dst:
             original = original_destination(sock, name[0])
         destination = original or local
@@ -170,18 +169,32 @@ class ListenerServer:
             original=_text(original) if original else "",
             original_destination=destination,
         )
-        return Arrival(sock, listener, destination, facts)
+        return Arrival(sock, listener, Origin(self, self._runtime.generation, direction, destination), facts)
 
-    def _listener(self, direction: Direction) -> Listener:
+    def _now(self, arrival: Arrival) -> Arrival:
+        """`arrival` after a wait, in which the configuration may have changed."""
+        if arrival.origin.generation == self._runtime.generation:
+            return arrival
+        arrival.origin.generation = self._runtime.generation
+        return arrival._replace(listener=self._required(arrival.origin.direction))
+
+    def listener(self, direction: Direction) -> Listener | None:
+        """See origin.Entrance."""
         listeners = self._runtime.snapshot.listeners
         if self._port is not None:
-            found = next((item for item in listeners.values() if item.port == self._port and item.bind_to_port), None)
-        elif self._interception is None:
-            found = listeners.get(self._name)
-        else:
-            found = next(
-                (item for item in listeners.values() if item.direction is direction and item.use_original_dst), None
-            )
+            return next((item for item in listeners.values() if item.port == self._port and item.bind_to_port), None)
+        if self._interception is None:
+            return listeners.get(self._name)
+        return next(
+            (item for item in listeners.values() if item.direction is direction and item.use_original_dst), None
+        )
+
+    def opaque(self, proxy: TcpProxy, facts: Facts, origin: Origin) -> Half:
+        """See origin.Entrance."""
+        return Relay(self._runtime, proxy, facts, origin).on_accept(lambda _: facts)
+
+    def _required(self, direction: Direction) -> Listener:
+        found = self.listener(direction)
         if found is None:
             what = f"port {self._port}" if self._port is not None else f"{direction.value} connections"
             raise Refusal("no_listener", f"no listener for {what}: the configuration has none yet")
@@ -231,29 +244,31 @@ class ListenerServer:
 
     def _hand_over(self, arrival: Arrival, detection: Detection, relay: Relay | None = None) -> None:
         """Choose the filter chain, and let it serve the connection; by `relay`, where that is what it would make."""
-        sock, listener, destination, facts = arrival
+        sock, listener, origin, facts = arrival
+        origin.detection = detection
         detection = inspected(listener, detection)
-        chain = find_chain(listener, destination, detection)
+        chain = find_chain(listener, origin.destination, detection)
         if relay is not None and (chain is None or chain.handler is not relay.proxy):
             relay.abandon()
             relay = None
         if chain is None:
             self._stats.no_filter_chain += 1
-            raise Refusal("no_filter_chain", f"no filter chain of {listener.name} for {_text(destination)}")
+            raise Refusal("no_filter_chain", f"no filter chain of {listener.name} for {_text(origin.destination)}")
         if detection.server_name:
             facts = replace(facts, sni=detection.server_name)
             arrival = arrival._replace(facts=facts)
         if chain.tls is not None:
+            origin.tls = chain.tls
             self._runtime.spawn(self._over_tls(arrival, chain, chain.tls))
         else:
-            attach(self._runtime.loop, sock, lambda: self._protocol(chain.handler, facts, lambda _: facts, relay))
+            attach(self._runtime.loop, sock, lambda: self._protocol(chain.handler, arrival, lambda _: facts, relay))
 
     def _protocol(
-        self, handler: HttpManager | TcpProxy, facts: Facts, identify: Identify, relay: Relay | None = None
+        self, handler: HttpManager | TcpProxy, arrival: Arrival, identify: Identify, relay: Relay | None = None
     ) -> DownstreamConnection | Half:
         if isinstance(handler, HttpManager):
-            return DownstreamConnection(self._runtime, handler, identify)
-        return (relay or Relay(self._runtime, handler, facts)).on_accept(identify)
+            return DownstreamConnection(self._runtime, handler, identify, arrival.origin)
+        return (relay or Relay(self._runtime, handler, arrival.facts, arrival.origin)).on_accept(identify)
 
     async def _over_tls(self, arrival: Arrival, chain: FilterChain, tls: TlsServer) -> None:
         """Serve a connection that is encrypted to us."""
@@ -272,7 +287,7 @@ class ListenerServer:
         first = None if either is None else FirstBytes()
 
         def above() -> asyncio.BaseProtocol | Half:
-            return self._protocol(chain.handler, facts, identify) if first is None else first
+            return self._protocol(chain.handler, arrival, identify) if first is None else first
 
         try:
             await accept_tls(runtime.loop, sock, runtime.tls.server(tls), above, chain.handshake_timeout)
@@ -285,20 +300,20 @@ class ListenerServer:
 
     async def _serve_either(self, arrival: Arrival, either: Either, first: FirstBytes, identify: Identify) -> None:
         """Serve a connection of which only its first bytes, within TLS, say what is spoken."""
-        relay = Relay(self._runtime, either.opaque, arrival.facts)
+        relay = Relay(self._runtime, either.opaque, arrival.facts, arrival.origin)
         try:
             if await self._speaks_http(first, arrival.listener, relay):
                 relay.abandon()
-                first.hand_over(self._protocol(either.http, arrival.facts, identify))
+                first.hand_over(self._protocol(either.http, arrival, identify))
             else:
-                first.hand_over(self._protocol(either.opaque, arrival.facts, identify, relay))
+                first.hand_over(self._protocol(either.opaque, arrival, identify, relay))
         except (Refusal, OSError) as error:
             self._turn_away(arrival.sock, error)
 
     @staticmethod
     def _either(chain: FilterChain, arrival: Arrival) -> Either | None:
         """What of mutual TLS may carry requests as well as opaque bytes, towards our own app."""
-        http = http_beside(arrival.listener, arrival.destination, chain)
+        http = http_beside(arrival.listener, arrival.origin.destination, chain)
         if http is None or not _wary(arrival.listener) or not isinstance(chain.handler, TcpProxy):
             return None
         return Either(chain.handler, http)

@@ -11,13 +11,14 @@ likes.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from time import monotonic, time
 from typing import Final
 
 from pymesh_proxy.config.hash_policy import hash_of_source
-from pymesh_proxy.config.model import Cluster, TcpProxy
+from pymesh_proxy.config.model import Cluster, Direction, TcpProxy
 from pymesh_proxy.errors import Flag, ProxyError, failure
+from pymesh_proxy.origin import NO_CHAIN, Identify, Origin
 from pymesh_proxy.runtime import Runtime
 from pymesh_proxy.telemetry.metrics import TcpStats
 from pymesh_proxy.telemetry.record import RequestRecord
@@ -41,15 +42,17 @@ class Relay:
     """One opaque connection, downstream and upstream."""
 
     __slots__ = (
-        "_counted", "_cut_by", "_cutting", "_done", "_endpoint", "_identify", "_idle", "_open", "_runtime", "_seen",
-        "_spoke", "_state", "_unsent", "_upstream_lost", "deadline", "downstream", "proxy", "record", "stats",
+        "_counted", "_cut_by", "_cutting", "_done", "_endpoint", "_identify", "_idle", "_open", "_origin", "_runtime",
+        "_seen", "_spoke", "_state", "_unsent", "_upstream_lost", "deadline", "downstream", "proxy", "record", "stats",
         "timer_slot", "upstream",
     )  # fmt: skip
 
-    def __init__(self, runtime: Runtime, proxy: TcpProxy, facts: Facts) -> None:
+    def __init__(self, runtime: Runtime, proxy: TcpProxy, facts: Facts, origin: Origin) -> None:
+        """`origin` tells who serves the connection once it is not `proxy` any more."""
         self._runtime = runtime
         self.proxy = proxy
-        self._identify: Callable[[asyncio.BaseTransport], Facts | None] | None = None
+        self._origin = origin
+        self._identify: Identify | None = None
         self.record = RequestRecord(facts, time(), monotonic())
         self.record.protocol = "TCP"
         self.stats = runtime.stats.tcp.setdefault(proxy.stat_prefix, TcpStats())
@@ -72,7 +75,7 @@ class Relay:
 
     # --- The client ---
 
-    def on_accept(self, identify: Callable[[asyncio.BaseTransport], Facts | None]) -> Half:
+    def on_accept(self, identify: Identify) -> Half:
         """The downstream protocol; `identify` tells the facts once a TLS handshake is through."""
         self._identify = identify
         return self.downstream.owned(self)
@@ -98,7 +101,8 @@ class Relay:
         self.record.facts = facts
         self._runtime.peers.accept(self.record)
         self._runtime.connections.add(self)
-        if not self._kept_out():
+        current = self._origin.generation == self._runtime.generation  # unless its handshake took too long
+        if (current or self._caught_up(client)) and not self._kept_out():
             self._runtime.spawn(self._join())
             return
         client.abort()
@@ -113,6 +117,44 @@ class Relay:
                 self.record.details = denied
                 return True
         return False
+
+    def follow(self) -> None:
+        """See runtime.Following: what the listeners in force would not let in is cut, whatever is on its way.
+
+        While the proxy drains it ends when its ends do, or when the drain time is over.
+        """
+        client, before = self.downstream.transport, self.proxy
+        if client is None or client.is_closing() or self._origin.generation == self._runtime.generation:
+            return
+        if self._caught_up(client) and (self.proxy is before or not self._kept_out()):
+            return
+        for transport in (client, self.upstream.transport):
+            if transport is not None:
+                reset(transport)
+
+    def _caught_up(self, client: asyncio.Transport) -> bool:
+        """Whether the listeners in force take the connection; it then goes on as they say.
+
+        Where requests are read by now there are rules about them, which what began as opaque must not evade on its way
+        to our app. Anywhere else it may go on as it is.
+        """
+        facts = self.record.facts
+        proxy = self._origin.handler(facts, client, requests=False)
+        self._origin.generation = self._runtime.generation
+        if isinstance(proxy, TcpProxy):
+            if proxy is not self.proxy:
+                self._serve_by(proxy)
+            return True
+        if proxy is not None and facts.direction != Direction.INBOUND.value:
+            return True
+        self.record.flag, self.record.details = Flag.NO_ROUTE, NO_CHAIN
+        return False
+
+    def _serve_by(self, proxy: TcpProxy) -> None:
+        self.record.facts.decided.clear()  # by rules that are not in force any more
+        self.proxy, self._idle = proxy, proxy.idle_timeout
+        if self.downstream.peer is not None and self._cutting is None:
+            self.set_idle()
 
     # --- A server that speaks first, perhaps ---
 
@@ -334,9 +376,6 @@ class Relay:
         if self._state is not None:
             self._state.stats.bytes_sent += more
             self._state.stats.bytes_received += more_sent
-
-    def drain(self) -> None:
-        """See runtime.Drainable: an opaque connection ends when its ends do, or when the drain time is over."""
 
     # --- When both sides are gone ---
 

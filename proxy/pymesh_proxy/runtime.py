@@ -7,6 +7,7 @@ from time import monotonic
 from typing import Any, Final, Protocol
 from weakref import WeakValueDictionary
 
+from pymesh.steps import Steps
 from pymesh_proxy.config.model import (
     AccessLog,
     AccessLogFile,
@@ -14,7 +15,6 @@ from pymesh_proxy.config.model import (
     InlineCertificate,
     SdsName,
     Snapshot,
-    TcpProxy,
 )
 from pymesh_proxy.control.secrets import Certificate, SecretStore
 from pymesh_proxy.reporting import Reporters
@@ -34,11 +34,11 @@ from pymesh_proxy.upstream.pool import Upstreams
 RECENT_REQUESTS: Final = 512
 
 
-class Drainable(Protocol):
-    """A downstream connection, as far as shutting down is concerned."""
+class Following(Protocol):
+    """A downstream connection, as far as it is told of what changes for all of them."""
 
-    def drain(self) -> None:
-        """End as soon as nothing is in flight."""
+    def follow(self) -> None:
+        """Listeners have changed, or the proxy drains: see what that means for it, as soon as nothing is in flight."""
 
 
 class Runtime:
@@ -51,6 +51,7 @@ class Runtime:
         recent: the last requests, newest last.
         observers: called with each finished record: whatever reports further.
         connections: downstream connections that are open.
+        generation: of the listeners in force: another one whenever one of them is another one.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, random: Callable[[], float], secrets: SecretStore) -> None:
@@ -74,9 +75,10 @@ class Runtime:
         self.observers: list[Callable[[RequestRecord], None]] = []
         self.draining = False
         self.drain_began = 0.0
-        self.connections: set[Drainable] = set()
-        self._handlers: frozenset[HttpManager | TcpProxy] | None = None
-        self._serving: WeakValueDictionary[HttpManager, Serving] = WeakValueDictionary()
+        self.connections: set[Following] = set()
+        self.generation = 0
+        self._behind = False  # connections of other generations may be open
+        self._serving: WeakValueDictionary[tuple[int, HttpManager], Serving] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def own_identity(self, certificate: SdsName | InlineCertificate) -> str:
@@ -84,14 +86,15 @@ class Runtime:
         secret = self.secrets.get(certificate.name) if isinstance(certificate, SdsName) else None
         return secret.uri if isinstance(secret, Certificate) else ""
 
-    def serving(self, manager: HttpManager) -> Serving:
-        """What the connections of `manager` share."""
-        found = self._serving.get(manager)
+    def serving(self, manager: HttpManager, generation: int) -> Serving:
+        """What the connections of `manager` share that came in by the listeners of this generation."""
+        found = self._serving.get((generation, manager))
         if found is None:
             stats = self.stats.http.setdefault(manager.stat_prefix, HttpStats())
-            found = self._serving[manager] = Serving(
-                stats, manager.filters, last=self.draining or not self.in_force(manager)
-            )
+            found = Serving(stats, manager.filters, outdated=generation != self.generation)
+            self._serving[generation, manager] = found
+            if self.draining:
+                found.end(self.drain_began)
         return found
 
     def writers(self, logs: tuple[AccessLog, ...]) -> tuple[Writer, ...]:
@@ -121,22 +124,34 @@ class Runtime:
         return self.reporters.get(log)
 
     def adopt(self, snapshot: Snapshot) -> None:
-        """Put `snapshot` in force: one assignment. Access logs that it no longer names are closed."""
+        """Put `snapshot` in force: one assignment. Access logs that it no longer names are closed.
+
+        Connections that other listeners let in find that out with the next request, or by `following`.
+        """
+        changed = snapshot.listeners != self.snapshot.listeners
         self.snapshot = snapshot
         self.upstreams.follow(snapshot.clusters)
-        chains = (chain for listener in snapshot.listeners.values() for chain in listener.all_chains())
-        self._handlers = frozenset(chain.handler for chain in chains)
         self._logs.clear()
-        for manager, serving in list(self._serving.items()):
-            serving.last = self.draining or not self.in_force(manager)
+        if changed:
+            self.generation += 1
+            self._behind = True
+        for serving in list(self._serving.values()):
+            serving.outdated = serving.outdated or changed
             serving.writers = None
         logs = list(access_logs(snapshot))
         self.access_logs.retain((log.path, log.format) for log in logs if isinstance(log, AccessLogFile))
         self.reporters.retain(log for log in logs if not isinstance(log, AccessLogFile))
 
-    def in_force(self, manager: HttpManager) -> bool:
-        """Whether a listener of the snapshot in force has `manager`; before the first snapshot any is."""
-        return self._handlers is None or manager in self._handlers
+    def following(self) -> Steps[None]:
+        """Let connections without a request follow the listeners in force, one a step.
+
+        So what is not let in any more ends soon, and nobody keeps what was in force before.
+        """
+        if self._behind:
+            self._behind = False
+            for connection in tuple(self.connections):
+                connection.follow()
+                yield
 
     def drain(self) -> None:
         """Begin to shut down: answers say `close`, connections that nobody uses for a moment end."""
@@ -145,9 +160,9 @@ class Runtime:
         self.draining = True
         self.drain_began = monotonic()
         for serving in list(self._serving.values()):
-            serving.last = True
+            serving.end(self.drain_began)
         for connection in tuple(self.connections):
-            connection.drain()
+            connection.follow()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work` in a task that this runtime owns: it is cancelled at `close`, and its failure is never silent."""

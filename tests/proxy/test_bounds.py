@@ -8,6 +8,7 @@ import pytest
 from pymesh_proxy import connection as connection_module
 from pymesh_proxy import exchange as exchange_module
 from pymesh_proxy.errors import Flag
+from pymesh_proxy.keep_alive import DRAIN_IDLE
 from tests.support.inprocess import bootstrap, cluster, http_listener, route, running
 from tests.support.memory import MemoryProxy, turn
 from tests.support.messages import GET, OK
@@ -170,7 +171,7 @@ async def test_an_idle_connection_has_a_moment_left_when_the_end_comes() -> None
     peer = proxy.client()
     proxy.runtime.drain()
     begun = proxy.runtime.drain_began
-    for now, closed in ((begun, False), (begun + 0.9, False), (begun + connection_module.DRAIN_IDLE, True)):
+    for now, closed in ((begun, False), (begun + 0.9, False), (begun + DRAIN_IDLE, True)):
         peer.protocol.on_deadline(now)  # type: ignore[attr-defined]  # the protocol is the connection
         assert peer.closed is closed
 

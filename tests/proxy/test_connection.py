@@ -1,7 +1,6 @@
 """The downstream side: requests in order, refusals that arrive, an end for everything."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
@@ -234,7 +233,7 @@ async def test_a_refusal_arrives_although_the_client_is_still_sending(size: int)
     async with running(simple(("127.0.0.1", 1))) as proxy, client(proxy.address) as peer:
         peer.send(b"GET / HTTP/1.1\r\nbad header: 1\r\n\r\n")
         [connection] = await eventually(lambda: proxy.runtime.connections)
-        await eventually(lambda: connection._linger_left >= 0, what="it lingers")
+        await eventually(lambda: connection._ending, what="it lingers")
         assert not connection.transport.is_closing()
         peer.send(bytes(size))
         await peer.drain()
@@ -254,29 +253,6 @@ async def test_a_body_that_breaks_its_framing_is_answered_and_cut_off_upstream()
         assert await served.ended()
         record = await proxy.record()
         assert (record.flag, record.details) == (Flag.DOWNSTREAM_PROTOCOL_ERROR, "http1.invalid_chunk_size")
-
-
-# --- Another configuration ---
-
-
-async def test_a_connection_ends_when_its_connection_manager_is_not_in_force_any_more() -> None:
-    """With the answer to its next request: the one after it finds what holds now."""
-    async with RawUpstream() as upstream, running(simple(upstream.address)) as proxy, client(proxy.address) as peer:
-        peer.send(GET)
-        served = await upstream.accept()
-        await serve(served, OK)
-        assert b"connection:" not in (await peer.message())[0]
-        proxy.runtime.adopt(proxy.runtime.snapshot)
-        peer.send(GET)
-        await serve(served, OK)
-        assert b"connection:" not in (await peer.message())[0], "the same managers again"
-        proxy.runtime.adopt(replace(proxy.runtime.snapshot, listeners={}))
-        peer.send(GET)
-        await serve(served, OK)
-        head, body = await peer.message()
-        assert b"connection: close\r\n" in head
-        assert body == b"ok"
-        assert await peer.ended()
 
 
 # --- Shutting down ---

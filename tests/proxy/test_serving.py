@@ -3,7 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 
-from pymesh_proxy.config.model import AccessLogFile, FilterChain, FilterChainMatch, HttpManager, Listener, Snapshot
+from pymesh_proxy.config.model import (
+    AccessLogFile,
+    Direction,
+    FilterChain,
+    FilterChainMatch,
+    HttpManager,
+    Listener,
+    Snapshot,
+)
 from tests.support.memory import MemoryProxy
 
 EMPTY = Snapshot(1, {}, {}, {})
@@ -12,7 +20,7 @@ EMPTY = Snapshot(1, {}, {}, {})
 def with_manager(manager: HttpManager) -> Snapshot:
     """A configuration with a listener for it."""
     chain = FilterChain("", FilterChainMatch(), manager)
-    listener = Listener("a", "127.0.0.1", 1, "outbound", True, False, False, False, None, False, (chain,), None)
+    listener = Listener("a", "127.0.0.1", 1, Direction.OUTBOUND, True, False, False, False, None, False, (chain,), None)
     return replace(EMPTY, listeners={"a": listener})
 
 
@@ -20,31 +28,38 @@ async def test_connections_of_a_manager_share_it_and_nobody_else_keeps_it() -> N
     proxy = MemoryProxy()
     one, two = proxy.client().protocol, proxy.client().protocol
     assert one.serving is two.serving  # type: ignore[attr-defined]  # the protocol is the connection
-    assert proxy.runtime.serving(proxy.manager) is one.serving  # type: ignore[attr-defined]  # as above
-    one.serving = two.serving = proxy.runtime.serving(replace(proxy.manager))  # type: ignore[attr-defined]  # as above
-    assert proxy.manager not in proxy.runtime._serving
+    assert proxy.runtime.serving(proxy.manager, 0) is one.serving  # type: ignore[attr-defined]  # as above
+    one.serving = two.serving = proxy.runtime.serving(replace(proxy.manager), 0)  # type: ignore[attr-defined]  # as above
+    assert (0, proxy.manager) not in proxy.runtime._serving
 
 
-async def test_it_is_the_last_request_once_the_manager_is_not_in_force() -> None:
+async def test_it_is_outdated_once_a_listener_has_changed() -> None:
     proxy = MemoryProxy()
-    serving = proxy.runtime.serving(proxy.manager)
-    assert not serving.last  # there is no configuration yet
-    for snapshot, last in ((with_manager(proxy.manager), False), (EMPTY, True), (with_manager(proxy.manager), False)):
-        proxy.runtime.adopt(snapshot)
-        assert serving.last is last
-        assert proxy.runtime.serving(proxy.manager) is serving
-    proxy.runtime.adopt(EMPTY)
-    assert proxy.runtime.serving(replace(proxy.manager)).last
+    serving = proxy.runtime.serving(proxy.manager, 0)
+    assert not serving.outdated
+    proxy.runtime.adopt(replace(proxy.runtime.snapshot, version=2, clusters={}))
+    assert not serving.outdated
+    assert proxy.runtime.serving(proxy.manager, proxy.runtime.generation) is serving
+    proxy.runtime.adopt(with_manager(proxy.manager))
+    assert serving.outdated
+    fresh = proxy.runtime.serving(proxy.manager, proxy.runtime.generation)
+    assert not fresh.outdated
+    proxy.runtime.adopt(replace(proxy.runtime.snapshot, version=3))
+    assert serving.outdated
+    assert proxy.runtime.serving(proxy.manager, proxy.runtime.generation) is fresh
+    assert proxy.runtime.serving(replace(proxy.manager), 0).outdated, "let in by listeners of before"
 
 
 async def test_it_is_the_last_request_while_the_proxy_drains() -> None:
     proxy = MemoryProxy()
-    serving = proxy.runtime.serving(proxy.manager)
+    serving = proxy.runtime.serving(proxy.manager, 0)
+    assert not serving.last
     proxy.runtime.drain()
-    assert serving.last
-    assert proxy.runtime.serving(replace(proxy.manager)).last
+    for each in (serving, proxy.runtime.serving(replace(proxy.manager), 0)):
+        assert (each.last, each.over_since) == (True, proxy.runtime.drain_began)
     proxy.runtime.adopt(with_manager(proxy.manager))
     assert serving.last
+    assert proxy.runtime.serving(proxy.manager, proxy.runtime.generation).last
 
 
 async def test_a_new_configuration_has_its_logs_looked_up_anew(tmp_path: Path) -> None:

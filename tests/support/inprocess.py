@@ -115,6 +115,17 @@ class Running:
         [(name, _)] = self.proxy.addresses()
         return self.address_of(name)
 
+    def change(self, config: str) -> None:
+        """Put another bootstrap in force, as a push would: listeners stay on their ports, nobody is told of it."""
+        changed = json.loads(config)
+        for listener in changed["static_resources"]["listeners"]:
+            listener["address"]["socket_address"]["port_value"] = self.address_of(listener["name"])[1]
+        self.proxy.adopt(self.proxy.configuration.apply_bootstrap(load_bootstrap(json.dumps(changed), "test")))
+
+    def follow(self) -> None:
+        """Let connections without a request follow, as after a push."""
+        whole(self.runtime.following())
+
     async def records(self, count: int) -> list[RequestRecord]:
         """The records of all requests so far, of which there must be `count`."""
         await eventually(lambda: len(self.runtime.recent) >= count, what=f"{count} records")

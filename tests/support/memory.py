@@ -12,13 +12,25 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from pymesh_proxy.config.model import CircuitLimits, Cluster, Discovery, HttpManager, Snapshot
+from pymesh_proxy.config.model import (
+    CircuitLimits,
+    Cluster,
+    Direction,
+    Discovery,
+    HttpManager,
+    Listener,
+    Snapshot,
+    TcpProxy,
+)
 from pymesh_proxy.connection import DownstreamConnection
 from pymesh_proxy.control.secrets import SecretStore
 from pymesh_proxy.filters.base import HttpFilter
+from pymesh_proxy.origin import Origin
+from pymesh_proxy.relay import Relay
 from pymesh_proxy.routing import Forward, Route, RouteTable, VirtualHost
 from pymesh_proxy.runtime import Runtime
 from pymesh_proxy.transport.facts import Facts
+from pymesh_proxy.transport.half import Half
 from pymesh_proxy.upstream.endpoint import Endpoint
 from tests.support.peers import DEADLINE
 
@@ -197,9 +209,18 @@ class MemoryProxy:
     def client(self) -> MemoryTransport:
         """A new downstream connection."""
         facts = Facts("outbound", "10.0.0.1:1", "10.0.0.2:2")
-        transport = MemoryTransport(DownstreamConnection(self.runtime, self.manager, lambda _: facts))
+        origin = Origin(self, self.runtime.generation, Direction.OUTBOUND, ("10.0.0.3", 80))
+        transport = MemoryTransport(DownstreamConnection(self.runtime, self.manager, lambda _: facts, origin))
         transport.connect()
         return transport
+
+    def listener(self, direction: Direction) -> Listener | None:
+        """See origin.Entrance: the only one, if there is any."""
+        return next(iter(self.runtime.snapshot.listeners.values()), None)
+
+    def opaque(self, proxy: TcpProxy, facts: Facts, origin: Origin) -> Half:
+        """See origin.Entrance."""
+        return Relay(self.runtime, proxy, facts, origin).on_accept(lambda _: facts)
 
     async def upstream(self) -> MemoryTransport:
         """The next upstream connection that is made."""

@@ -51,10 +51,15 @@ class FirstBytes(asyncio.Protocol):
     def hand_over(self, protocol: "asyncio.Protocol | Half") -> None:
         """From now on the connection is `protocol`'s, which is told of it from the beginning."""
         transport = self._transport
-        transport.set_protocol(protocol)
-        transport.resume_reading()
-        protocol.connection_made(transport)
-        if self.data:
-            protocol.data_received(self.data)
+        hand_over(transport, protocol, self.data)
         if self.ended and not protocol.eof_received():
             transport.close()
+
+
+def hand_over(transport: asyncio.Transport, protocol: "asyncio.Protocol | Half", data: bytes) -> None:
+    """From now on the connection is `protocol`'s, which is told of it from the beginning; `data` was read already."""
+    transport.set_protocol(protocol)
+    transport.resume_reading()
+    protocol.connection_made(transport)
+    if data:
+        protocol.data_received(data)

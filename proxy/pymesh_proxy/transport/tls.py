@@ -201,11 +201,16 @@ def check_names(certificate: PeerCertificate, validation: PeerValidation | None)
     """
     if certificate.ends < time.time():
         raise TlsError(_reason("SSLV3_ALERT_CERTIFICATE_EXPIRED"))
-    if validation is not None and validation.san_matchers:
-        names = certificate.names
-        if not any(matches(name) for name in names for matches in validation.san_matchers):
-            detail = f"SAN matcher, certificate SANs are [{', '.join(names)}]"
-            raise TlsError(_reason("CERTIFICATE_VERIFY_FAILED", f"verify cert failed: {detail}"))
+    if not accepts(validation, certificate):
+        detail = f"SAN matcher, certificate SANs are [{', '.join(certificate.names)}]"
+        raise TlsError(_reason("CERTIFICATE_VERIFY_FAILED", f"verify cert failed: {detail}"))
+
+
+def accepts(validation: PeerValidation | None, certificate: PeerCertificate) -> bool:
+    """Whether one of the peer's names satisfies `validation`, or none has to."""
+    if validation is None or not validation.san_matchers:
+        return True
+    return any(matches(name) for name in certificate.names for matches in validation.san_matchers)
 
 
 def verify_san(ssl_object: ssl.SSLObject, validation: PeerValidation | None) -> str:

@@ -65,19 +65,25 @@ _PEER_FAILURES: Final = {
     b"pymesh; error=connection_limit_reached;": Outcome(Failure.REFUSED, written=True, status=503),
     b"pymesh; error=connection_terminated;": Outcome(Failure.RESET, written=True, status=503),
 }
+# And when it no longer takes the connection that the request came on: nobody has processed it, and on another one it
+# may be sent again (RFC 9110 15.5.20).
+_MISDIRECTED: Final = b"pymesh; error=destination_not_found;"
 
 
 def outcome_of_response(head: Head, policy: RetryPolicy, *, from_mesh: bool) -> Outcome:
     """What a response head means for retries by `policy`.
 
-    A 503 that a sidecar on the other side gave by itself is told apart from one of the app: it says in Proxy-Status
-    (RFC 9209) whether the app ever saw the request. Believed only of a peer that has proved to be of this mesh.
+    A 503 or 421 that a sidecar on the other side gave by itself is told apart from one of the app: it says in
+    Proxy-Status (RFC 9209) whether the app ever saw the request. Believed only of a peer that has proved to be of this
+    mesh.
     """
-    if head.status == 503 and from_mesh:
-        proxy_status = head.get(b"proxy-status") or b""
+    proxy_status = (from_mesh and head.get(b"proxy-status")) or b""
+    if head.status == 503:
         for beginning, outcome in _PEER_FAILURES.items():
             if proxy_status.startswith(beginning):
                 return outcome
+    if head.status == 421 and proxy_status.startswith(_MISDIRECTED):
+        return Outcome(Failure.REFUSED, written=True, status=421)
     grpc_status = head.get(b"grpc-status")
     return Outcome(
         Failure.STATUS,

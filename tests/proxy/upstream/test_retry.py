@@ -137,9 +137,13 @@ def test_the_window_doubles() -> None:
         (503, b'another; error=connection_refused; details="UF"', True, Failure.STATUS),
         (503, None, True, Failure.STATUS),
         (500, b'pymesh; error=connection_refused; details="UF"', True, Failure.STATUS),
+        (421, b'pymesh; error=destination_not_found; details="x"', True, Failure.REFUSED),
+        (421, b'pymesh; error=destination_not_found; details="x"', False, Failure.STATUS),
+        (421, None, True, Failure.STATUS),
+        (404, b'pymesh; error=destination_not_found; details="x"', True, Failure.STATUS),
     ],
 )
-def test_a_sidecar_s_own_503_is_told_from_the_app_s(
+def test_a_sidecar_s_own_answer_is_told_from_the_app_s(
     status: int, proxy_status: bytes | None, from_mesh: bool, expected: Failure
 ) -> None:
     lines = b"" if proxy_status is None else b"proxy-status: %b\r\n" % proxy_status
