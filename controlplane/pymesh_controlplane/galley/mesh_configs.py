@@ -1,5 +1,7 @@
 """The mesh's ConfigMap: a MeshConfig that can be read, whose providers are services that exist; checks in Python."""
 
+from collections.abc import Mapping
+
 from pymesh.resources import mesh_config
 from pymesh.resources.extension_providers import EnvoyExtAuthz, OpenTelemetryProvider
 from pymesh.resources.kubernetes import ConfigMap
@@ -31,6 +33,26 @@ def check(resource: Resource[ConfigMap], world: World) -> list[Problem]:
             if to is not None:
                 _check_provider(findings, f"{path}.{name}", to, world)
     return findings.problems
+
+
+def lost(resource: Resource[object], before: Resource[object] | None, root_namespace: str) -> list[Problem]:
+    """Warn of what the mesh's ConfigMap has no more: who writes one of its keys replaces them all."""
+    if before is None or resource.key != Key("ConfigMap", root_namespace, mesh_config.CONFIG_MAP):
+        return []
+    findings = Findings(resource)
+    data, had = _data(resource), _data(before)
+    for key in sorted(had.keys() - data.keys()):
+        if key == mesh_config.KEY:
+            what = "the MeshConfig's defaults hold"
+        else:
+            what = f"its checks are gone ({listed(sources.functions_of({key: str(had[key])}))})"
+        findings.warning("data", f"without the key {key}, {what}: a ConfigMap is replaced as a whole")
+    return findings.problems
+
+
+def _data(resource: Resource[object]) -> Mapping[str, object]:
+    data = resource.raw.get("data")
+    return data if isinstance(data, Mapping) else {}
 
 
 def _check_provider(findings: Findings, path: str, to: OpenTelemetryProvider | EnvoyExtAuthz, world: World) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 from pymesh.resources import mesh_config
 from pymesh.resources.parse import Refused, read
 from pymesh.resources.resource import Key, Positions, Resource
-from pymesh_controlplane.galley import impact
+from pymesh_controlplane.galley import impact, mesh_configs
 from pymesh_controlplane.galley.check import check
 from pymesh_controlplane.pilot import world as worlds
 from pymesh_controlplane.pilot.memory import Memory
@@ -55,6 +55,7 @@ class Judge:
         if request.operation == "UPDATE" and not _says_something_new(request.object, request.old_object):
             return ALLOWED
         found = self._found(request, request.object, world, now)
+        found += _lost(request, request.object, world)
         known = self._known(request, found, world, now)
         there = Key(request.kind.kind, request.namespace, request.called) in world.resources
         return _answer([_toned_down(problem, known, STILL_THE_OLD if there else INCOMPLETE) for problem in found])
@@ -76,6 +77,16 @@ class Judge:
             return set()
         before = self._found(request, request.old_object, world, now)
         return {(problem.path, problem.sentence) for problem in before if problem.severity is Severity.ERROR}
+
+
+def _lost(request: Request, value: Object, world: World) -> list[Problem]:
+    """What the mesh's ConfigMap no longer has of what it had."""
+    if request.old_object is None:
+        return []
+    new, old = (read(_named(item, request), _NOWHERE, request.namespace) for item in (value, request.old_object))
+    if isinstance(new, Refused) or isinstance(old, Refused):
+        return []
+    return mesh_configs.lost(new, old, world.root_namespace)
 
 
 def _is_read(request: Request, world: World) -> bool:

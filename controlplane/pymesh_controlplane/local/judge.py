@@ -10,13 +10,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from pymesh import names
 from pymesh.errors import ConfigError, MeshError
 from pymesh.resources import kubernetes
 from pymesh.resources.istio.service_entry import ServiceEntry
 from pymesh.resources.parse import parse
 from pymesh.resources.resource import Key, Resource, holds
 from pymesh_controlplane.galley import check as galley
-from pymesh_controlplane.galley import impact
+from pymesh_controlplane.galley import impact, mesh_configs
 from pymesh_controlplane.injector.containers import InjectionConfig
 from pymesh_controlplane.injector.inject import inject_document
 from pymesh_controlplane.local import podcheck, podspec, services
@@ -126,6 +127,9 @@ def judge(
     labels = labels_of([*in_force.values(), *found.values()])
     errors += (error for applied in found.values() for error in _injection_errors(applied, labels, injection))
     problems = [*map(Problem.of, errors), *_galley(found, in_force, now), *_unresolvable(found.values())]
+    for key, applied in found.items():
+        before = in_force[key].resource if key in in_force else None
+        problems += mesh_configs.lost(applied.resource, before, names.SYSTEM_NAMESPACE)
     severity, why = (Severity.WARNING, FORCED) if force else (Severity.ERROR, MADE_WRONG)
     broken = _wrong_with(found, in_force)
     problems += (replace(each, severity=severity, sentence=f"{each.sentence} ({why})") for each in broken)

@@ -199,7 +199,7 @@ def test_what_was_wrong_before_is_no_reason_to_refuse_what_is_mended_elsewhere()
 
 # --- what it is asked about -----------------------------------------------------------------------------------------
 
-MESH = {
+MESH: Object = {
     "apiVersion": "v1",
     "kind": "ConfigMap",
     "metadata": {"name": "pymesh", "namespace": "pymesh-system"},
@@ -215,6 +215,17 @@ def test_of_config_maps_the_one_with_the_mesh_config_is_judged() -> None:
     assert "SOMETIMES" in sentence
     assert judged(changed(wrong, "metadata.name", "other")) == ALLOWED
     assert judged(changed(wrong, "metadata.namespace", "default")) == ALLOWED
+
+
+def test_what_the_meshs_config_map_loses_is_told() -> None:
+    code = "from pymesh.checks import check\n@check\ndef with_ticket(request): ...\n"
+    had = changed(MESH, "data", {**MESH["data"], "tickets.py": code})
+    (warning,) = judged(MESH, had, in_force=[had]).warnings
+    assert warning == (
+        "ConfigMap pymesh-system/pymesh: data: without the key tickets.py, its checks are gone (with_ticket): "
+        "a ConfigMap is replaced as a whole"
+    )
+    assert judged(had, MESH, in_force=[MESH]) == ALLOWED
 
 
 def test_a_name_that_is_to_be_generated_is_no_mistake() -> None:

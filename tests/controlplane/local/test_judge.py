@@ -1,5 +1,7 @@
 """The verdict on manifests: everything at once, next to what is in force, and who would miss what is deleted."""
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,40 @@ def test_what_is_in_force_counts() -> None:
             "DestinationRule default/reviews has no subset 'v3'; it has v1, v2"
         )
     ]
+
+
+@pytest.mark.parametrize(
+    ("data", "gone"),
+    [
+        (
+            ("mesh",),
+            [
+                "without the key more.py, its checks are gone (c): a ConfigMap is replaced as a whole",
+                "without the key tickets.py, its checks are gone (a, b): a ConfigMap is replaced as a whole",
+            ],
+        ),
+        (
+            ("tickets.py", "more.py"),
+            ["without the key mesh, the MeshConfig's defaults hold: a ConfigMap is replaced as a whole"],
+        ),
+        (("mesh", "tickets.py", "more.py"), []),
+    ],
+)
+def test_what_the_meshs_config_map_loses_is_told(data: tuple[str, ...], gone: list[str]) -> None:
+    code = "from pymesh.checks import check\n@check\ndef a(request): ...\n@check\ndef b(request): ...\n"
+    more = "from pymesh.checks import check\n@check('c')\ndef a(request): ...\n"
+    had = {"mesh": "accessLogFile: /dev/stdout", "tickets.py": code, "more.py": more}
+
+    def config_map(keys: Iterable[str], name: str = "pymesh") -> str:
+        metadata = {"name": name, "namespace": "pymesh-system"}
+        return json.dumps(
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {key: had[key] for key in keys}}
+        )
+
+    in_force = {item.resource.key: item for item in verdict(config_map(had), config_map(had, "other")).items}
+    found = verdict(config_map(data), config_map([], "other"), in_force=in_force)
+    assert [(problem.path, problem.sentence) for problem in found.problems] == [("data", sentence) for sentence in gone]
+    assert verdict(config_map(data)).problems == ()
 
 
 POLICY = """
