@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pymesh.policy_api import WHOLE_SHARE, Demand, Grant
 from pymesh_controlplane.policy.quota import QUANTUM, RateBook, Tank, leased
@@ -271,6 +271,13 @@ class Leases(RuleBasedStateMachine):
         for name in self.book.allot(self.now / SECOND):
             self.respond(name)
 
+    @initialize(wanted=st.lists(st.integers(0, 15), min_size=3, max_size=3))
+    def all_are_there(self, wanted: list[int]) -> None:
+        for name, count in zip("abc", wanted, strict=True):
+            self.sidecars[name].wanted = count
+            self.connect(name)
+            self.all_arrives(name)
+
     @rule(name=st.sampled_from("abc"), wanted=st.integers(0, 15))
     def want(self, name: str, wanted: int) -> None:
         sidecar = self.sidecars[name]
@@ -282,33 +289,25 @@ class Leases(RuleBasedStateMachine):
     def requests_arrive(self, name: str, count: int) -> None:
         self.oracle.spend(self.sidecars[name].take(count), self.now)
 
-    @rule(name=st.sampled_from("abc"))
-    def rule_leaves_a_sidecar_or_is_back(self, name: str) -> None:
-        """As a configuration that comes into force; see the proxy's control/leases.py."""
+    @rule(name=st.sampled_from("abc"), heard=st.booleans(), back=st.booleans())
+    def rule_leaves_a_sidecar(self, name: str, heard: bool, back: bool) -> None:
+        """And is back at once, or with the next call: see the proxy's control/leases.py."""
         sidecar = self.sidecars[name]
-        sidecar.in_force = not sidecar.in_force
         if sidecar.in_force:
-            sidecar.named_from = sidecar.reports + 1
-        else:
-            sidecar.stock = 0
+            sidecar.in_force, sidecar.stock = False, 0
+            self.tell(name, heard)
+            if not back:
+                return
+        sidecar.in_force, sidecar.named_from = True, sidecar.reports + 1
+        self.tell(name, heard)
+
+    def tell(self, name: str, heard: bool) -> None:
+        """Send a report, which is read at once if it is `heard`."""
+        sidecar = self.sidecars[name]
         if sidecar.connected:
             sidecar.send()
-
-    @rule()
-    def rule_is_deleted_and_created(self) -> None:
-        """Long enough apart for the old book to be gone, and for sidecars to have heard; their streams go on."""
-        self.book, self.oracle = RateBook.of(self.rate, self.now), Tank(self.rate)
-        self.left.clear()
-        for name, sidecar in self.sidecars.items():
-            sidecar.stock, sidecar.named_from = 0, sidecar.reports + 1
-            sidecar.requests.clear()
-            sidecar.responses.clear()
-            if sidecar.connected:
-                sidecar.heard = sidecar.reports
-                if sidecar.in_force:
-                    sidecar.send()
-            else:
-                self.sidecars[name] = Sidecar()
+            while heard and sidecar.requests:
+                self.request_is_read(name)
 
     @rule(name=st.sampled_from("abc"))
     def request_is_read(self, name: str) -> None:
@@ -332,6 +331,16 @@ class Leases(RuleBasedStateMachine):
             if grant is not None and sidecar.in_force and heard >= sidecar.named_from:
                 sidecar.apply(nonce, grant)
             sidecar.send()
+
+    @rule(name=st.sampled_from("abc"))
+    def all_arrives(self, name: str) -> None:
+        """What was under way, and what is said to that."""
+        sidecar = self.sidecars[name]
+        for _ in range(2):
+            for _ in range(len(sidecar.requests)):
+                self.request_is_read(name)
+            for _ in range(len(sidecar.responses)):
+                self.response_is_applied(name)
 
     @rule(name=st.sampled_from("abc"))
     def connect(self, name: str) -> None:
