@@ -7,7 +7,7 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from os import kill
 from pathlib import Path
@@ -45,6 +45,20 @@ for number in range(count):
         seen[type(error).__name__] += 1
         connection.close()
 print(json.dumps(seen))
+"""
+
+# Asks `url` for as long as one connection lasts, and says what the first and the last answer was.
+KEPT = """
+import http.client, sys, time
+connection, statuses = http.client.HTTPConnection(sys.argv[1], timeout=10), []
+connection.connect()
+while connection.sock is not None:
+    connection.request("GET", "/kept")
+    answer = connection.getresponse()
+    answer.read()
+    statuses.append(answer.status)
+    time.sleep(0.02)
+print(statuses[0], statuses[-1])
 """
 
 
@@ -157,8 +171,18 @@ def test_the_root_is_replaced_under_traffic(mesh: Mesh) -> None:
     assert all(caller(mesh, pod, f"http://{service}/") for pod, service in ways)
 
 
+@contextmanager
+def _kept(mesh: Mesh, pool: ThreadPoolExecutor) -> Iterator[Future[str]]:
+    """The outsider keeps a connection to echo, on which requests are answered."""
+    asking = pool.submit(mesh.exec, "outsider", "python3", "-c", KEPT, "echo")
+    pods = [pod["name"] for pod in mesh.pods() if pod["name"].startswith("echo")]
+    eventually_sync(lambda: any("/kept" in mesh.admin(pod, "/requests") for pod in pods), what="the first answer")
+    yield asking
+
+
 def test_strict_refuses_who_has_no_certificate_and_nobody_else(mesh: Mesh) -> None:
-    with applied(mesh, STRICT):
+    with ThreadPoolExecutor() as pool, _kept(mesh, pool) as kept, applied(mesh, STRICT):
+        assert kept.result(timeout=20).split() == ["200", "421"], "nor on a connection that was open before"
         eventually_sync(lambda: mesh.status_of("outsider", "http://echo/") == "000", what="the outsider to be refused")
         assert mesh.status_of("client", "http://echo/") == "200"
         assert mesh.status_of("enveloped", "http://echo/") == "200"

@@ -159,7 +159,7 @@ async def test_neither_pushes_nor_the_end_lose_a_request(pilot: Pushing, tmp_pat
                 await eventually(lambda: load.served() > before + 10, what="requests after the last push")
                 load.ending = True
                 await running
-            assert not load.lost
+            assert (dict(load.lost), load.closed) == ({}, 0)
             assert (rejected, pilot.refused) == (0, [])
             assert len({record["cluster"] for record in records}) >= 3, "requests went on through several pushes"
             assert all(upstream.served for upstream in served)

@@ -22,12 +22,14 @@ class SteadyLoad:
     Attributes:
         answered: how many requests of each kind were answered with a status below 300.
         lost: the others, by kind and what became of them.
+        closed: how many answers ended a connection that was to be kept.
     """
 
     def __init__(self, address: tuple[str, int], rate: float) -> None:
         self.ending = False
         self.answered: Counter[str] = Counter()
         self.lost: Counter[str] = Counter()
+        self.closed = 0
         self._address = address
         self._rate = rate
         self._idle: dict[str, list[Streams]] = {kind: [] for kind in KINDS}
@@ -77,6 +79,7 @@ class SteadyLoad:
         if keep and fields.get(b"connection") != b"close":
             self._idle[kind].append((reader, writer))
         else:
+            self.closed += keep
             writer.close()
         return int(head.split(b" ", 2)[1]), said
 
