@@ -1,25 +1,30 @@
 """The client's end of a gRPC connection, sans-IO: see `connection` for how to drive it."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from pymesh.grpc.connection import CONTENT_TYPE, Call, Calls, window_for
 from pymesh.grpc.events import ClientEvent, Closing, Ended, Message, Ponged, Response
 from pymesh.grpc.framing import MAX_MESSAGE_BYTES, FramingError, MessageTooLargeError, encode_frame
-from pymesh.grpc.metadata import Headers, MetadataError, decode_metadata, encode_metadata, encode_timeout
+from pymesh.grpc.metadata import MetadataError, decode_metadata, encode_metadata, encode_timeout
 from pymesh.grpc.status import Code, Metadata, RpcError, Status, decode_message, status_of_http, status_of_reset
 from pymesh.http2.connection import Connection
 from pymesh.http2.errors import ErrorCode
 from pymesh.http2.events import (
     DataReceived,
     Event,
+    Fields,
     GoAway,
     HeadersReceived,
     InformationalReceived,
     PingAcknowledged,
     StreamReset,
 )
+from pymesh.http2.remembered import remember
 
 _USER_AGENT = (b"user-agent", b"grpc-python-pymesh/1")
+# Methods with their deadlines whose heads are kept, of which a client has a handful.
+MAX_HEADS: Final = 64
 _NO_STATUS = Status(Code.UNKNOWN, "the server ended the call without a grpc-status")
 
 
@@ -31,11 +36,12 @@ class ClientConnection:
     ) -> None:
         self._engine = engine or Connection(client=True, window=window_for(limit))
         self._calls = Calls(self._engine, limit)
-        self._head: Headers = [
+        self._common: Fields = (
             (b":method", b"POST"),
             (b":scheme", scheme.encode()),
             (b":authority", authority.encode()),
-        ]
+        )
+        self._heads: dict[tuple[str, float | None], Fields] = {}
         self._closing = ""
 
     @property
@@ -59,22 +65,32 @@ class ClientConnection:
             RpcError: UNAVAILABLE, the connection takes no (more) calls at the moment.
             MetadataError: metadata that may not be sent.
         """
-        headers = [*self._head, (b":path", method.encode()), (b"te", b"trailers"), (b"content-type", CONTENT_TYPE)]
-        if timeout is not None:
-            headers.append((b"grpc-timeout", encode_timeout(timeout)))
-        headers += [(b"grpc-accept-encoding", b"identity"), _USER_AGENT, *encode_metadata(metadata)]
+        head = self._head(method, timeout)
+        if metadata:
+            head += tuple(encode_metadata(metadata))
         if self._closing:
             raise RpcError(Status(Code.UNAVAILABLE, f"the server goes away: {self._closing}"))
         stream_id = self._engine.next_stream_id()
         if stream_id is None:
             raise RpcError(Status(Code.UNAVAILABLE, "the server allows no more calls on this connection"))
-        self._engine.send_headers(stream_id, tuple(headers), end=False)
+        self._engine.send_headers(stream_id, head, end=False)
         self._calls.begin(stream_id)
         return stream_id
 
-    def send(self, stream_id: int, message: bytes) -> None:
-        """Send a message; without effect on a call that has ended."""
-        self._engine.send_data(stream_id, encode_frame(message))
+    def _head(self, method: str, timeout: float | None) -> Fields:
+        """The head of such a call, without metadata: most are like one before."""
+        head = self._heads.get((method, timeout))
+        if head is None:
+            head = (*self._common, (b":path", method.encode()), (b"te", b"trailers"), (b"content-type", CONTENT_TYPE))
+            if timeout is not None:
+                head += ((b"grpc-timeout", encode_timeout(timeout)),)
+            head += ((b"grpc-accept-encoding", b"identity"), _USER_AGENT)
+            remember(self._heads, (method, timeout), head, MAX_HEADS)
+        return head
+
+    def send(self, stream_id: int, message: bytes, *, last: bool = False) -> None:
+        """Send a message, with `last` the only one that is still to come; without effect on a call that has ended."""
+        self._engine.send_data(stream_id, encode_frame(message), end=last)
 
     def finish(self, stream_id: int) -> None:
         """Say that there are no more messages."""

@@ -48,6 +48,9 @@ class MessageReader:
             FramingError: the stream cannot be read any further; feed it no more.
         """
         buffer = self._buffer
+        size = len(data) - HEADER_BYTES
+        if not buffer and 0 <= size <= self._limit and _HEADER.unpack_from(data) == (0, size):
+            return [data[HEADER_BYTES:]]  # one message as a whole, as most of them come
         buffer += data
         messages: list[bytes] = []
         start = 0

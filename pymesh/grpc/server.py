@@ -1,6 +1,8 @@
 """The server's end of a gRPC connection, sans-IO: see `connection` for how to drive it."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
 
 from pymesh.grpc.connection import CONTENT_TYPE, Calls, window_for
 from pymesh.grpc.events import Closing, Ended, HalfClosed, Message, Ponged, Request, ServerEvent
@@ -19,12 +21,48 @@ from pymesh.http2.events import (
     PingAcknowledged,
     StreamReset,
 )
+from pymesh.http2.remembered import remember
 
 _RESPONSE_HEAD: Fields = (
     (b":status", b"200"),
     (b"content-type", CONTENT_TYPE),
     (b"grpc-accept-encoding", b"identity"),
 )
+
+
+# Heads that are remembered on a connection, and the bytes of the longest: a client has a handful of methods, and what
+# it says with them is the same each time, or else each time something of its own, and long.
+MAX_HEADS: Final = 64
+LONGEST_HEAD: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What the head of a request says. `refusal`: why there is no call; not `grpc`: it was not even meant to be one."""
+
+    method: str
+    authority: str = ""
+    metadata: Metadata = ()
+    timeout: float | None = None
+    grpc: bool = True
+    refusal: Status | None = None
+
+
+def _read_head(fields: Fields) -> _Head:
+    headers = dict(fields)
+    method = headers.get(b":path", b"").decode("latin-1")
+    if headers.get(b":method") != b"POST" or not headers.get(b"content-type", b"").startswith(CONTENT_TYPE):
+        return _Head(method, grpc=False)
+    encoding = headers.get(b"grpc-encoding", b"identity")
+    if encoding != b"identity":
+        text = f"grpc-encoding {encoding.decode('latin-1')} is not supported, only identity"
+        return _Head(method, refusal=Status(Code.UNIMPLEMENTED, text))
+    try:
+        metadata = decode_metadata(fields)
+        timeout = decode_timeout(headers[b"grpc-timeout"]) if b"grpc-timeout" in headers else None
+    except MetadataError as error:
+        return _Head(method, refusal=Status(Code.INTERNAL, str(error)))
+    return _Head(method, headers.get(b":authority", b"").decode("latin-1"), metadata, timeout)
 
 
 class ServerConnection:
@@ -41,6 +79,7 @@ class ServerConnection:
         self._engine = engine or Connection(client=False, window=window_for(limit))
         self._calls = Calls(self._engine, limit)
         self._newest = 0
+        self._heads: dict[Fields, _Head] = {}
 
     @property
     def open_calls(self) -> int:
@@ -153,29 +192,23 @@ class ServerConnection:
                 return []  # a client has none to send
 
     def _on_request(self, event: HeadersReceived) -> list[ServerEvent]:
-        headers = dict(event.headers)
         self._newest = event.stream_id
-        method = headers.get(b":path", b"").decode("latin-1")
-        self._calls.begin(event.stream_id, None if self._limit_of is None else self._limit_of(method))
-        if headers.get(b":method") != b"POST" or not headers.get(b"content-type", b"").startswith(CONTENT_TYPE):
+        head = self._heads.get(event.headers)
+        if head is None:
+            head = _read_head(event.headers)
+            if sum(map(len, map(b"".join, event.headers))) <= LONGEST_HEAD:
+                remember(self._heads, event.headers, head, MAX_HEADS)
+        self._calls.begin(event.stream_id, None if self._limit_of is None else self._limit_of(head.method))
+        if not head.grpc:
             self._calls.drop(event.stream_id)
             self._engine.send_headers(event.stream_id, ((b":status", b"415"),), end=True)
             self._engine.reset(event.stream_id, ErrorCode.NO_ERROR)
             return []
-        encoding = headers.get(b"grpc-encoding", b"identity")
-        if encoding != b"identity":
-            text = f"grpc-encoding {encoding.decode('latin-1')} is not supported, only identity"
-            self.end(event.stream_id, Status(Code.UNIMPLEMENTED, text))
+        if head.refusal is not None:
+            self.end(event.stream_id, head.refusal)
             return []
-        try:
-            metadata = decode_metadata(event.headers)
-            timeout = decode_timeout(headers[b"grpc-timeout"]) if b"grpc-timeout" in headers else None
-        except MetadataError as error:
-            self.end(event.stream_id, Status(Code.INTERNAL, str(error)))
-            return []
-        authority = headers.get(b":authority", b"").decode("latin-1")
-        events: list[ServerEvent] = [Request(event.stream_id, method, authority, metadata, timeout)]
-        return events + self._half_closed(event.stream_id) if event.end else events
+        request = Request(event.stream_id, head.method, head.authority, head.metadata, head.timeout)
+        return [request, *self._half_closed(event.stream_id)] if event.end else [request]
 
     def _on_data(self, event: DataReceived) -> list[ServerEvent]:
         try:

@@ -311,7 +311,8 @@ class Connection:
             raise _protocol_error("SETTINGS are acknowledged that were not sent")
         self._agreed = True
         self._blocks.forbid_table()
-        self._streams.agree()
+        for stream_id, credit in self._streams.agree():
+            self._sender.write(frames.window_update(stream_id, credit))
 
     def _on_ping(self, flags: int, _stream_id: int, payload: bytes) -> None:
         if flags & frames.ACK and self._pings:

@@ -1,6 +1,7 @@
 """The streams of a connection: which are open, and what became of those that are not (RFC 9113 section 5.1.1). Pure."""
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Final
 
 from pymesh.http2 import frames
@@ -108,11 +109,16 @@ class StreamTable:
         if len(self._given_up_in_order) > MAX_GIVEN_UP:
             self._given_up.discard(self._given_up_in_order.popleft())
 
-    def agree(self) -> None:
-        """The peer has taken over our settings: the windows of all streams change (section 6.9.2)."""
+    def agree(self) -> Iterator[tuple[int, int]]:
+        """The peer has taken over our settings: the windows of all streams change (section 6.9.2).
+
+        In one that becomes smaller there may be nothing left but credit: streams, and what is to be announced on them.
+        """
         self._agreed = True
         for stream in self.open.values():
             stream.window.left += self._window - DEFAULT_WINDOW
+            if stream.receives and (credit := stream.window.give(0)):
+                yield stream.id, credit
 
     def _add(self, stream_id: int, room: int) -> Stream:
         left = self._window if self._agreed else DEFAULT_WINDOW

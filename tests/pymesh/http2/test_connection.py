@@ -319,6 +319,23 @@ def test_before_it_has_agreed_a_peer_may_send_by_the_default_window() -> None:
     assert isinstance(raw.tell(data(3, b"x"))[0], StreamReset)
 
 
+def test_a_window_that_shrinks_by_our_settings_has_its_credit() -> None:
+    """What was consumed before they came into force is announced then, or nothing would ever be sent again."""
+    raw = server(agreed=False, window=20_000)
+    raw.tell(head(1))
+    for size in (16_384, 16_384, 16_384, 16_383):
+        raw.tell(data(1, b"x" * size))
+        raw.connection.acknowledge(1, size)
+    raw.tell(AGREED)
+    credit = [
+        frames.increment_of(payload)
+        for kind, _, stream_id, payload in raw.said()
+        if kind == frames.WINDOW_UPDATE and stream_id
+    ]
+    assert sum(credit) == 65_535
+    assert len(raw.tell(data(1, b"x" * 16_384))) == 1
+
+
 def test_credit_of_streams_that_are_over_goes_to_the_connection() -> None:
     raw = server(window=65_535, connection_window=65_535)
     for stream in range(1, 201, 2):
