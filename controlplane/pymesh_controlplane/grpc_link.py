@@ -76,6 +76,7 @@ class Link(asyncio.Protocol):
         self._answered: set[Call] = set()  # those of them of which the client has yet to take the last
         self._transport: asyncio.Transport | None = None
         self._paused = False
+        self._flushing = False  # there are answers to be written in a moment
         self._room = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._heard = self._pinged = 0.0
@@ -239,6 +240,13 @@ class Link(asyncio.Protocol):
             log.exception("a call of %s failed", self.peer)
             status = Status(Code.UNKNOWN, "the handler failed; the service's log says why")
         self._end(call, status)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush_answers)
+
+    def _flush_answers(self) -> None:
+        """All that have become ready in a turn of the event loop: one write, and one record of TLS."""
+        self._flushing = False
         self.flush()
 
     def _end(self, call: Call, status: Status) -> None:

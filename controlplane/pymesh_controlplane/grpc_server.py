@@ -1,8 +1,8 @@
 """A gRPC server for calls that are many and small, on the gRPC layer that the sidecars use too (`pymesh.grpc`).
 
 It takes the handlers that grpc.aio takes, and gives them of its context what they use: `grpc_call.Call`.
-benchmarks/README.md has what a call costs it, next to grpc.aio. It has no TLS: it listens on loopback behind a
-`TlsFrontend`, which bounds connections and knows who is at their other end.
+benchmarks/README.md has what a call costs it, next to grpc.aio. It has no TLS: a `TlsFrontend` in the same process
+hands connections to it, bounds their number and knows who is at their other end.
 
 It trusts nobody. What one address can make it hold is bounded in calls and in bytes (`grpc_callers`), and what does not
 become whole, or is not taken, in time (`grpc_link`): whoever tries takes room from itself alone, and that for seconds.
@@ -46,20 +46,33 @@ class GrpcServer:
         self.links: set[Link] = set()
         self.ending = False
         self._over = asyncio.Event()
+        self._tasks: asyncio.TaskGroup | None = None
 
-    async def serve(self, listener: socket.socket) -> None:
-        """Take connections of `listener` until cancelled; then questions under way are answered, and streams end."""
+    def link(self) -> asyncio.Protocol:
+        """What serves a connection; none that comes too late."""
+        return asyncio.Protocol() if self._tasks is None else Link(self, self._tasks)
+
+    async def serve(self, listener: socket.socket | None = None) -> None:
+        """Serve connections until cancelled; then questions under way are answered, and streams end.
+
+        Args:
+            listener: whose connections are taken; None: others are, for which `link` is asked.
+        """
         async with asyncio.TaskGroup() as tasks:
-            server = await asyncio.get_running_loop().create_server(lambda: Link(self, tasks), sock=listener)
+            self._tasks = tasks
+            loop = asyncio.get_running_loop()
+            server = None if listener is None else await loop.create_server(self.link, sock=listener)
             try:
-                await asyncio.get_running_loop().create_future()
+                await loop.create_future()
             finally:
                 try:
                     # In a task of its own: in one that was cancelled, asyncio.timeout of Python 3.11 cancels it again
                     # where it should raise TimeoutError.
                     await asyncio.wait([tasks.create_task(self._take_leave())])
                 finally:
-                    server.close()
+                    self._tasks = None
+                    if server is not None:
+                        server.close()
                     for link in tuple(self.links):
                         link.end_calls(_ENDING)
                         link.close()

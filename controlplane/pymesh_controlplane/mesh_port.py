@@ -46,7 +46,7 @@ class MeshPort:
         self._metrics = metrics
         self._frontend: TlsFrontend | None = None
         self._open = asyncio.Event()
-        self._backend_port = self._http_port = 0
+        self._http_port = 0
 
     def waiting(self) -> str:
         """Why it is not open, or should not be trusted to stay so; "" if all is well."""
@@ -54,11 +54,9 @@ class MeshPort:
 
     async def run(self, services: Iterable[Handlers], http: Http | None = None) -> None:
         """Serve `services`, and over HTTP/1.1 what `http` makes, until cancelled."""
-        inner = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
-        self._backend_port = inner.getsockname()[1]
         pages = socket.create_server(("127.0.0.1", 0)) if http is not None else None
         try:
-            parts = [self.certificate.run(self._use), self._serve(inner, services)]
+            parts = [self.certificate.run(self._use), self._serve(services)]
             if http is not None and pages is not None:
                 self._http_port = pages.getsockname()[1]
                 parts.append(HttpServer(http(self._who), pages).run_until_cancelled())
@@ -66,9 +64,8 @@ class MeshPort:
         finally:
             if pages is not None:
                 pages.close()
-            inner.close()
 
-    async def _serve(self, inner: socket.socket, services: Iterable[Handlers]) -> None:
+    async def _serve(self, services: Iterable[Handlers]) -> None:
         await self._open.wait()
         frontend = self._frontend
         assert frontend is not None
@@ -78,9 +75,9 @@ class MeshPort:
         server = GrpcServer(served, MAX_CALLS, frontend.address_of)
         self._listener.listen(BACKLOG)
         async with asyncio.TaskGroup() as tasks:
-            connections = tasks.create_task(frontend.serve())
+            connections = tasks.create_task(frontend.serve(server.link))
             try:
-                await server.serve(inner)
+                await server.serve()
             finally:  # what it says at the end passes here
                 await asyncio.wait([tasks.create_task(frontend.drain(FLUSH))])  # see GrpcServer.serve
                 connections.cancel()
@@ -101,9 +98,7 @@ class MeshPort:
         context = server_context(credentials.roots, demand=True, http=bool(self._http_port))
         load_certificate(context, credentials.chain, credentials.key)
         if self._frontend is None:
-            self._frontend = TlsFrontend(
-                self._listener, context, self._backend_port, self._metrics, http_port=self._http_port
-            )
+            self._frontend = TlsFrontend(self._listener, context, 0, self._metrics, http_port=self._http_port)
             self._open.set()
         self._frontend.use(context)
         self._metrics.set("controlplane_certificate_expiry_timestamp", credentials.expires.timestamp())

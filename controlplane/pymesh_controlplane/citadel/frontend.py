@@ -6,6 +6,9 @@ library, and the bytes go on to a gRPC server that listens on loopback only. Eac
 source port of its own, under which the gRPC side looks up who is at the other end. A connection to the inner server
 that is not in that table did not come through here and is refused by whoever asks.
 
+Our own gRPC server, on port 9091, has its connections from here without that detour: the table then has the client's
+own address and port.
+
 Ending TLS here also bounds the handshake in time, and lets the server's certificate change between two of them. What
 OpenSSL does not look at again where a session is resumed is looked at here: whether the client's certificate has ended.
 """
@@ -106,6 +109,7 @@ class TlsFrontend:
         self._open: Counter[str] = Counter()  # connections, by address; none that has none
         self._quiet_until = 0.0
         self._closing = False
+        self._grpc: Callable[[], asyncio.Protocol] | None = None
         self._empty = asyncio.Event()
         self._peers: dict[str, TlsPeer] = {}
 
@@ -114,16 +118,20 @@ class TlsFrontend:
         self._context = context
 
     def peer_of(self, inner: str) -> TlsPeer | None:
-        """Who is behind the inner connection that gRPC calls `inner` (`ipv4:127.0.0.1:40000`); None: not from here."""
+        """Who is behind the connection that gRPC calls `inner` (`ipv4:127.0.0.1:40000`); None: not from here."""
         return self._peers.get(inner)
 
     def address_of(self, inner: str) -> str:
-        """The address, without a port, that the inner connection `inner` is for; `inner` if it is not from here."""
+        """The address, without a port, that the connection `inner` is for; `inner` if it is not from here."""
         peer = self._peers.get(inner)
         return inner if peer is None else peer.address.rpartition(":")[0]
 
-    async def serve(self) -> None:
-        """Accept until cancelled; then every connection is closed."""
+    async def serve(self, grpc: Callable[[], asyncio.Protocol] | None = None) -> None:
+        """Accept until cancelled; then every connection is closed.
+
+        `grpc` makes what serves a connection in this process, in the place of the server on the backend port.
+        """
+        self._grpc = grpc
         loop = asyncio.get_running_loop()
         self._listener.setblocking(False)
         async with asyncio.TaskGroup() as connections:
@@ -170,13 +178,17 @@ class TlsFrontend:
 
     async def _connection(self, accepted: socket.socket, address: tuple[str, int]) -> None:
         try:
-            outer = await self._handshake(accepted)
-            if outer is not None:
-                await self._relay(*outer, _text(address))
+            door = _Door(lambda transport: self._admit(transport, address))
+            transport = await self._handshake(accepted, door)
+            if transport is not None and door.streams is not None:
+                await self._relay(*door.streams, _text(address))
+            elif transport is not None:
+                await _until_gone(door, transport)
         except Exception:  # whatever is wrong with one connection must not close the port for the others
             self._metrics.count("controlplane_tls_refused", "error")
             log.exception("a connection of %s ended", _text(address))
         finally:
+            self._peers.pop(_direct(address), None)
             self._open[address[0]] -= 1
             if not self._open[address[0]]:
                 del self._open[address[0]]
@@ -184,13 +196,26 @@ class TlsFrontend:
                 self._empty.set()
             self._metrics.add("controlplane_tls_connections", -1)
 
-    async def _handshake(self, accepted: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=CHUNK)
-        protocol = asyncio.StreamReaderProtocol(reader)
+    def _admit(self, transport: asyncio.BaseTransport, address: tuple[str, int]) -> asyncio.Protocol | None:
+        """The handshake is done: who has the connection from here on; None: it is relayed."""
+        if _ends(transport) < self._clock():
+            transport.close()
+            self._metrics.count("controlplane_tls_refused", "handshake")
+            log.debug("TLS handshake failed: the session is resumed, and the client's certificate has expired")
+            return asyncio.Protocol()
+        if self._grpc is None or (self._http != self._backend and not _speaks_http2(transport)):
+            return None
+        self._peers[_direct(address)] = TlsPeer(_text(address), _uris(transport))
+        return self._grpc()
+
+    async def _handshake(self, accepted: socket.socket, door: "_Door") -> asyncio.Transport | None:
         try:
-            transport, _ = await loop.connect_accepted_socket(
-                lambda: protocol, accepted, ssl=self._context, ssl_handshake_timeout=self._handshake_timeout
+            transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: door,
+                accepted,
+                ssl=self._context,
+                ssl_handshake_timeout=self._handshake_timeout,
+                ssl_shutdown_timeout=CLOSE_TIMEOUT,
             )
         except (OSError, EOFError) as error:  # ssl.SSLError, ConnectionError and TimeoutError are OSErrors
             accepted.close()
@@ -200,15 +225,10 @@ class TlsFrontend:
         except asyncio.CancelledError:
             accepted.close()  # nobody else would: there is no transport yet
             raise
-        if _ends(transport) < self._clock():
-            transport.abort()
-            self._metrics.count("controlplane_tls_refused", "handshake")
-            log.debug("TLS handshake failed: the session is resumed, and the client's certificate has expired")
-            return None
-        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+        return transport
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str) -> None:
-        peer = TlsPeer(address, _uris(writer))
+        peer = TlsPeer(address, _uris(writer.transport))
         inner = ""
         try:
             source = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -219,7 +239,7 @@ class TlsFrontend:
                 inner = f"ipv4:127.0.0.1:{source.getsockname()[1]}"
                 self._peers[inner] = peer
                 await asyncio.get_running_loop().sock_connect(
-                    source, self._backend if _speaks_http2(writer) else self._http
+                    source, self._backend if _speaks_http2(writer.transport) else self._http
                 )
                 backend_reader, backend_writer = await asyncio.open_connection(sock=source, limit=CHUNK)
             except BaseException:
@@ -236,6 +256,56 @@ class TlsFrontend:
         finally:
             self._peers.pop(inner, None)
             await _close(writer)
+
+
+class _Door(asyncio.Protocol):
+    """The protocol of a connection, which is known only when its handshake is done: then `admit` says which.
+
+    Attributes:
+        streams: where that is none, the connection as a reader and a writer.
+        gone: set when the connection is lost.
+    """
+
+    def __init__(self, admit: Callable[[asyncio.BaseTransport], asyncio.Protocol | None]) -> None:
+        self.streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self.gone = asyncio.Event()
+        self._admit = admit
+        self._inner = asyncio.Protocol()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        inner = self._admit(transport)
+        if inner is None:
+            reader = asyncio.StreamReader(limit=CHUNK)
+            inner = streams = asyncio.StreamReaderProtocol(reader)
+            # uvloop's transports are no asyncio.Transport to isinstance, but have all of its methods.
+            writer = asyncio.StreamWriter(transport, streams, reader, asyncio.get_running_loop())  # type: ignore[arg-type]
+            self.streams = reader, writer
+        self._inner = inner
+        inner.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._inner.connection_lost(exc)
+        self.gone.set()
+
+
+async def _until_gone(door: _Door, transport: asyncio.Transport) -> None:
+    """Whoever serves the connection ends it; unless we are cancelled."""
+    try:
+        await door.gone.wait()
+    finally:
+        transport.abort()
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:
@@ -266,20 +336,25 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
                 return
 
 
-def _speaks_http2(writer: asyncio.StreamWriter) -> bool:
-    tls = writer.get_extra_info("ssl_object")
+def _direct(address: tuple[str, int]) -> str:
+    """What gRPC calls a connection of ours that is served without a relay."""
+    return f"ipv4:{address[0]}:{address[1]}"
+
+
+def _speaks_http2(transport: asyncio.BaseTransport) -> bool:
+    tls = transport.get_extra_info("ssl_object")
     return isinstance(tls, ssl.SSLObject) and tls.selected_alpn_protocol() == "h2"
 
 
-def _ends(transport: asyncio.Transport) -> float:
+def _ends(transport: asyncio.BaseTransport) -> float:
     """When the client's certificate ends, in Unix time; never if it sent none."""
     certificate = transport.get_extra_info("peercert")
     return ssl.cert_time_to_seconds(certificate["notAfter"]) if certificate else math.inf
 
 
-def _uris(writer: asyncio.StreamWriter) -> tuple[str, ...] | None:
+def _uris(transport: asyncio.BaseTransport) -> tuple[str, ...] | None:
     """The URI SANs of the client's certificate, None if it sent none."""
-    certificate = writer.get_extra_info("peercert")
+    certificate = transport.get_extra_info("peercert")
     if not certificate:
         return None
     return tuple(value for kind, value in certificate.get("subjectAltName", ()) if kind == "URI")
