@@ -26,9 +26,10 @@ import uvloop
 from google.protobuf.message import Message
 
 from benchmarks.micro import pilot_world
-from pymesh_proxy.control.channel import Channel, Target
+from pymesh_proxy.control.channel import Channel
 from pymesh_proxy.control.node import Node
 from pymesh_proxy.control.pace import Pace
+from pymesh_proxy.control.target import Target
 from pymesh_proxy.control.xds import XdsClient, node_message
 
 _SERVING = re.compile(r"serving http=(\d+) xds=(\d+)")

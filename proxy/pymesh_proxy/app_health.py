@@ -26,7 +26,8 @@ from pymesh.app_probes import MAX_TIMEOUT, OWN_PORTS, VARIABLE, AppProbe, Check,
 from pymesh.errors import ConfigError
 from pymesh.grpc.status import RpcError
 from pymesh_proxy.admin import CONNECTION_TIMEOUT, Answer, HttpPort, Page, Query, text
-from pymesh_proxy.control.channel import Channel, ClientLink, Target
+from pymesh_proxy.control.channel import Channel, ClientLink
+from pymesh_proxy.control.target import Target
 from pymesh_proxy.options import Options
 from pymesh_proxy.transport.accept import listen
 

@@ -20,12 +20,13 @@ from pathlib import Path
 from pymesh.errors import ConfigError
 from pymesh.names import ROOT_CERT_PATH, SDS_SOCKET_PATH, SDS_WORKLOAD, TOKEN_PATH
 from pymesh_proxy.control.certificates import CertificateClient
-from pymesh_proxy.control.channel import Channel, Target, bearer_token
+from pymesh_proxy.control.channel import Channel
 from pymesh_proxy.control.envoy_bootstrap import envoy_bootstrap
 from pymesh_proxy.control.node import Node
 from pymesh_proxy.control.roots import RootsClient, TrustedRoots
 from pymesh_proxy.control.sds import SdsServer
 from pymesh_proxy.control.secrets import SecretStore
+from pymesh_proxy.control.target import Target, bearer_token
 
 log = logging.getLogger(__name__)
 

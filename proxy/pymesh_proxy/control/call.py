@@ -1,4 +1,4 @@
-"""One gRPC call as a coroutine sees it: messages to receive, messages to send, both with back-pressure."""
+"""One gRPC call as a coroutine sees it: messages to receive, messages to send, both with back-pressure; or one each."""
 
 import asyncio
 from collections import deque
@@ -111,3 +111,43 @@ class Call:
     def wake(self) -> None:
         """There may be room to send again."""
         self._writable.set()
+
+
+class Answer:
+    """A call of one message each way, which was sent; its answer is a future.
+
+    Attributes:
+        future: the message. RpcError if there is none, more than one, or any status but OK.
+    """
+
+    __slots__ = ("_messages", "_method", "future", "stream_id")
+
+    def __init__(self, stream_id: int, method: str) -> None:
+        self.stream_id = stream_id
+        self.future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._method = method
+        self._messages: list[bytes] = []
+
+    def fail(self, error: RpcError) -> None:
+        """There will be no answer, or it is too late for one."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    # What the connection's events do to it.
+
+    def deliver(self, message: bytes) -> None:
+        """A message has come. Two are one too many already; any more of them are not kept."""
+        if len(self._messages) < 2:
+            self._messages.append(message)
+
+    def end(self, status: Status) -> None:
+        """The call is over."""
+        if status.code is not Code.OK:
+            self.fail(RpcError(status))
+        elif len(self._messages) != 1:
+            self.fail(RpcError(Status(Code.INTERNAL, f"{self._method} did not answer with exactly one message")))
+        elif not self.future.done():
+            self.future.set_result(self._messages[0])
+
+    def wake(self) -> None:
+        """There may be room to send again; all was sent."""

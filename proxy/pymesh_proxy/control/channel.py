@@ -1,6 +1,6 @@
 """A gRPC channel: one HTTP/2 connection to one address, made when a call needs it and made anew after it was lost.
 
-Where it leads is up to whoever makes its connections: `Target` here, a cluster of the mesh in `grpc_cluster`.
+Where it leads is up to whoever makes its connections: a `target.Target`, or a cluster of the mesh in `grpc_cluster`.
 
 A channel owns no task. A call that finds no connection makes one, and fails with UNAVAILABLE and the reason if it
 cannot; when to try again is up to the caller, who knows best what the failure means (see `backoff`).
@@ -12,16 +12,14 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 from pymesh.grpc.client import ClientConnection
 from pymesh.grpc.events import Closing, Ended, Message, Ponged, Response
-from pymesh.grpc.metadata import MetadataError
+from pymesh.grpc.metadata import MetadataError, encode_metadata
 from pymesh.grpc.status import Code, Metadata, RpcError, Status
 from pymesh.http2.errors import ConnectionBrokenError
-from pymesh_proxy.control.call import Call
-from pymesh_proxy.control.secrets import read_bounded
+from pymesh_proxy.control.call import Answer, Call
+from pymesh_proxy.control.target import Target, client_context
 
 # Seconds for name resolution, connect and TLS handshake together.
 CONNECT_TIMEOUT = 10.0
@@ -34,39 +32,6 @@ CLOSE_TIMEOUT = 0.2
 _PING = b"pymesh\0\0"
 # Seconds: a silent peer is probed after 30 and given up after 60.
 _TCP_KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
-
-
-@dataclass(frozen=True, slots=True)
-class ServerTls:
-    """How to know the server: a certificate for `server_name` below a root in `roots_file`, read at each connect.
-
-    `more` answers roots that count as well, PEM: what was pushed is newer than the file, and the file is what the pod
-    was given, so a server of either is the right one.
-    """
-
-    roots_file: Path
-    server_name: str
-    more: Callable[[], bytes] = bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where a channel leads: `host` and `port`, or `unix_path`; a cluster's name as `host` where its endpoints decide.
-
-    `tls` None is plaintext.
-    """
-
-    host: str = ""
-    port: int = 0
-    unix_path: str = ""
-    tls: ServerTls | None = None
-
-    def __str__(self) -> str:
-        if self.unix_path:
-            return f"unix:{self.unix_path}"
-        if not self.port:
-            return self.host
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Stream(Call):
@@ -99,7 +64,7 @@ class ClientLink(asyncio.Protocol):
         self._label = label
         self._lost = lost
         self._retired = False
-        self._streams: dict[int, Stream] = {}
+        self._streams: dict[int, Stream | Answer] = {}
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closing: asyncio.Transport | None = None
@@ -122,6 +87,14 @@ class ClientLink(asyncio.Protocol):
         stream = self._streams[stream_id] = Stream(stream_id, self.connection, self)
         self.flush()
         return stream
+
+    def ask(self, method: str, metadata: Metadata, timeout: float | None, question: bytes) -> Answer:
+        """Make a call of one message each way."""
+        stream_id = self.connection.open(method, metadata, timeout)
+        answer = self._streams[stream_id] = Answer(stream_id, method)
+        self.connection.send(stream_id, question, last=True)
+        self.flush()
+        return answer
 
     def cancel(self, stream_id: int) -> None:
         """The user of a call has left."""
@@ -270,17 +243,22 @@ class Channel:
         Raises:
             RpcError: no connection, any status but OK, no answer `within` seconds (DEADLINE_EXCEEDED), or none at all.
         """
+        loop = asyncio.get_running_loop()
+        due = loop.time() + within
+        link = self._link
+        if link is None or not link.usable:
+            try:
+                async with asyncio.timeout_at(due):
+                    link = await self._connected()
+            except TimeoutError:
+                raise self._late(method, within) from None
+        answer = link.ask(method, self._who(), within, request)
+        timer = loop.call_at(due, lambda: answer.fail(self._late(method, within)))
         try:
-            async with asyncio.timeout(within), self.stream(method, within=within) as stream:
-                await stream.send(request)
-                stream.finish()
-                answer = await stream.receive()
-                if answer is None or await stream.receive() is not None:
-                    raise RpcError(Status(Code.INTERNAL, f"{method} did not answer with exactly one message"))
-                return answer
-        except TimeoutError:
-            text = f"{self.target}: {method} did not answer within {within:g} s"
-            raise RpcError(Status(Code.DEADLINE_EXCEEDED, text)) from None
+            return await answer.future
+        finally:
+            timer.cancel()
+            link.cancel(answer.stream_id)
 
     @asynccontextmanager
     async def stream(self, method: str, *, within: float | None = None) -> AsyncIterator[Stream]:
@@ -290,10 +268,7 @@ class Channel:
             RpcError: there is no connection to be had, or no metadata (an unreadable token).
         """
         link = await self._connected()
-        try:
-            stream = link.open(method, self._metadata(), within)
-        except (OSError, MetadataError) as error:
-            raise RpcError(Status(Code.UNAUTHENTICATED, f"cannot say who we are: {error}")) from error
+        stream = link.open(method, self._who(), within)
         try:
             yield stream
         finally:
@@ -312,6 +287,19 @@ class Channel:
                 self._link.close("the channel was closed")
                 await self._link.closed()
                 self._link = None
+
+    def _who(self) -> Metadata:
+        """Metadata that says who we are, fit to be sent."""
+        try:
+            metadata = self._metadata()
+            encode_metadata(metadata)
+        except (OSError, MetadataError) as error:
+            raise RpcError(Status(Code.UNAUTHENTICATED, f"cannot say who we are: {error}")) from error
+        return metadata
+
+    def _late(self, method: str, within: float) -> RpcError:
+        text = f"{self.target}: {method} did not answer within {within:g} s"
+        return RpcError(Status(Code.DEADLINE_EXCEEDED, text))
 
     async def _connected(self) -> ClientLink:
         """The connection, made if there is none that takes calls."""
@@ -337,26 +325,13 @@ class Channel:
         elif target.tls is None:
             await loop.create_connection(lambda: link, target.host, target.port)
         else:
-            context = _client_context(target.tls)
+            context = client_context(target.tls)
             name = target.tls.server_name
             await loop.create_connection(lambda: link, target.host, target.port, ssl=context, server_hostname=name)
             if not link.speaks_http2:
                 link.close("no HTTP/2")
                 raise OSError("the server does not speak HTTP/2 (ALPN h2)")
         return link
-
-
-def _client_context(tls: ServerTls) -> ssl.SSLContext:
-    """Trust in what is in the roots file now; raises OSError."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["h2"])
-    known = read_bounded(tls.roots_file) + b"\n" + tls.more()
-    try:
-        context.load_verify_locations(cadata=known.decode("ascii", "ignore"))
-    except (ValueError, ssl.SSLError) as error:
-        raise OSError(f"{tls.roots_file} holds no certificates: {error}") from error
-    return context
 
 
 def describe(error: BaseException) -> str:
@@ -369,15 +344,3 @@ def describe(error: BaseException) -> str:
         text = os.strerror(error.errno).lower()
         return f"{text}: {error.filename}" if error.filename else text
     return str(error) or type(error).__name__
-
-
-def bearer_token(path: Path) -> Callable[[], Metadata]:
-    """A provider of `authorization: Bearer …` that reads the token file for each call: projected tokens rotate."""
-
-    def metadata() -> Metadata:
-        token = read_bounded(path).decode("ascii", "replace").strip()
-        if not token:
-            raise OSError(f"{path} is empty")
-        return [("authorization", f"Bearer {token}")]
-
-    return metadata

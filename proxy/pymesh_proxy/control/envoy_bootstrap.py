@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from pymesh.errors import ConfigError
 from pymesh.names import PORT_METRICS, PORT_READINESS, SDS_ROOT, SDS_WORKLOAD
-from pymesh_proxy.control.channel import Target
 from pymesh_proxy.control.node import Node
+from pymesh_proxy.control.target import Target
 
 # Names that pilot's resources refer to; Istio's agent calls them the same.
 XDS_CLUSTER: Final = "xds-grpc"

@@ -12,7 +12,8 @@ from typing import Final, Protocol
 
 from pymesh.grpc.status import Code, RpcError, Status
 from pymesh_proxy.config.model import Cluster, Snapshot, TlsClient
-from pymesh_proxy.control.channel import Channel, ClientLink, Stream, Target
+from pymesh_proxy.control.channel import Channel, ClientLink, Stream
+from pymesh_proxy.control.target import Target
 from pymesh_proxy.errors import ProxyError
 from pymesh_proxy.upstream.endpoint import Endpoint
 

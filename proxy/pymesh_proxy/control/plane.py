@@ -20,13 +20,14 @@ from pymesh.xds.check import unpack
 from pymesh_proxy.control.ads import Consumer
 from pymesh_proxy.control.agent import AgentOptions
 from pymesh_proxy.control.certificates import CertificateClient
-from pymesh_proxy.control.channel import Channel, ServerTls, Target, bearer_token
+from pymesh_proxy.control.channel import Channel
 from pymesh_proxy.control.node import Node, node_from_environment
 from pymesh_proxy.control.pace import Pace
 from pymesh_proxy.control.resources import interest_of
 from pymesh_proxy.control.roots import RootsClient, TrustedRoots
 from pymesh_proxy.control.sds import SdsServer
 from pymesh_proxy.control.secrets import SecretStore
+from pymesh_proxy.control.target import ServerTls, Target, bearer_token
 from pymesh_proxy.control.xds import XdsClient, node_message
 from pymesh_proxy.options import Options
 

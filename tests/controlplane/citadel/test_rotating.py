@@ -31,10 +31,11 @@ from pymesh_controlplane.running import Running
 from pymesh_proxy.config.model import PeerValidation, SdsName, TlsClient, TlsServer
 from pymesh_proxy.control import certificates
 from pymesh_proxy.control.certificates import CertificateClient
-from pymesh_proxy.control.channel import Channel, ServerTls, Target, bearer_token
+from pymesh_proxy.control.channel import Channel
 from pymesh_proxy.control.node import Node
 from pymesh_proxy.control.roots import RootsClient, TrustedRoots
 from pymesh_proxy.control.secrets import Roots, SecretStore
+from pymesh_proxy.control.target import ServerTls, Target, bearer_token
 from pymesh_proxy.transport.tls import TlsContexts, verify_san
 from tests.controlplane.citadel.support import Tokens
 from tests.support.waiting import eventually

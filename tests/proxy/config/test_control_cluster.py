@@ -7,8 +7,8 @@ from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 
 from pymesh.errors import ConfigError
 from pymesh_proxy.config.snapshot import Configuration
-from pymesh_proxy.control.channel import ServerTls, Target
 from pymesh_proxy.control.plane import ads_target
+from pymesh_proxy.control.target import ServerTls, Target
 from pymesh_proxy.upstream.registry import EndpointRegistry
 from tests.support.certificates import Authority
 from tests.support.xds import message

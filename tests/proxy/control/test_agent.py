@@ -21,10 +21,10 @@ from google.protobuf import json_format
 from pymesh import istio_ca
 from pymesh.errors import ConfigError
 from pymesh_proxy.control.agent import AgentOptions, run_agent
-from pymesh_proxy.control.channel import ServerTls, Target
 from pymesh_proxy.control.envoy_bootstrap import envoy_bootstrap
 from pymesh_proxy.control.node import Node
 from pymesh_proxy.control.subscription import Delta
+from pymesh_proxy.control.target import ServerTls, Target
 from tests.support.certificates import Authority
 from tests.support.envoy import command
 from tests.support.waiting import eventually

@@ -17,10 +17,11 @@ from pymesh import istio_ca
 from pymesh.grpc.status import RpcError
 from pymesh_proxy.config.model import PeerValidation, SdsName, TlsServer
 from pymesh_proxy.control.certificates import RENEW_AT, RENEW_SPREAD, CertificateClient, renewal_delay
-from pymesh_proxy.control.channel import Channel, Target
+from pymesh_proxy.control.channel import Channel
 from pymesh_proxy.control.node import Node
 from pymesh_proxy.control.roots import TrustedRoots
 from pymesh_proxy.control.secrets import Certificate, Roots, SecretStore
+from pymesh_proxy.control.target import Target
 from pymesh_proxy.transport.tls import TlsContexts
 from tests.support.certificates import Authority
 from tests.support.waiting import eventually

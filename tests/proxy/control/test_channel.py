@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pymesh.grpc.status import Code, RpcError
-from pymesh_proxy.control.channel import Channel, ServerTls, Target, bearer_token
+from pymesh_proxy.control.channel import Channel
+from pymesh_proxy.control.target import ServerTls, Target, bearer_token
 from tests.support.certificates import Authority
 from tests.support.grpc_peers import BURST, CHAT, ECHO, FAIL, HANG, WHO, grpcio_server
 from tests.support.waiting import eventually

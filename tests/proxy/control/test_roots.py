@@ -14,10 +14,11 @@ from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, Discovery
 
 from pymesh.names import SDS_ROOT, SDS_SERVICE, SDS_STREAM, SDS_WORKLOAD
 from pymesh.xds.types import SECRET
-from pymesh_proxy.control.channel import Channel, Target
+from pymesh_proxy.control.channel import Channel
 from pymesh_proxy.control.node import Node
 from pymesh_proxy.control.roots import RootsClient, TrustedRoots, fingerprints, root_of
 from pymesh_proxy.control.secrets import Certificate, Roots, SecretStore
+from pymesh_proxy.control.target import Target
 from tests.support.certificates import Authority
 from tests.support.waiting import eventually
 

@@ -18,10 +18,11 @@ from google.protobuf.message import Message
 from pymesh.grpc.framing import MAX_MESSAGE_BYTES
 from pymesh.xds.types import CLUSTER, ENDPOINT, LISTENER
 from pymesh_proxy.control import backoff
-from pymesh_proxy.control.channel import Channel, Target
+from pymesh_proxy.control.channel import Channel
 from pymesh_proxy.control.node import Node
 from pymesh_proxy.control.pace import Pace
 from pymesh_proxy.control.subscription import Delta, StateOfTheWorld
+from pymesh_proxy.control.target import Target
 from pymesh_proxy.control.xds import XdsClient, node_message
 from tests.proxy.control.scripted import Remembering, cluster, delta, endpoints, listener, sotw
 from tests.support.waiting import eventually
