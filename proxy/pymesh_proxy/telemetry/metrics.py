@@ -7,11 +7,12 @@ ten times as much and are made only when somebody scrapes. Names are Envoy's, so
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Final, Protocol
+from operator import attrgetter
+from typing import Final, Literal, Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from pymesh_proxy.telemetry.exposition import pieces
+from pymesh_proxy.telemetry.exposition import label, written
 from pymesh_proxy.telemetry.filter_metrics import FilterMetrics
 
 # Milliseconds; Istio's request duration buckets. Floats: comparing them with integers costs twice as much.
@@ -107,7 +108,7 @@ class Stats:
         self.filters = FilterMetrics()
         self.gauges: dict[str, tuple[str, float]] = {}  # name: (help, value), set by the composition root
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Metric | str]:
         """See exposition.Collector."""
         for flow in self.flows:
             flow.catch_up()
@@ -130,31 +131,23 @@ class Stats:
             yield GaugeMetricFamily(name, text, value=value)
 
     @staticmethod
-    def _counters(
-        prefix: str, label: str, found: Mapping[str, object], names: Sequence[str]
-    ) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        rows = list(found.items())
+    def _counters(prefix: str, key: str, found: Mapping[str, object], names: Sequence[str]) -> Iterator[str]:
+        rows = [(label(key, of), stats) for of, stats in found.items()]
         for name in names:
             if name in {"buckets", "classes", "duration_sum", "refusals"}:
                 continue
-            family_type = GaugeMetricFamily if name.endswith("_active") else CounterMetricFamily
-            for piece in pieces(rows):
-                family = family_type(f"{prefix}{name.removesuffix('_total')}", f"Envoy's {name}", labels=[label])
-                for key, stats in piece:
-                    family.add_metric([key], getattr(stats, name))
-                yield family
+            kind: Literal["counter", "gauge"] = "gauge" if name.endswith("_active") else "counter"
+            full = f"{prefix}{name.removesuffix('_total')}"
+            yield from written(kind, full, f"Envoy's {name}", rows, attrgetter(name))
 
     @staticmethod
-    def _classes(
-        name: str, label: str, found: dict[str, HttpStats] | dict[str, ClusterStats]
-    ) -> Iterator[CounterMetricFamily]:
-        rows = [(key, stats.classes, digit) for key, stats in found.items() for digit in range(1, 6)]
-        for piece in pieces(rows):
-            labels = [label, "envoy_response_code_class"]
-            family = CounterMetricFamily(name, "Responses by class of status", labels=labels)
-            for key, classes, digit in piece:
-                family.add_metric([key, str(digit)], classes[digit])
-            yield family
+    def _classes(name: str, key: str, found: Mapping[str, HttpStats | ClusterStats]) -> Iterator[str]:
+        rows = (
+            (f'{label(key, of)},envoy_response_code_class="{digit}"', stats.classes[digit])
+            for of, stats in tuple(found.items())  # which may change between two pieces
+            for digit in range(1, 6)
+        )
+        yield from written("counter", name, "Responses by class of status", rows, int)
 
     def _durations(self) -> HistogramMetricFamily:
         family = HistogramMetricFamily(

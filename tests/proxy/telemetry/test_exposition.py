@@ -14,7 +14,7 @@ from prometheus_client.core import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from pymesh_proxy.telemetry import exposition
-from pymesh_proxy.telemetry.exposition import Collector, render, rendering
+from pymesh_proxy.telemetry.exposition import Collector, label, render, rendering, written
 from pymesh_proxy.telemetry.metrics import ClusterStats, Stats
 from pymesh_proxy.telemetry.upstream_metrics import ClusterHealth, UpstreamMetrics
 from pymesh_proxy.upstream.endpoint import Endpoint
@@ -71,16 +71,38 @@ def many_clusters() -> tuple[Collector, ...]:
 def test_a_family_of_many_samples_reads_as_if_it_were_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     collectors = many_clusters()
     in_pieces = render(collectors).decode()
-    families = [family.name for family in text_string_to_metric_families(in_pieces)]
-    assert len(families) == len(set(families)), "each is introduced once"
-    assert 'envoy_cluster_upstream_rq_total{envoy_cluster_name="cluster-106"} 106.0' in in_pieces
-    assert 'envoy_cluster_membership_total{envoy_cluster_name="cluster-106"} 2.0' in in_pieces
+    families = {family.name: family for family in text_string_to_metric_families(in_pieces)}
+    assert len(families) == in_pieces.count("# TYPE") == in_pieces.count("# HELP"), "each is introduced once"
+    requests = families["envoy_cluster_upstream_rq"]
+    assert (requests.type, requests.documentation) == ("counter", "Envoy's rq_total")
+    assert [sample.value for sample in requests.samples] == list(range(2 * exposition.PIECE + 7))
+    assert {sample.value for sample in families["envoy_cluster_membership_total"].samples} == {2.0}
+    assert families["envoy_cluster_upstream_cx_active"].type == "gauge"
     monkeypatch.setattr(exposition, "PIECE", 1_000_000)
     assert render(collectors).decode() == in_pieces
 
 
 def test_no_step_writes_more_than_a_piece() -> None:
     collectors = many_clusters()
-    found = [family for collector in collectors for family in collector.collect()]
-    assert max(len(family.samples) for family in found) == exposition.PIECE
-    assert sum(1 for _ in rendering(collectors)) == len(found)
+    found = [family for collector in collectors for family in collector.collect() if isinstance(family, str)]
+    assert max(text.count("\n") for text in found) == 2 + exposition.PIECE
+    assert sum(1 for _ in rendering(collectors)) > len(found)
+
+
+@pytest.mark.parametrize("value", ["plain", "", 'quo"te\\ \n', "\\n"])
+def test_what_is_written_by_hand_is_what_the_library_writes(value: str) -> None:
+    class ByHand:
+        def collect(self) -> Iterator[str]:
+            yield from written("counter", "a", "text", [(label("z", value), 3)], float)
+            yield from written("gauge", "b", "text", [(label("z", value), 2.5)], float)
+            yield from written("counter", "c", "nothing yet", [], float)
+
+    class ByLibrary:
+        def collect(self) -> Iterator[Metric]:
+            for family, number in ((CounterMetricFamily, 3), (GaugeMetricFamily, 2.5)):
+                found = family("a" if number == 3 else "b", "text", labels=["z"])
+                found.add_metric([value], number)
+                yield found
+            yield CounterMetricFamily("c", "nothing yet", labels=["z"])
+
+    assert render([ByHand()]) == render([ByLibrary()])
