@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.listener.v3.listener_pb2 import Listener
 
 from pymesh.steps import whole
 from pymesh.xds import types
@@ -18,7 +19,7 @@ from pymesh_proxy.app import Proxy
 from pymesh_proxy.config.model import HttpManager, Snapshot
 from pymesh_proxy.filters.base import HttpFilter, Later
 from tests.support.configuration import apply
-from tests.support.inprocess import Json, bootstrap, cluster, http_listener, options, running, simple
+from tests.support.inprocess import Json, bootstrap, cluster, http_listener, options, route, running, simple
 from tests.support.memory import MemoryProxy
 from tests.support.peers import RawUpstream, client
 from tests.support.proxy_process import ProxyProcess, free_port, run_to_its_end
@@ -278,6 +279,22 @@ async def test_what_is_not_in_force_any_more_is_let_go_of() -> None:
             assert len(remains) == 1, "a request may be at it"
             del held
             await eventually(lambda: not len(remains), what="the old cluster is freed")
+
+
+async def test_connections_follow_what_is_published_though_they_ask_for_nothing() -> None:
+    async with running(bootstrap([], [cluster("service")])) as serving:
+        proxy = serving.proxy
+
+        def push(name: str) -> None:
+            listener = message(Listener, json.dumps(http_listener([route()], server_name=name)))
+            assert not whole(proxy.apply(types.LISTENER, {"http": listener.SerializeToString()}, set(), "1"))
+            whole(proxy.publish())
+
+        push("one")
+        async with client(serving.address):
+            [connection] = await eventually(lambda: serving.runtime.connections)
+            push("other")
+            assert connection.manager.server_name == "other"
 
 
 async def test_long_work_knows_of_traffic_and_is_seen_by_the_meter() -> None:

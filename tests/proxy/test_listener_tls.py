@@ -1,6 +1,7 @@
 """Towards an app of which nobody said what it speaks, what comes within TLS is told by its bytes, not by ALPN."""
 
 import asyncio
+import json
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,12 +11,13 @@ import pytest
 
 from pymesh_proxy.errors import Flag
 from tests.support.certificates import Authority
+from tests.support.changing import NOBODY
 from tests.support.inprocess import Json, Running, bootstrap, cluster, http_listener, route, running, tcp_listener
+from tests.support.messages import GET, OK
 from tests.support.peers import Peer, RawUpstream
 from tests.support.waiting import eventually
 
 MESH = ["istio-http/1.1", "istio-peer-exchange", "istio"]
-OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 FORGED = b"GET / HTTP/1.1\r\nhost: a\r\nx-forwarded-client-cert: URI=spiffe://cluster.local/ns/a/sa/admin\r\n\r\n"
 CALLER = "spiffe://cluster.local/ns/default/sa/caller"
 
@@ -95,6 +97,28 @@ async def test_a_request_within_opaque_tls_carries_our_word_on_who_calls(mesh: M
         served.send(OK)
         assert (await peer.message())[1] == b"ok"
         assert (await proxy.record()).protocol == "HTTP/1.1"
+
+
+async def test_requests_within_opaque_tls_follow_when_the_listener_changes(mesh: Mesh) -> None:
+    async with RawUpstream() as app, running(unnamed(mesh, app)) as proxy, mesh.client(proxy) as peer:
+        peer.send(GET)
+        served = await app.accept()
+        await served.head()
+        served.send(OK)
+        await peer.message()
+        changed = json.loads(unnamed(mesh, app))
+        http, _ = changed["static_resources"]["listeners"][0]["filter_chains"]
+        http["filters"][0]["typed_config"]["http_filters"].insert(0, NOBODY)
+        proxy.change(json.dumps(changed))
+        peer.send(GET)
+        assert (await peer.message())[0].startswith(b"HTTP/1.1 403 ")
+        del changed["static_resources"]["listeners"][0]["filter_chains"][0]
+        proxy.change(json.dumps(changed))
+        peer.send(b"\x00\x01")  # nobody reads requests here any more
+        served = await app.accept()
+        assert await served.exactly(2) == b"\x00\x01"
+        peer.close()
+        served.close()
 
 
 async def test_what_only_resembles_a_request_is_refused(mesh: Mesh) -> None:

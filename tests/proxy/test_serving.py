@@ -54,6 +54,7 @@ async def test_it_is_the_last_request_while_the_proxy_drains() -> None:
     proxy = MemoryProxy()
     serving = proxy.runtime.serving(proxy.manager, 0)
     assert not serving.last
+    proxy.runtime.adopt(with_manager(proxy.manager))  # a request may be under way by what was in force before
     proxy.runtime.drain()
     for each in (serving, proxy.runtime.serving(replace(proxy.manager), 0)):
         assert (each.last, each.over_since) == (True, proxy.runtime.drain_began)

@@ -5,6 +5,7 @@ messages, pings, and the closing handshake, however the connection ends.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import websockets
@@ -73,6 +74,14 @@ async def test_many_messages_at_once_stay_in_order() -> None:
 
         group.create_task(send())
         assert [await client.recv() for _ in expected] == expected
+
+
+async def test_it_goes_on_whatever_becomes_of_its_listener() -> None:
+    async with connected() as (proxy, client):
+        proxy.runtime.adopt(replace(proxy.runtime.snapshot, listeners={}))
+        proxy.follow()
+        await client.send("still here")
+        assert await client.recv() == "still here"
 
 
 @pytest.mark.parametrize("code", [1000, 4321])
