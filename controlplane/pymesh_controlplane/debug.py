@@ -90,7 +90,7 @@ def application(
         pages: dict[str, Callable[[], Json]] = {
             "syncz": lambda: status.syncz(pilot.connections.values(), time_of),
             "connections": lambda: status.connections_of(pilot.connections.values(), time_of),
-            "configz": lambda: status.configz(pilot.world),
+            "configz": lambda: {**status.configz(pilot.world), "away": status.awayz(pilot.away, time_of)},
             "registryz": lambda: status.registryz(pilot.world),
         }
         routes += [Route(f"/debug/{name}", _json(page)) for name, page in pages.items()]

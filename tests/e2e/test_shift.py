@@ -183,6 +183,9 @@ def test_a_lost_collector_is_no_reason_to_go_on(mesh: Mesh) -> None:
     assert process.returncode == 1
     assert "went back: the collector is lost, and nobody watches v2: " in out
     assert weights(mesh) == [0]
+    (away,) = json.loads(mesh.run("status", "-o", "json").stdout)["away"]
+    assert (away["service"], away["why"]) == ("telemetry.pymesh-system", "none of its pods is ready")
+    assert f"telemetry.pymesh-system is away since {away['since']}: " in mesh.run("status").stdout
     refused = mesh.run("shift", "shop", "--to", "v2", "--guard", "errors<1%", check=False)
     assert refused.returncode == 1
     assert "a guard needs the collector's figures: this mesh runs without telemetry" in refused.stderr

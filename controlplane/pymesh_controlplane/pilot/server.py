@@ -27,6 +27,7 @@ from pymesh.identity import Identity
 from pymesh.xds import types
 from pymesh_controlplane.metrics import Metrics
 from pymesh_controlplane.pilot import wire
+from pymesh_controlplane.pilot.away import Away, away
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.node import Node, node_of
 from pymesh_controlplane.pilot.push import Debounce, PushQueue
@@ -94,11 +95,13 @@ class DiscoveryServer:
 
     Attributes:
         world: the newest one, None until the source has told the first.
+        away: services that are away in it (`pilot/away.py`), and since when, by the server's clock.
         connections: by number, in the order in which they came.
     """
 
     def __init__(self, translate: Translate, metrics: Metrics, clock: Callable[[], float]) -> None:
         self.world: World | None = None
+        self.away: dict[Away, float] = {}
         self.connections: dict[int, Connection] = {}
         self._translate = translate
         self._metrics = metrics
@@ -143,6 +146,8 @@ class DiscoveryServer:
                 if problem not in known:
                     log.warning("%s", problem)
             self.world = world
+            since, now = {item.service: at for item, at in self.away.items()}, self._clock()
+            self.away = {item: since.get(item.service, now) for item in away(world)}
             self._debounce.changed(self._clock())
             self._changed.set()
 

@@ -1,9 +1,10 @@
 """What `pymesh status` and the debug pages tell about the proxies and the configuration. Pure: values in, JSON out."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Final, TypeAlias
 
+from pymesh_controlplane.pilot.away import Away
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.server import Connection, short_name
 from pymesh_controlplane.pilot.session import PUSH_ORDER, Session
@@ -59,6 +60,22 @@ def configz(world: World | None) -> dict[str, Json]:
         ],
         "problems": [dict(problem.as_json()) for problem in world.problems],
     }
+
+
+def awayz(away: Mapping[Away, float], time_of: TimeOf) -> list[Json]:
+    """The mesh's own services that are away: since when, why, what that means meanwhile, and what to do."""
+    return [
+        {
+            "service": item.service,
+            "since": _iso(since, time_of),
+            "why": item.why,
+            "means": item.means,
+            "remedy": item.remedy,
+            "text": f"{item.service} is away since {_iso(since, time_of)}: {item.why}; meanwhile {item.means} "
+            f"({item.remedy})",
+        }
+        for item, since in away.items()
+    ]
 
 
 def registryz(world: World | None) -> list[Json]:
