@@ -40,11 +40,13 @@ class Stream:
         account: that the sidecar has proved to run as.
         wake: set when it is to be told something.
         ended: set when another stream has taken its place.
+        half_closed: the sidecar has said all that it will; what it is told next is the last.
     """
 
     account: str
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    half_closed: bool = False
 
 
 class Holding:
@@ -101,11 +103,9 @@ class Holding:
             await until_first_ends(
                 self._read(context, name, stream, identity), self._write(context, name, stream), _superseded(stream)
             )
-            # Only the reader ends without an error: the sidecar has half-closed, or gRPC reports a broken stream as its
+            # Only the writer ends without an error: the sidecar has half-closed, or gRPC reports a broken stream as its
             # end. Only to a living one can anything be written.
-            if self._streams.get(name) is stream:
-                await context.write(policy_api.encode_response(self._desk.respond(name, self._clock())))
-                properly = not context.cancelled()
+            properly = self._streams.get(name) is stream and not context.cancelled()
         finally:
             if self._streams.get(name) is stream:
                 del self._streams[name]
@@ -141,8 +141,11 @@ class Holding:
                 sentence = f"more than {REQUEST_RATE} requests a second"
                 raise StreamError(grpc.StatusCode.RESOURCE_EXHAUSTED, sentence, "flood")
             if stream.ended.is_set():
-                return
+                break
             self._hear(name, request, identity, new=False)
+        stream.half_closed = True
+        stream.wake.set()
+        await asyncio.Event().wait()  # the writer's end is the stream's: grpc.aio allows no write beside one cut short
 
     def _hear(self, name: str, request: LeaseRequest, identity: Identity, *, new: bool) -> None:
         known = self._desk.known
@@ -155,7 +158,11 @@ class Holding:
         while True:
             await stream.wake.wait()
             stream.wake.clear()
-            await context.write(policy_api.encode_response(self._desk.respond(name, self._clock())))
+            last = stream.half_closed
+            if self._streams.get(name) is stream:
+                await context.write(policy_api.encode_response(self._desk.respond(name, self._clock())))
+            if last:
+                return
 
     async def _receive(self, context: ServerContext) -> LeaseRequest | None:
         """The next report, None when the sidecar has said all it will."""

@@ -7,6 +7,7 @@ import pytest
 from pymesh import policy_api
 from pymesh.identity import Identity
 from pymesh.policy_api import LeaseRequest
+from pymesh_controlplane.pilot.server import Origin, ServerContext
 from pymesh_controlplane.policy import holding
 from tests.controlplane.pilot.worlds import BOOKINFO
 from tests.controlplane.policy import harness
@@ -16,6 +17,7 @@ from tests.controlplane.policy.harness import (
     NODE,
     RATE,
     RATINGS,
+    REVIEWS,
     SECOND,
     SLOTS,
     Lease,
@@ -60,6 +62,29 @@ async def test_a_stream_that_is_closed_gives_back_and_one_that_breaks_is_waited_
         (holder,) = running.service.desk.books[SLOTS].holders.values()
         assert holder.until is not None
         assert holder.charge == 10
+
+
+async def test_a_stream_that_is_closed_while_it_is_told_something_is_ended_in_order_by_grpcio_too() -> None:
+    """Whose server neither takes a message beside one that was cut short, nor ends the call then."""
+    async with serving() as running:
+        server = grpc.aio.server(handlers=running.service.handlers(as_reviews))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                for _ in range(50):
+                    lease = Lease(channel)
+                    await lease.hello()
+                    for _ in range(2):
+                        await lease.call.write(policy_api.encode_request(LeaseRequest(NODE, seen=lease.last.nonce)))
+                    await lease.call.done_writing()
+                    assert (await lease.ended())[0] is grpc.StatusCode.OK
+        finally:
+            await server.stop(0)
+
+
+async def as_reviews(context: ServerContext) -> Origin:
+    return Origin(context.peer(), REVIEWS)
 
 
 async def test_a_sidecar_has_one_stream_the_newest() -> None:
