@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from time import monotonic_ns
+from typing import TypeAlias
 
 import h2.config
 import h2.connection
@@ -286,23 +287,35 @@ def full_queue(port: int) -> Iterator[None]:
         yield
 
 
+Outage: TypeAlias = tuple[str, Callable[[Service], Awaitable[None]], tuple[str, ...]]
+
+OUTAGES: list[Outage] = [
+    ("slowness", Service.slow, ("no answer", "did not answer within")),
+    ("refusal", Service.gone, ("Connection refused",)),
+    ("a full queue", Service.unreachable, ("no answer", "connection lost", "Cancelling all calls")),
+    ("no messages", Service.garbage, ("not a CheckResponse", "not a message of")),
+    ("no HTTP/2", partial(Service.speaking, talk=no_http2), ("breaks HTTP/2",)),
+    ("bad frames", partial(Service.speaking, talk=bad_frames), ("breaks HTTP/2",)),
+    ("an odd status", partial(Service.speaking, talk=odd_status), ("UNKNOWN",)),
+]
+
+
 async def test_nothing_is_lost_while_the_policy_service_is_slow_or_refuses_or_talks_rubbish(tmp_path: Path) -> None:
-    async with site(tmp_path) as at:
+    """Every other outage at a site of its own, side by side: most of the time is spent waiting."""
+    async with asyncio.TaskGroup() as sites:
+        for number in range(2):
+            (directory := tmp_path / str(number)).mkdir()
+            sites.create_task(one_after_the_other(directory, OUTAGES[number::2]))
+
+
+async def one_after_the_other(directory: Path, outages: list[Outage]) -> None:
+    async with site(directory) as at:
         granted = dict.fromkeys([held(port) for port in MODES], 100)
         granted |= dict.fromkeys([rate(port, "leased") for port in MODES], PLENTY)
         service = Service(PolicyPeer(granted, port=at.policy_port, decide=Decisions()))
-        outages: list[tuple[str, Act, tuple[str, ...]]] = [
-            ("slowness", service.slow, ("no answer", "did not answer within")),
-            ("refusal", service.gone, ("Connection refused",)),
-            ("a full queue", service.unreachable, ("no answer", "connection lost", "Cancelling all calls")),
-            ("no messages", service.garbage, ("not a CheckResponse", "not a message of")),
-            ("no HTTP/2", partial(service.speaking, no_http2), ("breaks HTTP/2",)),
-            ("bad frames", partial(service.speaking, bad_frames), ("breaks HTTP/2",)),
-            ("an odd status", partial(service.speaking, odd_status), ("UNKNOWN",)),
-        ]
         try:
             await service.sane()
             for outage, begin, why in outages:
-                await lives_through(at, outage, begin, service.sane_again, why)
+                await lives_through(at, outage, partial(begin, service), service.sane_again, why)
         finally:
             await service.gone()
