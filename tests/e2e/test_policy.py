@@ -224,9 +224,20 @@ spec: {targetRefs: [{name: open}], requests: 1, per: Hour, failureMode: Closed}
 # --- While nobody counts ----------------------------------------------------------------------------------------------
 
 
+def decided(mesh: Mesh) -> bool:
+    """Whether both sidecars have a last decision by now: twenty requests in a row that were let in.
+
+    Before its first question a sidecar has none, and on a busy machine an answer may take longer than is waited for it.
+    """
+    url = f"http://{address(mesh, 'last')}/?[1-20]"
+    codes = mesh.in_pod("client", "curl", "-s", "-o/dev/null", "-w", "%{http_code} ", "-H", "host: last", url)
+    return codes.split() == ["200"] * 20
+
+
 @contextmanager
 def traffic(mesh: Mesh) -> Iterator[Any]:
     """Requests to all three without a pause; what became of them so far is what the function given says."""
+    eventually_sync(lambda: decided(mesh), what="a last decision")
     command = [PYMESH, "exec", "--mesh", mesh.name, "client", "--", "python3", "-uc", TRAFFIC]
     asking = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert asking.stdin is not None
