@@ -240,12 +240,14 @@ class Link(asyncio.Protocol):
             log.exception("a call of %s failed", self.peer)
             status = Status(Code.UNKNOWN, "the handler failed; the service's log says why")
         self._end(call, status)
-        if not self._flushing:
+        if not self.answers:
+            self.flush()
+        elif not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush_answers)
 
     def _flush_answers(self) -> None:
-        """All that have become ready in a turn of the event loop: one write, and one record of TLS."""
+        """What has become ready in a turn of the event loop: one write, and one record of TLS."""
         self._flushing = False
         self.flush()
 
