@@ -182,6 +182,19 @@ async def test_a_handshake_that_a_change_overtakes_leads_to_what_is_in_force(ide
         assert app.connections == 0
 
 
+async def test_a_client_that_was_silent_is_served_by_what_is_in_force_when_it_speaks(
+    identities: Identities,
+) -> None:
+    async with RawUpstream() as app:
+        config = json.loads(encrypted(web(app), identities.server()))
+        [chain] = config["static_resources"]["listeners"][0]["filter_chains"]
+        chain["filter_chain_match"] = {"transport_protocol": "tls"}
+        async with running(json.dumps(config)) as proxy, client(proxy.address) as peer:
+            await eventually(lambda: proxy.runtime._tasks, what="somebody waits for the client")
+            proxy.change(web(app))
+            await answered(app, None, peer)
+
+
 # --- What nobody had to look at when it began ---
 
 
