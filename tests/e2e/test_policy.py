@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 from collections import Counter
@@ -319,12 +320,16 @@ def test_the_record_of_a_request_tells_what_the_policy_service_said(mesh: Mesh) 
 # --- Without one ------------------------------------------------------------------------------------------------------
 
 
-def test_a_mesh_without_a_policy_service_says_so_and_goes_by_the_failure_modes(mesh: Mesh) -> None:
-    """The same manifests, `--without policy`."""
+def test_a_mesh_without_a_policy_service_says_so_and_goes_by_the_failure_modes(tmp_path: Path) -> None:
+    """The same services and limits, one pod, `--without policy`."""
+    documents = MANIFEST.read_text().split("\n---\n")
+    few = [text.replace("replicas: 2", "replicas: 1") for text in documents if "enveloped" not in text]
+    (manifest := tmp_path / "policy.yaml").write_text("\n---\n".join(few))
+    shutil.copy(MANIFEST.with_name("limited.py"), tmp_path)
     other = Mesh("nopolicy")
     other.run("down", check=False)
     try:
-        said = other.run("up", "-f", str(MANIFEST), "--without", "policy,telemetry,ingress,egress")
+        said = other.run("up", "-f", str(manifest), "--without", "policy,telemetry,ingress,egress")
         assert "no policy service runs in this mesh" in said.stdout + said.stderr
         assert {pod["name"] for pod in other.pods() if pod["namespace"] == "pymesh-system"} == {"pymesh-controlplane"}
         assert status(get(other, "open")) == 200
