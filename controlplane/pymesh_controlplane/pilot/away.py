@@ -1,6 +1,6 @@
 """Which of the mesh's own services are away although something relies on them, and what that means meanwhile. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from pymesh import names
@@ -45,6 +45,12 @@ def away(world: World) -> Iterator[Away]:
             "what proxies report waits, and is dropped when 2 MiB are full; pymesh requests, journey and graph lack it"
         )
         yield from _if_away(COLLECTOR, world, lost)
+
+
+def still_away(before: Mapping[Away, float], world: World, now: float) -> dict[Away, float]:
+    """The services that are away at `now`, and since when, if they were among those of `before` already."""
+    since = {item.service: at for item, at in before.items()}
+    return {item: since.get(item.service, now) for item in away(world)}
 
 
 def _if_away(name: str, world: World, means: str) -> Iterator[Away]:

@@ -27,7 +27,7 @@ from pymesh.identity import Identity
 from pymesh.xds import types
 from pymesh_controlplane.metrics import Metrics
 from pymesh_controlplane.pilot import wire
-from pymesh_controlplane.pilot.away import Away, away
+from pymesh_controlplane.pilot.away import Away, still_away
 from pymesh_controlplane.pilot.model import World
 from pymesh_controlplane.pilot.node import Node, node_of
 from pymesh_controlplane.pilot.push import Debounce, PushQueue
@@ -146,8 +146,7 @@ class DiscoveryServer:
                 if problem not in known:
                     log.warning("%s", problem)
             self.world = world
-            since, now = {item.service: at for item, at in self.away.items()}, self._clock()
-            self.away = {item: since.get(item.service, now) for item in away(world)}
+            self.away = still_away(self.away, world, self._clock())
             self._debounce.changed(self._clock())
             self._changed.set()
 

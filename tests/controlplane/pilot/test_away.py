@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from pymesh_controlplane.pilot import status
-from pymesh_controlplane.pilot.away import Away, away
+from pymesh_controlplane.pilot.away import Away, away, still_away
 from tests.controlplane.pilot.worlds import BOOKINFO, world_of
 
 RULES = """
@@ -89,6 +89,22 @@ def test_a_collector_without_a_ready_pod_is_away() -> None:
 def test_only_some_rules_are_named(rules: int) -> None:
     (item,) = found("".join(RULES.replace("name: reviews,", f"name: reviews{number},") for number in range(rules)))
     assert (" and 2 more sidecars let" in item.means) == (rules == 7)
+
+
+def test_who_is_away_is_so_since_the_first_time_in_a_row() -> None:
+    there, lost = own("policy", ready=True), own("policy", ready=False)
+    gone = still_away({}, world_of(BOOKINFO + RULES + lost), 1.0)
+    assert list(gone.values()) == [1.0]
+    gone = still_away(
+        gone, world_of(BOOKINFO + RULES.replace("Open", "Closed") + lost + own("telemetry", ready=False)), 2.0
+    )
+    assert {item.service: since for item, since in gone.items()} == {
+        "policy.pymesh-system": 1.0,
+        "telemetry.pymesh-system": 2.0,
+    }
+    gone = still_away(gone, world_of(BOOKINFO + RULES + there), 3.0)
+    assert gone == {}
+    assert list(still_away(gone, world_of(BOOKINFO + RULES + lost), 4.0).values()) == [4.0]
 
 
 def test_the_page_says_since_when() -> None:
