@@ -76,6 +76,18 @@ def test_what_opens_a_table_is_not_remembered() -> None:
         assert reader.read(Kind.TRAILERS, b"\xbe").fields == ((b"x-a", b"1"),)
 
 
+def test_what_was_remembered_without_a_table_is_read_anew_with_one() -> None:
+    """There its field is put into the table, and the next block refers to it."""
+    reader = BlockReader(65536)
+    adding = b"\x40\x03x-a\x011"
+    reader.read(Kind.TRAILERS, b"\x20")
+    for _ in range(2):
+        reader.read(Kind.TRAILERS, adding)
+    reader.read(Kind.TRAILERS, b"\x3f\xe1\x1f")  # 4096
+    reader.read(Kind.TRAILERS, adding)
+    assert reader.read(Kind.TRAILERS, b"\xbe").fields == ((b"x-a", b"1"),)
+
+
 def test_the_same_block_is_read_once_and_a_kind_apart() -> None:
     reader = BlockReader(65536)
     block = b"\x20" + encode_field((b":status", b"200"))
