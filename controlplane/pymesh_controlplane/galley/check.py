@@ -113,8 +113,8 @@ def _check_authentication(resource: Resource[PeerAuthentication], world: World, 
     spec = resource.value.spec
     if selector := selected_labels(resource.value):
         # Unlike other policies, one of the root namespace is for pods of that namespace alone.
-        namespace, labels = resource.key.namespace, "spec.selector.matchLabels"
-        warn_of_nobody(findings, labels, namespace, pods, lambda _, of: selector.items() <= of.items())
+        path, namespace = "spec.selector.matchLabels", resource.key.namespace
+        warn_of_nobody(findings, path, namespace, pods, lambda _, labels: selector.items() <= labels.items())
         return findings.problems
     if spec.port_level_mtls:
         findings.error("spec.portLevelMtls", "ports belong to a workload: say which by spec.selector.matchLabels")

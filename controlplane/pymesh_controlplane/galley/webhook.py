@@ -81,7 +81,7 @@ class Judge:
 
 def _lost(request: Request, value: Object, world: World) -> list[Problem]:
     """What the mesh's ConfigMap no longer has of what it had."""
-    if request.old_object is None:
+    if request.old_object is None or request.kind.kind != "ConfigMap":
         return []
     new, old = (read(_named(item, request), _NOWHERE, request.namespace) for item in (value, request.old_object))
     if isinstance(new, Refused) or isinstance(old, Refused):
