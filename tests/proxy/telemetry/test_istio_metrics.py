@@ -6,6 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pymesh.peer_metadata import NO_SERVICE, Peer, ServiceFacts
 from pymesh.steps import whole
 from pymesh_proxy.errors import Flag
+from pymesh_proxy.routing import DirectResponse, Route
 from pymesh_proxy.telemetry.istio_metrics import IstioReporter
 from pymesh_proxy.telemetry.peers import Peers
 from pymesh_proxy.telemetry.record import RequestRecord
@@ -23,9 +24,12 @@ def peers(*, sidecar: bool = True) -> Peers:
     return made
 
 
-def record(direction: str = "outbound", **values: object) -> RequestRecord:
+def record(direction: str = "outbound", *, authority: str = "", route: str = "", **values: object) -> RequestRecord:
     made = RequestRecord(Facts(direction, "10.0.0.1:1", "10.0.0.2:2"), 0.0, 1.0)
     made.t_end, made.status = 1.002, 200
+    made.said = b"GET", authority.encode(), b"/"
+    if route:
+        made.matched = Route(route, "host", "", lambda _: True, DirectResponse(200))
     for name, value in values.items():
         setattr(made, name, value)
     return made
