@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pymesh.istio_metrics import HTTP_LABELS, TCP_LABELS
 from pymesh.peer_metadata import header_of, peer_of, workload_metadata
+from pymesh.steps import whole
 from pymesh_proxy.control.node import Node
 from pymesh_proxy.control.secrets import Certificate, Roots
 from tests.support.certificates import Authority
@@ -166,7 +167,7 @@ def samples(proxy: Running, name: str) -> list[tuple[dict[str, str], float]]:
     """Labels, in the order in which they are written, and values of what is not zero."""
     return [
         (dict(sample.labels), sample.value)
-        for family in text_string_to_metric_families(proxy.runtime.istio.text())
+        for family in text_string_to_metric_families(whole(proxy.runtime.istio.writing()))
         for sample in family.samples
         if sample.name == name and sample.value
     ]
@@ -188,7 +189,7 @@ async def test_both_sidecars_count_a_request_with_all_labels_in_istio_s_order(pa
         assert only(proxy) == expected
         for name in ("istio_request_duration_milliseconds", "istio_request_bytes", "istio_response_bytes"):
             assert only(proxy, f"{name}_count") == expected
-        [line] = re.findall(r"^istio_requests_total\{(.*)\} 1$", proxy.runtime.istio.text(), re.MULTILINE)
+        [line] = re.findall(r"^istio_requests_total\{(.*)\} 1$", whole(proxy.runtime.istio.writing()), re.MULTILINE)
         assert tuple(re.findall(r'(\w+)="', line)) == tuple(expected) == HTTP_LABELS
         assert samples(proxy, "istio_response_bytes_sum") == [(expected, 2)]
 
