@@ -27,7 +27,7 @@ from pymesh_proxy.filters.base import HttpFilter
 from pymesh_proxy.filters.policy import CheckSettings, PolicyFilter, PolicySettings
 from pymesh_proxy.filters.remembered import attributes_of
 from pymesh_proxy.filters.slots import SlotSettings
-from pymesh_proxy.filters.waiting import Mode
+from pymesh_proxy.filters.standing import Mode
 from pymesh_proxy.routing import Route
 from pymesh_proxy.telemetry.filter_metrics import FilterMetrics
 from pymesh_proxy.telemetry.record import RequestRecord
@@ -65,7 +65,7 @@ def policy(rules: int, slots: int) -> HttpFilter:
     for rule in services.policies["policy"].leases.rules.values():
         rule.report(0.0)
         rule.answer(Grant(rule.name, slots, LIMIT), now=0.0, in_time=True)
-        rule.full = not slots
+        rule.waiting.exhausted = not slots
     return HttpFilter(FILTER, found.on_request, on_complete=found.on_complete)
 
 

@@ -118,7 +118,7 @@ class Site:
         record.t_start = client.clock()
         if rule.take(record):
             return lambda: rule.release(record)
-        refusal = rule.refusal() or await client.wait(rule, record, WAIT)
+        refusal = rule.waiting.refusal() or await client.wait(rule, record, WAIT)
         return refusal or (lambda: rule.release(record))
 
 
@@ -158,7 +158,7 @@ async def site(directory: Path) -> AsyncIterator[Site]:
 
 
 def known(at: Site, number: int) -> bool:
-    return not at.slot(number).down and at.slot(number)._grant is not None and at.rate(number)._known
+    return not at.slot(number).standing.down and at.slot(number).standing.granted and at.rate(number).standing.granted
 
 
 async def busy(at: Site, crowd: Crowd, over: asyncio.Event, number: int) -> None:
@@ -290,7 +290,7 @@ async def without_redis_what_was_granted_goes_on(at: Site, directory: Path) -> N
         asked[0] = refused[0] = 0
 
     def down() -> list[bool]:
-        return [rule.down for number in range(SIDECARS) for rule in (at.slot(number), at.rate(number))]
+        return [rule.standing.down for number in range(SIDECARS) for rule in (at.slot(number), at.rate(number))]
 
     async with asyncio.TaskGroup() as clients:
         try:
@@ -304,7 +304,7 @@ async def without_redis_what_was_granted_goes_on(at: Site, directory: Path) -> N
             asked[0] = refused[0] = 0
             at.redis.send_signal(signal.SIGSTOP)
             await eventually(lambda: all(down()), what="every rule's failure mode decides", timeout=20)
-            assert "the store of counts is away" in at.slot(0).problem
+            assert "the store of counts is away" in at.slot(0).standing.problem
             shares = sum(at.rate(number)._share for number in range(SIDECARS))
             # About the whole of the rate: each replica has last heard of the others at another moment.
             assert 0.8 * WHOLE_SHARE <= shares <= 1.2 * WHOLE_SHARE

@@ -34,7 +34,7 @@ from pymesh_proxy.filters.policy import CheckSettings, PolicyFilter, PolicySetti
 from pymesh_proxy.filters.rates import RateSettings
 from pymesh_proxy.filters.remembered import attributes_of
 from pymesh_proxy.filters.slots import SlotSettings
-from pymesh_proxy.filters.waiting import Mode
+from pymesh_proxy.filters.standing import Mode
 
 # Seconds, where the configuration does not say.
 DEFAULT_TIMEOUT: Final = 0.05

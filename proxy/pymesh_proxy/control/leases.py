@@ -20,7 +20,7 @@ from pymesh_proxy.control.channel import Stream
 from pymesh_proxy.control.grpc_cluster import ClusterChannel, Mesh
 from pymesh_proxy.filters.rates import RateRule, RateSettings
 from pymesh_proxy.filters.slots import SlotRule, SlotSettings
-from pymesh_proxy.filters.waiting import Refusal
+from pymesh_proxy.filters.waiting import Refusal, give_up, lose
 from pymesh_proxy.telemetry.policy_metrics import PolicyMetrics
 from pymesh_proxy.telemetry.record import RequestRecord
 
@@ -116,7 +116,7 @@ class Leases:
             self._known[settings.name] = rule
             self._urgent(True)
         if self._away:
-            rule.lose(self._away)
+            lose(rule, self._away)
         self.rules[settings.name] = rule
         return rule
 
@@ -163,7 +163,7 @@ class Leases:
             return
         if self._host.loop.time() - self._heard_at >= within:
             self._lose(f"no answer within {within:g} s")
-        rule.give_up(record)
+        give_up(rule, record)
 
     # --- The stream ---
 
@@ -294,4 +294,4 @@ class Leases:
             log.warning("policy service %s is away: %s", self._channel.cluster_name, why)
         self._away = why
         for rule in self.rules.values():
-            rule.lose(why)
+            lose(rule, why)

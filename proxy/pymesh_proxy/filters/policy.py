@@ -25,7 +25,8 @@ from pymesh_proxy.filters.rates import RateRule, RateSettings
 from pymesh_proxy.filters.remembered import NO_ATTRIBUTES, Attributes, Kept, Key, key_of
 from pymesh_proxy.filters.services import PolicyService, Services
 from pymesh_proxy.filters.slots import SlotRule, SlotSettings
-from pymesh_proxy.filters.waiting import Mode, Refusal
+from pymesh_proxy.filters.standing import Mode
+from pymesh_proxy.filters.waiting import Refusal
 from pymesh_proxy.telemetry.policy_metrics import PolicyStats
 from pymesh_proxy.telemetry.record import RequestRecord
 
@@ -117,7 +118,7 @@ class PolicyFilter:
                 else:
                     record.notes[NOTE] = rule.note()
                 continue
-            refusal = rule.refusal()
+            refusal = rule.waiting.refusal()
             if refusal is None:
                 return Later(partial(self._ask, context, index))
             if (reply := self._refuse(rule, refusal, record)) is not None:
@@ -145,7 +146,7 @@ class PolicyFilter:
                 _note(record, rule.note())
                 continue
             begun = clock()
-            refusal = rule.refusal() or await self._wait(rule, record, until)
+            refusal = rule.waiting.refusal() or await self._wait(rule, record, until)
             if refusal is None:
                 _note(record, f"{rule.note()}, asked, {(clock() - begun) * 1000:.1f} ms")
             elif (reply := self._refuse(rule, refusal, record)) is not None:
@@ -303,8 +304,8 @@ def _denier(answer: Answer, unanswered: Iterable[Unanswered]) -> str:
 
 def _refusal(rule: SlotRule | RateRule, refusal: Refusal, record: RequestRecord, now: float) -> LocalReply:
     if refusal is Refusal.AWAY:
-        rule.stats.without(rule.mode.value.lower())
-        return _unavailable(rule.name, rule.reason(), record)
+        rule.stats.without(rule.standing.mode.value.lower())
+        return _unavailable(rule.name, rule.standing.reason, record)
     rule.stats.denied += 1
     _note(record, f"{rule.name}: denied, {rule.why_full()}")
     return _limited(rule.name, *rule.refused(now))

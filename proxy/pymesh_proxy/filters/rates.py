@@ -1,7 +1,7 @@
 """One leased rate as one sidecar sees it: the tokens that it has in stock, and who waits for one.
 
-Pure, like slots.py, whose interface this is: what comes from the policy service is told by `answer`, `lose` and
-`give_up`, and what it should hear is asked for by `report`. Each request that is let in spends a token; nothing comes
+Pure, like slots.py, whose interface this is: what comes from the policy service is told by `answer`, and what it should
+hear is asked for by `report`. Each request that is let in spends a token; nothing comes
 back when it ends.
 """
 
@@ -11,9 +11,11 @@ from typing import Final
 
 from pymesh import policy_answers
 from pymesh.policy_api import RATE_LEASE, WHOLE_SHARE, Demand, Grant
+from pymesh_proxy.filters import waiting
 from pymesh_proxy.filters.bucket import Bucket
 from pymesh_proxy.filters.slots import spare
-from pymesh_proxy.filters.waiting import Mode, Refusal, Urgent, Waiting
+from pymesh_proxy.filters.standing import Mode, Standing
+from pymesh_proxy.filters.waiting import Urgent, Waiting
 from pymesh_proxy.telemetry.policy_metrics import PolicyStats
 from pymesh_proxy.telemetry.record import RequestRecord
 
@@ -41,16 +43,13 @@ class RateRule:
 
     Attributes:
         stock: requests that may be let in now.
-        waiting: the requests that wait for a token.
-        away, down, problem: see slots.SlotRule.
-        full: the service has said that there are no tokens for now: asking again at once is of no use.
+        standing, waiting: see slots.SlotRule.
         free_at: when there is one, in seconds of the clock that `answer` goes by.
     """
 
     __slots__ = (
-        "__weakref__", "_alone", "_asked_before", "_gave_up", "_in_force", "_known", "_low", "_mark", "_refused",
-        "_reported", "_rotated", "_settings", "_share", "_used", "away", "down", "free_at", "full", "mode", "name",
-        "problem", "stats", "stock", "urgent", "waiting",
+        "__weakref__", "_alone", "_asked_before", "_low", "_mark", "_refused", "_reported", "_rotated", "_settings",
+        "_share", "_used", "free_at", "name", "standing", "stats", "stock", "urgent", "waiting",
     )  # fmt: skip
 
     def __init__(self, settings: RateSettings, stats: PolicyStats, urgent: Urgent) -> None:
@@ -59,50 +58,49 @@ class RateRule:
         self.stats = stats
         self.urgent = urgent
         self.stock = 0
-        self.away = self.problem = ""
-        self.full = False
+        self.standing = Standing(settings.mode, settings.otherwise)
+        self.waiting = Waiting(urgent, self.standing)
         self.free_at = 0.0
-        self._known = False  # there was a grant
         self._share = 0
         self._alone: Bucket | None = None  # our share of the rate, from the first request without the service on
-        self.waiting = Waiting(urgent)
-        self._gave_up = False  # a request has waited in vain for the service to know the rule
         self._reported = Demand(settings.name, 0, 0, 0)
         self._used = self._refused = 0  # on this stream: tokens spent, requests for which there was none
         self._mark, self._rotated = 0, 0.0  # their sum, and the time, when this lease began
         self._asked_before = 0  # requests in the lease before
         self._low = 0  # the stock at which it is time to ask for more
-        self._in_force = True
-        self._recount()
 
     def configure(self, settings: RateSettings) -> None:
         """What the configuration in force says; the stock stays as it is, unless the rule was retired."""
         if settings != self._settings:
-            self.full = False
-        elif self._in_force:
+            self.waiting.exhausted = False
+        elif self.standing.in_force:
             return
-        if not self._in_force:  # the service does not know that we want anything again
+        if not self.standing.in_force:  # the service does not know that we want anything again
             self.urgent(True)
-        self._settings, self._in_force = settings, True
-        self._settle_all()
+        self._settings = settings
+        self.standing.configure(settings.mode, settings.otherwise)
+        waiting.settle(self)
 
     def retire(self) -> None:
         """The rule is not in force any more: whoever still comes by it is let in."""
-        if self._in_force:
+        if self.standing.in_force:
             # As for slots. Counting goes on: the service takes the stock for spent, and counts from the next report.
-            self._in_force, self._known, self.stock, self.full, self.away = False, False, 0, False, ""
-            self._settle_all()
+            self.stock, self.waiting.exhausted = 0, False
+            self.standing.retire()
+            waiting.settle(self)
 
     # --- Requests ---
 
     @property
     def usable(self) -> int:
         """Requests that may come in now."""
-        return _UNLIMITED if not self._in_force or (self.down and self.mode is Mode.OPEN) else self.stock
+        standing = self.standing
+        return _UNLIMITED if not standing.in_force or (standing.down and standing.mode is Mode.OPEN) else self.stock
 
     def take(self, record: RequestRecord) -> bool:
         """Spend a token on the request if there is one. Every request comes through here."""
-        if self.down or not self._in_force:
+        standing = self.standing
+        if standing.down or not standing.in_force:
             return self._take_alone(record)
         stock = self.stock
         if stock <= 0:
@@ -116,47 +114,30 @@ class RateRule:
 
     def note(self) -> str:
         """How the request that just got its token got it, for people."""
-        if not self._in_force:
+        if not self.standing.in_force:
             return f"{self.name}: let in, since it is no longer in force"
-        if not self.down:
+        if not self.standing.down:
             return f"{self.name}: token, {self.stock} left here"
-        why = self.reason()
-        if self.mode is Mode.OPEN:
+        why = self.standing.reason
+        if self.standing.mode is Mode.OPEN:
             return f"{self.name}: let in, since the policy service is away ({why})"
         return f"{self.name}: by {self._share / WHOLE_SHARE:.1%} of the rate, since the policy service is away ({why})"
-
-    def refusal(self) -> Refusal | None:
-        """Why a request that found no token is refused at once; None if the service may still give one."""
-        if self.down:
-            return Refusal.LIMIT if self.mode is Mode.LAST_DECISION else Refusal.AWAY
-        if self.full or self.waiting.full:
-            self._refused += 1
-            self.urgent(False)
-            return Refusal.LIMIT
-        return None
 
     def release(self, record: RequestRecord) -> None:
         """The request is over; if it still waited, it does no more."""
         if self.waiting.settles:
             self.waiting.leave(record)
 
-    def give_up(self, record: RequestRecord) -> None:
-        """The request has waited for as long as it may."""
-        settle = self.waiting.leave(record)
-        if settle is not None:
-            self._gave_up = True
-            self._recount()
-            settle(self._decide(record))
-            self._settle_all()
-
     # --- The service ---
 
     def begin_stream(self) -> None:
         """A new stream: what is spent is counted from here on."""
-        self._used = self._refused = self._mark = 0
+        self._used = self._refused = self._mark = self.waiting.refused = 0
 
     def report(self, now: float) -> Demand:
         """What the service should know. `now` is in seconds of any clock."""
+        self._refused += self.waiting.refused
+        self.waiting.refused = 0
         asked = self._used + self._refused
         recent = max(self._asked_before, asked - self._mark)
         lasted = now - self._rotated
@@ -170,46 +151,33 @@ class RateRule:
 
     def answer(self, grant: Grant, *, now: float, in_time: bool, whole: bool = True) -> None:
         """What the service grants; see slots.SlotRule.answer."""
-        if in_time:
-            self.away = ""
-        self.problem = grant.problem
+        self.standing.hear(grant, in_time=in_time)
         if not grant.problem:
-            self._gave_up, self._known = False, True
             self.stock = grant.slots + grant.used - self._used
             self._share = grant.share
-            self.full = whole and grant.slots < self._reported.wanted and not grant.coming
+            self.waiting.exhausted = whole and grant.slots < self._reported.wanted and not grant.coming
             self.free_at = now + grant.retry_after
-        self._settle_all()
+        waiting.settle(self)
         if self.waiting:
             self.urgent(True)
 
-    def lose(self, why: str) -> None:
-        """The service is away; `why` may be another reason than before."""
-        if why != self.away:
-            self.away = why
-            self._settle_all()
-
     # --- Deciding ---
 
-    def _recount(self) -> None:
-        """What the failure mode says, if it is asked."""
-        settings = self._settings
-        last = settings.mode is Mode.LAST_DECISION
-        self.mode = settings.otherwise if last and not self._known else settings.mode
-        down = bool(self.away) or (bool(self.problem) and (self._gave_up or self._known))
-        self.down = down and self._in_force
-        if not self.down:
+    def recount(self) -> None:
+        """While the service is there, nothing is decided alone."""
+        if not self.standing.down:
             self._alone = None
 
     def _take_alone(self, record: RequestRecord) -> bool:
         """Decide without the service: by our share of the rate, where it had told us one."""
-        if not self._in_force:
+        standing = self.standing
+        if not standing.in_force:
             return True
-        if self.mode is Mode.CLOSED:
+        if standing.mode is Mode.CLOSED:
             return False
-        if self.mode is Mode.LAST_DECISION and not self._take_of_share(record.t_start):
+        if standing.mode is Mode.LAST_DECISION and not self._take_of_share(record.t_start):
             return False
-        self.stats.without(self.mode.value.lower())
+        self.stats.without(standing.mode.value.lower())
         return True
 
     def _take_of_share(self, now: float) -> bool:
@@ -225,19 +193,6 @@ class RateRule:
             self._alone = Bucket(interval, max(0.0, RATE_LEASE - interval), now)
         return self._alone.take(now)
 
-    def _settle_all(self) -> None:
-        """Decide again about those who wait."""
-        self._recount()
-        if not self.down:
-            self.waiting.admit(self.take)
-        if self.down or self.full:
-            self.waiting.decide(self._decide)
-
-    def _decide(self, record: RequestRecord) -> Refusal | None:
-        if self.take(record):
-            return None
-        return self.refusal() or Refusal.LIMIT  # it is there, and no token came in time
-
     # --- For people ---
 
     def refused(self, now: float) -> tuple[str, policy_answers.Fields]:
@@ -251,10 +206,6 @@ class RateRule:
 
     def why_full(self) -> str:
         """Why there is no token."""
-        if self.down:
+        if self.standing.down:
             return f"{self._share / WHOLE_SHARE:.1%} of the rate is all that is known to be ours"
         return f"no token, of {self._settings.requests} in {self._settings.period} s"
-
-    def reason(self) -> str:
-        """Why nobody can say whether there is a token."""
-        return self.away or self.problem or "the policy service has not answered"

@@ -1,8 +1,8 @@
 """One concurrency limit as one sidecar sees it: the slots it was granted, the requests that have one, who waits.
 
-Pure: what comes from the policy service is told by `answer`, `lose` and `give_up`, and what it should hear is asked for
-by `report`. A slot is had by a request's record, so that giving it back twice, or not at all, cannot happen: a request
-is in `holders` or it is not.
+Pure: what comes from the policy service is told by `answer`, and what it should hear is asked for by `report`. A slot
+is had by a request's record, so that giving it back twice, or not at all, cannot happen: a request is in `holders` or
+it is not. Who waits, and what becomes of whom the service does not answer, is as for tokens (waiting.py).
 """
 
 import sys
@@ -11,7 +11,9 @@ from typing import Final
 
 from pymesh import policy_answers
 from pymesh.policy_api import HEARTBEAT, Demand, Grant
-from pymesh_proxy.filters.waiting import Mode, Refusal, Urgent, Waiting
+from pymesh_proxy.filters import waiting
+from pymesh_proxy.filters.standing import Mode, Standing
+from pymesh_proxy.filters.waiting import Urgent, Waiting
 from pymesh_proxy.telemetry.policy_metrics import PolicyStats
 from pymesh_proxy.telemetry.record import RequestRecord
 
@@ -39,20 +41,15 @@ class SlotRule:
 
     Attributes:
         holders: the requests that are in the app, by their records.
-        waiting: the requests that wait for a slot.
+        standing: who decides.
+        waiting: the requests that wait for a slot, and why others are refused.
         usable: how many there may be at the moment.
         limit: of all sidecars together, as configured, then as last heard.
-        away: why nothing is heard of the service; empty while it answers.
-        down: the failure mode decides, by `mode`: LAST_DECISION only where there was one.
-        problem: why the service grants nothing, in its words: no such rule, not this sidecar's.
-        full: the last answer granted less than was wanted, and none are coming, or all there is: asking again at once
-            is of no use.
     """
 
     __slots__ = (
-        "__weakref__", "_gave_up", "_grant", "_in_force", "_of", "_peak", "_peak_before", "_refused", "_reported",
-        "_rotated", "_said", "_settings", "away", "down", "full", "holders", "limit", "mode", "name", "problem",
-        "stats", "urgent", "usable", "waiting",
+        "__weakref__", "_grant", "_of", "_peak", "_peak_before", "_reported", "_rotated", "_said", "_settings",
+        "holders", "limit", "name", "standing", "stats", "urgent", "usable", "waiting",
     )  # fmt: skip
 
     def __init__(self, settings: SlotSettings, stats: PolicyStats, urgent: Urgent) -> None:
@@ -63,34 +60,32 @@ class SlotRule:
         self.holders: set[RequestRecord] = set()
         self.usable = 0
         self.limit = settings.limit
-        self.away = self.problem = ""
-        self.full = False
-        self._grant: int | None = None
-        self.waiting = Waiting(urgent)
-        self._gave_up = False  # a request has waited in vain for the service to know the rule
+        self.standing = Standing(settings.mode, settings.otherwise)
+        self.waiting = Waiting(urgent, self.standing)
+        self._grant = 0
         self._reported = Demand(name, 0, 0, 0)
-        self._peak = self._peak_before = self._refused = 0
+        self._peak = self._peak_before = 0
         self._rotated = 0.0
-        self._in_force = True
-        self._recount()
+        self.recount()
 
     def configure(self, settings: SlotSettings) -> None:
         """What the configuration in force says; slots in use stay as they are, the grant unless retired."""
         if settings != self._settings:
-            self.limit, self.full = settings.limit, False
-        elif self._in_force:
+            self.limit, self.waiting.exhausted = settings.limit, False
+        elif self.standing.in_force:
             return
-        if not self._in_force:  # the service does not know that we want anything again
+        if not self.standing.in_force:  # the service does not know that we want anything again
             self.urgent(True)
-        self._settings, self._in_force = settings, True
-        self._settle_all()
+        self._settings = settings
+        self.standing.configure(settings.mode, settings.otherwise)
+        waiting.settle(self)
 
     def retire(self) -> None:
         """The rule is not in force any more: whoever still comes by it is let in."""
-        if self._in_force:
-            # The service hears no more of the rule and gives the slots to others; nor do we hear of the service.
-            self._in_force, self._grant, self.full, self.away = False, None, False, ""
-            self._settle_all()
+        if self.standing.in_force:
+            self._grant, self.waiting.exhausted = 0, False  # the service gives the slots to others
+            self.standing.retire()
+            waiting.settle(self)
 
     # --- Requests ---
 
@@ -103,8 +98,9 @@ class SlotRule:
         holders.add(record)
         if count >= self._peak:
             self._peak = count + 1
-        if self.down:
-            self.stats.without(self.mode.value.lower())
+        standing = self.standing
+        if standing.down:
+            self.stats.without(standing.mode.value.lower())
         else:
             self.stats.allowed += 1
         return True
@@ -112,16 +108,6 @@ class SlotRule:
     def note(self) -> str:
         """How the request that just got its slot got it, for people."""
         return f"{self._said}{len(self.holders)}{self._of}"
-
-    def refusal(self) -> Refusal | None:
-        """Why a request that found no slot is refused at once; None if the service may still give one."""
-        if self.down:
-            return Refusal.LIMIT if self.mode is Mode.LAST_DECISION else Refusal.AWAY
-        if self.full or self.waiting.full:
-            self._refused += 1
-            self.urgent(False)
-            return Refusal.LIMIT
-        return None
 
     def release(self, record: RequestRecord) -> None:
         """The request is over, whether it has a slot, waits for one, or neither."""
@@ -137,92 +123,57 @@ class SlotRule:
         elif self.waiting.settles:
             self.waiting.admit(self.take)
 
-    def give_up(self, record: RequestRecord) -> None:
-        """The request has waited for as long as it may."""
-        settle = self.waiting.leave(record)
-        if settle is not None:
-            self._gave_up = True
-            self._recount()
-            settle(self._decide(record))
-            self._settle_all()
-
     # --- The service ---
 
     def report(self, now: float) -> Demand:
         """What the service should know. `now` is in seconds of any clock."""
         in_use = len(self.holders)
-        demand = in_use + len(self.waiting) + self._refused
-        self._refused = 0
+        demand = in_use + len(self.waiting) + self.waiting.refused
+        self.waiting.refused = 0
         recent = max(self._peak, self._peak_before)
         if now - self._rotated >= HEARTBEAT:
             self._peak_before, self._peak, self._rotated = self._peak, in_use, now
         wanted = min(max(demand, recent + spare(recent)), max(self.limit, in_use))
-        self._reported = Demand(self.name, max(self._grant or 0, in_use), in_use, wanted)
+        self._reported = Demand(self.name, max(self._grant, in_use), in_use, wanted)
         return self._reported
 
     @property
     def owes(self) -> bool:
         """Whether slots that were asked back have come free and the service does not know."""
-        return self._reported.held > max(self._grant or 0, len(self.holders))
+        return self._reported.held > max(self._grant, len(self.holders))
 
     def answer(self, grant: Grant, *, now: float, in_time: bool, whole: bool = True) -> None:
         """What the service grants, `now`; an answer that was not `in_time` does not end its absence.
 
         `whole`: it knew of our last report. Otherwise it says nothing about what was wanted there.
         """
-        if in_time:
-            self.away = ""
-        self.problem = grant.problem
+        self.standing.hear(grant, in_time=in_time)
         if not grant.problem:
-            self._gave_up = False
             self._grant, self.limit = grant.slots, grant.limit
             refused = whole and grant.slots < self._reported.wanted and not grant.coming
-            self.full = refused or grant.slots >= grant.limit
-        self._settle_all()
+            self.waiting.exhausted = refused or grant.slots >= grant.limit
+        waiting.settle(self)
         if self.waiting or self.owes:
             self.urgent(True)
 
-    def lose(self, why: str) -> None:
-        """The service is away; `why` may be another reason than before."""
-        if why != self.away:
-            self.away = why
-            self._settle_all()
-
-    # --- Deciding ---
-
-    def _recount(self) -> None:
+    def recount(self) -> None:
         """What the next request gets, from what is known and what the failure mode says."""
-        settings, granted = self._settings, self._grant
-        last = settings.mode is Mode.LAST_DECISION
-        self.mode = settings.otherwise if last and granted is None else settings.mode
-        self.down = bool(self.away) or (bool(self.problem) and (self._gave_up or granted is not None))
-        why = self.away or self.problem
-        if not self._in_force:
-            self.usable, self.down = _UNLIMITED, False
+        standing, granted = self.standing, self._grant
+        why = standing.away or standing.problem
+        if not standing.in_force:
+            self.usable = _UNLIMITED
             self._said, self._of = f"{self.name}: let in, since it is no longer in force; ", " are in"
-        elif not self.down:
-            self.usable = granted or 0
+        elif not standing.down:
+            self.usable = granted
             self._said, self._of = f"{self.name}: slot ", f" of {self.limit}"
-        elif self.mode is Mode.LAST_DECISION:
-            self.usable = granted or 0
+        elif standing.mode is Mode.LAST_DECISION:
+            self.usable = granted
             self._said = f"{self.name}: slot "
             self._of = f" of {granted} granted before the policy service was away ({why})"
         else:
-            self.usable = _UNLIMITED if self.mode is Mode.OPEN else 0
+            self.usable = _UNLIMITED if standing.mode is Mode.OPEN else 0
             self._said = f"{self.name}: let in, since the policy service is away ({why}); "
             self._of = " are in"
-
-    def _settle_all(self) -> None:
-        """Decide again about those who wait."""
-        self._recount()
-        self.waiting.admit(self.take)
-        if self.down or self.full:
-            self.waiting.decide(self._decide)
-
-    def _decide(self, record: RequestRecord) -> Refusal | None:
-        if self.take(record):
-            return None
-        return self.refusal() or Refusal.LIMIT  # it is there, and no slot came free in time
 
     # --- For people ---
 
@@ -232,13 +183,9 @@ class SlotRule:
 
     def why_full(self) -> str:
         """Why there is no slot."""
-        if self.down:
+        if self.standing.down:
             return f"all {self._grant} slots granted before the policy service was away are in use"
         return f"no slot: {len(self.holders)} in use here, of {self.limit} in all"
-
-    def reason(self) -> str:
-        """Why nobody can say whether there is a slot."""
-        return self.away or self.problem or "the policy service has not answered"
 
 
 def spare(recent: int) -> int:

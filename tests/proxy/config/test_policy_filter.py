@@ -13,7 +13,7 @@ from pymesh_proxy.config.policy_filter import policy_filter
 from pymesh_proxy.filters.policy import CheckSettings, PolicyFilter
 from pymesh_proxy.filters.rates import RateSettings
 from pymesh_proxy.filters.slots import SlotSettings
-from pymesh_proxy.filters.waiting import Mode
+from pymesh_proxy.filters.standing import Mode
 from tests.proxy.filters.test_remembered import context
 
 SLOTS = {"name": "ConcurrencyLimit a/b", "kind": "slots", "max": 3, "failure_mode": "OPEN", "otherwise": "CLOSED"}

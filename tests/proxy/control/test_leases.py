@@ -78,7 +78,7 @@ async def test_a_request_that_finds_no_slot_waits_for_more_to_be_granted(peer: P
         await here.connected()
         await here.inside()
         peer.slots[RULE] = 5
-        here.rule().full = False
+        here.rule().waiting.exhausted = False
         await here.inside()
         assert here.proxy.counter("pymesh_policy_asked_total") == 1
         assert here.rule().usable == 5
@@ -185,7 +185,7 @@ async def test_one_sidecar_with_the_whole_limit_refuses_at_once(peer: PolicyPeer
         asked = here.proxy.counter("pymesh_policy_asked_total")
         assert (await here.answered())[0] == 429
         assert here.proxy.counter("pymesh_policy_asked_total") == asked
-        assert here.rule().away == ""
+        assert here.rule().standing.away == ""
 
 
 async def test_slots_that_are_asked_back_are_given_back_as_requests_end(peer: PolicyPeer) -> None:
@@ -208,7 +208,7 @@ async def test_a_client_that_leaves_while_it_waits_takes_no_slot(peer: PolicyPee
     async with site(peer, policy(slots(), timeout="5s")) as here:
         await eventually(lambda: len(peer.heard) > 0)
         peer.answering = False
-        here.rule().full = False
+        here.rule().waiting.exhausted = False
         waiting = await here.ask()
         await eventually(lambda: len(here.rule().waiting) == 1)
         waiting.reset()
@@ -300,7 +300,7 @@ async def test_a_service_that_the_configuration_brings_is_found_at_once(
         here.proxy.proxy.adopt(replace(snapshot, clusters={**snapshot.clusters, "policy": nowhere}))
         await eventually(lambda: pauses, what="a vain attempt")
         here.proxy.proxy.adopt(snapshot)
-        await eventually(lambda: not here.rule().away, what="the service")
+        await eventually(lambda: not here.rule().standing.away, what="the service")
 
 
 async def test_the_stream_is_left_in_good_order(peer: PolicyPeer) -> None:

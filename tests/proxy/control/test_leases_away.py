@@ -54,7 +54,7 @@ async def test_a_stopped_service_costs_the_first_requests_its_timeout_and_later_
         await here.inside()
         await here.inside()
         peer.slots[RULE] = 5
-        here.rule().full = False
+        here.rule().waiting.exhausted = False
         peer.answering = False
         first = [await here.ask() for _ in range(3)]
         for each in first:
@@ -79,15 +79,15 @@ async def test_a_silent_service_is_away_though_nobody_waits_and_its_stream_is_ma
         await here.connected()
         streams = peer.streams
         peer.delay = 0.2
-        await eventually(lambda: here.rule().away == "no answer for 0.1 s", what="silence noticed")
+        await eventually(lambda: here.rule().standing.away == "no answer for 0.1 s", what="silence noticed")
         answered = len(peer.heard)
         await eventually(lambda: len(peer.heard) >= answered + 3, what="answers, too late")
-        assert here.rule().away == "no answer for 0.1 s"
+        assert here.rule().standing.away == "no answer for 0.1 s"
         assert peer.streams == streams
         peer.answering = False
         await eventually(lambda: peer.streams > streams, what="another stream")
         peer.answering, peer.delay = True, 0.0
-        await eventually(lambda: here.rule().away == "", what="recovery")
+        await eventually(lambda: here.rule().standing.away == "", what="recovery")
 
 
 async def test_the_last_grant_goes_on_counting_and_recovery_is_noticed(peer: PolicyPeer) -> None:
@@ -95,13 +95,13 @@ async def test_the_last_grant_goes_on_counting_and_recovery_is_noticed(peer: Pol
         await here.connected()
         await here.inside()
         peer.rubbish = True
-        await eventually(lambda: here.rule().away != "", what="rubbish noticed")
+        await eventually(lambda: here.rule().standing.away != "", what="rubbish noticed")
         await here.inside()
         assert (await here.answered())[0] == 429
         record = await here.last(1)
         assert record.notes["policy"].endswith("all 2 slots granted before the policy service was away are in use")
         peer.rubbish, peer.slots[RULE] = False, 3
-        await eventually(lambda: here.rule().away == "")
+        await eventually(lambda: here.rule().standing.away == "")
         demand = peer.last(RULE)
         assert demand is not None
         assert (demand.held, demand.in_use) == (2, 2)  # a sidecar that comes back says what it has
@@ -124,7 +124,7 @@ async def test_a_rule_that_the_service_does_not_know_yet_is_waited_for(peer: Pol
 async def test_a_rule_that_the_service_does_not_know_is_waited_for_once(peer: PolicyPeer) -> None:
     peer.problems[RULE] = "there is no such rule"
     async with site(peer, policy(slots(), timeout="0.3s")) as here:
-        await eventually(lambda: here.rule().problem != "")
+        await eventually(lambda: here.rule().standing.problem != "")
         assert (await here.answered())[0] == 503
         assert (await here.answered())[0] == 503
         assert here.proxy.counter("pymesh_policy_asked_total") == 1

@@ -12,7 +12,8 @@ from pymesh_proxy.filters.policy import NOTE, CheckSettings, PolicyFilter, Polic
 from pymesh_proxy.filters.rates import RateSettings
 from pymesh_proxy.filters.remembered import Remembered, attributes_of
 from pymesh_proxy.filters.slots import SlotRule, SlotSettings
-from pymesh_proxy.filters.waiting import Mode, Refusal
+from pymesh_proxy.filters.standing import Mode
+from pymesh_proxy.filters.waiting import Refusal, lose
 from pymesh_proxy.telemetry.policy_metrics import PolicyStats
 from pymesh_proxy.telemetry.record import RequestRecord
 from tests.proxy.filters.test_remembered import context
@@ -202,7 +203,7 @@ async def test_on_a_dry_run_nobody_is_kept_out() -> None:
     assert note.startswith("s: would be refused (dry run); c: would be refused (dry run)")
     assert rule.stats.would_deny == 1
     assert rule.stats.denied == 0
-    rule.lose("gone")
+    lose(rule, "gone")
     service.away = "gone"
     asked = context()
     assert await verdict(found, asked) is None

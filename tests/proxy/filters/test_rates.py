@@ -4,7 +4,8 @@ import pytest
 
 from pymesh.policy_api import WHOLE_SHARE, Grant
 from pymesh_proxy.filters.rates import RateRule, RateSettings
-from pymesh_proxy.filters.waiting import Mode, Refusal
+from pymesh_proxy.filters.standing import Mode
+from pymesh_proxy.filters.waiting import Refusal, lose
 from pymesh_proxy.telemetry.policy_metrics import PolicyStats
 from pymesh_proxy.telemetry.record import RequestRecord
 from tests.proxy.filters.test_slots import request
@@ -89,7 +90,7 @@ def test_it_asks_for_half_a_second_of_what_came_lately_and_again_when_half_is_sp
 def test_who_finds_none_waits_until_the_service_has_said_that_there_is_none() -> None:
     found = new()
     told: list[Refusal | None] = []
-    assert found.refusal() is None
+    assert found.waiting.refusal() is None
     found.waiting.add(request(), told.append)
     found.waiting.add(request(), told.append)
     found.report(0.0)
@@ -97,7 +98,7 @@ def test_who_finds_none_waits_until_the_service_has_said_that_there_is_none() ->
     assert told == [None], "others have been asked for theirs"
     found.answer(Grant(NAME, 0, 100, used=1, retry_after=0.25), now=0.0, in_time=True)
     assert told == [None, Refusal.LIMIT]
-    assert found.refusal() is Refusal.LIMIT
+    assert found.waiting.refusal() is Refusal.LIMIT
     sentence, fields = found.refused(0.0)
     assert "try again in 1 s" in sentence
     assert dict(fields)["retry-after"] == "1"
@@ -108,10 +109,10 @@ def test_what_was_refused_is_wanted() -> None:
     found = new()
     found.report(0.0)
     found.answer(Grant(NAME, 0, 100), now=0.0, in_time=True, whole=True)
-    found.full = True
+    found.waiting.exhausted = True
     for _ in range(20):
         assert not found.take(request())
-        found.refusal()
+        found.waiting.refusal()
     assert found.report(0.1).wanted == 20 + 6
 
 
@@ -119,19 +120,19 @@ def test_what_was_refused_is_wanted() -> None:
 def test_without_the_service_open_lets_in_and_closed_does_not(mode: Mode, taken: int) -> None:
     found = new(mode)
     found.answer(grant(3, share=WHOLE_SHARE), now=0.0, in_time=True)
-    found.lose("no answer")
+    lose(found, "no answer")
     assert sum(found.take(request()) for _ in range(50)) == taken
-    assert taken or found.refusal() is Refusal.AWAY
-    assert "no answer" in found.reason()
+    assert taken or found.waiting.refusal() is Refusal.AWAY
+    assert "no answer" in found.standing.reason
 
 
 def test_last_decision_goes_on_with_its_share_of_the_rate() -> None:
     """A quarter of 100 a second: what is in stock, half a second's worth at once, then 25 a second."""
     found = new()
     found.answer(grant(3, share=WHOLE_SHARE // 4), now=0.0, in_time=True)
-    found.lose("no answer")
+    lose(found, "no answer")
     assert sum(found.take(at(10.0)) for _ in range(50)) == 3 + 12
-    assert found.refusal() is Refusal.LIMIT
+    assert found.waiting.refusal() is Refusal.LIMIT
     assert sum(found.take(at(10 + step / 100)) for step in range(1, 401)) == 4 * 25
     assert found.stats.unavailable == {"last_decision": 115}
     assert "25.0% of the rate" in found.note()
@@ -144,31 +145,31 @@ def test_alone_it_tells_how_long_it_is_until_its_share_has_a_token() -> None:
     found = RateRule(RateSettings(NAME, 6, 60, 6, Mode.LAST_DECISION, Mode.CLOSED), PolicyStats(), lambda _: None)
     found.answer(Grant(NAME, 0, 6, share=WHOLE_SHARE // 2, retry_after=50.0), now=10.0, in_time=True)
     assert dict(found.refused(22.5)[1])["retry-after"] == "38"
-    found.lose("no answer")
+    lose(found, "no answer")
     assert [found.take(at(time)) for time in (30.0, 35.0, 50.0, 61.3)] == [True, False, True, False]
     assert dict(found.refused(61.3)[1])["retry-after"] == "9"
 
 
 def test_last_decision_without_one_is_the_other_mode() -> None:
     found = new(otherwise=Mode.OPEN)
-    found.lose("no answer")
+    lose(found, "no answer")
     assert found.take(request())
     kept = new(otherwise=Mode.CLOSED)
     told: list[Refusal | None] = []
     waiting = request()
     kept.waiting.add(waiting, told.append)
-    kept.lose("no answer")
+    lose(kept, "no answer")
     assert told == [Refusal.AWAY]
 
 
 def test_a_service_that_is_back_counts_again() -> None:
     found = new(Mode.OPEN)
-    found.lose("no answer")
+    lose(found, "no answer")
     found.take(request())
     found.answer(grant(1), now=0.0, in_time=False)
-    assert found.down, "too late"
+    assert found.standing.down, "too late"
     found.answer(grant(1), now=0.0, in_time=True)
-    assert not found.down
+    assert not found.standing.down
     assert [found.take(request()) for _ in range(2)] == [True, False]
 
 
@@ -195,12 +196,12 @@ def test_a_rule_that_comes_back_has_no_tokens_until_the_service_grants_some() ->
     found.configure(settings)
     assert asked == [True]
     assert not found.take(request())
-    assert found.refusal() is None
+    assert found.waiting.refusal() is None
     demand = found.report(0.0)
     assert (demand.held, demand.used) == (0, 4)
     found.answer(grant(6, used=4), now=0.0, in_time=True)
     assert found.stock == 6
     found.retire()
     found.configure(settings)
-    found.lose("no answer")
-    assert found.mode is Mode.OPEN, "there is no last decision of a rule that has come back"
+    lose(found, "no answer")
+    assert found.standing.mode is Mode.OPEN, "there is no last decision of a rule that has come back"

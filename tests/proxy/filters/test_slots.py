@@ -7,7 +7,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from pymesh.policy_api import Grant
 from pymesh_proxy.filters.slots import SlotRule, SlotSettings, spare
-from pymesh_proxy.filters.waiting import MAX_WAITING, Mode, Refusal
+from pymesh_proxy.filters.standing import Mode
+from pymesh_proxy.filters.waiting import MAX_WAITING, Refusal, give_up, lose
 from pymesh_proxy.telemetry.policy_metrics import PolicyStats
 from pymesh_proxy.telemetry.record import RequestRecord
 from pymesh_proxy.transport.facts import Facts
@@ -35,7 +36,7 @@ def test_before_the_first_answer_requests_wait() -> None:
     found = new()
     asking = request()
     assert not found.take(asking)
-    assert found.refusal() is None
+    assert found.waiting.refusal() is None
     told: list[Refusal | None] = []
     found.waiting.add(asking, told.append)
     assert found.report(0.0).wanted == 1
@@ -52,7 +53,7 @@ def test_an_answer_that_grants_less_than_was_wanted_refuses_those_who_wait_and_t
     found.report(0.0)
     found.answer(granted(1), now=0.0, in_time=True)
     assert told == [None, Refusal.LIMIT, Refusal.LIMIT]
-    assert found.refusal() is Refusal.LIMIT
+    assert found.waiting.refusal() is Refusal.LIMIT
 
 
 def test_an_answer_that_knows_nothing_of_the_last_report_refuses_nobody() -> None:
@@ -63,7 +64,7 @@ def test_an_answer_that_knows_nothing_of_the_last_report_refuses_nobody() -> Non
     found.report(0.0)
     found.answer(granted(1), now=0.0, in_time=True, whole=False)
     assert told == [None]
-    assert found.refusal() is None
+    assert found.waiting.refusal() is None
     found.answer(granted(3), now=0.0, in_time=True)
     assert told == [None] * 3
 
@@ -75,7 +76,7 @@ def test_who_has_waited_in_vain_for_a_service_that_is_there_is_told_of_the_limit
     found.waiting.add(asking, told.append)
     found.report(0.0)
     found.answer(granted(0), now=0.0, in_time=True, whole=False)
-    found.give_up(asking)
+    give_up(found, asking)
     assert told == [Refusal.LIMIT]
 
 
@@ -83,10 +84,10 @@ def test_a_sidecar_that_has_all_there_is_refuses_without_asking() -> None:
     found = new(limit=2)
     found.answer(Grant("r", 2, 2), now=0.0, in_time=True)
     assert [found.take(request()) for _ in range(2)] == [True, True]
-    assert found.refusal() is Refusal.LIMIT
+    assert found.waiting.refusal() is Refusal.LIMIT
     nothing = new(limit=0)
     nothing.answer(Grant("r", 0, 0), now=0.0, in_time=True)
-    assert nothing.refusal() is Refusal.LIMIT
+    assert nothing.waiting.refusal() is Refusal.LIMIT
 
 
 def test_requests_wait_for_slots_that_are_on_their_way() -> None:
@@ -97,7 +98,7 @@ def test_requests_wait_for_slots_that_are_on_their_way() -> None:
     found.report(0.0)
     found.answer(Grant("r", 0, 10, coming=6), now=0.0, in_time=True)
     assert not told
-    assert found.refusal() is None, "the next one waits, too"
+    assert found.waiting.refusal() is None, "the next one waits, too"
     found.answer(Grant("r", 5, 10), now=0.0, in_time=True)
     assert told == [None]
 
@@ -120,13 +121,13 @@ def test_a_rule_that_comes_back_has_no_slots_until_the_service_grants_some() -> 
     found = SlotRule(SlotSettings("r", 10, Mode.CLOSED, Mode.CLOSED), PolicyStats(), asked.append)
     found.answer(granted(10), now=0.0, in_time=True)
     assert found.take(request())
-    found.lose("gone")
+    lose(found, "gone")
     found.retire()
     asked.clear()
     found.configure(SlotSettings("r", 10, Mode.CLOSED, Mode.CLOSED))
     assert asked == [True]
     assert not found.take(request())
-    assert found.refusal() is None, "it waits for the service, of which nothing else is known"
+    assert found.waiting.refusal() is None, "it waits for the service, of which nothing else is known"
     assert found.report(0.0).held == 1
     found.answer(granted(2), now=0.0, in_time=True)
     assert [found.take(request()) for _ in range(2)] == [True, False]
@@ -136,15 +137,15 @@ def test_those_who_wait_are_bounded() -> None:
     found = new()
     for _ in range(MAX_WAITING):
         found.waiting.add(request(), unheard)
-    assert found.refusal() is Refusal.LIMIT
+    assert found.waiting.refusal() is Refusal.LIMIT
 
 
 def test_a_late_answer_does_not_end_the_absence() -> None:
     found = new(Mode.CLOSED)
-    found.lose("no answer")
+    lose(found, "no answer")
     found.answer(granted(5), now=0.0, in_time=False)
-    assert found.down
-    assert found.refusal() is Refusal.AWAY
+    assert found.standing.down
+    assert found.waiting.refusal() is Refusal.AWAY
     found.answer(granted(5), now=0.0, in_time=True)
     assert found.take(request())
 
@@ -166,11 +167,11 @@ def test_failure_modes(mode: Mode, otherwise: Mode, before: int | None, after: l
     found = new(mode, otherwise)
     if before is not None:
         found.answer(granted(before), now=0.0, in_time=True)
-    found.lose("gone")
+    lose(found, "gone")
     assert [found.take(request()) for _ in range(5)] == after
     if not after[-1]:
         decided = mode is Mode.LAST_DECISION and before is not None
-        assert found.refusal() is (Refusal.LIMIT if decided else Refusal.AWAY)
+        assert found.waiting.refusal() is (Refusal.LIMIT if decided else Refusal.AWAY)
 
 
 def test_slots_asked_back_count_until_they_are_free() -> None:
@@ -209,10 +210,10 @@ def test_a_new_limit_is_asked_about_again() -> None:
     found.waiting.add(request(), unheard)
     found.report(0.0)
     found.answer(granted(0), now=0.0, in_time=True)
-    assert bool(found.full)
+    assert bool(found.waiting.exhausted)
     found.configure(SlotSettings("r", 20, Mode.OPEN, Mode.CLOSED))
-    assert not found.full
-    found.lose("gone")
+    assert not found.waiting.exhausted
+    lose(found, "gone")
     assert found.take(request())
 
 
@@ -233,7 +234,7 @@ class Slots(RuleBasedStateMachine):
         if self.rule.take(asking):
             assert len(self.inside) < self.rule.usable
             self.inside.append(asking)
-        elif self.rule.refusal() is None:
+        elif self.rule.waiting.refusal() is None:
             self.told[asking] = []
             self.waiting.append(asking)
             self.rule.waiting.add(asking, lambda refusal: self.tell(asking, refusal))
@@ -258,14 +259,14 @@ class Slots(RuleBasedStateMachine):
         gone = data.draw(st.sampled_from(self.waiting))
         self.waiting.remove(gone)
         self.rule.release(gone)
-        self.rule.give_up(gone)  # the timer comes late
+        give_up(self.rule, gone)  # the timer comes late
         assert self.told[gone] == []
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
     def give_up(self, data: st.DataObject) -> None:
         waited = data.draw(st.sampled_from(self.waiting))
-        self.rule.give_up(waited)
+        give_up(self.rule, waited)
         assert len(self.told[waited]) == 1
 
     @rule(slots=st.integers(0, 6), problem=st.sampled_from(["", "", "no such rule"]), in_time=st.booleans())
@@ -284,7 +285,7 @@ class Slots(RuleBasedStateMachine):
 
     @rule()
     def lose(self) -> None:
-        self.rule.lose("gone")
+        lose(self.rule, "gone")
         assert not self.waiting
 
     @rule(limit=st.integers(0, 10), mode=st.sampled_from(Mode))
@@ -306,7 +307,7 @@ class Slots(RuleBasedStateMachine):
     def nobody_waits_while_a_slot_is_free_or_none_will_come(self) -> None:
         if self.waiting:
             assert len(self.inside) >= self.rule.usable
-            assert not self.rule.down
+            assert not self.rule.standing.down
 
 
 TestSlots = Slots.TestCase

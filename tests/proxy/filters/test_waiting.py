@@ -1,5 +1,6 @@
 """Who waits for the service: in order, told once, bounded."""
 
+from pymesh_proxy.filters.standing import Mode, Standing
 from pymesh_proxy.filters.waiting import MAX_WAITING, Refusal, Waiting
 from pymesh_proxy.telemetry.record import RequestRecord
 from tests.proxy.filters.test_slots import request, unheard
@@ -7,7 +8,7 @@ from tests.proxy.filters.test_slots import request, unheard
 
 def crowd(count: int, told: list[tuple[int, Refusal | None]]) -> tuple[Waiting, list[RequestRecord]]:
     """So many who wait, each told by its number."""
-    found, records = Waiting(unheard), [request() for _ in range(count)]
+    found, records = Waiting(unheard, Standing(Mode.CLOSED, Mode.CLOSED)), [request() for _ in range(count)]
     for number, record in enumerate(records):
         found.add(record, lambda refusal, number=number: told.append((number, refusal)))
     return found, records
@@ -15,7 +16,7 @@ def crowd(count: int, told: list[tuple[int, Refusal | None]]) -> tuple[Waiting, 
 
 def test_the_service_hears_of_each_at_once() -> None:
     asked: list[bool] = []
-    Waiting(asked.append).add(request(), unheard)
+    Waiting(asked.append, Standing(Mode.CLOSED, Mode.CLOSED)).add(request(), unheard)
     assert asked == [True]
 
 
@@ -51,6 +52,7 @@ def test_who_has_left_is_told_nothing() -> None:
 
 def test_those_who_wait_are_bounded() -> None:
     found, _ = crowd(MAX_WAITING - 1, [])
-    assert not found.full
+    assert found.refusal() is None
     found.add(request(), unheard)
-    assert found.full
+    assert found.refusal() is Refusal.LIMIT
+    assert found.refused == 1
