@@ -148,7 +148,8 @@ class PolicyService:
             return JSONResponse(self.status())
 
         async def config(_: Request) -> Response:
-            return JSONResponse(configz(self.world))
+            # In a thread: a digest of each of thousands of resources takes longer than a question may wait.
+            return JSONResponse(await asyncio.to_thread(configz, self.world))
 
         return [Route("/policy", page), Route("/debug/configz", config)]
 
