@@ -212,11 +212,11 @@ class PolicyFilter:
                 unanswered.append(Unanswered(rule, key, stats))
                 continue
             stats.remembered += 1
-            if rule.name in kept.answer.ours.would_refuse:
-                _note_dry_run(record, rule.name, stats, "refused, as remembered")
-            elif kept.answer.allowed:
+            if kept.lets_in:
                 stats.allowed += 1
                 _note(record, allowed)
+            elif rule.name in kept.answer.ours.would_refuse:
+                _note_dry_run(record, rule.name, stats, "refused, as remembered")
             else:
                 stats.denied += 1
                 _note(record, f"{rule.name}: denied, as remembered")

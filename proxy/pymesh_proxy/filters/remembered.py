@@ -90,10 +90,12 @@ def attributes_of(names: tuple[str, ...]) -> Attributes:
 class Kept:
     """An answer, until when it is good for others, and for how many more of them.
 
-    `bucket`: of a rate that has said where it stood.
+    `lets_in`: it allows, and the rule would have, were it not on a dry run. `bucket`: of a rate that has said where it
+    stood.
     """
 
     answer: Answer
+    lets_in: bool
     until: float = 0.0
     uses: int = 0
     bucket: Bucket | None = None
@@ -109,6 +111,7 @@ class Remembered:
     def __init__(self, most: int = MAX_ANSWERS) -> None:
         self.epoch = ""
         self._most = most
+        self._sparse = most // 2  # as long as there are no more, it does not matter yet who was used last
         self._kept: OrderedDict[tuple[str, tuple[str, ...], Key], Kept] = OrderedDict()
         self._shapes: dict[str, dict[tuple[str, ...], Attributes]] = {}
 
@@ -136,7 +139,8 @@ class Remembered:
         if len(answer.body) + sum(len(name) + len(value) for name, value in answer.headers) > MAX_ANSWER_BYTES:
             answer = replace(answer, body=b"", headers=())
         level = answer.ours.rates.get(rule)
-        kept = Kept(answer, bucket=None if level is None else level.bucket(now))
+        lets_in = answer.allowed and rule not in answer.ours.would_refuse
+        kept = Kept(answer, lets_in, bucket=None if level is None else level.bucket(now))
         if memory is not None:
             kept.until, kept.uses = now + memory.valid_for, memory.uses - 1  # one of them is this request
             by = attributes_of(memory.attributes)
@@ -167,7 +171,8 @@ class Remembered:
             kept = self._kept.get(place)
             if kept is not None and kept.uses > 0 and now < kept.until:
                 kept.uses -= 1
-                self._kept.move_to_end(place)
+                if len(self._kept) > self._sparse:
+                    self._kept.move_to_end(place)
                 return kept
         return None
 
@@ -191,10 +196,10 @@ def key_of(context: RequestContext, by: tuple[Attribute, ...]) -> Key | None:
         value = read(context)
         if value is None:
             return None
-        found.append(_short(value))
+        found.append(value if len(value) <= MAX_VALUE else _digest(value))
     return tuple(found)
 
 
-def _short(value: str) -> str:
-    """The value, or its digest behind a NUL: no header, path or name has one, so that no value is one."""
-    return value if len(value) <= MAX_VALUE else "\0" + sha256(value.encode("utf-8", "surrogateescape")).hexdigest()
+def _digest(value: str) -> str:
+    """What stands for a long value, behind a NUL: no header, path or name has one, so that no value is one."""
+    return "\0" + sha256(value.encode("utf-8", "surrogateescape")).hexdigest()
