@@ -41,6 +41,8 @@ MAX_ODD_CHUNKS: Final = 1000
 _SIZE_LINE: Final = re.compile(
     rb"([0-9A-Fa-f]{1,15}+)(?:;[ \t]*" + _TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + _TOKEN + rb"|" + _QUOTED + rb"))?)*\r\n"
 )
+# The usual size line of a chunk that is not small: no extension, no leading zero, at least 256 bytes.
+_PLAIN_SIZE: Final = re.compile(rb"([1-9A-Fa-f][0-9A-Fa-f]{2,7})\r\n")
 _TRAILER_LINES: Final = re.compile(rb"(?:" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*+\r\n)*")
 # Fields that must not arrive behind the body, since they were acted on before it (RFC 9110 6.5.1), or since only a
 # proxy says them: a server that merges trailers into its headers would believe the client.
@@ -140,6 +142,12 @@ class Chunked:
                     position += len(_LAST_CHUNK)
                     self.done = True
                     break
+                plain = _PLAIN_SIZE.match(data, position)
+                if plain is not None:
+                    after = plain.end() + int(plain[1], 16)
+                    if data.startswith(b"\r\n", after):  # all of it is here, as it mostly is; else as below
+                        position = after + 2
+                        continue
                 run = _SMALL_CHUNKS.match(data, position)
                 if run is not None:
                     position = run.end()

@@ -39,6 +39,13 @@ CHUNKED = {
     "extensions": b'5;a;b=c;d="e;\\"f\\" \xe4"\r\nhello\r\n0;last\r\n\r\n',
     "spaced extensions": b'5; a = b;c\t=\t"d"\r\nhello\r\n0\r\n\r\n',
     "trailers": b"1\r\na\r\n0\r\nX-Sum: 5\r\nGrpc-Status:0\r\nx:\r\n\r\n",
+    "not small": b"100\r\n"
+    + bytes(256)
+    + b"\r\n1fF\r\n"
+    + b"\r\n" * 255
+    + b"x\r\n0100\r\n"
+    + b"0" * 256
+    + b"\r\n0\r\n\r\n",
     "data that looks like framing": b"7\r\n0\r\n\r\n\r\n\r\n0\r\n\r\n",
 }
 
@@ -65,6 +72,8 @@ def test_a_chunked_body_is_complete_with_its_last_byte_only(data: bytes) -> None
 
 
 REFUSED = {
+    "not small, and longer than it says": (b"100\r\n" + bytes(257) + b"\r\n0\r\n\r\n", "chunk_without_crlf"),
+    "not small, and half an end": (b"100\r\n" + bytes(256) + b"\rx0\r\n\r\n", "chunk_without_crlf"),
     "no size": (b"\r\nhello", "invalid_chunk_size"),
     "negative": (b"-5\r\nhello\r\n", "invalid_chunk_size"),
     "plus": (b"+5\r\nhello\r\n", "invalid_chunk_size"),
