@@ -179,7 +179,7 @@ from pathlib import Path
 from pymesh_controlplane.cli import main
 from pymesh_controlplane.cli.demo import command
 command.SAMPLE = Path({str(sample)!r})
-command.READY_TIMEOUT = 8.0
+command.READY_TIMEOUT = 10.0
 sys.argv = ["pymesh", *{COMMAND[1:]!r}]
 main.main()
 """

@@ -31,7 +31,7 @@ from tests.support.proxy_process import free_port
 from tests.support.redis_server import listens, redis_server
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.mesh]
 
 SLOTS, RATE = "ConcurrencyLimit default/web", "RateLimit default/web"
 MOST, PER_SECOND = 30, 300
