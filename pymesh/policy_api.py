@@ -8,9 +8,10 @@ and is told what it may have. As many requests of a rule as the sidecar has slot
 The protocol, in full:
 
 - All numbers are absolute, so that a repeated message does no harm.
-- A sidecar applies responses in the order of their arrival, and in each only grants for rules that it has named in every
-  request that was `heard` and in those since: what was decided before a rule left and came back is void. Every later request carries in `seen` the `nonce` of the
-  last one that it applied, and in `held` what it may still use: the grant, or what is in use if that is more.
+- A sidecar applies responses in the order of their arrival, and in each only grants for rules that it has named in
+  every request that was `heard` and in those since: what was decided before a rule left and came back is void. Every
+  later request carries in `seen` the `nonce` of the last one that it applied, and in `held` what it may still use: the
+  grant, or what is in use if that is more.
 - A grant above `held` is usable at once. One below asks slots back: the sidecar lets in no more than the grant, lowers
   `held` as its requests end, and sends a request when it does.
 - A grant below what was wanted is a refusal of the rest, unless slots are `coming`: then others have been asked for
@@ -29,8 +30,8 @@ with time and not with the end of requests.
 - `held` is the stock, `wanted` the stock that the sidecar would like to have, and `used` how many it has spent on this
   stream. A grant is a stock, too, as of the report whose `used` it repeats: what the sidecar has spent since is gone.
 - What is out counts against the rule's burst, so that in no time more is let in than burst and rate allow, however the
-  load is spread; tokens that lie idle are asked back like slots. A sidecar that vanishes takes its stock with it, and so
-  does one that names the rule no more.
+  load is spread; tokens that lie idle are asked back like slots. A sidecar that vanishes takes its stock with it, and
+  so does one that names the rule no more.
 - `share` is the part of the rate, in millionths, that the sidecar may go by while the service is away; `retry_after`
   says when there will be a token again where there is none.
 
@@ -67,9 +68,9 @@ UNDECIDED_EXTENSION: Final = "pymesh.undecided"
 TELL: Final = "tell"
 # Key of `dynamic_metadata` in the answer: a Struct with rule, epoch, valid_for, valid_uses and attributes;
 # `rules` has the last three for each rule whose answer may be used again, `would_refuse` those on a dry run, and
-# `undecided` those that have failed, with the reason. `rates` has for each rate where it stands for this request's `by`,
-# so that a sidecar can go on with it while nobody can be asked: `requests` in `period` seconds, `burst` at once, the
-# number of `sidecars` that may ask about it, and `full_in`, the seconds until all of the burst is there again.
+# `undecided` those that have failed, with the reason. `rates` has for each rate where it stands for this request's
+# `by`, so that a sidecar can go on with it while nobody can be asked: `requests` in `period` seconds, `burst` at once,
+# the number of `sidecars` that may ask about it, and `full_in`, the seconds until all of the burst is there again.
 ANSWER_METADATA: Final = "pymesh.policy"
 
 # The HTTP filter of pymesh-proxy (a TypedStruct), and the type that it says it is.
