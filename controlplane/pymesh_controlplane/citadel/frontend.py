@@ -79,7 +79,7 @@ def load_certificate(context: ssl.SSLContext, chain_pem: str, key_pem: str) -> N
 
 
 class TlsFrontend:
-    """Accepts TLS connections on `listener` and relays them to the gRPC server on a loopback port.
+    """Accepts TLS connections on `listener`, for a gRPC server in this process or one on a loopback port (relayed).
 
     Those that did not agree on `h2` go to `http_port` instead, if there is one. `clock`: Unix time.
     """

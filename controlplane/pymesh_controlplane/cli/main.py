@@ -51,7 +51,7 @@ Pod = Annotated[
 ]
 Output = Annotated[Format, typer.Option("-o", "--output", help="How to print.")]
 Wait = Annotated[
-    bool, typer.Option("--wait", help="Until it is in force: every pod is ready, every proxy knows of it.")
+    bool, typer.Option("--wait", help="Until it is in force: pods are ready, every proxy and the policy service know.")
 ]
 Timeout = Annotated[float, typer.Option(help="Seconds to wait, with --wait.")]
 Container = Annotated[str, typer.Option("-c", "--container", help="By default the app's.")]
