@@ -106,6 +106,11 @@ class World:
         return found[-1]
 
 
+# Bytes that the kernel holds of a connection, at most: some machines let it have 32 MB a socket, and then it is the
+# kernel that swells, and takes whole what nobody reads.
+SMALL_BUFFERS = ("net.ipv4.tcp_rmem=4096 131072 2097152", "net.ipv4.tcp_wmem=4096 16384 2097152")
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     site = tmp_path_factory.mktemp("site")
@@ -118,6 +123,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         app, peer = net.pod("app"), net.pod("peer")
         app.run(PYMESH_INIT)
         for pod in (app, peer):
+            pod.run(["sysctl", "-qw", *SMALL_BUFFERS])
             pod.popen(
                 [sys.executable, "-m", "http.server", str(WEB), "--bind", "::", "--directory", str(site)],
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
