@@ -15,6 +15,8 @@ PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 # that can be measured, and would let one stream keep the connection to itself for longer.
 MAX_FRAME_BYTES: Final = 16384
 HEADER_BYTES: Final = 9
+# What a GOAWAY says to people is a sentence; a peer need not take a frame of more than MAX_FRAME_BYTES.
+MAX_REASON_BYTES: Final = 256
 
 DATA: Final = 0x0
 HEADERS: Final = 0x1
@@ -225,5 +227,5 @@ def window_update(stream_id: int, increment: int) -> bytes:
 
 
 def goaway(last_stream_id: int, code: int, reason: bytes = b"") -> bytes:
-    """A GOAWAY frame."""
-    return frame(GOAWAY, 0, 0, _GOAWAY.pack(last_stream_id, code) + reason)
+    """A GOAWAY frame, with the first MAX_REASON_BYTES of `reason`."""
+    return frame(GOAWAY, 0, 0, _GOAWAY.pack(last_stream_id, code) + reason[:MAX_REASON_BYTES])

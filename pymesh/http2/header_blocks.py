@@ -150,6 +150,8 @@ class BlockReader:
             # hpack's own kind of tuple keeps whether a field may be indexed; of that we say what we think, by its name.
             return tuple((bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True))
         except OversizedHeaderListError as error:
-            raise ConnectionBrokenError(ErrorCode.ENHANCE_YOUR_CALM, str(error)) from error
+            reason = f"a header list is larger than {self._decoder.max_header_list_size} bytes"
+            raise ConnectionBrokenError(ErrorCode.ENHANCE_YOUR_CALM, reason) from error
         except HPACKError as error:
-            raise ConnectionBrokenError(ErrorCode.COMPRESSION_ERROR, str(error)) from error
+            # hpack quotes what it could not read, all of it: nobody else shall see that, least of all the peer or a log.
+            raise ConnectionBrokenError(ErrorCode.COMPRESSION_ERROR, "a header block is no HPACK") from error

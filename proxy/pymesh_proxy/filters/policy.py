@@ -5,8 +5,8 @@ kind `rate` from tokens that it has in stock (rates.py). A request that finds no
 more, or is refused where it has said that there are none. Rules of kind `check` are answered from what the service said
 before, for as long and as often as it said that it may be (remembered.py); what is left is asked about, all in one
 question. While the service is away, each rule's failure mode decides; rates that go on then do so from where they stood
-(bucket.py). A rule on a dry run never keeps a request out: it
-is counted, and noted in the request's record, that it would.
+(bucket.py). A rule on a dry run never keeps a request out: it is counted, and noted in the request's record, that it
+would.
 """
 
 from collections.abc import Awaitable, Iterable, Sequence
@@ -15,7 +15,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from pymesh import policy_answers
-from pymesh.grpc.status import Code, RpcError
+from pymesh.grpc.status import Code, RpcError, TooManyCallsError
 from pymesh.policy_api import RULES_EXTENSION, TELL, UNDECIDED_EXTENSION
 from pymesh.xds.filter_names import HTTP_JWT_AUTHN
 from pymesh_proxy.errors import Flag
@@ -183,6 +183,8 @@ class PolicyFilter:
             if answer.changes_headers:
                 raise AnswerError("header changes are not supported here")
             problem = "it could not decide" if answer.error else ""
+        except TooManyCallsError as error:
+            return self._without(context, unanswered, error.status.message, "too many questions are open")
         except RpcError as error:
             answer, problem = None, error.status.message or str(error)
         except AnswerError as error:

@@ -1,8 +1,7 @@
 """One leased rate as one sidecar sees it: the tokens that it has in stock, and who waits for one.
 
 Pure, like slots.py, whose interface this is: what comes from the policy service is told by `answer`, and what it should
-hear is asked for by `report`. Each request that is let in spends a token; nothing comes
-back when it ends.
+hear is asked for by `report`. Each request that is let in spends a token; nothing comes back when it ends.
 """
 
 import sys

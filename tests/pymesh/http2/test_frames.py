@@ -134,3 +134,7 @@ def test_another_implementation_reads_what_we_write() -> None:
         found.parse_body(memoryview(wire[9:]))
         assert length == len(wire) - 9
         assert found.serialize() == wire
+
+
+def test_a_farewell_is_short() -> None:
+    assert len(frames.goaway(7, 2, b"y" * 70_000)) == frames.HEADER_BYTES + 8 + frames.MAX_REASON_BYTES

@@ -128,6 +128,14 @@ def test_what_is_no_hpack_or_too_large(block: bytes, code: ErrorCode) -> None:
     assert caught.value.code is code
 
 
+def test_what_cannot_be_read_is_quoted_to_nobody() -> None:
+    """Not to the peer, not in a log: it may be somebody's token, and as long as a block may be."""
+    with pytest.raises(ConnectionBrokenError) as caught:
+        BlockReader(65536).read(Kind.REQUEST, b"\x00\x7f" + b"\xff" * 20_000 + b"token")
+    assert "token" not in str(caught.value)
+    assert len(str(caught.value)) < 100
+
+
 def test_a_bomb_is_defused() -> None:
     """One entry of 4 kB, and a byte for each time that it is to come (CVE-2016-6581)."""
     encoder, reader = Encoder(), BlockReader(65536)
