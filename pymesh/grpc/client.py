@@ -7,7 +7,16 @@ from pymesh.grpc.connection import CONTENT_TYPE, Call, Calls, window_for
 from pymesh.grpc.events import ClientEvent, Closing, Ended, Message, Ponged, Response
 from pymesh.grpc.framing import MAX_MESSAGE_BYTES, FramingError, MessageTooLargeError, encode_frame
 from pymesh.grpc.metadata import MetadataError, decode_metadata, encode_metadata, encode_timeout
-from pymesh.grpc.status import Code, Metadata, RpcError, Status, decode_message, status_of_http, status_of_reset
+from pymesh.grpc.status import (
+    Code,
+    Metadata,
+    RpcError,
+    Status,
+    TooManyCallsError,
+    decode_message,
+    status_of_http,
+    status_of_reset,
+)
 from pymesh.http2.connection import Connection
 from pymesh.http2.errors import ErrorCode
 from pymesh.http2.events import (
@@ -21,6 +30,7 @@ from pymesh.http2.events import (
     StreamReset,
 )
 from pymesh.http2.remembered import remember
+from pymesh.http2.stream_table import HIGHEST_STREAM
 
 _USER_AGENT = (b"user-agent", b"grpc-python-pymesh/1")
 # Methods with their deadlines whose heads are kept, of which a client has a handful.
@@ -46,7 +56,7 @@ class ClientConnection:
 
     @property
     def accepts_calls(self) -> bool:
-        """False once the server has said that it goes away."""
+        """False once the server has said that it goes away, or there is no number left for another stream."""
         return not self._closing
 
     @property
@@ -62,17 +72,21 @@ class ClientConnection:
         """Begin a call of "/package.Service/Method" with a deadline in `timeout` seconds; the id of its stream.
 
         Raises:
-            RpcError: UNAVAILABLE, the connection takes no (more) calls at the moment.
+            RpcError: UNAVAILABLE, the connection takes no more calls.
+            TooManyCallsError: none at the moment: as many are open as the server allows, or, before it has said how
+                many these are, as every server should (http2.settings).
             MetadataError: metadata that may not be sent.
         """
         head = self._head(method, timeout)
         if metadata:
             head += tuple(encode_metadata(metadata))
         if self._closing:
-            raise RpcError(Status(Code.UNAVAILABLE, f"the server goes away: {self._closing}"))
+            raise RpcError(Status(Code.UNAVAILABLE, f"the connection takes no more calls: {self._closing}"))
         stream_id = self._engine.next_stream_id()
         if stream_id is None:
-            raise RpcError(Status(Code.UNAVAILABLE, "the server allows no more calls on this connection"))
+            raise TooManyCallsError(Status(Code.UNAVAILABLE, "the server allows no more calls on this connection"))
+        if stream_id == HIGHEST_STREAM:
+            self._closing = "the numbers of its streams are used up"
         self._engine.send_headers(stream_id, head, end=False)
         self._calls.begin(stream_id)
         return stream_id

@@ -12,7 +12,8 @@ from pymesh.grpc.status import Metadata
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 _KEY = re.compile(r"[0-9a-z_.-]+", re.ASCII)
-_VALUE = re.compile(r"[\x20-\x7e]*", re.ASCII)
+# Without blanks around it: no field value may have them (RFC 9113 section 8.2.1).
+_VALUE = re.compile(r"([\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?)?", re.ASCII)
 # HTTP's own and gRPC's own: never metadata of the application.
 _RESERVED = {b"te", b"content-type", b"user-agent", b"host", b"connection", b"transfer-encoding", b"trailer"}
 _TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
@@ -41,7 +42,7 @@ def encode_metadata(metadata: Metadata) -> Headers:
         elif isinstance(value, str) and _VALUE.fullmatch(value):
             headers.append((key.encode(), value.encode("ascii")))
         else:
-            raise MetadataError(f"the value of {key!r} must be printable ASCII text")
+            raise MetadataError(f"the value of {key!r} must be printable ASCII text without blanks around it")
     return headers
 
 

@@ -42,7 +42,7 @@ class _Head:
 
     method: str
     authority: str = ""
-    metadata: Metadata = ()
+    metadata: tuple[tuple[str, str | bytes], ...] = ()  # which all calls with this head have in common
     timeout: float | None = None
     grpc: bool = True
     refusal: Status | None = None
@@ -58,7 +58,7 @@ def _read_head(fields: Fields) -> _Head:
         text = f"grpc-encoding {encoding.decode('latin-1')} is not supported, only identity"
         return _Head(method, refusal=Status(Code.UNIMPLEMENTED, text))
     try:
-        metadata = decode_metadata(fields)
+        metadata = tuple(decode_metadata(fields))
         timeout = decode_timeout(headers[b"grpc-timeout"]) if b"grpc-timeout" in headers else None
     except MetadataError as error:
         return _Head(method, refusal=Status(Code.INTERNAL, str(error)))

@@ -61,6 +61,14 @@ class RpcError(Exception):
         super().__init__(str(status))
 
 
+class TooManyCallsError(RpcError):
+    """A call that was not made, since as many are open on the connection as its peer allows.
+
+    It says nothing of the peer, which may answer those in no time: whoever takes errors for a peer that is away must
+    not take this one. The call neither waits nor goes elsewhere; how long it is worth waiting only the caller knows.
+    """
+
+
 # http-grpc-status-mapping.md: for an answer that carries no grpc-status.
 _CODE_OF_HTTP = {
     400: Code.INTERNAL,
@@ -98,9 +106,17 @@ def status_of_reset(error_code: int) -> Status:
 
 
 def encode_message(text: str) -> bytes:
-    """`text` as the value of grpc-message: percent-encoded UTF-8, cut to MAX_STATUS_MESSAGE_BYTES before encoding."""
+    """`text` as the value of grpc-message: percent-encoded UTF-8, cut to MAX_STATUS_MESSAGE_BYTES before encoding.
+
+    No field value may begin or end with a blank (RFC 9113 section 8.2.1): there, it is encoded, too.
+    """
     raw = text.encode("utf-8", "replace")[:MAX_STATUS_MESSAGE_BYTES]
-    return quote_from_bytes(raw, safe=_PLAIN).encode("ascii")
+    encoded = quote_from_bytes(raw, safe=_PLAIN)
+    if encoded.startswith(" "):
+        encoded = f"%20{encoded[1:]}"
+    if encoded.endswith(" "):
+        encoded = f"{encoded[:-1]}%20"
+    return encoded.encode("ascii")
 
 
 def decode_message(value: bytes) -> str:

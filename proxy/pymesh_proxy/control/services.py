@@ -9,7 +9,7 @@ from typing import Final
 
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
-from pymesh.grpc.status import RpcError
+from pymesh.grpc.status import RpcError, TooManyCallsError
 from pymesh.policy_api import CHECK_PATH, RULES_EXTENSION
 from pymesh_proxy.config.model import HttpManager, Snapshot
 from pymesh_proxy.control.backoff import Backoff
@@ -64,6 +64,8 @@ class PolicyClient:
         """See filters.services.PolicyService."""
         try:
             return await self.channel.unary(CHECK_PATH, request, within=within)
+        except TooManyCallsError:
+            raise  # it is there, and busy with the questions before this one
         except RpcError as error:
             self.lost(error.status.message or str(error))
             raise

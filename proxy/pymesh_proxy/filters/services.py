@@ -39,7 +39,10 @@ class PolicyService(Protocol):
         """Wait for a slot or token, at most `within` seconds; `rule.release` ends it, too."""
 
     def check(self, request: bytes, within: float) -> Coroutine[Any, Any, bytes]:
-        """The CheckResponse to a CheckRequest. Raises RpcError, and then is `away` until a probe finds it again."""
+        """The CheckResponse to a CheckRequest. Raises RpcError, and then is `away` until a probe finds it again.
+
+        That is, unless it is TooManyCallsError: then only this question was not asked.
+        """
 
     def hear_of_changes(self) -> None:
         """Hear at once when the rules change: `remembered` forgets what was said by others then."""

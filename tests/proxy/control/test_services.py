@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
+from pymesh.http2.connection import Connection
 from pymesh.policy_api import RULES_EXTENSION
 from tests.proxy.control.lease_site import GET, OK, RULE, Site, answer_to, config, policy, slots
 from tests.support.inprocess import Json, running
@@ -135,6 +136,39 @@ async def test_a_stopped_service_is_waited_for_once_and_found_again_without_traf
         await eventually(lambda: not service.away, what="recovery")
         assert await get(here) == 200
         assert peer.checks[-2].attributes.context_extensions[RULES_EXTENSION] == ""  # what found it costs nobody
+
+
+@asynccontextmanager
+async def busy() -> AsyncIterator[tuple[Connection, int]]:
+    """An HTTP/2 server that takes one question at a time, and answers none."""
+    engine = Connection(client=False, streams=1)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(engine.bytes_to_send())
+        while data := await reader.read(65_536):
+            engine.receive(data)
+            writer.write(engine.bytes_to_send())
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield engine, server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+async def test_one_question_too_many_is_not_asked_and_does_not_mean_that_the_service_is_away(peer: PolicyPeer) -> None:
+    async with busy() as (engine, peer.port), site(peer, check(DAY, "CLOSED"), timeout="20s") as here:
+        asking = await here.ask()
+        await eventually(lambda: engine._agreed and engine._open, what="the first question")
+        assert await get(here) == 503
+        assert "kept out, since too many questions are open" in (await here.last(1)).notes["policy"]
+        [service] = here.proxy.proxy.services.policies.values()
+        assert not service.away
+        asking.reset()
+        await eventually(lambda: not engine._open, what="the end of the first question")
 
 
 async def test_a_client_that_leaves_while_it_is_asked_about(peer: PolicyPeer) -> None:

@@ -18,7 +18,8 @@ from pymesh.grpc.events import (
     ServerEvent,
 )
 from pymesh.grpc.server import ServerConnection
-from pymesh.grpc.status import Code, RpcError, Status
+from pymesh.grpc.status import Code, RpcError, Status, TooManyCallsError
+from pymesh.http2.stream_table import HIGHEST_STREAM
 
 OK = Status(Code.OK)
 
@@ -54,7 +55,7 @@ def test_a_call_with_messages_both_ways() -> None:
     pair = Pair()
     stream = pair.call(timeout=2.0)
     assert pair.server_events == [
-        Request(stream, "/test.Echo/Say", "pilot", [("x-name", "a"), ("x-raw-bin", b"\0\xff")], 2.0)
+        Request(stream, "/test.Echo/Say", "pilot", (("x-name", "a"), ("x-raw-bin", b"\0\xff")), 2.0)
     ]
     pair.client.send(stream, b"one")
     pair.client.send(stream, b"")
@@ -221,7 +222,7 @@ def test_a_connection_that_retires_serves_what_it_has_and_what_still_comes() -> 
     late = pair.client.open("/test.Echo/Say")  # before it has heard
     pair.settle()
     assert pair.client_events == [Closing(0, "HTTP/2 error 0")]
-    with pytest.raises(RpcError, match="goes away"):
+    with pytest.raises(RpcError, match="takes no more calls"):
         pair.client.open("/test.Echo/Say")
     for each in (stream, late):
         pair.server.send(each, b"answer")
@@ -256,8 +257,28 @@ def test_the_peers_limit_of_calls_is_respected() -> None:
     pair = Pair()
     for _ in range(100):
         pair.client.open("/a/b")
-    with pytest.raises(RpcError, match="UNAVAILABLE: the server allows no more calls"):
+    with pytest.raises(TooManyCallsError, match="UNAVAILABLE: the server allows no more calls"):
         pair.client.open("/a/b")
+    assert pair.client.accepts_calls
+
+
+def test_a_connection_whose_streams_are_used_up_takes_no_more_calls() -> None:
+    """At a thousand questions a second that is after twelve days; another connection has all of them again."""
+    pair = Pair()
+    pair.client._engine._streams._next = HIGHEST_STREAM
+    assert pair.client.open("/a/b") == HIGHEST_STREAM
+    assert not pair.client.accepts_calls
+    with pytest.raises(RpcError, match="takes no more calls: the numbers of its streams are used up") as caught:
+        pair.client.open("/a/b")
+    assert not isinstance(caught.value, TooManyCallsError)
+
+
+def test_calls_with_the_same_head_have_no_metadata_that_one_could_change_for_another() -> None:
+    pair = Pair()
+    for _ in range(2):
+        pair.client.open("/a/b", [("x-a", "1")])
+    pair.settle()
+    assert [event.metadata for event in pair.server_events if isinstance(event, Request)] == [(("x-a", "1"),)] * 2
 
 
 def test_heads_are_known_again_and_not_taken_for_others() -> None:
@@ -266,7 +287,7 @@ def test_heads_are_known_again_and_not_taken_for_others() -> None:
     streams = [pair.client.open(method, metadata, timeout) for method, timeout, metadata in asked]
     pair.settle()
     assert pair.server_events == [
-        Request(stream, method, "pilot", list(metadata), timeout)
+        Request(stream, method, "pilot", tuple(metadata), timeout)
         for stream, (method, timeout, metadata) in zip(streams, asked, strict=True)
     ]
 

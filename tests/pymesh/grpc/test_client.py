@@ -80,7 +80,7 @@ def test_goaway_lets_accepted_calls_finish_and_ends_the_others() -> None:
     ]
     assert b"shutdown" in raw.client.bytes_to_send()  # the ping was answered, the connection lives
     assert not raw.client.accepts_calls
-    with pytest.raises(RpcError, match="goes away: bye"):
+    with pytest.raises(RpcError, match="takes no more calls: bye"):
         raw.client.open("/a/b")
     assert raw.answer(*HEAD, ("grpc-status", "0")) == [Ended(raw.stream, Status(Code.OK, "", []))]
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pymesh.grpc.metadata import MetadataError, decode_metadata, decode_timeout, encode_metadata, encode_timeout
 
 KEYS = st.from_regex(r"x[a-z0-9_.-]{0,8}", fullmatch=True).filter(lambda key: not key.endswith("-bin"))
-TEXTS = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=20)
+TEXTS = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=20).map(str.strip)
 
 
 @given(st.lists(st.one_of(st.tuples(KEYS, TEXTS), st.tuples(KEYS.map(lambda key: f"{key}-bin"), st.binary()))))
@@ -33,6 +33,9 @@ def test_several_binary_values_in_one_header_and_padding() -> None:
         ("", "x"),
         ("a b", "x"),
         ("x", "line\nbreak"),
+        ("x", " blank"),
+        ("x", "blank "),
+        ("x", " "),
         ("x", b"bytes"),
         ("x-bin", "text"),
     ],

@@ -26,6 +26,13 @@ def test_only_what_must_be_is_encoded() -> None:
     assert encode_message('clusters[0].type: "x", 100%\nü') == b'clusters[0].type: "x", 100%25%0A%C3%BC'
 
 
+def test_no_error_text_begins_or_ends_with_a_blank() -> None:
+    """RFC 9113 section 8.2.1: a field value that does is malformed, and ends the call in another way than was meant."""
+    for text, wire in ((" ", b"%20"), ("  ", b"%20%20"), (" a b  ", b"%20a b %20"), ("\ta", b"%09a")):
+        assert encode_message(text) == wire
+        assert decode_message(wire) == text
+
+
 def test_bad_encoding_is_kept_and_length_is_bounded() -> None:
     assert decode_message(b"50% of %zz") == "50% of %zz"
     assert len(encode_message("%" * 10_000)) == 3 * MAX_STATUS_MESSAGE_BYTES
