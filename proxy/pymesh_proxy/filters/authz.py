@@ -5,6 +5,7 @@ one exception: an answer that would change the framing or the target of the requ
 Envoy does with `validate_mutations`.
 """
 
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -182,6 +183,10 @@ def _allowance(message: CheckResponse, ours: Ours, *, metadata: bool) -> Answer:
     if said.query_parameters_to_set or said.query_parameters_to_remove:
         raise AnswerError("changes to query parameters are not supported")
     added = said.response_headers_to_add
+    try:
+        told = MessageToDict(message.dynamic_metadata) if metadata else {}
+    except ValueError as error:  # numbers that JSON does not have
+        raise AnswerError(f"its metadata: {error}") from error
     return Answer(
         True,
         set=_pairs(option for option in said.headers if not option.append.value),
@@ -190,7 +195,7 @@ def _allowance(message: CheckResponse, ours: Ours, *, metadata: bool) -> Answer:
         for_response=tuple(
             (_action(option), name, value) for option, (name, value) in zip(added, _pairs(added), strict=True)
         ),
-        metadata=MessageToDict(message.dynamic_metadata) if metadata else {},
+        metadata=told,
         ours=ours,
     )
 
@@ -204,7 +209,7 @@ def _ours(message: CheckResponse) -> Ours:
         about = value.struct_value.fields
         attributes = tuple(each.string_value for each in about["attributes"].list_value.values)
         if all(map(_known, attributes)):  # what a newer service tells requests apart by, we do not remember
-            uses = int(about["valid_uses"].number_value) if "valid_uses" in about else sys.maxsize
+            uses = _uses(about["valid_uses"].number_value) if "valid_uses" in about else sys.maxsize
             memories[name] = Memory(_seconds(about["valid_for"].string_value), uses, attributes)
     would_refuse = tuple(each.string_value for each in said["would_refuse"].list_value.values)
     undecided = {name: value.string_value for name, value in said["undecided"].struct_value.fields.items()}
@@ -232,11 +237,19 @@ def _seconds(text: str) -> float:
     return found
 
 
+def _uses(number: float) -> int:
+    if not 0 <= number < math.inf:
+        raise AnswerError(f"{number:g} is not how often an answer may be used")
+    return int(number)
+
+
 def _level(said: Mapping[str, Value]) -> Level:
     """Where a rate stands. What is missing is 0, as everywhere in protobuf."""
     requests, period, burst, sidecars, full_in = (said[name].number_value for name in Level._fields)
-    if not (period in policy_answers.PER and full_in >= 0 and all(1 <= n < _MOST for n in (requests, burst, sidecars))):
+    if not (period in policy_answers.PER and all(1 <= n < _MOST for n in (requests, burst, sidecars))):
         raise AnswerError(f"{burst:g} at once of {requests:g} in {period:g} s for {sidecars:g} sidecars are no rate")
+    if not 0 <= full_in < _MOST * period:  # so long the largest burst takes at the lowest rate
+        raise AnswerError(f"{full_in:g} s are not how long a rate takes until it is whole again")
     return Level(int(requests), int(period), int(burst), int(sidecars), full_in)
 
 

@@ -1,6 +1,7 @@
 """Questions and answers of external authorization, byte by byte: what is asked for, and what must not be done."""
 
 import contextlib
+import math
 
 import pytest
 from envoy.service.auth.v3.external_auth_pb2 import CheckRequest, CheckResponse
@@ -60,6 +61,44 @@ def test_changes_of_query_parameters_are_refused() -> None:
     answer.ok_response.query_parameters_to_remove.append("x")
     with pytest.raises(AnswerError, match="query parameters"):
         read_answer(answer.SerializeToString())
+
+
+LEVEL = {"requests": 10, "period": 60, "burst": 5, "sidecars": 2, "full_in": 6}
+
+
+def ours(**said: object) -> bytes:
+    """An answer with metadata, in which a number may be none that JSON has."""
+    answer = CheckResponse()
+    answer.dynamic_metadata.update({"pymesh.policy": said})
+    return answer.SerializeToString()
+
+
+def test_where_a_rate_stands() -> None:
+    assert read_answer(ours(rates={"a": LEVEL})).ours.rates == {"a": (10, 60, 5, 2, 6.0)}
+
+
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan, -1.0, 1e300])
+@pytest.mark.parametrize("name", LEVEL)
+def test_numbers_that_are_no_rate(name: str, number: float) -> None:
+    with pytest.raises(AnswerError, match="rate"):
+        read_answer(ours(rates={"a": LEVEL | {name: number}}))
+
+
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan, -1.0])
+def test_an_answer_is_used_a_number_of_times(number: float) -> None:
+    memory = {"valid_for": "1s", "attributes": []}
+    assert read_answer(ours(rules={"a": memory | {"valid_uses": 3}})).ours.memories["a"].uses == 3
+    with pytest.raises(AnswerError, match="how often"):
+        read_answer(ours(rules={"a": memory | {"valid_uses": number}}))
+
+
+@pytest.mark.parametrize("number", [math.inf, math.nan])
+def test_metadata_that_no_filter_could_read(number: float) -> None:
+    answer = CheckResponse()
+    answer.dynamic_metadata.update({"a": {"b": number}})
+    assert read_answer(answer.SerializeToString()).allowed
+    with pytest.raises(AnswerError, match="metadata"):
+        read_answer(answer.SerializeToString(), metadata=True)
 
 
 @given(st.binary(max_size=200))
