@@ -44,6 +44,7 @@ class Decision:
             decided here.
         memories: how answers may be used again, by rule.
         spent: what came of it at each rate that was spent, and at the one that refuses.
+        rates: those, as they were then. The rules may have changed since the request was asked about.
     """
 
     rules: tuple[str, ...]
@@ -54,6 +55,7 @@ class Decision:
     undecided: Mapping[str, str] = field(default_factory=dict)
     memories: Mapping[str, Memory] = field(default_factory=dict)
     spent: Mapping[str, Spent] = field(default_factory=dict)
+    rates: Mapping[str, Rate] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -104,13 +106,14 @@ def of_rates(wanted: Sequence[Spend], spent: Sequence[Spent]) -> Decision:
     refusing = [(wait, one) for wait, one in waiting if not one.dry_run]
     by_rule = dict(zip(names, spent, strict=True))
     if not refusing:
-        return Decision(names, would_refuse=would, spent=by_rule)
+        return Decision(names, would_refuse=would, spent=by_rule, rates={one.rule: one.rate for one in wanted})
     wait, longest = max(refusing, key=itemgetter(0))
     seconds = wait / NANOSECONDS
     # Nothing changes for this key until then; but others must not be told for long by rules that have changed.
     memory = Memory(min(seconds, REFUSED_FOR), None, longest.rate.by)
     told = {longest.rule: by_rule[longest.rule]}  # of the others nothing was spent, and nothing is said
-    return Decision(names, longest.rule, seconds, would, memories={longest.rule: memory}, spent=told)
+    memories, rates = {longest.rule: memory}, {longest.rule: longest.rate}
+    return Decision(names, longest.rule, seconds, would, memories=memories, spent=told, rates=rates)
 
 
 def request_of(attributes: AttributeContext) -> Request:
@@ -169,6 +172,7 @@ def both(python: Decision, rates: Decision) -> Decision:
         {**python.undecided, **rates.undecided},
         rates.memories if rates.refused_by else {**python.memories, **rates.memories},
         rates.spent,
+        rates.rates,
     )
 
 
@@ -270,7 +274,7 @@ def answer(decision: Decision, rules: Rules, *, for_grpc: bool = False) -> Check
     if decision.undecided:
         about.update({"undecided": dict(decision.undecided)})
     if decision.spent:
-        _tell_levels(about, decision.spent, rules)
+        _tell_levels(about, decision, rules)
     if not refused_by:
         response.ok_response.CopyFrom(OkHttpResponse())
         return response
@@ -281,8 +285,7 @@ def answer(decision: Decision, rules: Rules, *, for_grpc: bool = False) -> Check
         return _refusal(
             response, status, code, rule=refused_by, sentence=sentence, fields=_of_grpc(code, for_grpc=for_grpc)
         )
-    rate = rules.by_name[refused_by].limit
-    assert isinstance(rate, Rate)
+    rate = decision.rates[refused_by]
     sentence = policy_answers.rate_sentence(
         refused_by, rate.requests, rate.period, burst=rate.burst, by=rate.by, wait=decision.wait
     )
@@ -319,12 +322,11 @@ def _described(memory: Memory) -> dict[str, _Value]:
     return {"valid_for": f"{memory.seconds:.9g}s", "attributes": list(memory.by), **uses}
 
 
-def _tell_levels(about: Struct, spent: Mapping[str, Spent], rules: Rules) -> None:
+def _tell_levels(about: Struct, decision: Decision, rules: Rules) -> None:
     """Where the rates stand, and what a sidecar needs to go on with them while it cannot ask (policy_api)."""
     levels = about.get_or_create_struct("rates").fields
-    for name, each in spent.items():
-        rate = rules.by_name[name].limit
-        assert isinstance(rate, Rate)
+    for name, each in decision.spent.items():
+        rate = decision.rates[name]
         level = levels[name].struct_value.fields
         level["requests"].number_value = rate.requests
         level["period"].number_value = rate.period

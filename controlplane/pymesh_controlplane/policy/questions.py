@@ -48,6 +48,8 @@ class Questions:
 
     async def _decision(self, asked: Sequence[str], attributes: AttributeContext, rules: Rules) -> Decision:
         """Rates refuse before checks in Python have any work, and are spent after those have let the request in."""
+        # Others may come into force while a check in Python works: nobody knows whether the caller may ask about those.
+        asked = [name for name in asked if name in rules.by_name]
         code: dict[str, Code] = {}
         for name in asked:
             rule = rules.by_name.get(name)

@@ -71,14 +71,15 @@ def test_a_rule_by_a_path_template_is_about_the_paths_that_match_and_no_others()
 def test_on_a_dry_run_a_rule_counts_and_refuses_nobody() -> None:
     """Nor does it count whom it would have refused, as if it had."""
     limits = Limits()
-    found = rules(a=Rate(1, 60, 1), b=Rate(9, 60, 9))
+    a, b = Rate(1, 60, 1), Rate(9, 60, 9)
+    found, two = rules(a=a, b=b), {A: a, B: b}
     dry = replace(found.by_name[A], dry_run=True)
     limits.put(replace(found, by_name={**found.by_name, A: dry}), 0)
     minute = 60 * NANOSECONDS
-    assert limits.decide([A, B], request(), 0) == Decision((A, B), spent={A: Spent(0, 0), B: Spent(0, 8)})
-    expected = Decision((A, B), would_refuse=(A,), spent={A: Spent(minute, 0), B: Spent(0, 7)})
+    assert limits.decide([A, B], request(), 0) == Decision((A, B), spent={A: Spent(0, 0), B: Spent(0, 8)}, rates=two)
+    expected = Decision((A, B), would_refuse=(A,), spent={A: Spent(minute, 0), B: Spent(0, 7)}, rates=two)
     assert limits.decide([A, B], request(), 0) == expected
-    assert limits.decide([A], request(), minute) == Decision((A,), spent={A: Spent(0, 0)})
+    assert limits.decide([A], request(), minute) == Decision((A,), spent={A: Spent(0, 0)}, rates={A: a})
     given = answer(Decision((A, B), would_refuse=(A,)), limits.rules)
     assert given.HasField("ok_response")
     assert MessageToDict(given.dynamic_metadata)["pymesh.policy"]["would_refuse"] == [A]
@@ -87,11 +88,14 @@ def test_on_a_dry_run_a_rule_counts_and_refuses_nobody() -> None:
 def test_all_rules_have_to_agree_and_a_refusal_costs_nothing() -> None:
     """Of the one that refuses nothing is spent, nor of the other."""
     limits = Limits()
-    limits.put(rules(a=Rate(10, 1, 2), b=Rate(10, 1, 1)), 0)
-    assert limits.decide([A, B], request(), 0) == Decision((A, B), spent={A: Spent(0, 1), B: Spent(0, 0)})
+    a, b = Rate(10, 1, 2), Rate(10, 1, 1)
+    limits.put(rules(a=a, b=b), 0)
+    first = Decision((A, B), spent={A: Spent(0, 1), B: Spent(0, 0)}, rates={A: a, B: b})
+    assert limits.decide([A, B], request(), 0) == first
     memories, spent = {B: Memory(0.1, None, ())}, {B: Spent(NANOSECONDS // 10, 0)}
-    assert limits.decide([A, B], request(), 0) == Decision((A, B), B, 0.1, memories=memories, spent=spent)
-    assert limits.decide([A], request(), 0) == Decision((A,), spent={A: Spent(0, 0)})
+    refused = Decision((A, B), B, 0.1, memories=memories, spent=spent, rates={B: b})
+    assert limits.decide([A, B], request(), 0) == refused
+    assert limits.decide([A], request(), 0) == Decision((A,), spent={A: Spent(0, 0)}, rates={A: a})
     assert limits.decide([A], request(), 0).refused_by == A
 
 
@@ -122,6 +126,18 @@ def test_a_sidecar_is_told_where_each_rate_stands_so_that_it_can_go_on_with_it()
     b = {"requests": 1, "period": 1, "burst": 1, "sidecars": 1, "full_in": 1}
     assert first == {A: {"requests": 10, "period": 60, "burst": 5, "sidecars": 2, "full_in": 6}, B: b}
     assert second == {B: b}
+
+
+def test_rules_that_change_while_a_request_is_asked_about_are_told_as_they_were_when_it_was_decided() -> None:
+    """`answer` has those from before: there may be no such rate, or another one, of which not as many could be left."""
+    limits = Limits()
+    before = rules(a=Rate(10, 60, 5))
+    limits.put(rules(a=Rate(100, 1, 100), b=Rate(1, 1, 1)), 0)
+    let_in, refused = (answer(limits.decide([A, B], request(), 0), before) for _ in range(2))
+    about = MessageToDict(let_in.dynamic_metadata)["pymesh.policy"]["rates"]
+    assert about[A] == {"requests": 100, "period": 1, "burst": 100, "sidecars": 1, "full_in": 0.01}
+    assert about[B] == {"requests": 1, "period": 1, "burst": 1, "sidecars": 1, "full_in": 1}
+    assert refused.denied_response.body == f"{B}: 1 a second; try again in 1 s\n"
 
 
 @pytest.mark.parametrize(
@@ -164,7 +180,8 @@ def test_yes_has_what_a_sidecar_needs_to_remember_it() -> None:
 
 def test_no_says_by_what_and_when_to_come_back() -> None:
     """429, Retry-After in whole seconds, Proxy-Status, and a sentence for people."""
-    given = answer(Decision((A,), A, 2.1), rules(a=Rate(5, 60, 2, ("request.path",))))
+    rate = Rate(5, 60, 2, ("request.path",))
+    given = answer(Decision((A,), A, 2.1, rates={A: rate}), rules(a=rate))
     assert given.status.code == 8
     denied = given.denied_response
     assert denied.status.code == 429
@@ -276,7 +293,7 @@ def test_rates_and_checks_make_one_answer() -> None:
 
 def test_a_caller_that_speaks_grpc_is_told_its_status_by_any_proxy() -> None:
     about = request(**{"content-type": "application/grpc+proto"})
-    found = rules(a=Rate(5, 60, 2))
-    denied = answer(Decision((A,), A, 2.1), found, for_grpc=speaks_grpc(about)).denied_response
+    rate = Rate(5, 60, 2)
+    denied = answer(Decision((A,), A, 2.1, rates={A: rate}), rules(a=rate), for_grpc=speaks_grpc(about)).denied_response
     assert ("grpc-status", "8") in [(option.header.key, option.header.value) for option in denied.headers]
     assert not speaks_grpc(request(**{"content-type": "application/grpc-web"}))
