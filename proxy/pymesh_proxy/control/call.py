@@ -132,6 +132,7 @@ class Answer:
         """There will be no answer, or it is too late for one."""
         if not self.future.done():
             self.future.set_exception(error)
+            self.future.exception()  # retrieved: whoever waited may have left, and then nobody misses the answer
 
     # What the connection's events do to it.
 

@@ -1,5 +1,8 @@
 """A question's answer is one message and OK; anything else is an error, whatever the order in which it comes."""
 
+import asyncio
+import gc
+
 import pytest
 
 from pymesh.grpc.status import Code, RpcError, Status
@@ -44,3 +47,13 @@ async def test_what_comes_after_it_was_given_up_changes_nothing() -> None:
     with pytest.raises(RpcError, match="DEADLINE_EXCEEDED"):
         await late.future
     assert left.future.cancelled()
+
+
+async def test_nobody_need_wait_for_an_answer_any_more_when_it_fails() -> None:
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, about: told.append(about))
+    answer = Answer(1, "/a/b")
+    answer.fail(RpcError(Status(Code.DEADLINE_EXCEEDED)))
+    del answer
+    gc.collect()
+    assert told == []
