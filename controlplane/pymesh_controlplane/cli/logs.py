@@ -27,10 +27,14 @@ def opened(path: Path) -> BinaryIO:
 
 
 def tail(file: BinaryIO, lines: int | None) -> bytes:
-    """The last `lines` lines of a log, or all of it: what was renamed before, and `file`, which is read to its end."""
-    now = file.read()
-    before = Path(f"{file.name}.1")
-    text = (before.read_bytes() if before.exists() else b"") + now
+    """The last `lines` lines of a log, or all of it: what was renamed before, and `file`, which is read to its end.
+
+    If `file` has been renamed itself since it was opened, it is all that there is: what was before it is gone.
+    """
+    text = file.read()
+    with contextlib.suppress(FileNotFoundError), Path(f"{file.name}.1").open("rb") as before:
+        if not os.path.sameopenfile(before.fileno(), file.fileno()):
+            text = before.read() + text
     if lines is None:
         return text
     return b"".join(text.splitlines(keepends=True)[-lines:]) if lines else b""

@@ -20,6 +20,17 @@ def test_the_end_of_a_log_over_its_renaming(tmp_path: Path) -> None:
             assert tail(file, lines) == text
 
 
+def test_a_log_that_is_renamed_once_it_is_open_is_told_once(tmp_path: Path) -> None:
+    log = tmp_path / "app.log"
+    log.with_name("app.log.1").write_text("older\n")
+    log.write_text("one\n")
+    with opened(log) as file:
+        log.replace(log.with_name("app.log.1"))
+        log.write_text("two\n")
+        assert tail(file, None) == b"one\n"
+        assert next(follow(file)) == b"two\n"
+
+
 def test_a_log_is_followed_from_where_its_end_was_over_its_renaming_until_it_is_gone(tmp_path: Path) -> None:
     log = tmp_path / "logs/app.log"
     log.parent.mkdir()
