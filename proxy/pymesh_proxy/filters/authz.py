@@ -249,7 +249,7 @@ def _level(said: Mapping[str, Value]) -> Level:
     if not (period in policy_answers.PER and all(1 <= n < _MOST for n in (requests, burst, sidecars))):
         raise AnswerError(f"{burst:g} at once of {requests:g} in {period:g} s for {sidecars:g} sidecars are no rate")
     if not 0 <= full_in < _MOST * period:  # so long the largest burst takes at the lowest rate
-        raise AnswerError(f"{full_in:g} s are not how long a rate takes until it is whole again")
+        raise AnswerError(f"{full_in:g} s until it is all there again are no rate")
     return Level(int(requests), int(period), int(burst), int(sidecars), full_in)
 
 
