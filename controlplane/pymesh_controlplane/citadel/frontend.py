@@ -81,8 +81,8 @@ def load_certificate(context: ssl.SSLContext, chain_pem: str, key_pem: str) -> N
 class TlsFrontend:
     """Accepts TLS connections on `listener`, for a gRPC server in this process or one on a loopback port (relayed).
 
-    `backend_port`: of the latter; 0 if there is none. Those that did not agree on `h2` go to `http_port` instead, if there
-    is one. `clock`: Unix time.
+    `backend_port`: of the latter; 0 if there is none. Those that did not agree on `h2` go to `http_port` instead, if
+    there is one. `clock`: Unix time.
     """
 
     def __init__(

@@ -12,13 +12,13 @@ from pymesh_controlplane.cli.cluster import has_proxy, state_of
 from pymesh_controlplane.cli.mesh import Pilot
 from pymesh_controlplane.cli.readiness import is_ready
 from pymesh_controlplane.cli.status import merged, problems_of
-from pymesh_controlplane.galley.findings import listed
 from pymesh_controlplane.injector.containers import PROXY, InjectionConfig
 from pymesh_controlplane.injector.inject import LABEL_NAMESPACE, decide
 from pymesh_controlplane.injector.settings import ANNOTATION_STATUS
 from pymesh_controlplane.injector.webhook import SYSTEM_NAMESPACES
 from pymesh_controlplane.pilot.model import Protocol
 from pymesh_controlplane.pilot.world import protocol_of
+from pymesh_controlplane.wording import listed
 
 # What the manifests use is in Kubernetes without a feature gate from here on: preStop's `sleep` (KEP-3960, beta) last.
 OLDEST: Final = (1, 30)

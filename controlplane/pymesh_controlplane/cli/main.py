@@ -25,7 +25,7 @@ from pymesh_controlplane.cli.output import Format
 from pymesh_controlplane.cli.progress import step
 from pymesh_controlplane.cli.prometheus import prometheus
 from pymesh_controlplane.cli.requests import journey, requests
-from pymesh_controlplane.cli.shift import shift
+from pymesh_controlplane.cli.shift_command import shift
 from pymesh_controlplane.cli.status import status
 from pymesh_controlplane.cli.target import Everywhere, only
 from pymesh_controlplane.cli.validate import validate

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from pymesh.errors import MeshError
 from pymesh_controlplane.cli import journey
 from pymesh_controlplane.cli.target import Mesh
-from pymesh_controlplane.galley.findings import listed
+from pymesh_controlplane.wording import listed
 
 # Sidecars that are named of those that do not answer.
 _NAMED: Final = 3

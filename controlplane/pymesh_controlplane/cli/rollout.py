@@ -21,7 +21,7 @@ from pymesh_controlplane.cli.client import Changed
 from pymesh_controlplane.cli.mesh import Expected
 from pymesh_controlplane.cli.shifting import Document, Shift
 from pymesh_controlplane.cli.target import Mesh
-from pymesh_controlplane.galley.findings import listed
+from pymesh_controlplane.wording import listed
 
 # Seconds between two looks at the collector, and at what proxies have acknowledged.
 LOOK: Final = 0.5

@@ -1,9 +1,9 @@
-"""`pymesh shift SERVICE --to SUBSET`: blue-green, with a guard that goes back by itself."""
+"""What `pymesh shift` does, and what it tells meanwhile."""
 
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import typer
 from rich.console import Console
@@ -11,14 +11,14 @@ from rich.text import Text as Line
 
 from pymesh.errors import MeshError
 from pymesh.resources.fields import seconds
-from pymesh_controlplane.cli import completion, guard, output, target
+from pymesh_controlplane.cli import guard, output, target
 from pymesh_controlplane.cli.client import Changed
 from pymesh_controlplane.cli.guard import shown
 from pymesh_controlplane.cli.output import Format
 from pymesh_controlplane.cli.rollout import InterruptedByPersonError, Manner, Rollout, Seen, Signals
 from pymesh_controlplane.cli.shifting import KINDS, Shift, prepare, steps
-from pymesh_controlplane.galley.findings import listed, near
 from pymesh_controlplane.local.texts import Text, as_text
+from pymesh_controlplane.wording import listed, near
 
 # Seconds: shorter than proxies report, and longer than anyone watches.
 _SHORTEST: Final = 1.0
@@ -29,43 +29,21 @@ _NOTHING: Final = "nothing was changed"
 _PERCENT: Final = re.compile(r"(\d{1,3})%?")
 
 
-def shift(  # noqa: PLR0917  a command has as many options as it has
-    service: Annotated[str, typer.Argument(help="Name of a Service.", autocompletion=completion.services)],
-    to: Annotated[
-        str,
-        typer.Option(
-            "--to", help="The subset of its DestinationRule that gets the requests.", autocompletion=completion.subsets
-        ),
-    ],
-    step: Annotated[str, typer.Option(help="So much more at a time, as in 10%; by default all at once.")] = "",
-    every: Annotated[str, typer.Option(help="How long each step is watched.")] = "5s",
-    guard_text: Annotated[
-        str, typer.Option("--guard", help="What must hold, as in errors<1%,p99<250ms; if not, it goes back by itself.")
-    ] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
-    mesh: target.MeshName = "",
-    context: target.Context = "",
-    kubeconfig: target.Kubeconfig = "",
-    namespace: Annotated[
-        str,
-        typer.Option(
-            "-n",
-            "--namespace",
-            help="Namespace of the Service; by default the context's, or `default`.",
-            autocompletion=completion.namespaces,
-        ),
-    ] = "",
-    output_format: Annotated[Format, typer.Option("-o", "--output", help="How to print.")] = Format.table,
+def run(  # noqa: PLR0917  as many as the command has options
+    service: str,
+    to: str,
+    step: str,
+    every: str,
+    guard_text: str,
+    dry_run: bool,
+    where: tuple[str, str, str],
+    namespace: str,
+    output_format: Format,
 ) -> None:
-    """Shift the requests to a service from one version to another, step by step, and watch how that goes.
-
-    On this machine or in a cluster. The weights in its VirtualService are changed, as by `apply`. On a breach of the
-    guard, on Ctrl-C, or if nobody can say any more how it goes, they become what they were, and the exit status is
-    not 0.
-    """
+    """What `shift_command.shift` does, with its options; `where`: mesh, context, kubeconfig."""
     percent, length = _step(step), _length(every)
     rules = guard.parse(guard_text) if guard_text else ()
-    with target.opened(mesh, context, kubeconfig) as found:
+    with target.opened(*where) as found:
         namespace = namespace or found.namespace
         objects = found.objects(KINDS)
         _require_namespace(found, objects, namespace)

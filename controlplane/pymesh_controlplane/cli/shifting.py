@@ -15,10 +15,10 @@ from pymesh.resources.istio.destination_rule import DestinationRule, Subset
 from pymesh.resources.istio.virtual_service import HTTPMatchRequest, HTTPRoute, VirtualService
 from pymesh.resources.parse import reread
 from pymesh.resources.resource import Key, Positions, Resource
-from pymesh_controlplane.galley.findings import listed, near
 from pymesh_controlplane.pilot import hosts, world
 from pymesh_controlplane.pilot.model import Service, World
 from pymesh_controlplane.pilot.policies import rule_for, subset_of
+from pymesh_controlplane.wording import listed, near
 
 # The kinds that say where requests go.
 KINDS: Final = frozenset({"Service", "Pod", "EndpointSlice", "VirtualService", "DestinationRule", "Gateway"})

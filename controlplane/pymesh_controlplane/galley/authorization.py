@@ -7,7 +7,7 @@ from typing import Final
 from pymesh.resources.istio.authorization_policy import DRY_RUN, FALSE, TRUE, AuthorizationPolicy, Rule
 from pymesh.resources.resource import Resource
 from pymesh.xds import filter_names
-from pymesh_controlplane.galley.findings import Findings, listed, near
+from pymesh_controlplane.galley.findings import Findings
 from pymesh_controlplane.galley.pods import Pods
 from pymesh_controlplane.galley.selection import check_selection
 from pymesh_controlplane.galley.supported import unsupported
@@ -16,6 +16,7 @@ from pymesh_controlplane.pilot.authorization import Settings
 from pymesh_controlplane.pilot.authorization_rules import CLAIMS, FILTERS, HEADERS, nested, of_requests
 from pymesh_controlplane.pilot.authorizers import authorizers
 from pymesh_controlplane.pilot.model import Problem, World
+from pymesh_controlplane.wording import listed, near
 
 # Attributes of conditions (istio.io/docs/reference/config/security/conditions); the others have a name in brackets.
 ATTRIBUTES: Final = (

@@ -4,9 +4,10 @@ import ipaddress
 
 from pymesh.resources.istio.virtual_service import HTTPMatchRequest, HTTPRoute, TLSMatchAttributes, VirtualService
 from pymesh.resources.resource import Resource
-from pymesh_controlplane.galley.findings import Findings, listed
+from pymesh_controlplane.galley.findings import Findings
 from pymesh_controlplane.pilot import gateways, hosts
 from pymesh_controlplane.pilot.model import Protocol, World
+from pymesh_controlplane.wording import listed
 
 
 def check(findings: Findings, resource: Resource[VirtualService], world: World) -> None:

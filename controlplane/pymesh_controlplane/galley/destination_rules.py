@@ -11,9 +11,10 @@ from pymesh.resources.istio.destination_rule import (
 )
 from pymesh.resources.resource import Key, Resource
 from pymesh_controlplane.galley import resilience
-from pymesh_controlplane.galley.findings import Findings, listed, near
+from pymesh_controlplane.galley.findings import Findings
 from pymesh_controlplane.pilot import hosts
 from pymesh_controlplane.pilot.model import Problem, Service, World
+from pymesh_controlplane.wording import listed, near
 
 
 def check(resource: Resource[DestinationRule], missing: Iterable[tuple[Key, str]], world: World) -> list[Problem]:

@@ -1,6 +1,5 @@
 """What is found wrong with one resource."""
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -9,6 +8,7 @@ from typing import Final, NamedTuple, Protocol
 
 from pymesh.errors import ConfigError
 from pymesh_controlplane.pilot.model import Problem, Severity
+from pymesh_controlplane.wording import near
 
 # RFC 9110, section 5.1: a header's name is a token.
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")
@@ -99,16 +99,3 @@ class Findings:
         """Refuse what cannot be a header's name."""
         if not _HEADER_NAME.fullmatch(name):
             self.error(path, f"{name!r} is not the name of a header")
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """`; did you mean reviews.default.svc.cluster.local?`, or nothing if no known name is close."""
-    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def listed(words: Iterable[object], limit: int = 8) -> str:
-    """`a, b, c`, cut off after `limit`."""
-    texts = [str(word) for word in words]
-    more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
-    return ", ".join(texts[:limit]) + more if texts else "none"

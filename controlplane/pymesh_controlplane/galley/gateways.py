@@ -7,12 +7,13 @@ from pymesh import names
 from pymesh.resources.istio.gateway import Gateway, Server
 from pymesh.resources.istio.virtual_service import VirtualService
 from pymesh.resources.resource import Resource, holds
-from pymesh_controlplane.galley.findings import Findings, listed
+from pymesh_controlplane.galley.findings import Findings
 from pymesh_controlplane.galley.pods import Pods
 from pymesh_controlplane.pilot import credentials, gateways, hosts
 from pymesh_controlplane.pilot.gateways import ENCRYPTED, PLAIN, ROUTER, TERMINATED, Offers
 from pymesh_controlplane.pilot.model import Problem, Service, World
 from pymesh_controlplane.pilot.node import Node
+from pymesh_controlplane.wording import listed
 
 # What may be done with TLS, by protocol.
 _MODES: Final = {

@@ -9,10 +9,11 @@ from pymesh.resources.fields import seconds
 from pymesh.resources.mesh_config import CONFIG_MAP
 from pymesh.resources.policy import Check, ConcurrencyLimit, RateLimit
 from pymesh.resources.resource import Resource
-from pymesh_controlplane.galley.findings import Findings, listed, near
+from pymesh_controlplane.galley.findings import Findings
 from pymesh_controlplane.pilot.model import Problem, Service, World
 from pymesh_controlplane.policy import sources
 from pymesh_controlplane.policy.rules import PERIODS, POLICY_SERVICE, with_other_proxies
+from pymesh_controlplane.wording import listed, near
 
 # Requests per second that one policy service can be asked about with room to spare; every one is a question to it.
 MAX_RATE: Final = 1_000_000

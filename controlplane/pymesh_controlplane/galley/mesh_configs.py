@@ -6,10 +6,11 @@ from pymesh.resources import mesh_config
 from pymesh.resources.extension_providers import EnvoyExtAuthz, OpenTelemetryProvider
 from pymesh.resources.kubernetes import ConfigMap
 from pymesh.resources.resource import Key, Resource
-from pymesh_controlplane.galley.findings import Findings, listed, near
+from pymesh_controlplane.galley.findings import Findings
 from pymesh_controlplane.pilot import hosts
 from pymesh_controlplane.pilot.model import Problem, World
 from pymesh_controlplane.policy import sources
+from pymesh_controlplane.wording import listed, near
 
 
 def check(resource: Resource[ConfigMap], world: World) -> list[Problem]:

@@ -8,10 +8,11 @@ from pymesh.names import SYSTEM_NAMESPACE, service_host
 from pymesh.resources.istio.service_entry import EntryPort, ServiceEntry
 from pymesh.resources.kubernetes import EndpointSlice, Pod, Service
 from pymesh.resources.resource import Resource
-from pymesh_controlplane.galley.findings import Findings, listed
+from pymesh_controlplane.galley.findings import Findings
 from pymesh_controlplane.pilot import cluster_ips
 from pymesh_controlplane.pilot.model import Problem, Protocol, World
 from pymesh_controlplane.pilot.world import SERVICE_NAME_LABEL, protocol_of
+from pymesh_controlplane.wording import listed
 
 _HTTP2: Final = ("grpc", "http2", "kubernetes.io/h2c")
 _OPAQUE: Final = "HTTP/2 and gRPC are carried as opaque TCP yet: no routes, retries or metrics per request"

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from pymesh.resources.istio.virtual_service import Destination, HTTPRoute, VirtualService
 from pymesh.resources.resource import Key, Resource
 from pymesh_controlplane.galley import connection_routes, gateways, http_routes
-from pymesh_controlplane.galley.findings import Findings, listed
+from pymesh_controlplane.galley.findings import Findings
 from pymesh_controlplane.pilot import hosts, matching, precedence
 from pymesh_controlplane.pilot.model import Problem, World
 from pymesh_controlplane.pilot.policies import rule_for, subset_of
+from pymesh_controlplane.wording import listed
 
 _MAX_WEIGHTS = 2**32 - 1  # sum of the weights of a route (envoy.config.route.v3.WeightedCluster)
 
