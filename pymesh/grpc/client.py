@@ -51,7 +51,7 @@ class ClientConnection:
             (b":scheme", scheme.encode()),
             (b":authority", authority.encode()),
         )
-        self._heads: dict[tuple[str, float | None], Fields] = {}
+        self._heads: dict[tuple[str, bytes | None], Fields] = {}
         self._closing = ""
 
     @property
@@ -93,13 +93,14 @@ class ClientConnection:
 
     def _head(self, method: str, timeout: float | None) -> Fields:
         """The head of such a call, without metadata: most are like one before."""
-        head = self._heads.get((method, timeout))
+        within = None if timeout is None else encode_timeout(timeout)
+        head = self._heads.get((method, within))
         if head is None:
             head = (*self._common, (b":path", method.encode()), (b"te", b"trailers"), (b"content-type", CONTENT_TYPE))
-            if timeout is not None:
-                head += ((b"grpc-timeout", encode_timeout(timeout)),)
+            if within is not None:
+                head += ((b"grpc-timeout", within),)
             head += ((b"grpc-accept-encoding", b"identity"), _USER_AGENT)
-            remember(self._heads, (method, timeout), head, MAX_HEADS)
+            remember(self._heads, (method, within), head, MAX_HEADS)
         return head
 
     def send(self, stream_id: int, message: bytes, *, last: bool = False) -> None:

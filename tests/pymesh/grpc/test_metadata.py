@@ -53,12 +53,12 @@ def test_binary_that_is_not_base64() -> None:
 @pytest.mark.parametrize(
     ("seconds", "wire"),
     [
-        (0.0, b"0n"),
-        (1e-9, b"1n"),
-        (0.05, b"50000000n"),
-        (1.0, b"1000000u"),
-        (99.0, b"99000000u"),
-        (100.0, b"100000m"),
+        (0.0, b"0m"),
+        (1e-9, b"1m"),
+        (0.05, b"50m"),
+        (0.0492, b"50m"),
+        (99_999.0, b"99999000m"),
+        (100_000.0, b"100000S"),
         (1e15, b"99999999H"),
     ],
 )
@@ -70,7 +70,7 @@ def test_timeouts(seconds: float, wire: bytes) -> None:
 def test_a_timeout_is_never_shortened(seconds: float) -> None:
     decoded = decode_timeout(encode_timeout(seconds))
     assert decoded >= seconds * (1 - 1e-12)
-    assert decoded <= seconds * 1.001 + 1e-6
+    assert decoded <= seconds * 1.001 + 1e-3
 
 
 @pytest.mark.parametrize("wire", [b"", b"1", b"S", b"-1S", b"123456789S", b"1s", b"1S "])
