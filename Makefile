@@ -61,9 +61,9 @@ lint: $(STAMP) .typings/.generated  ## formatting, lint, types, import contracts
 unit: $(STAMP) $(PICTURES_STAMP) $(ENVOY_STAMP)  ## the tests that start no whole mesh, two at a time
 	$(BIN)/pytest -q --fail-on-skip -n 2 --dist loadfile -m "$(TWO_AT_A_TIME)"
 
-# Nothing here has to wait for the other: the compiler of types has one core, and what builds images the other.
-prepared: $(STAMP)
-	@$(MAKE) --no-print-directory -j2 --output-sync=target lint envoy images
+# Images need nothing of the environments, and are built beside them and beside the checks of types and style.
+prepared:
+	@$(MAKE) --no-print-directory -j2 --output-sync=target lint envoy pictures-environment images
 
 test: prepared unit  ## everything that CI runs
 	$(BIN)/pytest -q --fail-on-skip -m mesh
