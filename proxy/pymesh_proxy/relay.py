@@ -199,12 +199,11 @@ class Relay:
         if not self.record.attempts:
             await self._connect()
         downstream, upstream = self.downstream.transport, self.upstream.transport
-        if self.record.flag is not Flag.NONE or upstream is None or self._upstream_lost:
-            if downstream is not None:
+        if self._done or self.record.flag is not Flag.NONE or upstream is None or self._upstream_lost:
+            if upstream is not None:
+                upstream.abort()
+            if downstream is not None and not self._done:
                 reset(downstream)
-            return
-        if self._done or downstream is None:
-            upstream.abort()
             return
         self._runtime.istio.opened(self)
         self._runtime.stats.flows.add(self)
