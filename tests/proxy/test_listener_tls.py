@@ -121,6 +121,22 @@ async def test_requests_within_opaque_tls_follow_when_the_listener_changes(mesh:
         served.close()
 
 
+async def test_what_becomes_opaque_while_it_is_looked_at_goes_on_from_its_first_byte(mesh: Mesh) -> None:
+    async with RawUpstream() as app, running(unnamed(mesh, app)) as proxy, mesh.client(proxy) as peer:
+        changed = json.loads(unnamed(mesh, app))
+        del changed["static_resources"]["listeners"][0]["filter_chains"][0]
+        proxy.change(json.dumps(changed))
+        peer.send(GET)
+        while True:  # the first connection may have been to ask whether the app speaks first
+            served = await app.accept()
+            if head := await asyncio.wait_for(served.reader.read(4096), 5):
+                break
+        assert head == GET
+        peer.close()
+        served.close()
+        assert (await proxy.record()).protocol == "TCP"
+
+
 async def test_what_only_resembles_a_request_is_refused(mesh: Mesh) -> None:
     async with RawUpstream() as app, running(unnamed(mesh, app)) as proxy, mesh.client(proxy) as peer:
         peer.send(FORGED.replace(b"GET /", b"GET\t/"))

@@ -50,16 +50,22 @@ class FirstBytes(asyncio.Protocol):
 
     def hand_over(self, protocol: "asyncio.Protocol | Half") -> None:
         """From now on the connection is `protocol`'s, which is told of it from the beginning."""
-        transport = self._transport
-        hand_over(transport, protocol, self.data)
-        if self.ended and not protocol.eof_received():
-            transport.close()
+        hand_over(self._transport, protocol, self.data, ended=self.ended)
 
 
-def hand_over(transport: asyncio.Transport, protocol: "asyncio.Protocol | Half", data: bytes) -> None:
-    """From now on the connection is `protocol`'s, which is told of it from the beginning; `data` was read already."""
+def hand_over(
+    transport: asyncio.Transport, protocol: "asyncio.Protocol | Half", data: bytes, *, ended: bool = False
+) -> None:
+    """From now on the connection is `protocol`'s, which is told of it from the beginning.
+
+    `data` was read already, and with `ended` that was all. It is for whose the connection is then: `protocol` may have
+    handed it over at once.
+    """
     transport.set_protocol(protocol)
     transport.resume_reading()
     protocol.connection_made(transport)
+    serving = cast("asyncio.Protocol | Half", transport.get_protocol())
     if data:
-        protocol.data_received(data)
+        serving.data_received(data)
+    if ended and not serving.eof_received():
+        transport.close()
