@@ -9,6 +9,7 @@ judged by what it says, and a connection that would not be let in any more serve
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import time
 from typing import Final, Protocol, TypeAlias
 
 from pymesh_proxy.codec import detect
@@ -43,7 +44,9 @@ class Entrance(Protocol):
 
 @dataclass(slots=True)
 class Origin:
-    """A connection's. One that nobody changes is small: there may be thousands.
+    """A connection's; small, since there may be thousands.
+
+    What serves the connection keeps `generation` up to date; `detection` and `tls` come once its first bytes are known.
 
     Attributes:
         entrance: where it came in.
@@ -85,7 +88,11 @@ class Origin:
         return _HTTP1 if requests else self.detection
 
     def _has_proved(self, now: TlsServer | None, facts: Facts, transport: asyncio.BaseTransport) -> bool:
-        """Whether the handshake proved all that one for `now` would have to. What it proved of us does not matter."""
+        """Whether a handshake for `now` would take what the one of then has proved, its certificate's end included.
+
+        Roots are the same if they have the same SDS name, or the same text inline: what comes under that name by now is
+        not asked. What the handshake proved of us does not matter.
+        """
         then = self.tls
         if then is None or now is None:
             return then is now
@@ -94,7 +101,8 @@ class Origin:
             return False
         if now.require_client_certificate and not facts.peer_certificate_hash:
             return False
-        return asks is asked or accepts(asks, peer_certificate(transport.get_extra_info("ssl_object")))
+        certificate = peer_certificate(transport.get_extra_info("ssl_object"))
+        return certificate.ends >= time() and accepts(asks, certificate)
 
 
 _BODY: Final = b"no listener takes this connection any more; make another one\n"
