@@ -14,9 +14,10 @@ from pymesh_proxy.codec.http1 import MessageError, bad_request, parse_request, r
 from pymesh_proxy.codec.shape import NO_FIELDS
 from pymesh_proxy.config.model import HttpManager
 from pymesh_proxy.ending import Ending
+from pymesh_proxy.errors import Flag, failure
 from pymesh_proxy.exchange import Exchange
 from pymesh_proxy.keep_alive import bounded, head_limit, idle_until, worn_out
-from pymesh_proxy.origin import MISDIRECTED, Identify, Origin
+from pymesh_proxy.origin import MISDIRECTED, NO_CHAIN, Identify, Origin
 from pymesh_proxy.request_body import MAX_REPLAY_BYTES
 from pymesh_proxy.runtime import Runtime
 from pymesh_proxy.serving import Serving
@@ -37,7 +38,6 @@ _NO_REQUEST: Final = (b"", b"\r", b"\r\n")
 
 class DownstreamConnection(asyncio.Protocol):
     """See the module. `identify` tells the facts of the connection once it is made; None if it is not to be served.
-
     `origin` tells who serves it once it is not `manager` any more.
     """
 
@@ -145,6 +145,7 @@ class DownstreamConnection(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.downstream_resume()
         else:
+            self.follow()
             self._read_on()
 
     # --- Reading requests ---
@@ -213,9 +214,7 @@ class DownstreamConnection(asyncio.Protocol):
         head, end = parsed
         if head.shape is not self._shape:
             self._shape = head.shape if head.shape.small else NO_FIELDS
-        begun = self._head_begun
-        if begun:
-            self._head_begun = 0.0
+        begun, self._head_begun = self._head_begun, 0.0
         self.requests += 1
         has_body = head.shape.framing and request_has_body(head)
         exchange = self._exchange = Exchange(self, head, has_body, begun)
@@ -271,6 +270,8 @@ class DownstreamConnection(asyncio.Protocol):
     def switch_protocols(self) -> None:
         """From here on the client's bytes are opaque (after a 101)."""
         self._body = reader_for(None, bad_request)
+        if self.serving.outdated:
+            self.runtime.loop.call_soon(self.follow)
         self._read_on()
 
     def exchange_done(self, now: float, *, keep: bool) -> None:
@@ -322,14 +323,19 @@ class DownstreamConnection(asyncio.Protocol):
     # --- What changes for all connections ---
 
     def follow(self) -> None:
-        """See runtime.Following. A request under way, and what it has become, ends by the rules that it began with."""
+        """See runtime.Following. A request ends by the rules it began with; after a 101 it is cut if not let in now."""
+        if self._ending is not None or self.transport.is_closing():
+            return
         if self._exchange is not None:
             self._worn = self._worn or self.serving.outdated  # `exchange_done` looks closer
+            upgraded = self.serving.outdated and self._exchange.record.status == 101
+            if upgraded and self._origin.handler(self.facts, self.transport, requests=True) is None:
+                self._exchange.fail(failure(Flag.NO_ROUTE, NO_CHAIN))
             return
-        if self.serving.outdated and not self._reading:
+        if self.serving.outdated and not (self._reading or self._blocked):  # (a new protocol would not hear of that)
             self._catch_up(self._buffer)
         if self._ending is None:
-            self.set_deadline(self._idle_until())
+            self.set_deadline(idle_until(self.manager, self.serving, self._born, self._idle_since))
 
     def _catch_up(self, data: bytes) -> None:
         """Be served as the configuration in force says, from the request on that `data` begins."""
@@ -379,13 +385,10 @@ class DownstreamConnection(asyncio.Protocol):
             self._exchange.on_deadline(now)
         elif self._head_begun:
             self._head_deadline(now)
-        elif now >= (until := self._idle_until()):
+        elif now >= (until := idle_until(self.manager, self.serving, self._born, self._idle_since)):
             self.finish()
         else:
             self.set_deadline(until)
-
-    def _idle_until(self) -> float:
-        return idle_until(self.manager, self.serving, self._born, self._idle_since)
 
     def _head_deadline(self, now: float) -> None:
         """A request head is still incomplete."""

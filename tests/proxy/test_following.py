@@ -7,6 +7,7 @@ import weakref
 import pytest
 
 from pymesh_proxy.config.model import HttpManager
+from pymesh_proxy.connection import DownstreamConnection
 from pymesh_proxy.errors import Flag
 from tests.support.changing import (
     ANYBODY,
@@ -211,6 +212,93 @@ async def test_opaque_bytes_in_the_clear_end_once_tls_is_demanded(identities: Id
         proxy.follow()
         with pytest.raises(ConnectionResetError):
             await peer.rest()
+
+
+async def test_what_is_cut_while_its_upstream_is_connected_to_leaves_no_connection_there(
+    identities: Identities,
+) -> None:
+    async with RawUpstream() as app, running(opaque(app)) as proxy:
+        upstreams = proxy.runtime.upstreams
+        connect = upstreams.connect
+
+        def overtaken(*args):
+            proxy.change(encrypted(opaque(app), identities.server()))
+            proxy.follow()
+            return connect(*args)
+
+        upstreams.connect = overtaken
+        async with client(proxy.address) as peer:
+            assert await (await app.accept()).ended()
+            assert await peer.ended()
+        record = await proxy.record()
+        assert (record.flag, record.details) == (Flag.NO_ROUTE, "filter_chain_not_found")
+
+
+async def test_a_client_that_does_not_take_its_answer_is_passed_on_once_it_has() -> None:
+    """Whoever has the connection then would not hear that it is to write no more."""
+    async with RawUpstream() as app, kept(web(app), app) as (proxy, peer, _):
+        [connection] = proxy.runtime.connections
+        answer = bytes(32 << 20)  # more than the kernel and the client's reader hold
+        connection.transport.write(answer)
+        await eventually(lambda: connection._blocked, what="the client takes no more")
+        proxy.change(opaque(app))
+        proxy.follow()
+        assert proxy.runtime.connections == {connection}
+        assert await peer.exactly(len(answer)) == answer
+        opened = await app.accept()
+        peer.send(b"\x00\x01")
+        assert await opened.exactly(2) == b"\x00\x01"
+        opened.close()
+        assert await peer.rest() == b""
+
+
+# --- What is over follows nothing ---
+
+
+@pytest.mark.parametrize("becomes", ["requests", "bytes"])
+async def test_what_is_lost_between_two_steps_is_left_alone(becomes: str) -> None:
+    async with (
+        RawUpstream() as app,
+        running(web(app)) as proxy,
+        client(proxy.address) as one,
+        client(proxy.address) as other,
+    ):
+        served, _ = await answered(app, None, one)
+        await answered(app, served, other)
+        config = http_listener([route("app")], stat_prefix="other")
+        requests = becomes == "requests"
+        proxy.change(bootstrap([config], [cluster("app", app.address)]) if requests else opaque(app))
+        steps = proxy.runtime.following()
+        next(steps)
+        [behind] = [
+            each
+            for each in proxy.runtime.connections
+            if isinstance(each, DownstreamConnection) and each.serving.outdated
+        ]
+        next(peer for peer in (one, other) if peer.local == behind.facts.remote).close()
+        await eventually(lambda: behind not in proxy.runtime.connections, what="it is lost")
+        assert len(list(steps)) == 1
+        assert len(proxy.runtime.connections) == 1
+        if requests:
+            stats = proxy.runtime.stats.http
+            assert (stats["http"].cx_active, stats["other"].cx_active) == (0, 1)
+        else:
+            (await app.accept()).close()
+        assert behind.timer_slot == 0, "nobody is to look at it again"
+
+
+async def test_what_still_comes_after_a_refusal_is_not_passed_on() -> None:
+    async with RawUpstream() as app, running(web(app)) as proxy, client(proxy.address) as peer:
+        peer.send(b"no request\r\n\r\n")
+        assert (await peer.message())[0].startswith(b"HTTP/1.1 400 ")
+        [connection] = proxy.runtime.connections
+        proxy.change(opaque(app))
+        proxy.follow()
+        assert proxy.runtime.connections == {connection}
+        peer.send(b"\x00\x01")
+        connection.on_deadline(connection._ending.due)
+        assert await peer.ended()
+        assert app.connections == 0
 
 
 # --- What was in force is let go ---

@@ -1,8 +1,11 @@
 """After a 101: a connection that is opaque, and whose halves end by themselves; and upgrades that are not to be."""
 
+from pathlib import Path
+
 import pytest
 
 from pymesh_proxy.errors import Flag
+from tests.support.changing import Identities, encrypted
 from tests.support.inprocess import bootstrap, cluster, http_listener, route, running
 from tests.support.memory import MemoryProxy, turn
 from tests.support.messages import OK, answer, status
@@ -43,6 +46,30 @@ async def test_an_upgraded_connection_is_opaque_and_each_half_ends_by_itself(fir
         assert await one.rest() == b"and mine"
         record = await proxy.record()
         assert (record.status, record.flag) == (101, Flag.NONE)
+
+
+@pytest.mark.parametrize("overtaken", [False, True], ids=["after the 101", "before the 101"])
+async def test_it_is_cut_where_its_connection_would_not_be_let_in_any_more(overtaken: bool, tmp_path: Path) -> None:
+    async with RawUpstream() as upstream, running(upgrading(upstream)) as proxy, client(proxy.address) as peer:
+        peer.send(UPGRADE)
+        served = await upstream.accept()
+        await served.head()
+        if not overtaken:
+            served.send(SWITCHING)
+            await peer.head()
+            proxy.change(upgrading(upstream, timeout="100s"))
+            proxy.follow()
+            peer.send(b"\x81\x00")
+            assert await served.exactly(2) == b"\x81\x00"
+        proxy.change(encrypted(upgrading(upstream), Identities(tmp_path).server()))
+        proxy.follow()
+        if overtaken:
+            served.send(SWITCHING)
+        with pytest.raises(ConnectionResetError):
+            await peer.rest()
+        assert await served.ended()
+        record = await proxy.record()
+        assert (record.status, record.flag, record.details) == (101, Flag.NO_ROUTE, "filter_chain_not_found")
 
 
 async def test_an_upgrade_may_be_declined_and_one_that_is_not_allowed_is_not_asked_for() -> None:

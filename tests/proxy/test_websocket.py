@@ -76,12 +76,20 @@ async def test_many_messages_at_once_stay_in_order() -> None:
         assert [await client.recv() for _ in expected] == expected
 
 
-async def test_it_goes_on_whatever_becomes_of_its_listener() -> None:
+async def test_it_goes_on_as_long_as_some_listener_takes_its_connection() -> None:
     async with connected() as (proxy, client):
-        proxy.runtime.adopt(replace(proxy.runtime.snapshot, listeners={}))
+        snapshot = proxy.runtime.snapshot
+        [(name, listener)] = snapshot.listeners.items()
+        proxy.runtime.adopt(replace(snapshot, listeners={name: replace(listener, inspect_timeout=1.0)}))
         proxy.follow()
+        assert proxy.runtime.generation == 2
         await client.send("still here")
         assert await client.recv() == "still here"
+        proxy.runtime.adopt(replace(snapshot, listeners={}))
+        proxy.follow()
+        with pytest.raises(websockets.ConnectionClosedError) as closed:
+            await client.recv()
+        assert closed.value.rcvd is None
 
 
 @pytest.mark.parametrize("code", [1000, 4321])
