@@ -9,7 +9,6 @@ judged by what it says, and a connection that would not be let in any more serve
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import time
 from typing import Final, Protocol, TypeAlias
 
 from pymesh_proxy.codec import detect
@@ -88,10 +87,11 @@ class Origin:
         return _HTTP1 if requests else self.detection
 
     def _has_proved(self, now: TlsServer | None, facts: Facts, transport: asyncio.BaseTransport) -> bool:
-        """Whether a handshake for `now` would take what the one of then has proved, its certificate's end included.
+        """Whether a handshake for `now` would have taken what the one of then has proved.
 
         Roots are the same if they have the same SDS name, or the same text inline: what comes under that name by now is
-        not asked. What the handshake proved of us does not matter.
+        not asked. Nor is whether the certificate has ended since: a connection may outlive it, as everywhere, or a
+        database's would be cut every day. What the handshake proved of us does not matter.
         """
         then = self.tls
         if then is None or now is None:
@@ -101,8 +101,7 @@ class Origin:
             return False
         if now.require_client_certificate and not facts.peer_certificate_hash:
             return False
-        certificate = peer_certificate(transport.get_extra_info("ssl_object"))
-        return certificate.ends >= time() and accepts(asks, certificate)
+        return asks is asked or accepts(asks, peer_certificate(transport.get_extra_info("ssl_object")))
 
 
 _BODY: Final = b"no listener takes this connection any more; make another one\n"

@@ -74,7 +74,7 @@ def _from_base64(value: bytes, key: str) -> bytes:
 def encode_timeout(seconds: float) -> bytes:
     """grpc-timeout: at most eight digits and a unit, rounded up, so that the peer never gives up before we do.
 
-    In milliseconds or more: with a finer unit hardly a head would be like the one before, and both ends know heads again.
+    In milliseconds or more: with a finer unit no head would be like the one before, and both ends know heads again.
     """
     for unit in (b"m", b"S", b"M", b"H"):
         count = math.ceil(max(seconds, 0.0) / _SECONDS[unit])

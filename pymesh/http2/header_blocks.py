@@ -153,5 +153,5 @@ class BlockReader:
             reason = f"a header list is larger than {self._decoder.max_header_list_size} bytes"
             raise ConnectionBrokenError(ErrorCode.ENHANCE_YOUR_CALM, reason) from error
         except HPACKError as error:
-            # hpack quotes what it could not read, all of it: nobody else shall see that, least of all the peer or a log.
+            # hpack quotes all of what it could not read: nobody else shall see that, least of all the peer or a log.
             raise ConnectionBrokenError(ErrorCode.COMPRESSION_ERROR, "a header block is no HPACK") from error

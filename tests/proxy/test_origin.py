@@ -2,12 +2,11 @@
 
 import asyncio
 import json
-from time import time
 
 import pytest
 
 from pymesh_proxy.keep_alive import DRAIN_IDLE
-from tests.support.certificates import HOUR, Authority
+from tests.support.certificates import Authority
 from tests.support.changing import (
     CALLER,
     NOBODY,
@@ -122,25 +121,6 @@ async def test_another_handshake_is_needed_for(identities: Identities, how: str)
     ):
         await answered(app, None, peer)
         proxy.change(encrypted(web(app), changed[how]) if how in changed else web(app))
-        await misdirected(proxy, peer, app)
-
-
-async def test_a_certificate_that_has_ended_meanwhile_proves_no_more(
-    identities: Identities, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As it would not in a handshake now; while listeners stay the same, nobody asks."""
-    common = identities.server()
-    async with (
-        RawUpstream() as app,
-        running(encrypted(web(app), common)) as proxy,
-        identities.client(proxy) as peer,
-    ):
-        served, _ = await answered(app, None, peer)
-        proxy.change(encrypted(web(app), common))
-        await answered(app, served, peer)
-        monkeypatch.setattr("pymesh_proxy.origin.time", lambda: time() + HOUR)
-        await answered(app, served, peer)
-        proxy.change(encrypted(web(app), common))
         await misdirected(proxy, peer, app)
 
 
