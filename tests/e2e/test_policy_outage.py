@@ -34,7 +34,7 @@ from tests.support.policy_peer import PolicyPeer, policy_peer
 from tests.support.redis_server import listens
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.mesh]  # a load of 500 requests a second, twice
 
 # Attempts to find the service in one outage, of some seconds: the pause between them grows to a second.
 MOST_PROBES = 15

@@ -146,7 +146,7 @@ async def test_what_much_work_has_made_is_frozen() -> None:
     try:
         before = gc.get_freeze_count()
         await one.take(making(0.0))
-        assert gc.get_freeze_count() == before, "little work is not worth it"
+        assert gc.get_freeze_count() <= before, "little work is not worth it"  # what was frozen may be freed
         await one.take(making(pace.FREEZE_AFTER / 80))
         assert gc.get_freeze_count() >= before + len(kept)
     finally:
