@@ -29,8 +29,8 @@ from pymesh.http2.events import (
     PingAcknowledged,
     StreamReset,
 )
-from pymesh.http2.remembered import remember
 from pymesh.http2.stream_table import HIGHEST_STREAM
+from pymesh.remembered import remember
 
 _USER_AGENT = (b"user-agent", b"grpc-python-pymesh/1")
 # Methods with their deadlines whose heads are kept, of which a client has a handful.

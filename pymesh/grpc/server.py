@@ -21,7 +21,7 @@ from pymesh.http2.events import (
     PingAcknowledged,
     StreamReset,
 )
-from pymesh.http2.remembered import remember
+from pymesh.remembered import remember
 
 _RESPONSE_HEAD: Fields = (
     (b":status", b"200"),

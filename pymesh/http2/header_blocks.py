@@ -22,7 +22,7 @@ from hpack.table import HeaderTable
 from pymesh.http2.errors import ConnectionBrokenError, ErrorCode
 from pymesh.http2.events import Field, Fields
 from pymesh.http2.messages import Kind, Section, section
-from pymesh.http2.remembered import remember
+from pymesh.remembered import remember
 
 # Names whose values are credentials.
 SECRET: Final = frozenset({b"authorization", b"cookie", b"proxy-authorization", b"set-cookie"})

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
 
+from pymesh.remembered import remember
+
 # Certificates remembered, 2 to 4 kB each; the oldest goes first. Workloads that call one another are fewer, and each
 # has a new certificate once or twice a day.
 MAX_REMEMBERED: Final = 512
@@ -55,9 +57,8 @@ def peer_certificate(ssl_object: ssl.SSLObject) -> PeerCertificate:
     key = ssl_object.context.verify_mode is not ssl.CERT_NONE, der
     found = _remembered.get(key)
     if found is None:
-        if len(_remembered) >= MAX_REMEMBERED:
-            del _remembered[next(iter(_remembered))]
-        found = _remembered[key] = _read(der, ssl_object.getpeercert() or {})
+        found = _read(der, ssl_object.getpeercert() or {})
+        remember(_remembered, key, found, MAX_REMEMBERED)
     return found
 
 
